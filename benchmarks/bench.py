@@ -1,0 +1,71 @@
+"""`paredown bench`: artefacts side by side, in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..export.artifact import Artifact
+from ..export.machine import machine
+from .latency import CONTROL, OFFLINE, SINGLE, LatencySettings, Progress, measure, ratio
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An artefact, the path that the user gave for it, and its metric in points (None without labels)."""
+
+    given: str
+    artifact: Artifact
+    metric: float | None
+
+
+def bench(
+    scored: Sequence[Scored],
+    rows: Sequence[Sequence[int]],
+    settings: LatencySettings,
+    *,
+    metric_name: str,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict:
+    """Time the artefacts on token-id rows; the content of `--json F`. Ratios are latency against the first one."""
+    paths = {f"{i}: {entry.given}": entry.artifact.path for i, entry in enumerate(scored)}
+    timings = measure(paths, rows, settings, seed=seed, progress=progress)
+    names = list(paths)
+    first = timings[names[0]]
+    entries = []
+    for name, entry in zip(names, scored, strict=True):
+        timing, artifact = timings[name], entry.artifact
+        common = {
+            "path": entry.given,
+            "runtime": artifact.runtime,
+            "precision": artifact.precision,
+            "metric": entry.metric,
+            "metric_name": metric_name,
+            "size_mb": artifact.size_mb(),
+        }
+        if timing.cannot_run or first.cannot_run:
+            entries.append({**common, "cannot_run": timing.cannot_run or f"the first cannot run: {first.cannot_run}"})
+            continue
+        single, offline = timing.summary(SINGLE), timing.summary(OFFLINE)
+        point, lo, hi = ratio(timing.turns[SINGLE], first.turns[SINGLE])
+        entries.append(
+            {
+                **common,
+                "p50_ms": single.p50,
+                "p95_ms": single.p95,
+                "p99_ms": single.p99,
+                "n": single.n,
+                "ratio": point,
+                "ratio_ci": [lo, hi],
+                "throughput_per_s": 1e3 * settings.batch_size / offline.mean,
+                "batch_size": settings.batch_size,
+                "memory_mb": timing.memory_mb,
+                "load_s": timing.load_s,
+            }
+        )
+    control = None
+    if not first.cannot_run:
+        point, lo, hi = ratio(timings[CONTROL].turns[SINGLE], first.turns[SINGLE])
+        control = {"ratio": point, "ratio_ci": [lo, hi]}
+    return {"machine": machine(), "control": control, "artifacts": entries, "settings": settings.model_dump()}

@@ -1,0 +1,262 @@
+"""A checkpoint is a directory that transformers can read, plus structure.json when its layers were cut unevenly.
+
+`open_checkpoint` looks at it without torch and refuses what may not be loaded: pickles (CVE-2025-32434), remote code
+(CVE-2026-4372), truncated weights. `load` and `save` are exact: the logits after a round trip are the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .encoder import Encoder
+from .errors import InputError, missing_extra
+from .tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WEIGHTS = "model.safetensors"
+STRUCTURE = "structure.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+REMOTE_CODE_KEYS = ("auto_map", "_attn_implementation_internal")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint directory that has passed the checks of `open_checkpoint`."""
+
+    path: Path
+    config: dict
+    weights: tuple[Path, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names by index; transformers leaves the default names out of config.json."""
+        named = self.config.get("id2label") or {}
+        count = len(named) or self.config.get("num_labels") or 2
+        return tuple(str(named.get(str(i), f"LABEL_{i}")) for i in range(count))
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.config.get("pad_token_id") or 0)
+
+    @property
+    def positions(self) -> int:
+        """Longest input in tokens; RoBERTa keeps two positions for itself."""
+        positions = int(self.config.get("max_position_embeddings") or 512)
+        return positions - 2 if self.config.get("model_type") == "roberta" else positions
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file the checkpoint is made of, in a fixed order."""
+        others = [self.path / name for name in ("config.json", STRUCTURE, *TOKENIZER_FILES)]
+        return [*(p for p in others if p.is_file()), *self.weights]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the names and bytes of all files."""
+        total = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as file:
+                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        return total.hexdigest()
+
+    def size_mb(self) -> float:
+        return sum(path.stat().st_size for path in self.files) / 1e6
+
+    def encoder(self, max_length: int | None = None) -> Encoder:
+        """The checkpoint's tokenizer, cut at `max_length` tokens or at the longest input it can take."""
+        longest = min(max_length or self.positions, self.positions)
+        return Encoder(self.path / "tokenizer.json", longest, self.pad_id)
+
+
+def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
+    """Check a checkpoint directory (or fetch a hub id) without importing torch.
+
+    With `task`, its head must be there too. Raises InputError naming the file and the way to mend it.
+    """
+    path = Path(source)
+    if not path.exists():
+        path = _fetch(str(source))
+    if not path.is_dir():
+        raise InputError(f"{path}: a checkpoint is a directory with config.json and {WEIGHTS}")
+    config = _read_config(path / "config.json")
+    weights = _find_weights(path)
+    if task is not None:
+        found = (config.get("architectures") or ["none"])[0]
+        if not found.endswith(task.head):
+            raise InputError(
+                f"{path / 'config.json'}: architectures is '{found}', but {task.name} needs a head that ends in "
+                f"'{task.head}'; fine-tune it first: paredown finetune {path} --train F --validation F"
+            )
+    if not (path / "tokenizer.json").is_file():
+        raise InputError(
+            f"{path}: no tokenizer.json; write it with: python -c \"from transformers import AutoTokenizer as A; "
+            f"A.from_pretrained('{path}').save_pretrained('{path}')\""
+        )
+    return Checkpoint(path, config, weights)
+
+
+def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
+    """The model in float32, evaluation mode, on the CPU, exactly as saved; no code of the checkpoint's runs."""
+    torch, transformers = _libraries()
+    auto = getattr(transformers, task.auto_class)
+    path = checkpoint.path
+    if (path / STRUCTURE).is_file():
+        from safetensors.torch import load_file
+
+        from .structure import Structure, reshape
+
+        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+        model = auto.from_config(config, trust_remote_code=False)
+        reshape(model, Structure.from_json(_read_json(path / STRUCTURE), str(path / STRUCTURE)))
+        try:
+            model.load_state_dict(load_file(path / WEIGHTS), strict=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"{path}: {WEIGHTS} and {STRUCTURE} do not belong together: {reason}") from None
+    else:
+        quiet = transformers.utils.logging
+        level = quiet.get_verbosity()
+        quiet.set_verbosity_error()
+        try:
+            model, report = auto.from_pretrained(
+                path,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+        finally:
+            quiet.set_verbosity(level)
+        if report["missing_keys"] or report.get("mismatched_keys"):
+            missing = sorted([*report["missing_keys"], *(str(k) for k in report.get("mismatched_keys") or [])])
+            raise InputError(f"{path}: weights are missing or of another shape: {', '.join(missing[:4])}")
+    return model.eval()
+
+
+def save(model: PreTrainedModel, source: Checkpoint, out: Path) -> Checkpoint:
+    """Write `model` to the directory `out` with the tokenizer of `source`; `load` gives the same bits back."""
+    from .structure import FAMILIES, described_by_config, structure_of
+
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    if model.config.model_type in FAMILIES and not described_by_config(model):
+        (out / STRUCTURE).write_text(json.dumps(structure_of(model).to_json(), indent=2) + "\n")
+    for name in (*TOKENIZER_FILES, *LICENCE_FILES):
+        if (source.path / name).is_file():
+            shutil.copyfile(source.path / name, out / name)
+    return open_checkpoint(out)
+
+
+def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], seed: int) -> PreTrainedModel:
+    """The checkpoint's encoder under a fresh head for `labels`: what fine-tuning a base model starts from."""
+    torch, transformers = _libraries()
+    torch.manual_seed(seed)
+    quiet = transformers.utils.logging
+    level = quiet.get_verbosity()
+    quiet.set_verbosity_error()
+    try:
+        return getattr(transformers, task.auto_class).from_pretrained(
+            checkpoint.path,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=torch.float32,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={name: i for i, name in enumerate(labels)},
+            ignore_mismatched_sizes=True,
+        )
+    finally:
+        quiet.set_verbosity(level)
+
+
+def _libraries():
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise missing_extra(error.name or "torch", "compress") from None
+    transformers.utils.logging.disable_progress_bar()
+    return torch, transformers
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; a checkpoint is a directory that transformers has saved") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not JSON ({error}); is the download whole?") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: a JSON object is expected")
+    return data
+
+
+def _read_config(path: Path) -> dict:
+    config = _read_json(path)
+    for key in REMOTE_CODE_KEYS:
+        if key in config:
+            raise InputError(
+                f"{path}: key '{key}' would run code of the checkpoint's own, which paredown never does; "
+                "remove the key if the architecture is one of transformers' own"
+            )
+    return config
+
+
+def _find_weights(path: Path) -> tuple[Path, ...]:
+    weights = tuple(sorted(path.glob("*.safetensors")))
+    if not weights:
+        pickles = sorted(p.name for pattern in PICKLES for p in path.glob(pattern))
+        if pickles:
+            raise InputError(
+                f"{path / pickles[0]}: pickle weights can run code when loaded and are refused; convert them where "
+                "you trust them: AutoModelForSequenceClassification.from_pretrained(DIR).save_pretrained(NEW_DIR)"
+            )
+        raise InputError(f"{path}: no {WEIGHTS}; a checkpoint is a directory that transformers has saved")
+    for file in weights:
+        _check_whole(file)
+    return weights
+
+
+def _check_whole(path: Path) -> None:
+    """A safetensors file is 8 bytes of header length, the header, and exactly the bytes that it names."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size:
+                raise ValueError
+            header = json.loads(file.read(length))
+        end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+        raise InputError(f"{path}: not a safetensors file, or cut off; copy it again") from None
+    if 8 + length + end != size:
+        raise InputError(f"{path}: truncated: {size} bytes, {8 + length + end} expected; copy it again")
+
+
+def _fetch(name: str) -> Path:
+    """A hub id, fetched by huggingface_hub; only files that cannot carry code."""
+    parts = name.split("/")
+    if name.startswith((".", "/", "~")) or not 1 <= len(parts) <= 2 or not all(parts):
+        raise InputError(f"{name}: no such directory")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise InputError(f"{name}: no such directory (and no huggingface_hub to fetch it with)") from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt", "LICENSE*"]))
+    except Exception as error:  # offline, unknown, gated: each its own class in that library
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{name}: no such directory here, and the hub did not give it: {reason}") from None

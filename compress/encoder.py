@@ -1,0 +1,73 @@
+"""Text to token ids, with numpy and `tokenizers` alone.
+
+The same file runs in training, in measuring and inside the bundle (it is copied there as it stands), so what was
+measured is what is served. It imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+
+class Encoder:
+    """A tokenizer.json with one length policy: cut at `max_length` tokens, pad to the longest row of the batch."""
+
+    def __init__(self, tokenizer_json: Path, max_length: int, pad_id: int) -> None:
+        self.tokenizer = Tokenizer.from_file(str(tokenizer_json))
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(max_length)
+        self.max_length = max_length
+        self.pad_id = pad_id
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, special tokens included, at most `max_length` long."""
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+        """`collate` of rows of ids with this tokenizer's padding."""
+        return collate(rows, self.pad_id)
+
+
+def collate(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, np.ndarray]:
+    """Token ids of uneven length -> input_ids and attention_mask, both (rows, longest) int64."""
+    longest = max(len(row) for row in rows)
+    input_ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
+    attention_mask = np.zeros((len(rows), longest), dtype=np.int64)
+    for i, row in enumerate(rows):
+        input_ids[i, : len(row)] = row
+        attention_mask[i, : len(row)] = 1
+    return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def by_length(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[np.ndarray]:
+    """Row numbers in batches of similar length, so that little is padding; the order depends on the rows alone."""
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def run_rows(
+    session: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
+    rows: Sequence[Sequence[int]],
+    pad_id: int,
+    output: str,
+    batch_size: int = 16,
+) -> np.ndarray:
+    """One model output for every row, in the rows' order: (rows, ...) float32.
+
+    Always the same batches for the same rows: a dynamically quantised model answers a little differently in other
+    company, and a metric that is checked again elsewhere has to be the same number.
+    """
+    result: np.ndarray | None = None
+    for batch in by_length(rows, batch_size):
+        part = np.asarray(session(collate([rows[i] for i in batch], pad_id))[output], dtype=np.float32)
+        if result is None:
+            result = np.zeros((len(rows), *part.shape[1:]), dtype=np.float32)
+        result[batch] = part
+    if result is None:
+        raise ValueError("no rows to run")
+    return result

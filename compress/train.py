@@ -1,0 +1,173 @@
+"""One training loop for every stage: transformers' Trainer with a loss of ours.
+
+No checkpoints are written while it runs: a stage is one step of the run, and a killed step starts again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from .encoder import collate
+from .errors import StepError
+from .settings import Finetune, Training
+
+Progress = Callable[[float, str], None]  # share done 0..1, what is happening
+Loss = Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.Tensor]
+NO_LABEL = -100
+
+
+def finetune(
+    model: PreTrainedModel,
+    ids: Sequence[Sequence[int]],
+    labels: np.ndarray,
+    settings: Finetune,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PreTrainedModel:
+    """Train `model` in place on token ids and labels (rows,) int64 with the model's own loss; returns it."""
+    rows = [{"input_ids": row, "labels": int(label)} for row, label in zip(ids, labels, strict=True)]
+
+    def loss(net: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits = net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return nn.functional.cross_entropy(logits.float(), batch["labels"])
+
+    return fit(model, rows, loss, settings, seed=seed, progress=progress)
+
+
+def fit(
+    model: PreTrainedModel,
+    rows: list[dict],
+    loss: Loss,
+    settings: Training,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+) -> PreTrainedModel:
+    """Train in place, then leave the model in evaluation mode on the CPU; returns it.
+
+    `rows` are {"input_ids": [int], "labels": int, ...}; further keys are stacked into float tensors. Raises StepError
+    when the loss or a weight is not finite. Out of memory: half the rows at a time, the same rows per step.
+    """
+    embeddings = model.base_model.get_submodule("embeddings")
+    trained = [p for p in embeddings.parameters() if p.requires_grad]
+    micro = settings.batch_size
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        if settings.freeze_embeddings:
+            embeddings.requires_grad_(False)
+        while True:
+            try:
+                with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
+                    _trainer(model, rows, loss, settings, micro, seed, progress, Path(scratch)).train()
+                break
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                if micro == 1:
+                    raise StepError("out of memory with one row at a time; use shorter rows (max_length)") from error
+                micro = max(1, micro // 2)
+                model.load_state_dict(start)
+                if progress:
+                    progress(0.0, f"out of memory: again with {micro} rows at a time")
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    model.to("cpu").eval()
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise StepError(f"training left '{name}' with values that are not finite; lower learning_rate")
+    return model
+
+
+def fast_bf16() -> bool:
+    """True where bf16 autocast pays: a GPU, or a CPU with bf16 instructions (without them a step is 17x slower)."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    checks = (getattr(torch.cpu, "_is_avx512_bf16_supported", None), getattr(torch.cpu, "_is_amx_tile_supported", None))
+    return any(check() for check in checks if check)
+
+
+def forward(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One inference call: input_ids and attention_mask (rows, length) int64 -> {"logits": (rows, labels) float32}."""
+    with torch.inference_mode():
+        out = model(**{name: torch.from_numpy(array) for name, array in batch.items()})
+    return {"logits": out.logits.float().numpy()}
+
+
+class _Trainer(Trainer):
+    """Trainer with a loss given as a function, that stops at the first loss which is not finite."""
+
+    our_loss: Loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        value = self.our_loss(model, inputs)
+        if not torch.isfinite(value):
+            raise StepError(
+                f"the loss is {value.item()} at step {self.state.global_step + 1} of {self.state.max_steps}; "
+                "lower learning_rate, or look for rows that break the model"
+            )
+        return value
+
+
+class _Report(TrainerCallback):
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.progress(state.global_step / max(1, state.max_steps), f"step {state.global_step} of {state.max_steps}")
+
+
+def _trainer(
+    model: PreTrainedModel,
+    rows: list[dict],
+    loss: Loss,
+    settings: Training,
+    micro: int,
+    seed: int,
+    progress: Progress | None,
+    scratch: Path,
+) -> _Trainer:
+    args = TrainingArguments(
+        output_dir=str(scratch),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=max(1, settings.batch_size // micro),
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        lr_scheduler_type="linear",
+        train_sampling_strategy="group_by_length",
+        seed=seed,
+        bf16=fast_bf16(),
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    pad_id = int(model.config.pad_token_id or 0)
+    trainer = _Trainer(model=model, args=args, train_dataset=rows, data_collator=lambda part: _stack(part, pad_id))  # type: ignore[arg-type]
+    trainer.our_loss = loss
+    with contextlib.suppress(ValueError):
+        trainer.remove_callback(PrinterCallback)
+    if progress:
+        trainer.add_callback(_Report(progress))
+    return trainer
+
+
+def _stack(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
+    batch = {name: torch.from_numpy(a) for name, a in collate([row["input_ids"] for row in rows], pad_id).items()}
+    batch["labels"] = torch.tensor([row["labels"] for row in rows])
+    for name in rows[0].keys() - {"input_ids", "labels"}:
+        batch[name] = torch.from_numpy(np.stack([row[name] for row in rows]))
+    return batch

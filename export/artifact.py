@@ -1,0 +1,87 @@
+"""What a runtime loads: files, runtime, precision, inputs and outputs, and where it came from. Without torch.
+
+A directory with `artifact.json`, the model files and `tokenizer.json`: enough to open, time and score it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..compress.encoder import Encoder
+from ..compress.errors import InputError, missing_extra
+from .session import RUNTIMES, Session, open_session
+
+MANIFEST = "artifact.json"
+# What each runtime can be asked for here. int8-dynamic: activation ranges at run time; int8-static: calibrated.
+PRECISIONS = {
+    "pytorch": ("fp32",),
+    "onnxruntime": ("fp32", "int8-dynamic", "int8-static"),
+    "openvino": ("fp32", "bf16", "int8-static"),
+}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """`files[0]` is the model; all paths are relative to `path`, the directory."""
+
+    path: Path
+    name: str
+    task: str
+    runtime: str
+    precision: str
+    files: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    labels: tuple[str, ...]
+    max_length: int  # tokens
+    pad_id: int
+    source: str  # digest of the checkpoint
+    details: dict = field(default_factory=dict)  # opset, fused counts, how it was quantised
+
+    def write(self) -> Artifact:
+        """Write artifact.json beside the files."""
+        data = {key: value for key, value in asdict(self).items() if key != "path"}
+        (self.path / MANIFEST).write_text(json.dumps(data, indent=2) + "\n")
+        return self
+
+    def open(self, threads: int) -> Session:
+        """A session on this machine; InputError when the runtime's package is missing."""
+        if self.runtime == "pytorch":
+            from .eager import open_pytorch
+
+            return open_pytorch(self.path, self.task, threads)
+        try:
+            return open_session(self.path / self.files[0], self.runtime, self.precision, threads)
+        except ImportError as error:
+            raise missing_extra(error.name or self.runtime, "cpu") from None
+
+    def encoder(self) -> Encoder:
+        """The tokenizer that goes with the model."""
+        return Encoder(self.path / "tokenizer.json", self.max_length, self.pad_id)
+
+    def size_mb(self) -> float:
+        """Size on disk of what must be shipped to run it: model files and tokenizer, in MB (1e6 bytes)."""
+        return sum((self.path / name).stat().st_size for name in (*self.files, "tokenizer.json")) / 1e6
+
+
+def read_artifact(path: Path) -> Artifact:
+    """Read a directory written by `Artifact.write`; InputError names the file and key that is wrong."""
+    file = path / MANIFEST
+    try:
+        data = json.loads(file.read_text())
+        for key in ("files", "inputs", "outputs", "labels"):
+            data[key] = tuple(data[key])
+        artifact = Artifact(path=path, **data)
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file; make one with: paredown export CHECKPOINT --to onnx") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
+        raise InputError(f"{file}: not an artefact of paredown ({error})") from None
+    if artifact.runtime not in (*RUNTIMES, "pytorch"):
+        raise InputError(f"{file}: unknown runtime '{artifact.runtime}'; known: {', '.join(RUNTIMES)}")
+    for name in (*artifact.files, "tokenizer.json"):
+        inside = (path / name).resolve()
+        if not inside.is_relative_to(path.resolve()) or not inside.is_file():
+            raise InputError(f"{file}: '{name}' is not a file inside {path}")
+    return artifact

@@ -1,0 +1,46 @@
+"""A checkpoint run by PyTorch itself: the baseline that every artefact is compared with."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+from ..compress.checkpoint import Checkpoint, open_checkpoint
+from ..compress.tasks import TASKS, Task
+from .artifact import Artifact
+from .session import Session
+
+
+def to_pytorch(checkpoint: Checkpoint, task: Task, out: Path, max_length: int) -> Artifact:
+    """Copy the checkpoint to `out` as an artefact of the runtime `pytorch`."""
+    out.mkdir(parents=True, exist_ok=True)
+    for file in checkpoint.files:
+        shutil.copyfile(file, out / file.name)
+    return Artifact(
+        path=out,
+        name=out.name,
+        task=task.name,
+        runtime="pytorch",
+        precision="fp32",
+        files=tuple(file.name for file in checkpoint.files if file.name != "tokenizer.json"),
+        inputs=("input_ids", "attention_mask"),
+        outputs=(task.output,),
+        labels=checkpoint.labels,
+        max_length=checkpoint.encoder(max_length).max_length,
+        pad_id=checkpoint.pad_id,
+        source=checkpoint.digest,
+    ).write()
+
+
+def open_pytorch(path: Path, task: str, threads: int) -> Session:
+    """The checkpoint directory as a session, float32, `threads` intra-op threads for the whole process."""
+    from ..compress.checkpoint import load
+
+    model = load(open_checkpoint(path, TASKS[task]), TASKS[task])
+    import torch
+
+    from ..compress.train import forward
+
+    torch.set_num_threads(threads)
+    return partial(forward, model)

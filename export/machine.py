@@ -1,0 +1,99 @@
+"""What this machine is: cores, instruction sets, memory, GPUs, runtimes and their versions. Without torch."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+# What INT8 and bf16 speed rests on; the names are Linux's CPU flags.
+ISA_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm")
+INT8_ISA = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"})
+BF16_ISA = frozenset({"avx512_bf16", "amx_bf16"})
+RUNTIME_PACKAGES = (
+    "torch", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf", "tensorrt",
+    "tensorrt-rtx-cu13-bindings", "tokenizers", "numpy",
+)  # fmt: skip
+
+
+@functools.cache
+def machine() -> dict:
+    """This machine as plain JSON: cpu, cores, isa, memory_gb, gpus, os, python, and the versions of the runtimes."""
+    info = _cpuinfo()
+    return {
+        "cpu": info.get("model name", platform.processor() or platform.machine()),
+        "arch": platform.machine(),
+        "cores": cores(),
+        "isa": isa(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": gpus(),
+        "os": platform.platform(aliased=True, terse=True),
+        "python": platform.python_version(),
+        "versions": {name: v for name in RUNTIME_PACKAGES if (v := version(name))},
+    }
+
+
+def fingerprint() -> str:
+    """sha256 of `machine()`: measurements made under another one do not count here."""
+    return hashlib.sha256(json.dumps(machine(), sort_keys=True).encode()).hexdigest()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def isa() -> list[str]:
+    """Which of ISA_FLAGS this CPU has."""
+    info = _cpuinfo()
+    flags = set((info.get("flags") or info.get("Features") or "").split())
+    return [flag for flag in ISA_FLAGS if flag in flags]
+
+
+def has_int8_isa() -> bool:
+    """True where a U8 x S8 product does not saturate (VNNI, AMX, Arm dot product)."""
+    return bool(INT8_ISA & set(isa()))
+
+
+def gpus() -> list[str]:
+    """Names of the NVIDIA GPUs, by nvidia-smi; empty without it."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    done = subprocess.run(
+        [tool, "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader"],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
+
+
+def version(package: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def importable(module: str) -> bool:
+    """True when the module can be found; it is not imported."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+@functools.cache
+def _cpuinfo() -> dict[str, str]:
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return {}
+    first = path.read_text().split("\n\n")[0]
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}

@@ -1,0 +1,72 @@
+"""The gate between an artefact and its checkpoint: no timing counts before the answers agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ..compress.errors import StepError
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an artefact may be from its checkpoint."""
+
+    max_difference: float | None  # of a logit, absolute; None where only answers count
+    min_agreement: float  # share of rows with the same prediction, 0..1
+    max_metric_drop: float  # points
+
+
+# INT8 may move logits a lot and still answer the same: there the answers and the metric are the gate. A loss within
+# these limits is for the choice to judge; beyond them something broke.
+TOLERANCES = {
+    "fp32": Tolerance(2e-3, 0.999, 0.2),
+    "bf16": Tolerance(None, 0.97, 2.0),
+    "int8-dynamic": Tolerance(None, 0.85, 6.0),
+    "int8-static": Tolerance(None, 0.85, 6.0),
+}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was compared: logits of the artefact and of the checkpoint on the same rows."""
+
+    max_difference: float
+    mean_difference: float
+    agreement: float  # share of rows, 0..1
+    metric_drop: float  # points, positive = worse
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+
+def compare(ours: np.ndarray, theirs: np.ndarray, gold: np.ndarray, metric: Callable) -> Parity:
+    """Compare outputs (rows, labels) of an artefact with its checkpoint's; `metric(outputs, gold)` in points."""
+    difference = np.abs(ours.astype(np.float64) - theirs)
+    return Parity(
+        max_difference=float(difference.max()),
+        mean_difference=float(difference.mean()),
+        agreement=float((ours.argmax(-1) == theirs.argmax(-1)).mean()),
+        metric_drop=float(metric(theirs, gold) - metric(ours, gold)),
+    )
+
+
+def gate(parity: Parity, tolerance: Tolerance, name: str, precision: str) -> None:
+    """Raise StepError when the artefact is not its checkpoint any more; the message has every figure and the knob."""
+    broken = []
+    limit = tolerance.max_difference
+    if not np.isfinite(parity.max_difference):
+        broken.append("a logit is not finite")
+    elif limit is not None and parity.max_difference > limit:
+        broken.append(f"max logit difference {parity.max_difference:.2g} > {limit:g} (max_difference)")
+    if parity.agreement < tolerance.min_agreement:
+        broken.append(f"agreement {parity.agreement:.4f} < {tolerance.min_agreement:g} (min_agreement)")
+    if parity.metric_drop > tolerance.max_metric_drop:
+        broken.append(f"metric drop {parity.metric_drop:.2f} > {tolerance.max_metric_drop:g} points (max_metric_drop)")
+    if broken:
+        raise StepError(
+            f"parity: {name} does not answer as its checkpoint does: {'; '.join(broken)}; mean logit difference "
+            f"{parity.mean_difference:.2g}. Drop this target, or set the limit under parity.{precision} in the recipe"
+        )

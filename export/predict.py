@@ -1,0 +1,41 @@
+"""Answers of a bundle: text in, labels and scores out. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..compress import data
+from ..compress.encoder import run_rows
+from ..compress.errors import InputError
+from ..compress.tasks import TASKS
+from .selftest import BundleError, check_files, check_machine, open_model, read_manifest
+
+
+class Predictor:
+    """An unpacked bundle, its files checked, opened on this machine."""
+
+    def __init__(self, bundle: Path, threads: int | None = None) -> None:
+        self.manifest = read_manifest(bundle)
+        check_files(bundle, self.manifest)
+        self.notes = check_machine(self.manifest)
+        if self.manifest["task"] not in TASKS:
+            raise BundleError(f"task '{self.manifest['task']}' is not one that this paredown knows")
+        self.task = TASKS[self.manifest["task"]]
+        self.labels = tuple(self.manifest["labels"])
+        self.session, self.encoder = open_model(bundle, self.manifest, threads)
+
+    def __call__(self, texts: Sequence[str]) -> list[dict]:
+        """One {label, score, scores} per text."""
+        if not texts:
+            return []
+        outputs = run_rows(self.session, self.encoder.ids(texts), self.encoder.pad_id, self.task.output)
+        return self.task.decode(outputs, self.labels)
+
+    def score(self, source: str, text: str | None = None, label: str | None = None) -> tuple[float, int]:
+        """The metric, in points, on labelled data (see `data.read`), and the number of rows."""
+        rows = data.read(source, text=text, label=label, names=self.labels)
+        if not len(rows):
+            raise InputError(f"{source}: no rows")
+        outputs = run_rows(self.session, self.encoder.ids(rows.texts), self.encoder.pad_id, self.task.output)
+        return self.task.metric(outputs, rows.gold), len(rows)

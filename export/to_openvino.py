@@ -1,0 +1,48 @@
+"""Checkpoint to OpenVINO IR: fp32, the same IR run in bf16, or INT8 by NNCF."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..compress.checkpoint import Checkpoint
+from ..compress.errors import missing_extra
+from ..compress.tasks import Task
+from .artifact import Artifact
+from .to_onnx import artifact_of, plain_onnx
+
+
+def to_openvino(
+    checkpoint: Checkpoint,
+    task: Task,
+    out: Path,
+    max_length: int,
+    precision: str = "fp32",
+    calibration: Sequence[dict[str, np.ndarray]] = (),
+) -> Artifact:
+    """Export to the directory `out` as an OpenVINO artefact of a precision in PRECISIONS["openvino"].
+
+    bf16 is a hint given when the model is compiled: the weights on disk stay float32. `calibration`: batches of
+    training rows, needed for int8-static.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise missing_extra(error.name or "openvino", "cpu") from None
+    from ..compress import quantize
+
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        onnx_file, ir = Path(scratch) / "plain.onnx", Path(scratch) / "plain.xml"
+        plain_onnx(checkpoint, task, onnx_file)
+        converted = openvino.convert_model(onnx_file)
+        if precision == "int8-static":
+            openvino.save_model(converted, ir, compress_to_fp16=False)
+            quantize.openvino_static(ir, out / "model.xml", calibration)
+        else:
+            openvino.save_model(converted, out / "model.xml", compress_to_fp16=False)
+    files = ("model.xml", "model.bin")
+    return artifact_of(checkpoint, task, out, max_length, "openvino", precision, files, {})

@@ -1,0 +1,209 @@
+"""From measurements to choice.json, report and bundle. Reads nothing but the run directory, so that another rule can
+be tried without running again."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..benchmarks.choose import ChooseSettings, Row, choose
+from ..benchmarks.cost import Prices, cost_per_million
+from ..benchmarks.latency import CONTROL, OFFLINE, SINGLE, Measurement, Timing, ratio
+from ..benchmarks.quality import drop_upper_95, mcnemar_p, negative_flips, paired_drop, wilson
+from ..benchmarks.report import write_report
+from ..compress.errors import InputError
+from ..export.artifact import read_artifact
+from ..export.bundle import pack, write_bundle
+from ..export.machine import machine
+from .plan import Job, Step
+from .store import Done, write_atomic
+
+SCHEMA = 1
+PUBLISHED = ("choice.json", "report.html", "bundle.tar.gz", "bundle")
+
+
+def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_dir: Path) -> dict:
+    """Everything that was measured, raw samples included: the content of measurements.json."""
+    timings = json.loads((done["measure"].path / "timings.json").read_text())
+    chains = {model.name: [f"{model.name}-{i}-{s.stage[0]}" for i, s in enumerate(model.steps, 1)] for model in job.models}
+    candidates = []
+    for candidate in job.candidates:
+        evaluated = done[f"{candidate.step}-evaluate"]
+        export = done[candidate.step]
+        chain = chains[candidate.model.name]
+        candidates.append(
+            {
+                "name": candidate.name,
+                "model": candidate.model.name,
+                "runtime": candidate.target.runtime,
+                "precision": candidate.target.precision,
+                "steps": [
+                    {"stage": s.stage[0], **s.stage[1].model_dump(exclude_defaults=True)} for s in candidate.model.steps
+                ],
+                "artifact": export.path.relative_to(run_dir).as_posix(),
+                "size_mb": export.result["size_mb"],
+                "details": export.result["details"],
+                "compression_s": export.seconds + sum(done[name].seconds for name in chain),
+                "parameters": done[chain[-1]].result["parameters"] if chain else None,
+                **evaluated.result,
+                "timing": timings.get(candidate.name),
+            }
+        )
+    return {
+        "schema": SCHEMA,
+        "name": job.recipe.name,
+        "task": job.recipe.task,
+        "metric": job.task.metric_name,
+        "labels": list(job.checkpoint.labels),
+        "machine": machine(),
+        "rows": {
+            "train": len(job.train),
+            "unlabeled": len(job.unlabeled) if job.unlabeled else 0,
+            "validation": len(job.validation),
+            "test": len(job.test) if job.test else 0,
+        },
+        "golden_texts": list(job.validation.texts[:8]),
+        "latency": job.recipe.latency.model_dump(),
+        "prices": job.recipe.cost.model_dump(),
+        "choose": job.recipe.choose.model_dump(),
+        **done["measure"].result,
+        "compression_s": sum(d.seconds for d in done.values()),
+        "control": timings[CONTROL],
+        "baseline": job.candidates[0].name,
+        "checkpoint": str(job.checkpoint.path),
+        "candidates": candidates,
+    }
+
+
+def read_measurements(run_dir: Path) -> dict:
+    """measurements.json of a finished run."""
+    path = run_dir / "measurements.json"
+    try:
+        data = json.loads(path.read_text())
+        if data["schema"] != SCHEMA:
+            raise InputError(f"{path}: schema {data['schema']}; this paredown reads {SCHEMA}: run the recipe again")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; a run directory is what `paredown run` has made") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: damaged; run the recipe again, finished steps are kept") from None
+    return data
+
+
+def decide(measurements: dict, settings: ChooseSettings) -> dict:
+    """The content of choice.json under a rule."""
+    prices = Prices.model_validate(measurements["prices"])
+    entries = {entry["name"]: entry for entry in measurements["candidates"]}
+    base = entries[measurements["baseline"]]
+    rows = [_row(entry, base, prices, measurements) for entry in entries.values()]
+    control, lo, hi = ratio(measurements["control"]["turns"][SINGLE], base["timing"]["turns"][SINGLE])
+    return {**choose(rows, rows[0], settings), "control": {"ratio": control, "ratio_ci": [lo, hi]}}
+
+
+def publish(run_dir: Path, measurements: dict, choice: dict, command: str) -> None:
+    """Write choice.json, report.html, bundle/ and bundle.tar.gz of a choice; the bundle comes last and whole."""
+    withdraw(run_dir)
+    scratch = run_dir / ".tmp-publish"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        report = write_report(scratch / "report.html", measurements, choice, command)
+        chosen = next(c for c in measurements["candidates"] if c["name"] == choice["chosen"]["name"])
+        source = Path(measurements["checkpoint"])
+        licences = [p for p in source.glob("*") if p.name.startswith(("LICENSE", "NOTICE")) and p.is_file()]
+        bundle = write_bundle(
+            scratch / "bundle",
+            read_artifact(run_dir / chosen["artifact"]),
+            name=measurements["name"],
+            golden_texts=measurements["golden_texts"],
+            choice=choice,
+            extra_files=[report, *licences],
+        )
+        pack(bundle, scratch / "bundle.tar.gz")
+        write_atomic(scratch / "choice.json", json.dumps(choice, indent=2) + "\n")
+        for name in PUBLISHED:
+            (scratch / name).rename(run_dir / name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def withdraw(run_dir: Path) -> None:
+    """Remove what an earlier choice published, the bundle first: nothing stale may look like a result."""
+    for name in reversed(PUBLISHED):
+        path = run_dir / name
+        if path.is_dir():
+            gone = run_dir / ".tmp-withdrawn"
+            shutil.rmtree(gone, ignore_errors=True)
+            path.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _row(entry: dict, base: dict, prices: Prices, measurements: dict) -> Row:
+    correct, base_correct = _bits(entry, "validation"), _bits(base, "validation")
+    figures: dict = {
+        "name": entry["name"],
+        "runtime": entry["runtime"],
+        "precision": entry["precision"],
+        "metric": measurements["metric"],
+    }
+    steps = len(entry["steps"]) + (entry["precision"] != "fp32")
+    if entry.get("cannot_run") or correct is None or base_correct is None:
+        missing = (
+            "metric_validation metric_test drop_validation drop_test drop_upper_95 latency_ms speedup_vs_baseline "
+            "throughput_per_s cost_per_million memory_mb"
+        ).split()
+        figures |= dict.fromkeys(missing) | {"size_mb": entry["size_mb"]}
+        return Row(figures, steps, np.zeros(0, bool), 0.0, f"cannot run here: {entry.get('cannot_run')}")
+    timing, base_timing = Timing(**entry["timing"]), Timing(**base["timing"])
+    single, offline = timing.summary(SINGLE), timing.summary(OFFLINE)
+    slower, lo, hi = ratio(timing.turns[SINGLE], base_timing.turns[SINGLE])
+    scenario, batch, measured = _serving_scenario(single, offline, prices, measurements["latency"]["batch_size"])
+    throughput = 1e3 * batch / measured.mean
+    test, base_test = _bits(entry, "test"), _bits(base, "test")
+    figures |= {
+        "metric_validation": entry["metric_validation"],
+        "metric_validation_ci": wilson(correct),
+        "metric_test": entry.get("metric_test"),
+        "metric_test_ci": wilson(test) if test is not None else None,
+        "drop_validation": paired_drop(base_correct, correct)[0],
+        "drop_test": paired_drop(base_test, test)[0] if test is not None and base_test is not None else None,
+        "drop_upper_95": drop_upper_95(base_correct, correct),
+        "mcnemar_p": mcnemar_p(base_correct, correct),
+        "negative_flips": negative_flips(base_correct, correct),
+        "latency_ms": {"p50": single.p50, "p95": single.p95, "p99": single.p99, "n": single.n},
+        "latency_batch_ms": {"p50": offline.p50, "p95": offline.p95, "p99": offline.p99, "n": offline.n},
+        "speedup_vs_baseline": 1 / slower,
+        "speedup_ci": [1 / hi, 1 / lo],
+        "throughput_per_s": throughput,
+        "throughput_scenario": {"name": scenario, "batch_size": batch},
+        "size_mb": entry["size_mb"],
+        "memory_mb": timing.memory_mb,
+        "cost_per_million": cost_per_million(prices, throughput, entry["size_mb"], entry["compression_s"]),
+        "steps": entry["steps"],
+    }
+    cannot = "a bundle runs without torch; PyTorch is measured to compare" if entry["runtime"] == "pytorch" else None
+    return Row(figures, steps, correct, _cost_error(measured), cannot)
+
+
+def _serving_scenario(single: Measurement, offline: Measurement, prices: Prices, batch: int) -> tuple[str, int, Measurement]:
+    """The one with more throughput among those whose p95 keeps the latency limit; single-stream when none does."""
+    options = [(OFFLINE, batch, offline), (SINGLE, 1, single)]
+    limit = prices.latency_limit_ms
+    kept = [option for option in options if limit is None or option[2].p95 <= limit]
+    return max(kept, key=lambda option: option[1] / option[2].mean) if kept else options[1]
+
+
+def _cost_error(measured: Measurement) -> float:
+    """Standard error of the logarithm of the time a call takes, from the 95 % interval of its median."""
+    return math.log(max(measured.hi, 1e-9) / max(measured.lo, 1e-9)) / (2 * 1.96)
+
+
+def _bits(entry: dict, name: str) -> np.ndarray | None:
+    bits = entry.get(f"correct_{name}")
+    return None if bits is None else np.frombuffer(bits.encode(), dtype=np.uint8) == ord("1")

@@ -1,0 +1,94 @@
+"""`paredown init`: a recipe with every field written out and explained."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from ..compress import data as data_module
+from ..compress.checkpoint import open_checkpoint
+from ..compress.settings import Distill, Heal, Prune
+from ..compress.tasks import TASKS
+from .recipe import Data, Model, Recipe, Step, default_targets
+
+
+def write_recipe(out: Path, checkpoint: str, train: str, validation: str, test: str | None, unlabeled: str | None) -> Recipe:
+    """Check the inputs and write a recipe for them to `out`; paths in it are relative to it. Raises InputError."""
+    task = TASKS["text-classification"]
+    found = open_checkpoint(checkpoint, task)
+    for source in (train, validation, test):
+        if source is not None:
+            data_module.require_two_classes(data_module.read(source, names=found.labels), found.labels)
+    if unlabeled is not None:
+        data_module.read(unlabeled, labelled=False)
+    depth = int(found.config.get("num_hidden_layers") or found.config.get("n_layers") or 2)
+    half = max(1, depth // 2)
+    recipe = Recipe(
+        name=Path(checkpoint).resolve().name.replace(" ", "-"),
+        checkpoint=_beside(checkpoint, out),
+        data=Data(
+            train=_beside(train, out),
+            validation=_beside(validation, out),
+            test=_beside(test, out) if test else None,
+            unlabeled=_beside(unlabeled, out) if unlabeled else None,
+        ),
+        models=[
+            Model(name="pruned", steps=[Step(prune=Prune(heads=0.7, ffn=0.6, recover=Heal(epochs=1.0)))]),
+            Model(name=f"distil-{half}", steps=[Step(distill=Distill(layers=half, epochs=3.0))]),
+        ],
+        targets=default_targets(),
+    )
+    head = "# A recipe for paredown; run it: paredown run " + out.name + "\n# Every field is here with its default.\n"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(head + "\n".join(_lines(recipe, 0)) + "\n", encoding="utf-8")
+    return recipe
+
+
+def _lines(part: BaseModel, indent: int) -> list[str]:
+    """The fields of a settings object as YAML, each under its description."""
+    space, lines = " " * indent, []
+    for name, field in type(part).model_fields.items():
+        value = getattr(part, name)
+        if isinstance(part, Step) and value is None:
+            continue
+        comment = f"{space}# {field.description}" if field.description else None
+        if isinstance(value, BaseModel):
+            lines += [*filter(None, [comment]), f"{space}{name}:", *_lines(value, indent + 2)]
+        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+            lines += [*filter(None, [comment]), f"{space}{name}:"]
+            for item in value:
+                lines += _item(item, indent + 2)
+        elif value is None:
+            lines.append(f"{space}# {name}:  # {field.description}")
+        else:
+            lines.append(f"{space}{name}: {_scalar(value)}" + (f"  # {field.description}" if field.description else ""))
+        if indent == 0:
+            lines.append("")
+    return lines
+
+
+def _item(item: BaseModel, indent: int) -> list[str]:
+    values = item.model_dump()
+    if all(not isinstance(value, list | dict) for value in values.values()):
+        return [f"{' ' * indent}- {{{', '.join(f'{key}: {_scalar(value)}' for key, value in values.items())}}}"]
+    lines = _lines(item, indent + 2)
+    first = next(i for i, line in enumerate(lines) if not line.lstrip().startswith("#"))
+    lines[first] = lines[first][:indent] + "- " + lines[first][indent + 2 :]
+    return lines
+
+
+def _scalar(value: object) -> str:
+    if isinstance(value, str) and (value.replace("_", "").replace("-", "").replace("/", "").replace(".", "").isalnum()):
+        return value if not value.replace(".", "").isdigit() else json.dumps(value)
+    return json.dumps(value)
+
+
+def _beside(source: str, out: Path) -> str:
+    """A path that exists, relative to the recipe; a hub name as it is."""
+    if not Path(source).exists():
+        return source
+    relative = os.path.relpath(Path(source).resolve(), out.resolve().parent)
+    return relative if relative.startswith(".") else f"./{relative}"

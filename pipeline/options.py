@@ -1,0 +1,21 @@
+"""Command-line values to settings."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ..compress.errors import InputError
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+def checked(kind: type[Kind], values: dict) -> Kind:
+    """Settings from command-line values, None where an option was not given; InputError names the option."""
+    try:
+        return kind.model_validate({key: value for key, value in values.items() if value is not None})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        option = "--" + str(problem["loc"][0] if problem["loc"] else "").replace("_", "-")
+        raise InputError(f"{option}: {problem['msg']} (given: {problem['input']!r})") from None

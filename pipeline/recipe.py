@@ -1,0 +1,253 @@
+"""The recipe: what to compress, with which data, into which candidates, measured and chosen how.
+
+Every field is described once, here or beside the stage that uses it; unknown keys are errors that name the line.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..benchmarks.choose import ChooseSettings
+from ..benchmarks.cost import Prices
+from ..benchmarks.latency import LatencySettings
+from ..compress.errors import InputError, nearest
+from ..compress.settings import Distill, Finetune, Prune
+from ..compress.tasks import TASKS
+from ..export.artifact import PRECISIONS
+from ..export.parity import TOLERANCES, Tolerance
+
+SIZE_LIMIT = 1_000_000  # bytes; a recipe is a page of text
+TaskName = Literal["text-classification"]
+assert set(get_args(TaskName)) == set(TASKS)
+
+
+class Part(BaseModel):
+    """Unknown keys are errors; `label` may be given as a bare number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Part):
+    """Files (.csv, .jsonl, .parquet; relative to the recipe) or names of the `datasets` library (`name:split`)."""
+
+    train: str = Field(description="labelled rows to learn from; calibration is drawn from them too")
+    validation: str = Field(description="labelled rows that the pick is made on")
+    test: str | None = Field(None, description="labelled rows for the published figures; nothing else ever sees them")
+    unlabeled: str | None = Field(None, description="further text of the same kind, for distillation")
+    text: str | None = Field(None, description="name of the text column (default: found)")
+    label: str | None = Field(None, description="name of the label column (default: found)")
+
+
+class Step(Part):
+    """One stage; exactly one key."""
+
+    finetune: Finetune | None = Field(None, description="train further on the labelled rows")
+    prune: Prune | None = Field(None, description="cut heads, feed-forward neurons and layers")
+    distill: Distill | None = Field(None, description="make a student from some of the layers")
+
+    @model_validator(mode="after")
+    def _one(self) -> Step:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("a step is exactly one of: finetune, prune, distill")
+        return self
+
+    @property
+    def stage(self) -> tuple[str, Finetune | Prune | Distill]:
+        """The stage's name and its settings."""
+        (name,) = self.model_fields_set
+        settings = getattr(self, name)
+        return name, settings
+
+
+class Model(Part):
+    """A way to make the model smaller: its steps, done one after another on the checkpoint."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = Field(description="letters, digits, dot, dash")
+    steps: list[Step] = Field(default_factory=list, description="none: the checkpoint as it came")
+
+
+class Target(Part):
+    """A runtime and a precision that every model is exported to and measured in."""
+
+    runtime: Literal["pytorch", "onnxruntime", "openvino"] = Field(description="what loads the artefact")
+    precision: Literal["fp32", "bf16", "int8-dynamic", "int8-static"] = Field("fp32", description="number format")
+
+    @model_validator(mode="after")
+    def _known(self) -> Target:
+        if self.precision not in PRECISIONS[self.runtime]:
+            raise ValueError(f"{self.runtime} runs {', '.join(PRECISIONS[self.runtime])}, not {self.precision}")
+        return self
+
+
+class Gate(Part):
+    """Limits of the parity gate for one precision."""
+
+    max_difference: Annotated[float, Field(gt=0)] | None = Field(None, description="of a logit, absolute")
+    min_agreement: Annotated[float, Field(ge=0, le=1)] = Field(description="share of rows with the same prediction")
+    max_metric_drop: Annotated[float, Field(ge=0)] = Field(description="points lost against the own checkpoint")
+
+
+def default_targets() -> list[Target]:
+    """Every runtime and precision that this version can make."""
+    return [Target.model_validate({"runtime": r, "precision": p}) for r, ps in PRECISIONS.items() for p in ps]
+
+
+class Recipe(Part):
+    """The whole job."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = Field("model", description="the served model's name")
+    task: TaskName = Field("text-classification", description="what the model does")
+    checkpoint: str = Field(description="directory (relative to the recipe) or hub id of the fine-tuned checkpoint")
+    data: Data = Field(description="where the rows are")
+    max_length: Annotated[int, Field(ge=4)] = Field(128, description="longest input, tokens; longer ones are cut")
+    seed: int = Field(13, description="of every random choice")
+    calibration_rows: Annotated[int, Field(ge=1)] = Field(300, description="training rows that calibrate static INT8")
+    models: list[Model] = Field(default_factory=list, description="smaller models to try beside the checkpoint itself")
+    targets: list[Target] = Field(default_factory=default_targets, description="what each model is exported to")
+    parity: dict[Literal["fp32", "bf16", "int8-dynamic", "int8-static"], Gate] = Field(
+        default_factory=dict, description="limits of the parity gate, where the defaults do not fit"
+    )
+    latency: LatencySettings = Field(
+        default_factory=lambda: LatencySettings.model_validate({}), description="how latency is measured"
+    )
+    cost: Prices = Field(default_factory=lambda: Prices.model_validate({}), description="what serving costs")
+    choose: ChooseSettings = Field(
+        default_factory=lambda: ChooseSettings.model_validate({}), description="the rule of the pick"
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Recipe:
+        names = [model.name for model in self.models]
+        if len(set(names)) != len(names) or BASELINE in names:
+            raise ValueError(f"models: names must differ from each other and from '{BASELINE}'")
+        if not any(target.runtime != "pytorch" for target in self.targets):
+            raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
+        return self
+
+    def tolerance(self, precision: str) -> Tolerance:
+        """The parity gate's limits for a precision."""
+        given = self.parity.get(precision)  # type: ignore[call-overload]
+        return Tolerance(**given.model_dump()) if given else TOLERANCES[precision]
+
+
+BASELINE = "teacher"  # the checkpoint as it came
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe; data and checkpoint paths become absolute. InputError names file, line and key."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; write one with: paredown init CHECKPOINT --train F --validation F") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    if len(raw) > SIZE_LIMIT:
+        raise InputError(f"{path}: {len(raw)} bytes; a recipe is at most {SIZE_LIMIT}")
+    try:
+        text = raw.decode("utf-8")
+        node = yaml.compose(text, Loader=_Plain)
+        data = yaml.load(text, Loader=_Plain)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: a mapping with 'checkpoint' and 'data' is expected")
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise InputError(_first_error(path, node, error)) from None
+    return _absolute(recipe, path.resolve().parent)
+
+
+def schema() -> str:
+    """The recipe's JSON schema, as committed in recipes/schema.json."""
+    return json.dumps(Recipe.model_json_schema(), indent=2) + "\n"
+
+
+class _Plain(yaml.SafeLoader):
+    """SafeLoader that refuses aliases (an alias bomb is a page of text too) and repeated keys."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not allowed in a recipe", self.peek_event().start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _absolute(recipe: Recipe, base: Path) -> Recipe:
+    def resolve(source: str | None) -> str | None:
+        if source is None:
+            return None
+        looks_like_file = source.startswith((".", "~")) or Path(source).suffix.lower() in (".csv", ".jsonl", ".parquet")
+        here = base / Path(source).expanduser()
+        return str(here.resolve()) if looks_like_file or here.exists() else source
+
+    data = {key: resolve(getattr(recipe.data, key)) for key in ("train", "validation", "test", "unlabeled")}
+    return recipe.model_copy(
+        update={"checkpoint": resolve(recipe.checkpoint), "data": recipe.data.model_copy(update=data)}
+    )
+
+
+def _first_error(path: Path, node: Any, error: ValidationError) -> str:
+    """One line for the first problem: file, line, key, what was expected, the nearest key."""
+    problem = error.errors(include_url=False)[0]
+    location = [part for part in problem["loc"] if part != "[key]"]
+    line, model = _walk(node, location)
+    key = ".".join(str(part) for part in location) or "recipe"
+    where = f"{path}, line {line}: "
+    if problem["type"] == "extra_forbidden":
+        return f"{where}unknown key '{key}'; {nearest(str(location[-1]), model)}"
+    if problem["type"] == "missing":
+        return f"{where}key '{key}' is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return f"{where}'{key}': {message[0].lower() + message[1:]}{shown}"
+
+
+def _walk(node: Any, location: list) -> tuple[int, list[str]]:
+    """The line of a location in the YAML, and the keys that are known where it ends."""
+    line = node.start_mark.line + 1
+    known: Any = Recipe
+    siblings: list[str] = list(Recipe.model_fields)
+    for part in location:
+        if isinstance(part, int) and isinstance(node, yaml.SequenceNode) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        elif isinstance(node, yaml.MappingNode):
+            siblings = list(known.model_fields) if known is not None else []
+            annotation = known.model_fields[part].annotation if known is not None and part in siblings else None
+            known = _model_in(annotation)
+            for key_node, value_node in node.value:
+                if key_node.value == part:
+                    line, node = key_node.start_mark.line + 1, value_node
+                    break
+    return line, siblings
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The settings class inside an annotation such as `list[Model]` or `Prune | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in get_args(annotation):
+        found = _model_in(inner)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,91 @@
+"""The run from top to bottom: plan, do what is missing, choose, publish."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ..compress.errors import StepError
+from .decide import PUBLISHED, decide, measurements_of, publish, withdraw
+from .plan import Job, Step, plan, prepare
+from .progress import Reporter
+from .recipe import Recipe
+from .store import Done, Store, disk_error, key_of, lock, write_atomic
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run: where it is, what was chosen, and how many steps had to be done."""
+
+    run_dir: Path
+    choice: dict
+    measurements: dict
+    steps: int
+    ran: int
+    republished: bool
+
+
+def run(recipe: Recipe, run_dir: Path) -> Outcome:
+    """Do the job of a recipe in `run_dir`; what an earlier run finished is not done again.
+
+    Raises InputError for bad input, StepError when a step gives no result to be trusted; then there is no bundle.
+    """
+    run_dir = run_dir.resolve()
+    job = prepare(recipe)
+    with lock(run_dir):
+        try:
+            return _run(job, run_dir)
+        except OSError as error:
+            raise disk_error(error, run_dir) from error
+
+
+def _run(job: Job, run_dir: Path) -> Outcome:
+    steps = plan(job)
+    store = Store(run_dir / "steps")
+    final = key_of({"steps": [step.key for step in steps], "recipe": job.recipe.model_dump(mode="json")})
+    published = run_dir / ".published"
+    fresh = not (published.is_file() and published.read_text() == final and all((run_dir / n).exists() for n in PUBLISHED))
+    if fresh:
+        published.unlink(missing_ok=True)
+        withdraw(run_dir)
+    write_atomic(run_dir / "recipe.resolved.yaml", resolved(job.recipe))
+    reporter = Reporter(len(steps))
+    done: dict[str, Done] = {}
+    ran = 0
+    for step in steps:
+        found = store.find(step.name, step.key)
+        if found is not None:
+            reporter.cached(step.name)
+        else:
+            found = _do(step, store, done, reporter, run_dir, published)
+            fresh = True
+            ran += 1
+        done[step.name] = found
+    if fresh:
+        measurements = measurements_of(job, steps, done, run_dir)
+        choice = decide(measurements, job.recipe.choose)
+        write_atomic(run_dir / "measurements.json", json.dumps(measurements) + "\n")
+        publish(run_dir, measurements, choice, f"paredown run {shlex.quote(str(run_dir / 'recipe.resolved.yaml'))}")
+        write_atomic(published, final)
+    measurements = json.loads((run_dir / "measurements.json").read_text())
+    choice = json.loads((run_dir / "choice.json").read_text())
+    return Outcome(run_dir, choice, measurements, len(steps), ran, fresh)
+
+
+def _do(step: Step, store: Store, done: dict[str, Done], reporter: Reporter, run_dir: Path, published: Path) -> Done:
+    published.unlink(missing_ok=True)
+    withdraw(run_dir)
+    with reporter.step(step.name) as report:
+        try:
+            return store.run(step.name, step.key, step.inputs, lambda out: step.work(out, done, report))
+        except StepError as error:
+            raise StepError(f"step {step.name}: {error}") from error
+
+
+def resolved(recipe: Recipe) -> str:
+    """The recipe with every default written out and every path absolute; it runs as it stands."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)

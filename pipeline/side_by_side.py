@@ -1,0 +1,56 @@
+"""`paredown bench`: adopt what was named, score it where there are labels, time all of it in one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..benchmarks.bench import Scored, bench
+from ..benchmarks.latency import LatencySettings
+from ..compress import data as data_module
+from ..compress.encoder import run_rows
+from ..compress.tasks import TASKS
+from ..export.adopt import adopt
+from ..export.artifact import Artifact
+from ..export.machine import cores
+from ..export.session import CannotRunHere
+from .progress import Reporter
+
+
+def run(
+    paths: list[str],
+    source: str,
+    text: str | None,
+    label: str | None,
+    settings: LatencySettings,
+    max_length: int,
+    scratch: Path,
+) -> dict:
+    """The content of `paredown bench --json F`. Raises InputError."""
+    task = TASKS["text-classification"]
+    artifacts = [adopt(Path(path), scratch / str(i), task, max_length) for i, path in enumerate(paths)]
+    first = artifacts[0]
+    rows = data_module.read(source, text=text, label=label, names=first.labels, labelled=None)
+    reporter = Reporter(len(artifacts) + 1)
+    scored = []
+    for path, artifact in zip(paths, artifacts, strict=True):
+        metric = None
+        with reporter.step(f"score {path}"):
+            if rows.labels is not None:
+                metric = _metric(artifact, rows, text, label, settings)
+        scored.append(Scored(path, artifact, metric))
+    with reporter.step("measure") as report:
+        ids = data_module.encode(first.encoder(), rows)
+        return bench(scored, ids, settings, metric_name=task.metric_name, progress=report)
+
+
+def _metric(
+    artifact: Artifact, rows: data_module.Rows, text: str | None, label: str | None, settings: LatencySettings
+) -> float | None:
+    task = TASKS[artifact.task]
+    try:
+        session = artifact.open(settings.threads or cores())
+    except CannotRunHere:
+        return None
+    encoder = artifact.encoder()
+    gold = data_module.read(rows.source, text=text, label=label, names=artifact.labels).gold
+    return task.metric(run_rows(session, encoder.ids(rows.texts), encoder.pad_id, task.output), gold)

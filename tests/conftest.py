@@ -1,0 +1,129 @@
+"""Tiny models and data made on the spot; session-scoped, so read them and never write to them."""
+
+from __future__ import annotations
+
+import csv
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from paredown.compress import data
+from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
+from paredown.compress.settings import Finetune
+from paredown.compress.tasks import TASKS
+from paredown.compress.train import finetune
+
+TASK = TASKS["text-classification"]
+GOOD = "good fine lovely brilliant moving sharp".split()
+BAD = "bad dull awful boring weak empty".split()
+FILLER = "the a film plot actor scene story and was is very quite with of in".split()
+LABELS = ("negative", "positive")
+
+
+def sentences(count: int, seed: int) -> list[tuple[str, str]]:
+    """Sentences of 4 to 14 words whose label is that of the majority of their telling words."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(count):
+        label = i % 2
+        telling = rng.choices((BAD, GOOD)[label], k=2) + rng.choices((GOOD, BAD)[label], k=rng.randrange(2))
+        words = telling + rng.choices(FILLER, k=rng.randrange(2, 12))
+        rng.shuffle(words)
+        rows.append((" ".join(words), LABELS[label]))
+    return rows
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return path
+
+
+def write_tokenizer(path: Path) -> int:
+    """A word-level tokenizer in BERT's layout; returns its vocabulary size."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *GOOD, *BAD, *FILLER]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.save(str(path / "tokenizer.json"))
+    return len(words)
+
+
+def make_checkpoint(path: Path, kind: str = "bert", layers: int = 3, seed: int = 0) -> Checkpoint:
+    """An untrained checkpoint of a family, as transformers saves it, with a tokenizer beside."""
+    path.mkdir(parents=True, exist_ok=True)
+    vocabulary = write_tokenizer(path)
+    torch.manual_seed(seed)
+    names = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
+    common = {"vocab_size": vocabulary, "max_position_embeddings": 64, "pad_token_id": 0, **names}
+    if kind == "distilbert":
+        sizes = {"dim": 32, "n_layers": layers, "n_heads": 4, "hidden_dim": 64}
+    else:
+        sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 64}
+        if kind == "electra":
+            sizes["embedding_size"] = 32
+    config = transformers.AutoConfig.for_model(kind, **common, **sizes)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    model.save_pretrained(path)
+    return open_checkpoint(path, TASK)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """train, validation and test CSV files and unlabelled JSONL."""
+    path = tmp_path_factory.mktemp("data")
+    found = {
+        name: write_csv(path / f"{name}.csv", sentences(count, seed))
+        for name, count, seed in (("train", 400, 1), ("validation", 200, 2), ("test", 200, 3))
+    }
+    found["unlabeled"] = path / "unlabeled.jsonl"
+    found["unlabeled"].write_text("".join(f'{{"text": "{text}"}}\n' for text, _ in sentences(100, 4)))
+    return found
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return make_checkpoint(tmp_path_factory.mktemp("untrained"))
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory, untrained: Checkpoint, files: dict[str, Path]) -> Checkpoint:
+    """A tiny BERT that has learned the task: right on nearly every row."""
+    rows = data.read(str(files["train"]), names=LABELS)
+    model = load(untrained, TASK)
+    ids = data.encode(untrained.encoder(), rows)
+    settings = Finetune(epochs=8, learning_rate=5e-3, freeze_embeddings=False)
+    finetune(model, ids, rows.gold, settings, seed=0)
+    return save(model, untrained, tmp_path_factory.mktemp("teacher") / "teacher")
+
+
+@pytest.fixture
+def copy_of_teacher(teacher: Checkpoint, tmp_path: Path) -> Path:
+    """The teacher's directory, to be damaged."""
+    return shutil.copytree(teacher.path, tmp_path / "checkpoint")
+
+
+def paredown(*args: object, cwd: Path | None = None, env: dict | None = None) -> subprocess.CompletedProcess[str]:
+    """The command line, in a process of its own."""
+    command = [sys.executable, "-m", "paredown.pipeline.cli", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False)
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 2, one line, no traceback, and the words in it."""
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0], lines[0]
