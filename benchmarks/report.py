@@ -41,6 +41,7 @@ def write_report(path: Path, measurements: dict, choice: dict, command: str) -> 
             ("Cost and value", "cost", [chart(points, "cost", floor, width) for width in (860, 360)]),
             ("Latency and value", "p50", [chart(points, "p50", floor, width) for width in (860, 360)]),
         ],
+        note=lambda entry: note(entry, choice),
         command=command,
     )
     path.write_text(page, encoding="utf-8")
@@ -78,7 +79,6 @@ def table_rows(choice: dict) -> Iterable[tuple[str, ...]]:
         if entry["metric_validation"] is None:
             yield (entry["name"], "", "", "", "", f"{entry['size_mb']:.1f}", "", entry["rejected_because"])
             continue
-        note = "chosen" if entry["name"] == choice["chosen"]["name"] else entry.get("rejected_because", "")
         yield (
             entry["name"],
             f"{entry['metric_validation']:.1f}",
@@ -87,8 +87,18 @@ def table_rows(choice: dict) -> Iterable[tuple[str, ...]]:
             f"{entry['speedup_vs_baseline']:.1f}x",
             f"{entry['size_mb']:.1f}",
             f"{entry['cost_per_million']:.3f}",
-            note,
+            "chosen" if entry["name"] == choice["chosen"]["name"] else note(entry, choice),
         )
+
+
+def note(entry: dict, choice: dict) -> str:
+    """Why a candidate was not in question: what broke a budget, or the rule's own limit; empty when it was."""
+    if "rejected_because" in entry:
+        return entry["rejected_because"]
+    rule = choice["rule"]
+    if rule["rule"] == "cheapest" and entry["drop_validation"] > rule["max_drop"]:
+        return f"loses more than {rule['max_drop']:g} points"
+    return ""
 
 
 def _point(entry: dict, choice: dict, colours: dict[str, str]) -> dict:

@@ -6,6 +6,8 @@ Activations U8, weights S8 per channel. Without VNNI or AMX the U8 x S8 product 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -73,9 +75,10 @@ def openvino_static(source: Path, target: Path, batches: Batches) -> None:
         raise InputError("static INT8 needs calibration rows; give at least one training row")
     nncf.set_log_level(logging.ERROR)
     model = openvino.Core().read_model(source)
-    quantised = nncf.quantize(
-        model, nncf.Dataset(list(batches)), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(batches)
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+        quantised = nncf.quantize(
+            model, nncf.Dataset(list(batches)), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(batches)
+        )
     openvino.save_model(quantised, target, compress_to_fp16=False)
 
 

@@ -27,8 +27,11 @@ INPUTS = ("input_ids", "attention_mask")
 SINGLE_FILE_LIMIT = 2 * 10**9  # bytes; protobuf's
 
 
-def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> None:
-    """Write the checkpoint as an unfused ONNX file: inputs (batch, length) int64, output `task.output` float32."""
+def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
+    """Write the checkpoint as an unfused ONNX file, which every runtime's artefact starts from; returns `target`.
+
+    Inputs (batch, length) int64, both sizes dynamic; output `task.output` float32.
+    """
     import torch
 
     model = load(checkpoint, task)
@@ -60,9 +63,11 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> None:
         )
     if target.stat().st_size > SINGLE_FILE_LIMIT:
         raise StepError(f"{target.name} is over 2 GB, which one ONNX file cannot hold")
+    return target
 
 
 def to_onnx(
+    plain: Path,
     checkpoint: Checkpoint,
     task: Task,
     out: Path,
@@ -70,9 +75,9 @@ def to_onnx(
     precision: str = "fp32",
     calibration: Sequence[dict[str, np.ndarray]] = (),
 ) -> Artifact:
-    """Export to the directory `out` as an ONNX Runtime artefact of a precision in PRECISIONS["onnxruntime"].
+    """Make an ONNX Runtime artefact of a precision in PRECISIONS["onnxruntime"] in the directory `out`.
 
-    `calibration`: batches of training rows, needed for int8-static. Raises StepError when attention was not fused.
+    `plain`: what `plain_onnx` wrote for this checkpoint. `calibration`: batches of training rows, needed for int8-static. Raises StepError when attention was not fused.
     """
     from ..compress import quantize
 
@@ -80,8 +85,7 @@ def to_onnx(
     details: dict = {"opset": OPSET}
     reduce_range = not has_int8_isa()
     with tempfile.TemporaryDirectory() as scratch:
-        plain, ready = Path(scratch) / "plain.onnx", out / "model.onnx"
-        plain_onnx(checkpoint, task, plain)
+        ready = out / "model.onnx"
         if precision == "int8-static":  # QDQ goes around MatMul, which a fused Attention would hide
             quantize.static(plain, ready, calibration, reduce_range=reduce_range)
         else:

@@ -12,10 +12,11 @@ from ..compress.checkpoint import Checkpoint
 from ..compress.errors import missing_extra
 from ..compress.tasks import Task
 from .artifact import Artifact
-from .to_onnx import artifact_of, plain_onnx
+from .to_onnx import artifact_of
 
 
 def to_openvino(
+    plain: Path,
     checkpoint: Checkpoint,
     task: Task,
     out: Path,
@@ -23,9 +24,9 @@ def to_openvino(
     precision: str = "fp32",
     calibration: Sequence[dict[str, np.ndarray]] = (),
 ) -> Artifact:
-    """Export to the directory `out` as an OpenVINO artefact of a precision in PRECISIONS["openvino"].
+    """Make an OpenVINO artefact of a precision in PRECISIONS["openvino"] in the directory `out`.
 
-    bf16 is a hint given when the model is compiled: the weights on disk stay float32. `calibration`: batches of
+    `plain`: what `plain_onnx` wrote for this checkpoint. bf16 is a hint given when the model is compiled: the weights on disk stay float32. `calibration`: batches of
     training rows, needed for int8-static.
     """
     try:
@@ -36,9 +37,8 @@ def to_openvino(
 
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        onnx_file, ir = Path(scratch) / "plain.onnx", Path(scratch) / "plain.xml"
-        plain_onnx(checkpoint, task, onnx_file)
-        converted = openvino.convert_model(onnx_file)
+        ir = Path(scratch) / "plain.xml"
+        converted = openvino.convert_model(plain)
         if precision == "int8-static":
             openvino.save_model(converted, ir, compress_to_fp16=False)
             quantize.openvino_static(ir, out / "model.xml", calibration)

@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(stages.app)
-out = Console()
+out = Console(width=None if sys.stdout.isatty() else 150)
 
 RunDir = Annotated[Path, typer.Argument(help="a directory that `paredown run` has made")]
 BundlePath = Annotated[Path, typer.Argument(help="a bundle: its directory or its .tar.gz")]
@@ -281,9 +281,12 @@ def _show_plan(recipe, run_dir: Path) -> None:
 def _show_choice(choice: dict, measurements: dict) -> None:
     from ..benchmarks.report import control_warning, sentence, table_rows
 
-    table = Table("candidate", measurements["metric"], "drop (95 % at most)", "p50 ms", "speed-up", "MB")
-    table.add_column(f"{measurements['prices']['currency']} / million")
-    table.add_column("")
+    table = Table()
+    table.add_column("candidate", overflow="fold", min_width=16)
+    for title in (measurements["metric"], "drop (95 % at most)", "p50 ms", "speed-up", "MB"):
+        table.add_column(title, justify="right")
+    table.add_column(f"{measurements['prices']['currency']} / million", justify="right")
+    table.add_column("", no_wrap=True, overflow="ellipsis")
     for cells in table_rows(choice):
         table.add_row(*cells, style="bold green" if cells[-1] == "chosen" else None)
     out.print(table)

@@ -48,7 +48,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
                 "artifact": export.path.relative_to(run_dir).as_posix(),
                 "size_mb": export.result["size_mb"],
                 "details": export.result["details"],
-                "compression_s": export.seconds + sum(done[name].seconds for name in chain),
+                "compression_s": sum(done[n].seconds for n in (candidate.step, f"{candidate.model.name}-graph", *chain)),
                 "parameters": done[chain[-1]].result["parameters"] if chain else None,
                 **evaluated.result,
                 "timing": timings.get(candidate.name),

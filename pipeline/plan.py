@@ -117,6 +117,7 @@ def plan(job: Job) -> list[Step]:
     ends = {}
     for model in job.models:
         ends[model.name] = _model_steps(job, model, steps)
+        _add(steps, _graph_step(job, model, ends[model.name], steps))
         reference = Candidate(model, BASE_TARGET)
         for candidate in [reference, *(c for c in candidates if c.model == model and c != reference)]:
             _add(steps, _export_step(job, candidate, ends[model.name], steps))
@@ -177,6 +178,19 @@ def _compress(
     return {"parameters": sum(p.numel() for p in model.parameters())}
 
 
+def _graph_step(job: Job, model: Model, before: str | None, steps: dict[str, Step]) -> Step:
+    """The checkpoint as one plain ONNX graph, which every runtime's artefact starts from."""
+    inputs = {"stage": "graph", "task": job.task.name, **_after(job, steps, before), **_code("compress", "export")}
+
+    def work(out: Path, done: Mapping[str, Done], report: Report) -> None:
+        from ..export.to_onnx import plain_onnx
+
+        report(0.0, "tracing")
+        plain_onnx(_checkpoint_after(job, before, done), job.task, out / "plain.onnx")
+
+    return Step(_graph(model), inputs, 4.0, work)
+
+
 def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict[str, Step]) -> Step:
     target = candidate.target
     static = target.precision == "int8-static"
@@ -187,10 +201,11 @@ def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict
         "max_length": job.recipe.max_length,
         "calibration": [_rows_digest(job.train), job.recipe.calibration_rows] if static else None,
         "int8_isa": has_int8_isa() if target.precision.startswith("int8") else None,
+        "graph": steps[_graph(candidate.model)].key,
         **_after(job, steps, before),
         **_code("compress", "export"),
     }
-    return Step(candidate.step, inputs, 12.0 if static else 6.0, partial(_export, job, candidate, before))
+    return Step(candidate.step, inputs, 15.0 if static else 4.0, partial(_export, job, candidate, before))
 
 
 def _export(
@@ -211,7 +226,8 @@ def _export(
             ids = data_module.encode(source.encoder(length), job.train.first(job.recipe.calibration_rows))
             calibration = [collate([row], source.pad_id) for row in ids]
         exporter = {"onnxruntime": to_onnx, "openvino": to_openvino}[candidate.target.runtime]
-        artifact = exporter(source, job.task, out, length, candidate.target.precision, calibration)
+        plain = done[_graph(candidate.model)].path / "plain.onnx"
+        artifact = exporter(plain, source, job.task, out, length, candidate.target.precision, calibration)
     return {"size_mb": artifact.size_mb(), "details": artifact.details}
 
 
@@ -286,6 +302,10 @@ def _measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str
         "tokenizer_ms": latency.tokenizer_ms(encoder.ids, job.validation.texts),
         "tokens_median": float(np.median([len(row) for row in ids])),
     }
+
+
+def _graph(model: Model) -> str:
+    return f"{model.name}-graph"
 
 
 def _evaluation(candidate: Candidate) -> str:

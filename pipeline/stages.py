@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -193,7 +194,7 @@ def export(
 def _export_to(
     checkpoint: str, output_dir: Path, runtime: str, precision: str, train: str | None, count: int, max_length: int, task: str
 ) -> None:
-    from ..export.to_onnx import to_onnx
+    from ..export.to_onnx import plain_onnx, to_onnx
     from ..export.to_openvino import to_openvino
 
     kind = _task(task)
@@ -207,8 +208,9 @@ def _export_to(
         texts = data_module.read(train, labelled=False).first(count)
         batches = [collate([row], source.pad_id) for row in data_module.encode(source.encoder(max_length), texts)]
     exporter = {"onnxruntime": to_onnx, "openvino": to_openvino}[runtime]
-    with _writing(output_dir, "export") as (target, _):
-        artifact = exporter(source, kind, target, max_length, precision, batches)
+    with _writing(output_dir, "export") as (target, _), tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
+        plain = plain_onnx(source, kind, Path(scratch) / "plain.onnx")
+        artifact = exporter(plain, source, kind, target, max_length, precision, batches)
         checked = _parity(source, kind, artifact)
         size = artifact.size_mb()
     out.print(f"{output_dir}: {runtime} {precision}, {size:.1f} MB; {checked}", soft_wrap=True)

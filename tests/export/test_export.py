@@ -1,0 +1,108 @@
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import LABELS, TASK, make_checkpoint
+
+from paredown.compress import data
+from paredown.compress.checkpoint import Checkpoint, load, save
+from paredown.compress.encoder import collate, run_rows
+from paredown.compress.errors import InputError, StepError
+from paredown.compress.prune import cut
+from paredown.compress.structure import FAMILIES
+from paredown.compress.train import forward
+from paredown.export import to_onnx as to_onnx_module
+from paredown.export.artifact import PRECISIONS, read_artifact
+from paredown.export.session import CannotRunHere
+from paredown.export.to_onnx import plain_onnx, to_onnx
+from paredown.export.to_openvino import to_openvino
+
+ROWS = [[2, 5, 11, 20, 3], [2, 6, 3], [2, *range(4, 24), 3], [2, 9, 9, 3]]
+EXPORTERS = {"onnxruntime": to_onnx, "openvino": to_openvino}
+
+
+def outputs(session) -> np.ndarray:
+    return run_rows(session, ROWS, 0, "logits", batch_size=2)
+
+
+def uneven(kind: str, path: Path) -> Checkpoint:
+    source = make_checkpoint(path / "whole", kind)
+    model = load(source, TASK)
+    cut(model, [np.array([0, 2]), np.array([1]), np.arange(4)], [np.arange(10), np.arange(64), np.arange(40)])
+    return save(model, source, path / "cut")
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("runtime", EXPORTERS)
+def test_an_unevenly_cut_checkpoint_computes_the_same_everywhere(kind: str, runtime: str, tmp_path: Path) -> None:
+    checkpoint = uneven(kind, tmp_path)
+    plain = plain_onnx(checkpoint, TASK, tmp_path / "plain.onnx")
+    artifact = EXPORTERS[runtime](plain, checkpoint, TASK, tmp_path / "out", 32)
+    want = outputs(partial(forward, load(checkpoint, TASK)))
+    np.testing.assert_allclose(outputs(artifact.open(1)), want, atol=1e-5)
+    assert read_artifact(tmp_path / "out") == artifact
+    if runtime == "onnxruntime":
+        onnx.checker.check_model(onnx.load(plain))
+        fused = [node for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node if node.op_type == "Attention"]
+        heads = [next(a.i for a in node.attribute if a.name == "num_heads") for node in fused]
+        assert heads == [2, 1, 4]
+
+
+@pytest.mark.parametrize(("runtime", "precision"), [(r, p) for r, ps in PRECISIONS.items() if r in EXPORTERS for p in ps])
+def test_every_precision_keeps_the_answers(
+    runtime: str, precision: str, teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    rows = data.read(str(files["train"]), names=LABELS)
+    calibration = [collate([row], 0) for row in teacher.encoder().ids(rows.texts[:64])]
+    plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
+    artifact = EXPORTERS[runtime](plain, teacher, TASK, tmp_path / "out", 32, precision, calibration)
+    held_out = data.read(str(files["validation"]), names=LABELS)
+    ids = artifact.encoder().ids(held_out.texts)
+    try:
+        session = artifact.open(1)
+    except CannotRunHere as reason:
+        assert precision == "bf16"
+        pytest.skip(str(reason))
+    ours = run_rows(session, ids, 0, "logits")
+    theirs = run_rows(partial(forward, load(teacher, TASK)), ids, 0, "logits")
+    assert (ours.argmax(-1) == theirs.argmax(-1)).mean() > 0.97
+    if precision.startswith("int8"):
+        assert not np.allclose(ours, theirs, atol=1e-6)
+        operators = (tmp_path / "out" / artifact.files[0]).read_bytes()
+        assert any(name in operators for name in (b"QAttention", b"DequantizeLinear", b"FakeQuantize"))
+
+
+def test_static_int8_needs_calibration_rows(teacher: Checkpoint, tmp_path: Path) -> None:
+    plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
+    for exporter in EXPORTERS.values():
+        with pytest.raises(InputError, match="needs calibration rows"):
+            exporter(plain, teacher, TASK, tmp_path / "out", 32, "int8-static", [])
+
+
+def test_attention_that_stays_unfused_fails_the_export(
+    teacher: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
+    deeper = Checkpoint(teacher.path, {**teacher.config, "num_hidden_layers": 4}, teacher.weights)
+    with pytest.raises(StepError, match="fused in 3 of 4 layers"):
+        to_onnx_module.fuse(plain, tmp_path / "fused.onnx", deeper)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"runtime": "magic"}, "unknown runtime 'magic'"), ({"files": ["../x"]}, "not a file inside"), ({"surprise": 1}, "surprise")],
+)
+def test_a_wrong_artifact_file_is_refused(change: dict, word: str, teacher: Checkpoint, tmp_path: Path) -> None:
+    plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
+    to_onnx(plain, teacher, TASK, tmp_path / "out", 32)
+    shutil.copyfile(plain, tmp_path / "x")
+    manifest = tmp_path / "out" / "artifact.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
+    with pytest.raises(InputError, match=word):
+        read_artifact(tmp_path / "out")
+    with pytest.raises(InputError, match="no such file"):
+        read_artifact(tmp_path)
