@@ -11,6 +11,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[compress,cpu,serve,demo,dev]"
+	mkdir -p $(VENV)/types/paredown
+	for room in pipeline benchmarks serve export compress; do ln -sfn ../../../$$room $(VENV)/types/paredown/$$room; done
 	touch $@
 
 # The main job: fine-tune a small real checkpoint (kept when it is there), then compress, measure, choose and pack it.

@@ -24,12 +24,14 @@ class Budgets(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    p95_ms: Annotated[float, Field(gt=0)] | None = Field(None, description="p95 latency of one row, ms")
-    size_mb: Annotated[float, Field(gt=0)] | None = Field(None, description="model and tokenizer on disk, MB")
-    memory_mb: Annotated[float, Field(gt=0)] | None = Field(None, description="peak memory of its process, MB")
-    cost_per_million: Annotated[float, Field(gt=0)] | None = Field(None, description="money per million requests")
+    p95_ms: Annotated[float, Field(gt=0)] | None = Field(default=None, description="p95 latency of one row, ms")
+    size_mb: Annotated[float, Field(gt=0)] | None = Field(default=None, description="model and tokenizer on disk, MB")
+    memory_mb: Annotated[float, Field(gt=0)] | None = Field(default=None, description="peak memory of its process, MB")
+    cost_per_million: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="money per million requests"
+    )
     drop_upper_95: float | None = Field(
-        None, description="one-sided 95 % upper bound of the validation drop, points (non-inferiority)"
+        default=None, description="one-sided 95 % upper bound of the validation drop, points (non-inferiority)"
     )
 
 
@@ -38,14 +40,17 @@ class ChooseSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rule: Rule = Field("cheapest", description="cheapest within max_drop, lambda (most value for money) or knee")
+    rule: Rule = Field(
+        default="cheapest", description="cheapest within max_drop, lambda (most value for money) or knee"
+    )
     max_drop: Annotated[float, Field(ge=0)] = Field(
-        1.0, description="cheapest: points of the validation metric that may be lost against the checkpoint as it came"
+        default=1.0,
+        description="cheapest: points of the validation metric that may be lost against the checkpoint as it came",
     )
     value_per_point: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="lambda: money per million requests that one point of the metric is worth"
+        default=None, description="lambda: money per million requests that one point of the metric is worth"
     )
-    budgets: Budgets = Field(default_factory=lambda: Budgets.model_validate({}), description="hard limits")
+    budgets: Budgets = Field(default_factory=Budgets, description="hard limits")
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,27 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 
-
 class Prices(BaseModel):
     """What the serving machine costs, and over how many requests the fixed costs are spread."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    currency: str = Field("USD", description="printed beside every amount")
-    price_per_hour: Annotated[float, Field(ge=0)] = Field(0.10, description="of the serving machine, money per hour")
-    price_per_gb_month: Annotated[float, Field(ge=0)] = Field(0.02, description="of storage, money per GB and month")
-    storage_months: Annotated[float, Field(ge=0)] = Field(12.0, description="how long the model is stored, months")
+    currency: str = Field(default="USD", description="printed beside every amount")
+    price_per_hour: Annotated[float, Field(ge=0)] = Field(
+        default=0.10, description="of the serving machine, money per hour"
+    )
+    price_per_gb_month: Annotated[float, Field(ge=0)] = Field(
+        default=0.02, description="of storage, money per GB and month"
+    )
+    storage_months: Annotated[float, Field(ge=0)] = Field(
+        default=12.0, description="how long the model is stored, months"
+    )
     lifetime_requests: Annotated[float, Field(gt=0)] = Field(
-        1e8, description="requests that storage and the compression run are spread over"
+        default=1e8, description="requests that storage and the compression run are spread over"
     )
     latency_limit_ms: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="p95 of one call, ms: throughput counts at the batch that keeps it (default: no limit)"
+        default=None,
+        description="p95 of one call, ms: throughput counts at the batch that keeps it (default: no limit)",
     )
 
 

@@ -36,14 +36,24 @@ class LatencySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    threads: Annotated[int, Field(ge=1)] | None = Field(None, description="CPU threads of each session (default: all)")
-    batch_size: Annotated[int, Field(ge=1)] = Field(8, description="rows a call in the throughput (offline) scenario")
-    processes: Annotated[int, Field(ge=1)] = Field(2, description="fresh processes for each artefact, one after another")
-    rounds: Annotated[int, Field(ge=2)] = Field(6, description="turns of every artefact in one process, random order")
-    min_seconds: Annotated[float, Field(gt=0)] = Field(
-        3.0, description="seconds of calls per artefact and scenario, at least"
+    threads: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="CPU threads of each session (default: all)"
     )
-    min_repeats: Annotated[int, Field(ge=1)] = Field(100, description="calls per artefact and scenario, at least")
+    batch_size: Annotated[int, Field(ge=1)] = Field(
+        default=8, description="rows a call in the throughput (offline) scenario"
+    )
+    processes: Annotated[int, Field(ge=1)] = Field(
+        default=2, description="fresh processes for each artefact, one after another"
+    )
+    rounds: Annotated[int, Field(ge=2)] = Field(
+        default=6, description="turns of every artefact in one process, random order"
+    )
+    min_seconds: Annotated[float, Field(gt=0)] = Field(
+        default=3.0, description="seconds of calls per artefact and scenario, at least"
+    )
+    min_repeats: Annotated[int, Field(ge=1)] = Field(
+        default=100, description="calls per artefact and scenario, at least"
+    )
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Measurement:
 
     @staticmethod
     def from_samples(turns: Sequence[Sequence[float]], unit: str = "ms") -> Measurement:
-        """Summarise samples grouped in turns; the interval resamples whole turns (a turn's calls are not independent)."""
+        """Summarise samples grouped in turns; the interval resamples whole turns (their calls hang together)."""
         flat = np.concatenate([np.asarray(turn, dtype=float) for turn in turns])
         p50, p95, p99 = np.percentile(flat, [50, 95, 99])
         medians = _resampled_medians(turns, np.random.default_rng(0))

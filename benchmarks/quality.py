@@ -44,7 +44,9 @@ def mcnemar_p(baseline: np.ndarray, candidate: np.ndarray) -> float:
     won = int((~baseline & candidate).sum())
     n, k = lost + won, min(lost, won)
     log_half = n * math.log(0.5)
-    tail = sum(math.exp(math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + log_half) for i in range(k + 1))
+    tail = sum(
+        math.exp(math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + log_half) for i in range(k + 1)
+    )
     return min(1.0, 2 * tail)
 
 

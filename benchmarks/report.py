@@ -19,14 +19,18 @@ def write_report(path: Path, measurements: dict, choice: dict, command: str) -> 
         import jinja2
     except ImportError:
         raise missing_extra("jinja2", "compress") from None
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     models = list(dict.fromkeys(entry["model"] for entry in measurements["candidates"]))
     colours = {model: COLOURS[i % len(COLOURS)] for i, model in enumerate(models)}
     floor = None
     if choice["rule"]["rule"] == "cheapest":
         floor = choice["baseline"]["metric_validation"] - choice["rule"]["max_drop"]
-    points = [_point(entry, choice, colours) for entry in choice["candidates"] if entry["metric_validation"] is not None]
+    points = [
+        _point(entry, choice, colours) for entry in choice["candidates"] if entry["metric_validation"] is not None
+    ]
     page = template.render(
         m=measurements,
         c=choice,
@@ -68,14 +72,16 @@ def control_warning(choice: dict) -> str | None:
     if lo <= 1 <= hi:
         return None
     return (
-        f"The machine was noisy: the checkpoint timed against itself came out at {ratio:.2f} [{lo:.2f}, {hi:.2f}], "
-        "and 1 is not inside. Differences of that size mean nothing; run on a quieter machine or raise latency.min_seconds."
+        f"The machine was noisy: the checkpoint timed against itself gave {ratio:.2f} [{lo:.2f}, {hi:.2f}], "
+        "and 1 is not inside. Differences of that size mean nothing: use a quieter machine, or raise min_seconds."
     )
 
 
 def table_rows(choice: dict) -> Iterable[tuple[str, ...]]:
     """Cells of the terminal's table, cheapest first: candidate, metric, drop, p50, speed-up, MB, cost, note."""
-    for entry in sorted(choice["candidates"], key=lambda e: (e["cost_per_million"] is None, e["cost_per_million"] or 0.0)):
+    for entry in sorted(
+        choice["candidates"], key=lambda e: (e["cost_per_million"] is None, e["cost_per_million"] or 0.0)
+    ):
         if entry["metric_validation"] is None:
             yield (entry["name"], "", "", "", "", f"{entry['size_mb']:.1f}", "", entry["rejected_because"])
             continue
@@ -154,7 +160,11 @@ def chart(points: list[dict], key: str, floor: float | None, width: int) -> dict
 
 def _label(point: dict, width: int) -> dict:
     right_half = point["x"] > width * 0.55
-    text = ("chosen: " if point["chosen"] else "") + point["name"] if width > 500 else ("chosen" if point["chosen"] else "as it came")
+    text = (
+        ("chosen: " if point["chosen"] else "") + point["name"]
+        if width > 500
+        else ("chosen" if point["chosen"] else "as it came")
+    )
     return {
         "x": point["x"] + (-12 if right_half else 12),
         "y": point["y"] + (-12 if point["chosen"] else 20),
@@ -165,7 +175,11 @@ def _label(point: dict, width: int) -> dict:
 
 
 def _log_ticks(low: float, high: float, most: int) -> list[float]:
-    every = [m * 10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 3, 5, 7)]
+    every = [
+        m * 10.0**e
+        for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for m in (1, 2, 3, 5, 7)
+    ]
     inside = [t for t in every if low <= t <= high]
     step = max(1, math.ceil(len(inside) / most))
     return inside[::step]

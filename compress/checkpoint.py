@@ -100,7 +100,7 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
             )
     if not (path / "tokenizer.json").is_file():
         raise InputError(
-            f"{path}: no tokenizer.json; write it with: python -c \"from transformers import AutoTokenizer as A; "
+            f'{path}: no tokenizer.json; write it with: python -c "from transformers import AutoTokenizer as A; '
             f"A.from_pretrained('{path}').save_pretrained('{path}')\""
         )
     return Checkpoint(path, config, weights)

@@ -42,12 +42,18 @@ class Rows:
 
 
 def read(
-    source: str, *, text: str | None = None, label: str | None = None, names: Sequence[str] = (), labelled: bool | None = True
+    source: str,
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    names: Sequence[str] = (),
+    labelled: bool | None = True,
 ) -> Rows:
     """Read rows. Columns are `text` and `label`, or found among the usual names when None.
 
     `source` is a path ending in .csv, .jsonl or .parquet, or `name[:split]` of the `datasets` library (split defaults
-    to "train"). `labelled=None`: labels if there are any. A label is one of `names`, or an index into them. Raises InputError that names the file and the row.
+    to "train"). `labelled=None`: labels if there are any. A label is one of `names`, or an index into them. Raises
+    InputError that names the file and the row.
     """
     columns, records = _open(source)
     text_column = _find(source, columns, text, TEXT_COLUMNS, "text")
@@ -162,7 +168,7 @@ def _read_jsonl(path: Path) -> tuple[list[str], Iterator[tuple[str, dict]]]:
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number}: not JSON: {error.msg}") from None
         if not isinstance(record, dict):
-            raise InputError(f"{path}, line {number}: an object like {{\"text\": ..., \"label\": ...}} is expected")
+            raise InputError(f'{path}, line {number}: an object like {{"text": ..., "label": ...}} is expected')
         records.append((f"line {number}", record))
     if not records:
         raise InputError(f"{path}: empty file; one JSON object a line is expected")

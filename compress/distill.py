@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
@@ -35,7 +36,9 @@ def distill(
 
     `labels` (rows,) int64, NO_LABEL (-100) where a row has none; used when `label_weight` is above 0.
     """
-    return heal(student_of(teacher, settings.layers), teacher, ids, settings, labels=labels, seed=seed, progress=progress)
+    return heal(
+        student_of(teacher, settings.layers), teacher, ids, settings, labels=labels, seed=seed, progress=progress
+    )
 
 
 def student_of(teacher: PreTrainedModel, layers: int | list[int]) -> PreTrainedModel:
@@ -77,13 +80,17 @@ def heal(
     pairs = _matched_layers(len(blocks(student)), len(blocks(teacher)))
     t = settings.temperature
 
-    def loss(net: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         out = net(**inputs, output_hidden_states=settings.hidden_weight > 0)
         logits = out.logits.float()
         target = functional.log_softmax(batch["teacher_logits"] / t, dim=-1)
-        total = t * t * functional.kl_div(
-            functional.log_softmax(logits / t, dim=-1), target, reduction="batchmean", log_target=True
+        total = (
+            t
+            * t
+            * functional.kl_div(
+                functional.log_softmax(logits / t, dim=-1), target, reduction="batchmean", log_target=True
+            )
         )
         if settings.hidden_weight:
             with torch.no_grad():

@@ -115,7 +115,7 @@ def keep_best(worth: list[np.ndarray], share: float, multiple: int) -> list[np.n
 def cut(model: PreTrainedModel, heads: list[np.ndarray], neurons: list[np.ndarray]) -> None:
     """Remove every head and neuron that is not listed (numbers per layer), in place."""
     parts, size = family(model), head_size(model)
-    attention = model.config._attn_implementation
+    attention = model.config._attn_implementation or "eager"
     model.set_attn_implementation("eager")  # the graph is traced through the plain formula
     example = {name: torch.ones(1, 8, dtype=torch.long) for name in ("input_ids", "attention_mask")}
     graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)

@@ -45,7 +45,7 @@ def static(source: Path, target: Path, batches: Batches, *, reduce_range: bool) 
     queue = iter(batches)
 
     class Reader(quantization.CalibrationDataReader):
-        def get_next(self):
+        def get_next(self):  # pyright: ignore[reportIncompatibleMethodOverride]
             return next(queue, None)
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -9,6 +9,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from .errors import StepError
 from .settings import Finetune, Training
 
 Progress = Callable[[float, str], None]  # share done 0..1, what is happening
-Loss = Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.Tensor]
+Loss = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
 NO_LABEL = -100
 
 
@@ -37,7 +38,7 @@ def finetune(
     """Train `model` in place on token ids and labels (rows,) int64 with the model's own loss; returns it."""
     rows = [{"input_ids": row, "labels": int(label)} for row, label in zip(ids, labels, strict=True)]
 
-    def loss(net: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         logits = net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         return nn.functional.cross_entropy(logits.float(), batch["labels"])
 
@@ -80,7 +81,7 @@ def fit(
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-    model.to("cpu").eval()
+    cast(nn.Module, model).to("cpu").eval()
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise StepError(f"training left '{name}' with values that are not finite; lower learning_rate")

@@ -1,4 +1,4 @@
-"""Anything that can be timed, as an artefact: our own, a bundle, a checkpoint, or a model that another tool exported."""
+"""Anything that can be timed, as an artefact: our own, a bundle, a checkpoint, or another tool's export."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..compress.errors import InputError
 from ..compress.tasks import Task
 from .artifact import MANIFEST, Artifact, read_artifact
 from .bundle import unpack
-from .selftest import check_files, read_manifest
 from .selftest import MANIFEST as BUNDLE_MANIFEST
+from .selftest import check_files, read_manifest
 
 SUFFIX_RUNTIME = {".onnx": "onnxruntime", ".xml": "openvino"}
 
@@ -95,4 +95,3 @@ def _foreign(model: Path, scratch: Path, task: Task, max_length: int) -> Artifac
         pad_id=checkpoint.pad_id,
         source="",
     ).write()
-

@@ -105,13 +105,16 @@ def write_bundle(
 def pack(bundle: Path, archive: Path) -> Path:
     """Write a .tar.gz of the bundle: the same bundle gives the same bytes."""
     name = read_manifest(bundle)["name"]
-    with archive.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed:
-        with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for path in sorted(p for p in bundle.rglob("*") if p.is_file()):
-                info = tarfile.TarInfo(f"{name}/{path.relative_to(bundle).as_posix()}")
-                info.size, info.mode = path.stat().st_size, 0o644
-                with path.open("rb") as file:
-                    tar.addfile(info, file)
+    with (
+        archive.open("wb") as raw,
+        gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for path in sorted(p for p in bundle.rglob("*") if p.is_file()):
+            info = tarfile.TarInfo(f"{name}/{path.relative_to(bundle).as_posix()}")
+            info.size, info.mode = path.stat().st_size, 0o644
+            with path.open("rb") as file:
+                tar.addfile(info, file)
     return archive
 
 

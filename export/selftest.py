@@ -42,7 +42,18 @@ def read_manifest(bundle: Path) -> dict:
         raise BundleError(f"{bundle / MANIFEST}: damaged") from None
     if schema != SCHEMA:
         raise BundleError(f"{bundle / MANIFEST}: schema {schema!r}, this program reads {SCHEMA}")
-    for key in ("files", "name", "runtime", "precision", "model", "outputs", "labels", "max_length", "pad_id", "golden"):
+    for key in (
+        "files",
+        "name",
+        "runtime",
+        "precision",
+        "model",
+        "outputs",
+        "labels",
+        "max_length",
+        "pad_id",
+        "golden",
+    ):
         if key not in manifest:
             raise BundleError(f"{bundle / MANIFEST}: key '{key}' is missing")
     for name in (*manifest["files"], manifest["model"], manifest["golden"]):
@@ -53,7 +64,14 @@ def read_manifest(bundle: Path) -> dict:
 def inside(name: str) -> str:
     """The name, when it is a plain relative path that stays in its directory; BundleError otherwise."""
     path = PurePosixPath(name)
-    if not isinstance(name, str) or not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+    if (
+        not isinstance(name, str)
+        or not name
+        or path.is_absolute()
+        or ".." in path.parts
+        or "\\" in name
+        or "\0" in name
+    ):
         raise BundleError(f"manifest.json names '{name}', which is not a path inside the bundle")
     return name
 
@@ -79,7 +97,7 @@ def check_files(bundle: Path, manifest: dict) -> None:
 
 
 def check_machine(manifest: dict) -> list[str]:
-    """Raise BundleError when the CPU lacks what the model needs; return what merely differs from the packing machine."""
+    """Raise BundleError when the CPU lacks what the model needs; return what merely differs from the packer."""
     needs = manifest.get("isa", {}).get("needs_one_of", [])
     if needs and not set(needs) & cpu_flags():
         raise BundleError(
@@ -105,7 +123,9 @@ def cpu_flags() -> set[str]:
         first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     except OSError:
         return {platform.machine()}
-    return {flag for line in first.splitlines() if line.lower().startswith(("flags", "features")) for flag in line.split()}
+    return {
+        flag for line in first.splitlines() if line.lower().startswith(("flags", "features")) for flag in line.split()
+    }
 
 
 def open_model(bundle: Path, manifest: dict, threads: int | None = None) -> tuple[Session, Encoder]:
@@ -138,7 +158,7 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encode
 
 
 def selftest(bundle: Path, threads: int | None = None) -> dict:
-    """All checks in order: files, machine, golden rows. Returns what was found; raises BundleError at the first miss."""
+    """All checks in order: files, machine, golden rows. Returns what was found; BundleError at the first miss."""
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
     notes = check_machine(manifest)

@@ -77,7 +77,8 @@ def to_onnx(
 ) -> Artifact:
     """Make an ONNX Runtime artefact of a precision in PRECISIONS["onnxruntime"] in the directory `out`.
 
-    `plain`: what `plain_onnx` wrote for this checkpoint. `calibration`: batches of training rows, needed for int8-static. Raises StepError when attention was not fused.
+    `plain`: what `plain_onnx` wrote for this checkpoint. `calibration`: batches of training rows, needed for
+    int8-static. Raises StepError when attention was not fused.
     """
     from ..compress import quantize
 

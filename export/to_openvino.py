@@ -26,8 +26,8 @@ def to_openvino(
 ) -> Artifact:
     """Make an OpenVINO artefact of a precision in PRECISIONS["openvino"] in the directory `out`.
 
-    `plain`: what `plain_onnx` wrote for this checkpoint. bf16 is a hint given when the model is compiled: the weights on disk stay float32. `calibration`: batches of
-    training rows, needed for int8-static.
+    `plain`: what `plain_onnx` wrote for this checkpoint. bf16 is a hint given when the model is compiled: the weights
+    on disk stay float32. `calibration`: batches of training rows, needed for int8-static.
     """
     try:
         import openvino

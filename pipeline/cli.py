@@ -66,7 +66,9 @@ def run(
     if not outcome.ran and not outcome.republished:
         out.print(f"Nothing to do: all {outcome.steps} steps were there already.")
     _show_choice(outcome.choice, outcome.measurements)
-    out.print(f"report  {outcome.run_dir / 'report.html'}\nbundle  {outcome.run_dir / 'bundle'} (and .tar.gz)", soft_wrap=True)
+    out.print(
+        f"report  {outcome.run_dir / 'report.html'}\nbundle  {outcome.run_dir / 'bundle'} (and .tar.gz)", soft_wrap=True
+    )
 
 
 @app.command()
@@ -136,7 +138,9 @@ def report(run_dir: RunDir) -> None:
     try:
         choice = json.loads((run_dir / "choice.json").read_text())
     except (FileNotFoundError, ValueError):
-        raise InputError(f"{run_dir / 'choice.json'}: missing or damaged; make it with: paredown choose {run_dir}") from None
+        raise InputError(
+            f"{run_dir / 'choice.json'}: missing or damaged; make it with: paredown choose {run_dir}"
+        ) from None
     _show_choice(choice, measurements)
     command = f"paredown run {run_dir.resolve() / 'recipe.resolved.yaml'}"
     print(write_report(run_dir / "report.html", measurements, choice, command))

@@ -24,13 +24,28 @@ from .plan import Job, Step
 from .store import Done, write_atomic
 
 SCHEMA = 1
+# What a candidate that cannot run has no figure for.
+MEASURED = (
+    "metric_validation",
+    "metric_test",
+    "drop_validation",
+    "drop_test",
+    "drop_upper_95",
+    "latency_ms",
+    "speedup_vs_baseline",
+    "throughput_per_s",
+    "memory_mb",
+    "cost_per_million",
+)
 PUBLISHED = ("choice.json", "report.html", "bundle.tar.gz", "bundle")
 
 
 def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_dir: Path) -> dict:
     """Everything that was measured, raw samples included: the content of measurements.json."""
     timings = json.loads((done["measure"].path / "timings.json").read_text())
-    chains = {model.name: [f"{model.name}-{i}-{s.stage[0]}" for i, s in enumerate(model.steps, 1)] for model in job.models}
+    chains = {
+        model.name: [f"{model.name}-{i}-{s.stage[0]}" for i, s in enumerate(model.steps, 1)] for model in job.models
+    }
     candidates = []
     for candidate in job.candidates:
         evaluated = done[f"{candidate.step}-evaluate"]
@@ -48,7 +63,9 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
                 "artifact": export.path.relative_to(run_dir).as_posix(),
                 "size_mb": export.result["size_mb"],
                 "details": export.result["details"],
-                "compression_s": sum(done[n].seconds for n in (candidate.step, f"{candidate.model.name}-graph", *chain)),
+                "compression_s": sum(
+                    done[n].seconds for n in (candidate.step, f"{candidate.model.name}-graph", *chain)
+                ),
                 "parameters": done[chain[-1]].result["parameters"] if chain else None,
                 **evaluated.result,
                 "timing": timings.get(candidate.name),
@@ -154,11 +171,7 @@ def _row(entry: dict, base: dict, prices: Prices, measurements: dict) -> Row:
     }
     steps = len(entry["steps"]) + (entry["precision"] != "fp32")
     if entry.get("cannot_run") or correct is None or base_correct is None:
-        missing = (
-            "metric_validation metric_test drop_validation drop_test drop_upper_95 latency_ms speedup_vs_baseline "
-            "throughput_per_s cost_per_million memory_mb"
-        ).split()
-        figures |= dict.fromkeys(missing) | {"size_mb": entry["size_mb"]}
+        figures |= dict.fromkeys(MEASURED) | {"size_mb": entry["size_mb"]}
         return Row(figures, steps, np.zeros(0, bool), 0.0, f"cannot run here: {entry.get('cannot_run')}")
     timing, base_timing = Timing(**entry["timing"]), Timing(**base["timing"])
     single, offline = timing.summary(SINGLE), timing.summary(OFFLINE)
@@ -191,7 +204,9 @@ def _row(entry: dict, base: dict, prices: Prices, measurements: dict) -> Row:
     return Row(figures, steps, correct, _cost_error(measured), cannot)
 
 
-def _serving_scenario(single: Measurement, offline: Measurement, prices: Prices, batch: int) -> tuple[str, int, Measurement]:
+def _serving_scenario(
+    single: Measurement, offline: Measurement, prices: Prices, batch: int
+) -> tuple[str, int, Measurement]:
     """The one with more throughput among those whose p95 keeps the latency limit; single-stream when none does."""
     options = [(OFFLINE, batch, offline), (SINGLE, 1, single)]
     limit = prices.latency_limit_ms

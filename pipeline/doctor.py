@@ -45,7 +45,9 @@ def advice(here: dict, parts: dict) -> list[str]:
     else:
         lines.append("No VNNI, AMX or dot-product instructions: INT8 gains less and weights are kept to 7 bits.")
     if flags & BF16_ISA:
-        lines.append(f"bf16 runs natively ({', '.join(sorted(flags & BF16_ISA))}): try OpenVINO bf16; training uses it.")
+        lines.append(
+            f"bf16 runs natively ({', '.join(sorted(flags & BF16_ISA))}): try OpenVINO bf16; training uses it."
+        )
     else:
         lines.append("No bf16 instructions: training runs in float32, and OpenVINO bf16 cannot be measured here.")
     if not here["gpus"]:
@@ -67,5 +69,7 @@ def _providers() -> dict[str, list[str]]:
         import openvino
 
         core = openvino.Core()
-        found["openvino"] = [f"{d}: {', '.join(core.get_property(d, 'OPTIMIZATION_CAPABILITIES'))}" for d in core.available_devices]
+        found["openvino"] = [
+            f"{d}: {', '.join(core.get_property(d, 'OPTIMIZATION_CAPABILITIES'))}" for d in core.available_devices
+        ]
     return found

@@ -15,7 +15,9 @@ from ..compress.tasks import TASKS
 from .recipe import Data, Model, Recipe, Step, default_targets
 
 
-def write_recipe(out: Path, checkpoint: str, train: str, validation: str, test: str | None, unlabeled: str | None) -> Recipe:
+def write_recipe(
+    out: Path, checkpoint: str, train: str, validation: str, test: str | None, unlabeled: str | None
+) -> Recipe:
     """Check the inputs and write a recipe for them to `out`; paths in it are relative to it. Raises InputError."""
     task = TASKS["text-classification"]
     found = open_checkpoint(checkpoint, task)

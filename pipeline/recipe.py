@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from ..benchmarks.choose import ChooseSettings
 from ..benchmarks.cost import Prices
@@ -37,18 +39,20 @@ class Data(Part):
 
     train: str = Field(description="labelled rows to learn from; calibration is drawn from them too")
     validation: str = Field(description="labelled rows that the pick is made on")
-    test: str | None = Field(None, description="labelled rows for the published figures; nothing else ever sees them")
-    unlabeled: str | None = Field(None, description="further text of the same kind, for distillation")
-    text: str | None = Field(None, description="name of the text column (default: found)")
-    label: str | None = Field(None, description="name of the label column (default: found)")
+    test: str | None = Field(
+        default=None, description="labelled rows for the published figures; nothing else ever sees them"
+    )
+    unlabeled: str | None = Field(default=None, description="further text of the same kind, for distillation")
+    text: str | None = Field(default=None, description="name of the text column (default: found)")
+    label: str | None = Field(default=None, description="name of the label column (default: found)")
 
 
 class Step(Part):
     """One stage; exactly one key."""
 
-    finetune: Finetune | None = Field(None, description="train further on the labelled rows")
-    prune: Prune | None = Field(None, description="cut heads, feed-forward neurons and layers")
-    distill: Distill | None = Field(None, description="make a student from some of the layers")
+    finetune: Finetune | None = Field(default=None, description="train further on the labelled rows")
+    prune: Prune | None = Field(default=None, description="cut heads, feed-forward neurons and layers")
+    distill: Distill | None = Field(default=None, description="make a student from some of the layers")
 
     @model_validator(mode="after")
     def _one(self) -> Step:
@@ -75,7 +79,9 @@ class Target(Part):
     """A runtime and a precision that every model is exported to and measured in."""
 
     runtime: Literal["pytorch", "onnxruntime", "openvino"] = Field(description="what loads the artefact")
-    precision: Literal["fp32", "bf16", "int8-dynamic", "int8-static"] = Field("fp32", description="number format")
+    precision: Literal["fp32", "bf16", "int8-dynamic", "int8-static"] = Field(
+        default="fp32", description="number format"
+    )
 
     @model_validator(mode="after")
     def _known(self) -> Target:
@@ -87,7 +93,7 @@ class Target(Part):
 class Gate(Part):
     """Limits of the parity gate for one precision."""
 
-    max_difference: Annotated[float, Field(gt=0)] | None = Field(None, description="of a logit, absolute")
+    max_difference: Annotated[float, Field(gt=0)] | None = Field(default=None, description="of a logit, absolute")
     min_agreement: Annotated[float, Field(ge=0, le=1)] = Field(description="share of rows with the same prediction")
     max_metric_drop: Annotated[float, Field(ge=0)] = Field(description="points lost against the own checkpoint")
 
@@ -100,25 +106,27 @@ def default_targets() -> list[Target]:
 class Recipe(Part):
     """The whole job."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = Field("model", description="the served model's name")
-    task: TaskName = Field("text-classification", description="what the model does")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = Field(
+        default="model", description="the served model's name"
+    )
+    task: TaskName = Field(default="text-classification", description="what the model does")
     checkpoint: str = Field(description="directory (relative to the recipe) or hub id of the fine-tuned checkpoint")
     data: Data = Field(description="where the rows are")
-    max_length: Annotated[int, Field(ge=4)] = Field(128, description="longest input, tokens; longer ones are cut")
-    seed: int = Field(13, description="of every random choice")
-    calibration_rows: Annotated[int, Field(ge=1)] = Field(300, description="training rows that calibrate static INT8")
+    max_length: Annotated[int, Field(ge=4)] = Field(
+        default=128, description="longest input, tokens; longer ones are cut"
+    )
+    seed: int = Field(default=13, description="of every random choice")
+    calibration_rows: Annotated[int, Field(ge=1)] = Field(
+        default=300, description="training rows that calibrate static INT8"
+    )
     models: list[Model] = Field(default_factory=list, description="smaller models to try beside the checkpoint itself")
     targets: list[Target] = Field(default_factory=default_targets, description="what each model is exported to")
     parity: dict[Literal["fp32", "bf16", "int8-dynamic", "int8-static"], Gate] = Field(
         default_factory=dict, description="limits of the parity gate, where the defaults do not fit"
     )
-    latency: LatencySettings = Field(
-        default_factory=lambda: LatencySettings.model_validate({}), description="how latency is measured"
-    )
-    cost: Prices = Field(default_factory=lambda: Prices.model_validate({}), description="what serving costs")
-    choose: ChooseSettings = Field(
-        default_factory=lambda: ChooseSettings.model_validate({}), description="the rule of the pick"
-    )
+    latency: LatencySettings = Field(default_factory=LatencySettings, description="how latency is measured")
+    cost: Prices = Field(default_factory=Prices, description="what serving costs")
+    choose: ChooseSettings = Field(default_factory=ChooseSettings, description="the rule of the pick")
 
     @model_validator(mode="after")
     def _distinct(self) -> Recipe:
@@ -143,7 +151,9 @@ def read_recipe(path: Path) -> Recipe:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; write one with: paredown init CHECKPOINT --train F --validation F") from None
+        raise InputError(
+            f"{path}: no such file; write one with: paredown init CHECKPOINT --train F --validation F"
+        ) from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     if len(raw) > SIZE_LIMIT:
@@ -177,16 +187,14 @@ class _Plain(yaml.SafeLoader):
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(
-                None, None, "aliases (*name) are not allowed in a recipe", self.peek_event().start_mark
-            )
+            raise ComposerError(None, None, "aliases (*name) are not allowed in a recipe", self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' is given twice", key.start_mark)
+                raise ConstructorError(None, None, f"key '{key.value}' is given twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -48,7 +48,9 @@ def _run(job: Job, run_dir: Path) -> Outcome:
     store = Store(run_dir / "steps")
     final = key_of({"steps": [step.key for step in steps], "recipe": job.recipe.model_dump(mode="json")})
     published = run_dir / ".published"
-    fresh = not (published.is_file() and published.read_text() == final and all((run_dir / n).exists() for n in PUBLISHED))
+    fresh = not (
+        published.is_file() and published.read_text() == final and all((run_dir / n).exists() for n in PUBLISHED)
+    )
     if fresh:
         published.unlink(missing_ok=True)
         withdraw(run_dir)

@@ -69,7 +69,12 @@ def finetune(
     held_out = _optional(validation, names)
     settings = checked(
         Finetune,
-        {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "freeze_embeddings": freeze_embeddings},
+        {
+            "epochs": epochs,
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+            "freeze_embeddings": freeze_embeddings,
+        },
     )
     ids = data_module.encode(source.encoder(max_length), rows)
     with _writing(output_dir, "finetune") as (target, report):
@@ -111,7 +116,9 @@ def prune(
         model = load(source, kind)
         cut(model, ids[: settings.rows], rows.gold[: settings.rows], settings, progress=report)
         if recover_epochs:
-            recover = checked(Heal, {"epochs": recover_epochs, "learning_rate": learning_rate, "batch_size": batch_size})
+            recover = checked(
+                Heal, {"epochs": recover_epochs, "learning_rate": learning_rate, "batch_size": batch_size}
+            )
             everything = ids + _more(source, unlabeled, max_length)
             heal(model, load(source, kind), everything, recover, seed=seed, progress=report)
         saved = save(model, source, target)
@@ -192,7 +199,14 @@ def export(
 
 
 def _export_to(
-    checkpoint: str, output_dir: Path, runtime: str, precision: str, train: str | None, count: int, max_length: int, task: str
+    checkpoint: str,
+    output_dir: Path,
+    runtime: str,
+    precision: str,
+    train: str | None,
+    count: int,
+    max_length: int,
+    task: str,
 ) -> None:
     from ..export.to_onnx import plain_onnx, to_onnx
     from ..export.to_openvino import to_openvino

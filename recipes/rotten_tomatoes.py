@@ -38,7 +38,9 @@ def main() -> None:
             csv.writer(file).writerows([("text", "label"), *rows])
     with (args.out / "unlabeled.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in unlabeled[: args.unlabeled])
-    print(f"{args.out}: {len(train)} train, 1000 validation, 1000 test, {min(len(unlabeled), args.unlabeled)} unlabelled")
+    print(
+        f"{args.out}: {len(train)} train, 1000 validation, 1000 test, {min(len(unlabeled), args.unlabeled)} unlabelled"
+    )
 
 
 def read() -> tuple[list[tuple[str, str]], list[str]]:

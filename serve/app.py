@@ -14,6 +14,7 @@ from ..export.errors import InputError, missing_extra
 try:
     import uvicorn
     from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
     from starlette.requests import Request
     from starlette.responses import JSONResponse
     from starlette.routing import Route
@@ -117,7 +118,8 @@ def create_app(predictor: Predictor) -> Starlette:
         return JSONResponse({"error": str(error)}, error.status)
 
     async def not_found(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": f"no such path or method: {request.method} {request.url.path}"}, error.status_code)  # type: ignore[attr-defined]
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        return JSONResponse({"error": f"no such path or method: {request.method} {request.url.path}"}, status)
 
     model = "/v2/models/{model}"
     routes = [

@@ -12,18 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
 from paredown.compress import data
 from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from paredown.compress.settings import Finetune
 from paredown.compress.tasks import TASKS
 from paredown.compress.train import finetune
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 TASK = TASKS["text-classification"]
-GOOD = "good fine lovely brilliant moving sharp".split()
-BAD = "bad dull awful boring weak empty".split()
-FILLER = "the a film plot actor scene story and was is very quite with of in".split()
+GOOD = ["good", "fine", "lovely", "brilliant", "moving", "sharp"]
+BAD = ["bad", "dull", "awful", "boring", "weak", "empty"]
+FILLER = ["the", "a", "film", "plot", "actor", "scene", "and", "was", "is", "very", "quite", "with", "of", "in"]
 LABELS = ("negative", "positive")
 
 
@@ -127,3 +126,40 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     assert lines[0].startswith("error: ")
     for word in words:
         assert word in lines[0], lines[0]
+
+
+RECIPE = """
+name: tiny
+checkpoint: {checkpoint}
+data: {{train: {train}, validation: {validation}, test: {test}, unlabeled: {unlabeled}}}
+max_length: 32
+calibration_rows: 32
+models:
+  - name: pruned
+    steps:
+      - prune: {{heads: 0.6, ffn: 0.5, multiple: 8, recover: {{epochs: 1, learning_rate: 0.003}}}}
+  - name: distil-1
+    steps:
+      - distill: {{layers: 1, epochs: 2, learning_rate: 0.005}}
+latency: {{threads: 1, processes: 1, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}}
+choose: {{max_drop: 5}}
+"""
+
+
+def write_recipe(path: Path, teacher: Checkpoint, files: dict[str, Path], **changes: str) -> Path:
+    """The tiny recipe; `changes` replace text in it."""
+    text = RECIPE.format(checkpoint=teacher.path, **files)
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, teacher: Checkpoint, files: dict[str, Path]) -> Path:
+    """A finished run directory of the tiny recipe, every runtime and precision in it; `recipe.yaml` lies beside it."""
+    path = tmp_path_factory.mktemp("finished")
+    done = paredown("run", write_recipe(path / "recipe.yaml", teacher, files), "--output-dir", path / "run")
+    assert done.returncode == 0, done.stderr
+    return path / "run"

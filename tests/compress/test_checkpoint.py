@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import TASK, make_checkpoint
-
 from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from paredown.compress.errors import InputError
 from paredown.compress.prune import cut

@@ -4,7 +4,6 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from conftest import LABELS, write_csv
-
 from paredown.compress import data
 from paredown.compress.checkpoint import Checkpoint
 from paredown.compress.errors import InputError

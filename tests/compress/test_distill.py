@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import LABELS, TASK
-
 from paredown.compress import data, distill
 from paredown.compress.checkpoint import Checkpoint, load
 from paredown.compress.encoder import run_rows

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import LABELS, TASK, make_checkpoint
-
 from paredown.compress import data, prune
 from paredown.compress.checkpoint import Checkpoint, load
 from paredown.compress.errors import InputError
@@ -85,8 +84,8 @@ def test_the_layer_that_is_missed_least_goes(teacher: Checkpoint, rows) -> None:
         prune.layers_to_keep(pruned, ids, gold, 5)
 
 
-def test_an_architecture_that_is_not_known_names_those_that_are(teacher: Checkpoint) -> None:
+def test_an_architecture_that_is_not_known_names_those_that_are(teacher: Checkpoint, monkeypatch) -> None:
     model = load(teacher, TASK)
-    model.config.model_type = "xlnet"
+    monkeypatch.setattr(type(model.config), "model_type", "xlnet")
     with pytest.raises(InputError, match=r"'xlnet'.*bert, roberta, electra, distilbert"):
         blocks(model)

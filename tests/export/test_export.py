@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 import pytest
 from conftest import LABELS, TASK, make_checkpoint
-
 from paredown.compress import data
 from paredown.compress.checkpoint import Checkpoint, load, save
 from paredown.compress.encoder import collate, run_rows
@@ -52,7 +51,9 @@ def test_an_unevenly_cut_checkpoint_computes_the_same_everywhere(kind: str, runt
         assert heads == [2, 1, 4]
 
 
-@pytest.mark.parametrize(("runtime", "precision"), [(r, p) for r, ps in PRECISIONS.items() if r in EXPORTERS for p in ps])
+@pytest.mark.parametrize(
+    ("runtime", "precision"), [(r, p) for r, ps in PRECISIONS.items() if r in EXPORTERS for p in ps]
+)
 def test_every_precision_keeps_the_answers(
     runtime: str, precision: str, teacher: Checkpoint, files: dict, tmp_path: Path
 ) -> None:
@@ -94,7 +95,11 @@ def test_attention_that_stays_unfused_fails_the_export(
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"runtime": "magic"}, "unknown runtime 'magic'"), ({"files": ["../x"]}, "not a file inside"), ({"surprise": 1}, "surprise")],
+    [
+        ({"runtime": "magic"}, "unknown runtime 'magic'"),
+        ({"files": ["../x"]}, "not a file inside"),
+        ({"surprise": 1}, "surprise"),
+    ],
 )
 def test_a_wrong_artifact_file_is_refused(change: dict, word: str, teacher: Checkpoint, tmp_path: Path) -> None:
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")

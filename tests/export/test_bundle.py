@@ -1,0 +1,183 @@
+"""Promises 3 and 4: what was measured is what is shipped; untrusted input runs no code."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import paredown
+from paredown.export.bundle import pack, unpack, unpacked
+from paredown.export.predict import Predictor
+from paredown.export.selftest import BundleError, selftest
+
+
+@pytest.fixture
+def bundle(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished / "bundle", tmp_path / "bundle")
+
+
+def change_manifest(bundle: Path, **values: object) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_the_archive_is_the_same_bytes_each_time_and_unpacks_to_the_same_files(bundle: Path, tmp_path: Path) -> None:
+    a, b = pack(bundle, tmp_path / "a.tar.gz"), pack(bundle, tmp_path / "b.tar.gz")
+    assert a.read_bytes() == b.read_bytes()
+    out = unpack(a, tmp_path / "out")
+    files = {p.relative_to(bundle): p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
+    assert files == {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    selftest(out)
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (lambda b: (b / "tokenizer.json").write_text("{}"), "tokenizer.json: 2 bytes"),
+        (lambda b: flip(b / "model" / "model.onnx"), "model/model.onnx: its sha256"),
+        (lambda b: (b / "golden.json").unlink(), "golden.json: missing"),
+        (lambda b: (b / "model" / "extra.onnx").write_text("x"), "extra.onnx: not in the manifest"),
+        (lambda b: link(b / "README.md"), "README.md: not a regular file"),
+        (lambda b: (b / "manifest.json").write_text("{"), "manifest.json: damaged"),
+        (lambda b: (b / "manifest.json").unlink(), "is this a bundle?"),
+        (lambda b: change_manifest(b, schema=99), "schema 99"),
+        (lambda b: change_manifest(b, model="../../etc/passwd"), "not a path inside"),
+        (lambda b: change_manifest(b, runtime="magic"), "unknown runtime 'magic'"),
+        (lambda b: change_manifest(b, isa={"needs_one_of": ["amx_int9"]}), "has none of amx_int9"),
+        (lambda b: change_manifest(b, requirements={"no-such-package": "1"}), "no-such-package is not installed"),
+    ],
+)
+def test_a_bundle_that_is_not_what_it_says_fails(bundle: Path, damage, word: str) -> None:
+    damage(bundle)
+    with pytest.raises(BundleError, match=word):
+        selftest(bundle)
+    done = paredown("verify", bundle)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    with pytest.raises(BundleError):
+        Predictor(bundle)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def link(path: Path) -> None:
+    target = path.with_name("target")
+    path.rename(target.parent.parent / "target")
+    path.symlink_to(target.parent.parent / "target")
+
+
+def test_another_model_under_a_right_manifest_fails_the_golden_rows(bundle: Path) -> None:
+    import hashlib
+
+    golden = json.loads((bundle / "golden.json").read_text())
+    golden["rows"][0]["output"][0] += 1.0
+    (bundle / "golden.json").write_text(json.dumps(golden))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    raw = (bundle / "golden.json").read_bytes()
+    manifest["files"]["golden.json"] = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
+    change_manifest(bundle, files=manifest["files"])
+    with pytest.raises(BundleError, match="golden row 0: off by 1"):
+        selftest(bundle)
+
+
+def hostile(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for info, content in members:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def test_a_hostile_archive_writes_nothing_outside(tmp_path: Path) -> None:
+    manifest = json.dumps({"schema": 1, "files": {}}).encode()
+    cases = {
+        "climb": [(member("x/../../evil"), b"x")],
+        "absolute": [(member("/x/manifest.json"), manifest), (member("//etc/evil"), b"x")],
+        "symlink": [(member("x/manifest.json", tarfile.SYMTYPE, "/etc/passwd"), b"")],
+        "hardlink": [(member("x/manifest.json", tarfile.LNKTYPE, "/etc/passwd"), b"")],
+        "device": [(member("x/dev", tarfile.CHRTYPE), b"")],
+        "twice": [(member("x/manifest.json"), manifest), (member("x/manifest.json"), manifest)],
+        "no manifest": [(member("x/model.onnx"), b"x")],
+    }
+    for name, members in cases.items():
+        archive = hostile(tmp_path / "a.tar.gz", *members)
+        with pytest.raises(BundleError):
+            unpack(archive, tmp_path / "deep" / "out")
+        left = {p.name for p in tmp_path.rglob("*") if p.is_file()}
+        assert left <= {"a.tar.gz", "manifest.json"}, name
+    (tmp_path / "a.tar.gz").write_bytes(b"\x1f\x8b nonsense")
+    with pytest.raises(BundleError, match="not a readable"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+
+
+def test_an_archive_with_a_file_more_than_its_manifest_is_refused(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "more").write_text("x")
+    with (
+        pytest.raises(BundleError, match="'more' is not what the manifest says"),
+        unpacked(pack(bundle, tmp_path / "a.tar.gz")),
+    ):
+        pass
+
+
+def test_verify_never_runs_code_of_the_bundle(bundle: Path, tmp_path: Path) -> None:
+    trap = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+    for name in ("selftest.py", "session.py", "encoder.py"):
+        (bundle / name).write_text(trap)
+    assert paredown("verify", bundle).returncode == 1
+    paredown("predict", bundle, "--text", "a good film")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_bundle_proves_itself_without_torch_and_gives_the_reported_predictions(
+    finished: Path, files: dict, tmp_path: Path
+) -> None:
+    """A fresh environment with the bundle's requirements.txt alone; then with paredown's base install."""
+    home = tmp_path / "venv"
+    venv.create(home, with_pip=True)
+    python = home / "bin" / "python"
+    out = unpack(finished / "bundle.tar.gz", tmp_path / "bundle")
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "-r", out / "requirements.txt"], check=True, capture_output=True)
+    listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout.lower()
+    assert "torch" not in listed
+    assert "transformers" not in listed
+    done = subprocess.run([python, out / "selftest.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("OK: tiny")
+    done = subprocess.run([python, out / "selftest.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, "running it must not change the bundle"
+
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([*pip, "-c", root / "constraints.txt", root], check=True, capture_output=True)
+    command = [home / "bin" / "paredown", "verify", tmp_path / "bundle", "--data", files["test"]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    chosen = json.loads((finished / "choice.json").read_text())["chosen"]
+    assert f": {chosen['metric_test']:.2f} (200 rows)" in done.stdout
+    texts = [row["text"] for row in json.loads((out / "golden.json").read_text())["rows"]]
+    command = [home / "bin" / "paredown", "predict", tmp_path / "bundle", *(w for t in texts for w in ("--text", t))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    there = [json.loads(line) for line in done.stdout.splitlines()]
+    here = Predictor(finished / "bundle")(texts)
+    assert [a["label"] for a in there] == [a["label"] for a in here]
+    np.testing.assert_allclose([a["score"] for a in there], [a["score"] for a in here], atol=1e-6)
+    done = subprocess.run([home / "bin" / "paredown", "run", "x.yaml"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert sys.version_info[:2] >= (3, 11)

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+from paredown.compress.errors import StepError
+from paredown.compress.tasks import TASKS
+from paredown.export.parity import TOLERANCES, Tolerance, compare, gate
+
+METRIC = TASKS["text-classification"].metric
+THEIRS = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.5], [0.0, 1.0]], dtype=np.float32)
+GOLD = np.array([0, 1, 0, 0])
+
+
+def test_what_is_compared() -> None:
+    ours = THEIRS.copy()
+    ours[2] = [0.5, 1.0]
+    parity = compare(ours, THEIRS, GOLD, METRIC)
+    assert parity.max_difference == 0.5
+    assert parity.mean_difference == pytest.approx(1 / 8)
+    assert parity.agreement == 0.75
+    assert parity.metric_drop == 25.0
+    gate(parity, Tolerance(None, 0.7, 30), "x", "int8-static")
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "word"),
+    [
+        (Tolerance(0.4, 0, 100), r"max logit difference 0\.5 > 0\.4"),
+        (Tolerance(None, 0.8, 100), r"agreement 0\.7500 < 0\.8"),
+        (Tolerance(None, 0, 5), r"metric drop 25\.00 > 5 points"),
+    ],
+)
+def test_each_limit_fails_the_step_and_names_the_knob(tolerance: Tolerance, word: str) -> None:
+    ours = THEIRS.copy()
+    ours[2] = [0.5, 1.0]
+    with pytest.raises(StepError, match=word + r".*parity\.fp32"):
+        gate(compare(ours, THEIRS, GOLD, METRIC), tolerance, "x", "fp32")
+
+
+def test_a_logit_that_is_not_finite_never_passes() -> None:
+    ours = THEIRS.copy()
+    ours[0, 1] = np.nan
+    with pytest.raises(StepError, match="not finite"):
+        gate(compare(ours, THEIRS, GOLD, METRIC), Tolerance(None, 0, 100), "x", "int8-dynamic")
+
+
+def test_every_precision_has_limits() -> None:
+    from paredown.export.artifact import PRECISIONS
+
+    assert {p for ps in PRECISIONS.values() for p in ps} == set(TOLERANCES)

@@ -1,0 +1,79 @@
+"""Each stage alone: a checkpoint directory in, a directory out."""
+
+import json
+from pathlib import Path
+
+from conftest import make_checkpoint, paredown, refused
+from paredown.compress.checkpoint import Checkpoint, open_checkpoint
+from paredown.export.artifact import read_artifact
+
+
+def test_a_chain_of_stages(files: dict, tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "base")
+    config = json.loads((base.path / "config.json").read_text())
+    (base.path / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"], "id2label": None}))
+    data = ["--train", files["train"], "--validation", files["validation"]]
+
+    def stage(*words: object) -> str:
+        done = paredown(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    tuned, cut, small = (tmp_path / name for name in ("tuned", "cut", "small"))
+    said = stage("finetune", base.path, *data, "--output-dir", tuned, "--epochs", "8", "--learning-rate", "0.005")
+    assert float(said.split("accuracy ")[1].split()[0]) > 85
+    assert open_checkpoint(tuned).labels == ("negative", "positive")
+    stage("prune", tuned, *data, "--heads", "0.6", "--ffn", "0.5", "--recover-epochs", "0.5", "--output-dir", cut)
+    assert (cut / "structure.json").exists()
+    stage(
+        "distill",
+        cut,
+        *data,
+        "--unlabeled",
+        files["unlabeled"],
+        "--layers",
+        "0,2",
+        "--epochs",
+        "1",
+        "--output-dir",
+        small,
+    )
+    assert open_checkpoint(small).config["num_hidden_layers"] == 2
+    assert len(json.loads((small / "structure.json").read_text())["layers"]) == 2
+    stage("quantize", small, "--output-dir", tmp_path / "dynamic")
+    assert read_artifact(tmp_path / "dynamic").precision == "int8-dynamic"
+    assert (tmp_path / "dynamic" / "config.json").exists()
+    stage(
+        "quantize",
+        small,
+        "--method",
+        "static",
+        "--train",
+        files["train"],
+        "--rows",
+        "20",
+        "--output-dir",
+        tmp_path / "st",
+    )
+    said = stage("export", small, "--to", "openvino", "--output-dir", tmp_path / "ov")
+    assert "logits differ" in said
+    assert read_artifact(tmp_path / "ov").runtime == "openvino"
+
+
+def test_what_a_stage_refuses(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    out = ["--output-dir", tmp_path / "out"]
+    train = ["--train", files["train"]]
+    refused(paredown("prune", teacher.path, *train, *out, "--heads", "1.5"), "--heads", "1.5")
+    refused(paredown("distill", teacher.path, *train, *out, "--layers", "a,b"), "--layers a,b")
+    refused(paredown("distill", teacher.path, *train, *out, "--task", "text-clasification"), "did you mean")
+    refused(paredown("export", teacher.path, *out, "--precision", "int4"), "int4", "int8-dynamic")
+    refused(paredown("quantize", teacher.path, *out, "--method", "static"), "--train")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("keep")
+    refused(paredown("export", teacher.path, *out), "exists already")
+    assert (tmp_path / "out" / "mine").read_text() == "keep"
+    done = paredown("distill", teacher.path, *train, "--output-dir", tmp_path / "deep", "--layers", "9")
+    assert done.returncode == 2
+    assert "not between 1 and the teacher's 3" in done.stderr
+    assert not (tmp_path / "deep").exists()
