@@ -128,7 +128,7 @@ def measure(
     turns = settings.processes * settings.rounds
     plan = _plan(len(rows), settings, turns, order)
     seconds = settings.min_seconds / turns
-    done, began = 0, time.monotonic()
+    done = 0
     total = turns * len(names)
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         rows_file = Path(scratch) / "rows.json"
@@ -148,6 +148,7 @@ def measure(
                         workers.pop(name).stop()
                     else:
                         timings[name].load_s = max(timings[name].load_s, answer["load_s"])
+                began, before = time.monotonic(), done
                 for turn in range(settings.rounds):
                     batches = plan[process * settings.rounds + turn]
                     for name in order.sample(list(workers), len(workers)):
@@ -156,7 +157,7 @@ def measure(
                             timings[name].turns[scenario].append(answer["ms"])
                             timings[name].memory_mb = max(timings[name].memory_mb, answer["memory_mb"])
                         done += 1
-                        left = (time.monotonic() - began) / done * (total - done)
+                        left = (time.monotonic() - began) / (done - before) * (total - done)
                         report(done / total, f"round {turn + 1} of {settings.rounds}, {left:.0f} s left")
             finally:
                 for worker in workers.values():

@@ -56,6 +56,11 @@ class Checkpoint:
         return positions - 2 if self.config.get("model_type") == "roberta" else positions
 
     @property
+    def depth(self) -> int:
+        """Number of encoder layers; DistilBERT has a name of its own for it."""
+        return int(self.config.get("num_hidden_layers") or self.config.get("n_layers") or 0)
+
+    @property
     def files(self) -> list[Path]:
         """Every file the checkpoint is made of, in a fixed order."""
         others = [self.path / name for name in ("config.json", STRUCTURE, *TOKENIZER_FILES)]
@@ -147,7 +152,8 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
 
 def save(model: PreTrainedModel, source: Checkpoint, out: Path) -> Checkpoint:
     """Write `model` to the directory `out` with the tokenizer of `source`; `load` gives the same bits back."""
-    from .structure import FAMILIES, described_by_config, structure_of
+    from .families import FAMILIES
+    from .structure import described_by_config, structure_of
 
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)

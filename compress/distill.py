@@ -24,21 +24,22 @@ from .train import NO_LABEL, Progress, fit, forward
 
 
 def distill(
-    teacher: PreTrainedModel,
+    source: PreTrainedModel,
     ids: Sequence[Sequence[int]],
     settings: Distill,
     *,
+    teacher: PreTrainedModel | None = None,
     labels: np.ndarray | None = None,
+    scores: np.ndarray | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
-    """A student from the teacher's own layers, healed on token ids. The teacher is not changed.
+    """A student made of `source`'s layers, healed on token ids towards `teacher` (default: `source` itself).
 
-    `labels` (rows,) int64, NO_LABEL (-100) where a row has none; used when `label_weight` is above 0.
+    Neither is changed. `labels` and `scores` as in `heal`.
     """
-    return heal(
-        student_of(teacher, settings.layers), teacher, ids, settings, labels=labels, seed=seed, progress=progress
-    )
+    student = student_of(source, settings.layers)
+    return heal(student, teacher or source, ids, settings, labels=labels, scores=scores, seed=seed, progress=progress)
 
 
 def student_of(teacher: PreTrainedModel, layers: int | list[int]) -> PreTrainedModel:
@@ -60,19 +61,22 @@ def heal(
     settings: Heal,
     *,
     labels: np.ndarray | None = None,
+    scores: np.ndarray | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
     """Train `student` in place towards the teacher's logits (and hidden states); returns it in evaluation mode.
 
+    `labels` (rows,) int64, NO_LABEL (-100) where a row has none; used when `label_weight` is above 0. `scores`: what
+    `teacher_scores` gave for the same rows, so that several students share it.
     loss = T^2 KL(teacher / T || student / T) + hidden_weight * MSE of matched hidden states + label_weight * CE.
     """
     given = np.full(len(ids), NO_LABEL) if labels is None else labels
     if settings.label_weight and labels is None:
         raise InputError("label_weight is above 0 and no row has a label; give labels or set it to 0")
     teacher = teacher.eval()
-    pad_id = int(teacher.config.pad_token_id or 0)
-    scores = run_rows(partial(forward, teacher), ids, pad_id, "logits")
+    if scores is None:
+        scores = teacher_scores(teacher, ids)
     rows = [
         {"input_ids": row, "labels": int(label), "teacher_logits": score}
         for row, label, score in zip(ids, given, scores, strict=True)
@@ -105,6 +109,11 @@ def heal(
         return total
 
     return fit(student, rows, loss, settings, seed=seed, progress=progress)
+
+
+def teacher_scores(teacher: PreTrainedModel, ids: Sequence[Sequence[int]]) -> np.ndarray:
+    """The teacher's logits for every row, (rows, labels) float32: the dearest part of a short distillation."""
+    return run_rows(partial(forward, teacher), ids, int(teacher.config.pad_token_id or 0), "logits")
 
 
 def _matched_layers(student: int, teacher: int) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """The shape of an encoder whose layers have been cut unevenly: read it, write it, rebuild it.
 
 transformers can describe one head count and one width for the whole model; a pruned model has its own in each layer.
-`structure.json` beside the checkpoint holds the difference. A family of architectures is one record in FAMILIES.
+`structure.json` beside the checkpoint holds the difference.
 """
 
 from __future__ import annotations
@@ -14,50 +14,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .errors import InputError
+from .families import FAMILIES, Family
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Family:
-    """Where an architecture keeps its parts: paths from the model to the blocks, and from a block to its layers."""
-
-    blocks: str
-    query: str
-    key: str
-    value: str
-    attention_out: str
-    up: str
-    down: str
-    width_key: str = "intermediate_size"  # the config's name for the FFN width
-    fuses: bool = True  # ONNX Runtime's optimizer knows its attention
-
-
-_BERT = Family(
-    blocks="encoder.layer",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    attention_out="attention.output.dense",
-    up="intermediate.dense",
-    down="output.dense",
-)
-
-FAMILIES = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "electra": _BERT,
-    "distilbert": Family(
-        blocks="transformer.layer",
-        query="attention.q_lin",
-        key="attention.k_lin",
-        value="attention.v_lin",
-        attention_out="attention.out_lin",
-        up="ffn.lin1",
-        down="ffn.lin2",
-        width_key="hidden_dim",
-    ),
-}
 
 
 @dataclass(frozen=True)

@@ -145,14 +145,13 @@ def fuse(source: Path, target: Path, checkpoint: Checkpoint) -> dict[str, int]:
         raise missing_extra(error.name or "onnxruntime", "cpu") from None
     import onnx
 
-    from ..compress.structure import FAMILIES
+    from ..compress.families import FAMILIES
 
     kind = checkpoint.config.get("model_type", "")
     if kind not in FAMILIES:
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(FAMILIES)}")
     heads = int(checkpoint.config.get("num_attention_heads") or checkpoint.config["n_heads"])
     hidden = int(checkpoint.config.get("hidden_size") or checkpoint.config["dim"])
-    depth = int(checkpoint.config.get("num_hidden_layers") or checkpoint.config["n_layers"])
 
     class HeadsOfEachLayer(FusionAttention):
         """A cut layer has its own number of heads, to be read from its weights, not from the config."""
@@ -172,8 +171,10 @@ def fuse(source: Path, target: Path, checkpoint: Checkpoint) -> dict[str, int]:
         model.topological_sort()
         counts = {name: int(n) for name, n in model.get_fused_operator_statistics().items() if n}
         model.save_model_to_file(str(target))
-    if FAMILIES[kind].fuses and counts.get("Attention", 0) != depth:
-        raise StepError(f"attention was fused in {counts.get('Attention', 0)} of {depth} layers; it would run slower")
+    if FAMILIES[kind].fuses and counts.get("Attention", 0) != checkpoint.depth:
+        raise StepError(
+            f"attention was fused in {counts.get('Attention', 0)} of {checkpoint.depth} layers; it would run slower"
+        )
     return counts
 
 

@@ -26,8 +26,7 @@ def write_recipe(
             data_module.require_two_classes(data_module.read(source, names=found.labels), found.labels)
     if unlabeled is not None:
         data_module.read(unlabeled, labelled=False)
-    depth = int(found.config.get("num_hidden_layers") or found.config.get("n_layers") or 2)
-    half = max(1, depth // 2)
+    half = max(1, found.depth // 2)
     recipe = Recipe(
         name=Path(checkpoint).resolve().name.replace(" ", "-"),
         checkpoint=_beside(checkpoint, out),

@@ -17,6 +17,7 @@ from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from ..compress.data import Rows
 from ..compress.encoder import collate, run_rows
 from ..compress.errors import InputError
+from ..compress.families import FAMILIES
 from ..compress.settings import Distill, Finetune, Prune
 from ..compress.tasks import TASKS, Task
 from ..export.artifact import read_artifact
@@ -28,6 +29,7 @@ from .recipe import BASELINE, Model, Recipe, Target
 from .store import Done, key_of
 
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
+SCORES = f"{BASELINE}-scores"
 MODULES = {"pytorch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
 
 
@@ -96,6 +98,11 @@ def prepare(recipe: Recipe) -> Job:
     validation = read(recipe.data.validation, label=recipe.data.label)
     test = read(recipe.data.test, label=recipe.data.label) if recipe.data.test else None
     unlabeled = read(recipe.data.unlabeled, labelled=False) if recipe.data.unlabeled else None
+    kind = checkpoint.config.get("model_type", "")
+    if kind not in FAMILIES:
+        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(FAMILIES)}")
+    for model in recipe.models:
+        _check_layers(model, checkpoint.depth)
     encoder = checkpoint.encoder(recipe.max_length)
     for rows in (train, validation, test):
         if rows is not None:
@@ -110,10 +117,28 @@ def prepare(recipe: Recipe) -> Job:
     return Job(recipe, task, checkpoint, train, validation, test, unlabeled)
 
 
+def _check_layers(model: Model, depth: int) -> None:
+    """Every step keeps layers that the step before it has left; InputError otherwise."""
+    for entry in model.steps:
+        stage, settings = entry.stage
+        layers = getattr(settings, "layers", None)
+        if layers is None:
+            continue
+        fits = 1 <= layers <= depth if isinstance(layers, int) else layers == sorted({*layers} & {*range(depth)}) != []
+        if not fits:
+            raise InputError(
+                f"models: '{model.name}', {stage}.layers: {layers} is not a choice of the {depth} layers there are then"
+                f" (a number from 1, or an ascending list from 0 to {depth - 1})"
+            )
+        depth = layers if isinstance(layers, int) else len(layers)
+
+
 def plan(job: Job) -> list[Step]:
     """All steps in the order in which they run; each one's key holds the keys of those before it."""
     steps: dict[str, Step] = {}
     candidates = job.candidates
+    if any(_has_teacher(entry.stage[1]) for model in job.models for entry in model.steps):
+        _add(steps, _scores_step(job))
     ends = {}
     for model in job.models:
         ends[model.name] = _model_steps(job, model, steps)
@@ -141,6 +166,7 @@ def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
             "unlabeled": _rows_digest(job.unlabeled),
             "threads": cores(),
             **_after(job, steps, before),
+            "scores": steps[SCORES].key if _has_teacher(settings) else None,
             **_code("compress"),
         }
         work = partial(_compress, job, stage, settings, before)
@@ -154,28 +180,62 @@ def _compress(
 ) -> dict:
     from ..compress.distill import distill, heal
     from ..compress.prune import prune
-    from ..compress.train import NO_LABEL, finetune
+    from ..compress.train import finetune
 
     source = _checkpoint_after(job, before, done)
     model = load(source, job.task)
-    ids = data_module.encode(source.encoder(job.recipe.max_length), job.train)
-    gold, seed = job.train.gold, job.recipe.seed
-    everything, labels = ids, gold
-    if job.unlabeled is not None:
-        everything = ids + data_module.encode(source.encoder(job.recipe.max_length), job.unlabeled)
-        labels = np.concatenate([gold, np.full(len(everything) - len(ids), NO_LABEL)])
+    everything, labels = _all_rows(job)
+    ids, gold, seed = everything[: len(job.train)], job.train.gold, job.recipe.seed
     if isinstance(settings, Finetune):
         finetune(model, ids, gold, settings, seed=seed, progress=report)
-    elif isinstance(settings, Distill):
-        model = distill(model, everything, settings, labels=labels, seed=seed, progress=report)
-    else:
-        assert isinstance(settings, Prune)
+    if isinstance(settings, Prune):
         prune(model, ids[: settings.rows], gold[: settings.rows], settings, progress=report)
-        if settings.recover is not None:
-            teacher = load(source, job.task)
-            heal(model, teacher, everything, settings.recover, labels=labels, seed=seed, progress=report)
+    if _has_teacher(settings):  # always the checkpoint as it came, however many steps lie between
+        teacher, scores = load(job.checkpoint, job.task), np.load(done[SCORES].path / "scores.npy")
+        if isinstance(settings, Distill):
+            model = distill(
+                model, everything, settings, teacher=teacher, labels=labels, scores=scores, seed=seed, progress=report
+            )
+        else:
+            heal(model, teacher, everything, settings.recover, labels=labels, scores=scores, seed=seed, progress=report)
     save(model, source, out)
     return {"parameters": sum(p.numel() for p in model.parameters())}
+
+
+def _scores_step(job: Job) -> Step:
+    """The checkpoint's logits on every row that is learned from, once for all students."""
+    inputs = {
+        "stage": "scores",
+        "max_length": job.recipe.max_length,
+        "train": _rows_digest(job.train),
+        "unlabeled": _rows_digest(job.unlabeled),
+        "threads": cores(),
+        "checkpoint": job.checkpoint.digest,
+        **_code("compress"),
+    }
+
+    def work(out: Path, done: Mapping[str, Done], report: Report) -> None:
+        from ..compress.distill import teacher_scores
+
+        report(0.0, "scoring")
+        np.save(out / "scores.npy", teacher_scores(load(job.checkpoint, job.task), _all_rows(job)[0]))
+
+    rows = len(job.train) + (len(job.unlabeled) if job.unlabeled else 0)
+    return Step(SCORES, inputs, rows / 180, work)
+
+
+def _all_rows(job: Job) -> tuple[list[list[int]], np.ndarray]:
+    """Token ids of the training rows, then the unlabelled ones, and their labels (NO_LABEL where there is none)."""
+    from ..compress.train import NO_LABEL
+
+    encoder = job.checkpoint.encoder(job.recipe.max_length)
+    ids = data_module.encode(encoder, job.train)
+    more = data_module.encode(encoder, job.unlabeled) if job.unlabeled is not None else []
+    return ids + more, np.concatenate([job.train.gold, np.full(len(more), NO_LABEL)])
+
+
+def _has_teacher(settings: Finetune | Prune | Distill) -> bool:
+    return isinstance(settings, Distill) or (isinstance(settings, Prune) and settings.recover is not None)
 
 
 def _graph_step(job: Job, model: Model, before: str | None, steps: dict[str, Step]) -> Step:
@@ -351,4 +411,4 @@ def _guess(job: Job, stage: str, settings) -> float:
         return settings.epochs * len(job.train) / 40
     heal = settings if isinstance(settings, Distill) else settings.recover
     rows = len(job.train) + (len(job.unlabeled) if job.unlabeled else 0)
-    return 15 + (heal.epochs * rows / 45 if heal else 0)
+    return 10 + (heal.epochs * rows / 60 if heal else 0)

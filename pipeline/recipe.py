@@ -69,7 +69,7 @@ class Step(Part):
 
 
 class Model(Part):
-    """A way to make the model smaller: its steps, done one after another on the checkpoint."""
+    """A way to a smaller model: its steps, one after another; the checkpoint as it came is always the teacher."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = Field(description="letters, digits, dot, dash")
     steps: list[Step] = Field(default_factory=list, description="none: the checkpoint as it came")

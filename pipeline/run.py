@@ -55,6 +55,7 @@ def _run(job: Job, run_dir: Path) -> Outcome:
         published.unlink(missing_ok=True)
         withdraw(run_dir)
     write_atomic(run_dir / "recipe.resolved.yaml", resolved(job.recipe))
+    store.clean()
     reporter = Reporter(len(steps))
     done: dict[str, Done] = {}
     ran = 0

@@ -88,6 +88,11 @@ class Store:
             raise
         return Done(path, result, seconds)
 
+    def clean(self) -> None:
+        """Remove what a killed run left half done. Call it under the lock."""
+        for scratch in self.root.glob(".tmp-*"):
+            shutil.rmtree(scratch, ignore_errors=True)
+
     def _path(self, name: str, key: str) -> Path:
         return self.root / f"{name}-{key[:16]}"
 

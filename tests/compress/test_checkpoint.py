@@ -7,8 +7,9 @@ import torch
 from conftest import TASK, make_checkpoint
 from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from paredown.compress.errors import InputError
+from paredown.compress.families import FAMILIES
 from paredown.compress.prune import cut
-from paredown.compress.structure import FAMILIES, structure_of
+from paredown.compress.structure import structure_of
 
 EXAMPLE = torch.tensor([[2, 5, 11, 20, 3], [2, 6, 3, 0, 0]])
 

@@ -5,8 +5,9 @@ from conftest import LABELS, TASK, make_checkpoint
 from paredown.compress import data, prune
 from paredown.compress.checkpoint import Checkpoint, load
 from paredown.compress.errors import InputError
+from paredown.compress.families import FAMILIES
 from paredown.compress.settings import Prune
-from paredown.compress.structure import FAMILIES, Layer, blocks, family, linear, structure_of
+from paredown.compress.structure import Layer, blocks, family, linear, structure_of
 
 
 @pytest.fixture

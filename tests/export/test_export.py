@@ -11,8 +11,8 @@ from paredown.compress import data
 from paredown.compress.checkpoint import Checkpoint, load, save
 from paredown.compress.encoder import collate, run_rows
 from paredown.compress.errors import InputError, StepError
+from paredown.compress.families import FAMILIES
 from paredown.compress.prune import cut
-from paredown.compress.structure import FAMILIES
 from paredown.compress.train import forward
 from paredown.export import to_onnx as to_onnx_module
 from paredown.export.artifact import PRECISIONS, read_artifact

@@ -33,6 +33,17 @@ def test_bad_data(
     assert not (tmp_path / "run").exists()
 
 
+def test_layers_that_do_not_exist_are_refused_before_minutes_are_spent(
+    teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    for wrong in ("4", "[0, 3]", "[2, 1]", "[]", "0"):
+        recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **{"layers: 1,": f"layers: {wrong},"})
+        refused(paredown("run", recipe, "--dry-run"), "'distil-1', distill.layers", "of the 3 layers")
+    chain = "layers: 2, epochs: 2, learning_rate: 0.005}\n      - distill: {layers: 3,"
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **{"layers: 1,": chain})
+    refused(paredown("run", recipe, "--dry-run"), "of the 2 layers")
+
+
 @pytest.mark.parametrize("damage", ["missing", "truncated", "pickle", "auto_map", "head"])
 def test_bad_checkpoint(copy_of_teacher: Path, files: dict, tmp_path: Path, damage: str) -> None:
     weights, config = copy_of_teacher / "model.safetensors", copy_of_teacher / "config.json"
