@@ -37,6 +37,7 @@ MEASURED = (
     "memory_mb",
     "cost_per_million",
 )
+STAMP = ".published"  # the key of the run that published; gone as soon as anything else did
 PUBLISHED = ("choice.json", "report.html", "bundle.tar.gz", "bundle")
 
 
@@ -150,6 +151,7 @@ def publish(run_dir: Path, measurements: dict, choice: dict, command: str) -> No
 
 def withdraw(run_dir: Path) -> None:
     """Remove what an earlier choice published, the bundle first: nothing stale may look like a result."""
+    (run_dir / STAMP).unlink(missing_ok=True)
     for name in reversed(PUBLISHED):
         path = run_dir / name
         if path.is_dir():

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from ..compress.errors import StepError
-from .decide import PUBLISHED, decide, measurements_of, publish, withdraw
+from .decide import PUBLISHED, STAMP, decide, measurements_of, publish, withdraw
 from .plan import Job, Step, plan, prepare
 from .progress import Reporter
 from .recipe import Recipe
@@ -47,12 +47,11 @@ def _run(job: Job, run_dir: Path) -> Outcome:
     steps = plan(job)
     store = Store(run_dir / "steps")
     final = key_of({"steps": [step.key for step in steps], "recipe": job.recipe.model_dump(mode="json")})
-    published = run_dir / ".published"
+    published = run_dir / STAMP
     fresh = not (
         published.is_file() and published.read_text() == final and all((run_dir / n).exists() for n in PUBLISHED)
     )
     if fresh:
-        published.unlink(missing_ok=True)
         withdraw(run_dir)
     write_atomic(run_dir / "recipe.resolved.yaml", resolved(job.recipe))
     store.clean()
@@ -64,7 +63,7 @@ def _run(job: Job, run_dir: Path) -> Outcome:
         if found is not None:
             reporter.cached(step.name)
         else:
-            found = _do(step, store, done, reporter, run_dir, published)
+            found = _do(step, store, done, reporter, run_dir)
             fresh = True
             ran += 1
         done[step.name] = found
@@ -79,8 +78,7 @@ def _run(job: Job, run_dir: Path) -> Outcome:
     return Outcome(run_dir, choice, measurements, len(steps), ran, fresh)
 
 
-def _do(step: Step, store: Store, done: dict[str, Done], reporter: Reporter, run_dir: Path, published: Path) -> Done:
-    published.unlink(missing_ok=True)
+def _do(step: Step, store: Store, done: dict[str, Done], reporter: Reporter, run_dir: Path) -> Done:
     withdraw(run_dir)
     with reporter.step(step.name) as report:
         try:
