@@ -136,13 +136,14 @@ def measure(
         for process in range(settings.processes):
             workers: dict[str, _Worker] = {}
             try:
-                for name in names:
-                    if timings[name].cannot_run:
-                        continue
+                able = [name for name in names if not timings[name].cannot_run]
+                for i, name in enumerate(able):
                     report(done / total, f"opening {name}")
-                    worker = _Worker(name, artifacts[first if name == CONTROL else name], rows_file, settings.threads)
-                    workers[name] = worker
-                    answer = worker.receive()
+                    for ahead in able[i : i + 2]:  # the next one starts while this one opens
+                        if ahead not in workers:
+                            path = artifacts[first if ahead == CONTROL else ahead]
+                            workers[ahead] = _Worker(ahead, path, rows_file, settings.threads)
+                    answer = workers[name].receive()
                     timings[name].cannot_run = answer.get("cannot_run")
                     if timings[name].cannot_run:
                         workers.pop(name).stop()

@@ -69,8 +69,8 @@ def _run(job: Job, run_dir: Path) -> Outcome:
         done[step.name] = found
     if fresh:
         measurements = measurements_of(job, steps, done, run_dir)
+        write_atomic(run_dir / "measurements.json", json.dumps(measurements) + "\n")  # first: another rule may pick
         choice = decide(measurements, job.recipe.choose)
-        write_atomic(run_dir / "measurements.json", json.dumps(measurements) + "\n")
         publish(run_dir, measurements, choice, f"paredown run {shlex.quote(str(run_dir / 'recipe.resolved.yaml'))}")
         write_atomic(published, final)
     measurements = json.loads((run_dir / "measurements.json").read_text())

@@ -135,10 +135,7 @@ data: {{train: {train}, validation: {validation}, test: {test}, unlabeled: {unla
 max_length: 32
 calibration_rows: 32
 models:
-  - name: pruned
-    steps:
-      - prune: {{heads: 0.6, ffn: 0.5, multiple: 8, recover: {{epochs: 1, learning_rate: 0.003}}}}
-  - name: distil-1
+{pruned}  - name: distil-1
     steps:
       - distill: {{layers: 1, epochs: 2, learning_rate: 0.005}}
 latency: {{threads: 1, processes: 1, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}}
@@ -146,9 +143,20 @@ choose: {{max_drop: 5}}
 """
 
 
+PRUNED = """  - name: pruned
+    steps:
+      - prune: {heads: 0.6, ffn: 0.5, multiple: 8, recover: {epochs: 1, learning_rate: 0.003}}
+"""
+# Two models in two targets are enough where the candidates are not the point.
+SMALL = {
+    PRUNED: "",
+    "choose:": "targets: [{runtime: onnxruntime}, {runtime: onnxruntime, precision: int8-dynamic}]\nchoose:",
+}
+
+
 def write_recipe(path: Path, teacher: Checkpoint, files: dict[str, Path], **changes: str) -> Path:
     """The tiny recipe; `changes` replace text in it."""
-    text = RECIPE.format(checkpoint=teacher.path, **files)
+    text = RECIPE.format(checkpoint=teacher.path, pruned=PRUNED, **files)
     for old, new in changes.items():
         assert old in text
         text = text.replace(old, new)

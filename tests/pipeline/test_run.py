@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import paredown, refused, write_recipe
+from conftest import SMALL, paredown, refused, write_recipe
 from paredown.compress.checkpoint import Checkpoint
 from paredown.export.selftest import selftest
 
@@ -18,9 +18,6 @@ KEYS = {
     "name", "runtime", "precision", "metric", "metric_validation", "metric_test", "drop_validation", "drop_test",
     "drop_upper_95", "latency_ms", "speedup_vs_baseline", "throughput_per_s", "size_mb", "cost_per_million",
 }  # fmt: skip
-SMALL = {  # two candidates are enough where the candidates are not the point
-    "choose:": "targets: [{runtime: onnxruntime}, {runtime: onnxruntime, precision: int8-dynamic}]\nchoose:"
-}
 
 
 def contents(run_dir: Path) -> dict[str, str]:
@@ -78,9 +75,17 @@ def test_dry_run_shows_the_plan_and_does_nothing(finished: Path, tmp_path: Path)
     assert "to do" not in done.stdout
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("uninterrupted")
+    done = paredown("run", write_recipe(path / "recipe.yaml", teacher, files, **SMALL), "--output-dir", path / "run")
+    assert done.returncode == 0, done.stderr
+    return path / "run"
+
+
 @pytest.mark.parametrize("where", ["distil-1-1-distill", "teacher-onnxruntime-int8-dynamic", "measure", "publish"])
 def test_killed_anywhere_it_goes_on_to_the_same_result(
-    where: str, teacher: Checkpoint, files: dict, tmp_path: Path
+    where: str, uninterrupted: Path, teacher: Checkpoint, files: dict, tmp_path: Path
 ) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)
     run_dir = tmp_path / "run"
@@ -102,10 +107,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_result(
     events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     assert len([e for e in events if e["event"] == "cached"]) == len(finished_before)
     assert contents(run_dir).items() >= finished_before.items()
-    other = tmp_path / "other"
-    done = paredown("run", recipe, "--output-dir", other)
-    assert done.returncode == 0, done.stderr
-    assert contents(run_dir) == contents(other)
+    assert contents(run_dir) == contents(uninterrupted)
     assert not list(run_dir.rglob(".tmp-*"))
 
 
@@ -134,11 +136,12 @@ def test_a_damaged_step_is_done_again(finished: Path, tmp_path: Path) -> None:
     assert started == ["pruned-onnxruntime-fp32"]
 
 
-def test_a_parity_miss_names_the_step_and_leaves_no_bundle(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+def test_a_parity_miss_names_the_step_and_leaves_no_bundle(
+    uninterrupted: Path, teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
     changes = SMALL | {"max_length: 32": "max_length: 32\nparity: {int8-dynamic: {max_difference: 1.0e-9, "
                        "min_agreement: 1, max_metric_drop: 0}}"}  # fmt: skip
-    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)
-    assert paredown("run", recipe, "--output-dir", tmp_path / "run").returncode == 0
+    shutil.copytree(uninterrupted, tmp_path / "run")
     recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **changes)
     done = paredown("run", recipe, "--output-dir", tmp_path / "run")
     assert done.returncode == 1
