@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 DEMO := build/demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint readme sentiment clean
+.PHONY: demo test check lint sentiment clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -21,16 +21,19 @@ class Scored:
 
 def bench(
     scored: Sequence[Scored],
-    rows: Sequence[Sequence[int]],
+    rows: Sequence[Sequence[Sequence[int]]],
     settings: LatencySettings,
     *,
     metric_name: str,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict:
-    """Time the artefacts on token-id rows; the content of `--json F`. Ratios are latency against the first one."""
+    """Time each artefact on its own token-id rows of the same texts; the content of `--json F`.
+
+    Ratios are latency against the first one.
+    """
     paths = {f"{i}: {entry.given}": entry.artifact.path for i, entry in enumerate(scored)}
-    timings = measure(paths, rows, settings, seed=seed, progress=progress)
+    timings = measure(paths, dict(zip(paths, rows, strict=True)), settings, seed=seed, progress=progress)
     names = list(paths)
     first = timings[names[0]]
     entries = []

@@ -22,7 +22,7 @@ Rule = Literal["cheapest", "lambda", "knee"]
 class Budgets(BaseModel):
     """Hard limits: a candidate that breaks one, or lacks the figure, can never be picked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     p95_ms: Annotated[float, Field(gt=0)] | None = Field(default=None, description="p95 latency of one row, ms")
     size_mb: Annotated[float, Field(gt=0)] | None = Field(default=None, description="model and tokenizer on disk, MB")
@@ -38,7 +38,7 @@ class Budgets(BaseModel):
 class ChooseSettings(BaseModel):
     """The rule and its knobs."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rule: Rule = Field(
         default="cheapest", description="cheapest within max_drop, lambda (most value for money) or knee"

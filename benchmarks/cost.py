@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 class Prices(BaseModel):
     """What the serving machine costs, and over how many requests the fixed costs are spread."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     currency: str = Field(default="USD", description="printed beside every amount")
-    price_per_hour: Annotated[float, Field(ge=0)] = Field(
+    price_per_hour: Annotated[float, Field(gt=0)] = Field(
         default=0.10, description="of the serving machine, money per hour"
     )
     price_per_gb_month: Annotated[float, Field(ge=0)] = Field(

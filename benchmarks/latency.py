@@ -34,7 +34,7 @@ CONTROL = "(control: the first again)"
 class LatencySettings(BaseModel):
     """How long and how often to measure."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     threads: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="CPU threads of each session (default: all)"
@@ -109,15 +109,16 @@ def ratio(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) ->
 
 def measure(
     artifacts: Mapping[str, Path],
-    rows: Sequence[Sequence[int]],
+    rows: Mapping[str, Sequence[Sequence[int]]],
     settings: LatencySettings,
     *,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Timing]:
-    """Time every artefact directory on token-id rows; the first is also timed a second time, under CONTROL.
+    """Time every artefact directory on its token-id rows; the first is also timed a second time, under CONTROL.
 
-    `rows` keep their natural length in single-stream and are padded to the longest of the batch in offline.
+    `rows`: the same texts for every artefact, as its own tokenizer cuts them. They keep their natural length in
+    single-stream and are padded to the longest of the batch in offline.
     Raises StepError with the end of its output when a worker dies.
     """
     report = progress or (lambda share, text: None)
@@ -126,13 +127,14 @@ def measure(
     first = next(iter(artifacts))
     timings = {name: Timing({SINGLE: [], OFFLINE: []}) for name in names}
     turns = settings.processes * settings.rounds
-    plan = _plan(len(rows), settings, turns, order)
+    plan = _plan(len(rows[first]), settings, turns, order)
     seconds = settings.min_seconds / turns
     done = 0
     total = turns * len(names)
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-        rows_file = Path(scratch) / "rows.json"
-        rows_file.write_text(json.dumps([list(row) for row in rows]))
+        files = {name: Path(scratch) / f"{i}.json" for i, name in enumerate(artifacts)}
+        for name, file in files.items():
+            file.write_text(json.dumps([list(row) for row in rows[name]]))
         for process in range(settings.processes):
             workers: dict[str, _Worker] = {}
             try:
@@ -141,8 +143,8 @@ def measure(
                     report(done / total, f"opening {name}")
                     for ahead in able[i : i + 2]:  # the next one starts while this one opens
                         if ahead not in workers:
-                            path = artifacts[first if ahead == CONTROL else ahead]
-                            workers[ahead] = _Worker(ahead, path, rows_file, settings.threads)
+                            name_of = first if ahead == CONTROL else ahead
+                            workers[ahead] = _Worker(ahead, artifacts[name_of], files[name_of], settings.threads)
                     answer = workers[name].receive()
                     timings[name].cannot_run = answer.get("cannot_run")
                     if timings[name].cannot_run:
@@ -200,7 +202,7 @@ class _Worker:
         count = threads or cores()
         self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in stop()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "paredown.benchmarks.worker"],
+            [sys.executable, "-P", "-m", "paredown.benchmarks.worker"],  # -P: import nothing from where we are
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr,

@@ -27,7 +27,19 @@ STRUCTURE = "structure.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
-REMOTE_CODE_KEYS = ("auto_map", "_attn_implementation_internal")
+# Keys that make transformers fetch and run code, or load weights in a way that is not ours.
+REFUSED_KEYS = (
+    "auto_map",
+    "_attn_implementation_internal",
+    "_attn_implementation",
+    "attn_implementation",
+    "quantization_config",
+)
+# Sizes that the rest of the house relies on, where a config has them.
+SIZES = (
+    "vocab_size", "hidden_size", "dim", "num_hidden_layers", "n_layers", "num_attention_heads", "n_heads",
+    "intermediate_size", "hidden_dim", "max_position_embeddings",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
         path = _fetch(str(source))
     if not path.is_dir():
         raise InputError(f"{path}: a checkpoint is a directory with config.json and {WEIGHTS}")
-    config = _read_config(path / "config.json")
+    config = read_config(path / "config.json")
     weights = _find_weights(path)
     if task is not None:
         found = (config.get("architectures") or ["none"])[0]
@@ -108,7 +120,12 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
             f'{path}: no tokenizer.json; write it with: python -c "from transformers import AutoTokenizer as A; '
             f"A.from_pretrained('{path}').save_pretrained('{path}')\""
         )
-    return Checkpoint(path, config, weights)
+    checkpoint = Checkpoint(path, config, weights)
+    try:
+        checkpoint.encoder()
+    except Exception as error:  # tokenizers raises the bare class
+        raise InputError(f"{path / 'tokenizer.json'}: not a tokenizer ({error}); is the download whole?") from None
+    return checkpoint
 
 
 def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
@@ -122,7 +139,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
         from .structure import Structure, reshape
 
         config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
-        model = auto.from_config(config, trust_remote_code=False)
+        model = auto.from_config(config, trust_remote_code=False, attn_implementation="sdpa")
         reshape(model, Structure.from_json(_read_json(path / STRUCTURE), str(path / STRUCTURE)))
         try:
             model.load_state_dict(load_file(path / WEIGHTS), strict=True)
@@ -140,13 +157,16 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
                 use_safetensors=True,
                 local_files_only=True,
                 dtype=torch.float32,
+                attn_implementation="sdpa",
                 output_loading_info=True,
             )
+        except Exception as error:  # shapes, dtypes, configs: from_pretrained has a class for each
+            raise InputError(f"{path}: does not load: {' '.join(str(error).split())[:300]}") from None
         finally:
             quiet.set_verbosity(level)
-        if report["missing_keys"] or report.get("mismatched_keys"):
-            missing = sorted([*report["missing_keys"], *(str(k) for k in report.get("mismatched_keys") or [])])
-            raise InputError(f"{path}: weights are missing or of another shape: {', '.join(missing[:4])}")
+        if report["missing_keys"]:
+            missing = sorted(report["missing_keys"])
+            raise InputError(f"{path}: weights are missing: {', '.join(missing[:4])}")
     return model.eval()
 
 
@@ -203,27 +223,66 @@ def _read_json(path: Path) -> dict:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a checkpoint is a directory that transformers has saved") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); is the download whole?") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: a JSON object is expected")
     return data
 
 
-def _read_config(path: Path) -> dict:
+def read_config(path: Path) -> dict:
+    """config.json, refused when it could run code or holds what the house cannot work with."""
     config = _read_json(path)
-    for key in REMOTE_CODE_KEYS:
-        if key in config:
-            raise InputError(
-                f"{path}: key '{key}' would run code of the checkpoint's own, which paredown never does; "
-                "remove the key if the architecture is one of transformers' own"
-            )
+    for key in sorted(_keys(config) & set(REFUSED_KEYS)):
+        raise InputError(
+            f"{path}: key '{key}' could run code of the checkpoint's own or change how it is loaded, which paredown "
+            "never allows; remove the key if the architecture is one of transformers' own"
+        )
+    kind, architectures = config.get("model_type"), config.get("architectures") or []
+    if (
+        not isinstance(kind, str)
+        or not isinstance(architectures, list)
+        or not all(isinstance(a, str) for a in architectures)
+    ):
+        raise InputError(f"{path}: 'model_type' and 'architectures' must be a name and a list of names")
+    for key in SIZES:
+        value = config.get(key, 1)
+        if type(value) is not int or not 1 <= value < 10**8:
+            raise InputError(f"{path}: '{key}' is {value!r}; a positive whole number is expected")
+    for heads, width in (("num_attention_heads", "hidden_size"), ("n_heads", "dim")):
+        if config.get(width, 0) % config.get(heads, 1):
+            raise InputError(f"{path}: '{width}' {config[width]} is not a multiple of '{heads}' {config[heads]}")
+    pad = config.get("pad_token_id")
+    if pad is not None and (type(pad) is not int or not 0 <= pad < config.get("vocab_size", 10**8)):
+        raise InputError(f"{path}: 'pad_token_id' is {pad!r}; a token number below vocab_size is expected")
+    names = config.get("id2label")
+    if names is not None and (
+        not isinstance(names, dict)
+        or set(names) != {str(i) for i in range(len(names))}
+        or len({str(name) for name in names.values()}) != len(names)
+    ):
+        raise InputError(f'{path}: \'id2label\' must map "0", "1", ... to names that differ')
+    if config.get("problem_type") not in (None, "single_label_classification"):
+        raise InputError(f"{path}: problem_type '{config['problem_type']}'; this version knows single-label models")
     return config
 
 
+def _keys(data: object) -> set[str]:
+    """Every key of a JSON value, however deep."""
+    if isinstance(data, dict):
+        return set(data).union(*map(_keys, data.values()))
+    return set().union(*map(_keys, data)) if isinstance(data, list) else set()
+
+
 def _find_weights(path: Path) -> tuple[Path, ...]:
-    weights = tuple(sorted(path.glob("*.safetensors")))
-    if not weights:
+    weights = path / WEIGHTS
+    if (path / f"{WEIGHTS}.index.json").exists():
+        raise InputError(
+            f"{path}: sharded weights; write them as one file: save_pretrained(DIR, max_shard_size='100GB')"
+        )
+    if not weights.is_file():
         pickles = sorted(p.name for pattern in PICKLES for p in path.glob(pattern))
         if pickles:
             raise InputError(
@@ -231,9 +290,8 @@ def _find_weights(path: Path) -> tuple[Path, ...]:
                 "you trust them: AutoModelForSequenceClassification.from_pretrained(DIR).save_pretrained(NEW_DIR)"
             )
         raise InputError(f"{path}: no {WEIGHTS}; a checkpoint is a directory that transformers has saved")
-    for file in weights:
-        _check_whole(file)
-    return weights
+    _check_whole(weights)
+    return (weights,)
 
 
 def _check_whole(path: Path) -> None:

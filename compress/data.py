@@ -67,6 +67,8 @@ def read(
         value = record.get(text_column)
         if not isinstance(value, str) or not value.strip():
             raise InputError(f"{source}, {where}: column '{text_column}' is empty; remove the row or fill it in")
+        if not is_text(value):
+            raise InputError(f"{source}, {where}: column '{text_column}' holds half a character (a lone surrogate)")
         texts.append(value)
         if label_column is not None:
             labels.append(_label(record.get(label_column), known, f"{source}, {where}", label_column, value))
@@ -75,14 +77,23 @@ def read(
     return Rows(source, tuple(texts), np.array(labels, dtype=np.int64) if label_column is not None else None)
 
 
+def is_text(value: str) -> bool:
+    """False for a string that UTF-8 cannot write, which no tokenizer takes."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def label_names(source: str, label: str | None = None) -> tuple[str, ...]:
     """The distinct labels of the data, sorted (as numbers when all are): for a checkpoint that has no head yet."""
     columns, records = _open(source)
     column = _find(source, columns, label, LABEL_COLUMNS, "label")
-    found = {str(record.get(column, "")).strip() for _, record in records}
+    found = {"" if record.get(column) is None else str(record[column]).strip() for _, record in records}
     if "" in found:
         raise InputError(f"{source}: column '{column}' is empty in some row; every row needs a label")
-    if all(name.isdigit() for name in found):
+    if all(map(_is_number, found)):
         return tuple(sorted(found, key=int))
     return tuple(sorted(found))
 
@@ -98,11 +109,15 @@ def _label(value: object, known: dict[str, int], where: str, column: str, text: 
     name = str(value).strip() if value is not None else ""
     if name in known:
         return known[name]
-    if name.isdigit() and int(name) < len(known):
+    if _is_number(name) and int(name) < len(known):
         return int(name)
     raise InputError(
         f"{where}: unknown label '{name}' in column '{column}' of the row {text[:60]!r}; {nearest(name, known)}"
     )
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and len(name) < 10
 
 
 def _find(source: str, columns: Sequence[str], given: str | None, usual: Sequence[str], what: str) -> str:
@@ -122,7 +137,11 @@ def _open(source: str) -> tuple[list[str], Iterator[tuple[str, dict]]]:
     suffix = Path(source).suffix.lower()
     if suffix in READERS:
         path = Path(source)
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except OSError as error:
+            raise InputError(f"{source}: {error.strerror}") from None
+        if not there:
             raise InputError(f"{source}: no such file; give a .csv, .jsonl or .parquet file")
         return READERS[suffix](path)
     if "/" in source and Path(source).parent.is_dir() and (suffix or Path(source).exists()):
@@ -143,14 +162,23 @@ def _text_of(path: Path) -> str:
 
 
 def _read_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, dict]]]:
-    reader = csv.DictReader(io.StringIO(_text_of(path), newline=""))
-    columns = list(reader.fieldnames or [])
+    reader = csv.DictReader(io.StringIO(_text_of(path), newline=""), strict=True)
+    try:
+        columns = list(reader.fieldnames or [])
+    except csv.Error as error:
+        raise InputError(f"{path}, line 1: not readable as CSV: {error}") from None
     if not columns:
         raise InputError(f"{path}: empty file; a header line and at least one row are expected")
+    if len(set(columns)) != len(columns):
+        raise InputError(f"{path}, line 1: a column name is there twice: {', '.join(columns)}")
 
     def rows() -> Iterator[tuple[str, dict]]:
         try:
             for record in reader:
+                if None in record:
+                    raise InputError(
+                        f"{path}, line {reader.line_num}: more cells than columns; put texts with commas in quotes"
+                    )
                 yield f"line {reader.line_num}", record
         except csv.Error as error:
             raise InputError(f"{path}, line {reader.line_num}: not readable as CSV: {error}") from None
@@ -165,8 +193,8 @@ def _read_jsonl(path: Path) -> tuple[list[str], Iterator[tuple[str, dict]]]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}, line {number}: not JSON: {error}") from None
         if not isinstance(record, dict):
             raise InputError(f'{path}, line {number}: an object like {{"text": ..., "label": ...}} is expected')
         records.append((f"line {number}", record))
@@ -208,7 +236,8 @@ def _read_hub(source: str) -> tuple[list[str], Iterator[tuple[str, dict]]]:
         for i in range(len(table)):
             record = dict(table[i])
             for column, feature in named.items():
-                record[column] = feature.int2str(record[column])
+                number = record[column]
+                record[column] = feature.int2str(number) if isinstance(number, int) and number >= 0 else number
             yield f"row {i + 1}", record
 
     return list(table.column_names), rows()

@@ -12,7 +12,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class Settings(BaseModel):
     """Unknown keys are errors everywhere."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Training(Settings):

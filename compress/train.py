@@ -140,7 +140,7 @@ def _trainer(
         output_dir=str(scratch),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, settings.batch_size // micro),
+        gradient_accumulation_steps=-(-settings.batch_size // micro),
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,
@@ -159,6 +159,7 @@ def _trainer(
     pad_id = int(model.config.pad_token_id or 0)
     trainer = _Trainer(model=model, args=args, train_dataset=rows, data_collator=lambda part: _stack(part, pad_id))  # type: ignore[arg-type]
     trainer.our_loss = loss
+    trainer.model_accepts_loss_kwargs = False  # our loss is a mean: let it be divided when gradients accumulate
     with contextlib.suppress(ValueError):
         trainer.remove_callback(PrinterCallback)
     if progress:

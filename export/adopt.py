@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
-from ..compress.checkpoint import Checkpoint, open_checkpoint
+from ..compress.checkpoint import Checkpoint, open_checkpoint, read_config
 from ..compress.errors import InputError
 from ..compress.tasks import Task
 from .artifact import MANIFEST, Artifact, read_artifact
@@ -74,7 +73,7 @@ def _foreign(model: Path, scratch: Path, task: Task, max_length: int) -> Artifac
     folder = next((f for f in (model.parent, model.parent.parent) if (f / "tokenizer.json").is_file()), None)
     if folder is None or not (folder / "config.json").is_file():
         raise InputError(f"{model}: tokenizer.json and config.json are needed beside it")
-    checkpoint = Checkpoint(folder, json.loads((folder / "config.json").read_text()), ())
+    checkpoint = Checkpoint(folder, read_config(folder / "config.json"), ())
     out = scratch / "foreign"
     out.mkdir(parents=True)
     names = [model.name, *(p.name for p in model.parent.glob(f"{model.stem}*") if p.name != model.name)]

@@ -74,9 +74,11 @@ def read_artifact(path: Path) -> Artifact:
         for key in ("files", "inputs", "outputs", "labels"):
             data[key] = tuple(data[key])
         artifact = Artifact(path=path, **data)
+        if not artifact.files or type(artifact.max_length) is not int or type(artifact.pad_id) is not int:
+            raise ValueError("files, max_length and pad_id")
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; make one with: paredown export CHECKPOINT --to onnx") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{file}: not an artefact of paredown ({error})") from None
     if artifact.runtime not in (*RUNTIMES, "pytorch"):
         raise InputError(f"{file}: unknown runtime '{artifact.runtime}'; known: {', '.join(RUNTIMES)}")

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..compress import data
+from ..compress.data import is_text
 from ..compress.encoder import run_rows
 from ..compress.errors import InputError
 from ..compress.tasks import TASKS
 from .selftest import BundleError, check_files, check_machine, open_model, read_manifest
+
+__all__ = ["Predictor", "is_text"]
 
 
 class Predictor:
@@ -29,6 +32,8 @@ class Predictor:
         """One {label, score, scores} per text."""
         if not texts:
             return []
+        if not all(map(is_text, texts)):
+            raise InputError("a text holds half a character (a lone surrogate); give UTF-8")
         outputs = run_rows(self.session, self.encoder.ids(texts), self.encoder.pad_id, self.task.output)
         return self.task.decode(outputs, self.labels)
 

@@ -17,14 +17,30 @@ import numpy as np
 
 if __package__:
     from ..compress.encoder import Encoder
-    from .session import CannotRunHere, Session, open_session
+    from .session import Session, open_session
 else:
     sys.dont_write_bytecode = True  # a bundle stays as it was packed
     from encoder import Encoder  # pyright: ignore[reportMissingImports]
-    from session import CannotRunHere, Session, open_session  # pyright: ignore[reportMissingImports]
+    from session import Session, open_session  # pyright: ignore[reportMissingImports]
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+KEYS = {
+    "files": dict,
+    "name": str,
+    "version": str,
+    "task": str,
+    "runtime": str,
+    "precision": str,
+    "model": str,
+    "golden": str,
+    "outputs": list,
+    "labels": list,
+    "max_length": int,
+    "pad_id": int,
+    "isa": dict,
+    "requirements": dict,
+}
 
 
 class BundleError(Exception):
@@ -38,40 +54,33 @@ def read_manifest(bundle: Path) -> dict:
         schema = manifest["schema"]
     except FileNotFoundError:
         raise BundleError(f"{bundle / MANIFEST}: no such file; is this a bundle?") from None
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise BundleError(f"{bundle / MANIFEST}: damaged") from None
     if schema != SCHEMA:
         raise BundleError(f"{bundle / MANIFEST}: schema {schema!r}, this program reads {SCHEMA}")
-    for key in (
-        "files",
-        "name",
-        "runtime",
-        "precision",
-        "model",
-        "outputs",
-        "labels",
-        "max_length",
-        "pad_id",
-        "golden",
-    ):
+    for key, kind in KEYS.items():
         if key not in manifest:
             raise BundleError(f"{bundle / MANIFEST}: key '{key}' is missing")
-    for name in (*manifest["files"], manifest["model"], manifest["golden"]):
+        value = manifest[key]
+        words = kind is list and (not value or not all(isinstance(word, str) for word in value))
+        if type(value) is not kind or words:
+            raise BundleError(f"{bundle / MANIFEST}: key '{key}' is not what schema {SCHEMA} has there")
+    for name, entry in manifest["files"].items():
         inside(name)
+        if not isinstance(entry, dict) or type(entry.get("bytes")) is not int or type(entry.get("sha256")) is not str:
+            raise BundleError(f"{bundle / MANIFEST}: the entry of '{name}' needs sha256 and bytes")
+    for name in (manifest["model"], manifest["golden"], "tokenizer.json"):
+        if inside(name) not in manifest["files"]:
+            raise BundleError(f"{bundle / MANIFEST}: '{name}' is not among its files")
+    if len(set(manifest["labels"])) != len(manifest["labels"]):
+        raise BundleError(f"{bundle / MANIFEST}: a label is there twice")
     return manifest
 
 
 def inside(name: str) -> str:
     """The name, when it is a plain relative path that stays in its directory; BundleError otherwise."""
     path = PurePosixPath(name)
-    if (
-        not isinstance(name, str)
-        or not name
-        or path.is_absolute()
-        or ".." in path.parts
-        or "\\" in name
-        or "\0" in name
-    ):
+    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise BundleError(f"manifest.json names '{name}', which is not a path inside the bundle")
     return name
 
@@ -98,7 +107,7 @@ def check_files(bundle: Path, manifest: dict) -> None:
 
 def check_machine(manifest: dict) -> list[str]:
     """Raise BundleError when the CPU lacks what the model needs; return what merely differs from the packer."""
-    needs = manifest.get("isa", {}).get("needs_one_of", [])
+    needs = [str(flag) for flag in manifest["isa"].get("needs_one_of") or []]
     if needs and not set(needs) & cpu_flags():
         raise BundleError(
             f"this CPU has none of {', '.join(needs)}: the {manifest['precision']} model would give other results or "
@@ -107,7 +116,7 @@ def check_machine(manifest: dict) -> list[str]:
     from importlib import metadata
 
     notes = []
-    for package, packed in manifest.get("requirements", {}).items():
+    for package, packed in manifest["requirements"].items():
         try:
             here = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -130,21 +139,27 @@ def cpu_flags() -> set[str]:
 
 def open_model(bundle: Path, manifest: dict, threads: int | None = None) -> tuple[Session, Encoder]:
     """The bundle's session and tokenizer. Check the files first."""
-    encoder = Encoder(bundle / "tokenizer.json", manifest["max_length"], manifest["pad_id"])
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
+        encoder = Encoder(bundle / "tokenizer.json", manifest["max_length"], manifest["pad_id"])
         session = open_session(bundle / manifest["model"], manifest["runtime"], manifest["precision"], threads or here)
-    except (CannotRunHere, ImportError, ValueError) as error:
-        raise BundleError(f"the model does not open here: {error}") from None
+    except Exception as error:  # each runtime raises its own classes for a file that is no model
+        raise BundleError(f"the model does not open here: {' '.join(str(error).split())}") from None
     return session, encoder
 
 
 def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encoder) -> float:
     """Tokens, outputs and answers of the golden rows are those that were packed; returns the largest difference."""
-    golden = json.loads((bundle / manifest["golden"]).read_bytes())
-    output, tolerance = manifest["outputs"][0], golden["tolerance"]
-    worst = 0.0
-    for i, row in enumerate(golden["rows"]):
+    output, worst = manifest["outputs"][0], 0.0
+    try:
+        golden = json.loads((bundle / manifest["golden"]).read_bytes())
+        tolerance = float(golden["tolerance"])
+        rows = [{key: row[key] for key in ("text", "input_ids", "output", "answer")} for row in golden["rows"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise BundleError(f"{manifest['golden']}: damaged") from None
+    if not rows:
+        raise BundleError(f"{manifest['golden']}: no rows, so nothing is proved")
+    for i, row in enumerate(rows):
         ids = encoder.ids([row["text"]])[0]
         if ids != row["input_ids"]:
             raise BundleError(f"golden row {i}: the tokenizer gives other tokens here")
@@ -154,6 +169,8 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encode
         worst = max(worst, difference)
         if not difference <= tolerance or int(got.argmax()) != int(want.argmax()):
             raise BundleError(f"golden row {i}: off by {difference:.3g}, tolerance {tolerance:g}: {got} for {want}")
+        if len(manifest["labels"]) != got.size or manifest["labels"][int(got.argmax())] != row["answer"]:
+            raise BundleError(f"golden row {i}: the answer was '{row['answer']}', the manifest's labels say otherwise")
     return worst
 
 

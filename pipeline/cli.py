@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.exceptions import Abort, TyperException
 
 from ..compress.errors import InputError, StepError
 from ..export.selftest import BundleError
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(stages.app)
-out = Console(width=None if sys.stdout.isatty() else 150)
+out = Console(width=None if sys.stdout.isatty() else 150, markup=False)
 
 RunDir = Annotated[Path, typer.Argument(help="a directory that `paredown run` has made")]
 BundlePath = Annotated[Path, typer.Argument(help="a bundle: its directory or its .tar.gz")]
@@ -35,7 +36,14 @@ LabelColumn = Annotated[str | None, typer.Option(help="name of the label column 
 def main() -> None:
     """Run a command; errors that the user can mend are one line. 2: bad input, 1: no result to be trusted."""
     try:
-        app()
+        app(standalone_mode=False)
+    except TyperException as error:  # an unknown option, a value of the wrong kind
+        message = " ".join(error.format_message().split())
+        if message:  # empty after the help that a bare `paredown` prints
+            print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+    except Abort:
+        sys.exit(130)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -114,14 +122,14 @@ def choose(
     from .decide import decide, publish, read_measurements
     from .store import lock
 
-    measurements = read_measurements(run_dir)
+    read_measurements(run_dir)  # a directory that is no run is not locked, and not written to
     given = {"rule": rule, "max_drop": max_drop, "value_per_point": value_per_point}
     limits = {"p95_ms": p95_ms, "size_mb": size_mb, "memory_mb": memory_mb, "cost_per_million": cost_per_million}
     limits["drop_upper_95"] = drop_upper_95
-    settings = dict(measurements["choose"])
-    settings |= {key: value for key, value in given.items() if value is not None}
-    settings["budgets"] = settings["budgets"] | {key: value for key, value in limits.items() if value is not None}
     with lock(run_dir):
+        measurements = read_measurements(run_dir)
+        settings = measurements["choose"] | {key: value for key, value in given.items() if value is not None}
+        settings["budgets"] |= {key: value for key, value in limits.items() if value is not None}
         choice = decide(measurements, checked(ChooseSettings, settings))
         words = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in (given | limits).items() if v is not None)
         publish(run_dir.resolve(), measurements, choice, f"paredown choose {run_dir} {words}".rstrip())
@@ -137,7 +145,7 @@ def report(run_dir: RunDir) -> None:
     measurements = read_measurements(run_dir)
     try:
         choice = json.loads((run_dir / "choice.json").read_text())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         raise InputError(
             f"{run_dir / 'choice.json'}: missing or damaged; make it with: paredown choose {run_dir}"
         ) from None
@@ -217,6 +225,8 @@ def bench(
     from ..benchmarks.latency import LatencySettings
     from . import side_by_side
 
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise InputError(f"--json {json_file}: no such directory")
     settings = checked(
         LatencySettings,
         {
@@ -259,7 +269,7 @@ def doctor(json_output: Annotated[bool, typer.Option("--json", help="print JSON"
     out.print(f"GPUs              {'; '.join(here['gpus']) or 'none'}")
     table = Table("part", "for", "version", "get it with")
     for name, part in found["parts"].items():
-        table.add_row(name, part["for"], part["version"] or "missing", (part["get"] or "").replace("[", r"\["))
+        table.add_row(name, part["for"], part["version"] or "missing", part["get"] or "")
     out.print(table)
     for name, lines in found["providers"].items():
         out.print(f"{name}: {'; '.join(lines)}", soft_wrap=True)
@@ -270,8 +280,9 @@ def doctor(json_output: Annotated[bool, typer.Option("--json", help="print JSON"
 
 def _show_plan(recipe, run_dir: Path) -> None:
     from .plan import plan, prepare
-    from .store import Store
+    from .store import Store, writable
 
+    writable(run_dir)
     job, store = prepare(recipe), Store(run_dir / "steps")
     table, left = Table("step", "state", "about"), 0.0
     for step in plan(job):

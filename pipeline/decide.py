@@ -20,6 +20,7 @@ from ..compress.errors import InputError
 from ..export.artifact import read_artifact
 from ..export.bundle import pack, write_bundle
 from ..export.machine import machine
+from ..export.selftest import BundleError, check_files, read_manifest
 from .plan import Job, Step
 from .store import Done, write_atomic
 
@@ -105,7 +106,7 @@ def read_measurements(run_dir: Path) -> dict:
         data = json.loads(path.read_text())
         if data["schema"] != SCHEMA:
             raise InputError(f"{path}: schema {data['schema']}; this paredown reads {SCHEMA}: run the recipe again")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file; a run directory is what `paredown run` has made") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: damaged; run the recipe again, finished steps are kept") from None
@@ -124,7 +125,6 @@ def decide(measurements: dict, settings: ChooseSettings) -> dict:
 
 def publish(run_dir: Path, measurements: dict, choice: dict, command: str) -> None:
     """Write choice.json, report.html, bundle/ and bundle.tar.gz of a choice; the bundle comes last and whole."""
-    withdraw(run_dir)
     scratch = run_dir / ".tmp-publish"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
@@ -143,10 +143,24 @@ def publish(run_dir: Path, measurements: dict, choice: dict, command: str) -> No
         )
         pack(bundle, scratch / "bundle.tar.gz")
         write_atomic(scratch / "choice.json", json.dumps(choice, indent=2) + "\n")
+        withdraw(run_dir)  # only now: a choice that cannot be packed leaves the old one as it was
         for name in PUBLISHED:
             (scratch / name).rename(run_dir / name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def is_published(run_dir: Path, key: str) -> bool:
+    """True when the run of this key has published here, and everything is still whole."""
+    try:
+        if (run_dir / STAMP).read_text() != key or not all((run_dir / name).exists() for name in PUBLISHED):
+            return False
+        json.loads((run_dir / "choice.json").read_text())
+        json.loads((run_dir / "measurements.json").read_text())
+        check_files(run_dir / "bundle", read_manifest(run_dir / "bundle"))
+    except (OSError, ValueError, BundleError):
+        return False
+    return True
 
 
 def withdraw(run_dir: Path) -> None:
@@ -203,7 +217,7 @@ def _row(entry: dict, base: dict, prices: Prices, measurements: dict) -> Row:
         "steps": entry["steps"],
     }
     cannot = "a bundle runs without torch; PyTorch is measured to compare" if entry["runtime"] == "pytorch" else None
-    return Row(figures, steps, correct, _cost_error(measured), cannot)
+    return Row(figures, steps, correct, _cost_error(timing.turns[scenario]), cannot)
 
 
 def _serving_scenario(
@@ -216,9 +230,10 @@ def _serving_scenario(
     return max(kept, key=lambda option: option[1] / option[2].mean) if kept else options[1]
 
 
-def _cost_error(measured: Measurement) -> float:
-    """Standard error of the logarithm of the time a call takes, from the 95 % interval of its median."""
-    return math.log(max(measured.hi, 1e-9) / max(measured.lo, 1e-9)) / (2 * 1.96)
+def _cost_error(turns: list[list[float]]) -> float:
+    """Standard error of the logarithm of the mean time of a call, from turn to turn."""
+    logs = np.log([np.mean(turn) for turn in turns])
+    return float(logs.std(ddof=1) / math.sqrt(len(logs)))
 
 
 def _bits(entry: dict, name: str) -> np.ndarray | None:

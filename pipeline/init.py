@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
+import yaml
 from pydantic import BaseModel
 
 from ..compress import data as data_module
 from ..compress.checkpoint import open_checkpoint
+from ..compress.errors import InputError
 from ..compress.settings import Distill, Heal, Prune
 from ..compress.tasks import TASKS
 from .recipe import Data, Model, Recipe, Step, default_targets
+from .store import write_atomic
 
 
 def write_recipe(
@@ -28,7 +32,7 @@ def write_recipe(
         data_module.read(unlabeled, labelled=False)
     half = max(1, found.depth // 2)
     recipe = Recipe(
-        name=Path(checkpoint).resolve().name.replace(" ", "-"),
+        name=re.sub(r"[^A-Za-z0-9._-]+", "-", Path(checkpoint).resolve().name).strip("-.") or "model",
         checkpoint=_beside(checkpoint, out),
         data=Data(
             train=_beside(train, out),
@@ -43,8 +47,11 @@ def write_recipe(
         targets=default_targets(),
     )
     head = "# A recipe for paredown; run it: paredown run " + out.name + "\n# Every field is here with its default.\n"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(head + "\n".join(_lines(recipe, 0)) + "\n", encoding="utf-8")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot write there: {error.strerror}; choose another --output") from None
+    write_atomic(out, head + "\n".join(_lines(recipe, 0)) + "\n")
     return recipe
 
 
@@ -82,9 +89,10 @@ def _item(item: BaseModel, indent: int) -> list[str]:
 
 
 def _scalar(value: object) -> str:
-    if isinstance(value, str) and (value.replace("_", "").replace("-", "").replace("/", "").replace(".", "").isalnum()):
-        return value if not value.replace(".", "").isdigit() else json.dumps(value)
-    return json.dumps(value)
+    """A value as YAML: plain where that reads back as the same, quoted otherwise."""
+    if isinstance(value, str) and re.fullmatch(r"[\w./-]+", value) and yaml.safe_load(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _beside(source: str, out: Path) -> str:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,9 @@ def prepare(recipe: Recipe) -> Job:
     validation = read(recipe.data.validation, label=recipe.data.label)
     test = read(recipe.data.test, label=recipe.data.label) if recipe.data.test else None
     unlabeled = read(recipe.data.unlabeled, labelled=False) if recipe.data.unlabeled else None
+    for a, b in combinations([rows for rows in (train, validation, test) if rows is not None], 2):
+        if a.source == b.source or _rows_digest(a) == _rows_digest(b):
+            raise InputError(f"{b.source}: the same rows as {a.source}; what is judged on must not be learned from")
     kind = checkpoint.config.get("model_type", "")
     if kind not in FAMILIES:
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(FAMILIES)}")
@@ -356,7 +360,9 @@ def _measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str
     artifacts = {c.name: done[c.step].path for c in candidates if "cannot_run" not in done[_evaluation(c)].result}
     encoder = job.checkpoint.encoder(job.recipe.max_length)
     ids = encoder.ids(job.validation.texts)
-    timings = latency.measure(artifacts, ids, job.recipe.latency, seed=job.recipe.seed, progress=report)
+    timings = latency.measure(
+        artifacts, dict.fromkeys(artifacts, ids), job.recipe.latency, seed=job.recipe.seed, progress=report
+    )
     (out / "timings.json").write_text(json.dumps({name: vars(timing) for name, timing in timings.items()}))
     return {
         "tokenizer_ms": latency.tokenizer_ms(encoder.ids, job.validation.texts),

@@ -23,6 +23,7 @@ from ..compress.tasks import TASKS
 from ..export.artifact import PRECISIONS
 from ..export.parity import TOLERANCES, Tolerance
 
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 SIZE_LIMIT = 1_000_000  # bytes; a recipe is a page of text
 TaskName = Literal["text-classification"]
 assert set(get_args(TaskName)) == set(TASKS)
@@ -31,7 +32,7 @@ assert set(get_args(TaskName)) == set(TASKS)
 class Part(BaseModel):
     """Unknown keys are errors; `label` may be given as a bare number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Part):
@@ -56,22 +57,20 @@ class Step(Part):
 
     @model_validator(mode="after")
     def _one(self) -> Step:
-        if len(self.model_fields_set) != 1:
+        if sum(value is not None for _, value in self) != 1:
             raise ValueError("a step is exactly one of: finetune, prune, distill")
         return self
 
     @property
     def stage(self) -> tuple[str, Finetune | Prune | Distill]:
         """The stage's name and its settings."""
-        (name,) = self.model_fields_set
-        settings = getattr(self, name)
-        return name, settings
+        return next((name, settings) for name, settings in self if settings is not None)
 
 
 class Model(Part):
     """A way to a smaller model: its steps, one after another; the checkpoint as it came is always the teacher."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = Field(description="letters, digits, dot, dash")
+    name: Annotated[str, Field(pattern=NAME)] = Field(description="letters, digits, dot, dash")
     steps: list[Step] = Field(default_factory=list, description="none: the checkpoint as it came")
 
 
@@ -106,16 +105,14 @@ def default_targets() -> list[Target]:
 class Recipe(Part):
     """The whole job."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = Field(
-        default="model", description="the served model's name"
-    )
+    name: Annotated[str, Field(pattern=NAME)] = Field(default="model", description="the served model's name")
     task: TaskName = Field(default="text-classification", description="what the model does")
     checkpoint: str = Field(description="directory (relative to the recipe) or hub id of the fine-tuned checkpoint")
     data: Data = Field(description="where the rows are")
     max_length: Annotated[int, Field(ge=4)] = Field(
         default=128, description="longest input, tokens; longer ones are cut"
     )
-    seed: int = Field(default=13, description="of every random choice")
+    seed: int = Field(default=13, ge=0, lt=2**32, description="of every random choice")
     calibration_rows: Annotated[int, Field(ge=1)] = Field(
         default=300, description="training rows that calibrate static INT8"
     )
@@ -164,17 +161,21 @@ def read_recipe(path: Path) -> Recipe:
         data = yaml.load(text, Loader=_Plain)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise InputError(f"{path}{where}: not YAML: {reason}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: a mapping with 'checkpoint' and 'data' is expected")
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise InputError(_first_error(path, node, error)) from None
-    return _absolute(recipe, path.resolve().parent)
+    try:
+        return _absolute(recipe, path.resolve().parent)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: a path in it cannot be used: {error}") from None
 
 
 def schema() -> str:

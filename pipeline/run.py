@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from ..compress.errors import StepError
-from .decide import PUBLISHED, STAMP, decide, measurements_of, publish, withdraw
+from .decide import STAMP, decide, is_published, measurements_of, publish, withdraw
 from .plan import Job, Step, plan, prepare
 from .progress import Reporter
 from .recipe import Recipe
@@ -47,12 +47,10 @@ def _run(job: Job, run_dir: Path) -> Outcome:
     steps = plan(job)
     store = Store(run_dir / "steps")
     final = key_of({"steps": [step.key for step in steps], "recipe": job.recipe.model_dump(mode="json")})
-    published = run_dir / STAMP
-    fresh = not (
-        published.is_file() and published.read_text() == final and all((run_dir / n).exists() for n in PUBLISHED)
-    )
+    fresh = not is_published(run_dir, final)
     if fresh:
         withdraw(run_dir)
+        (run_dir / "measurements.json").unlink(missing_ok=True)
     write_atomic(run_dir / "recipe.resolved.yaml", resolved(job.recipe))
     store.clean()
     reporter = Reporter(len(steps))
@@ -72,7 +70,7 @@ def _run(job: Job, run_dir: Path) -> Outcome:
         write_atomic(run_dir / "measurements.json", json.dumps(measurements) + "\n")  # first: another rule may pick
         choice = decide(measurements, job.recipe.choose)
         publish(run_dir, measurements, choice, f"paredown run {shlex.quote(str(run_dir / 'recipe.resolved.yaml'))}")
-        write_atomic(published, final)
+        write_atomic(run_dir / STAMP, final)
     measurements = json.loads((run_dir / "measurements.json").read_text())
     choice = json.loads((run_dir / "choice.json").read_text())
     return Outcome(run_dir, choice, measurements, len(steps), ran, fresh)

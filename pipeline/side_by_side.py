@@ -39,7 +39,7 @@ def run(
                 metric = _metric(artifact, rows, text, label, settings)
         scored.append(Scored(path, artifact, metric))
     with reporter.step("measure") as report:
-        ids = data_module.encode(first.encoder(), rows)
+        ids = [data_module.encode(artifact.encoder(), rows) for artifact in artifacts]
         return bench(scored, ids, settings, metric_name=task.metric_name, progress=report)
 
 

@@ -28,7 +28,7 @@ from .progress import Report, Reporter
 from .store import new_directory
 
 app = typer.Typer()
-out = Console()
+out = Console(markup=False)
 
 Source = Annotated[str, typer.Argument(help="checkpoint: directory or hub id")]
 Train = Annotated[str, typer.Option(help="labelled rows: .csv, .jsonl, .parquet or a datasets name")]
@@ -38,8 +38,8 @@ OutputDir = Annotated[Path, typer.Option(help="directory to write; must not exis
 Epochs = Annotated[float, typer.Option(help="passes over the rows")]
 Rate = Annotated[float, typer.Option(help="peak learning rate")]
 BatchSize = Annotated[int, typer.Option(help="rows per optimiser step")]
-MaxLength = Annotated[int, typer.Option(help="longest input, tokens")]
-Seed = Annotated[int, typer.Option(help="of every random choice")]
+MaxLength = Annotated[int, typer.Option(min=4, help="longest input, tokens")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of every random choice")]
 TaskOption = Annotated[str, typer.Option(help="what the model does")]
 
 
@@ -186,7 +186,7 @@ def quantize(
 def export(
     checkpoint: Source,
     output_dir: OutputDir,
-    to: Annotated[Literal["onnx", "openvino"], typer.Option(help="the format")] = "onnx",
+    to: Annotated[str, typer.Option(help="the format: onnx or openvino")] = "onnx",
     precision: Annotated[str, typer.Option(help="fp32, bf16 (openvino), int8-dynamic (onnx), int8-static")] = "fp32",
     train: Annotated[str | None, typer.Option(help="int8-static: rows to calibrate on")] = None,
     rows: Annotated[int, typer.Option(min=1, help="int8-static: how many of them")] = 300,
@@ -194,7 +194,11 @@ def export(
     task: TaskOption = "text-classification",
 ) -> None:
     """Checkpoint to an artefact: the model, its tokenizer, config.json and artifact.json."""
-    runtime = {"onnx": "onnxruntime", "openvino": "openvino"}[to]
+    formats = {"onnx": "onnxruntime", "openvino": "openvino"}
+    if to not in formats:
+        later = "TensorRT engines are not made by this version; " if to.startswith("tensorrt") else ""
+        raise InputError(f"--to {to}: {later}{nearest(to, formats)}")
+    runtime = formats[to]
     _export_to(checkpoint, output_dir, runtime, precision, train, rows, max_length, task)
 
 

@@ -97,6 +97,13 @@ class Store:
         return self.root / f"{name}-{key[:16]}"
 
 
+def writable(run_dir: Path) -> None:
+    """InputError when the nearest directory above (or at) `run_dir` that exists cannot be written. Makes nothing."""
+    above = next(p for p in (run_dir.absolute(), *run_dir.absolute().parents) if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"{run_dir}: cannot write in {above}; choose another --output-dir")
+
+
 @contextmanager
 def lock(run_dir: Path) -> Iterator[None]:
     """Hold the run directory; InputError names the holder when another process does. The kernel frees it on death."""

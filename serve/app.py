@@ -22,7 +22,7 @@ except ImportError as error:
     raise missing_extra(error.name or "starlette", "serve") from None
 
 from ..export.bundle import unpacked
-from ..export.predict import Predictor
+from ..export.predict import Predictor, is_text
 
 BODY_LIMIT = 1_000_000  # bytes of one request
 ROWS_LIMIT = 256  # texts in one request
@@ -85,6 +85,8 @@ def create_app(predictor: Predictor) -> Starlette:
     async def infer(request: Request) -> JSONResponse:
         check_model(request)
         body = await read_json(request)
+        if not isinstance(body.get("id", ""), str) or not is_text(body.get("id", "")):
+            raise Refused(400, "id: a string is expected")
         inputs = body.get("inputs")
         if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
             raise Refused(400, "inputs: one tensor named 'text' of datatype BYTES is expected")
@@ -121,6 +123,9 @@ def create_app(predictor: Predictor) -> Starlette:
         status = error.status_code if isinstance(error, HTTPException) else 500
         return JSONResponse({"error": f"no such path or method: {request.method} {request.url.path}"}, status)
 
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": "the server failed on this request; its log says why"}, 500)
+
     model = "/v2/models/{model}"
     routes = [
         Route("/v2/health/live", health),
@@ -135,7 +140,7 @@ def create_app(predictor: Predictor) -> Starlette:
             Route(path + "/ready", ready),
             Route(path + "/infer", infer, methods=["POST"]),
         ]
-    return Starlette(routes=routes, exception_handlers={Refused: refused, 404: not_found, 405: not_found})
+    return Starlette(routes=routes, exception_handlers={Refused: refused, 500: failed, 404: not_found, 405: not_found})
 
 
 async def read_json(request: Request) -> dict:
@@ -148,7 +153,7 @@ async def read_json(request: Request) -> dict:
     import json
 
     try:
-        data = json.loads(body)
+        data = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise Refused(400, "the body is not JSON") from None
     if not isinstance(data, dict):
@@ -156,11 +161,15 @@ async def read_json(request: Request) -> dict:
     return data
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
 def check_texts(texts: object) -> list[str]:
     """The texts of a request, flat; 400 when they are not texts, 413 when there are too many."""
     if isinstance(texts, list) and all(isinstance(t, list) and len(t) == 1 for t in texts):
         texts = [t[0] for t in texts]
-    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and is_text(t) for t in texts):
         raise Refused(400, "at least one text is expected, as a JSON string")
     if len(texts) > ROWS_LIMIT:
         raise Refused(413, f"a request has at most {ROWS_LIMIT} texts")

@@ -50,7 +50,7 @@ def test_measuring_real_artefacts(finished: Path, tmp_path: Path) -> None:
     paths = {c["name"]: finished / c["artifact"] for c in choice["candidates"] if c["model"] == "distil-1"}
     rows = [[2, 5, 3], [2, 6, 7, 8, 3], [2, *range(4, 20), 3]] * 4
     seen: list[float] = []
-    timings = measure(paths, rows, QUICK, progress=lambda share, text: seen.append(share))
+    timings = measure(paths, dict.fromkeys(paths, rows), QUICK, progress=lambda share, text: seen.append(share))
     assert set(timings) == {*paths, CONTROL}
     for name, timing in timings.items():
         if timing.cannot_run:
@@ -66,4 +66,4 @@ def test_measuring_real_artefacts(finished: Path, tmp_path: Path) -> None:
 
 def test_a_worker_that_dies_is_named_with_its_last_words(untrained: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(StepError, match=r"broken: its process ended with 1.*artifact\.json"):
-        measure({"broken": tmp_path}, [[2, 3]], QUICK)
+        measure({"broken": tmp_path}, {"broken": [[2, 3]]}, QUICK)

@@ -49,6 +49,13 @@ def test_the_archive_is_the_same_bytes_each_time_and_unpacks_to_the_same_files(b
         (lambda b: change_manifest(b, schema=99), "schema 99"),
         (lambda b: change_manifest(b, model="../../etc/passwd"), "not a path inside"),
         (lambda b: change_manifest(b, runtime="magic"), "unknown runtime 'magic'"),
+        (lambda b: change_manifest(b, files=None), "key 'files'"),
+        (lambda b: change_manifest(b, files={"x": 3}), "needs sha256 and bytes"),
+        (lambda b: change_manifest(b, max_length="x"), "key 'max_length'"),
+        (lambda b: change_manifest(b, outputs=[]), "key 'outputs'"),
+        (lambda b: change_manifest(b, golden="other.json"), "not among its files"),
+        (lambda b: change_manifest(b, labels=["positive", "negative"]), "labels say otherwise"),
+        (lambda b: change_manifest(b, labels=["a", "a"]), "twice"),
         (lambda b: change_manifest(b, isa={"needs_one_of": ["amx_int9"]}), "has none of amx_int9"),
         (lambda b: change_manifest(b, requirements={"no-such-package": "1"}), "no-such-package is not installed"),
     ],
@@ -106,7 +113,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfil
 
 
 def test_a_hostile_archive_writes_nothing_outside(tmp_path: Path) -> None:
-    manifest = json.dumps({"schema": 1, "files": {}}).encode()
+    manifest = b"{}"
     cases = {
         "climb": [(member("x/../../evil"), b"x")],
         "absolute": [(member("/x/manifest.json"), manifest), (member("//etc/evil"), b"x")],
