@@ -279,7 +279,8 @@ def doctor(json_output: Annotated[bool, typer.Option("--json", help="print JSON"
 
 
 def _show_plan(recipe, run_dir: Path) -> None:
-    from .plan import plan, prepare
+    from .job import prepare
+    from .plan import plan
     from .store import Store, writable
 
     writable(run_dir)

@@ -21,7 +21,7 @@ from ..export.artifact import read_artifact
 from ..export.bundle import pack, write_bundle
 from ..export.machine import machine
 from ..export.selftest import BundleError, check_files, read_manifest
-from .plan import Job, Step
+from .job import Job, Step
 from .store import Done, write_atomic
 
 SCHEMA = 1

@@ -11,7 +11,8 @@ import yaml
 
 from ..compress.errors import StepError
 from .decide import STAMP, decide, is_published, measurements_of, publish, withdraw
-from .plan import Job, Step, plan, prepare
+from .job import Job, Step, prepare
+from .plan import plan
 from .progress import Reporter
 from .recipe import Recipe
 from .store import Done, Store, disk_error, key_of, lock, write_atomic

@@ -1,0 +1,149 @@
+"""A recipe whose inputs have been read and checked, and the words that plan and work share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+
+from ..compress import data as data_module
+from ..compress.checkpoint import Checkpoint, open_checkpoint
+from ..compress.data import Rows
+from ..compress.errors import InputError
+from ..compress.families import FAMILIES
+from ..compress.settings import Distill, Finetune, Prune
+from ..compress.tasks import TASKS, Task
+from ..export.machine import importable
+from .progress import Report
+from .recipe import BASELINE, Model, Recipe, Target
+from .store import Done, key_of
+
+BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
+SCORES = f"{BASELINE}-scores"
+MODULES = {"pytorch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """`work(out, done, report)` fills the directory `out`; `done` has the steps that `inputs["after"]` names."""
+
+    name: str
+    inputs: dict
+    seconds: float  # a rough guess, for the plan that is printed
+    work: Callable[[Path, Mapping[str, Done], Report], dict | None]
+
+    @property
+    def key(self) -> str:
+        return key_of(self.inputs)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to make the model smaller: a model's steps, a runtime and a precision."""
+
+    model: Model
+    target: Target
+
+    @property
+    def name(self) -> str:
+        return f"{self.model.name}/{self.target.runtime}/{self.target.precision}"
+
+    @property
+    def step(self) -> str:
+        """Name of the step that exports it."""
+        return self.name.replace("/", "-")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe whose inputs have been read and checked: everything that can be known before minutes are spent."""
+
+    recipe: Recipe
+    task: Task
+    checkpoint: Checkpoint
+    train: Rows
+    validation: Rows
+    test: Rows | None
+    unlabeled: Rows | None
+
+    @property
+    def models(self) -> list[Model]:
+        return [Model(name=BASELINE), *self.recipe.models]
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """Every model in every target; the checkpoint itself in PyTorch is always among them, and first."""
+        targets = [BASE_TARGET, *(t for t in self.recipe.targets if t != BASE_TARGET)]
+        wanted = [Candidate(model, target) for model in self.models for target in targets]
+        keep_pytorch = BASE_TARGET in self.recipe.targets
+        return [c for c in wanted if c.target != BASE_TARGET or keep_pytorch or c.model.name == BASELINE]
+
+
+def prepare(recipe: Recipe) -> Job:
+    """Open the checkpoint, read all data, and check what can be checked now. Raises InputError."""
+    task = TASKS[recipe.task]
+    checkpoint = open_checkpoint(recipe.checkpoint, task)
+    read = partial(data_module.read, text=recipe.data.text, names=checkpoint.labels)
+    train = read(recipe.data.train, label=recipe.data.label)
+    validation = read(recipe.data.validation, label=recipe.data.label)
+    test = read(recipe.data.test, label=recipe.data.label) if recipe.data.test else None
+    unlabeled = read(recipe.data.unlabeled, labelled=False) if recipe.data.unlabeled else None
+    for a, b in combinations([rows for rows in (train, validation, test) if rows is not None], 2):
+        if a.source == b.source or rows_digest(a) == rows_digest(b):
+            raise InputError(f"{b.source}: the same rows as {a.source}; what is judged on must not be learned from")
+    kind = checkpoint.config.get("model_type", "")
+    if kind not in FAMILIES:
+        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(FAMILIES)}")
+    for model in recipe.models:
+        _check_layers(model, checkpoint.depth)
+    encoder = checkpoint.encoder(recipe.max_length)
+    for rows in (train, validation, test):
+        if rows is not None:
+            data_module.require_two_classes(rows, checkpoint.labels)
+            data_module.encode(encoder, rows)
+    for target in recipe.targets:
+        if not importable(MODULES[target.runtime]):
+            raise InputError(
+                f"targets: '{target.runtime}' is not installed; it comes with: pip install 'paredown[cpu]'"
+                " (or remove the target)"
+            )
+    return Job(recipe, task, checkpoint, train, validation, test, unlabeled)
+
+
+def _check_layers(model: Model, depth: int) -> None:
+    """Every step keeps layers that the step before it has left; InputError otherwise."""
+    for entry in model.steps:
+        stage, settings = entry.stage
+        layers = getattr(settings, "layers", None)
+        if layers is None:
+            continue
+        fits = 1 <= layers <= depth if isinstance(layers, int) else layers == sorted({*layers} & {*range(depth)}) != []
+        if not fits:
+            raise InputError(
+                f"models: '{model.name}', {stage}.layers: {layers} is not a choice of the {depth} layers there are then"
+                f" (a number from 1, or an ascending list from 0 to {depth - 1})"
+            )
+        depth = layers if isinstance(layers, int) else len(layers)
+
+
+def rows_digest(rows: Rows | None) -> str | None:
+    if rows is None:
+        return None
+    labels = None if rows.labels is None else rows.labels.tolist()
+    return hashlib.sha256(json.dumps([rows.texts, labels]).encode()).hexdigest()
+
+
+def graph_name(model: Model) -> str:
+    return f"{model.name}-graph"
+
+
+def evaluation_name(candidate: Candidate) -> str:
+    return f"{candidate.step}-evaluate"
+
+
+def has_teacher(settings: Finetune | Prune | Distill) -> bool:
+    return isinstance(settings, Distill) or (isinstance(settings, Prune) and settings.recover is not None)
