@@ -24,22 +24,17 @@ from .train import NO_LABEL, Progress, fit, forward
 
 
 def distill(
-    source: PreTrainedModel,
+    teacher: PreTrainedModel,
     ids: Sequence[Sequence[int]],
     settings: Distill,
     *,
-    teacher: PreTrainedModel | None = None,
     labels: np.ndarray | None = None,
-    scores: np.ndarray | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
-    """A student made of `source`'s layers, healed on token ids towards `teacher` (default: `source` itself).
-
-    Neither is changed. `labels` and `scores` as in `heal`.
-    """
-    student = student_of(source, settings.layers)
-    return heal(student, teacher or source, ids, settings, labels=labels, scores=scores, seed=seed, progress=progress)
+    """A student made of `teacher`'s layers, healed on token ids; the teacher is not changed. `labels` as in `heal`."""
+    student = student_of(teacher, settings.layers)
+    return heal(student, teacher, ids, settings, labels=labels, seed=seed, progress=progress)
 
 
 def student_of(teacher: PreTrainedModel, layers: int | list[int]) -> PreTrainedModel:

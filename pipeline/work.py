@@ -12,12 +12,12 @@ from ..benchmarks import latency
 from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from ..compress.encoder import collate, run_rows
-from ..compress.settings import Distill, Finetune, Prune
+from ..compress.settings import Distill, Finetune, Heal, Prune
 from ..export.artifact import read_artifact
 from ..export.machine import cores
 from ..export.parity import compare, gate
 from ..export.session import CannotRunHere
-from .job import SCORES, Candidate, Job, evaluation_name, graph_name, has_teacher
+from .job import SCORES, Candidate, Job, evaluation_name, graph_name
 from .progress import Report
 from .store import Done
 
@@ -25,7 +25,7 @@ from .store import Done
 def compress(
     job: Job, stage: str, settings, before: str | None, out: Path, done: Mapping[str, Done], report: Report
 ) -> dict:
-    from ..compress.distill import distill, heal
+    from ..compress.distill import heal, student_of
     from ..compress.prune import prune
     from ..compress.train import finetune
 
@@ -37,14 +37,12 @@ def compress(
         finetune(model, ids, gold, settings, seed=seed, progress=report)
     if isinstance(settings, Prune):
         prune(model, ids[: settings.rows], gold[: settings.rows], settings, progress=report)
-    if has_teacher(settings):  # always the checkpoint as it came, however many steps lie between
+    lesson = settings.recover if isinstance(settings, Prune) else settings
+    if isinstance(lesson, Heal):  # the teacher is the checkpoint as it came, however many steps lie between
+        if isinstance(lesson, Distill):
+            model = student_of(model, lesson.layers)
         teacher, scores = load(job.checkpoint, job.task), np.load(done[SCORES].path / "scores.npy")
-        if isinstance(settings, Distill):
-            model = distill(
-                model, everything, settings, teacher=teacher, labels=labels, scores=scores, seed=seed, progress=report
-            )
-        else:
-            heal(model, teacher, everything, settings.recover, labels=labels, scores=scores, seed=seed, progress=report)
+        heal(model, teacher, everything, lesson, labels=labels, scores=scores, seed=seed, progress=report)
     save(model, source, out)
     return {"parameters": sum(p.numel() for p in model.parameters())}
 
