@@ -10,13 +10,13 @@ from ..compress.data import is_text
 from ..compress.encoder import run_rows
 from ..compress.errors import InputError
 from ..compress.tasks import TASKS
-from .selftest import BundleError, check_files, check_machine, open_model, read_manifest
+from .selftest import BundleError, check_files, check_golden, check_machine, open_model, read_manifest
 
 __all__ = ["Predictor", "is_text"]
 
 
 class Predictor:
-    """An unpacked bundle, its files checked, opened on this machine."""
+    """An unpacked bundle, verified as `selftest` does, opened on this machine. Raises BundleError."""
 
     def __init__(self, bundle: Path, threads: int | None = None) -> None:
         self.manifest = read_manifest(bundle)
@@ -27,6 +27,7 @@ class Predictor:
         self.task = TASKS[self.manifest["task"]]
         self.labels = tuple(self.manifest["labels"])
         self.session, self.encoder = open_model(bundle, self.manifest, threads)
+        check_golden(bundle, self.manifest, self.session, self.encoder)
 
     def __call__(self, texts: Sequence[str]) -> list[dict]:
         """One {label, score, scores} per text."""

@@ -64,7 +64,9 @@ def _lines(part: BaseModel, indent: int) -> list[str]:
             continue
         comment = f"{space}# {field.description}" if field.description else None
         if isinstance(value, BaseModel):
-            lines += [*filter(None, [comment]), f"{space}{name}:", *_lines(value, indent + 2)]
+            inner = _lines(value, indent + 2)
+            empty = " {}" if all(line.lstrip().startswith("#") for line in inner) else ""
+            lines += [*filter(None, [comment]), f"{space}{name}:{empty}", *inner]
         elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
             lines += [*filter(None, [comment]), f"{space}{name}:"]
             for item in value:

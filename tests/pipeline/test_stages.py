@@ -20,7 +20,7 @@ def test_a_chain_of_stages(files: dict, tmp_path: Path) -> None:
         return done.stdout
 
     tuned, cut, small = (tmp_path / name for name in ("tuned", "cut", "small"))
-    said = stage("finetune", base.path, *data, "--output-dir", tuned, "--epochs", "8", "--learning-rate", "0.005")
+    said = stage("finetune", base.path, *data, "--output-dir", tuned, "--epochs", "10", "--learning-rate", "0.002")
     assert float(said.split("accuracy ")[1].split()[0]) > 85
     assert open_checkpoint(tuned).labels == ("negative", "positive")
     stage("prune", tuned, *data, "--heads", "0.6", "--ffn", "0.5", "--recover-epochs", "0.5", "--output-dir", cut)
