@@ -298,7 +298,7 @@ def _show_choice(choice: dict, measurements: dict) -> None:
     from ..benchmarks.report import control_warning, sentence, table_rows
 
     table = Table()
-    table.add_column("candidate", overflow="fold", min_width=16)
+    table.add_column("candidate", no_wrap=True)
     for title in (measurements["metric"], "drop (95 % at most)", "p50 ms", "speed-up", "MB"):
         table.add_column(title, justify="right")
     table.add_column(f"{measurements['prices']['currency']} / million", justify="right")
