@@ -299,10 +299,10 @@ def _show_choice(choice: dict, measurements: dict) -> None:
 
     table = Table()
     table.add_column("candidate", no_wrap=True)
-    for title in (measurements["metric"], "drop (95 % at most)", "p50 ms", "speed-up", "MB"):
-        table.add_column(title, justify="right")
-    table.add_column(f"{measurements['prices']['currency']} / million", justify="right")
-    table.add_column("", no_wrap=True, overflow="ellipsis")
+    for title in (measurements["metric"], "drop (95 %)", "p50 ms", "speed-up", "MB"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column(f"{measurements['prices']['currency']} / million", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, overflow="ellipsis", max_width=36)
     for cells in table_rows(choice):
         table.add_row(*cells, style="bold green" if cells[-1] == "chosen" else None)
     out.print(table)
