@@ -21,7 +21,7 @@ from ..export.artifact import read_artifact
 from ..export.bundle import pack, write_bundle
 from ..export.machine import machine
 from ..export.selftest import BundleError, check_files, read_manifest
-from .job import Job, Step
+from .job import Job, Step, evaluation_name, graph_name
 from .store import Done, write_atomic
 
 SCHEMA = 1
@@ -50,7 +50,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
     }
     candidates = []
     for candidate in job.candidates:
-        evaluated = done[f"{candidate.step}-evaluate"]
+        evaluated = done[evaluation_name(candidate)]
         export = done[candidate.step]
         chain = chains[candidate.model.name]
         candidates.append(
@@ -65,9 +65,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
                 "artifact": export.path.relative_to(run_dir).as_posix(),
                 "size_mb": export.result["size_mb"],
                 "details": export.result["details"],
-                "compression_s": sum(
-                    done[n].seconds for n in (candidate.step, f"{candidate.model.name}-graph", *chain)
-                ),
+                "compression_s": sum(done[n].seconds for n in (candidate.step, graph_name(candidate.model), *chain)),
                 "parameters": done[chain[-1]].result["parameters"] if chain else None,
                 **evaluated.result,
                 "timing": timings.get(candidate.name),

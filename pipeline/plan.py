@@ -55,7 +55,7 @@ def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
             "scores": steps[SCORES].key if has_teacher(settings) else None,
             **_code("compress"),
         }
-        work = partial(compress, job, stage, settings, before)
+        work = partial(compress, job, settings, before)
         _add(steps, Step(name, inputs, _guess(job, stage, settings), work))
         before = name
     return before

@@ -23,8 +23,14 @@ from .store import Done
 
 
 def compress(
-    job: Job, stage: str, settings, before: str | None, out: Path, done: Mapping[str, Done], report: Report
+    job: Job,
+    settings: Finetune | Prune | Distill,
+    before: str | None,
+    out: Path,
+    done: Mapping[str, Done],
+    report: Report,
 ) -> dict:
+    """One stage on the checkpoint that the steps before it left."""
     from ..compress.distill import heal, student_of
     from ..compress.prune import prune
     from ..compress.train import finetune
