@@ -113,21 +113,23 @@ def measure(
     settings: LatencySettings,
     *,
     seed: int = 0,
+    scenarios: Sequence[str] = (SINGLE, OFFLINE),
+    single_rows: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Timing]:
     """Time every artefact directory on its token-id rows; the first is also timed a second time, under CONTROL.
 
     `rows`: the same texts for every artefact, as its own tokenizer cuts them. They keep their natural length in
-    single-stream and are padded to the longest of the batch in offline.
+    single-stream and are padded to the longest of the batch in offline. `single_rows`: rows a call in single-stream.
     Raises StepError with the end of its output when a worker dies.
     """
     report = progress or (lambda share, text: None)
     order = random.Random(seed)
     names = [*artifacts, CONTROL]
     first = next(iter(artifacts))
-    timings = {name: Timing({SINGLE: [], OFFLINE: []}) for name in names}
+    timings = {name: Timing({scenario: [] for scenario in scenarios}) for name in names}
     turns = settings.processes * settings.rounds
-    plan = _plan(len(rows[first]), settings, turns, order)
+    plan = _plan(len(rows[first]), settings, turns, single_rows, order)
     seconds = settings.min_seconds / turns
     done = 0
     total = turns * len(names)
@@ -155,7 +157,7 @@ def measure(
                 for turn in range(settings.rounds):
                     batches = plan[process * settings.rounds + turn]
                     for name in order.sample(list(workers), len(workers)):
-                        for scenario in (SINGLE, OFFLINE):
+                        for scenario in scenarios:
                             answer = workers[name].ask({"batches": batches[scenario], "seconds": seconds})
                             timings[name].turns[scenario].append(answer["ms"])
                             timings[name].memory_mb = max(timings[name].memory_mb, answer["memory_mb"])
@@ -178,12 +180,14 @@ def tokenizer_ms(encode: Callable[[list[str]], object], texts: Sequence[str]) ->
     return float(np.median(samples))
 
 
-def _plan(rows: int, settings: LatencySettings, turns: int, order: random.Random) -> list[dict[str, list[list[int]]]]:
+def _plan(
+    rows: int, settings: LatencySettings, turns: int, single_rows: int, order: random.Random
+) -> list[dict[str, list[list[int]]]]:
     """Which rows each turn calls with: enough of them that the turns together make min_repeats calls."""
     calls = max(ROWS_PER_ROUND, -(-settings.min_repeats // turns))
     plan = []
     for _ in range(turns):
-        single = [[order.randrange(rows)] for _ in range(calls)]
+        single = [[order.randrange(rows) for _ in range(single_rows)] for _ in range(calls)]
         offline_calls = max(2, -(-settings.min_repeats // (turns * 4)))
         offline = [[order.randrange(rows) for _ in range(settings.batch_size)] for _ in range(offline_calls)]
         plan.append({SINGLE: single, OFFLINE: offline})

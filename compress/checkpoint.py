@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING
 
 from .encoder import Encoder
 from .errors import InputError, missing_extra
-from .tasks import Task
+from .families import FAMILIES
+from .tasks import TASKS, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WEIGHTS = "model.safetensors"
 STRUCTURE = "structure.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "preprocessor_config.json",
+)  # fmt: skip
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 # Keys that make transformers fetch and run code, or load weights in a way that is not ours.
@@ -87,6 +90,10 @@ class Checkpoint:
                 total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         return total.hexdigest()
 
+    def tokenizer_bytes(self) -> bytes:
+        """Two checkpoints with the same bytes cut every text into the same tokens."""
+        return (self.path / "tokenizer.json").read_bytes()
+
     def size_mb(self) -> float:
         return sum(path.stat().st_size for path in self.files) / 1e6
 
@@ -115,12 +122,14 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
                 f"{path / 'config.json'}: architectures is '{found}', but {task.name} needs a head that ends in "
                 f"'{task.head}'; fine-tune it first: paredown finetune {path} --train F --validation F"
             )
+    checkpoint = Checkpoint(path, config, weights)
+    if task is not None and not task.reads_text:
+        return checkpoint
     if not (path / "tokenizer.json").is_file():
         raise InputError(
             f'{path}: no tokenizer.json; write it with: python -c "from transformers import AutoTokenizer as A; '
             f"A.from_pretrained('{path}').save_pretrained('{path}')\""
         )
-    checkpoint = Checkpoint(path, config, weights)
     try:
         checkpoint.encoder()
     except Exception as error:  # tokenizers raises the bare class
@@ -133,13 +142,15 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
     torch, transformers = _libraries()
     auto = getattr(transformers, task.auto_class)
     path = checkpoint.path
+    known = FAMILIES.get(checkpoint.config.get("model_type", ""))
+    attention = known.attention if known else "sdpa"
     if (path / STRUCTURE).is_file():
         from safetensors.torch import load_file
 
         from .structure import Structure, reshape
 
         config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
-        model = auto.from_config(config, trust_remote_code=False, attn_implementation="sdpa")
+        model = auto.from_config(config, trust_remote_code=False, attn_implementation=attention)
         reshape(model, Structure.from_json(_read_json(path / STRUCTURE), str(path / STRUCTURE)))
         try:
             model.load_state_dict(load_file(path / WEIGHTS), strict=True)
@@ -157,7 +168,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
                 use_safetensors=True,
                 local_files_only=True,
                 dtype=torch.float32,
-                attn_implementation="sdpa",
+                attn_implementation=attention,
                 output_loading_info=True,
             )
         except Exception as error:  # shapes, dtypes, configs: from_pretrained has a class for each
@@ -170,19 +181,38 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
     return model.eval()
 
 
-def save(model: PreTrainedModel, source: Checkpoint, out: Path) -> Checkpoint:
-    """Write `model` to the directory `out` with the tokenizer of `source`; `load` gives the same bits back."""
-    from .families import FAMILIES
+def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: str | None = None) -> Checkpoint:
+    """Write `model` to the directory `out` with the tokenizer of `source`; `load` gives the same bits back.
+
+    `tokenizer_json`: the text of another tokenizer in its place, with the special tokens of `source`.
+    """
     from .structure import described_by_config, structure_of
 
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     if model.config.model_type in FAMILIES and not described_by_config(model):
+        from safetensors.torch import save_file
+
         (out / STRUCTURE).write_text(json.dumps(structure_of(model).to_json(), indent=2) + "\n")
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, out / WEIGHTS, metadata={"format": "pt"})  # the names that `load` will ask for
     for name in (*TOKENIZER_FILES, *LICENCE_FILES):
         if (source.path / name).is_file():
             shutil.copyfile(source.path / name, out / name)
-    return open_checkpoint(out)
+    if tokenizer_json is not None:
+        _write_tokenizer(out, tokenizer_json)
+    return open_checkpoint(out, TASKS["image-classification"] if model.main_input_name == "pixel_values" else None)
+
+
+def _write_tokenizer(out: Path, tokenizer_json: str) -> None:
+    """tokenizer.json, and the other files of a tokenizer brought in line with it."""
+    (out / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+    (out / "vocab.txt").unlink(missing_ok=True)
+    path = out / "tokenizer_config.json"
+    if path.is_file():
+        settings = _read_json(path)
+        settings.pop("added_tokens_decoder", None)  # numbers of the tokens as they were
+        path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], seed: int) -> PreTrainedModel:
@@ -215,6 +245,8 @@ def _libraries():
     except ImportError as error:
         raise missing_extra(error.name or "torch", "compress") from None
     transformers.utils.logging.disable_progress_bar()
+    from . import static  # noqa: F401 - makes its architecture known to transformers
+
     return torch, transformers
 
 

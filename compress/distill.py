@@ -1,13 +1,14 @@
 """A smaller model learns to answer as a larger one does.
 
 Logit loss: Hinton et al. 2015, arXiv 1503.02531. Hidden-state loss per token: TinyBERT, arXiv 1909.10351, without its
-projection, because the student keeps the teacher's hidden size.
+projection, because the student keeps the teacher's hidden size. Relation loss: MiniLMv2, arXiv 2012.15828.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -18,9 +19,10 @@ from transformers import PreTrainedModel
 
 from .encoder import run_rows
 from .errors import InputError
+from .relation import relation_loss, relations
 from .settings import Distill, Heal
 from .structure import blocks, keep_blocks
-from .train import NO_LABEL, Progress, fit, forward
+from .train import NO_LABEL, Judge, Progress, fit, forward
 
 
 def distill(
@@ -33,19 +35,26 @@ def distill(
     progress: Progress | None = None,
 ) -> PreTrainedModel:
     """A student made of `teacher`'s layers, healed on token ids; the teacher is not changed. `labels` as in `heal`."""
-    student = student_of(teacher, settings.layers)
+    student = student_of(teacher, settings, ids)
     return heal(student, teacher, ids, settings, labels=labels, seed=seed, progress=progress)
 
 
-def student_of(teacher: PreTrainedModel, layers: int | list[int]) -> PreTrainedModel:
-    """A copy of the teacher with only the named layers, or with `layers` of them evenly spread, first and last in."""
-    depth = len(blocks(teacher))
+def student_of(teacher: PreTrainedModel, settings: Distill, ids: Sequence[Sequence[int]]) -> PreTrainedModel:
+    """A copy of the teacher with only the named layers (or evenly spread ones, first and last in), made narrower.
+
+    `ids`: rows that the width is chosen on, when `width` is given.
+    """
+    depth, layers = len(blocks(teacher)), settings.layers
     if isinstance(layers, int):
         if not 1 <= layers <= depth:
             raise InputError(f"layers: {layers} is not between 1 and the teacher's {depth}")
         layers = sorted({int(x) for x in np.linspace(0, depth - 1, layers).round()}) if layers > 1 else [0]
     student = copy.deepcopy(teacher)
     keep_blocks(student, layers)
+    if settings.width is not None:
+        from .width import narrow
+
+        narrow(student, ids, settings.width)
     return student
 
 
@@ -57,18 +66,22 @@ def heal(
     *,
     labels: np.ndarray | None = None,
     scores: np.ndarray | None = None,
+    validation: tuple[Sequence[Sequence[int]], np.ndarray] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
     """Train `student` in place towards the teacher's logits (and hidden states); returns it in evaluation mode.
 
-    `labels` (rows,) int64, NO_LABEL (-100) where a row has none; used when `label_weight` is above 0. `scores`: what
-    `teacher_scores` gave for the same rows, so that several students share it.
-    loss = T^2 KL(teacher / T || student / T) + hidden_weight * MSE of matched hidden states + label_weight * CE.
+    `ids`: rows of the student's tokens. `labels` (rows,) int64, NO_LABEL (-100) where a row has none; used when
+    `label_weight` is above 0. `scores`: the logits to learn, (rows, labels), where they were made before (several
+    students, several teachers). `validation`: token ids and the teacher's logits on them; `patience` stops on these.
+    loss = T^2 KL(teacher / T || student / T) + hidden_weight * MSE of matched hidden states
+    + relation_weight * KL of the last layers' token relations + label_weight * CE.
     """
     given = np.full(len(ids), NO_LABEL) if labels is None else labels
     if settings.label_weight and labels is None:
         raise InputError("label_weight is above 0 and no row has a label; give labels or set it to 0")
+    _check_fits(student, teacher, settings)
     teacher = teacher.eval()
     if scores is None:
         scores = teacher_scores(teacher, ids)
@@ -76,39 +89,64 @@ def heal(
         {"input_ids": row, "labels": int(label), "teacher_logits": score}
         for row, label, score in zip(ids, given, scores, strict=True)
     ]
-    pairs = _matched_layers(len(blocks(student)), len(blocks(teacher)))
-    t = settings.temperature
+    pairs = _matched_layers(len(blocks(student)), len(blocks(teacher))) if settings.hidden_weight else []
+    t, looks_inside = settings.temperature, bool(settings.hidden_weight or settings.relation_weight)
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        out = net(**inputs, output_hidden_states=settings.hidden_weight > 0)
+        with relations(student) if settings.relation_weight else nullcontext([]) as ours:
+            out = net(**inputs, output_hidden_states=settings.hidden_weight > 0)
         logits = out.logits.float()
         target = functional.log_softmax(batch["teacher_logits"] / t, dim=-1)
-        total = (
-            t
-            * t
-            * functional.kl_div(
-                functional.log_softmax(logits / t, dim=-1), target, reduction="batchmean", log_target=True
-            )
-        )
-        if settings.hidden_weight:
-            with torch.no_grad():
-                wanted = teacher.to(logits.device)(**inputs, output_hidden_states=True).hidden_states
-            total = total + settings.hidden_weight * _hidden_loss(
-                out.hidden_states, wanted, pairs, inputs["attention_mask"]
-            )
+        mine = functional.log_softmax(logits / t, dim=-1)
+        total = t * t * functional.kl_div(mine, target, reduction="batchmean", log_target=True)
+        if looks_inside:
+            with torch.no_grad(), relations(teacher) if settings.relation_weight else nullcontext([]) as theirs:
+                wanted = teacher.to(logits.device)(**inputs, output_hidden_states=settings.hidden_weight > 0)
+            mask = inputs["attention_mask"]
+            if settings.hidden_weight:
+                hidden = _hidden_loss(out.hidden_states, wanted.hidden_states, pairs, mask)
+                total = total + settings.hidden_weight * hidden
+            if settings.relation_weight:
+                total = total + settings.relation_weight * relation_loss(ours, theirs, mask)
         if settings.label_weight and (batch["labels"] != NO_LABEL).any():
             total = total + settings.label_weight * functional.cross_entropy(
                 logits, batch["labels"], ignore_index=NO_LABEL
             )
         return total
 
-    return fit(student, rows, loss, settings, seed=seed, progress=progress)
+    judge = None if validation is None else Judge(*validation)
+    if settings.quantize_aware:
+        from .qat import fake_quantized
+
+        with fake_quantized(student):
+            return fit(student, rows, loss, settings, judge=judge, seed=seed, progress=progress)
+    return fit(student, rows, loss, settings, judge=judge, seed=seed, progress=progress)
 
 
 def teacher_scores(teacher: PreTrainedModel, ids: Sequence[Sequence[int]]) -> np.ndarray:
     """The teacher's logits for every row, (rows, labels) float32: the dearest part of a short distillation."""
     return run_rows(partial(forward, teacher), ids, int(teacher.config.pad_token_id or 0), "logits")
+
+
+def mean_scores(teachers: Sequence[tuple[PreTrainedModel, Sequence[Sequence[int]]]]) -> np.ndarray:
+    """Mean logits of several teachers, (rows, labels) float32; each comes with the rows in its own tokens."""
+    return np.stack([teacher_scores(teacher, ids) for teacher, ids in teachers]).mean(axis=0)
+
+
+def _check_fits(student: PreTrainedModel, teacher: PreTrainedModel, settings: Heal) -> None:
+    """Losses inside the models compare token by token, and hidden states number by number."""
+    ours, theirs = student.config, teacher.config
+    if (settings.hidden_weight or settings.relation_weight) and ours.vocab_size != theirs.vocab_size:
+        raise InputError(
+            "hidden_weight and relation_weight compare the models token by token, and this student has another "
+            "vocabulary than its teacher; set both to 0"
+        )
+    if settings.hidden_weight and ours.hidden_size != theirs.hidden_size:
+        raise InputError(
+            f"hidden_weight compares hidden states of one size; the student has {ours.hidden_size}, its teacher "
+            f"{theirs.hidden_size}; set hidden_weight to 0 and use relation_weight"
+        )
 
 
 def _matched_layers(student: int, teacher: int) -> list[tuple[int, int]]:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+Batch = dict[str, np.ndarray]  # a model's inputs by name, (rows, ...)
+
 
 class Encoder:
     """A tokenizer.json with one length policy: cut at `max_length` tokens, pad to the longest row of the batch."""
@@ -48,6 +50,11 @@ def by_length(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[np.nda
     order = np.argsort([len(row) for row in rows], kind="stable")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def batches_of(rows: Sequence[Sequence[int]], pad_id: int, batch_size: int = 32) -> list[dict[str, np.ndarray]]:
+    """All rows as model inputs, in batches of similar length."""
+    return [collate([rows[i] for i in batch], pad_id) for batch in by_length(rows, batch_size)]
 
 
 def run_rows(

@@ -4,30 +4,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+STATIC = "paredown-static"  # model_type of the student without layers (static.py)
+
 
 @dataclass(frozen=True)
 class Family:
     """Where an architecture keeps its parts: paths from the model to the blocks, and from a block to its layers."""
 
     blocks: str
-    query: str
-    key: str
-    value: str
+    heads_in: tuple[str, ...]  # linears whose outputs are divided among the heads; missing ones are passed over
     attention_out: str
+    attention_norm: str  # the layer norm that the attention's sum goes into (pre_norm: that it comes from)
     up: str
     down: str
+    ffn_norm: str
+    pre_norm: bool = False
+    projections: int = 1  # how many projections share a matrix of heads_in
+    gates: int = 1  # how many halves `up` has (2: gated linear unit)
+    cuts_heads: bool = True  # False: something outside the block counts the heads
+    head_counts: tuple[str, ...] = ()  # attributes of the block that hold the number of heads
+    head_size_key: str | None = None  # the config's name for the size of a head, where it has one
+    first_stays: bool = False  # the first block is built differently
     width_key: str = "intermediate_size"  # the config's name for the FFN width
+    embeddings: str = "embeddings.word_embeddings"  # of the base model
+    attention: str = "sdpa"  # the fastest implementation in transformers; "eager" where it has no other
     fuses: bool = True  # ONNX Runtime's optimizer knows its attention
 
 
 _BERT = Family(
     blocks="encoder.layer",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
+    heads_in=("attention.self.query", "attention.self.key", "attention.self.value"),
     attention_out="attention.output.dense",
+    attention_norm="attention.output.LayerNorm",
     up="intermediate.dense",
     down="output.dense",
+    ffn_norm="output.LayerNorm",
 )
 
 FAMILIES = {
@@ -36,12 +47,66 @@ FAMILIES = {
     "electra": _BERT,
     "distilbert": Family(
         blocks="transformer.layer",
-        query="attention.q_lin",
-        key="attention.k_lin",
-        value="attention.v_lin",
+        heads_in=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
         attention_out="attention.out_lin",
+        attention_norm="sa_layer_norm",
         up="ffn.lin1",
         down="ffn.lin2",
+        ffn_norm="output_layer_norm",
         width_key="hidden_dim",
+    ),
+    "mpnet": Family(
+        blocks="encoder.layer",
+        heads_in=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+        attention_out="attention.attn.o",
+        attention_norm="attention.LayerNorm",
+        up="intermediate.dense",
+        down="output.dense",
+        ffn_norm="output.LayerNorm",
+        cuts_heads=False,  # one relative position bias for all layers has a column for every head
+        attention="eager",
+        fuses=False,
+    ),
+    "deberta-v2": Family(
+        blocks="encoder.layer",
+        heads_in=tuple(
+            f"attention.self.{name}"
+            for name in ("query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj")
+        ),
+        attention_out="attention.output.dense",
+        attention_norm="attention.output.LayerNorm",
+        up="intermediate.dense",
+        down="output.dense",
+        ffn_norm="output.LayerNorm",
+        head_counts=("attention.self.num_attention_heads",),
+        attention="eager",
+        fuses=False,
+    ),
+    "modernbert": Family(
+        blocks="layers",
+        heads_in=("attn.Wqkv",),
+        attention_out="attn.Wo",
+        attention_norm="attn_norm",
+        up="mlp.Wi",
+        down="mlp.Wo",
+        ffn_norm="mlp_norm",
+        pre_norm=True,
+        projections=3,
+        gates=2,
+        first_stays=True,
+        embeddings="embeddings.tok_embeddings",
+        fuses=False,
+    ),
+    "vit": Family(
+        blocks="layers",
+        heads_in=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+        attention_out="attention.o_proj",
+        attention_norm="layernorm_before",
+        up="mlp.fc1",
+        down="mlp.fc2",
+        ffn_norm="layernorm_after",
+        pre_norm=True,
+        head_size_key="head_dim",
+        fuses=False,
     ),
 }

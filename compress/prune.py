@@ -1,144 +1,269 @@
-"""Structured pruning in three separate ideas: what hangs together, what it is worth, and the cut.
+"""Structured pruning in three separate ideas: what units are worth (importance), how many go where, and the cut.
 
-Groups: torch-pruning's dependency graph. Worth: the sum over training rows of (dL/dmask)^2, Kwon et al. 2022
-(arXiv 2204.09656). Layers go by the loss that is measured without them.
+After the cut the output projections are solved again, bottom-up, so that the cut model's sums come nearest to the
+uncut model's (K-prune, arXiv 2308.03449). Post-training: minutes, a few hundred rows, no labels, no gradient steps.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-import torch_pruning
 from torch import nn
 from transformers import PreTrainedModel
 
-from .encoder import by_length, collate
+from .allocate import Damage, LatencyTable, allocate, allocate_even, budget_ms, grid
+from .encoder import Batch
 from .errors import InputError
+from .importance import Cut, damages, kl_to, log_probabilities, observe, removal_path, solve, watching
 from .settings import Prune
-from .structure import blocks, family, head_size, keep_blocks, linear
+from .structure import (
+    blocks,
+    cut,
+    describe_by_config,
+    family,
+    keep_blocks,
+    structure_of,
+    sublayers,
+)
 from .train import Progress
+
+LAYER_ROWS = 128  # rows on which the layers are missed
+SOLVE_TOKENS = 16_000  # tokens that the output projections are solved on
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a cut promises: milliseconds by the latency table before and after (None without one), and what is left."""
+
+    promised_ms: float | None
+    full_ms: float | None
+    layers: list[tuple[int, int]]
+
+    def to_json(self) -> dict:
+        speedup = self.full_ms / self.promised_ms if self.full_ms and self.promised_ms else None
+        shape = [{"heads": h, "ffn": f} for h, f in self.layers]
+        return {"promised_ms": self.promised_ms, "promised_speedup": speedup, "layers": shape}
 
 
 def prune(
     model: PreTrainedModel,
-    ids: Sequence[Sequence[int]],
-    labels: np.ndarray,
+    batches: Sequence[Batch],
     settings: Prune,
     *,
+    table: LatencyTable | None = None,
     progress: Progress | None = None,
-) -> PreTrainedModel:
-    """Cut `model` in place and return it; `ids` and `labels` (rows,) int64 are training rows. No training here.
+) -> Pruned:
+    """Cut `model` in place; `batches` are inputs of the model, from training rows. No labels, no training here.
 
-    Layers first, then heads and neurons by their worth in what is left.
+    With `speedup` or `latency_ms`, `table` says what each shape takes, and the damage is least within that time.
+    Otherwise `layers` go by measured effect, then the share of heads and neurons that is worth least.
     """
     report = progress or (lambda share, text: None)
-    report(0.0, "measuring importance")
+    if not batches:
+        raise InputError("pruning needs rows to measure on; give at least one")
+    teacher, full = copy.deepcopy(model), shape_of(model)
+    report(0.0, "which layers are missed least")
+    kept = list(range(len(full)))
     if settings.layers is not None:
-        keep_blocks(model, layers_to_keep(model, ids, labels, settings.layers))
-    if settings.heads < 1 or settings.ffn < 1:
-        heads, neurons = importance(model, ids, labels)
-        cut(model, keep_best(heads, settings.heads, 1), keep_best(neurons, settings.ffn, settings.multiple))
+        kept = layers_to_keep(model, batches, settings.layers)
+        keep_blocks(model, kept)
+    report(0.1, "what heads and neurons are worth")
+    seen = observe(model, batches)
+    if settings.timed:
+        if table is None:
+            raise InputError("prune: speedup and latency_ms need a latency table of this machine")
+        heads, widths = options(model, settings)
+        paths = [removal_path(s, heads if s.unit > 1 else widths) for s in seen]
+        report(0.3, "what each cut would cost")
+        damage = _damage(model, batches, paths)
+        budget = budget_ms(table, full, settings.speedup, settings.latency_ms)
+        choose = partial(allocate_even, heads=full[0][0]) if settings.even else allocate
+        wanted = choose(table, damage, budget)
+    else:
+        counts = _shares(seen, settings)
+        paths = [removal_path(s, [count]) for s, count in zip(seen, counts, strict=True)]
+        wanted = list(zip(counts[0::2], counts[1::2], strict=True))
+    report(0.7, "cutting")
+    stays = [i for i, shape in enumerate(wanted) if shape is not None]
+    shapes = [shape for shape in wanted if shape is not None]
+    keep_blocks(model, stays)
+    cut(
+        model,
+        [paths[2 * i][h].units for i, (h, _) in zip(stays, shapes, strict=True)],
+        [paths[2 * i + 1][f].units for i, (_, f) in zip(stays, shapes, strict=True)],
+    )
+    if settings.even:
+        describe_by_config(model)
+    if settings.resolve and shape_of(model) != full:
+        resolve(model, teacher, batches, [kept[i] for i in stays], report)
+    model.zero_grad(set_to_none=True)
     report(1.0, "cut")
-    return model.eval()
+    left = shape_of(model.eval())
+    return Pruned(table.predict(left) if table else None, table.predict(full) if table else None, left)
 
 
-def importance(
-    model: PreTrainedModel, ids: Sequence[Sequence[int]], labels: np.ndarray
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Worth of every head and of every feed-forward neuron: two lists, one float64 array per layer.
+def shape_of(model: PreTrainedModel) -> list[tuple[int, int]]:
+    """(heads, neurons) of every block."""
+    return [(layer.heads, layer.ffn) for layer in structure_of(model).layers]
 
-    A mask of ones (rows, units) multiplies each unit's output; its gradient is per row, so the square is too.
+
+def options(model: PreTrainedModel, settings: Prune) -> tuple[list[int], list[int]]:
+    """Head counts and feed-forward widths that a timed cut chooses from."""
+    heads, width = (max(counts) for counts in zip(*shape_of(model), strict=True))
+    fixed = settings.even or not family(model).cuts_heads
+    return [heads] if fixed else grid(heads), grid(width, settings.multiple)
+
+
+def layers_to_keep(model: PreTrainedModel, batches: Sequence[Batch], layers: int | list[int]) -> list[int]:
+    """Which layers stay: the list as given, or `layers` of them, dropping each time the one that is missed least.
+
+    Missed: the KL of the answers to the uncut model's, on the first rows.
     """
-    parts, size = family(model), head_size(model)
-    masks: list[torch.Tensor] = []
-    hooks = []
-
-    def masked(module: nn.Module, inputs: tuple[torch.Tensor, ...], width: int) -> tuple[torch.Tensor]:
-        (x,) = inputs
-        mask = torch.ones(x.shape[0], x.shape[-1] // width, requires_grad=True)
-        masks.append(mask)
-        return (x * mask.repeat_interleave(width, dim=1).unsqueeze(1),)
-
-    model.eval()
-    worth: list[np.ndarray] | None = None
-    try:
-        for block in blocks(model):
-            for path, width in ((parts.attention_out, size), (parts.down, 1)):
-                hooks.append(linear(block, path).register_forward_pre_hook(partial(masked, width=width)))
-        for batch in by_length(ids, 32):
-            masks.clear()
-            total = _loss(model, ids, labels, batch, "sum")
-            squares = [g.double().square().sum(0).numpy() for g in torch.autograd.grad(total, masks)]
-            worth = squares if worth is None else [a + b for a, b in zip(worth, squares, strict=True)]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if worth is None:
-        raise InputError("pruning needs training rows to measure importance on")
-    return worth[0::2], worth[1::2]
-
-
-def layers_to_keep(
-    model: PreTrainedModel, ids: Sequence[Sequence[int]], labels: np.ndarray, layers: int | list[int]
-) -> list[int]:
-    """Which layers stay: the list as given, or `layers` of them, dropping each time the one that is missed least."""
     depth = len(blocks(model))
     if isinstance(layers, list):
         return layers
     if not 1 <= layers <= depth:
         raise InputError(f"layers: {layers} is not between 1 and the model's {depth}")
+    some = _some(batches, LAYER_ROWS)
+    wanted = [log_probabilities(model, batch) for batch in some]
     kept = list(range(depth))
     while len(kept) > layers:
-        losses = [_loss_without(model, [k for k in kept if k != drop], ids, labels) for drop in kept]
-        kept.pop(int(np.argmin(losses)))
+        droppable = kept[1:] if family(model).first_stays else kept
+        losses = [_kl_with(model, [k for k in kept if k != drop], some, wanted) for drop in droppable]
+        kept.remove(droppable[int(np.argmin(losses))])
     return kept
 
 
-def keep_best(worth: list[np.ndarray], share: float, multiple: int) -> list[np.ndarray]:
-    """Unit numbers to keep in each layer: the best `share` of all, widths rounded to `multiple`, at least one each."""
-    if share >= 1:
-        return [np.arange(len(layer)) for layer in worth]
-    everything = np.sort(np.concatenate(worth))
-    threshold = everything[len(everything) - max(1, round(share * len(everything)))]
-    kept = []
-    for layer in worth:
-        count = round(int((layer >= threshold).sum()) / multiple) * multiple
-        count = min(max(count, min(multiple, len(layer))), len(layer))
-        kept.append(np.sort(np.argsort(-layer, kind="stable")[:count]))
-    return kept
+def resolve(
+    model: PreTrainedModel,
+    teacher: PreTrainedModel,
+    batches: Sequence[Batch],
+    layers: Sequence[int],
+    report: Progress,
+) -> None:
+    """Solve every output projection of `model` again, bottom-up and in place, by least squares.
+
+    The target of a sublayer is the uncut model's sum (residual + projection) at the same place, less the residual that
+    the cut model has there by then, so that earlier errors are made up for too. `layers`: for each block of `model`,
+    the number of the teacher's block it was.
+    """
+    some = _some_tokens(batches, SOLVE_TOKENS)
+    theirs = list(sublayers(teacher))
+    places = [2 * layer + half for layer in layers for half in (0, 1)]
+    sums = [_stream(teacher, [theirs[place] for place in places], batch) for batch in some]
+    ours = list(sublayers(model))
+    for number, (layer, norm, unit) in enumerate(ours):
+        report(0.75 + 0.25 * number / len(ours), f"solving projection {number + 1} of {len(ours)}")
+        size = layer.in_features + 1
+        gram, product = np.zeros((size, size)), np.zeros((size, layer.out_features))
+        for batch, wanted in zip(some, sums, strict=True):
+            inputs, residual = _until(model, (layer, norm, unit), batch)
+            x = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
+            gram += (x.T @ x).double().numpy()
+            product += (x.T @ (wanted[number] - residual)).double().numpy()
+        bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
+        prior = torch.cat([layer.weight.detach().T, bias[None]]).double().numpy()
+        columns = np.arange(size if layer.bias is not None else size - 1)
+        solved = torch.from_numpy(solve(gram, product, columns, prior)).float()
+        with torch.no_grad():
+            layer.weight.copy_(solved[: layer.in_features].T)
+            if layer.bias is not None:
+                layer.bias.copy_(solved[-1])
 
 
-def cut(model: PreTrainedModel, heads: list[np.ndarray], neurons: list[np.ndarray]) -> None:
-    """Remove every head and neuron that is not listed (numbers per layer), in place."""
-    parts, size = family(model), head_size(model)
-    attention = model.config._attn_implementation or "eager"
-    model.set_attn_implementation("eager")  # the graph is traced through the plain formula
-    example = {name: torch.ones(1, 8, dtype=torch.long) for name in ("input_ids", "attention_mask")}
-    graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
-    for block, keep_heads, keep_neurons in zip(blocks(model), heads, neurons, strict=True):
-        query, up = linear(block, parts.query), linear(block, parts.up)
-        gone_heads = np.setdiff1d(np.arange(query.out_features // size), keep_heads)
-        channels = (gone_heads[:, None] * size + np.arange(size)).ravel()
-        gone_neurons = np.setdiff1d(np.arange(up.out_features), keep_neurons)
-        for layer, gone in ((query, channels), (up, gone_neurons)):
-            if len(gone):
-                graph.get_pruning_group(layer, torch_pruning.prune_linear_out_channels, gone.tolist()).prune()
-    model.set_attn_implementation(attention)
-    model.zero_grad(set_to_none=True)
+def _damage(model: PreTrainedModel, batches: Sequence[Batch], paths: list[dict[int, Cut]]) -> list[Damage]:
+    """What each layer's cuts and its absence cost, nats of KL."""
+    costs = damages(model, batches, paths)
+    some = _some(batches, LAYER_ROWS)
+    wanted = [log_probabilities(model, batch) for batch in some]
+    depth = len(blocks(model))
+    found = []
+    for i in range(depth):
+        stays = depth == 1 or (i == 0 and family(model).first_stays)
+        without = np.inf if stays else _kl_with(model, [k for k in range(depth) if k != i], some, wanted)
+        found.append(Damage(costs[2 * i], costs[2 * i + 1], without))
+    return found
 
 
-def _loss(model, ids, labels: np.ndarray, batch: np.ndarray, reduction: str) -> torch.Tensor:
-    inputs = collate([ids[i] for i in batch], int(model.config.pad_token_id or 0))
-    logits = model(**{name: torch.from_numpy(array) for name, array in inputs.items()}).logits
-    return nn.functional.cross_entropy(logits, torch.from_numpy(labels[batch]), reduction=reduction)
+def _shares(seen, settings: Prune) -> list[int]:
+    """Units to keep in each sublayer: the settings' shares, the same for all layers (`even`) or by worth over all."""
+    counts = [0] * len(seen)
+    for half, share, multiple in ((0, settings.heads, 1), (1, settings.ffn, settings.multiple)):
+        worth = [s.knowledge for s in seen[half::2]]
+        everything = np.sort(np.concatenate(worth))
+        threshold = everything[len(everything) - max(1, round(share * len(everything)))]
+        for i, layer in enumerate(worth):
+            count = share * len(layer) if settings.even else int((layer >= threshold).sum())
+            snapped = round(count / multiple) * multiple
+            low = min(multiple, len(layer))
+            counts[2 * i + half] = len(layer) if share >= 1 else min(max(snapped, low), len(layer))
+    return counts
 
 
-def _loss_without(model: PreTrainedModel, kept: list[int], ids, labels: np.ndarray) -> float:
+def _kl_with(model: PreTrainedModel, kept: list[int], batches: Sequence[Batch], wanted: list[torch.Tensor]) -> float:
     trial = copy.deepcopy(model)
     keep_blocks(trial, kept)
-    with torch.inference_mode():
-        return sum(float(_loss(trial, ids, labels, batch, "sum")) for batch in by_length(ids, 32))
+    return kl_to(trial, batches, wanted)
+
+
+class _Enough(Exception):
+    """What lies above the sublayer that is looked at need not be computed."""
+
+
+def _until(model: PreTrainedModel, place: tuple[nn.Linear, nn.Module, int], batch: Batch):
+    """(inputs, residual) of one sublayer on the real tokens, (tokens, width) each; nothing above it is computed."""
+    return _places(model, [place], batch)[0]
+
+
+def _stream(model: PreTrainedModel, places: Sequence[tuple[nn.Linear, nn.Module, int]], batch: Batch):
+    """Residual + projection at each place on the real tokens: a list of (tokens, width)."""
+    found = []
+    for (layer, _, _), (inputs, residual) in zip(places, _places(model, places, batch), strict=True):
+        found.append(nn.functional.linear(inputs, layer.weight, layer.bias).detach() + residual)
+    return found
+
+
+def _places(model: PreTrainedModel, places: Sequence[tuple[nn.Linear, nn.Module, int]], batch: Batch):
+    """(inputs, residual) at each place. Where norms come after the sum, the residual is the norm's input less the
+    projection's output; where they come before, it is the norm's own input."""
+    pre = family(model).pre_norm
+    watched = [module for layer, norm, _ in places for module in ((norm, layer) if pre else (layer, norm))]
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def look(number: int, given: torch.Tensor, output: object) -> None:
+        assert isinstance(output, torch.Tensor)
+        seen.append((given.detach(), output.detach()))
+        if len(seen) == len(watched):
+            raise _Enough
+
+    with contextlib.suppress(_Enough), torch.no_grad(), watching(watched, look):
+        model(**{name: torch.from_numpy(array) for name, array in batch.items()})
+    found = []
+    for (first, first_out), (second, _) in zip(seen[0::2], seen[1::2], strict=True):
+        inputs, residual = (second, first) if pre else (first, second - first_out)
+        real = torch.from_numpy(batch["attention_mask"]).bool() if "attention_mask" in batch else ...
+        found.append((inputs[real].reshape(-1, inputs.shape[-1]), residual[real].reshape(-1, residual.shape[-1])))
+    return found
+
+
+def _some(batches: Sequence[Batch], rows: int) -> list[Batch]:
+    """Batches spread over all of them, with about this many rows together."""
+    size = max(len(next(iter(batch.values()))) for batch in batches)
+    count = min(len(batches), max(1, rows // size))
+    return [batches[int(i)] for i in np.linspace(0, len(batches) - 1, count).round()]
+
+
+def _some_tokens(batches: Sequence[Batch], tokens: int) -> list[Batch]:
+    """Batches spread over all of them, with about this many tokens together."""
+    total = sum(
+        batch["attention_mask"].sum() if "attention_mask" in batch else 200 * len(next(iter(batch.values())))
+        for batch in batches
+    )
+    count = min(len(batches), max(1, round(len(batches) * tokens / total)))
+    return [batches[int(i)] for i in np.linspace(0, len(batches) - 1, count).round()]

@@ -1,7 +1,8 @@
 """INT8: from an ONNX file to an ONNX file (ONNX Runtime), or from an OpenVINO model to an OpenVINO model (NNCF).
 
 Activations U8, weights S8 per channel. Without VNNI or AMX the U8 x S8 product saturates in 16 bits
-(onnxruntime#14642), so weights take 7 bits there (`reduce_range`).
+(onnxruntime#14642), so weights take 7 bits there (`reduce_range`). Nothing is assumed to be harmless: every variant is
+run on rows that did not calibrate it, and the one whose answers stay nearest is kept.
 """
 
 from __future__ import annotations
@@ -9,63 +10,110 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from .encoder import Batch
 from .errors import InputError, missing_extra
+from .smooth import smooth
+from .tasks import softmax
 
-Batches = Sequence[dict[str, np.ndarray]]
+Batches = Sequence[Batch]
+AGREEMENT = 0.99  # share of rows whose answer INT8 must not change; below it, the worst layers stay in float
+SLOW_ROWS = 48  # rows for the calibration methods that keep histograms of every activation
 
 
-def dynamic(source: Path, target: Path, *, reduce_range: bool) -> None:
-    """Weights to INT8 now, activations at run time. Works on the graph with fused attention."""
+def dynamic(source: Path, target: Path, judging: Batches = (), *, reduce_range: bool) -> dict:
+    """Weights to INT8 now, activations at run time. Works on the graph with fused attention.
+
+    `judging`: batches on which the answers are compared with the float model's; without them nothing is compared.
+    Returns what was found, for the artefact's details.
+    """
     quantization = _onnxruntime()
-    with tempfile.TemporaryDirectory() as scratch:
+
+    def make(model: Path, out: Path, left_in_float: list[str]) -> None:
         quantization.quantize_dynamic(
-            _without_value_info(source, Path(scratch)),
-            target,
+            model,
+            out,
             per_channel=True,
             reduce_range=reduce_range,
             weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=left_in_float,
             extra_options={"DefaultTensorType": 1},  # FLOAT, for outputs of fused nodes whose type is not inferred
         )
 
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = _without_value_info(source, Path(scratch))
+        make(plain, target, [])
+        return _mended(plain, target, make, judging, Path(scratch)) if judging else {}
 
-def static(source: Path, target: Path, batches: Batches, *, reduce_range: bool) -> None:
-    """QDQ around MatMul and Gemm, activation ranges (min-max) from `batches`: {input name: int64 array}, from train.
 
-    Other operators stay in float: quantising them too measured slower and less accurate on this kind of model.
+def static(source: Path, target: Path, batches: Batches, *, reduce_range: bool) -> dict:
+    """QDQ around MatMul and Gemm; three quarters of `batches` (training rows) give the ranges, the rest judge.
+
+    Min-max, percentile, entropy, and min-max after SmoothQuant are tried. Other operators stay in float: quantising
+    them too measured slower and less accurate on this kind of model. Returns what was found.
     """
     quantization = _onnxruntime()
     if not batches:
         raise InputError("static INT8 needs calibration rows; give at least one training row")
-    queue = iter(batches)
+    judging = list(batches[3::4]) or list(batches)
+    calibrating = [batch for i, batch in enumerate(batches) if i % 4 != 3]
+    methods = {
+        "min-max": (quantization.CalibrationMethod.MinMax, False, calibrating),
+        "percentile": (quantization.CalibrationMethod.Percentile, False, _of_one_length(calibrating)[:SLOW_ROWS]),
+        "entropy": (quantization.CalibrationMethod.Entropy, False, _of_one_length(calibrating)[:SLOW_ROWS]),
+        "smoothquant": (quantization.CalibrationMethod.MinMax, True, calibrating),
+    }
 
-    class Reader(quantization.CalibrationDataReader):
-        def get_next(self):  # pyright: ignore[reportIncompatibleMethodOverride]
-            return next(queue, None)
+    def make(model: Path, out: Path, left_in_float: list[str], method: str) -> None:
+        queue = iter(methods[method][2])
 
-    with tempfile.TemporaryDirectory() as scratch:
-        quantization.quantize_static(
-            _without_value_info(source, Path(scratch)),
-            target,
-            Reader(),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            reduce_range=reduce_range,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            calibrate_method=quantization.CalibrationMethod.MinMax,
-            extra_options={"DefaultTensorType": 1, "MatMulConstBOnly": True},
-        )
+        class Reader(quantization.CalibrationDataReader):
+            def get_next(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+                return next(queue, None)
+
+        with contextlib.redirect_stdout(io.StringIO()):  # its histograms talk
+            quantization.quantize_static(
+                model,
+                out,
+                Reader(),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True,
+                reduce_range=reduce_range,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                calibrate_method=methods[method][0],
+                nodes_to_exclude=left_in_float,
+                extra_options={"DefaultTensorType": 1, "MatMulConstBOnly": True},
+            )
+
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        plain = _without_value_info(source, scratch)
+        smoothed = smooth(plain, scratch / "smoothed.onnx", calibrating[:SLOW_ROWS])
+        wanted = _logits(plain, judging)
+        tried, best = {}, ("", np.inf)
+        for method, (_, smoothly, _) in methods.items():
+            out = scratch / f"{method}.onnx"
+            make(smoothed if smoothly else plain, out, [], method)
+            tried[method] = _distance(_logits(out, judging), wanted)
+            if tried[method] < best[1]:
+                best = (method, tried[method])
+        chosen = best[0]
+        shutil.copyfile(scratch / f"{chosen}.onnx", target)
+        base = smoothed if methods[chosen][1] else plain
+        found = _mended(base, target, lambda m, o, left: make(m, o, left, chosen), judging, scratch)
+        return {"calibration": chosen, "calibration_kl": tried, **found}
 
 
 def openvino_static(source: Path, target: Path, batches: Batches) -> None:
-    """OpenVINO IR to INT8 IR by NNCF's post-training quantisation for transformers, calibrated on `batches`."""
+    """OpenVINO IR to INT8 IR by NNCF's post-training quantisation for transformers (SmoothQuant included)."""
     try:
         import nncf
         import openvino
@@ -80,6 +128,78 @@ def openvino_static(source: Path, target: Path, batches: Batches) -> None:
             model, nncf.Dataset(list(batches)), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(batches)
         )
     openvino.save_model(quantised, target, compress_to_fp16=False)
+
+
+def _mended(
+    plain: Path, target: Path, make: Callable[[Path, Path, list[str]], None], judging: Batches, scratch: Path
+) -> dict:
+    """Where INT8 changes more answers than AGREEMENT allows, leave the products that hurt most in float, one by one.
+
+    The scan quantises each matrix product alone. It stops as soon as the answers are back, or at half of the products.
+    """
+    wanted = _logits(plain, judging)
+    agreement = _agreement(_logits(target, judging), wanted)
+    if agreement >= AGREEMENT:
+        return {"agreement": agreement, "left_in_float": []}
+    nodes = _products(plain)
+    hurt, alone = {}, scratch / "alone.onnx"
+    for node in nodes:
+        make(plain, alone, [other for other in nodes if other != node])
+        hurt[node] = _distance(_logits(alone, judging), wanted)
+    left: list[str] = []
+    kept: list[str] = []
+    for node in sorted(nodes, key=lambda name: -hurt[name])[: len(nodes) // 2]:
+        left.append(node)
+        make(plain, alone, left)
+        now = _agreement(_logits(alone, judging), wanted)
+        if now > agreement:
+            agreement = now
+            shutil.copyfile(alone, target)
+            kept = list(left)
+        if agreement >= AGREEMENT:
+            break
+    return {"agreement": agreement, "left_in_float": kept}
+
+
+def _of_one_length(batches: Batches) -> list[Batch]:
+    """Those of at least median length, cut there: ONNX Runtime's histograms stack activations and need one shape."""
+    length = int(np.median([batch["input_ids"].shape[1] for batch in batches]))
+    long = [batch for batch in batches if batch["input_ids"].shape[1] >= length]
+    return [{name: array[:, :length] for name, array in batch.items()} for batch in long]
+
+
+def _products(model: Path) -> list[str]:
+    """Names of the nodes that multiply by a constant matrix."""
+    import onnx
+
+    graph = onnx.load(model).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type in ("MatMul", "Gemm", "Attention") and any(name in constants for name in node.input)
+    ]
+
+
+def _logits(model: Path, batches: Batches) -> np.ndarray:
+    """First output of every batch, (rows, labels)."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    names = {entry.name for entry in session.get_inputs()}
+    return np.concatenate([session.run(None, {n: a for n, a in b.items() if n in names})[0] for b in batches])  # type: ignore[arg-type]
+
+
+def _distance(ours: np.ndarray, wanted: np.ndarray) -> float:
+    """Mean KL from the float model's answers, nats a row."""
+    p, q = np.log(softmax(wanted) + 1e-9), np.log(softmax(ours) + 1e-9)
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+def _agreement(ours: np.ndarray, wanted: np.ndarray) -> float:
+    return float((ours.argmax(-1) == wanted.argmax(-1)).mean())
 
 
 def _onnxruntime():
@@ -97,5 +217,7 @@ def _without_value_info(source: Path, scratch: Path) -> Path:
 
     model = onnx.load(source)
     del model.graph.value_info[:]
+    for i, node in enumerate(model.graph.node):  # the scan calls them by name
+        node.name = node.name or f"{node.op_type}_{i}"
     onnx.save(model, scratch / "model.onnx")
     return scratch / "model.onnx"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -28,6 +28,10 @@ class Training(Settings):
     freeze_embeddings: bool = Field(
         default=True, description="leave the embeddings as they are: a quarter less time a step"
     )
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="stop after this many looks at validation without a better one (none: never look)"
+    )
+    looks: Annotated[float, Field(gt=0)] = Field(default=2.0, description="looks at validation per epoch")
 
 
 class Finetune(Training):
@@ -44,6 +48,12 @@ class Heal(Training):
         default=1.0,
         description="weight of the per-token hidden-state loss (0: the teacher runs once, not in every step)",
     )
+    relation_weight: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="weight of the last layer's token-relation loss, for a student of any width"
+    )
+    quantize_aware: bool = Field(
+        default=False, description="train with INT8's rounding, where plain INT8 loses too much"
+    )
     label_weight: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="weight of the loss on the rows' own labels"
     )
@@ -51,21 +61,98 @@ class Heal(Training):
 
 
 class Distill(Heal):
-    """A student made of some of the teacher's own layers."""
+    """A student made of some of the teacher's own layers, or one that comes from elsewhere."""
 
     layers: int | list[int] = Field(default=3, description="how many layers, evenly spread, or which ones (from 0)")
+    width: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="hidden size of the student, a multiple of the size of a head (default: the teacher's)",
+    )
+    student: str | None = Field(
+        default=None,
+        description="another checkpoint as the student instead: directory or hub id; layers and width are its own",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Distill:
+        if self.student is not None and {"layers", "width"} & self.model_fields_set:
+            raise ValueError("a student from elsewhere has layers and a width of its own; leave these out")
+        if self.width is not None and self.hidden_weight:
+            raise ValueError(
+                "hidden_weight compares hidden states of one size; with width, set it to 0 (relation_weight fits)"
+            )
+        return self
+
+
+class Static(Heal):
+    """A student without layers: token embeddings, mean pooling and a linear head, taught the teacher's answers."""
+
+    width: Annotated[int, Field(ge=1)] = Field(default=64, description="of the embeddings")
+    pairs: Annotated[int, Field(ge=0, le=2**15)] = Field(
+        default=0, description="buckets for embeddings of neighbouring tokens (0: none)"
+    )
+    epochs: Annotated[float, Field(gt=0)] = Field(default=6.0, description="passes over the rows")
+    batch_size: Annotated[int, Field(ge=1)] = Field(default=64, description="rows per optimiser step")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-3, description="peak of AdamW's learning rate")
+    hidden_weight: Literal[0] = Field(default=0, description="it has no hidden states")  # type: ignore[assignment]
+    freeze_embeddings: Literal[False] = Field(default=False, description="they are all there is to learn")  # type: ignore[assignment]
+
+
+class Trim(Settings):
+    """Cut the vocabulary to the tokens of the training rows and the unlabelled text, plus a floor."""
+
+    frequent: Annotated[int, Field(ge=0)] = Field(
+        default=2000, description="first pieces of the vocabulary that stay whether the text has them or not"
+    )
+
+
+class Timed(Settings):
+    """The runtime, precision and batch that a time is measured in, on rows of the user's own lengths."""
+
+    runtime: Literal["onnxruntime", "openvino"] = Field(default="onnxruntime", description="what runs the model")
+    precision: Literal["fp32", "bf16", "int8-dynamic", "int8-static"] = Field(
+        default="int8-dynamic", description="number format"
+    )
+    batch_size: Annotated[int, Field(ge=1)] = Field(default=1, description="rows a call")
 
 
 class Prune(Settings):
-    """Cut whole heads, feed-forward neurons and layers; least important first."""
+    """Cut whole heads, feed-forward neurons and layers: to a time that is measured here, or to given shares."""
 
+    speedup: Annotated[float, Field(gt=1)] | None = Field(
+        default=None, description="how many times faster than the uncut model, in the `target` that it is timed in"
+    )
+    latency_ms: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="milliseconds of a call instead of a speed-up"
+    )
+    target: Timed = Field(default_factory=Timed, description="what the time is measured in")
+    even: bool = Field(
+        default=False, description="the same shape in every layer, so that plain transformers can load it"
+    )
     heads: Share = Field(default=1.0, description="share of all attention heads to keep, 0..1, spread by importance")
     ffn: Share = Field(default=1.0, description="share of all feed-forward neurons to keep, 0..1, spread by importance")
     layers: int | list[int] | None = Field(
-        default=None, description="layers to keep: how many (chosen by measured loss) or which (from 0)"
+        default=None, description="layers to keep: how many (chosen by measured effect) or which (from 0)"
     )
     multiple: Annotated[int, Field(ge=1)] = Field(default=32, description="feed-forward widths are multiples of this")
     rows: Annotated[int, Field(ge=1)] = Field(default=512, description="training rows that importance is measured on")
+    resolve: bool = Field(default=True, description="solve the output projections again after the cut (least squares)")
     recover: Heal | None = Field(
         default=None, description="training after the cut, with the uncut model as the teacher"
     )
+
+    @property
+    def timed(self) -> bool:
+        """True when a time is the target."""
+        return self.speedup is not None or self.latency_ms is not None
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Prune:
+        if self.speedup is not None and self.latency_ms is not None:
+            raise ValueError("give speedup or latency_ms, not both")
+        if self.timed and (self.heads < 1 or self.ffn < 1):
+            raise ValueError("a time (speedup, latency_ms) decides heads and ffn; leave these out")
+        return self
+
+
+Stage = Finetune | Prune | Distill | Static | Trim

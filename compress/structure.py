@@ -1,4 +1,4 @@
-"""The shape of an encoder whose layers have been cut unevenly: read it, write it, rebuild it.
+"""The shape of an encoder whose layers have been cut unevenly: read it, write it, rebuild it, and make it.
 
 transformers can describe one head count and one width for the whole model; a pruned model has its own in each layer.
 `structure.json` beside the checkpoint holds the difference.
@@ -6,10 +6,13 @@ transformers can describe one head count and one width for the whole model; a pr
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from typing import cast
 
+import numpy as np
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -73,14 +76,15 @@ def linear(block: nn.Module, path: str) -> nn.Linear:
 
 def head_size(model: PreTrainedModel) -> int:
     """Width of one attention head; cutting never changes it."""
-    return model.config.hidden_size // model.config.num_attention_heads
+    key, config = family(model).head_size_key, model.config
+    return (getattr(config, key, None) if key else None) or config.hidden_size // config.num_attention_heads
 
 
 def structure_of(model: PreTrainedModel) -> Structure:
     """The shape a model has now, read from its weights."""
     parts, size = family(model), head_size(model)
     layers = [
-        Layer(heads=linear(b, parts.query).out_features // size, ffn=linear(b, parts.up).out_features)
+        Layer(linear(b, parts.attention_out).in_features // size, linear(b, parts.down).in_features)
         for b in blocks(model)
     ]
     return Structure(size, tuple(layers))
@@ -92,19 +96,59 @@ def described_by_config(model: PreTrainedModel) -> bool:
     return all(layer == Layer(heads, width) for layer in structure_of(model).layers)
 
 
+def describe_by_config(model: PreTrainedModel) -> None:
+    """Write an even shape into the config, so that plain `from_pretrained` loads it; InputError when it cannot."""
+    parts, layers = family(model), structure_of(model).layers
+    if len(set(layers)) != 1:
+        raise InputError("the layers have different shapes, which config.json cannot describe")
+    heads, size, config = layers[0].heads, head_size(model), model.config
+    if heads != config.num_attention_heads:
+        if parts.head_size_key is None:
+            raise InputError(
+                f"even: config.json of '{config.model_type}' has no size of a head, so all "
+                f"{config.num_attention_heads} heads must stay; cut ffn or layers"
+            )
+        if config.hidden_size % heads:
+            raise InputError(f"even: {heads} heads do not divide the hidden size {config.hidden_size}")
+        setattr(config, parts.head_size_key, size)
+        config.num_attention_heads = heads
+    setattr(config, parts.width_key, layers[0].ffn)
+
+
 def reshape(model: PreTrainedModel, structure: Structure) -> None:
     """Give a freshly built model the shapes of `structure`, in place; the new weights are to be loaded next."""
-    parts = family(model)
     found = blocks(model)
     if len(found) != len(structure.layers):
         raise InputError(f"structure.json describes {len(structure.layers)} layers, config.json {len(found)}")
-    for block, layer in zip(found, structure.layers, strict=True):
-        inner = layer.heads * structure.head_size
-        for path in (parts.query, parts.key, parts.value):
-            _replace(block, path, linear(block, path).in_features, inner)
-        _replace(block, parts.attention_out, inner, linear(block, parts.attention_out).out_features)
-        _replace(block, parts.up, linear(block, parts.up).in_features, layer.ffn)
-        _replace(block, parts.down, layer.ffn, linear(block, parts.down).out_features)
+    now = structure_of(model)
+    if now.head_size != structure.head_size:
+        raise InputError(f"structure.json has heads of {structure.head_size}, config.json of {now.head_size}")
+    for was, layer in zip(now.layers, structure.layers, strict=True):
+        if layer.heads > was.heads or layer.ffn > was.ffn:
+            raise InputError("structure.json describes a layer that is larger than config.json's")
+    cut(model, [np.arange(x.heads) for x in structure.layers], [np.arange(x.ffn) for x in structure.layers])
+
+
+def cut(model: PreTrainedModel, heads: Sequence[np.ndarray], neurons: Sequence[np.ndarray]) -> None:
+    """Remove every head and feed-forward neuron that is not listed (numbers per layer), in place."""
+    parts, size = family(model), head_size(model)
+    for block, keep_heads, keep_neurons in zip(blocks(model), heads, neurons, strict=True):
+        count = linear(block, parts.attention_out).in_features // size
+        if len(keep_heads) != count:
+            if not parts.cuts_heads:
+                raise InputError(f"the heads of a '{model.config.model_type}' model cannot be cut; cut ffn or layers")
+            channels = (keep_heads[:, None] * size + np.arange(size)).ravel()
+            for path in parts.heads_in:
+                if has(block, path):
+                    _keep(block, path, _repeated(channels, parts.projections, count * size), 0)
+            _keep(block, parts.attention_out, channels, 1)
+            for path in parts.head_counts:
+                owner, _, name = path.rpartition(".")
+                setattr(attrgetter(owner)(block), name, len(keep_heads))
+        width = linear(block, parts.down).in_features
+        if len(keep_neurons) != width:
+            _keep(block, parts.up, _repeated(keep_neurons, parts.gates, width), 0)
+            _keep(block, parts.down, keep_neurons, 1)
 
 
 def keep_blocks(model: PreTrainedModel, keep: list[int]) -> None:
@@ -113,15 +157,42 @@ def keep_blocks(model: PreTrainedModel, keep: list[int]) -> None:
     bad = [k for k in keep if not 0 <= k < len(found)]
     if bad or not keep or sorted(set(keep)) != list(keep):
         raise InputError(f"layers: {keep} is not an ascending choice of the layers 0..{len(found) - 1}")
+    if family(model).first_stays and keep[0] != 0:
+        raise InputError(f"layers: the first layer of a '{model.config.model_type}' model has to stay, {keep} drops it")
     kept = [found[k] for k in keep]
     while len(found):
         del found[-1]
     found.extend(kept)
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = [model.config.layer_types[k] for k in keep]
     model.config.num_hidden_layers = len(kept)
 
 
-def _replace(block: nn.Module, path: str, inputs: int, outputs: int) -> None:
-    old = linear(block, path)
+def sublayers(model: PreTrainedModel) -> Iterator[tuple[nn.Linear, nn.Module, int]]:
+    """Bottom-up, two for each block: the output projection, its layer norm, and the width of a unit at its input."""
+    parts, size = family(model), head_size(model)
+    for block in blocks(model):
+        yield linear(block, parts.attention_out), attrgetter(parts.attention_norm)(block), size
+        yield linear(block, parts.down), attrgetter(parts.ffn_norm)(block), 1
+
+
+def has(block: nn.Module, path: str) -> bool:
+    """True when the block has a layer at `path`."""
+    return hasattr(attrgetter(path.rpartition(".")[0])(block), path.rpartition(".")[2])
+
+
+def _repeated(channels: np.ndarray, times: int, stride: int) -> np.ndarray:
+    return (np.arange(times)[:, None] * stride + channels).ravel()
+
+
+def _keep(block: nn.Module, path: str, channels: np.ndarray, dimension: int) -> None:
+    """Replace a linear by one with only these outputs (dimension 0) or inputs (1)."""
+    old, index = linear(block, path), torch.as_tensor(channels)
+    weight = old.weight.detach().index_select(dimension, index)
+    new = nn.Linear(weight.shape[1], weight.shape[0], bias=old.bias is not None, dtype=weight.dtype)
+    new.weight = nn.Parameter(weight, requires_grad=old.weight.requires_grad)
+    if old.bias is not None:
+        bias = old.bias.detach()
+        new.bias = nn.Parameter(bias[index] if dimension == 0 else bias.clone())
     parent, _, name = path.rpartition(".")
-    new = nn.Linear(inputs, outputs, bias=old.bias is not None, dtype=old.weight.dtype)
     setattr(attrgetter(parent)(block), name, new)

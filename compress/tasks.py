@@ -19,10 +19,15 @@ class Task:
     name: str
     head: str  # what the architecture's class name ends in
     auto_class: str  # the transformers class that loads it
+    inputs: tuple[str, ...]  # names of the model's inputs
     output: str  # name of the model output that is compared and scored
     metric_name: str
     correct: Callable[[np.ndarray, np.ndarray], np.ndarray]
     decode: Callable[[np.ndarray, tuple[str, ...]], list[dict]]
+
+    @property
+    def reads_text(self) -> bool:
+        return "input_ids" in self.inputs
 
     def metric(self, outputs: np.ndarray, gold: np.ndarray) -> float:
         """Mean of `correct` in points, 0..100."""
@@ -34,10 +39,15 @@ def _classified_right(logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
     return logits.argmax(axis=-1) == gold
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
 def _class_scores(logits: np.ndarray, labels: tuple[str, ...]) -> list[dict]:
     """logits (rows, labels) -> one {label, score, scores} per row; scores are softmax probabilities."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities = shifted / shifted.sum(axis=-1, keepdims=True)
+    probabilities = softmax(logits)
     return [
         {
             "label": labels[int(row.argmax())],
@@ -53,6 +63,18 @@ TASKS = {
         name="text-classification",
         head="ForSequenceClassification",
         auto_class="AutoModelForSequenceClassification",
+        inputs=("input_ids", "attention_mask"),
+        output="logits",
+        metric_name="accuracy",
+        correct=_classified_right,
+        decode=_class_scores,
+    ),
+    # Can be cut, saved, loaded and exported; recipes and the command line read text only.
+    "image-classification": Task(
+        name="image-classification",
+        head="ForImageClassification",
+        auto_class="AutoModelForImageClassification",
+        inputs=("pixel_values",),
         output="logits",
         metric_name="accuracy",
         correct=_classified_right,

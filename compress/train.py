@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from .encoder import collate
+from .encoder import collate, run_rows
 from .errors import StepError
 from .settings import Finetune, Training
 
@@ -32,17 +34,41 @@ def finetune(
     labels: np.ndarray,
     settings: Finetune,
     *,
+    validation: tuple[Sequence[Sequence[int]], np.ndarray] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
-    """Train `model` in place on token ids and labels (rows,) int64 with the model's own loss; returns it."""
+    """Train `model` in place on token ids and labels (rows,) int64 with the model's own loss; returns it.
+
+    `validation`: token ids and labels that `patience` stops on.
+    """
     rows = [{"input_ids": row, "labels": int(label)} for row, label in zip(ids, labels, strict=True)]
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         logits = net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         return nn.functional.cross_entropy(logits.float(), batch["labels"])
 
-    return fit(model, rows, loss, settings, seed=seed, progress=progress)
+    judge = None if validation is None else Judge(*validation)
+    return fit(model, rows, loss, settings, judge=judge, seed=seed, progress=progress)
+
+
+@dataclass
+class Judge:
+    """Validation during training: how far the model's answers are from the wanted ones; less is better."""
+
+    ids: Sequence[Sequence[int]]
+    wanted: np.ndarray  # (rows, labels) logits to come near, or (rows,) int64 labels to predict
+
+    def __call__(self, model: PreTrainedModel) -> float:
+        """Mean cross-entropy against the wanted distribution or labels, nats; the model is left as it was."""
+        training, device = model.training, model.device
+        cast(nn.Module, model).to("cpu").eval()
+        logits = torch.from_numpy(
+            run_rows(partial(forward, model), self.ids, int(model.config.pad_token_id or 0), "logits")
+        )
+        cast(nn.Module, model).to(device).train(training)
+        wanted = torch.from_numpy(self.wanted)
+        return float(nn.functional.cross_entropy(logits, wanted if wanted.ndim == 1 else wanted.softmax(-1)))
 
 
 def fit(
@@ -51,6 +77,7 @@ def fit(
     loss: Loss,
     settings: Training,
     *,
+    judge: Judge | None = None,
     seed: int,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
@@ -69,7 +96,16 @@ def fit(
         while True:
             try:
                 with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-                    _trainer(model, rows, loss, settings, micro, seed, progress, Path(scratch)).train()
+                    trainer = _trainer(model, rows, loss, settings, micro, seed, progress, Path(scratch))
+                    best = None
+                    if judge is not None and settings.patience is not None:
+                        best = _Best(
+                            judge, settings.patience, max(1, round(len(rows) / settings.batch_size / settings.looks))
+                        )
+                        trainer.add_callback(best)
+                    trainer.train()
+                    if best is not None:
+                        best.restore(model)
                 break
             except (torch.OutOfMemoryError, MemoryError) as error:
                 if micro == 1:
@@ -124,6 +160,29 @@ class _Report(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.progress(state.global_step / max(1, state.max_steps), f"step {state.global_step} of {state.max_steps}")
+
+
+class _Best(TrainerCallback):
+    """Looks at validation every so many steps, keeps the best weights, stops when nothing better comes."""
+
+    def __init__(self, judge: Judge, patience: int, every: int) -> None:
+        self.judge, self.patience, self.every = judge, patience, every
+        self.least, self.weights, self.since = float("inf"), {}, 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        model = kwargs["model"]
+        if state.global_step % self.every and state.global_step != state.max_steps:
+            return
+        value = self.judge(model)
+        self.since += 1
+        if value < self.least:
+            self.least, self.since = value, 0
+            self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        control.should_training_stop = self.since >= self.patience
+
+    def restore(self, model: PreTrainedModel) -> None:
+        if self.weights:
+            model.load_state_dict(self.weights)
 
 
 def _trainer(

@@ -15,10 +15,11 @@ from .session import RUNTIMES, Session, open_session
 
 MANIFEST = "artifact.json"
 # What each runtime can be asked for here. int8-dynamic: activation ranges at run time; int8-static: calibrated.
+# fp16 is for GPUs: half the size everywhere, but a CPU computes it in float32.
 PRECISIONS = {
     "pytorch": ("fp32",),
-    "onnxruntime": ("fp32", "int8-dynamic", "int8-static"),
-    "openvino": ("fp32", "bf16", "int8-static"),
+    "onnxruntime": ("fp32", "fp16", "int8-dynamic", "int8-static"),
+    "openvino": ("fp32", "fp16", "bf16", "int8-static"),
 }
 
 

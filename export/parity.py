@@ -23,6 +23,7 @@ class Tolerance:
 # these limits is for the choice to judge; beyond them something broke.
 TOLERANCES = {
     "fp32": Tolerance(2e-3, 0.999, 0.2),
+    "fp16": Tolerance(0.05, 0.99, 0.5),
     "bf16": Tolerance(None, 0.97, 2.0),
     "int8-dynamic": Tolerance(None, 0.85, 6.0),
     "int8-static": Tolerance(None, 0.85, 6.0),

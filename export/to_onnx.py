@@ -23,14 +23,14 @@ from .artifact import Artifact
 from .machine import has_int8_isa
 
 OPSET = 17
-INPUTS = ("input_ids", "attention_mask")
 SINGLE_FILE_LIMIT = 2 * 10**9  # bytes; protobuf's
 
 
 def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
     """Write the checkpoint as an unfused ONNX file, which every runtime's artefact starts from; returns `target`.
 
-    Inputs (batch, length) int64, both sizes dynamic; output `task.output` float32.
+    Text: inputs (batch, length) int64, both sizes dynamic. Images: (batch, channels, height, width) float32, of the
+    config's size. Output `task.output` float32.
     """
     import torch
 
@@ -42,21 +42,24 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            return getattr(self.model(input_ids=input_ids, attention_mask=attention_mask), task.output)
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            return getattr(self.model(**dict(zip(task.inputs, inputs, strict=True))), task.output)
 
     wrapped = Positional().eval()  # the exporter puts back the wrapper's mode, dropout included
-    example = torch.ones(2, 16, dtype=torch.long)  # a size of 1 would become a constant
-    axes = {0: "batch", 1: "length"}
+    if task.reads_text:
+        example, axes = torch.ones(2, 16, dtype=torch.long), {0: "batch", 1: "length"}  # 1 would become a constant
+    else:
+        size = checkpoint.config["image_size"]
+        example, axes = torch.zeros(2, checkpoint.config.get("num_channels", 3), size, size), {0: "batch"}
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             wrapped,
-            (example, example),
+            (example,) * len(task.inputs),
             str(target),
-            input_names=list(INPUTS),
+            input_names=list(task.inputs),
             output_names=[task.output],
-            dynamic_axes={INPUTS[0]: axes, INPUTS[1]: axes, task.output: {0: "batch"}},
+            dynamic_axes={**dict.fromkeys(task.inputs, axes), task.output: {0: "batch"}},
             opset_version=OPSET,
             do_constant_folding=True,
             dynamo=False,
@@ -78,7 +81,7 @@ def to_onnx(
     """Make an ONNX Runtime artefact of a precision in PRECISIONS["onnxruntime"] in the directory `out`.
 
     `plain`: what `plain_onnx` wrote for this checkpoint. `calibration`: batches of training rows, needed for
-    int8-static. Raises StepError when attention was not fused.
+    int8-static; int8-dynamic is judged on them where there are some. Raises StepError when attention was not fused.
     """
     from ..compress import quantize
 
@@ -88,17 +91,28 @@ def to_onnx(
     with tempfile.TemporaryDirectory() as scratch:
         ready = out / "model.onnx"
         if precision == "int8-static":  # QDQ goes around MatMul, which a fused Attention would hide
-            quantize.static(plain, ready, calibration, reduce_range=reduce_range)
+            details |= quantize.static(plain, ready, calibration, reduce_range=reduce_range)
         else:
             fused = Path(scratch) / "fused.onnx"
             details["fused"] = fuse(plain, fused, checkpoint)
             if precision == "int8-dynamic":
-                quantize.dynamic(fused, ready, reduce_range=reduce_range)
+                details |= quantize.dynamic(fused, ready, calibration, reduce_range=reduce_range)
+            elif precision == "fp16":
+                half(fused, ready)
             else:
                 shutil.copyfile(fused, ready)
     if precision.startswith("int8"):
         details |= {"weights": "S8 per channel", "activations": "U8", "reduce_range": reduce_range}
     return artifact_of(checkpoint, task, out, max_length, "onnxruntime", precision, ("model.onnx",), details)
+
+
+def half(source: Path, target: Path) -> None:
+    """Weights and arithmetic in float16, inputs and outputs as they were: for GPUs; a CPU computes it in float32."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with _quiet():
+        onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
 
 
 def artifact_of(
@@ -122,7 +136,7 @@ def artifact_of(
         runtime=runtime,
         precision=precision,
         files=files,
-        inputs=INPUTS,
+        inputs=task.inputs,
         outputs=(task.output,),
         labels=checkpoint.labels,
         max_length=checkpoint.encoder(max_length).max_length,
@@ -145,9 +159,12 @@ def fuse(source: Path, target: Path, checkpoint: Checkpoint) -> dict[str, int]:
         raise missing_extra(error.name or "onnxruntime", "cpu") from None
     import onnx
 
-    from ..compress.families import FAMILIES
+    from ..compress.families import FAMILIES, STATIC
 
     kind = checkpoint.config.get("model_type", "")
+    if kind == STATIC or (kind in FAMILIES and not FAMILIES[kind].fuses):
+        shutil.copyfile(source, target)
+        return {}
     if kind not in FAMILIES:
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(FAMILIES)}")
     heads = int(checkpoint.config.get("num_attention_heads") or checkpoint.config["n_heads"])
@@ -171,7 +188,7 @@ def fuse(source: Path, target: Path, checkpoint: Checkpoint) -> dict[str, int]:
         model.topological_sort()
         counts = {name: int(n) for name, n in model.get_fused_operator_statistics().items() if n}
         model.save_model_to_file(str(target))
-    if FAMILIES[kind].fuses and counts.get("Attention", 0) != checkpoint.depth:
+    if counts.get("Attention", 0) != checkpoint.depth:
         raise StepError(
             f"attention was fused in {counts.get('Attention', 0)} of {checkpoint.depth} layers; it would run slower"
         )

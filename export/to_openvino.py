@@ -27,7 +27,7 @@ def to_openvino(
     """Make an OpenVINO artefact of a precision in PRECISIONS["openvino"] in the directory `out`.
 
     `plain`: what `plain_onnx` wrote for this checkpoint. bf16 is a hint given when the model is compiled: the weights
-    on disk stay float32. `calibration`: batches of training rows, needed for int8-static.
+    on disk stay float32; fp16 halves them. `calibration`: batches of training rows, needed for int8-static.
     """
     try:
         import openvino
@@ -43,6 +43,6 @@ def to_openvino(
             openvino.save_model(converted, ir, compress_to_fp16=False)
             quantize.openvino_static(ir, out / "model.xml", calibration)
         else:
-            openvino.save_model(converted, out / "model.xml", compress_to_fp16=False)
+            openvino.save_model(converted, out / "model.xml", compress_to_fp16=precision == "fp16")
     files = ("model.xml", "model.bin")
     return artifact_of(checkpoint, task, out, max_length, "openvino", precision, files, {})

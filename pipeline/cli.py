@@ -15,7 +15,7 @@ from typer.exceptions import Abort, TyperException
 
 from ..compress.errors import InputError, StepError
 from ..export.selftest import BundleError
-from . import stages
+from . import exports, stages
 from .options import checked
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(stages.app)
+app.add_typer(exports.app)
 out = Console(width=None if sys.stdout.isatty() else 150, markup=False)
 
 RunDir = Annotated[Path, typer.Argument(help="a directory that `paredown run` has made")]

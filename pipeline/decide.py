@@ -21,7 +21,8 @@ from ..export.artifact import read_artifact
 from ..export.bundle import pack, write_bundle
 from ..export.machine import machine
 from ..export.selftest import BundleError, check_files, read_manifest
-from .job import Job, Step, evaluation_name, graph_name
+from .job import Candidate, Job, Step, evaluation_name, first_of, graph_name, then_of
+from .recipe import Model
 from .store import Done, write_atomic
 
 SCHEMA = 1
@@ -45,28 +46,24 @@ PUBLISHED = ("choice.json", "report.html", "bundle.tar.gz", "bundle")
 def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_dir: Path) -> dict:
     """Everything that was measured, raw samples included: the content of measurements.json."""
     timings = json.loads((done["measure"].path / "timings.json").read_text())
-    chains = {
-        model.name: [f"{model.name}-{i}-{s.stage[0]}" for i, s in enumerate(model.steps, 1)] for model in job.models
-    }
     candidates = []
     for candidate in job.candidates:
         evaluated = done[evaluation_name(candidate)]
         export = done[candidate.step]
-        chain = chains[candidate.model.name]
+        chain = _chain(candidate.model)
         candidates.append(
             {
                 "name": candidate.name,
                 "model": candidate.model.name,
                 "runtime": candidate.target.runtime,
                 "precision": candidate.target.precision,
-                "steps": [
-                    {"stage": s.stage[0], **s.stage[1].model_dump(exclude_defaults=True)} for s in candidate.model.steps
-                ],
+                "steps": _steps_of(candidate.model),
                 "artifact": export.path.relative_to(run_dir).as_posix(),
                 "size_mb": export.result["size_mb"],
                 "details": export.result["details"],
-                "compression_s": sum(done[n].seconds for n in (candidate.step, graph_name(candidate.model), *chain)),
+                "compression_s": sum(done[name].seconds for name in _made_by(job, candidate)),
                 "parameters": done[chain[-1]].result["parameters"] if chain else None,
+                "made": {name: done[name].result for name in chain},
                 **evaluated.result,
                 "timing": timings.get(candidate.name),
             }
@@ -95,6 +92,24 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
         "checkpoint": str(job.checkpoint.path),
         "candidates": candidates,
     }
+
+
+def _chain(model: Model) -> list[str]:
+    return [f"{model.name}-{i}-{step.stage[0]}" for i, step in enumerate(model.steps, 1)]
+
+
+def _steps_of(model: Model) -> list[dict]:
+    if model.cascade is not None:
+        return [{"stage": "cascade", **model.cascade.model_dump()}]
+    return [{"stage": step.stage[0], **step.stage[1].model_dump(exclude_defaults=True)} for step in model.steps]
+
+
+def _made_by(job: Job, candidate: Candidate) -> list[str]:
+    """Names of the steps that a candidate took, a cascade's two models included."""
+    if candidate.model.cascade is None:
+        return [candidate.step, graph_name(candidate.model), *_chain(candidate.model)]
+    both = (first_of(job, candidate), then_of(job, candidate))
+    return [candidate.step, *{name: None for part in both for name in _made_by(job, part)}]
 
 
 def read_measurements(run_dir: Path) -> dict:

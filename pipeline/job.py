@@ -15,7 +15,7 @@ from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.data import Rows
 from ..compress.errors import InputError
 from ..compress.families import FAMILIES
-from ..compress.settings import Distill, Finetune, Prune
+from ..compress.settings import Distill, Heal, Prune, Stage, Timed
 from ..compress.tasks import TASKS, Task
 from ..export.machine import importable
 from .progress import Report
@@ -69,6 +69,7 @@ class Job:
     validation: Rows
     test: Rows | None
     unlabeled: Rows | None
+    teachers: tuple[Checkpoint, ...]  # the checkpoint itself, then the recipe's further ones
 
     @property
     def models(self) -> list[Model]:
@@ -80,7 +81,15 @@ class Job:
         targets = [BASE_TARGET, *(t for t in self.recipe.targets if t != BASE_TARGET)]
         wanted = [Candidate(model, target) for model in self.models for target in targets]
         keep_pytorch = BASE_TARGET in self.recipe.targets
-        return [c for c in wanted if c.target != BASE_TARGET or keep_pytorch or c.model.name == BASELINE]
+        return [
+            c
+            for c in wanted
+            if (c.target != BASE_TARGET or keep_pytorch or c.model.name == BASELINE)
+            and (c.model.cascade is None or c.target.runtime == "onnxruntime")
+        ]
+
+    def model(self, name: str) -> Model:
+        return next(model for model in self.models if model.name == name)
 
 
 def prepare(recipe: Recipe) -> Job:
@@ -100,6 +109,8 @@ def prepare(recipe: Recipe) -> Job:
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(FAMILIES)}")
     for model in recipe.models:
         _check_layers(model, checkpoint.depth)
+        _check_student(model, checkpoint, task)
+    teachers = (checkpoint, *(_teacher(source, checkpoint, task) for source in recipe.teachers))
     encoder = checkpoint.encoder(recipe.max_length)
     for rows in (train, validation, test):
         if rows is not None:
@@ -111,7 +122,54 @@ def prepare(recipe: Recipe) -> Job:
                 f"targets: '{target.runtime}' is not installed; it comes with: pip install 'paredown[cpu]'"
                 " (or remove the target)"
             )
-    return Job(recipe, task, checkpoint, train, validation, test, unlabeled)
+    return Job(recipe, task, checkpoint, train, validation, test, unlabeled, teachers)
+
+
+def _teacher(source: str, checkpoint: Checkpoint, task: Task) -> Checkpoint:
+    teacher = open_checkpoint(source, task)
+    if teacher.labels != checkpoint.labels:
+        raise InputError(
+            f"teachers: {source} has the labels {', '.join(teacher.labels[:5])}, the checkpoint "
+            f"{', '.join(checkpoint.labels[:5])}; the mean of their logits needs the same labels in the same order"
+        )
+    return teacher
+
+
+def _check_student(model: Model, checkpoint: Checkpoint, task: Task) -> None:
+    """A student from elsewhere opens, and the losses inside the models are off when it cuts text into other tokens."""
+    same_tokens, narrowed = True, False
+    for entry in model.steps:
+        stage, settings = entry.stage
+        if isinstance(settings, Distill) and settings.student is not None:
+            student = open_checkpoint(settings.student)
+            has_head = (student.config.get("architectures") or ["none"])[0].endswith(task.head)
+            if has_head and student.labels != checkpoint.labels:
+                raise InputError(f"models: '{model.name}': {settings.student} has other labels than the checkpoint")
+            same_tokens = student.tokenizer_bytes() == checkpoint.tokenizer_bytes()
+            narrowed = True
+        narrowed = narrowed or (isinstance(settings, Distill) and settings.width is not None)
+        lesson = settings.recover if isinstance(settings, Prune) else settings
+        if isinstance(lesson, Heal) and not same_tokens and (lesson.hidden_weight or lesson.relation_weight):
+            raise InputError(
+                f"models: '{model.name}', {stage}: its student cuts text into other tokens than the checkpoint; set "
+                "hidden_weight and relation_weight to 0"
+            )
+        if isinstance(settings, Prune) and settings.timed and narrowed:
+            raise InputError(
+                f"models: '{model.name}': prune to a time works on the checkpoint's own width; give heads and ffn"
+            )
+
+
+def first_of(job: Job, candidate: Candidate) -> Candidate:
+    """The quick model of a cascade, in the same target."""
+    assert candidate.model.cascade is not None
+    return Candidate(job.model(candidate.model.cascade.first), candidate.target)
+
+
+def then_of(job: Job, candidate: Candidate) -> Candidate:
+    """The model behind it."""
+    assert candidate.model.cascade is not None
+    return Candidate(job.model(candidate.model.cascade.then), candidate.target)
 
 
 def _check_layers(model: Model, depth: int) -> None:
@@ -141,9 +199,13 @@ def graph_name(model: Model) -> str:
     return f"{model.name}-graph"
 
 
+def table_name(target: Timed) -> str:
+    return f"{BASELINE}-table-{target.runtime}-{target.precision}-b{target.batch_size}"
+
+
 def evaluation_name(candidate: Candidate) -> str:
     return f"{candidate.step}-evaluate"
 
 
-def has_teacher(settings: Finetune | Prune | Distill) -> bool:
-    return isinstance(settings, Distill) or (isinstance(settings, Prune) and settings.recover is not None)
+def has_teacher(settings: Stage) -> bool:
+    return isinstance(settings, Heal) or (isinstance(settings, Prune) and settings.recover is not None)

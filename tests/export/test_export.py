@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import LABELS, TASK, make_checkpoint
+from conftest import IMAGES, LABELS, TASK, example_inputs, make_checkpoint, task_of
 from paredown.compress import data
 from paredown.compress.checkpoint import Checkpoint, load, save
 from paredown.compress.encoder import collate, run_rows
 from paredown.compress.errors import InputError, StepError
 from paredown.compress.families import FAMILIES
-from paredown.compress.prune import cut
+from paredown.compress.structure import cut
 from paredown.compress.train import forward
 from paredown.export import to_onnx as to_onnx_module
 from paredown.export.artifact import PRECISIONS, read_artifact
-from paredown.export.session import CannotRunHere
+from paredown.export.session import CannotRunHere, open_session
 from paredown.export.to_onnx import plain_onnx, to_onnx
 from paredown.export.to_openvino import to_openvino
 
@@ -30,12 +30,23 @@ def outputs(session) -> np.ndarray:
 
 def uneven(kind: str, path: Path) -> Checkpoint:
     source = make_checkpoint(path / "whole", kind)
-    model = load(source, TASK)
-    cut(model, [np.array([0, 2]), np.array([1]), np.arange(4)], [np.arange(10), np.arange(64), np.arange(40)])
+    model = load(source, task_of(kind))
+    heads = [np.array([0, 2]), np.array([1]), np.arange(4)] if FAMILIES[kind].cuts_heads else [np.arange(4)] * 3
+    cut(model, heads, [np.arange(10), np.arange(64), np.arange(40)])
     return save(model, source, path / "cut")
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_cut_image_model_computes_the_same_in_onnx(tmp_path: Path) -> None:
+    checkpoint = uneven("vit", tmp_path)
+    plain = plain_onnx(checkpoint, IMAGES, tmp_path / "plain.onnx")
+    for rows in (1, 3):
+        batch = {name: tensor.numpy() for name, tensor in example_inputs("vit", rows).items()}
+        want = forward(load(checkpoint, IMAGES), batch)["logits"]
+        for runtime in EXPORTERS:
+            np.testing.assert_allclose(open_session(plain, runtime, "fp32", 1)(batch)["logits"], want, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind != "vit"])
 @pytest.mark.parametrize("runtime", EXPORTERS)
 def test_an_unevenly_cut_checkpoint_computes_the_same_everywhere(kind: str, runtime: str, tmp_path: Path) -> None:
     checkpoint = uneven(kind, tmp_path)
@@ -44,8 +55,8 @@ def test_an_unevenly_cut_checkpoint_computes_the_same_everywhere(kind: str, runt
     want = outputs(partial(forward, load(checkpoint, TASK)))
     np.testing.assert_allclose(outputs(artifact.open(1)), want, atol=1e-5)
     assert read_artifact(tmp_path / "out") == artifact
-    if runtime == "onnxruntime":
-        onnx.checker.check_model(onnx.load(plain))
+    onnx.checker.check_model(onnx.load(plain))
+    if runtime == "onnxruntime" and FAMILIES[kind].fuses:
         fused = [node for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node if node.op_type == "Attention"]
         heads = [next(a.i for a in node.attribute if a.name == "num_heads") for node in fused]
         assert heads == [2, 1, 4]

@@ -1,0 +1,150 @@
+"""How much of each layer to keep: the least damage within a time budget, from measured milliseconds. Without torch.
+
+A dynamic program over the layers, as in ZipLM (arXiv 2302.04089): each layer is taken at one of its measured shapes, or
+left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from .errors import InputError
+
+BINS = 2000  # the budget's resolution: time is rounded up to budget / BINS
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds of a model's parts, measured on one machine in one runtime and precision on the user's own rows.
+
+    `base_ms`: everything but the blocks. `heads_ms[n]`, `ffn_ms[n]`: what attention with n heads and a feed-forward
+    part of n neurons take in one block.
+    """
+
+    runtime: str
+    precision: str
+    batch_size: int
+    base_ms: float
+    heads_ms: Mapping[int, float]
+    ffn_ms: Mapping[int, float]
+
+    def predict(self, layers: Sequence[tuple[int, int]]) -> float:
+        """Milliseconds of a model with these (heads, neurons), a pair for each block; between counts, interpolated."""
+        return self.base_ms + sum(_between(self.heads_ms, h) + _between(self.ffn_ms, f) for h, f in layers)
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict) -> LatencyTable:
+        numbers = {key: {int(n): float(ms) for n, ms in data[key].items()} for key in ("heads_ms", "ffn_ms")}
+        return LatencyTable(**{**data, **numbers})
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What a layer's cuts cost in nats of KL to the teacher: by heads left, by neurons left, and without the layer."""
+
+    heads: Mapping[int, float]
+    ffn: Mapping[int, float]
+    without: float
+
+
+def budget_ms(table: LatencyTable, full: Sequence[tuple[int, int]], speedup: float | None, ms: float | None) -> float:
+    """The time that a target allows, ms; `full`: the uncut model's layers."""
+    if ms is not None:
+        return ms
+    assert speedup is not None
+    return table.predict(full) / speedup
+
+
+def reachable(
+    table: LatencyTable, full: Sequence[tuple[int, int]], budget: float, *, even: bool, cuts_heads: bool
+) -> None:
+    """InputError with the best that can be reached when the budget is below it: one layer, cut as far as it goes."""
+    heads = min(table.heads_ms) if cuts_heads and not even else full[0][0]
+    least = table.predict([(heads, min(table.ffn_ms))])
+    if budget < least:
+        now = table.predict(full)
+        raise InputError(
+            f"prune: {budget:.2f} ms ({now / budget:.1f}x) cannot be reached by cutting: the smallest shape takes "
+            f"{least:.2f} ms ({now / least:.1f}x faster than {now:.2f} ms) in {table.runtime} {table.precision}; "
+            "ask for less, or make a static student"
+        )
+
+
+def allocate(table: LatencyTable, damage: Sequence[Damage], budget: float) -> list[tuple[int, int] | None]:
+    """(heads, neurons) of each layer, None where it goes: least total damage within `budget` ms. One stays at least."""
+    step = (budget - table.base_ms) / BINS
+    if step <= 0:
+        raise InputError(f"prune: {budget:.2f} ms is less than all but the layers take, {table.base_ms:.2f} ms")
+    best = np.full(BINS + 1, np.inf)
+    best[0] = 0.0
+    picks: list[list[tuple[int, int] | None]] = []
+    taken: list[np.ndarray] = []
+    for layer in damage:
+        options: list[tuple[tuple[int, int] | None, float, int]] = [(None, layer.without, 0)]
+        for h, lost_heads in layer.heads.items():
+            for f, lost_ffn in layer.ffn.items():
+                ms = _between(table.heads_ms, h) + _between(table.ffn_ms, f)
+                options.append(((h, f), lost_heads + lost_ffn, int(np.ceil(ms / step - 1e-9))))
+        reached = np.full((len(options), BINS + 1), np.inf)
+        for i, (_, lost, bins) in enumerate(options):
+            if bins <= BINS:
+                reached[i, bins:] = best[: BINS + 1 - bins] + lost
+        taken.append(reached.argmin(axis=0))
+        best = reached.min(axis=0)
+        picks.append([shape for shape, _, _ in options])
+        bins_of = np.array([bins for _, _, bins in options])
+        taken[-1] = np.stack([taken[-1], bins_of[taken[-1]]])
+    if not np.isfinite(best[1:]).any():
+        raise InputError(f"no choice of layers fits {budget:.2f} ms")
+    at = 1 + int(best[1:].argmin())  # bin 0 would be a model without layers
+    chosen = []
+    for shapes, choice in zip(reversed(picks), reversed(taken), strict=True):
+        option, bins = choice[0, at], choice[1, at]
+        chosen.append(shapes[option])
+        at -= bins
+    return chosen[::-1]
+
+
+def allocate_even(
+    table: LatencyTable, damage: Sequence[Damage], budget: float, heads: int
+) -> list[tuple[int, int] | None]:
+    """As `allocate`, with one width for all layers and every head kept, so that config.json can describe it."""
+    order = np.argsort([layer.without for layer in damage], kind="stable")  # the layers that are missed least go first
+    found: tuple[float, list[tuple[int, int] | None]] | None = None
+    for gone in range(len(damage)):
+        drop = set(order[:gone].tolist())
+        for width in damage[0].ffn:
+            shape: list[tuple[int, int] | None] = [None if i in drop else (heads, width) for i in range(len(damage))]
+            if table.predict([s for s in shape if s]) > budget:
+                continue
+            lost = sum(d.without if s is None else d.ffn[width] for d, s in zip(damage, shape, strict=True))
+            if found is None or lost < found[0]:
+                found = (lost, shape)
+    if found is None:
+        raise InputError(f"no even shape fits {budget:.2f} ms")
+    return found[1]
+
+
+def grid(full: int, multiple: int = 1) -> list[int]:
+    """Counts to measure and to choose from, largest first: steps of a tenth of what is left, as ZipLM times them."""
+    counts = {full}
+    share = 0.9
+    while share > 0.03:
+        count = round(full * share / multiple) * multiple
+        if 0 < count < full:
+            counts.add(count)
+        share *= 0.85
+    return sorted(counts, reverse=True)
+
+
+def _between(measured: Mapping[int, float], count: int) -> float:
+    if count in measured:
+        return measured[count]
+    known = sorted(measured)
+    return float(np.interp(count, known, [measured[n] for n in known]))
