@@ -36,9 +36,16 @@ class Rows:
             raise InputError(f"{self.source}: labels are needed here and the data has none")
         return self.labels
 
-    def first(self, count: int) -> Rows:
-        """The first `count` rows."""
-        return Rows(self.source, self.texts[:count], None if self.labels is None else self.labels[:count])
+    def sample(self, count: int) -> Rows:
+        """`count` rows (or all) from everywhere, always the same ones: files are often sorted by label."""
+        picked = some_of(len(self.texts), count)
+        labels = None if self.labels is None else self.labels[picked]
+        return Rows(self.source, type(self.texts)(self.texts[i] for i in picked), labels)
+
+
+def some_of(rows: int, count: int) -> np.ndarray:
+    """`count` row numbers of `rows` (or all of them) in random order, the same ones each time."""
+    return np.random.default_rng(0).permutation(rows)[:count]
 
 
 def read(

@@ -40,7 +40,7 @@ def smooth(source: Path, target: Path, batches: Sequence[Batch]) -> Path:
     for batch in batches:
         found = session.run(list(readers), {name: array for name, array in batch.items() if name in wanted})
         for name, array in zip(readers, found, strict=True):
-            top = np.abs(np.asarray(array)).reshape(-1, np.shape(array)[-1]).max(axis=0)
+            top = np.abs(np.asarray(array)).reshape(-1, np.asarray(array).shape[-1]).max(axis=0)
             largest[name] = np.maximum(largest.get(name, 0), top)
     for number, (name, nodes) in enumerate(readers.items()):
         weights = [numpy_helper.to_array(constants[node.input[1]]) for node in nodes]

@@ -10,6 +10,7 @@ import torch_pruning
 from torch import nn
 from transformers import PreTrainedModel
 
+from .data import some_of
 from .encoder import batches_of
 from .errors import InputError
 from .importance import observe, removal_path, watching
@@ -30,7 +31,7 @@ def narrow(model: PreTrainedModel, ids: Sequence[Sequence[int]], width: int) -> 
         raise InputError(f"width: {width} is not a multiple of the size of a head, {size}, between {size} and {hidden}")
     if width == hidden:
         return
-    batches = batches_of(ids[:ROWS], int(model.config.pad_token_id or 0))
+    batches = batches_of([ids[i] for i in some_of(len(ids), ROWS)], int(model.config.pad_token_id or 0))
     heads = [removal_path(s, [width // size])[width // size].units for s in observe(model, batches)[0::2]]
     cut(model, heads, [np.arange(layer.ffn) for layer in structure_of(model).layers])
     worth = _worth(model, batches)

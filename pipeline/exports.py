@@ -83,7 +83,7 @@ def _export_to(
     if precision == "int8-static" and train is None:
         raise InputError("int8-static is calibrated on rows: give --train F")
     if precision.startswith("int8") and train is not None:
-        texts = data_module.read(train, labelled=False).first(count)
+        texts = data_module.read(train, labelled=False).sample(count)
         batches = [collate([row], source.pad_id) for row in data_module.encode(source.encoder(max_length), texts)]
     exporter = {"onnxruntime": to_onnx, "openvino": to_openvino}[runtime]
     with writing(output_dir, "export") as (target, _), tempfile.TemporaryDirectory(prefix="paredown-") as scratch:

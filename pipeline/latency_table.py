@@ -18,6 +18,7 @@ import numpy as np
 from ..benchmarks.latency import SINGLE, LatencySettings, measure, ratio
 from ..compress.allocate import LatencyTable, budget_ms, reachable
 from ..compress.checkpoint import Checkpoint, load, save
+from ..compress.data import some_of
 from ..compress.encoder import collate
 from ..compress.errors import InputError
 from ..compress.settings import Prune, Timed
@@ -57,7 +58,7 @@ def measured_speedup(
     before: Checkpoint, after: Checkpoint, task: Task, ids: Sequence[Sequence[int]], target: Timed, max_length: int
 ) -> tuple[float, float, float]:
     """How many times faster `after` is than `before` in `target`, with its 95 % interval: one interleaved run."""
-    rows = [list(row) for row in ids[:ROWS]]
+    rows = [list(ids[i]) for i in some_of(len(ids), ROWS)]
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         paths = {
             name: _exported(checkpoint, task, rows, target, max_length, Path(scratch) / name)
@@ -83,7 +84,7 @@ def latency_table(
 
     `ids`: token ids of the user's rows; they are timed at their natural lengths.
     """
-    rows = [list(row) for row in ids[:ROWS]]
+    rows = [list(ids[i]) for i in some_of(len(ids), ROWS)]
     key = {
         "table": 1,
         "machine": fingerprint(),

@@ -128,7 +128,8 @@ def prune(
     with writing(output_dir, "prune") as (target, report):
         table = table_for(source, kind, ids, [settings], max_length, report) if timed else None
         model = load(source, kind)
-        promised = cut(model, batches_of(ids[: settings.rows], source.pad_id), settings, table=table, progress=report)
+        sample = batches_of([ids[i] for i in data_module.some_of(len(ids), settings.rows)], source.pad_id)
+        promised = cut(model, sample, settings, table=table, progress=report)
         if recover_epochs:
             recover = checked(
                 Heal, {"epochs": recover_epochs, "learning_rate": learning_rate, "batch_size": batch_size}

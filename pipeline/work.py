@@ -59,7 +59,7 @@ def compress(
         finetune(model, mine, gold, settings, validation=(held_out, job.validation.gold), seed=seed, progress=report)
     if isinstance(settings, Prune):
         table = read_table(done[table_name(settings.target)].path) if settings.timed else None
-        sample = batches_of(mine[: settings.rows], source.pad_id)
+        sample = batches_of([mine[i] for i in data_module.some_of(len(mine), settings.rows)], source.pad_id)
         result = prune(model, sample, settings, table=table, progress=report).to_json()
     if isinstance(settings, Trim):
         tokenizer = trim(model, source.path / "tokenizer.json", all_texts(job), settings)
@@ -158,7 +158,7 @@ def export(
     else:
         calibration = []
         if candidate.target.precision.startswith("int8"):
-            ids = data_module.encode(source.encoder(length), job.train.first(job.recipe.calibration_rows))
+            ids = data_module.encode(source.encoder(length), job.train.sample(job.recipe.calibration_rows))
             calibration = [collate([row], source.pad_id) for row in ids]
         exporter = {"onnxruntime": to_onnx, "openvino": to_openvino}[candidate.target.runtime]
         plain = done[graph_name(candidate.model)].path / "plain.onnx"

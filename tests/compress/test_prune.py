@@ -20,7 +20,7 @@ TABLE = LatencyTable("onnxruntime", "fp32", 1, 2.0, {n: float(n) for n in range(
 
 @pytest.fixture(scope="module")
 def batches(teacher: Checkpoint, files: dict) -> list[Batch]:
-    found = data.read(str(files["train"]), labelled=False).first(96)
+    found = data.read(str(files["train"]), labelled=False).sample(96)
     return batches_of(data.encode(teacher.encoder(), found), 0)
 
 

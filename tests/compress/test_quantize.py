@@ -19,7 +19,7 @@ def plain(teacher: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def batches(teacher: Checkpoint, files: dict) -> list[Batch]:
-    rows = data.read(str(files["train"]), names=LABELS).first(48)
+    rows = data.read(str(files["train"]), names=LABELS).sample(48)
     return [collate([ids], 0) for ids in teacher.encoder().ids(rows.texts)]
 
 
