@@ -46,6 +46,8 @@ def write_report(path: Path, measurements: dict, choice: dict, command: str) -> 
             ("Latency and value", "p50", [chart(points, "p50", floor, width) for width in (860, 360)]),
         ],
         note=lambda entry: note(entry, choice),
+        learned=learned(measurements),
+        promises=promises(choice),
         command=command,
     )
     path.write_text(page, encoding="utf-8")
@@ -59,8 +61,11 @@ def sentence(choice: dict, measurements: dict) -> str:
     change = "with the same" if drop == 0 else f"{abs(drop):.1f} points {'less' if drop > 0 else 'more'}"
     saved = 100 * (1 - chosen["cost_per_million"] / base["cost_per_million"])
     money = f"{saved:.0f} % less" if saved >= 0 else f"{-saved:.0f} % more"
+    mean = chosen["speedup_mean"]
+    uneven = not 0.8 < mean / chosen["speedup_vs_baseline"] < 1.25  # a cascade: some rows are far quicker than others
     return (
-        f"{chosen['name']} answers {chosen['speedup_vs_baseline']:.1f} times as fast as the checkpoint in PyTorch, "
+        f"{chosen['name']} answers {chosen['speedup_vs_baseline']:.1f} times as fast as the checkpoint in PyTorch"
+        f"{f' (median; {mean:.1f} times in the mean)' if uneven else ''}, "
         f"{change} {chosen['metric']} on validation, {chosen['size_mb']:.0f} MB instead of {base['size_mb']:.0f}, "
         f"and costs {money} per million requests."
     )
@@ -101,10 +106,28 @@ def note(entry: dict, choice: dict) -> str:
     """Why a candidate was not in question: what broke a budget, or the rule's own limit; empty when it was."""
     if "rejected_because" in entry:
         return entry["rejected_because"]
-    rule = choice["rule"]
+    rule, notes = choice["rule"], []
     if rule["rule"] == "cheapest" and entry["drop_validation"] > rule["max_drop"]:
-        return f"loses more than {rule['max_drop']:g} points"
-    return ""
+        notes.append(f"loses more than {rule['max_drop']:g} points")
+    if entry.get("why_slower"):
+        notes.append(entry["why_slower"])
+    return "; ".join(notes)
+
+
+def learned(measurements: dict) -> list[dict]:
+    """Each model that was trained: rows a second, seconds, and their share of the whole run."""
+    found = {}
+    for entry in measurements["candidates"]:
+        for name, made in entry.get("made", {}).items():
+            if "training_s" in made:
+                share = made["training_s"] / max(measurements["compression_s"], 1e-9)
+                found[name] = {"name": name, "rows_per_s": made["rows_per_s"], "s": made["training_s"], "share": share}
+    return list(found.values())
+
+
+def promises(choice: dict) -> list[dict]:
+    """Each timed cut: what its latency table promised and what was measured, in one runtime and precision."""
+    return [{"name": e["name"], **e["promised_speedup"]} for e in choice["candidates"] if e.get("promised_speedup")]
 
 
 def _point(entry: dict, choice: dict, colours: dict[str, str]) -> dict:

@@ -33,6 +33,7 @@ from .structure import (
 )
 from .train import Progress
 
+Weighed = tuple[list[dict[int, Cut]], list[Damage]]  # for each sublayer its cuts, for each layer what they cost
 LAYER_ROWS = 128  # rows on which the layers are missed
 SOLVE_TOKENS = 16_000  # tokens that the output projections are solved on
 
@@ -57,12 +58,14 @@ def prune(
     settings: Prune,
     *,
     table: LatencyTable | None = None,
+    weighed: Weighed | None = None,
     progress: Progress | None = None,
 ) -> Pruned:
     """Cut `model` in place; `batches` are inputs of the model, from training rows. No labels, no training here.
 
     With `speedup` or `latency_ms`, `table` says what each shape takes, and the damage is least within that time.
-    Otherwise `layers` go by measured effect, then the share of heads and neurons that is worth least.
+    Otherwise `layers` go by measured effect, then the share of heads and neurons that is worth least. `weighed`: what
+    `weigh` found for this model and these batches, when several cuts of it are tried.
     """
     report = progress or (lambda share, text: None)
     if not batches:
@@ -74,18 +77,15 @@ def prune(
         kept = layers_to_keep(model, batches, settings.layers)
         keep_blocks(model, kept)
     report(0.1, "what heads and neurons are worth")
-    seen = observe(model, batches)
     if settings.timed:
         if table is None:
             raise InputError("prune: speedup and latency_ms need a latency table of this machine")
-        heads, widths = options(model, settings)
-        paths = [removal_path(s, heads if s.unit > 1 else widths) for s in seen]
-        report(0.3, "what each cut would cost")
-        damage = _damage(model, batches, paths)
+        paths, damage = weighed if weighed and settings.layers is None else weigh(model, batches, settings, report)
         budget = budget_ms(table, full, settings.speedup, settings.latency_ms)
         choose = partial(allocate_even, heads=full[0][0]) if settings.even else allocate
         wanted = choose(table, damage, budget)
     else:
+        seen = observe(model, batches)
         counts = _shares(seen, settings)
         paths = [removal_path(s, [count]) for s, count in zip(seen, counts, strict=True)]
         wanted = list(zip(counts[0::2], counts[1::2], strict=True))
@@ -106,6 +106,17 @@ def prune(
     report(1.0, "cut")
     left = shape_of(model.eval())
     return Pruned(table.predict(left) if table else None, table.predict(full) if table else None, left)
+
+
+def weigh(
+    model: PreTrainedModel, batches: Sequence[Batch], settings: Prune, report: Progress = lambda share, text: None
+) -> Weighed:
+    """How each part of the model would be thinned out, and what every such cut costs: enough for any target."""
+    seen = observe(model, batches)
+    heads, widths = options(model, settings)
+    paths = [removal_path(s, heads if s.unit > 1 else widths) for s in seen]
+    report(0.3, "what each cut would cost")
+    return paths, _damage(model, batches, paths)
 
 
 def shape_of(model: PreTrainedModel) -> list[tuple[int, int]]:

@@ -74,6 +74,12 @@ def run(
     outcome = run_recipe(job, run_dir)
     if not outcome.ran and not outcome.republished:
         out.print(f"Nothing to do: all {outcome.steps} steps were there already.")
+    found = outcome.measurements.get("search")
+    if found:
+        for line in found["trained"]:
+            out.print(f"trained: {line}", soft_wrap=True)
+        for name, reason in found["dropped"].items():
+            out.print(f"dropped: {name}: {reason}", soft_wrap=True)
     _show_choice(outcome.choice, outcome.measurements)
     out.print(
         f"report  {outcome.run_dir / 'report.html'}\nbundle  {outcome.run_dir / 'bundle'} (and .tar.gz)", soft_wrap=True
@@ -281,17 +287,20 @@ def doctor(json_output: Annotated[bool, typer.Option("--json", help="print JSON"
 
 def _show_plan(recipe, run_dir: Path) -> None:
     from .job import prepare
-    from .plan import plan
+    from .plan import plan, search_steps
     from .store import Store, writable
 
     writable(run_dir)
     job, store = prepare(recipe), Store(run_dir / "steps")
     table, left = Table("step", "state", "about"), 0.0
-    for step in plan(job):
+    searching = recipe.search
+    for step in search_steps(job, searching) if searching else plan(job):
         there = store.has(step.name, step.key)
         left += 0 if there else step.seconds
         table.add_row(step.name, "already there" if there else "to do", "" if there else f"{step.seconds:.0f} s")
     out.print(table)
+    if searching:
+        out.print(f"Then what the search finds is trained, {searching.minutes:g} minutes in all, and measured.")
     out.print(f"About {left / 60:.0f} minutes on a machine like the one this was written on; nothing was done.")
 
 

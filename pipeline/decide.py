@@ -17,12 +17,13 @@ from ..benchmarks.latency import CONTROL, OFFLINE, SINGLE, Measurement, Timing, 
 from ..benchmarks.quality import drop_upper_95, mcnemar_p, negative_flips, paired_drop, wilson
 from ..benchmarks.report import write_report
 from ..compress.errors import InputError
+from ..compress.settings import Timed
 from ..export.artifact import read_artifact
 from ..export.bundle import pack, write_bundle
 from ..export.machine import machine
 from ..export.selftest import BundleError, check_files, read_manifest
 from .job import Candidate, Job, Step, evaluation_name, first_of, graph_name, then_of
-from .recipe import Model
+from .recipe import BASELINE, Model
 from .store import Done, write_atomic
 
 SCHEMA = 1
@@ -66,6 +67,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
                 "made": {name: done[name].result for name in chain},
                 **evaluated.result,
                 "timing": timings.get(candidate.name),
+                "why_slower": done["measure"].result["why_slower"].get(candidate.name),
             }
         )
     return {
@@ -85,7 +87,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
         "latency": job.recipe.latency.model_dump(),
         "prices": job.recipe.cost.model_dump(),
         "choose": job.recipe.choose.model_dump(),
-        **done["measure"].result,
+        **{key: value for key, value in done["measure"].result.items() if key != "why_slower"},
         "compression_s": sum(d.seconds for d in done.values()),
         "control": timings[CONTROL],
         "baseline": job.candidates[0].name,
@@ -131,7 +133,7 @@ def decide(measurements: dict, settings: ChooseSettings) -> dict:
     prices = Prices.model_validate(measurements["prices"])
     entries = {entry["name"]: entry for entry in measurements["candidates"]}
     base = entries[measurements["baseline"]]
-    rows = [_row(entry, base, prices, measurements) for entry in entries.values()]
+    rows = [_row(entry, base, prices, measurements, _promise(entry, entries)) for entry in entries.values()]
     control, lo, hi = ratio(measurements["control"]["turns"][SINGLE], base["timing"]["turns"][SINGLE])
     return {**choose(rows, rows[0], settings), "control": {"ratio": control, "ratio_ci": [lo, hi]}}
 
@@ -190,7 +192,20 @@ def withdraw(run_dir: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _row(entry: dict, base: dict, prices: Prices, measurements: dict) -> Row:
+def _promise(entry: dict, entries: dict[str, dict]) -> dict | None:
+    """What a timed cut promised in this candidate's runtime and precision, and what was measured, in the same run."""
+    made = next(iter(entry.get("made", {}).values()), {})
+    target = Timed.model_validate(entry["steps"][0].get("target", {})) if made.get("promised_speedup") else None
+    if target is None or (entry["runtime"], entry["precision"]) != (target.runtime, target.precision):
+        return None
+    uncut = entries.get(f"{BASELINE}/{entry['runtime']}/{entry['precision']}")
+    if uncut is None or not entry.get("timing") or target.batch_size != 1:
+        return None
+    slower, lo, hi = ratio(entry["timing"]["turns"][SINGLE], uncut["timing"]["turns"][SINGLE])
+    return {"promised": made["promised_speedup"], "measured": 1 / slower, "measured_ci": [1 / hi, 1 / lo]}
+
+
+def _row(entry: dict, base: dict, prices: Prices, measurements: dict, promise: dict | None) -> Row:
     correct, base_correct = _bits(entry, "validation"), _bits(base, "validation")
     figures: dict = {
         "name": entry["name"],
@@ -218,16 +233,19 @@ def _row(entry: dict, base: dict, prices: Prices, measurements: dict) -> Row:
         "drop_upper_95": drop_upper_95(base_correct, correct),
         "mcnemar_p": mcnemar_p(base_correct, correct),
         "negative_flips": negative_flips(base_correct, correct),
-        "latency_ms": {"p50": single.p50, "p95": single.p95, "p99": single.p99, "n": single.n},
+        "latency_ms": {"p50": single.p50, "p95": single.p95, "p99": single.p99, "mean": single.mean, "n": single.n},
         "latency_batch_ms": {"p50": offline.p50, "p95": offline.p95, "p99": offline.p99, "n": offline.n},
         "speedup_vs_baseline": 1 / slower,
         "speedup_ci": [1 / hi, 1 / lo],
+        "speedup_mean": base_timing.summary(SINGLE).mean / single.mean,
+        "promised_speedup": promise,
         "throughput_per_s": throughput,
         "throughput_scenario": {"name": scenario, "batch_size": batch},
         "size_mb": entry["size_mb"],
         "memory_mb": timing.memory_mb,
         "cost_per_million": cost_per_million(prices, throughput, entry["size_mb"], entry["compression_s"]),
         "steps": entry["steps"],
+        "why_slower": entry.get("why_slower"),
     }
     cannot = "a bundle runs without torch; PyTorch is measured to compare" if entry["runtime"] == "pytorch" else None
     return Row(figures, steps, correct, _cost_error(timing.turns[scenario]), cannot)

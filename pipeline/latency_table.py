@@ -36,15 +36,16 @@ def table_for(
     checkpoint: Checkpoint,
     task: Task,
     ids: Sequence[Sequence[int]],
+    target: Timed,
     cuts: Sequence[Prune],
     max_length: int,
     report: Report | None = None,
 ) -> LatencyTable:
-    """The table that these cuts, all in one target, are timed with; InputError when one asks for the impossible."""
+    """The table of a target that these cuts are timed with; InputError when one asks for the impossible."""
     from ..compress.prune import shape_of
     from ..compress.structure import family
 
-    table = latency_table(checkpoint, task, ids, cuts[0].target, max_length, report=report)
+    table = latency_table(checkpoint, task, ids, target, max_length, report=report)
     model = load(checkpoint, task)
     full, cuts_heads = shape_of(model), family(model).cuts_heads
     for cut in cuts:

@@ -25,13 +25,17 @@ from .job import (
     then_of,
 )
 from .progress import Report
-from .recipe import Model
+from .recipe import Model, Search
+from .search import PROXY_SHARE, search
 from .store import Done
 from .work import cascade, checkpoint_after, compress, evaluate, export, measure, measure_table, score
 
 
 def plan(job: Job) -> list[Step]:
-    """All steps in the order in which they run; each one's key holds the keys of those before it."""
+    """All steps in the order in which they run; each one's key holds the keys of those before it.
+
+    A recipe's `search` comes before: `search_steps`.
+    """
     steps: dict[str, Step] = {}
     candidates = job.candidates
     if any(has_teacher(entry.stage[1]) for model in job.models for entry in model.steps):
@@ -52,6 +56,22 @@ def plan(job: Job) -> list[Step]:
             _add(steps, _evaluate_step(job, candidate, then_of(job, candidate), steps))
     _add(steps, _measure_step(job, candidates, steps))
     return list(steps.values())
+
+
+def search_steps(job: Job, settings: Search) -> list[Step]:
+    """What comes before the plan when the recipe asks for a search; the last one is the search itself."""
+    scores = _scores_step(job)
+    table = _table_step(job, settings.target, [])
+    inputs = {
+        "stage": "search",
+        "settings": settings.model_dump(),
+        "seed": job.recipe.seed,
+        "max_length": job.recipe.max_length,
+        "after": {step.name: step.key for step in (scores, table)},
+        "code": {"search": _digest("pipeline/search.py"), **_code("compress")["code"]},
+    }
+    work = partial(search, job, settings)
+    return [scores, table, Step("search", inputs, 60 * PROXY_SHARE * settings.minutes, work)]
 
 
 def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
@@ -121,24 +141,21 @@ def _table_steps(job: Job) -> list[Step]:
             settings = entry.stage[1]
             if isinstance(settings, Prune) and settings.timed:
                 cuts.setdefault(settings.target, []).append(settings)
-    return [
-        Step(
-            table_name(target),
-            {
-                "stage": "table",
-                "target": target.model_dump(),
-                "cuts": [[cut.speedup, cut.latency_ms, cut.even] for cut in those],
-                "max_length": job.recipe.max_length,
-                "train": rows_digest(job.train),
-                "machine": fingerprint(),
-                "checkpoint": job.checkpoint.digest,
-                **_code("compress", "export", "benchmarks"),
-            },
-            60.0,
-            partial(measure_table, job, those),
-        )
-        for target, those in cuts.items()
-    ]
+    return [_table_step(job, target, those) for target, those in cuts.items()]
+
+
+def _table_step(job: Job, target: Timed, cuts: list[Prune]) -> Step:
+    inputs = {
+        "stage": "table",
+        "target": target.model_dump(),
+        "cuts": [[cut.speedup, cut.latency_ms, cut.even] for cut in cuts],
+        "max_length": job.recipe.max_length,
+        "train": rows_digest(job.train),
+        "machine": fingerprint(),
+        "checkpoint": job.checkpoint.digest,
+        **_code("compress", "export", "benchmarks"),
+    }
+    return Step(table_name(target), inputs, 60.0, partial(measure_table, job, target, cuts))
 
 
 def _graph_step(job: Job, model: Model, before: str | None, steps: dict[str, Step]) -> Step:

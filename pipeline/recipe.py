@@ -18,7 +18,7 @@ from ..benchmarks.choose import ChooseSettings
 from ..benchmarks.cost import Prices
 from ..benchmarks.latency import LatencySettings
 from ..compress.errors import InputError, nearest
-from ..compress.settings import Distill, Finetune, Prune, Stage, Static, Trim
+from ..compress.settings import Distill, Finetune, Prune, Stage, Static, Timed, Trim
 from ..compress.tasks import TASKS
 from ..export.artifact import PRECISIONS
 from ..export.parity import TOLERANCES, Tolerance
@@ -102,6 +102,16 @@ class Model(Part):
         return self
 
 
+class Search(Part):
+    """Let the run find the models: cheap cuts by the dozen, training for those that could reach the frontier."""
+
+    minutes: Annotated[float, Field(gt=0)] = Field(description="for looking and training together, before measuring")
+    speedup: Annotated[float, Field(gt=1)] | None = Field(
+        default=None, description="least speed-up against the uncut model in `target` (default: any)"
+    )
+    target: Timed = Field(default_factory=Timed, description="what time is predicted in")
+
+
 class Target(Part):
     """A runtime and a precision that every model is exported to and measured in."""
 
@@ -151,6 +161,7 @@ class Recipe(Part):
         description="further fine-tuned checkpoints with the same labels; students learn the mean of all logits",
     )
     models: list[Model] = Field(default_factory=list, description="smaller models to try beside the checkpoint itself")
+    search: Search | None = Field(default=None, description="find models instead of listing them, or beside the listed")
     targets: list[Target] = Field(default_factory=default_targets, description="what each model is exported to")
     parity: dict[Literal["fp32", "fp16", "bf16", "int8-dynamic", "int8-static"], Gate] = Field(
         default_factory=dict, description="limits of the parity gate, where the defaults do not fit"

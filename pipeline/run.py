@@ -12,9 +12,10 @@ import yaml
 from ..compress.errors import StepError
 from .decide import STAMP, decide, is_published, measurements_of, publish, withdraw
 from .job import Job, Step, prepare
-from .plan import plan
+from .plan import plan, search_steps
 from .progress import Reporter
-from .recipe import Recipe
+from .recipe import Recipe, Search
+from .search import found_models, with_models
 from .store import Done, Store, disk_error, key_of, lock, write_atomic
 
 
@@ -45,18 +46,22 @@ def run(recipe: Recipe, run_dir: Path) -> Outcome:
 
 
 def _run(job: Job, run_dir: Path) -> Outcome:
-    steps = plan(job)
     store = Store(run_dir / "steps")
+    store.clean()
+    write_atomic(run_dir / "recipe.resolved.yaml", resolved(job.recipe))
+    searched, before = None, 0
+    if job.recipe.search is not None:
+        searched, before = _search(job, job.recipe.search, store, run_dir)
+        job = with_models(job, found_models(searched))
+    steps = plan(job)
     final = key_of({"steps": [step.key for step in steps], "recipe": job.recipe.model_dump(mode="json")})
     fresh = not is_published(run_dir, final)
     if fresh:
         withdraw(run_dir)
         (run_dir / "measurements.json").unlink(missing_ok=True)
-    write_atomic(run_dir / "recipe.resolved.yaml", resolved(job.recipe))
-    store.clean()
     reporter = Reporter(len(steps))
     done: dict[str, Done] = {}
-    ran = 0
+    ran = before
     for step in steps:
         found = store.find(step.name, step.key)
         if found is not None:
@@ -68,6 +73,7 @@ def _run(job: Job, run_dir: Path) -> Outcome:
         done[step.name] = found
     if fresh:
         measurements = measurements_of(job, steps, done, run_dir)
+        measurements["search"] = searched.result if searched else None
         write_atomic(run_dir / "measurements.json", json.dumps(measurements) + "\n")  # first: another rule may pick
         choice = decide(measurements, job.recipe.choose)
         publish(run_dir, measurements, choice, f"paredown run {shlex.quote(str(run_dir / 'recipe.resolved.yaml'))}")
@@ -75,6 +81,20 @@ def _run(job: Job, run_dir: Path) -> Outcome:
     measurements = json.loads((run_dir / "measurements.json").read_text())
     choice = json.loads((run_dir / "choice.json").read_text())
     return Outcome(run_dir, choice, measurements, len(steps), ran, fresh)
+
+
+def _search(job: Job, settings: Search, store: Store, run_dir: Path) -> tuple[Done, int]:
+    """The finished search, and how many steps had to be done for it."""
+    steps, ran = search_steps(job, settings), 0
+    reporter, done = Reporter(len(steps)), {}
+    for step in steps:
+        found = store.find(step.name, step.key)
+        if found is None:
+            found, ran = _do(step, store, done, reporter, run_dir), ran + 1
+        else:
+            reporter.cached(step.name)
+        done[step.name] = found
+    return done["search"], ran
 
 
 def _do(step: Step, store: Store, done: dict[str, Done], reporter: Reporter, run_dir: Path) -> Done:

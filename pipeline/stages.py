@@ -126,7 +126,7 @@ def prune(
     ids = data_module.encode(source.encoder(max_length), data)
     promise = ""
     with writing(output_dir, "prune") as (target, report):
-        table = table_for(source, kind, ids, [settings], max_length, report) if timed else None
+        table = table_for(source, kind, ids, settings.target, [settings], max_length, report) if timed else None
         model = load(source, kind)
         sample = batches_of([ids[i] for i in data_module.some_of(len(ids), settings.rows)], source.pad_id)
         promised = cut(model, sample, settings, table=table, progress=report)

@@ -15,7 +15,7 @@ from ..compress import data as data_module
 from ..compress.allocate import LatencyTable
 from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
 from ..compress.encoder import batches_of, collate, run_rows
-from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Training, Trim
+from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed, Training, Trim
 from ..export.artifact import read_artifact
 from ..export.machine import cores
 from ..export.parity import compare, gate
@@ -116,12 +116,14 @@ def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None
         np.save(out / f"{name}.npy", mean_scores([(model, encoder.ids(texts)) for model, encoder in models]))
 
 
-def measure_table(job: Job, cuts: list[Prune], out: Path, done: Mapping[str, Done], report: Report) -> None:
-    """The latency table of the cuts' target; InputError when one of them cannot be reached."""
+def measure_table(
+    job: Job, target: Timed, cuts: list[Prune], out: Path, done: Mapping[str, Done], report: Report
+) -> None:
+    """The latency table of a target; InputError when one of the cuts cannot be reached."""
     from .latency_table import table_for
 
     ids = data_module.encode(job.checkpoint.encoder(job.recipe.max_length), job.train)
-    table = table_for(job.checkpoint, job.task, ids, cuts, job.recipe.max_length, report)
+    table = table_for(job.checkpoint, job.task, ids, target, cuts, job.recipe.max_length, report)
     (out / TABLE).write_text(json.dumps(table.to_json(), indent=2) + "\n")
 
 
@@ -214,9 +216,26 @@ def measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str,
     timings = latency.measure(artifacts, rows, job.recipe.latency, seed=job.recipe.seed, progress=report)
     (out / "timings.json").write_text(json.dumps({name: vars(timing) for name, timing in timings.items()}))
     return {
+        "why_slower": _why_slower(candidates, artifacts, rows, timings),
         "tokenizer_ms": latency.tokenizer_ms(encoder.ids, job.validation.texts),
         "tokens_median": float(np.median([len(row) for row in ids])),
     }
+
+
+def _why_slower(candidates: list[Candidate], artifacts: dict[str, Path], rows: dict, timings: dict) -> dict[str, str]:
+    """For every INT8 artefact that is slower than the same model in float: the reason that its profile gives."""
+    from ..benchmarks.profile import profile, why_int8_is_slower
+
+    found = {}
+    for c in candidates:
+        plain = f"{c.model.name}/{c.target.runtime}/fp32"
+        if not c.target.precision.startswith("int8") or c.name not in artifacts or plain not in artifacts:
+            continue
+        slower, lo, _ = latency.ratio(*(timings[name].turns[latency.SINGLE] for name in (c.name, plain)))
+        if lo > 1:
+            seen = profile(read_artifact(artifacts[c.name]), rows[c.name], cores())
+            found[c.name] = why_int8_is_slower(seen, slower)
+    return found
 
 
 def checkpoint_after(job: Job, before: str | None, done: Mapping[str, Done]) -> Checkpoint:

@@ -1,0 +1,235 @@
+"""Find the models that are worth training: many cheap cuts are looked at, few are healed.
+
+A trial is a cut without any training, with the time that the latency table predicts and its distance to the teacher
+on rows that it was not solved on. Optuna's study proposes the trials (two objectives, both to be small) and keeps them
+in a file, so that a killed search goes on where it was. What could reach the frontier is trained as far as the minutes
+go.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..compress import data as data_module
+from ..compress.encoder import batches_of
+from ..compress.errors import InputError, missing_extra
+from ..compress.settings import Prune
+from .job import SCORES, Job, table_name
+from .progress import Report
+from .recipe import Model, Search, Step
+from .store import Done
+from .work import all_rows, read_table
+
+if TYPE_CHECKING:
+    import optuna
+    import optuna.storages.journal
+    from transformers import PreTrainedModel
+
+FOUND = "found.json"
+PROXY_SHARE = 0.3  # of the minutes goes into trials, at most
+MOST_TRIALS = 24
+HELD_OUT = 256  # training rows that judge a trial and that no cut is solved on
+STEPS_OF_EPOCHS = (3.0, 2.0, 1.0, 0.5)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A cut, its predicted time, and how far its answers are from the teacher's before any healing."""
+
+    number: int
+    settings: Prune
+    ms: float
+    speedup: float
+    kl: float
+    agreement: float  # share of the held-out rows, 0..1
+
+    @property
+    def label(self) -> str:
+        """What it is, in a few words."""
+        kind = f"{self.settings.layers} layers" if self.settings.layers else f"cut to {self.settings.speedup:.2f}x"
+        return f"trial {self.number} ({kind})"
+
+
+def search(job: Job, settings: Search, out: Path, done: Mapping[str, Done], report: Report) -> dict:
+    """Write the models to train to found.json; the result says why each of the others was dropped."""
+    from ..compress.checkpoint import load
+    from ..compress.prune import shape_of
+
+    began = time.monotonic()
+    model = load(job.checkpoint, job.task)
+    table = read_table(done[table_name(settings.target)].path)
+    full = shape_of(model)
+    trials = _trials(job, settings, model, table, full, out, report)
+    chosen, dropped = _worth_training(trials, settings, _commonest(job))
+    scored = len(job.train) + len(job.validation) + (len(job.unlabeled) if job.unlabeled else 0)
+    rows = len(job.train) + (len(job.unlabeled) if job.unlabeled else 0)
+    epoch_s = {t.number: 3.6 * done[SCORES].seconds * rows / scored * t.ms / table.predict(full) for t in chosen}
+    left = 60 * settings.minutes - (time.monotonic() - began)
+    chosen, epochs, late = _affordable(chosen, epoch_s, left)
+    models = _models(chosen, epochs)
+    (out / FOUND).write_text(
+        json.dumps([model.model_dump(mode="json", exclude_none=True) for model in models], indent=2)
+    )
+    return {
+        "trials": len(trials),
+        "trained": [f"{t.label}: predicted {t.speedup:.1f}x, {epochs:g} epochs" for t in chosen],
+        "dropped": {**dropped, **late},
+    }
+
+
+def found_models(done: Done) -> list[Model]:
+    """The models that a finished search wants trained."""
+    return [Model.model_validate(entry) for entry in json.loads((done.path / FOUND).read_text())]
+
+
+def with_models(job: Job, models: list[Model]) -> Job:
+    """The job with the search's models beside the recipe's own."""
+    return replace(job, recipe=job.recipe.model_copy(update={"models": [*job.recipe.models, *models], "search": None}))
+
+
+def _trials(job: Job, settings: Search, model: PreTrainedModel, table, full, out: Path, report: Report) -> list[Trial]:
+    from ..compress.importance import kl_to, log_probabilities
+    from ..compress.prune import prune, shape_of, weigh
+
+    ids, _ = all_rows(job, job.checkpoint)
+    picked = data_module.some_of(len(job.train), 512 + HELD_OUT)
+    held_out, rows = (
+        [ids[i] for i in part] for part in (picked[:HELD_OUT], picked[HELD_OUT:] if len(picked) > HELD_OUT else picked)
+    )
+    batches, judging = batches_of(rows, job.checkpoint.pad_id), batches_of(held_out, job.checkpoint.pad_id)
+    wanted = [log_probabilities(model, batch) for batch in judging]
+    report(0.0, "what heads and neurons are worth")
+    began, weighed = time.monotonic(), weigh(model, batches, Prune())
+    study = _study(out, job.recipe.seed)
+    top = _fastest(table, full)
+    if settings.speedup is not None and settings.speedup > top:
+        raise InputError(
+            f"search: speedup {settings.speedup:g} cannot be reached by cutting; the fastest shape is {top:.1f}x"
+        )
+
+    def look(trial: optuna.Trial) -> tuple[float, float]:
+        kind = trial.suggest_categorical("kind", ["time", "layers"]) if len(full) > 1 else "time"
+        if kind == "time":
+            cut = Prune(speedup=round(trial.suggest_float("speedup", min(1.2, top), 0.95 * top, log=True), 2))
+        else:
+            cut = Prune(layers=trial.suggest_int("layers", 1, len(full) - 1))
+        smaller = copy.deepcopy(model)
+        prune(smaller, batches, cut, table=table, weighed=weighed)
+        ours = [log_probabilities(smaller, batch) for batch in judging]
+        agreement = np.mean(
+            np.concatenate([(a.argmax(-1) == b.argmax(-1)).numpy() for a, b in zip(ours, wanted, strict=True)])
+        )
+        ms = table.predict(shape_of(smaller))
+        trial.set_user_attr("settings", cut.model_dump(mode="json", exclude_defaults=True))
+        trial.set_user_attr("agreement", float(agreement))
+        return ms, kl_to(smaller, judging, wanted)
+
+    while len(study.trials) < MOST_TRIALS and (
+        len(study.trials) < 4 or time.monotonic() - began < 60 * PROXY_SHARE * settings.minutes
+    ):
+        report(len(study.trials) / MOST_TRIALS, f"trial {len(study.trials) + 1}")
+        study.optimize(look, n_trials=1)
+    whole = table.predict(full)
+    return [
+        Trial(
+            t.number,
+            Prune.model_validate(t.user_attrs["settings"]),
+            t.values[0],
+            whole / t.values[0],
+            t.values[1],
+            t.user_attrs["agreement"],
+        )
+        for t in study.trials
+        if t.values is not None
+    ]
+
+
+def _study(out: Path, seed: int) -> optuna.Study:
+    """The study of this step, in a file beside the step store that outlives a kill."""
+    try:
+        import optuna
+        import optuna.storages.journal
+    except ImportError as error:
+        raise missing_extra(error.name or "optuna", "compress") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    home = out.parent.parent / "search"
+    home.mkdir(exist_ok=True)
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(home / f"{out.name}.log")))
+    return optuna.create_study(
+        study_name="search",
+        storage=storage,
+        directions=["minimize", "minimize"],
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=6),
+        load_if_exists=True,
+    )
+
+
+def _worth_training(trials: list[Trial], settings: Search, commonest: float) -> tuple[list[Trial], dict[str, str]]:
+    """Those that nothing beats in both predictions, fastest first; why each of the others was dropped."""
+    chosen, dropped = [], {}
+    for t in sorted(trials, key=lambda t: (t.ms, t.kl)):
+        better = next((o for o in chosen if o.kl <= t.kl), None)
+        if settings.speedup is not None and t.speedup < settings.speedup:
+            dropped[t.label] = f"predicted {t.speedup:.1f}x, the target is {settings.speedup:g}x"
+        elif t.agreement <= commonest:
+            dropped[t.label] = (
+                f"nothing is left to heal: {t.agreement:.0%} of the answers are the teacher's, the commonest label "
+                f"alone gives {commonest:.0%}"
+            )
+        elif better is not None:
+            dropped[t.label] = (
+                f"{better.label} is predicted faster ({better.speedup:.1f}x, this {t.speedup:.1f}x) and nearer to the "
+                f"teacher (KL {better.kl:.3f}, this {t.kl:.3f})"
+            )
+        else:
+            chosen.append(t)
+    if not chosen:
+        raise InputError("search: no cut is worth training; ask for less speed or give more minutes")
+    return chosen, dropped
+
+
+def _affordable(
+    chosen: list[Trial], epoch_s: dict[int, float], left: float
+) -> tuple[list[Trial], float, dict[str, str]]:
+    """As many as can be trained in the seconds left, spread over the speeds, for as many epochs as fit."""
+    for count in range(min(3, len(chosen)), 0, -1):
+        picked = [chosen[i] for i in sorted({round(x) for x in np.linspace(0, len(chosen) - 1, count)})]
+        for epochs in STEPS_OF_EPOCHS:
+            if epochs >= (1.0 if count > 1 else 0.5) and epochs * sum(epoch_s[t.number] for t in picked) <= left:
+                return picked, epochs, _late(chosen, picked)
+    return chosen[:1], 0.0, _late(chosen, chosen[:1])
+
+
+def _late(chosen: list[Trial], picked: list[Trial]) -> dict[str, str]:
+    return {t.label: "no time left to train it; give more minutes" for t in chosen if t not in picked}
+
+
+def _models(chosen: list[Trial], epochs: float) -> list[Model]:
+    """Each cut healed and trimmed, a static student, and the cascades of both."""
+    trim = Step.model_validate({"trim": {}})
+    models = [Model(name="static", steps=[Step.model_validate({"static": {}}), trim])]
+    for t in chosen:
+        cut = t.settings.model_dump(mode="json", exclude_defaults=True)
+        if epochs:
+            cut["recover"] = {"epochs": epochs, "hidden_weight": 0}
+        name = f"found-{t.number}"
+        models.append(Model(name=name, steps=[Step.model_validate({"prune": cut}), trim]))
+        models.append(Model.model_validate({"name": f"{name}-cascade", "cascade": {"first": "static", "then": name}}))
+    return models
+
+
+def _commonest(job: Job) -> float:
+    """Share of the commonest label among the training rows."""
+    return float(np.bincount(job.train.gold).max() / len(job.train))
+
+
+def _fastest(table, full) -> float:
+    return table.predict(full) / table.predict([(min(table.heads_ms), min(table.ffn_ms))])
