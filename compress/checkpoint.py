@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,30 +18,16 @@ from .encoder import Encoder
 from .errors import InputError, missing_extra
 from .families import FAMILIES
 from .tasks import TASKS, Task
+from .untrusted import WEIGHTS, find_weights, read_config, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-WEIGHTS = "model.safetensors"
 STRUCTURE = "structure.json"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "preprocessor_config.json",
 )  # fmt: skip
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
-# Keys that make transformers fetch and run code, or load weights in a way that is not ours.
-REFUSED_KEYS = (
-    "auto_map",
-    "_attn_implementation_internal",
-    "_attn_implementation",
-    "attn_implementation",
-    "quantization_config",
-)
-# Sizes that the rest of the house relies on, where a config has them.
-SIZES = (
-    "vocab_size", "hidden_size", "dim", "num_hidden_layers", "n_layers", "num_attention_heads", "n_heads",
-    "intermediate_size", "hidden_dim", "max_position_embeddings",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,7 +99,7 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
     if not path.is_dir():
         raise InputError(f"{path}: a checkpoint is a directory with config.json and {WEIGHTS}")
     config = read_config(path / "config.json")
-    weights = _find_weights(path)
+    weights = find_weights(path)
     if task is not None:
         found = (config.get("architectures") or ["none"])[0]
         if not found.endswith(task.head):
@@ -151,7 +136,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
 
         config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
         model = auto.from_config(config, trust_remote_code=False, attn_implementation=attention)
-        reshape(model, Structure.from_json(_read_json(path / STRUCTURE), str(path / STRUCTURE)))
+        reshape(model, Structure.from_json(read_json(path / STRUCTURE), str(path / STRUCTURE)))
         try:
             model.load_state_dict(load_file(path / WEIGHTS), strict=True)
         except RuntimeError as error:
@@ -210,7 +195,7 @@ def _write_tokenizer(out: Path, tokenizer_json: str) -> None:
     (out / "vocab.txt").unlink(missing_ok=True)
     path = out / "tokenizer_config.json"
     if path.is_file():
-        settings = _read_json(path)
+        settings = read_json(path)
         settings.pop("added_tokens_decoder", None)  # numbers of the tokens as they were
         path.write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -248,98 +233,6 @@ def _libraries():
     from . import static  # noqa: F401 - makes its architecture known to transformers
 
     return torch, transformers
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a checkpoint is a directory that transformers has saved") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}); is the download whole?") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: a JSON object is expected")
-    return data
-
-
-def read_config(path: Path) -> dict:
-    """config.json, refused when it could run code or holds what the house cannot work with."""
-    config = _read_json(path)
-    for key in sorted(_keys(config) & set(REFUSED_KEYS)):
-        raise InputError(
-            f"{path}: key '{key}' could run code of the checkpoint's own or change how it is loaded, which paredown "
-            "never allows; remove the key if the architecture is one of transformers' own"
-        )
-    kind, architectures = config.get("model_type"), config.get("architectures") or []
-    if (
-        not isinstance(kind, str)
-        or not isinstance(architectures, list)
-        or not all(isinstance(a, str) for a in architectures)
-    ):
-        raise InputError(f"{path}: 'model_type' and 'architectures' must be a name and a list of names")
-    for key in SIZES:
-        value = config.get(key, 1)
-        if type(value) is not int or not 1 <= value < 10**8:
-            raise InputError(f"{path}: '{key}' is {value!r}; a positive whole number is expected")
-    for heads, width in (("num_attention_heads", "hidden_size"), ("n_heads", "dim")):
-        if config.get(width, 0) % config.get(heads, 1):
-            raise InputError(f"{path}: '{width}' {config[width]} is not a multiple of '{heads}' {config[heads]}")
-    pad = config.get("pad_token_id")
-    if pad is not None and (type(pad) is not int or not 0 <= pad < config.get("vocab_size", 10**8)):
-        raise InputError(f"{path}: 'pad_token_id' is {pad!r}; a token number below vocab_size is expected")
-    names = config.get("id2label")
-    if names is not None and (
-        not isinstance(names, dict)
-        or set(names) != {str(i) for i in range(len(names))}
-        or len({str(name) for name in names.values()}) != len(names)
-    ):
-        raise InputError(f'{path}: \'id2label\' must map "0", "1", ... to names that differ')
-    if config.get("problem_type") not in (None, "single_label_classification"):
-        raise InputError(f"{path}: problem_type '{config['problem_type']}'; this version knows single-label models")
-    return config
-
-
-def _keys(data: object) -> set[str]:
-    """Every key of a JSON value, however deep."""
-    if isinstance(data, dict):
-        return set(data).union(*map(_keys, data.values()))
-    return set().union(*map(_keys, data)) if isinstance(data, list) else set()
-
-
-def _find_weights(path: Path) -> tuple[Path, ...]:
-    weights = path / WEIGHTS
-    if (path / f"{WEIGHTS}.index.json").exists():
-        raise InputError(
-            f"{path}: sharded weights; write them as one file: save_pretrained(DIR, max_shard_size='100GB')"
-        )
-    if not weights.is_file():
-        pickles = sorted(p.name for pattern in PICKLES for p in path.glob(pattern))
-        if pickles:
-            raise InputError(
-                f"{path / pickles[0]}: pickle weights can run code when loaded and are refused; convert them where "
-                "you trust them: AutoModelForSequenceClassification.from_pretrained(DIR).save_pretrained(NEW_DIR)"
-            )
-        raise InputError(f"{path}: no {WEIGHTS}; a checkpoint is a directory that transformers has saved")
-    _check_whole(weights)
-    return (weights,)
-
-
-def _check_whole(path: Path) -> None:
-    """A safetensors file is 8 bytes of header length, the header, and exactly the bytes that it names."""
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > size:
-                raise ValueError
-            header = json.loads(file.read(length))
-        end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error):
-        raise InputError(f"{path}: not a safetensors file, or cut off; copy it again") from None
-    if 8 + length + end != size:
-        raise InputError(f"{path}: truncated: {size} bytes, {8 + length + end} expected; copy it again")
 
 
 def _fetch(name: str) -> Path:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ..compress.checkpoint import Checkpoint, open_checkpoint, read_config
+from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.errors import InputError
 from ..compress.tasks import Task
+from ..compress.untrusted import read_config
 from .artifact import MANIFEST, Artifact, read_artifact
 from .bundle import unpack
 from .selftest import MANIFEST as BUNDLE_MANIFEST

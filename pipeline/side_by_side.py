@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from ..benchmarks.bench import Scored, bench
-from ..benchmarks.latency import LatencySettings
+from ..benchmarks.latency import LatencySettings, tokenizer_ms
 from ..compress import data as data_module
 from ..compress.encoder import run_rows
 from ..compress.tasks import TASKS
@@ -33,19 +35,22 @@ def run(
     reporter = Reporter(len(artifacts) + 1)
     scored = []
     for path, artifact in zip(paths, artifacts, strict=True):
-        metric = None
+        correct = None
         with reporter.step(f"score {path}"):
             if rows.labels is not None:
-                metric = _metric(artifact, rows, text, label, settings)
-        scored.append(Scored(path, artifact, metric))
+                correct = _correct(artifact, rows, text, label, settings)
+            tokenizer = tokenizer_ms(artifact.encoder().ids, rows.texts)
+        metric = None if correct is None else float(100 * correct.mean())
+        scored.append(Scored(path, artifact, metric, correct, tokenizer))
     with reporter.step("measure") as report:
         ids = [data_module.encode(artifact.encoder(), rows) for artifact in artifacts]
         return bench(scored, ids, settings, metric_name=task.metric_name, progress=report)
 
 
-def _metric(
+def _correct(
     artifact: Artifact, rows: data_module.Rows, text: str | None, label: str | None, settings: LatencySettings
-) -> float | None:
+) -> np.ndarray | None:
+    """Which rows the artefact gets right, (rows,) bool; None where it cannot run."""
     task = TASKS[artifact.task]
     try:
         session = artifact.open(settings.threads or cores())
@@ -53,4 +58,4 @@ def _metric(
         return None
     encoder = artifact.encoder()
     gold = data_module.read(rows.source, text=text, label=label, names=artifact.labels).gold
-    return task.metric(run_rows(session, encoder.ids(rows.texts), encoder.pad_id, task.output), gold)
+    return task.correct(run_rows(session, encoder.ids(rows.texts), encoder.pad_id, task.output), gold)

