@@ -84,6 +84,18 @@ def read(
     return Rows(source, tuple(texts), np.array(labels, dtype=np.int64) if label_column is not None else None)
 
 
+def read_unlabeled(source: str, *, text: str | None = None, label: str | None = None) -> Rows:
+    """Rows without labels. InputError for a file that has them: it may be held-out data, given in the wrong place."""
+    columns, _ = _open(source)
+    found = next((name for name in (label, *LABEL_COLUMNS) if name and name in columns), None)
+    if found is not None:
+        raise InputError(
+            f"{source}: unlabelled text is expected, and it has a column '{found}'; labelled rows go into train, and "
+            "validation or test rows must not be learned from; remove the column if the rows are for learning"
+        )
+    return read(source, text=text, labelled=False)
+
+
 def is_text(value: str) -> bool:
     """False for a string that UTF-8 cannot write, which no tokenizer takes."""
     try:

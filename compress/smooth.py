@@ -29,6 +29,9 @@ def smooth(source: Path, target: Path, batches: Sequence[Batch]) -> Path:
     for node in graph.node:
         if node.op_type == "MatMul" and node.input[1] in constants and len(constants[node.input[1]].dims) == 2:
             readers[node.input[0]].append(node)
+    if not readers:  # nothing to smooth: a model without layers
+        onnx.save(model, target)
+        return target
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in readers)

@@ -17,12 +17,12 @@ from ..benchmarks.latency import CONTROL, OFFLINE, SINGLE, Measurement, Timing, 
 from ..benchmarks.quality import drop_upper_95, mcnemar_p, negative_flips, paired_drop, wilson
 from ..benchmarks.report import write_report
 from ..compress.errors import InputError
-from ..compress.settings import Timed
+from ..compress.settings import Prune, Timed
 from ..export.artifact import read_artifact
 from ..export.bundle import pack, write_bundle
 from ..export.machine import machine
 from ..export.selftest import BundleError, check_files, read_manifest
-from .job import Candidate, Job, Step, evaluation_name, first_of, graph_name, then_of
+from .job import SCORES, Candidate, Job, Step, evaluation_name, first_of, graph_name, has_teacher, table_name, then_of
 from .recipe import BASELINE, Model
 from .store import Done, write_atomic
 
@@ -62,7 +62,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
                 "artifact": export.path.relative_to(run_dir).as_posix(),
                 "size_mb": export.result["size_mb"],
                 "details": export.result["details"],
-                "compression_s": sum(done[name].seconds for name in _made_by(job, candidate)),
+                "compression_s": sum(done[name].seconds for name in set(_made_by(job, candidate))),
                 "parameters": done[chain[-1]].result["parameters"] if chain else None,
                 "made": {name: done[name].result for name in chain},
                 **evaluated.result,
@@ -106,10 +106,17 @@ def _steps_of(model: Model) -> list[dict]:
     return [{"stage": step.stage[0], **step.stage[1].model_dump(exclude_defaults=True)} for step in model.steps]
 
 
+def _shared(model: Model) -> list[str]:
+    """Steps that several models stand on, counted in full for each: the teacher's scores, the latency table."""
+    stages = [step.stage[1] for step in model.steps]
+    names = [SCORES] if any(map(has_teacher, stages)) else []
+    return names + [table_name(s.target) for s in stages if isinstance(s, Prune) and s.timed]
+
+
 def _made_by(job: Job, candidate: Candidate) -> list[str]:
     """Names of the steps that a candidate took, a cascade's two models included."""
     if candidate.model.cascade is None:
-        return [candidate.step, graph_name(candidate.model), *_chain(candidate.model)]
+        return [candidate.step, graph_name(candidate.model), *_chain(candidate.model), *_shared(candidate.model)]
     both = (first_of(job, candidate), then_of(job, candidate))
     return [candidate.step, *{name: None for part in both for name in _made_by(job, part)}]
 

@@ -100,7 +100,9 @@ def prepare(recipe: Recipe) -> Job:
     train = read(recipe.data.train, label=recipe.data.label)
     validation = read(recipe.data.validation, label=recipe.data.label)
     test = read(recipe.data.test, label=recipe.data.label) if recipe.data.test else None
-    unlabeled = read(recipe.data.unlabeled, labelled=False) if recipe.data.unlabeled else None
+    unlabeled = None
+    if recipe.data.unlabeled:
+        unlabeled = data_module.read_unlabeled(recipe.data.unlabeled, text=recipe.data.text, label=recipe.data.label)
     for a, b in combinations([rows for rows in (train, validation, test) if rows is not None], 2):
         if a.source == b.source or rows_digest(a) == rows_digest(b):
             raise InputError(f"{b.source}: the same rows as {a.source}; what is judged on must not be learned from")

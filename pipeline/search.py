@@ -118,7 +118,8 @@ def _trials(job: Job, settings: Search, model: PreTrainedModel, table, full, out
     def look(trial: optuna.Trial) -> tuple[float, float]:
         kind = trial.suggest_categorical("kind", ["time", "layers"]) if len(full) > 1 else "time"
         if kind == "time":
-            cut = Prune(speedup=round(trial.suggest_float("speedup", min(1.2, top), 0.95 * top, log=True), 2))
+            wanted_speedup = round(trial.suggest_float("speedup", min(1.2, 0.9 * top), 0.95 * top, log=True), 2)
+            cut = Prune(speedup=wanted_speedup, target=settings.target)
         else:
             cut = Prune(layers=trial.suggest_int("layers", 1, len(full) - 1))
         smaller = copy.deepcopy(model)

@@ -162,7 +162,8 @@ def trim(
 
     kind = task_named(task)
     source = open_checkpoint(checkpoint, kind)
-    texts = [text for f in (train, unlabeled) if f for text in data_module.read(f, labelled=False).texts]
+    texts = [*data_module.read(train, labelled=False).texts]
+    texts += data_module.read_unlabeled(unlabeled).texts if unlabeled else ()
     held_out = data_module.read(validation, labelled=False).texts if validation else None
     with writing(output_dir, "trim") as (target, _):
         model = load(source, kind)
@@ -214,7 +215,7 @@ def distill(
         if other.labels != source.labels:
             raise InputError(f"{other.path}: its labels are not those of {source.path}, in the same order")
     data = data_module.read(train, labelled=False)
-    more = data_module.read(unlabeled, labelled=False).texts if unlabeled else ()
+    more = data_module.read_unlabeled(unlabeled).texts if unlabeled else ()
     held_out = _optional(validation, source.labels)
     if patience and held_out is None:
         raise InputError("--patience stops on validation: give --validation F")
@@ -282,7 +283,7 @@ def _optional(source: str | None, names: tuple[str, ...]) -> Rows | None:
 def _more(source: Checkpoint, unlabeled: str | None, max_length: int) -> list[list[int]]:
     if unlabeled is None:
         return []
-    return data_module.encode(source.encoder(max_length), data_module.read(unlabeled, labelled=False))
+    return data_module.encode(source.encoder(max_length), data_module.read_unlabeled(unlabeled))
 
 
 def _same_tokens(a: Checkpoint, b: Checkpoint) -> bool:

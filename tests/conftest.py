@@ -170,11 +170,13 @@ models:
 {pruned}  - name: distil-1
     steps:
       - distill: {{layers: 1, epochs: 2, learning_rate: 0.005}}
-  - name: static
-    steps:
-      - static: {{epochs: 8, width: 8, pairs: 64, learning_rate: 0.02}}
-  - name: both
-    cascade: {{first: static, then: distil-1, max_drop: 1}}
+      - trim: {{frequent: 0}}
+{static}targets:
+  - {{runtime: onnxruntime}}
+  - {{runtime: onnxruntime, precision: int8-dynamic}}
+  - {{runtime: openvino}}
+  - {{runtime: openvino, precision: bf16}}
+  - {{runtime: openvino, precision: int8-static}}
 latency: {{threads: 1, processes: 1, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}}
 choose: {{max_drop: 5}}
 """
@@ -184,16 +186,24 @@ PRUNED = """  - name: pruned
     steps:
       - prune: {heads: 0.6, ffn: 0.5, multiple: 8, recover: {epochs: 1, learning_rate: 0.003}}
 """
+STATIC = """  - name: static
+    steps:
+      - static: {epochs: 8, width: 8, pairs: 64, learning_rate: 0.02}
+      - trim: {frequent: 0}
+  - name: both
+    cascade: {first: static, then: distil-1, max_drop: 1}
+"""
+OPENVINO = """  - {runtime: openvino}
+  - {runtime: openvino, precision: bf16}
+  - {runtime: openvino, precision: int8-static}
+"""
 # Two models in two targets are enough where the candidates are not the point.
-SMALL = {
-    PRUNED: "",
-    "choose:": "targets: [{runtime: onnxruntime}, {runtime: onnxruntime, precision: int8-dynamic}]\nchoose:",
-}
+SMALL = {PRUNED: "", STATIC: "", OPENVINO: ""}
 
 
 def write_recipe(path: Path, teacher: Checkpoint, files: dict[str, Path], **changes: str) -> Path:
     """The tiny recipe; `changes` replace text in it."""
-    text = RECIPE.format(checkpoint=teacher.path, pruned=PRUNED, **files)
+    text = RECIPE.format(checkpoint=teacher.path, pruned=PRUNED, static=STATIC, **files)
     for old, new in changes.items():
         assert old in text
         text = text.replace(old, new)

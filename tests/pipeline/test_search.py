@@ -41,7 +41,7 @@ def searched(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPath
     home = tmp_path_factory.mktemp("search")
     recipe = write_recipe(home / "recipe.yaml", teacher, files, **SMALL)
     text = recipe.read_text()
-    start, end = text.index("models:"), text.index("latency:")
+    start, end = text.index("models:"), text.index("targets:")
     search = "search: {minutes: 0.4, target: {precision: fp32}}\n"
     recipe.write_text(text[:start] + search + text[end:])
     done = paredown("run", recipe, "--output-dir", home / "run")
@@ -83,7 +83,7 @@ def test_a_speedup_out_of_reach_is_refused_before_training(teacher: Checkpoint, 
     recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)
     text = recipe.read_text()
     cut = "  - name: fast\n    steps:\n      - prune: {speedup: 500, target: {precision: fp32}}\n"
-    recipe.write_text(text.replace("latency:", cut + "latency:"))
+    recipe.write_text(text.replace("targets:", cut + "targets:"))
     done = paredown("run", recipe, "--output-dir", tmp_path / "run")
     refused_last(done, "cannot be reached", "faster than")
     assert not list((tmp_path / "run" / "steps").glob("distil-1-*"))

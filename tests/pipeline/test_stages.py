@@ -1,6 +1,7 @@
 """Each stage alone: a checkpoint directory in, a directory out."""
 
 import json
+import os
 from pathlib import Path
 
 from conftest import make_checkpoint, paredown, refused
@@ -60,6 +61,57 @@ def test_a_chain_of_stages(files: dict, tmp_path: Path) -> None:
     assert read_artifact(tmp_path / "ov").runtime == "openvino"
 
 
+def test_small_vocabularies_and_students(
+    teacher: Checkpoint, untrained: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    data = ["--train", files["train"], "--validation", files["validation"]]
+
+    def stage(*words: object) -> str:
+        done = paredown(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    said = stage("trim", teacher.path, *data, "--frequent", 0, "--output-dir", tmp_path / "trimmed")
+    assert "0.00% of the held-out tokens changed" in said
+    quick = ["--static", "--epochs", 6, "--learning-rate", 0.02]
+    said = stage("distill", teacher.path, *data, *quick, "--output-dir", tmp_path / "static")
+    assert float(said.split("accuracy ")[1].split()[0]) > 85
+    narrow = [
+        "--layers",
+        1,
+        "--width",
+        16,
+        "--relation-weight",
+        1,
+        "--epochs",
+        4,
+        "--learning-rate",
+        0.005,
+        "--patience",
+        3,
+    ]
+    stage("distill", teacher.path, *data, *narrow, "--teacher", teacher.path, "--output-dir", tmp_path / "narrow")
+    assert open_checkpoint(tmp_path / "narrow").config["hidden_size"] == 16
+    assert not (tmp_path / "narrow" / "structure.json").exists()
+    other = ["--student", untrained.path, "--epochs", 4, "--learning-rate", 0.005]
+    said = stage("distill", teacher.path, *data, *other, "--output-dir", tmp_path / "other")
+    assert float(said.split("accuracy ")[1].split()[0]) > 85
+
+
+def test_a_cut_to_a_time_says_what_was_promised_and_measured(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    words = ["prune", teacher.path, "--train", files["train"], "--latency-ms", 1000, "--precision", "fp32"]
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = paredown(*words, "--output-dir", tmp_path / "cut", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "promised 1.00x in onnxruntime fp32, measured" in done.stdout
+    assert len(list((tmp_path / "cache" / "paredown").glob("latency-*.json"))) == 1
+    words[4:6] = ["--latency-ms", 0.0001]
+    done = paredown(*words, "--output-dir", tmp_path / "fast", env=env)
+    assert done.returncode == 2
+    assert "cannot be reached by cutting" in done.stderr
+    assert not (tmp_path / "fast").exists()
+
+
 def test_what_a_stage_refuses(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
     out = ["--output-dir", tmp_path / "out"]
     train = ["--train", files["train"]]
@@ -68,6 +120,14 @@ def test_what_a_stage_refuses(teacher: Checkpoint, files: dict, tmp_path: Path) 
     refused(paredown("distill", teacher.path, *train, *out, "--task", "text-clasification"), "did you mean")
     refused(paredown("export", teacher.path, *out, "--precision", "int4"), "int4", "int8-dynamic")
     refused(paredown("quantize", teacher.path, *out, "--method", "static"), "--train")
+    refused(paredown("prune", teacher.path, *train, *out, "--speedup", "2", "--heads", "0.5"), "leave these out")
+    refused(paredown("prune", teacher.path, *train, *out, "--speedup", "2", "--latency-ms", "3"), "not both")
+    refused(paredown("distill", teacher.path, *train, *out, "--static", "--layers", "2"), "--static")
+    refused(paredown("distill", teacher.path, *train, *out, "--patience", "2"), "--validation")
+    refused(
+        paredown("distill", teacher.path, *train, *out, "--unlabeled", files["validation"]),
+        "validation.csv", "unlabelled text is expected", "'label'",
+    )  # fmt: skip
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("keep")
