@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from .encoder import Encoder
 from .errors import InputError, missing_extra
-from .families import FAMILIES
+from .families import FAMILIES, STATIC
 from .tasks import TASKS, Task
 from .untrusted import WEIGHTS, find_weights, read_config, read_json
 
@@ -127,7 +127,10 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
     torch, transformers = _libraries()
     auto = getattr(transformers, task.auto_class)
     path = checkpoint.path
-    known = FAMILIES.get(checkpoint.config.get("model_type", ""))
+    kind = checkpoint.config.get("model_type", "")
+    if kind == STATIC:
+        from . import static_model  # noqa: F401 - makes its architecture known to transformers
+    known = FAMILIES.get(kind)
     attention = known.attention if known else "sdpa"
     if (path / STRUCTURE).is_file():
         from safetensors.torch import load_file
@@ -230,8 +233,6 @@ def _libraries():
     except ImportError as error:
         raise missing_extra(error.name or "torch", "compress") from None
     transformers.utils.logging.disable_progress_bar()
-    from . import static  # noqa: F401 - makes its architecture known to transformers
-
     return torch, transformers
 
 

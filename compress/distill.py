@@ -19,10 +19,11 @@ from transformers import PreTrainedModel
 
 from .encoder import run_rows
 from .errors import InputError
+from .inference import forward
 from .relation import relation_loss, relations
 from .settings import Distill, Heal
 from .structure import blocks, keep_blocks
-from .train import NO_LABEL, Judge, Progress, fit, forward
+from .train import NO_LABEL, Judge, Progress, fit
 
 
 def distill(

@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from .encoder import collate, run_rows
 from .errors import StepError
+from .inference import forward
 from .settings import Finetune, Training
 
 Progress = Callable[[float, str], None]  # share done 0..1, what is happening
@@ -130,13 +131,6 @@ def fast_bf16() -> bool:
         return torch.cuda.is_bf16_supported()
     checks = (getattr(torch.cpu, "_is_avx512_bf16_supported", None), getattr(torch.cpu, "_is_amx_tile_supported", None))
     return any(check() for check in checks if check)
-
-
-def forward(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One inference call: input_ids and attention_mask (rows, length) int64 -> {"logits": (rows, labels) float32}."""
-    with torch.inference_mode():
-        out = model(**{name: torch.from_numpy(array) for name, array in batch.items()})
-    return {"logits": out.logits.float().numpy()}
 
 
 class _Trainer(Trainer):

@@ -40,7 +40,7 @@ def open_pytorch(path: Path, task: str, threads: int) -> Session:
     model = load(open_checkpoint(path, TASKS[task]), TASKS[task])
     import torch
 
-    from ..compress.train import forward
+    from ..compress.inference import forward
 
     torch.set_num_threads(threads)
     return partial(forward, model)

@@ -96,7 +96,7 @@ def _export_to(
 
 def _parity(source: Checkpoint, task: Task, artifact: Artifact) -> str:
     """Compare with the checkpoint on random tokens: exact precisions must pass the gate, others are reported."""
-    from ..compress.train import forward
+    from ..compress.inference import forward
     from ..export.parity import TOLERANCES, compare, gate
 
     random = np.random.default_rng(0)

@@ -300,7 +300,7 @@ def _layers(given: str | None) -> int | list[int] | None:
 
 
 def _metric(saved: Checkpoint, task: Task, rows: Rows | None, max_length: int) -> float | None:
-    from ..compress.train import forward
+    from ..compress.inference import forward
 
     if rows is None:
         return None

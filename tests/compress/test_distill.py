@@ -8,10 +8,11 @@ from paredown.compress import data, distill
 from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from paredown.compress.encoder import run_rows
 from paredown.compress.errors import InputError
+from paredown.compress.inference import forward
 from paredown.compress.qat import fake_quantized
 from paredown.compress.settings import Distill, Heal
 from paredown.compress.structure import blocks
-from paredown.compress.train import Judge, forward
+from paredown.compress.train import Judge
 
 
 @pytest.fixture(scope="module")

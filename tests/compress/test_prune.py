@@ -10,9 +10,9 @@ from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from paredown.compress.encoder import Batch, batches_of, run_rows
 from paredown.compress.errors import InputError
 from paredown.compress.importance import log_probabilities
+from paredown.compress.inference import forward
 from paredown.compress.settings import Prune
 from paredown.compress.structure import Layer, blocks, family, keep_blocks, linear, structure_of
-from paredown.compress.train import forward
 
 # A head takes 1 ms, 16 neurons take 1 ms, the rest 2 ms: the whole tiny teacher 26.
 TABLE = LatencyTable("onnxruntime", "fp32", 1, 2.0, {n: float(n) for n in range(1, 5)}, {16: 1.0, 32: 2.0, 64: 4.0})

@@ -7,8 +7,8 @@ import transformers
 from conftest import LABELS, TASK, make_checkpoint
 from paredown.compress.checkpoint import Checkpoint, load, save
 from paredown.compress.errors import InputError
+from paredown.compress.inference import forward
 from paredown.compress.settings import Trim
-from paredown.compress.train import forward
 from paredown.compress.vocabulary import changed_share, trim
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 

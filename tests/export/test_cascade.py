@@ -11,9 +11,9 @@ from paredown.compress import data
 from paredown.compress.checkpoint import Checkpoint, load, save
 from paredown.compress.encoder import run_rows
 from paredown.compress.errors import InputError
+from paredown.compress.inference import forward
 from paredown.compress.settings import Static
 from paredown.compress.static import static_student
-from paredown.compress.train import forward
 from paredown.export.artifact import Artifact
 from paredown.export.cascade import combined, confidence, join, threshold_for
 from paredown.export.to_onnx import plain_onnx, to_onnx

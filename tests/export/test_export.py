@@ -12,8 +12,8 @@ from paredown.compress.checkpoint import Checkpoint, load, save
 from paredown.compress.encoder import collate, run_rows
 from paredown.compress.errors import InputError, StepError
 from paredown.compress.families import FAMILIES
+from paredown.compress.inference import forward
 from paredown.compress.structure import cut
-from paredown.compress.train import forward
 from paredown.export import to_onnx as to_onnx_module
 from paredown.export.artifact import PRECISIONS, read_artifact
 from paredown.export.session import CannotRunHere, open_session
