@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
@@ -18,7 +18,7 @@ from ..benchmarks.choose import ChooseSettings
 from ..benchmarks.cost import Prices
 from ..benchmarks.latency import LatencySettings
 from ..compress.errors import InputError, nearest
-from ..compress.settings import Distill, Finetune, Prune, Stage, Static, Timed, Trim
+from ..compress.settings import Distill, Finetune, Prune, Settings, Stage, Static, Timed, Trim
 from ..compress.tasks import TASKS
 from ..export.artifact import PRECISIONS
 from ..export.parity import TOLERANCES, Tolerance
@@ -29,13 +29,7 @@ TaskName = Literal["text-classification"]
 assert set(get_args(TaskName)) == {name for name, task in TASKS.items() if task.reads_text}
 
 
-class Part(BaseModel):
-    """Unknown keys are errors; `label` may be given as a bare number."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Data(Part):
+class Data(Settings):
     """Files (.csv, .jsonl, .parquet; relative to the recipe) or names of the `datasets` library (`name:split`)."""
 
     train: str = Field(description="labelled rows to learn from; calibration is drawn from them too")
@@ -48,7 +42,7 @@ class Data(Part):
     label: str | None = Field(default=None, description="name of the label column (default: found)")
 
 
-class Step(Part):
+class Step(Settings):
     """One stage; exactly one key."""
 
     finetune: Finetune | None = Field(default=None, description="train further on the labelled rows")
@@ -69,7 +63,7 @@ class Step(Part):
         return next((name, settings) for name, settings in self if settings is not None)
 
 
-class Cascade(Part):
+class Cascade(Settings):
     """The first model answers where it is confident enough, the other is asked about the rest; one ONNX file."""
 
     first: str = Field(description="name of the quick model")
@@ -79,7 +73,7 @@ class Cascade(Part):
     )
 
 
-class Model(Part):
+class Model(Settings):
     """A way to a smaller model: its steps, one after another; the checkpoint as it came is always the teacher."""
 
     name: Annotated[str, Field(pattern=NAME)] = Field(description="letters, digits, dot, dash")
@@ -102,7 +96,7 @@ class Model(Part):
         return self
 
 
-class Search(Part):
+class Search(Settings):
     """Let the run find the models: cheap cuts by the dozen, training for those that could reach the frontier."""
 
     minutes: Annotated[float, Field(gt=0)] = Field(description="for looking and training together, before measuring")
@@ -112,7 +106,7 @@ class Search(Part):
     target: Timed = Field(default_factory=Timed, description="what time is predicted in")
 
 
-class Target(Part):
+class Target(Settings):
     """A runtime and a precision that every model is exported to and measured in."""
 
     runtime: Literal["pytorch", "onnxruntime", "openvino"] = Field(description="what loads the artefact")
@@ -127,7 +121,7 @@ class Target(Part):
         return self
 
 
-class Gate(Part):
+class Gate(Settings):
     """Limits of the parity gate for one precision."""
 
     max_difference: Annotated[float, Field(gt=0)] | None = Field(default=None, description="of a logit, absolute")
@@ -142,7 +136,7 @@ def default_targets() -> list[Target]:
     ]
 
 
-class Recipe(Part):
+class Recipe(Settings):
     """The whole job."""
 
     name: Annotated[str, Field(pattern=NAME)] = Field(default="model", description="the served model's name")
