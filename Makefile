@@ -33,7 +33,7 @@ results: | $(INSTALLED)
 	$(BIN)/python benchmarks/results/run.py build/results --banking77 $(BANKING77)
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest  # two workers on two cores
+	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
