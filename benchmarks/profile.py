@@ -50,7 +50,7 @@ def profile(artifact: Artifact, rows: Sequence[Sequence[int]], threads: int) -> 
     encoder = artifact.encoder()
     batches = [encoder.pad([row]) for row in rows[:ROWS]]
     run = {"onnxruntime": _onnxruntime, "openvino": _openvino}[artifact.runtime]
-    times = run(artifact.path / artifact.files[0], artifact.precision, batches, threads)
+    times = run(artifact.path / artifact.files[0], batches, threads)
     total = sum(ms for _, _, ms in times.values()) or 1.0
     return Profile(
         sum(ms for kind, int8, ms in times.values() if kind == "product" and int8) / total,
@@ -81,7 +81,7 @@ def why_int8_is_slower(found: Profile, slower: float) -> str:
 Times = dict[str, tuple[str, bool, float]]  # node -> (product, conversion or other; in INT8; milliseconds)
 
 
-def _onnxruntime(model: Path, precision: str, batches: Sequence[dict[str, np.ndarray]], threads: int) -> Times:
+def _onnxruntime(model: Path, batches: Sequence[dict[str, np.ndarray]], threads: int) -> Times:
     import onnxruntime
 
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
@@ -106,7 +106,7 @@ def _onnxruntime(model: Path, precision: str, batches: Sequence[dict[str, np.nda
     return times
 
 
-def _openvino(model: Path, precision: str, batches: Sequence[dict[str, np.ndarray]], threads: int) -> Times:
+def _openvino(model: Path, batches: Sequence[dict[str, np.ndarray]], threads: int) -> Times:
     import openvino
 
     config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "PERF_COUNT": True}

@@ -61,12 +61,14 @@ def budget_ms(table: LatencyTable, full: Sequence[tuple[int, int]], speedup: flo
     return table.predict(full) / speedup
 
 
-def reachable(
-    table: LatencyTable, full: Sequence[tuple[int, int]], budget: float, *, even: bool, cuts_heads: bool
-) -> None:
-    """InputError with the best that can be reached when the budget is below it: one layer, cut as far as it goes."""
-    heads = min(table.heads_ms) if cuts_heads and not even else full[0][0]
-    least = table.predict([(heads, min(table.ffn_ms))])
+def least_ms(table: LatencyTable, full: Sequence[tuple[int, int]], *, even: bool = False) -> float:
+    """Milliseconds of one layer, cut as far as it goes; a family whose heads stay has no other count in its table."""
+    return table.predict([(full[0][0] if even else min(table.heads_ms), min(table.ffn_ms))])
+
+
+def reachable(table: LatencyTable, full: Sequence[tuple[int, int]], budget: float, *, even: bool) -> None:
+    """InputError with the best that can be reached when the budget is below it."""
+    least = least_ms(table, full, even=even)
     if budget < least:
         now = table.predict(full)
         raise InputError(

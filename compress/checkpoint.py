@@ -75,6 +75,15 @@ class Checkpoint:
                 total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         return total.hexdigest()
 
+    @property
+    def architecture(self) -> str:
+        """The class that it was saved as; "none" where config.json does not say."""
+        return (self.config.get("architectures") or ["none"])[0]
+
+    def has_head(self, task: Task) -> bool:
+        """True when it was fine-tuned for the task."""
+        return self.architecture.endswith(task.head)
+
     def tokenizer_bytes(self) -> bytes:
         """Two checkpoints with the same bytes cut every text into the same tokens."""
         return (self.path / "tokenizer.json").read_bytes()
@@ -100,14 +109,12 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
         raise InputError(f"{path}: a checkpoint is a directory with config.json and {WEIGHTS}")
     config = read_config(path / "config.json")
     weights = find_weights(path)
-    if task is not None:
-        found = (config.get("architectures") or ["none"])[0]
-        if not found.endswith(task.head):
-            raise InputError(
-                f"{path / 'config.json'}: architectures is '{found}', but {task.name} needs a head that ends in "
-                f"'{task.head}'; fine-tune it first: paredown finetune {path} --train F --validation F"
-            )
     checkpoint = Checkpoint(path, config, weights)
+    if task is not None and not checkpoint.has_head(task):
+        raise InputError(
+            f"{path / 'config.json'}: architectures is '{checkpoint.architecture}', but {task.name} needs a head that "
+            f"ends in '{task.head}'; fine-tune it first: paredown finetune {path} --train F --validation F"
+        )
     if task is not None and not task.reads_text:
         return checkpoint
     if not (path / "tokenizer.json").is_file():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 STATIC = "paredown-static"  # model_type of the student without layers (static.py)
 
@@ -55,29 +55,21 @@ FAMILIES = {
         ffn_norm="output_layer_norm",
         width_key="hidden_dim",
     ),
-    "mpnet": Family(
-        blocks="encoder.layer",
+    "mpnet": replace(
+        _BERT,
         heads_in=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         attention_out="attention.attn.o",
         attention_norm="attention.LayerNorm",
-        up="intermediate.dense",
-        down="output.dense",
-        ffn_norm="output.LayerNorm",
         cuts_heads=False,  # one relative position bias for all layers has a column for every head
         attention="eager",
         fuses=False,
     ),
-    "deberta-v2": Family(
-        blocks="encoder.layer",
+    "deberta-v2": replace(
+        _BERT,
         heads_in=tuple(
             f"attention.self.{name}"
             for name in ("query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj")
         ),
-        attention_out="attention.output.dense",
-        attention_norm="attention.output.LayerNorm",
-        up="intermediate.dense",
-        down="output.dense",
-        ffn_norm="output.LayerNorm",
         head_counts=("attention.self.num_attention_heads",),
         attention="eager",
         fuses=False,

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from .encoder import Batch
 from .errors import InputError
+from .inference import tensors
 from .structure import sublayers
 
 DAMPING = 1e-3  # of the mean diagonal of a Gram matrix, so that units which never fire do not blow up
@@ -45,18 +46,16 @@ class Cut:
 def observe(model: PreTrainedModel, batches: Sequence[Batch], seed: int = 0) -> list[Sublayer]:
     """Gram matrices and knowledge of every sublayer, bottom-up, from one forward and backward pass over the rows."""
     found = [
-        Sublayer(
-            np.zeros((n := layer.in_features + 1, n)), np.zeros(layer.in_features // unit), _weight_of(layer), unit
-        )
+        Sublayer(np.zeros((n := layer.in_features + 1, n)), np.zeros(layer.in_features // unit), weight_of(layer), unit)
         for layer, _, unit in sublayers(model)
     ]
+    weights = [layer.weight.detach() for layer, _, _ in sublayers(model)]
     for inputs, gradients, mask in _traced(model, batches, seed):
-        for sub, x, g in zip(found, inputs, gradients, strict=True):
+        for sub, weight, x, g in zip(found, weights, inputs, gradients, strict=True):
             ones = _with_ones(x, mask)
             flat = ones.reshape(-1, ones.shape[-1])
             sub.gram += (flat.T @ flat).double().numpy()
-            weight = torch.from_numpy(sub.weight[:-1]).float()
-            per_input = (x * (g @ weight.T)).sum(1)  # (rows, inputs): the gradient of a mask on each input
+            per_input = (x * (g @ weight)).sum(1)  # (rows, inputs): the gradient of a mask on each input
             per_unit = per_input.reshape(len(x), -1, sub.unit).sum(-1)
             sub.knowledge += per_unit.double().square().sum(0).numpy()
     return found
@@ -69,14 +68,14 @@ def removal_path(sub: Sublayer, counts: Sequence[int]) -> dict[int, Cut]:
     """
     units = len(sub.knowledge)
     knowledge = sub.knowledge / max(sub.knowledge.sum(), 1e-30)
-    kept = np.arange(units)
+    kept, product = np.arange(units), sub.gram @ sub.weight
     path: dict[int, Cut] = {}
     for count in sorted(counts, reverse=True):
         if count < len(kept):
-            error = _error_without_each(sub, kept)
+            error = _error_without_each(sub, kept, product)
             worth = error / max(error.sum(), 1e-30) + knowledge[kept]
             kept = np.sort(kept[np.argsort(-worth, kind="stable")[:count]])
-        path[count] = Cut(kept, solve(sub.gram, sub.gram @ sub.weight, _columns(kept, sub.unit, units), sub.weight))
+        path[count] = Cut(kept, solve(sub.gram, product, _columns(kept, sub.unit, units), sub.weight))
     return path
 
 
@@ -86,7 +85,7 @@ def damages(
     """Nats of KL that each cut of each sublayer costs alone, second order: the rows' mean (gradient x change)^2 / 2."""
     changes = []
     for path, (layer, _, unit) in zip(paths, sublayers(model), strict=True):
-        whole = _weight_of(layer)
+        whole = weight_of(layer)
         rows = []
         for cut in path.values():
             change = -whole
@@ -111,10 +110,16 @@ def solve(gram: np.ndarray, product: np.ndarray, columns: np.ndarray, prior: np.
 
     argmin |X[:, columns] w - target|^2 + damping |w - prior[columns]|^2, (columns, outputs) float64.
     """
-    inner = gram[np.ix_(columns, columns)].copy()
+    inner, damping = _damped(gram, columns)
+    return np.linalg.solve(inner, product[columns] + damping * prior[columns])
+
+
+def _damped(gram: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, float]:
+    """The Gram matrix of these columns with the damping on its diagonal, and the damping."""
+    inner = gram[np.ix_(columns, columns)]  # a copy
     damping = DAMPING * np.trace(inner) / len(columns) + 1e-12
     inner[np.diag_indices_from(inner)] += damping
-    return np.linalg.solve(inner, product[columns] + damping * prior[columns])
+    return inner, float(damping)
 
 
 def kl_to(model: PreTrainedModel, batches: Sequence[Batch], wanted: Sequence[torch.Tensor]) -> float:
@@ -129,7 +134,7 @@ def kl_to(model: PreTrainedModel, batches: Sequence[Batch], wanted: Sequence[tor
 @torch.inference_mode()
 def log_probabilities(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """(rows, labels) float32, the model as it is."""
-    return model(**_tensors(batch)).logits.float().log_softmax(-1)
+    return model(**tensors(batch)).logits.float().log_softmax(-1)
 
 
 @contextmanager
@@ -166,7 +171,7 @@ def _traced(model: PreTrainedModel, batches: Sequence[Batch], seed: int):
     model.eval()
     for batch in batches:
         with watching(layers, look), torch.enable_grad():
-            logits = model(**_tensors(batch)).logits.float()
+            logits = model(**tensors(batch)).logits.float()
             logs = logits.log_softmax(-1)
             sign = torch.randint(0, 2, logs.shape, generator=signs) * 2.0 - 1.0
             scalar = (sign * (logs.detach() / 2).exp() * logs).sum()
@@ -184,7 +189,8 @@ def _with_ones(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.cat([x, x.new_ones(*x.shape[:2], 1)], dim=-1) * mask.unsqueeze(-1)
 
 
-def _weight_of(layer: nn.Linear) -> np.ndarray:
+def weight_of(layer: nn.Linear) -> np.ndarray:
+    """(inputs + 1, outputs) float64; the last row is the bias, zero where there is none."""
     bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
     return torch.cat([layer.weight.detach().T, bias[None]]).double().numpy()
 
@@ -194,19 +200,14 @@ def _columns(units: np.ndarray, unit: int, count: int) -> np.ndarray:
     return np.append((units[:, None] * unit + np.arange(unit)).ravel(), count * unit)
 
 
-def _error_without_each(sub: Sublayer, kept: np.ndarray) -> np.ndarray:
+def _error_without_each(sub: Sublayer, kept: np.ndarray, product: np.ndarray) -> np.ndarray:
     """Squared output error that is left when one unit goes and the others are re-solved: tr(w_u^T (H^-1_uu)^-1 w_u)."""
     columns = _columns(kept, sub.unit, len(sub.knowledge))
-    inner = sub.gram[np.ix_(columns, columns)].copy()
-    inner[np.diag_indices_from(inner)] += DAMPING * np.trace(inner) / len(columns) + 1e-12
-    weight = np.linalg.solve(inner, (sub.gram @ sub.weight)[columns])[:-1]
+    inner, _ = _damped(sub.gram, columns)
+    weight = np.linalg.solve(inner, product[columns])[:-1]
     inverse = np.linalg.inv(inner)[:-1, :-1]
     if sub.unit == 1:
         return np.square(weight).sum(1) / np.diag(inverse)
     weight = weight.reshape(len(kept), sub.unit, -1)
     block = np.stack([inverse[i : i + sub.unit, i : i + sub.unit] for i in range(0, len(inverse), sub.unit)])
     return np.einsum("uio,uij,ujo->u", weight, np.linalg.inv(block), weight)
-
-
-def _tensors(batch: Batch) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(array) for name, array in batch.items()}

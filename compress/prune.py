@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 from .allocate import Damage, LatencyTable, allocate, allocate_even, budget_ms, grid
 from .encoder import Batch
 from .errors import InputError
-from .importance import Cut, damages, kl_to, log_probabilities, observe, removal_path, solve, watching
+from .importance import Cut, damages, kl_to, log_probabilities, observe, removal_path, solve, watching, weight_of
+from .inference import tensors
 from .settings import Prune
 from .structure import (
     blocks,
@@ -178,10 +179,8 @@ def resolve(
             x = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
             gram += (x.T @ x).double().numpy()
             product += (x.T @ (wanted[number] - residual)).double().numpy()
-        bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
-        prior = torch.cat([layer.weight.detach().T, bias[None]]).double().numpy()
         columns = np.arange(size if layer.bias is not None else size - 1)
-        solved = torch.from_numpy(solve(gram, product, columns, prior)).float()
+        solved = torch.from_numpy(solve(gram, product, columns, weight_of(layer))).float()
         with torch.no_grad():
             layer.weight.copy_(solved[: layer.in_features].T)
             if layer.bias is not None:
@@ -254,7 +253,7 @@ def _places(model: PreTrainedModel, places: Sequence[tuple[nn.Linear, nn.Module,
             raise _Enough
 
     with contextlib.suppress(_Enough), torch.no_grad(), watching(watched, look):
-        model(**{name: torch.from_numpy(array) for name, array in batch.items()})
+        model(**tensors(batch))
     found = []
     for (first, first_out), (second, _) in zip(seen[0::2], seen[1::2], strict=True):
         inputs, residual = (second, first) if pre else (first, second - first_out)
@@ -267,7 +266,7 @@ def _some(batches: Sequence[Batch], rows: int) -> list[Batch]:
     """Batches spread over all of them, with about this many rows together."""
     size = max(len(next(iter(batch.values()))) for batch in batches)
     count = min(len(batches), max(1, rows // size))
-    return [batches[int(i)] for i in np.linspace(0, len(batches) - 1, count).round()]
+    return _spread(batches, count)
 
 
 def _some_tokens(batches: Sequence[Batch], tokens: int) -> list[Batch]:
@@ -277,4 +276,9 @@ def _some_tokens(batches: Sequence[Batch], tokens: int) -> list[Batch]:
         for batch in batches
     )
     count = min(len(batches), max(1, round(len(batches) * tokens / total)))
+    return _spread(batches, count)
+
+
+def _spread(batches: Sequence[Batch], count: int) -> list[Batch]:
+    """`count` of the batches, from the first to the last."""
     return [batches[int(i)] for i in np.linspace(0, len(batches) - 1, count).round()]

@@ -27,6 +27,8 @@ def trim(model: PreTrainedModel, tokenizer_json: Path, texts: Sequence[str], set
     What stays: special tokens, single characters and bytes, the `frequent` first pieces of the vocabulary (tokenizers
     list theirs by frequency), and every token of `texts`. Raises InputError for a kind of tokenizer it does not know.
     """
+    if model.config.model_type not in (*FAMILIES, STATIC):
+        raise InputError(f"cannot trim a '{model.config.model_type}' model; supported: {', '.join(FAMILIES)}")
     data = json.loads(tokenizer_json.read_text(encoding="utf-8"))
     old = _vocabulary(data, tokenizer_json)
     tokenizer = Tokenizer.from_file(str(tokenizer_json))
@@ -134,5 +136,3 @@ def _cut_embedding(model: PreTrainedModel, rows: np.ndarray, numbers: dict[int, 
     for key in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
         if getattr(model.config, key, None) is not None:
             setattr(model.config, key, numbers.get(getattr(model.config, key)))
-    if model.config.model_type not in (*FAMILIES, STATIC):
-        raise InputError(f"cannot trim a '{model.config.model_type}' model; supported: {', '.join(FAMILIES)}")

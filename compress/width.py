@@ -14,6 +14,7 @@ from .data import some_of
 from .encoder import batches_of
 from .errors import InputError
 from .importance import observe, removal_path, watching
+from .inference import tensors
 from .structure import blocks, cut, describe_by_config, family, head_size, structure_of, sublayers
 
 ROWS = 128  # that the width is chosen on
@@ -41,7 +42,7 @@ def narrow(model: PreTrainedModel, ids: Sequence[Sequence[int]], width: int) -> 
     words = model.get_input_embeddings()
     assert isinstance(words, nn.Embedding)
     narrow_words = words.embedding_dim != hidden  # ELECTRA's embeddings have a width of their own
-    start = sublayers(model).__next__()[0] if narrow_words else words
+    start = next(sublayers(model))[0] if narrow_words else words
     prune = torch_pruning.prune_linear_out_channels if narrow_words else torch_pruning.prune_embedding_out_channels
     _graph(model).get_pruning_group(start, prune, gone).prune()
     for layer in _outside(model):  # what comes after the encoder is as wide as config.json's hidden size too
@@ -69,7 +70,7 @@ def _worth(model: PreTrainedModel, batches) -> torch.Tensor:
     model.eval()
     for batch in batches:
         with watching(norms, look), torch.enable_grad():
-            logits = model(**{name: torch.from_numpy(array) for name, array in batch.items()}).logits
+            logits = model(**tensors(batch)).logits
             gradients = torch.autograd.grad(logits.float().log_softmax(-1).amax(-1).sum(), outputs)
         for output, gradient in zip(outputs, gradients, strict=True):
             worth += (output.detach() * gradient).abs().sum((0, 1))

@@ -5,7 +5,9 @@ An `If` around the second model: a call whose rows are all sure never enters it.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,14 +113,11 @@ def join(first: Artifact, then: Artifact, threshold: float, out: Path) -> Artifa
             raise StepError("cascade: the two models were exported for different opsets")
     out.mkdir(parents=True, exist_ok=True)
     onnx.save(model, out / "model.onnx")
-    return out_artifact(first, then, threshold, out)
+    return _artifact(first, then, threshold, out)
 
 
-def out_artifact(first: Artifact, then: Artifact, threshold: float, out: Path) -> Artifact:
+def _artifact(first: Artifact, then: Artifact, threshold: float, out: Path) -> Artifact:
     """artifact.json and tokenizer of a cascade."""
-    import shutil
-    from dataclasses import replace
-
     for file in then.path.iterdir():
         if file.is_file() and file.name not in (*then.files, "artifact.json", "step.json"):
             shutil.copyfile(file, out / file.name)

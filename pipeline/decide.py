@@ -22,7 +22,7 @@ from ..export.artifact import read_artifact
 from ..export.bundle import pack, write_bundle
 from ..export.machine import machine
 from ..export.selftest import BundleError, check_files, read_manifest
-from .job import SCORES, Candidate, Job, Step, evaluation_name, first_of, graph_name, has_teacher, table_name, then_of
+from .job import SCORES, Candidate, Job, Step, chain_of, evaluation_name, graph_name, has_teacher, parts_of, table_name
 from .recipe import BASELINE, Model
 from .store import Done, write_atomic
 
@@ -51,7 +51,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
     for candidate in job.candidates:
         evaluated = done[evaluation_name(candidate)]
         export = done[candidate.step]
-        chain = _chain(candidate.model)
+        chain = chain_of(candidate.model)
         candidates.append(
             {
                 "name": candidate.name,
@@ -62,7 +62,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
                 "artifact": export.path.relative_to(run_dir).as_posix(),
                 "size_mb": export.result["size_mb"],
                 "details": export.result["details"],
-                "compression_s": sum(done[name].seconds for name in set(_made_by(job, candidate))),
+                "compression_s": sum(done[name].seconds for name in _made_by(job, candidate)),
                 "parameters": done[chain[-1]].result["parameters"] if chain else None,
                 "made": {name: done[name].result for name in chain},
                 **evaluated.result,
@@ -96,10 +96,6 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
     }
 
 
-def _chain(model: Model) -> list[str]:
-    return [f"{model.name}-{i}-{step.stage[0]}" for i, step in enumerate(model.steps, 1)]
-
-
 def _steps_of(model: Model) -> list[dict]:
     if model.cascade is not None:
         return [{"stage": "cascade", **model.cascade.model_dump()}]
@@ -113,12 +109,11 @@ def _shared(model: Model) -> list[str]:
     return names + [table_name(s.target) for s in stages if isinstance(s, Prune) and s.timed]
 
 
-def _made_by(job: Job, candidate: Candidate) -> list[str]:
+def _made_by(job: Job, candidate: Candidate) -> set[str]:
     """Names of the steps that a candidate took, a cascade's two models included."""
     if candidate.model.cascade is None:
-        return [candidate.step, graph_name(candidate.model), *_chain(candidate.model), *_shared(candidate.model)]
-    both = (first_of(job, candidate), then_of(job, candidate))
-    return [candidate.step, *{name: None for part in both for name in _made_by(job, part)}]
+        return {candidate.step, graph_name(candidate.model), *chain_of(candidate.model), *_shared(candidate.model)}
+    return {candidate.step}.union(*(_made_by(job, part) for part in parts_of(job, candidate)))
 
 
 def read_measurements(run_dir: Path) -> dict:

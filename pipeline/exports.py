@@ -72,8 +72,8 @@ def _export_to(
     max_length: int,
     task: str,
 ) -> None:
-    from ..export.to_onnx import plain_onnx, to_onnx
-    from ..export.to_openvino import to_openvino
+    from ..export.exporters import EXPORTERS
+    from ..export.to_onnx import plain_onnx
 
     kind = task_named(task)
     if precision not in PRECISIONS[runtime]:
@@ -85,10 +85,9 @@ def _export_to(
     if precision.startswith("int8") and train is not None:
         texts = data_module.read(train, labelled=False).sample(count)
         batches = [collate([row], source.pad_id) for row in data_module.encode(source.encoder(max_length), texts)]
-    exporter = {"onnxruntime": to_onnx, "openvino": to_openvino}[runtime]
     with writing(output_dir, "export") as (target, _), tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         plain = plain_onnx(source, kind, Path(scratch) / "plain.onnx")
-        artifact = exporter(plain, source, kind, target, max_length, precision, batches)
+        artifact = EXPORTERS[runtime](plain, source, kind, target, max_length, precision, batches)
         checked = _parity(source, kind, artifact)
         size = artifact.size_mb()
     out.print(f"{output_dir}: {runtime} {precision}, {size:.1f} MB; {checked}", soft_wrap=True)

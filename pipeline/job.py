@@ -88,6 +88,11 @@ class Job:
             and (c.model.cascade is None or c.target.runtime == "onnxruntime")
         ]
 
+    @property
+    def learned(self) -> int:
+        """Rows that students learn from: the training rows and the unlabelled ones."""
+        return len(self.train) + (len(self.unlabeled) if self.unlabeled else 0)
+
     def model(self, name: str) -> Model:
         return next(model for model in self.models if model.name == name)
 
@@ -144,8 +149,7 @@ def _check_student(model: Model, checkpoint: Checkpoint, task: Task) -> None:
         stage, settings = entry.stage
         if isinstance(settings, Distill) and settings.student is not None:
             student = open_checkpoint(settings.student)
-            has_head = (student.config.get("architectures") or ["none"])[0].endswith(task.head)
-            if has_head and student.labels != checkpoint.labels:
+            if student.has_head(task) and student.labels != checkpoint.labels:
                 raise InputError(f"models: '{model.name}': {settings.student} has other labels than the checkpoint")
             same_tokens = student.tokenizer_bytes() == checkpoint.tokenizer_bytes()
             narrowed = True
@@ -162,16 +166,16 @@ def _check_student(model: Model, checkpoint: Checkpoint, task: Task) -> None:
             )
 
 
-def first_of(job: Job, candidate: Candidate) -> Candidate:
-    """The quick model of a cascade, in the same target."""
-    assert candidate.model.cascade is not None
-    return Candidate(job.model(candidate.model.cascade.first), candidate.target)
+def parts_of(job: Job, candidate: Candidate) -> tuple[Candidate, Candidate]:
+    """The quick model of a cascade and the one behind it, in the same target."""
+    names = candidate.model.cascade
+    assert names is not None
+    return Candidate(job.model(names.first), candidate.target), Candidate(job.model(names.then), candidate.target)
 
 
-def then_of(job: Job, candidate: Candidate) -> Candidate:
-    """The model behind it."""
-    assert candidate.model.cascade is not None
-    return Candidate(job.model(candidate.model.cascade.then), candidate.target)
+def chain_of(model: Model) -> list[str]:
+    """Names of a model's own steps, first to last."""
+    return [f"{model.name}-{number}-{step.stage[0]}" for number, step in enumerate(model.steps, start=1)]
 
 
 def _check_layers(model: Model, depth: int) -> None:

@@ -6,12 +6,14 @@ does to the real model (fusion, INT8, kernels for that size) happens to it too.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,8 +28,12 @@ from ..compress.tasks import Task
 from ..export.machine import cores, fingerprint
 from .progress import Report
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.1)  # of the heads and of the feed-forward width
 DEPTH = 3  # layers of a stand-in
+MULTIPLE = 32  # feed-forward widths of the stand-ins
 ROWS = 256  # of the user's own, for their lengths
 SETTINGS = LatencySettings(processes=1, rounds=8, min_seconds=1.6, min_repeats=96)
 
@@ -43,15 +49,11 @@ def table_for(
 ) -> LatencyTable:
     """The table of a target that these cuts are timed with; InputError when one asks for the impossible."""
     from ..compress.prune import shape_of
-    from ..compress.structure import family
 
-    table = latency_table(checkpoint, task, ids, target, max_length, report=report)
-    model = load(checkpoint, task)
-    full, cuts_heads = shape_of(model), family(model).cuts_heads
+    table = latency_table(checkpoint, task, ids, target, max_length, report)
+    full = shape_of(load(checkpoint, task))
     for cut in cuts:
-        reachable(
-            table, full, budget_ms(table, full, cut.speedup, cut.latency_ms), even=cut.even, cuts_heads=cuts_heads
-        )
+        reachable(table, full, budget_ms(table, full, cut.speedup, cut.latency_ms), even=cut.even)
     return table
 
 
@@ -77,8 +79,6 @@ def latency_table(
     ids: Sequence[Sequence[int]],
     target: Timed,
     max_length: int,
-    *,
-    multiple: int = 32,
     report: Report | None = None,
 ) -> LatencyTable:
     """The table of this checkpoint's shapes for `target`, from the cache when this machine has measured it before.
@@ -93,7 +93,7 @@ def latency_table(
         "shape": {k: v for k, v in checkpoint.config.items() if isinstance(v, int | float | str) and "vocab" not in k},
         "target": target.model_dump(),
         "lengths": sorted(len(row) for row in rows),
-        "multiple": multiple,
+        "multiple": MULTIPLE,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paredown" / f"latency-{digest}.json"
@@ -101,7 +101,7 @@ def latency_table(
         return LatencyTable.from_json(json.loads(cache.read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    table = _measured(checkpoint, task, rows, target, max_length, multiple, report or (lambda share, text: None))
+    table = _measured(checkpoint, task, rows, target, max_length, report or (lambda share, text: None))
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         scratch = cache.with_suffix(f".{os.getpid()}")
@@ -118,7 +118,6 @@ def _measured(
     rows: list[list[int]],
     target: Timed,
     max_length: int,
-    multiple: int,
     report: Report,
 ) -> LatencyTable:
     from ..compress.prune import shape_of
@@ -128,7 +127,7 @@ def _measured(
     heads, width = (max(counts) for counts in zip(*shape_of(model), strict=True))
     depth = min(DEPTH, checkpoint.depth)
     head_counts = _counts(heads, 1) if family(model).cuts_heads else [heads]
-    widths = _counts(width, multiple)
+    widths = _counts(width, MULTIPLE)
     shapes = [(depth, heads, width), (1, heads, width)]
     shapes += [(depth, h, width) for h in head_counts if h != heads] + [(depth, heads, w) for w in widths if w != width]
     if depth == 1:  # nothing to tell a layer from the rest by: the rest counts as nothing
@@ -137,7 +136,9 @@ def _measured(
         paths = {}
         for i, shape in enumerate(shapes):
             report(0.6 * i / len(shapes), f"stand-in {i + 1} of {len(shapes)}")
-            paths[str(shape)] = _stand_in(checkpoint, task, shape, rows, target, max_length, Path(scratch) / str(i))
+            paths[str(shape)] = _stand_in(
+                model, checkpoint, task, shape, rows, target, max_length, Path(scratch) / str(i)
+            )
         timings = measure(
             paths,
             dict.fromkeys(paths, rows),
@@ -188,6 +189,7 @@ def _rising(ms: dict[int, float]) -> dict[int, float]:
 
 
 def _stand_in(
+    whole: PreTrainedModel,
     checkpoint: Checkpoint,
     task: Task,
     shape: tuple[int, int, int],
@@ -200,7 +202,7 @@ def _stand_in(
     from ..compress.structure import Layer, Structure, head_size, keep_blocks, reshape
 
     layers, heads, width = shape
-    model = load(checkpoint, task)
+    model = copy.deepcopy(whole)
     keep_blocks(model, list(range(layers)))
     reshape(model, Structure(head_size(model), (Layer(heads, width),) * layers))
     saved = save(model, checkpoint, out / "checkpoint")
@@ -210,12 +212,11 @@ def _stand_in(
 def _exported(
     checkpoint: Checkpoint, task: Task, rows: list[list[int]], target: Timed, max_length: int, out: Path
 ) -> Path:
-    from ..export.to_onnx import plain_onnx, to_onnx
-    from ..export.to_openvino import to_openvino
+    from ..export.exporters import EXPORTERS
+    from ..export.to_onnx import plain_onnx
 
     out.mkdir(parents=True, exist_ok=True)
     plain = plain_onnx(checkpoint, task, out / "plain.onnx")
-    exporter = {"onnxruntime": to_onnx, "openvino": to_openvino}[target.runtime]
     calibration = [collate([row], checkpoint.pad_id) for row in rows[:16]]
-    exporter(plain, checkpoint, task, out / "artifact", max_length, target.precision, calibration)
+    EXPORTERS[target.runtime](plain, checkpoint, task, out / "artifact", max_length, target.precision, calibration)
     return out / "artifact"

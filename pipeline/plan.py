@@ -16,13 +16,13 @@ from .job import (
     Candidate,
     Job,
     Step,
+    chain_of,
     evaluation_name,
-    first_of,
     graph_name,
     has_teacher,
+    parts_of,
     rows_digest,
     table_name,
-    then_of,
 )
 from .progress import Report
 from .recipe import Model, Search
@@ -53,7 +53,7 @@ def plan(job: Job) -> list[Step]:
     for candidate in candidates:
         if candidate.model.cascade is not None:
             _add(steps, _cascade_step(job, candidate, steps))
-            _add(steps, _evaluate_step(job, candidate, then_of(job, candidate), steps))
+            _add(steps, _evaluate_step(job, candidate, parts_of(job, candidate)[1], steps))
     _add(steps, _measure_step(job, candidates, steps))
     return list(steps.values())
 
@@ -77,9 +77,8 @@ def search_steps(job: Job, settings: Search) -> list[Step]:
 def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
     """Add the model's chain; returns the name of its last step, None for the checkpoint as it came."""
     before: str | None = None
-    for number, entry in enumerate(model.steps, start=1):
+    for name, entry in zip(chain_of(model), model.steps, strict=True):
         stage, settings = entry.stage
-        name = f"{model.name}-{number}-{stage}"
         inputs = {
             "stage": stage,
             "settings": settings.model_dump(),
@@ -112,14 +111,14 @@ def _scores_step(job: Job) -> Step:
         "teachers": [teacher.digest for teacher in job.teachers],
         **_code("compress"),
     }
-    rows = len(job.train) + len(job.validation) + (len(job.unlabeled) if job.unlabeled else 0)
+    rows = job.learned + len(job.validation)
     seconds = rows * len(job.teachers) / 180
     return Step(SCORES, inputs, seconds, partial(score, job))
 
 
 def _cascade_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Step:
     assert candidate.model.cascade is not None
-    parts = (first_of(job, candidate), then_of(job, candidate))
+    parts = parts_of(job, candidate)
     inputs = {
         "stage": "cascade",
         "max_drop": candidate.model.cascade.max_drop,
@@ -260,5 +259,4 @@ def _guess(job: Job, stage: str, settings) -> float:
     heal = settings.recover if isinstance(settings, Prune) else settings
     if not isinstance(heal, Heal):
         return 60.0 if isinstance(settings, Prune) else 5.0
-    rows = len(job.train) + (len(job.unlabeled) if job.unlabeled else 0)
-    return 30 + heal.epochs * rows / (1500 if isinstance(settings, Static) else 60)
+    return 30 + heal.epochs * job.learned / (1500 if isinstance(settings, Static) else 60)

@@ -59,18 +59,8 @@ def _run(job: Job, run_dir: Path) -> Outcome:
     if fresh:
         withdraw(run_dir)
         (run_dir / "measurements.json").unlink(missing_ok=True)
-    reporter = Reporter(len(steps))
-    done: dict[str, Done] = {}
-    ran = before
-    for step in steps:
-        found = store.find(step.name, step.key)
-        if found is not None:
-            reporter.cached(step.name)
-        else:
-            found = _do(step, store, done, reporter, run_dir)
-            fresh = True
-            ran += 1
-        done[step.name] = found
+    done, ran = _do_all(steps, store, run_dir)
+    fresh = fresh or ran > 0
     if fresh:
         measurements = measurements_of(job, steps, done, run_dir)
         measurements["search"] = searched.result if searched else None
@@ -80,13 +70,19 @@ def _run(job: Job, run_dir: Path) -> Outcome:
         write_atomic(run_dir / STAMP, final)
     measurements = json.loads((run_dir / "measurements.json").read_text())
     choice = json.loads((run_dir / "choice.json").read_text())
-    return Outcome(run_dir, choice, measurements, len(steps), ran, fresh)
+    return Outcome(run_dir, choice, measurements, len(steps), before + ran, fresh)
 
 
 def _search(job: Job, settings: Search, store: Store, run_dir: Path) -> tuple[Done, int]:
     """The finished search, and how many steps had to be done for it."""
-    steps, ran = search_steps(job, settings), 0
-    reporter, done = Reporter(len(steps)), {}
+    done, ran = _do_all(search_steps(job, settings), store, run_dir)
+    return done["search"], ran
+
+
+def _do_all(steps: list[Step], store: Store, run_dir: Path) -> tuple[dict[str, Done], int]:
+    """All steps, those that the store lacks done now; and how many these were."""
+    reporter, ran = Reporter(len(steps)), 0
+    done: dict[str, Done] = {}
     for step in steps:
         found = store.find(step.name, step.key)
         if found is None:
@@ -94,7 +90,7 @@ def _search(job: Job, settings: Search, store: Store, run_dir: Path) -> tuple[Do
         else:
             reporter.cached(step.name)
         done[step.name] = found
-    return done["search"], ran
+    return done, ran
 
 
 def _do(step: Step, store: Store, done: dict[str, Done], reporter: Reporter, run_dir: Path) -> Done:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..compress import data as data_module
+from ..compress.allocate import least_ms
 from ..compress.encoder import batches_of
 from ..compress.errors import InputError, missing_extra
 from ..compress.settings import Prune
@@ -69,9 +70,8 @@ def search(job: Job, settings: Search, out: Path, done: Mapping[str, Done], repo
     full = shape_of(model)
     trials = _trials(job, settings, model, table, full, out, report)
     chosen, dropped = _worth_training(trials, settings, _commonest(job))
-    scored = len(job.train) + len(job.validation) + (len(job.unlabeled) if job.unlabeled else 0)
-    rows = len(job.train) + (len(job.unlabeled) if job.unlabeled else 0)
-    epoch_s = {t.number: 3.6 * done[SCORES].seconds * rows / scored * t.ms / table.predict(full) for t in chosen}
+    scored_s = done[SCORES].seconds * job.learned / (job.learned + len(job.validation))
+    epoch_s = {t.number: 3.6 * scored_s * t.ms / table.predict(full) for t in chosen}
     left = 60 * settings.minutes - (time.monotonic() - began)
     chosen, epochs, late = _affordable(chosen, epoch_s, left)
     models = _models(chosen, epochs)
@@ -109,7 +109,7 @@ def _trials(job: Job, settings: Search, model: PreTrainedModel, table, full, out
     report(0.0, "what heads and neurons are worth")
     began, weighed = time.monotonic(), weigh(model, batches, Prune())
     study = _study(out, job.recipe.seed)
-    top = _fastest(table, full)
+    top = table.predict(full) / least_ms(table, full)
     if settings.speedup is not None and settings.speedup > top:
         raise InputError(
             f"search: speedup {settings.speedup:g} cannot be reached by cutting; the fastest shape is {top:.1f}x"
@@ -230,7 +230,3 @@ def _models(chosen: list[Trial], epochs: float) -> list[Model]:
 def _commonest(job: Job) -> float:
     """Share of the commonest label among the training rows."""
     return float(np.bincount(job.train.gold).max() / len(job.train))
-
-
-def _fastest(table, full) -> float:
-    return table.predict(full) / table.predict([(min(table.heads_ms), min(table.ffn_ms))])

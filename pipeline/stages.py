@@ -58,7 +58,7 @@ def finetune(
 
     kind = task_named(task)
     source = open_checkpoint(checkpoint)
-    has_head = (source.config.get("architectures") or [""])[0].endswith(kind.head)
+    has_head = source.has_head(kind)
     names = source.labels if has_head else data_module.label_names(train)
     rows = data_module.read(train, names=names)
     data_module.require_two_classes(rows, names)
@@ -189,9 +189,9 @@ def distill(
     ] = None,
     width: Annotated[int | None, typer.Option(help="hidden size of the student")] = None,
     teacher: Annotated[list[str] | None, typer.Option(help="a further teacher; may be given several times")] = None,
-    epochs: Annotated[float | None, typer.Option(help="passes over the rows (default: 3, static: 8)")] = None,
+    epochs: Annotated[float | None, typer.Option(help="passes over the rows (default: 3, static: 6)")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="peak learning rate (default: 2e-4, static: 2e-3)")
+        float | None, typer.Option(help="peak learning rate (default: 2e-4, static: 1e-3)")
     ] = None,
     batch_size: BatchSize = 32,
     temperature: Annotated[float, typer.Option(help="of the logit loss")] = 2.0,

@@ -20,7 +20,7 @@ from ..export.artifact import read_artifact
 from ..export.machine import cores
 from ..export.parity import compare, gate
 from ..export.session import CannotRunHere
-from .job import SCORES, Candidate, Job, evaluation_name, first_of, graph_name, table_name, then_of
+from .job import SCORES, Candidate, Job, evaluation_name, graph_name, parts_of, table_name
 from .progress import Report
 from .store import Done
 
@@ -96,7 +96,7 @@ def _all_cores() -> None:
 
 def _student(source: Checkpoint, job: Job) -> PreTrainedModel:
     """A checkpoint of the task as it is; one without a head for it gets a fresh one."""
-    if (source.config.get("architectures") or [""])[0].endswith(job.task.head):
+    if source.has_head(job.task):
         return load(source, job.task)
     return with_new_head(source, job.task, job.checkpoint.labels, job.recipe.seed)
 
@@ -145,12 +145,11 @@ def cascade(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done],
     from ..export.cascade import join, threshold_for
 
     assert candidate.model.cascade is not None
-    first, then = first_of(job, candidate), then_of(job, candidate)
     report(0.0, "joining")
-    quick, slow = (np.load(done[evaluation_name(c)].path / "validation.npy") for c in (first, then))
+    first, then = parts_of(job, candidate)
+    quick, slow = _answers(first, done), _answers(then, done)
     threshold = threshold_for(quick, slow, job.task.correct, job.validation.gold, candidate.model.cascade.max_drop)
-    paths = (done[first.step].path, done[then.step].path)
-    artifact = join(read_artifact(paths[0]), read_artifact(paths[1]), threshold, out)
+    artifact = join(read_artifact(done[first.step].path), read_artifact(done[then.step].path), threshold, out)
     return {"size_mb": artifact.size_mb(), "details": artifact.details}
 
 
@@ -158,8 +157,7 @@ def export(
     job: Job, candidate: Candidate, before: str | None, out: Path, done: Mapping[str, Done], report: Report
 ) -> dict:
     from ..export.eager import to_pytorch
-    from ..export.to_onnx import to_onnx
-    from ..export.to_openvino import to_openvino
+    from ..export.exporters import EXPORTERS
 
     source = checkpoint_after(job, before, done)
     length = job.recipe.max_length
@@ -171,7 +169,7 @@ def export(
         if candidate.target.precision.startswith("int8"):
             ids = data_module.encode(source.encoder(length), job.train.sample(job.recipe.calibration_rows))
             calibration = [collate([row], source.pad_id) for row in ids]
-        exporter = {"onnxruntime": to_onnx, "openvino": to_openvino}[candidate.target.runtime]
+        exporter = EXPORTERS[candidate.target.runtime]
         plain = done[graph_name(candidate.model)].path / "plain.onnx"
         artifact = exporter(plain, source, job.task, out, length, candidate.target.precision, calibration)
     return {"size_mb": artifact.size_mb(), "details": artifact.details}
@@ -209,12 +207,20 @@ def evaluate(
 def _expected(job: Job, candidate: Candidate, reference: Candidate, done: Mapping[str, Done]) -> np.ndarray:
     """Logits that an artefact should give on validation."""
     if candidate.model.cascade is None:
-        return np.load(done[evaluation_name(reference)].path / "validation.npy")
+        return _answers(reference, done)
     from ..export.cascade import combined
 
-    parts = (first_of(job, candidate), then_of(job, candidate))
-    quick, slow = (np.load(done[evaluation_name(part)].path / "validation.npy") for part in parts)
-    return combined(quick, slow, read_artifact(done[candidate.step].path).details["cascade"]["threshold"])
+    first, then = parts_of(job, candidate)
+    return combined(
+        _answers(first, done),
+        _answers(then, done),
+        read_artifact(done[candidate.step].path).details["cascade"]["threshold"],
+    )
+
+
+def _answers(candidate: Candidate, done: Mapping[str, Done]) -> np.ndarray:
+    """Logits of an evaluated candidate on validation."""
+    return np.load(done[evaluation_name(candidate)].path / "validation.npy")
 
 
 def measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str, Done], report: Report) -> dict:

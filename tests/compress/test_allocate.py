@@ -52,10 +52,10 @@ def test_what_cannot_be_reached_says_what_can() -> None:
     with pytest.raises(
         InputError, match=r"0\.50 ms \(23\.6x\) cannot be reached.*1\.90 ms \(6\.2x faster than 11\.80 ms\)"
     ):
-        reachable(TABLE, FULL, 0.5, even=False, cuts_heads=True)
-    reachable(TABLE, FULL, 2.0, even=False, cuts_heads=True)
+        reachable(TABLE, FULL, 0.5, even=False)
+    reachable(TABLE, FULL, 2.0, even=False)
     with pytest.raises(InputError, match="cannot be reached"):
-        reachable(TABLE, FULL, 2.0, even=True, cuts_heads=True)
+        reachable(TABLE, FULL, 2.0, even=True)
 
 
 def test_a_table_reads_back_and_interpolates() -> None:
