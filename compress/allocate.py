@@ -7,12 +7,13 @@ left out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from .errors import InputError
 
+Layers = Sequence[tuple[int, int]]  # (heads, neurons) of each layer
 BINS = 2000  # the budget's resolution: time is rounded up to budget / BINS
 
 
@@ -31,9 +32,23 @@ class LatencyTable:
     heads_ms: Mapping[int, float]
     ffn_ms: Mapping[int, float]
 
-    def predict(self, layers: Sequence[tuple[int, int]]) -> float:
+    def predict(self, layers: Layers) -> float:
         """Milliseconds of a model with these (heads, neurons), a pair for each block; between counts, interpolated."""
         return self.base_ms + sum(_between(self.heads_ms, h) + _between(self.ffn_ms, f) for h, f in layers)
+
+    def agreeing(self, full: Layers, layers: Layers, share: float) -> LatencyTable:
+        """The table with what is saved scaled so that `layers` take `share` of what `full` take, as it was measured."""
+        whole = self.predict(full)
+        predicted = whole - self.predict(layers)
+        if predicted <= 0:
+            return self
+        scale = max(0.1, whole * (1 - share) / predicted)  # noise must not turn a saving into a loss
+        return replace(
+            self,
+            base_ms=whole - scale * (whole - self.base_ms),
+            heads_ms={n: scale * ms for n, ms in self.heads_ms.items()},
+            ffn_ms={n: scale * ms for n, ms in self.ffn_ms.items()},
+        )
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -53,7 +68,7 @@ class Damage:
     without: float
 
 
-def budget_ms(table: LatencyTable, full: Sequence[tuple[int, int]], speedup: float | None, ms: float | None) -> float:
+def budget_ms(table: LatencyTable, full: Layers, speedup: float | None, ms: float | None) -> float:
     """The time that a target allows, ms; `full`: the uncut model's layers."""
     if ms is not None:
         return ms
@@ -61,12 +76,12 @@ def budget_ms(table: LatencyTable, full: Sequence[tuple[int, int]], speedup: flo
     return table.predict(full) / speedup
 
 
-def least_ms(table: LatencyTable, full: Sequence[tuple[int, int]], *, even: bool = False) -> float:
+def least_ms(table: LatencyTable, full: Layers, *, even: bool = False) -> float:
     """Milliseconds of one layer, cut as far as it goes; a family whose heads stay has no other count in its table."""
     return table.predict([(full[0][0] if even else min(table.heads_ms), min(table.ffn_ms))])
 
 
-def reachable(table: LatencyTable, full: Sequence[tuple[int, int]], budget: float, *, even: bool) -> None:
+def reachable(table: LatencyTable, full: Layers, budget: float, *, even: bool) -> None:
     """InputError with the best that can be reached when the budget is below it."""
     least = least_ms(table, full, even=even)
     if budget < least:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .allocate import Damage, LatencyTable, allocate, allocate_even, budget_ms, grid
+from .allocate import Damage, LatencyTable, Layers, allocate, allocate_even, budget_ms, grid
 from .encoder import Batch
 from .errors import InputError
 from .importance import Cut, damages, kl_to, log_probabilities, observe, removal_path, solve, watching, weight_of
@@ -35,13 +34,16 @@ from .structure import (
 from .train import Progress
 
 Weighed = tuple[list[dict[int, Cut]], list[Damage]]  # for each sublayer its cuts, for each layer what they cost
+TimeShare = Callable[[Layers], float]  # measured time of a model of this shape, as a share of the uncut model's
 LAYER_ROWS = 128  # rows on which the layers are missed
 SOLVE_TOKENS = 16_000  # tokens that the output projections are solved on
+PICKS = 3  # shapes that are timed, at most, before one of them is cut
+NEAR_ENOUGH = 0.04  # of the time that was asked for
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a cut promises: milliseconds by the latency table before and after (None without one), and what is left."""
+    """What a cut promises: milliseconds before and after (None without a latency table), and what is left."""
 
     promised_ms: float | None
     full_ms: float | None
@@ -60,13 +62,15 @@ def prune(
     *,
     table: LatencyTable | None = None,
     weighed: Weighed | None = None,
+    time_share: TimeShare | None = None,
     progress: Progress | None = None,
 ) -> Pruned:
     """Cut `model` in place; `batches` are inputs of the model, from training rows. No labels, no training here.
 
     With `speedup` or `latency_ms`, `table` says what each shape takes, and the damage is least within that time.
     Otherwise `layers` go by measured effect, then the share of heads and neurons that is worth least. `weighed`: what
-    `weigh` found for this model and these batches, when several cuts of it are tried.
+    `weigh` found for this model and these batches, when several cuts of it are tried. `time_share`: what the table
+    predicts of the shape it picks is held against a measurement, and the table and the pick are corrected.
     """
     report = progress or (lambda share, text: None)
     if not batches:
@@ -82,9 +86,7 @@ def prune(
         if table is None:
             raise InputError("prune: speedup and latency_ms need a latency table of this machine")
         paths, damage = weighed if weighed and settings.layers is None else weigh(model, batches, settings, report)
-        budget = budget_ms(table, full, settings.speedup, settings.latency_ms)
-        choose = partial(allocate_even, heads=full[0][0]) if settings.even else allocate
-        wanted = choose(table, damage, budget)
+        wanted, table = _pick(table, damage, full, settings, time_share, report)
     else:
         seen = observe(model, batches)
         counts = _shares(seen, settings)
@@ -107,6 +109,35 @@ def prune(
     report(1.0, "cut")
     left = shape_of(model.eval())
     return Pruned(table.predict(left) if table else None, table.predict(full) if table else None, left)
+
+
+def _pick(
+    table: LatencyTable,
+    damage: Sequence[Damage],
+    full: Layers,
+    settings: Prune,
+    time_share: TimeShare | None,
+    report: Progress,
+) -> tuple[list[tuple[int, int] | None], LatencyTable]:
+    """The layers' shapes within the budget, and the table that agrees with what was measured of them."""
+    budget = budget_ms(table, full, settings.speedup, settings.latency_ms)
+
+    def choose() -> list[tuple[int, int] | None]:
+        if settings.even:
+            return allocate_even(table, damage, budget, full[0][0])
+        return allocate(table, damage, budget)
+
+    wanted = choose()
+    for again in range(PICKS if time_share else 0):
+        left = [shape for shape in wanted if shape is not None]
+        if left == list(full):
+            break
+        report(0.6, f"timing the shape that was picked ({again + 1})")
+        table = table.agreeing(full, left, time_share(left))
+        if abs(table.predict(left) / budget - 1) <= NEAR_ENOUGH or again == PICKS - 1:
+            break
+        wanted = choose()
+    return wanted, table
 
 
 def weigh(

@@ -1,7 +1,8 @@
 """Milliseconds of a model's parts on this machine: a few stand-ins are exported, timed side by side and fitted.
 
-A stand-in has the checkpoint's own architecture with fewer layers, all of one shape, so that everything the runtime
-does to the real model (fusion, INT8, kernels for that size) happens to it too.
+A stand-in has the checkpoint's own architecture with other layers, so that everything the runtime does to the real
+model (fusion, INT8, kernels for that size) happens to it too. The table adds parts up, which no real model quite does:
+so the very shape that a cut picked from the table is timed as well, beside the uncut one (`Stopwatch.share`).
 """
 
 from __future__ import annotations
@@ -11,25 +12,29 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel
 
-from ..benchmarks.latency import SINGLE, LatencySettings, measure, ratio
-from ..compress.allocate import LatencyTable, budget_ms, reachable
+from ..benchmarks.latency import SINGLE, LatencySettings, Timing, measure, ratio
+from ..compress.allocate import LatencyTable, Layers, budget_ms, reachable
 from ..compress.checkpoint import Checkpoint, load, save
 from ..compress.data import some_of
 from ..compress.encoder import collate
 from ..compress.errors import InputError
+from ..compress.prune import shape_of
 from ..compress.settings import Prune, Timed
+from ..compress.structure import Layer, Structure, family, head_size, keep_blocks, reshape
 from ..compress.tasks import Task
+from ..export.exporters import EXPORTERS
 from ..export.machine import cores, fingerprint
+from ..export.to_onnx import plain_onnx
 from .progress import Report
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.1)  # of the heads and of the feed-forward width
 DEPTH = 3  # layers of a stand-in
@@ -38,142 +43,165 @@ ROWS = 256  # of the user's own, for their lengths
 SETTINGS = LatencySettings(processes=1, rounds=8, min_seconds=1.6, min_repeats=96)
 
 
-def table_for(
-    checkpoint: Checkpoint,
-    task: Task,
-    ids: Sequence[Sequence[int]],
-    target: Timed,
-    cuts: Sequence[Prune],
-    max_length: int,
-    report: Report | None = None,
-) -> LatencyTable:
-    """The table of a target that these cuts are timed with; InputError when one asks for the impossible."""
-    from ..compress.prune import shape_of
+@dataclass(frozen=True)
+class Stopwatch:
+    """Times shapes of one checkpoint in one target, on the user's own rows (token `ids`) at their natural lengths.
 
-    table = latency_table(checkpoint, task, ids, target, max_length, report)
-    full = shape_of(load(checkpoint, task))
-    for cut in cuts:
-        reachable(table, full, budget_ms(table, full, cut.speedup, cut.latency_ms), even=cut.even)
-    return table
-
-
-def measured_speedup(
-    before: Checkpoint, after: Checkpoint, task: Task, ids: Sequence[Sequence[int]], target: Timed, max_length: int
-) -> tuple[float, float, float]:
-    """How many times faster `after` is than `before` in `target`, with its 95 % interval: one interleaved run."""
-    rows = [list(ids[i]) for i in some_of(len(ids), ROWS)]
-    with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-        paths = {
-            name: _exported(checkpoint, task, rows, target, max_length, Path(scratch) / name)
-            for name, checkpoint in (("before", before), ("after", after))
-        }
-        timings = measure(
-            paths, dict.fromkeys(paths, rows), SETTINGS, single_rows=target.batch_size, scenarios=(SINGLE,)
-        )
-    return ratio(timings["before"].turns[SINGLE], timings["after"].turns[SINGLE])
-
-
-def latency_table(
-    checkpoint: Checkpoint,
-    task: Task,
-    ids: Sequence[Sequence[int]],
-    target: Timed,
-    max_length: int,
-    report: Report | None = None,
-) -> LatencyTable:
-    """The table of this checkpoint's shapes for `target`, from the cache when this machine has measured it before.
-
-    `ids`: token ids of the user's rows; they are timed at their natural lengths.
+    What was measured is kept in the cache directory under the machine's fingerprint: the same question again takes no
+    time, and a run that was killed goes on with the same numbers.
     """
-    rows = [list(ids[i]) for i in some_of(len(ids), ROWS)]
-    key = {
-        "table": 1,
-        "machine": fingerprint(),
-        "threads": cores(),
-        "shape": {k: v for k, v in checkpoint.config.items() if isinstance(v, int | float | str) and "vocab" not in k},
-        "target": target.model_dump(),
-        "lengths": sorted(len(row) for row in rows),
-        "multiple": MULTIPLE,
-    }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paredown" / f"latency-{digest}.json"
-    try:
-        return LatencyTable.from_json(json.loads(cache.read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    table = _measured(checkpoint, task, rows, target, max_length, report or (lambda share, text: None))
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        scratch = cache.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps(table.to_json()) + "\n")
-        scratch.replace(cache)
-    except OSError:
-        pass  # a home that cannot be written costs a minute the next time
-    return table
 
+    checkpoint: Checkpoint
+    task: Task
+    ids: Sequence[Sequence[int]]
+    target: Timed
+    max_length: int
 
-def _measured(
-    checkpoint: Checkpoint,
-    task: Task,
-    rows: list[list[int]],
-    target: Timed,
-    max_length: int,
-    report: Report,
-) -> LatencyTable:
-    from ..compress.prune import shape_of
-    from ..compress.structure import family
+    def table(self, cuts: Sequence[Prune] = (), report: Report = lambda share, text: None) -> LatencyTable:
+        """What heads and neurons take; InputError when one of `cuts` asks for the impossible."""
+        table = LatencyTable.from_json(self._remembered("table", lambda: self._measured(report).to_json()))
+        for cut in cuts:
+            reachable(table, self.full, budget_ms(table, self.full, cut.speedup, cut.latency_ms), even=cut.even)
+        return table
 
-    model = load(checkpoint, task)
-    heads, width = (max(counts) for counts in zip(*shape_of(model), strict=True))
-    depth = min(DEPTH, checkpoint.depth)
-    head_counts = _counts(heads, 1) if family(model).cuts_heads else [heads]
-    widths = _counts(width, MULTIPLE)
-    shapes = [(depth, heads, width), (1, heads, width)]
-    shapes += [(depth, h, width) for h in head_counts if h != heads] + [(depth, heads, w) for w in widths if w != width]
-    if depth == 1:  # nothing to tell a layer from the rest by: the rest counts as nothing
-        shapes.remove((1, heads, width))
-    with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-        paths = {}
-        for i, shape in enumerate(shapes):
-            report(0.6 * i / len(shapes), f"stand-in {i + 1} of {len(shapes)}")
-            paths[str(shape)] = _stand_in(
-                model, checkpoint, task, shape, rows, target, max_length, Path(scratch) / str(i)
-            )
+    def share(self, layers: Layers) -> float:
+        """Time of a stand-in of this shape, as a share of the uncut model's, in one interleaved run."""
+
+        def timed() -> float:
+            timings = self._timed({"uncut": self.full, "cut": layers}, lambda share, text: None)
+            return ratio(timings["cut"].turns[SINGLE], timings["uncut"].turns[SINGLE])[0]
+
+        return self._remembered(f"share of {[list(layer) for layer in layers]}", timed)
+
+    def speedup(self, after: Checkpoint) -> tuple[float, float, float]:
+        """How many times faster `after` is than the checkpoint, with its 95 % interval, in one interleaved run."""
+        with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
+            paths = {
+                name: self._exported(checkpoint, Path(scratch) / name)
+                for name, checkpoint in (("before", self.checkpoint), ("after", after))
+            }
+            timings = self._measure(paths, lambda share, text: None)
+        return ratio(timings["before"].turns[SINGLE], timings["after"].turns[SINGLE])
+
+    @cached_property
+    def full(self) -> list[tuple[int, int]]:
+        """(heads, neurons) of the checkpoint's own layers."""
+        return shape_of(self._model)
+
+    @cached_property
+    def _model(self) -> PreTrainedModel:
+        return load(self.checkpoint, self.task)
+
+    @cached_property
+    def _rows(self) -> list[list[int]]:
+        return [list(self.ids[i]) for i in some_of(len(self.ids), ROWS)]
+
+    def _remembered(self, question: str, measured: Callable[[], Any]) -> Any:
+        """The answer as it was measured on this machine before, or measured now; JSON."""
+        config = self.checkpoint.config
+        key = {
+            "question": question,
+            "machine": fingerprint(),
+            "threads": cores(),
+            "config": {k: v for k, v in config.items() if isinstance(v, int | float | str) and "vocab" not in k},
+            "layers": self.full,
+            "target": self.target.model_dump(),
+            "lengths": sorted(len(row) for row in self._rows),
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paredown" / f"latency-{digest}.json"
+        try:
+            return json.loads(cache.read_text())
+        except (OSError, ValueError):
+            pass
+        answer = measured()
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            scratch = cache.with_suffix(f".{os.getpid()}")
+            scratch.write_text(json.dumps(answer) + "\n")
+            scratch.replace(cache)
+        except OSError:
+            pass  # a home that cannot be written costs a minute the next time
+        return answer
+
+    def _measured(self, report: Report) -> LatencyTable:
+        heads, width = (max(counts) for counts in zip(*self.full, strict=True))
+        depth = min(DEPTH, len(self.full))
+        head_counts = _counts(heads, 1) if family(self._model).cuts_heads else [heads]
+        widths = _counts(width, MULTIPLE)
+        shapes = {"whole": [(heads, width)] * depth}
+        if depth > 1:  # else nothing tells a layer from the rest, and the rest counts as nothing
+            shapes["one layer"] = [(heads, width)]
+        shapes |= {f"{h} heads": [(h, width)] * depth for h in head_counts if h != heads}
+        shapes |= {f"{w} neurons": [(heads, w)] * depth for w in widths if w != width}
+        timings = self._timed(shapes, report)
+        first = timings["whole"].turns[SINGLE]
+        whole = float(np.median(np.concatenate(first)))
+
+        def ms(name: str) -> float:
+            """Median over the turns of the ratio to the whole stand-in in the same turn, times its median."""
+            if name not in timings:
+                return whole
+            turns = timings[name].turns[SINGLE]
+            return whole * float(np.median([np.median(a) / np.median(b) for a, b in zip(turns, first, strict=True)]))
+
+        layer = (whole - ms("one layer")) / (depth - 1) if depth > 1 else whole
+        heads_saved = {h: (whole - ms(f"{h} heads")) / depth for h in head_counts}
+        ffn_saved = {w: (whole - ms(f"{w} neurons")) / depth for w in widths}
+        # How a layer divides into its two parts cannot be seen, and does not matter: only their sum is ever used.
+        attention = max(heads_saved.values()) + 0.5 * max(
+            0.0, layer - max(heads_saved.values()) - max(ffn_saved.values())
+        )
+        return LatencyTable(
+            self.target.runtime,
+            self.target.precision,
+            self.target.batch_size,
+            max(0.0, whole - depth * layer),
+            _rising({h: attention - saved for h, saved in heads_saved.items()}),
+            _rising({w: layer - attention - saved for w, saved in ffn_saved.items()}),
+        )
+
+    def _timed(self, shapes: Mapping[str, Layers], report: Report) -> dict[str, Timing]:
+        """Stand-ins of these shapes, exported and timed side by side."""
+        with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
+            paths = {}
+            for i, (name, layers) in enumerate(shapes.items()):
+                report(0.6 * i / len(shapes), f"stand-in {i + 1} of {len(shapes)}")
+                home = Path(scratch) / str(i)
+                paths[name] = self._exported(self._stand_in(layers, home / "checkpoint"), home)
+            return self._measure(paths, lambda share, text: report(0.6 + 0.4 * share, text))
+
+    def _measure(self, paths: dict[str, Path], report: Report) -> dict[str, Timing]:
         timings = measure(
             paths,
-            dict.fromkeys(paths, rows),
+            dict.fromkeys(paths, self._rows),
             SETTINGS,
-            single_rows=target.batch_size,
+            single_rows=self.target.batch_size,
             scenarios=(SINGLE,),
-            progress=lambda share, text: report(0.6 + 0.4 * share, text),
+            progress=report,
         )
-    for timing in timings.values():
-        if timing.cannot_run:
-            raise InputError(
-                f"prune: no time can be measured in {target.runtime} {target.precision}: {timing.cannot_run}"
-            )
-    first = timings[str(shapes[0])].turns[SINGLE]
-    reference = float(np.median(np.concatenate(first)))
+        for timing in timings.values():
+            if timing.cannot_run:
+                raise InputError(
+                    f"prune: no time can be measured in {self.target.runtime} {self.target.precision}: "
+                    f"{timing.cannot_run}"
+                )
+        return timings
 
-    def ms(shape: tuple[int, int, int]) -> float:
-        """Median over the turns of the ratio to the first stand-in in the same turn, times its median."""
-        turns = timings[str(shape)].turns[SINGLE]
-        return reference * float(np.median([np.median(a) / np.median(b) for a, b in zip(turns, first, strict=True)]))
+    def _stand_in(self, layers: Layers, out: Path) -> Checkpoint:
+        """A model of this shape with the checkpoint's first weights."""
+        model = copy.deepcopy(self._model)
+        keep_blocks(model, list(range(len(layers))))
+        reshape(model, Structure(head_size(model), tuple(Layer(heads, ffn) for heads, ffn in layers)))
+        return save(model, self.checkpoint, out)
 
-    whole = ms((depth, heads, width))
-    layer = (whole - ms((1, heads, width))) / (depth - 1) if depth > 1 else whole
-    heads_saved = {h: (whole - ms((depth, h, width))) / depth for h in head_counts}
-    ffn_saved = {w: (whole - ms((depth, heads, w))) / depth for w in widths}
-    # How a whole layer divides into its two parts cannot be seen, and does not matter: only their sum is ever used.
-    attention = max(heads_saved.values()) + 0.5 * max(0.0, layer - max(heads_saved.values()) - max(ffn_saved.values()))
-    return LatencyTable(
-        target.runtime,
-        target.precision,
-        target.batch_size,
-        max(0.0, whole - depth * layer),
-        _rising({h: attention - saved for h, saved in heads_saved.items()}),
-        _rising({w: layer - attention - saved for w, saved in ffn_saved.items()}),
-    )
+    def _exported(self, checkpoint: Checkpoint, out: Path) -> Path:
+        out.mkdir(parents=True, exist_ok=True)
+        plain = plain_onnx(checkpoint, self.task, out / "plain.onnx")
+        calibration = [collate([row], checkpoint.pad_id) for row in self._rows[:16]]
+        export = EXPORTERS[self.target.runtime]
+        export(plain, checkpoint, self.task, out / "artifact", self.max_length, self.target.precision, calibration)
+        return out / "artifact"
 
 
 def _counts(full: int, multiple: int) -> list[int]:
@@ -186,37 +214,3 @@ def _rising(ms: dict[int, float]) -> dict[int, float]:
 
     counts = sorted(ms)
     return dict(zip(counts, map(float, isotonic_regression([max(0.0, ms[n]) for n in counts])), strict=True))
-
-
-def _stand_in(
-    whole: PreTrainedModel,
-    checkpoint: Checkpoint,
-    task: Task,
-    shape: tuple[int, int, int],
-    rows: list[list[int]],
-    target: Timed,
-    max_length: int,
-    out: Path,
-) -> Path:
-    """An exported model of `shape` (layers, heads, neurons) with the checkpoint's first weights."""
-    from ..compress.structure import Layer, Structure, head_size, keep_blocks, reshape
-
-    layers, heads, width = shape
-    model = copy.deepcopy(whole)
-    keep_blocks(model, list(range(layers)))
-    reshape(model, Structure(head_size(model), (Layer(heads, width),) * layers))
-    saved = save(model, checkpoint, out / "checkpoint")
-    return _exported(saved, task, rows, target, max_length, out)
-
-
-def _exported(
-    checkpoint: Checkpoint, task: Task, rows: list[list[int]], target: Timed, max_length: int, out: Path
-) -> Path:
-    from ..export.exporters import EXPORTERS
-    from ..export.to_onnx import plain_onnx
-
-    out.mkdir(parents=True, exist_ok=True)
-    plain = plain_onnx(checkpoint, task, out / "plain.onnx")
-    calibration = [collate([row], checkpoint.pad_id) for row in rows[:16]]
-    EXPORTERS[target.runtime](plain, checkpoint, task, out / "artifact", max_length, target.precision, calibration)
-    return out / "artifact"

@@ -107,7 +107,7 @@ def prune(
     """Cut heads, feed-forward neurons and layers, the least important first: to a time, or to given shares."""
     from ..compress.distill import heal
     from ..compress.prune import prune as cut
-    from .latency_table import measured_speedup, table_for
+    from .latency_table import Stopwatch
 
     kind = task_named(task)
     source = open_checkpoint(checkpoint, kind)
@@ -126,10 +126,12 @@ def prune(
     ids = data_module.encode(source.encoder(max_length), data)
     promise = ""
     with writing(output_dir, "prune") as (target, report):
-        table = table_for(source, kind, ids, settings.target, [settings], max_length, report) if timed else None
+        watch = Stopwatch(source, kind, ids, settings.target, max_length)
+        table = watch.table([settings], report) if timed else None
         model = load(source, kind)
         sample = batches_of([ids[i] for i in data_module.some_of(len(ids), settings.rows)], source.pad_id)
-        promised = cut(model, sample, settings, table=table, progress=report)
+        share = watch.share if timed else None
+        promised = cut(model, sample, settings, table=table, time_share=share, progress=report)
         if recover_epochs:
             recover = checked(
                 Heal, {"epochs": recover_epochs, "learning_rate": learning_rate, "batch_size": batch_size}
@@ -138,10 +140,10 @@ def prune(
             heal(model, load(source, kind), everything, recover, seed=seed, progress=report)
         saved = save(model, source, target)
         metric = _metric(saved, kind, held_out, max_length)
-        if table is not None:
+        if timed:
             report(1.0, "measuring what was promised")
             wanted = promised.to_json()["promised_speedup"]
-            got, lo, hi = measured_speedup(source, saved, kind, ids, settings.target, max_length)
+            got, lo, hi = watch.speedup(saved)
             promise = f"; promised {wanted:.2f}x in {runtime} {precision}, measured {got:.2f}x [{lo:.2f}, {hi:.2f}]"
     _say(output_dir, kind, metric, promise)
 

@@ -27,6 +27,8 @@ from .store import Done
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from .latency_table import Stopwatch
+
 TABLE = "table.json"
 
 
@@ -61,7 +63,8 @@ def compress(
     if isinstance(settings, Prune):
         table = read_table(done[table_name(settings.target)].path) if settings.timed else None
         sample = batches_of([mine[i] for i in data_module.some_of(len(mine), settings.rows)], source.pad_id)
-        result = prune(model, sample, settings, table=table, progress=report).to_json()
+        share = _stopwatch(job, source, settings.target).share if settings.timed else None
+        result = prune(model, sample, settings, table=table, time_share=share, progress=report).to_json()
     if isinstance(settings, Trim):
         tokenizer = trim(model, source.path / "tokenizer.json", all_texts(job), settings)
         result["changed_tokens"] = changed_share(source.path / "tokenizer.json", tokenizer, job.validation.texts)
@@ -129,11 +132,16 @@ def measure_table(
     job: Job, target: Timed, cuts: list[Prune], out: Path, done: Mapping[str, Done], report: Report
 ) -> None:
     """The latency table of a target; InputError when one of the cuts cannot be reached."""
-    from .latency_table import table_for
-
-    ids = data_module.encode(job.checkpoint.encoder(job.recipe.max_length), job.train)
-    table = table_for(job.checkpoint, job.task, ids, target, cuts, job.recipe.max_length, report)
+    table = _stopwatch(job, job.checkpoint, target).table(cuts, report)
     (out / TABLE).write_text(json.dumps(table.to_json(), indent=2) + "\n")
+
+
+def _stopwatch(job: Job, checkpoint: Checkpoint, target: Timed) -> Stopwatch:
+    """What times shapes of this checkpoint on the training rows."""
+    from .latency_table import Stopwatch
+
+    ids = data_module.encode(checkpoint.encoder(job.recipe.max_length), job.train)
+    return Stopwatch(checkpoint, job.task, ids, target, job.recipe.max_length)
 
 
 def read_table(path: Path) -> LatencyTable:

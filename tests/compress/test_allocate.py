@@ -64,6 +64,14 @@ def test_a_table_reads_back_and_interpolates() -> None:
     assert again.predict([(3, 48)]) == pytest.approx(1.0 + 1.5 + 1.2)
 
 
+def test_a_table_agrees_with_what_was_measured() -> None:
+    layers = [(2, 32), (4, 16)]
+    agreed = TABLE.agreeing(FULL, layers, 0.8)
+    assert agreed.predict(FULL) == pytest.approx(TABLE.predict(FULL))
+    assert agreed.predict(layers) == pytest.approx(0.8 * TABLE.predict(FULL))
+    assert TABLE.agreeing(FULL, FULL, 1.1) == TABLE  # noise on the uncut model says nothing
+
+
 def test_the_grid_snaps_and_holds_the_full_size() -> None:
     widths = grid(1536, 64)
     assert widths[0] == 1536

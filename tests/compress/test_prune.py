@@ -73,6 +73,24 @@ def test_a_timed_cut_keeps_its_promise_and_most_of_the_answers(teacher: Checkpoi
     assert accuracy(model, teacher, files) > accuracy(load(teacher, TASK), teacher, files) - 5
 
 
+def test_a_table_that_promises_too_much_is_held_against_the_clock(teacher: Checkpoint, batches) -> None:
+    model = load(teacher, TASK)
+    full, timed = prune.shape_of(model), []
+
+    def share(layers) -> float:
+        """The machine takes 13 ms more for any model than the table knows."""
+        timed.append(list(layers))
+        return (TABLE.predict(layers) + 13) / (TABLE.predict(full) + 13)
+
+    found = prune.prune(model, batches, Prune(speedup=1.5, multiple=16), table=TABLE, time_share=share)
+    assert prune.shape_of(model) == timed[-1]
+    assert 1 < len(timed) <= prune.PICKS
+    promised = found.to_json()["promised_speedup"]
+    assert promised == pytest.approx(1 / share(timed[-1]))
+    assert promised == pytest.approx(1.5, rel=0.07)
+    assert TABLE.predict(full) / TABLE.predict(timed[0]) > 1.4 > 1 / share(timed[0])  # the table alone fell short
+
+
 def test_solving_again_repairs_what_the_cut_broke(teacher: Checkpoint, batches) -> None:
     wanted = [log_probabilities(load(teacher, TASK), batch) for batch in batches]
     left = {}
