@@ -61,8 +61,7 @@ def make(name: str, out: Path) -> None:
     paredown("bench", *artifacts.values(), "--data", data / "test.csv", "--max-length", length,
              "--json", out / f"{name}.bench.json")  # fmt: skip
     bench = json.loads((out / f"{name}.bench.json").read_text())
-    for entry, label in zip(bench["artifacts"], artifacts, strict=True):
-        entry["label"] = label
+    add_floors(bench, artifacts, data, length, run, ours)
     bench["chosen"] = choice["chosen"]["name"]
     bench["promises"] = [
         {"name": e["name"], **e["promised_speedup"]} for e in choice["candidates"] if e.get("promised_speedup")
@@ -70,6 +69,40 @@ def make(name: str, out: Path) -> None:
     bench["bundle_mb"] = sum(p.stat().st_size for p in (run / "bundle" / "model").iterdir()) / 1e6
     bench["teacher_mb"] = (teacher / "model.safetensors").stat().st_size / 1e6
     (out / f"{name}.json").write_text(json.dumps(bench, indent=1))
+
+
+def add_floors(bench: dict, artifacts: dict, data: Path, length: int, run: Path, ours: list[dict]) -> None:
+    """To each ONNX artefact the milliseconds that its multiplications take at the machine's best; and the labels."""
+    from paredown.benchmarks.floor import floor_ms, machine_rates, work_of
+    from paredown.compress.checkpoint import open_checkpoint
+    from paredown.compress.data import read
+
+    rates = machine_rates(bench["machine"]["cores"])
+    texts = read(str(data / "test.csv"), labelled=False).texts
+    lengths = [len(ids) for ids in open_checkpoint(data / "teacher").encoder(length).ids(texts)]
+    for entry, (label, path) in zip(bench["artifacts"], artifacts.items(), strict=True):
+        entry["label"] = label
+        if (path / "model.onnx").is_file():
+            always, sometimes = work_of(path / "model.onnx")
+            unsure = unsure_share(run, ours, label.removeprefix("paredown, "))
+            entry["floor_ms"] = floor_ms(always, lengths, rates) + unsure * floor_ms(sometimes, lengths, rates)
+
+
+def unsure_share(run: Path, ours: list[dict], name: str) -> float:
+    """Share of the test rows that a cascade asks its second model about; 0 for any other artefact."""
+    import numpy as np
+    import yaml
+
+    cascade = next((c["details"].get("cascade") for c in ours if c["name"] == name), None)
+    if cascade is None:
+        return 0.0
+    model, target = name.split("/", 1)
+    recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text())
+    first = next(entry["cascade"]["first"] for entry in recipe["models"] if entry["name"] == model)
+    scored = next((run / "steps").glob(f"{first}-{target.replace('/', '-')}-evaluate-*/test.npy"))
+    logits = np.load(scored)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return float((odds.max(axis=1) / odds.sum(axis=1) < cascade["threshold"]).mean())
 
 
 def pick(choice: dict) -> list[str]:
@@ -139,7 +172,8 @@ MiniLM-L6-H384, fine-tuned on all training rows. Each table is one interleaved r
 length, one row a call, in fresh processes. Ratios are times against the teacher in PyTorch fp32 in the same run;
 losses are points of accuracy against the teacher, paired, with their one-sided 95 % upper bound. Models were picked on
 validation rows; nothing here has seen a test row before. A cascade answers most rows by its static student: its median
-is the static student's, so look at the mean.
+is the static student's, so look at the mean. Floor: what an ONNX artefact's multiplications would take, in the mean, at
+the rate of the machine's best matrix product in the same precision.
 """
 
 
@@ -155,12 +189,12 @@ def section(name: str, out: Path) -> str:
         f"Control, the teacher against itself: {control['ratio']:.2f} [{lo:.2f}, {hi:.2f}].",
         "",
         "| | accuracy | loss (95 % at most) | times faster, median (95 %) | in the mean | with tokenizer | p95 ms "
-        "| rows/s | MB |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| rows/s | MB | times the floor |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for entry in bench["artifacts"]:
         if "cannot_run" in entry:
-            lines.append(f"| {entry['label']} | | | {entry['cannot_run']} | | | | | |")
+            lines.append(f"| {entry['label']} | | | {entry['cannot_run']} | | | | | | |")
             continue
         lo, hi = entry["ratio_ci"]
         whole = (first["mean_ms"] + first["tokenizer_ms"]) / (entry["mean_ms"] + entry["tokenizer_ms"])
@@ -169,7 +203,8 @@ def section(name: str, out: Path) -> str:
         lines.append(
             f"| {entry['label']}{chosen} | {entry['metric']:.1f} | {entry['drop']:+.1f} ({entry['drop_upper_95']:.1f}) "
             f"| {1 / entry['ratio']:.1f}x [{1 / hi:.1f}, {1 / lo:.1f}] | {1 / entry['ratio_mean']:.1f}x | {whole:.1f}x "
-            f"| {entry['p95_ms']:.2f} | {rate:.0f} | {entry['size_mb']:.1f} |"
+            f"| {entry['p95_ms']:.2f} | {rate:.0f} | {entry['size_mb']:.1f} "
+            + (f"| {entry['mean_ms'] / entry['floor_ms']:.1f} |" if "floor_ms" in entry else "| |")
         )
     lines += [
         "",

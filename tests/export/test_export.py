@@ -16,12 +16,11 @@ from paredown.compress.inference import forward
 from paredown.compress.structure import cut
 from paredown.export import to_onnx as to_onnx_module
 from paredown.export.artifact import PRECISIONS, read_artifact
+from paredown.export.exporters import EXPORTERS
 from paredown.export.session import CannotRunHere, open_session
 from paredown.export.to_onnx import plain_onnx, to_onnx
-from paredown.export.to_openvino import to_openvino
 
 ROWS = [[2, 5, 11, 20, 3], [2, 6, 3], [2, *range(4, 24), 3], [2, 9, 9, 3]]
-EXPORTERS = {"onnxruntime": to_onnx, "openvino": to_openvino}
 
 
 def outputs(session) -> np.ndarray:

@@ -42,7 +42,7 @@ def searched(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPath
     recipe = write_recipe(home / "recipe.yaml", teacher, files, **SMALL)
     text = recipe.read_text()
     start, end = text.index("models:"), text.index("targets:")
-    search = "search: {minutes: 0.4, target: {precision: fp32}}\n"
+    search = "search: {minutes: 0.15, target: {precision: fp32}}\n"
     recipe.write_text(text[:start] + search + text[end:])
     done = paredown("run", recipe, "--output-dir", home / "run")
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,124 @@
+"""How fast a model could be on this machine: its multiplications at the speed of the machine's best matrix product.
+
+Floor = max(MACs / MACs a second, bytes of weights / bytes a second); what is done element by element counts as nothing.
+MACs of an encoder layer, S tokens, width H, attention width A, feed-forward width I: S (4 H A + 2 H I) + 2 S^2 A.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .profile import FLOAT_PRODUCTS, INT8_PRODUCTS
+
+ATTENTION = {"Attention", "QAttention"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-accumulates of one part of a graph: for each token in float and in INT8, and for each pair of tokens."""
+
+    float_token: int = 0
+    int8_token: int = 0
+    pair: int = 0
+    weight_bytes: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the machine does in a millisecond at its best: multiply-accumulates in float and in INT8, bytes read."""
+
+    float_macs: float
+    int8_macs: float
+    bytes_read: float
+
+
+def work_of(model: Path) -> tuple[Work, Work]:
+    """The work of an ONNX file on every row, and that behind its `If` (a cascade's second model)."""
+    import onnx
+
+    always, sometimes = Work(), Work()
+    for node, weights, inside in _products(onnx.load(model).graph, {}, False):
+        bytes_each = 1 if node.op_type in INT8_PRODUCTS else 4
+        for rows, columns in weights:
+            macs = rows * columns
+            attention = node.op_type in ATTENTION
+            int8 = node.op_type in INT8_PRODUCTS
+            part = Work(
+                0 if int8 else macs, macs if int8 else 0, 2 * columns // 3 if attention else 0, macs * bytes_each
+            )
+            always, sometimes = (always, sometimes + part) if inside else (always + part, sometimes)
+    return always, sometimes
+
+
+def floor_ms(work: Work, lengths: Sequence[int], rates: Rates) -> float:
+    """Mean milliseconds of one row a call, over rows of these lengths in tokens."""
+    tokens = np.asarray(lengths, dtype=float)
+    multiplying = tokens * (work.float_token / rates.float_macs + work.int8_token / rates.int8_macs)
+    multiplying += tokens**2 * work.pair / rates.float_macs
+    return float(np.maximum(multiplying, work.weight_bytes / rates.bytes_read).mean())
+
+
+def machine_rates(threads: int, seconds: float = 1.0) -> Rates:
+    """Measured here: ONNX Runtime's own product of 512 x 1536 x 1536 in float and U8S8, and a copy of 256 MB."""
+    macs = 512 * 1536 * 1536
+    block = np.ones(2**25)
+    copy = np.empty_like(block)
+    best = _best(lambda: np.copyto(copy, block), seconds)
+    return Rates(
+        macs / _best(_product(threads, int8=False), seconds),
+        macs / _best(_product(threads, int8=True), seconds),
+        2 * block.nbytes / best,
+    )
+
+
+def _products(graph, outer: dict[str, tuple[int, ...]], inside: bool) -> Iterator[tuple]:
+    """Every matrix product with constant weights: node, the weights' (rows, columns), whether it is behind an `If`."""
+    known = {**outer, **{weight.name: tuple(weight.dims) for weight in graph.initializer}}
+    for node in graph.node:
+        if node.op_type in FLOAT_PRODUCTS | INT8_PRODUCTS:
+            yield node, [known[name] for name in node.input if len(known.get(name, ())) == 2], inside
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _products(attribute.g, known, inside or node.op_type == "If")
+
+
+def _product(threads: int, *, int8: bool):
+    """A call of one matrix product in ONNX Runtime."""
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-64, 64, (1536, 1536)).astype(np.int8 if int8 else np.float32)
+    left = rng.integers(0, 128, (512, 1536)).astype(np.uint8 if int8 else np.float32)
+    kinds = (TensorProto.UINT8, TensorProto.INT32) if int8 else (TensorProto.FLOAT, TensorProto.FLOAT)
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger" if int8 else "MatMul", ["left", "weight"], ["out"])],
+        "product",
+        [helper.make_tensor_value_info("left", kinds[0], [512, 1536])],
+        [helper.make_tensor_value_info("out", kinds[1], [512, 1536])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"left": left})
+
+
+def _best(call, seconds: float) -> float:
+    """Milliseconds of the fastest of the calls that fit into `seconds`."""
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or len(times) < 3:
+        began = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - began))
+    return min(times)
