@@ -104,6 +104,10 @@ class Trim(Settings):
     frequent: Annotated[int, Field(ge=0)] = Field(
         default=2000, description="first pieces of the vocabulary that stay whether the text has them or not"
     )
+    min_count: Annotated[int, Field(ge=1)] = Field(
+        default=1,
+        description="times that the text must have a token for it to stay; rarer ones fall into smaller pieces",
+    )
 
 
 class Timed(Settings):

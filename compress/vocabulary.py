@@ -25,7 +25,8 @@ def trim(model: PreTrainedModel, tokenizer_json: Path, texts: Sequence[str], set
     """Cut the model's embedding in place to the tokens that stay; returns the new tokenizer.json's text.
 
     What stays: special tokens, single characters and bytes, the `frequent` first pieces of the vocabulary (tokenizers
-    list theirs by frequency), and every token of `texts`. Raises InputError for a kind of tokenizer it does not know.
+    list theirs by frequency), and the tokens that `texts` have `min_count` times or more. Raises InputError for a kind
+    of tokenizer or model that it does not know.
     """
     if model.config.model_type not in (*FAMILIES, STATIC):
         raise InputError(f"cannot trim a '{model.config.model_type}' model; supported: {', '.join(FAMILIES)}")
@@ -34,7 +35,8 @@ def trim(model: PreTrainedModel, tokenizer_json: Path, texts: Sequence[str], set
     tokenizer = Tokenizer.from_file(str(tokenizer_json))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    used = {token for encoding in tokenizer.encode_batch(list(texts)) for token in encoding.tokens}
+    seen = Counter(token for encoding in tokenizer.encode_batch(list(texts)) for token in encoding.tokens)
+    used = {token for token, count in seen.items() if count >= settings.min_count}
     specials = {token["content"] for token in data.get("added_tokens", [])}
     keep = {token for token in old if token in specials or token in used or _is_floor(token)}
     keep |= set(sorted(old, key=old.__getitem__)[: settings.frequent + len(specials)])

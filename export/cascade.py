@@ -43,8 +43,16 @@ def threshold_for(first: np.ndarray, then: np.ndarray, correct, gold: np.ndarray
     return float(sure[order[count - 1]]) if count else 2.0
 
 
-def join(first: Artifact, then: Artifact, threshold: float, out: Path) -> Artifact:
-    """Write the cascade of two ONNX Runtime artefacts to the directory `out`. They must share tokenizer and labels."""
+def sure_share(first: np.ndarray, threshold: float) -> float:
+    """Share of the rows, 0..1, that the first model answers alone."""
+    return float((confidence(first) >= threshold).mean())
+
+
+def join(first: Artifact, then: Artifact, threshold: float, out: Path, *, share: float | None = None) -> Artifact:
+    """Write the cascade of two ONNX Runtime artefacts to the directory `out`. They must share tokenizer and labels.
+
+    `share`: of the validation rows that the first model answers; kept in the artefact's details.
+    """
     import onnx
     from onnx import TensorProto, compose, helper
 
@@ -113,15 +121,13 @@ def join(first: Artifact, then: Artifact, threshold: float, out: Path) -> Artifa
             raise StepError("cascade: the two models were exported for different opsets")
     out.mkdir(parents=True, exist_ok=True)
     onnx.save(model, out / "model.onnx")
-    return _artifact(first, then, threshold, out)
+    return _artifact(first, then, {"threshold": threshold, "answered_by_first": share}, out)
 
 
-def _artifact(first: Artifact, then: Artifact, threshold: float, out: Path) -> Artifact:
+def _artifact(first: Artifact, then: Artifact, how: dict, out: Path) -> Artifact:
     """artifact.json and tokenizer of a cascade."""
     for file in then.path.iterdir():
         if file.is_file() and file.name not in (*then.files, "artifact.json", "step.json"):
             shutil.copyfile(file, out / file.name)
-    details = {
-        "cascade": {"threshold": threshold, "first": first.details, "then": then.details, "first_source": first.source}
-    }
+    details = {"cascade": {**how, "first": first.details, "then": then.details, "first_source": first.source}}
     return replace(then, path=out, name=f"cascade-{then.name}", files=("model.onnx",), details=details).write()

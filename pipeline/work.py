@@ -150,14 +150,20 @@ def read_table(path: Path) -> LatencyTable:
 
 def cascade(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done], report: Report) -> dict:
     """Two exported models as one, with the threshold that validation gives."""
-    from ..export.cascade import join, threshold_for
+    from ..export.cascade import join, sure_share, threshold_for
 
     assert candidate.model.cascade is not None
     report(0.0, "joining")
     first, then = parts_of(job, candidate)
     quick, slow = _answers(first, done), _answers(then, done)
     threshold = threshold_for(quick, slow, job.task.correct, job.validation.gold, candidate.model.cascade.max_drop)
-    artifact = join(read_artifact(done[first.step].path), read_artifact(done[then.step].path), threshold, out)
+    artifact = join(
+        read_artifact(done[first.step].path),
+        read_artifact(done[then.step].path),
+        threshold,
+        out,
+        share=sure_share(quick, threshold),
+    )
     return {"size_mb": artifact.size_mb(), "details": artifact.details}
 
 
@@ -252,7 +258,9 @@ def _why_slower(candidates: list[Candidate], artifacts: dict[str, Path], rows: d
     found = {}
     for c in candidates:
         plain = f"{c.model.name}/{c.target.runtime}/fp32"
-        if not c.target.precision.startswith("int8") or c.name not in artifacts or plain not in artifacts:
+        if c.model.cascade is not None or not c.target.precision.startswith("int8"):
+            continue  # cascades differ in how many rows their first model answers
+        if c.name not in artifacts or plain not in artifacts:
             continue
         slower, lo, _ = latency.ratio(*(timings[name].turns[latency.SINGLE] for name in (c.name, plain)))
         if lo > 1:

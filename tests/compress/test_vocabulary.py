@@ -52,6 +52,20 @@ def checkpoint(request, tmp_path) -> Checkpoint:
     return save(model, source, tmp_path / "checkpoint")
 
 
+def test_tokens_that_are_rare_fall_into_smaller_pieces(checkpoint: Checkpoint) -> None:
+    texts = [*TEXTS, "the good film", "the good film"]
+    file = checkpoint.path / "tokenizer.json"
+    sizes = []
+    for count in (1, 3):
+        text = trim(load(checkpoint, TASK), file, texts, Trim(frequent=0, min_count=count))
+        tokenizer = Tokenizer.from_str(text)
+        sizes.append(tokenizer.get_vocab_size())
+        tokens = tokenizer.encode("the good film").tokens
+        assert tokens == checkpoint.encoder().tokenizer.encode("the good film").tokens
+        assert "<unk>" not in tokenizer.encode("awful dull").tokens
+    assert sizes[1] < sizes[0]
+
+
 def test_text_of_the_data_keeps_its_tokens_and_its_answers(checkpoint: Checkpoint, tmp_path) -> None:
     model = load(checkpoint, TASK)
     before = [forward(model, checkpoint.encoder().pad([ids]))["logits"] for ids in checkpoint.encoder().ids(TEXTS)]
