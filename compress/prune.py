@@ -36,7 +36,7 @@ from .train import Progress
 Weighed = tuple[list[dict[int, Cut]], list[Damage]]  # for each sublayer its cuts, for each layer what they cost
 TimeShare = Callable[[Layers], float]  # measured time of a model of this shape, as a share of the uncut model's
 LAYER_ROWS = 128  # rows on which the layers are missed
-SOLVE_TOKENS = 16_000  # tokens that the output projections are solved on
+SOLVE_TOKENS = 32_000  # tokens that the output projections are solved on
 PICKS = 3  # shapes that are timed, at most, before one of them is cut
 NEAR_ENOUGH = 0.04  # of the time that was asked for
 

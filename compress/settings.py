@@ -139,7 +139,7 @@ class Prune(Settings):
         default=None, description="layers to keep: how many (chosen by measured effect) or which (from 0)"
     )
     multiple: Annotated[int, Field(ge=1)] = Field(default=32, description="feed-forward widths are multiples of this")
-    rows: Annotated[int, Field(ge=1)] = Field(default=512, description="training rows that importance is measured on")
+    rows: Annotated[int, Field(ge=1)] = Field(default=1024, description="training rows that importance is measured on")
     resolve: bool = Field(default=True, description="solve the output projections again after the cut (least squares)")
     recover: Heal | None = Field(
         default=None, description="training after the cut, with the uncut model as the teacher"

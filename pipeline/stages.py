@@ -96,7 +96,7 @@ def prune(
     heads: Annotated[float | None, typer.Option(help="share of attention heads to keep, 0..1")] = None,
     ffn: Annotated[float | None, typer.Option(help="share of feed-forward neurons to keep, 0..1")] = None,
     layers: Annotated[str | None, typer.Option(help="layers to keep: a number, or a list such as 0,2,5")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="training rows to measure importance on")] = 512,
+    rows: Annotated[int, typer.Option(min=1, help="training rows to measure importance on")] = 1024,
     recover_epochs: Annotated[float, typer.Option(min=0, help="training after the cut (0: none)")] = 0.0,
     learning_rate: Rate = 2e-4,
     batch_size: BatchSize = 32,
