@@ -28,7 +28,7 @@ def combined(first: np.ndarray, then: np.ndarray, threshold: float) -> np.ndarra
 
 
 def threshold_for(first: np.ndarray, then: np.ndarray, correct, gold: np.ndarray, max_drop: float) -> float:
-    """The lowest threshold that loses at most `max_drop` points against `then` alone, there and at every higher one.
+    """The lowest threshold that loses at most `max_drop` points of these rows against `then` alone.
 
     `correct(logits, gold)` (rows,) bool. Above 1 when no threshold is good enough: then `first` never answers.
     """
@@ -36,11 +36,9 @@ def threshold_for(first: np.ndarray, then: np.ndarray, correct, gold: np.ndarray
     order = np.argsort(-sure, kind="stable")
     lost = correct(then, gold).astype(int)[order] - correct(first, gold).astype(int)[order]
     drop = 100 * np.cumsum(lost) / len(order)  # of answering the surest 1, 2, ... rows by the first model
-    bad = np.flatnonzero(drop > max_drop)
-    count = int(bad[0]) if len(bad) else len(order)
-    while 0 < count < len(order) and sure[order[count - 1]] == sure[order[count]]:
-        count -= 1  # a threshold cannot part equals
-    return float(sure[order[count - 1]]) if count else 2.0
+    parts = np.append(np.diff(sure[order]) < 0, True)  # a threshold cannot part equals
+    good = np.flatnonzero(parts & (drop <= max_drop))
+    return float(sure[order[good[-1]]]) if len(good) else 2.0
 
 
 def sure_share(first: np.ndarray, threshold: float) -> float:

@@ -68,7 +68,7 @@ def test_models_that_cut_text_differently_are_not_joined(both, tmp_path) -> None
         join(replace(first, labels=("a", "b")), then, 0.5, tmp_path / "joined")
 
 
-def test_the_threshold_is_the_lowest_that_keeps_the_loss_at_every_higher_one() -> None:
+def test_the_threshold_is_the_lowest_that_keeps_the_loss() -> None:
     """Ten rows, surest first; the quick model is wrong on the 6th and the 9th, the slow one never."""
     sure = np.linspace(5, 0.5, 10)
     quick = np.stack([np.zeros(10), sure], axis=1)
@@ -80,6 +80,11 @@ def test_the_threshold_is_the_lowest_that_keeps_the_loss_at_every_higher_one() -
     assert rule(0.0) == pytest.approx(p[4])  # five rows are safe
     assert rule(10.0) == pytest.approx(p[7])  # one lost row of ten: eight
     assert rule(20.0) == pytest.approx(p[9])
+    alike = np.repeat(quick[:5], 2, axis=0)  # pairs of equals: one of each of the last three pairs is lost
+    wrong = np.ones(10, dtype=int)
+    wrong[[5, 7, 9]] = 0
+    alone = np.stack([1.0 - wrong, wrong * 1.0], axis=1)
+    assert threshold_for(alike, alone, TASK.correct, wrong, 10.0) == pytest.approx(confidence(alike)[5])
     gold[0] = 0  # the surest row of all is wrong
     slow = np.stack([1.0 - gold, gold * 1.0], axis=1)
     assert threshold_for(quick, slow, TASK.correct, gold, 0.0) > 1
