@@ -15,6 +15,7 @@ import numpy as np
 from ..compress.errors import InputError, StepError
 from ..compress.tasks import softmax
 from .artifact import Artifact
+from .onnx_file import finish
 
 
 def confidence(logits: np.ndarray) -> np.ndarray:
@@ -119,6 +120,8 @@ def join(first: Artifact, then: Artifact, threshold: float, out: Path, *, share:
             raise StepError("cascade: the two models were exported for different opsets")
     out.mkdir(parents=True, exist_ok=True)
     onnx.save(model, out / "model.onnx")
+    how = {"task": then.task, "labels": then.labels, "source": then.source, "precision": then.precision}
+    finish(out / "model.onnx", **how)
     return _artifact(first, then, {"threshold": threshold, "answered_by_first": share}, out)
 
 

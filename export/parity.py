@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ..compress.errors import StepError
+from .artifact import Artifact
+from .depart import first_departure
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,13 @@ def compare(ours: np.ndarray, theirs: np.ndarray, gold: np.ndarray, metric: Call
     )
 
 
-def gate(parity: Parity, tolerance: Tolerance, name: str, precision: str) -> None:
-    """Raise StepError when the artefact is not its checkpoint any more; the message has every figure and the knob."""
+def gate(
+    parity: Parity, tolerance: Tolerance, name: str, precision: str, where: Callable[[], str] = lambda: ""
+) -> None:
+    """Raise StepError when the artefact is not its checkpoint any more; the message has every figure and the knob.
+
+    `where` says which node departs first; it is asked only then.
+    """
     broken = []
     limit = tolerance.max_difference
     if not np.isfinite(parity.max_difference):
@@ -69,5 +77,12 @@ def gate(parity: Parity, tolerance: Tolerance, name: str, precision: str) -> Non
     if broken:
         raise StepError(
             f"parity: {name} does not answer as its checkpoint does: {'; '.join(broken)}; mean logit difference "
-            f"{parity.mean_difference:.2g}. Drop this target, or set the limit under parity.{precision} in the recipe"
+            f"{parity.mean_difference:.2g}{where()}. Drop this target, or set the limit under parity.{precision} in "
+            "the recipe"
         )
+
+
+def departure(plain: Path, artifact: Artifact, batch: dict[str, np.ndarray]) -> str:
+    """For the message of `gate`: the node of the plain ONNX graph whose output the artefact first departs from."""
+    found = first_departure(plain, artifact, batch)
+    return f"; {found}" if found else "; no node departs by itself, the differences add up"

@@ -21,6 +21,7 @@ from ..compress.errors import InputError, StepError, missing_extra
 from ..compress.tasks import Task
 from .artifact import Artifact
 from .machine import has_int8_isa
+from .onnx_file import finish
 
 OPSET = 17
 SINGLE_FILE_LIMIT = 2 * 10**9  # bytes; protobuf's
@@ -101,6 +102,7 @@ def to_onnx(
                 half(fused, ready)
             else:
                 shutil.copyfile(fused, ready)
+    finish(ready, task=task.name, labels=checkpoint.labels, source=checkpoint.digest, precision=precision)
     if precision.startswith("int8"):
         details |= {"weights": "S8 per channel", "activations": "U8", "reduce_range": reduce_range}
     return artifact_of(checkpoint, task, out, max_length, "onnxruntime", precision, ("model.onnx",), details)
@@ -188,10 +190,15 @@ def fuse(source: Path, target: Path, checkpoint: Checkpoint) -> dict[str, int]:
         model.topological_sort()
         counts = {name: int(n) for name, n in model.get_fused_operator_statistics().items() if n}
         model.save_model_to_file(str(target))
-    if counts.get("Attention", 0) != checkpoint.depth:
-        raise StepError(
-            f"attention was fused in {counts.get('Attention', 0)} of {checkpoint.depth} layers; it would run slower"
-        )
+    depth, config = checkpoint.depth, checkpoint.config
+    norms = sum(counts.get(f"{kind}LayerNormalization", 0) for kind in ("", "Skip", "Embed"))
+    gelus = sum(counts.get(kind, 0) for kind in ("Gelu", "BiasGelu", "FastGelu"))
+    wanted = {"attention": (counts.get("Attention", 0), depth), "layer norms": (norms, 2 * depth + 1)}
+    if (config.get("hidden_act") or config.get("activation")) == "gelu":
+        wanted["GELU"] = (gelus, depth)
+    for part, (found, needed) in wanted.items():
+        if found < needed:
+            raise StepError(f"fused {part}: {found} of {needed} in {depth} layers; it would run slower")
     return counts
 
 

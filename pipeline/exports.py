@@ -44,7 +44,7 @@ def quantize(
 def export(
     checkpoint: Source,
     output_dir: OutputDir,
-    to: Annotated[str, typer.Option(help="the format: onnx or openvino")] = "onnx",
+    to: Annotated[str, typer.Option(help="the format: onnx, ort (ONNX Runtime for phones) or openvino")] = "onnx",
     precision: Annotated[
         str, typer.Option(help="fp32, fp16, bf16 (openvino), int8-dynamic (onnx), int8-static")
     ] = "fp32",
@@ -54,12 +54,12 @@ def export(
     task: TaskOption = "text-classification",
 ) -> None:
     """Checkpoint to an artefact: the model, its tokenizer, config.json and artifact.json."""
-    formats = {"onnx": "onnxruntime", "openvino": "openvino"}
+    formats = {"onnx": "onnxruntime", "ort": "onnxruntime", "openvino": "openvino"}
     if to not in formats:
         later = "TensorRT engines are not made by this version; " if to.startswith("tensorrt") else ""
         raise InputError(f"--to {to}: {later}{nearest(to, formats)}")
     runtime = formats[to]
-    _export_to(checkpoint, output_dir, runtime, precision, train, rows, max_length, task)
+    _export_to(checkpoint, output_dir, runtime, precision, train, rows, max_length, task, mobile=to == "ort")
 
 
 def _export_to(
@@ -71,8 +71,11 @@ def _export_to(
     count: int,
     max_length: int,
     task: str,
+    *,
+    mobile: bool = False,
 ) -> None:
     from ..export.exporters import EXPORTERS
+    from ..export.onnx_file import for_mobile
     from ..export.to_onnx import plain_onnx
 
     kind = task_named(task)
@@ -88,15 +91,17 @@ def _export_to(
     with writing(output_dir, "export") as (target, _), tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         plain = plain_onnx(source, kind, Path(scratch) / "plain.onnx")
         artifact = EXPORTERS[runtime](plain, source, kind, target, max_length, precision, batches)
-        checked = _parity(source, kind, artifact)
+        if mobile:
+            artifact = for_mobile(artifact)
+        checked = _parity(source, kind, artifact, plain)
         size = artifact.size_mb()
     out.print(f"{output_dir}: {runtime} {precision}, {size:.1f} MB; {checked}", soft_wrap=True)
 
 
-def _parity(source: Checkpoint, task: Task, artifact: Artifact) -> str:
+def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path) -> str:
     """Compare with the checkpoint on random tokens: exact precisions must pass the gate, others are reported."""
     from ..compress.inference import forward
-    from ..export.parity import TOLERANCES, compare, gate
+    from ..export.parity import TOLERANCES, compare, departure, gate
 
     random = np.random.default_rng(0)
     known = artifact.encoder().tokenizer.get_vocab_size()
@@ -110,5 +115,6 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact) -> str:
     ours = run_rows(session, rows, source.pad_id, task.output)
     parity = compare(ours, theirs, theirs.argmax(-1), task.metric)
     if artifact.precision == "fp32":
-        gate(parity, TOLERANCES["fp32"], artifact.name, "fp32")
+        where = partial(departure, plain, artifact, artifact.encoder().pad(rows[:8]))
+        gate(parity, TOLERANCES["fp32"], artifact.name, "fp32", where)
     return f"logits differ from the checkpoint's by {parity.max_difference:.2g} at most on random tokens"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,12 @@ from ..benchmarks import latency
 from ..compress import data as data_module
 from ..compress.allocate import LatencyTable
 from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
-from ..compress.encoder import batches_of, collate, run_rows
+from ..compress.data import Rows
+from ..compress.encoder import Encoder, batches_of, collate, run_rows
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed, Training, Trim
-from ..export.artifact import read_artifact
+from ..export.artifact import Artifact, read_artifact
 from ..export.machine import cores
-from ..export.parity import compare, gate
+from ..export.parity import compare, departure, gate
 from ..export.session import CannotRunHere
 from .job import SCORES, Candidate, Job, evaluation_name, graph_name, parts_of, table_name
 from .progress import Report
@@ -213,7 +215,13 @@ def evaluate(
             theirs = _expected(job, candidate, reference, done)
             parity = compare(outputs, theirs, rows.gold, job.task.metric)
             precision = candidate.target.precision
-            gate(parity, job.recipe.tolerance(precision), candidate.name, precision)
+            gate(
+                parity,
+                job.recipe.tolerance(precision),
+                candidate.name,
+                precision,
+                partial(_departure, candidate, artifact, encoder, rows, done),
+            )
             result["parity"] = parity.to_json()
     return result
 
@@ -229,6 +237,15 @@ def _expected(job: Job, candidate: Candidate, reference: Candidate, done: Mappin
         _answers(first, done),
         _answers(then, done),
         read_artifact(done[candidate.step].path).details["cascade"]["threshold"],
+    )
+
+
+def _departure(candidate: Candidate, artifact: Artifact, encoder: Encoder, rows: Rows, done: Mapping[str, Done]) -> str:
+    """Which node of the graph departs, where there is one graph to compare with."""
+    if candidate.model.cascade is not None or candidate.target.runtime == "pytorch":
+        return ""
+    return departure(
+        done[graph_name(candidate.model)].path / "plain.onnx", artifact, encoder.pad(encoder.ids(rows.texts[:8]))
     )
 
 

@@ -17,6 +17,7 @@ from paredown.compress.structure import cut
 from paredown.export import to_onnx as to_onnx_module
 from paredown.export.artifact import PRECISIONS, read_artifact
 from paredown.export.exporters import EXPORTERS
+from paredown.export.onnx_file import finish, for_mobile
 from paredown.export.session import CannotRunHere, open_session
 from paredown.export.to_onnx import plain_onnx, to_onnx
 
@@ -87,6 +88,29 @@ def test_every_precision_keeps_the_answers(
         assert any(name in operators for name in (b"QAttention", b"DequantizeLinear", b"FakeQuantize"))
 
 
+def test_an_onnx_file_says_what_it_is(teacher: Checkpoint, tmp_path: Path) -> None:
+    plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
+    artifact = to_onnx(plain, teacher, TASK, tmp_path / "out", 32)
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    assert (model.producer_name, told["task"], json.loads(told["labels"])) == ("paredown", TASK.name, list(LABELS))
+    assert told["checkpoint_sha256"] == teacher.digest
+    before = outputs(artifact.open(1))
+    phone = for_mobile(artifact)
+    assert [p.name for p in (tmp_path / "out").glob("model.*")] == ["model.ort"]
+    assert read_artifact(tmp_path / "out") == phone
+    np.testing.assert_allclose(outputs(phone.open(1)), before, atol=1e-5)
+
+
+def test_a_graph_that_is_not_sound_is_refused(teacher: Checkpoint, tmp_path: Path) -> None:
+    path = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
+    model = onnx.load(path)
+    next(node for node in model.graph.node if node.op_type == "MatMul").input[0] = "nowhere"
+    onnx.save(model, path)
+    with pytest.raises(StepError, match=r"plain\.onnx: not a sound ONNX model.*nowhere"):
+        finish(path, task="t", labels=LABELS, source="s", precision="fp32")
+
+
 def test_static_int8_needs_calibration_rows(teacher: Checkpoint, tmp_path: Path) -> None:
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
     for exporter in EXPORTERS.values():
@@ -99,7 +123,7 @@ def test_attention_that_stays_unfused_fails_the_export(
 ) -> None:
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
     deeper = Checkpoint(teacher.path, {**teacher.config, "num_hidden_layers": 4}, teacher.weights)
-    with pytest.raises(StepError, match="fused in 3 of 4 layers"):
+    with pytest.raises(StepError, match="fused attention: 3 of 4"):
         to_onnx_module.fuse(plain, tmp_path / "fused.onnx", deeper)
 
 
