@@ -16,10 +16,10 @@ from ..compress.allocate import LatencyTable
 from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
 from ..compress.encoder import batches_of, collate, run_rows
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed, Training, Trim
-from ..export.artifact import read_artifact
+from ..export.artifact import ON_GPU, read_artifact
 from ..export.machine import cores
 from ..export.parity import compare, gate
-from ..export.session import CannotRunHere
+from ..export.session import ENGINES, CannotRunHere
 from .job import SCORES, Candidate, Job, evaluation_name, graph_name, parts_of, table_name
 from .progress import Report
 from .store import Done
@@ -179,7 +179,8 @@ def export(
             calibration = [collate([row], source.pad_id) for row in ids]
         exporter = EXPORTERS[candidate.target.runtime]
         plain = done[graph_name(candidate.model)].path / "plain.onnx"
-        artifact = exporter(plain, source, job.task, out, length, candidate.target.precision, calibration)
+        more = {"engine": job.engine} if candidate.target.runtime in ENGINES else {}
+        artifact = exporter(plain, source, job.task, out, length, candidate.target.precision, calibration, **more)
     return {"size_mb": artifact.size_mb(), "details": artifact.details}
 
 
@@ -253,6 +254,8 @@ def _why_slower(candidates: list[Candidate], artifacts: dict[str, Path], rows: d
     for c in candidates:
         plain = f"{c.model.name}/{c.target.runtime}/fp32"
         if not c.target.precision.startswith("int8") or c.name not in artifacts or plain not in artifacts:
+            continue
+        if c.target.runtime in ON_GPU:  # the profiles are those of CPU runtimes
             continue
         slower, lo, _ = latency.ratio(*(timings[name].turns[latency.SINGLE] for name in (c.name, plain)))
         if lo > 1:
