@@ -126,7 +126,7 @@ def build(
     """
     began = time.monotonic()
     log.take()
-    on_gpu = trt.__name__ == "tensorrt"
+    cache = _timing_cache(trt.__version__) if trt.__name__ == "tensorrt" else None
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
@@ -143,8 +143,7 @@ def build(
             profile.set_shape(tensor.name, *(_shape(tensor.shape, size) for size in (least, most, most)))
         if config.add_optimization_profile(profile) < 0:
             raise StepError(f"{trt.__name__} does not take the profile {least} to {most}: {log.take()}")
-    if on_gpu:
-        cache = _timing_cache(trt.__version__)
+    if cache is not None:
         config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if cache.is_file() else b""), False)
     else:
         config.num_compute_capabilities = len(capabilities)
@@ -155,7 +154,7 @@ def build(
         raise StepError(f"{trt.__name__} {trt.__version__} cannot build the engine: {log.take()}")
     (out / ENGINE).write_bytes(plan)
     (out / LAYERS).write_text("".join(json.dumps(asdict(layer)) + "\n" for layer in layers))
-    if on_gpu:
+    if cache is not None:
         _write(cache, bytes(config.get_timing_cache().serialize()))
     if gpus():
         _inspect(trt, log, out)
@@ -163,7 +162,7 @@ def build(
         "sha256": hashlib.sha256(plan).hexdigest(),
         "mb": plan.nbytes / 1e6,
         "built_with": f"{trt.__name__} {trt.__version__}",
-        "built_for": gpus()[:1] if on_gpu else [f"SM{capability}" for capability in capabilities],
+        "built_for": gpus()[:1] if cache else [f"SM{capability}" for capability in capabilities],
         "profiles": [[list(least), list(most)] for least, most in profiles],
         "build_s": round(time.monotonic() - began, 1),
         **summary(layers),

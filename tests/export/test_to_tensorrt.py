@@ -13,6 +13,8 @@ from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from paredown.compress.encoder import Batch, collate, run_rows
 from paredown.compress.errors import InputError, StepError
 from paredown.compress.inference import forward
+from paredown.compress.settings import Static
+from paredown.compress.static import static_student
 from paredown.export.artifact import PRECISIONS
 from paredown.export.engine import Engine, require
 from paredown.export.exporters import EXPORTERS
@@ -66,7 +68,7 @@ def test_an_engine_is_built_without_a_gpu_in_the_types_of_its_graph(
     assert {name: types for name, types in products.items() if types != {PRODUCT_TYPE[precision]}}.keys() == left
     assert found["int8_share"] == pytest.approx((precision == "int8-static") * (1 - len(left) / len(products)))
     if not gpus():
-        with pytest.raises(CannotRunHere, match="^needs an NVIDIA GPU$"):
+        with pytest.raises(CannotRunHere, match=r"^needs an NVIDIA GPU$"):
             artifact.open(1)
 
 
@@ -115,6 +117,15 @@ def test_other_architectures_build(kind: str, tmp_path: Path) -> None:
     assert artifact.details["engine"]["built_for"] == ["SM89"]
 
 
+def test_a_student_without_layers_builds(teacher: Checkpoint, rows: list[Batch], files: dict, tmp_path: Path) -> None:
+    ids = teacher.encoder().ids(data.read(str(files["train"]), names=LABELS).texts[:64])
+    student = static_student(load(teacher, TASK), ids, Static(width=8, epochs=1))
+    checkpoint = save(student, teacher, tmp_path / "static")
+    graph = plain_onnx(checkpoint, TASK, tmp_path / "plain.onnx")
+    artifact = to_tensorrt(graph, checkpoint, TASK, tmp_path / "out", 32, "int8-static", rows, engine=ONE_PROFILE)
+    assert artifact.details["engine"]["int8_products"] == artifact.details["engine"]["products"] == 1
+
+
 def test_profiles_take_every_shape_once() -> None:
     engine = Engine(lengths=[16, 64, 512], batch_sizes=[1, 4])
     found = engine.profiles(128)
@@ -155,7 +166,7 @@ def test_onnx_runtimes_gpu_providers_say_what_they_need(
     types = {tensor.data_type for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer}
     assert TensorProto.FLOAT16 in types
     assert TensorProto.FLOAT not in types
-    with pytest.raises(CannotRunHere, match="^needs an NVIDIA GPU$"):
+    with pytest.raises(CannotRunHere, match=r"^needs an NVIDIA GPU$"):
         artifact.open(1)
 
 
