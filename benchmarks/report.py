@@ -48,6 +48,7 @@ def write_report(path: Path, measurements: dict, choice: dict, command: str) -> 
         note=lambda entry: note(entry, choice),
         learned=learned(measurements),
         promises=promises(choice),
+        engines=engines(measurements),
         command=command,
     )
     path.write_text(page, encoding="utf-8")
@@ -128,6 +129,12 @@ def learned(measurements: dict) -> list[dict]:
 def promises(choice: dict) -> list[dict]:
     """Each timed cut: what its latency table promised and what was measured, in one runtime and precision."""
     return [{"name": e["name"], **e["promised_speedup"]} for e in choice["candidates"] if e.get("promised_speedup")]
+
+
+def engines(measurements: dict) -> list[dict]:
+    """Each TensorRT engine that was built, whether this machine could run it or not."""
+    found = [(entry["name"], (entry.get("details") or {}).get("engine")) for entry in measurements["candidates"]]
+    return [{"name": name, **engine} for name, engine in found if engine]
 
 
 def _point(entry: dict, choice: dict, colours: dict[str, str]) -> dict:

@@ -1,8 +1,9 @@
 """INT8: from an ONNX file to an ONNX file (ONNX Runtime), or from an OpenVINO model to an OpenVINO model (NNCF).
 
-Activations U8, weights S8 per channel. Without VNNI or AMX the U8 x S8 product saturates in 16 bits
-(onnxruntime#14642), so weights take 7 bits there (`reduce_range`). Nothing is assumed to be harmless: every variant is
-run on rows that did not calibrate it, and the one whose answers stay nearest is kept.
+For CPUs: activations U8, weights S8 per channel. Without VNNI or AMX the U8 x S8 product saturates in 16 bits
+(onnxruntime#14642), so weights take 7 bits there (`reduce_range`). For TensorRT (`symmetric`): both S8, zero point 0.
+Nothing is assumed to be harmless: every variant is run on rows that did not calibrate it, and the one whose answers
+stay nearest is kept.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +54,21 @@ def dynamic(source: Path, target: Path, judging: Batches = (), *, reduce_range: 
         return _mended(plain, target, make, judging, Path(scratch)) if judging else {}
 
 
-def static(source: Path, target: Path, batches: Batches, *, reduce_range: bool) -> dict:
+def static(
+    source: Path, target: Path, batches: Batches, *, reduce_range: bool = False, symmetric: bool = False
+) -> dict:
     """QDQ around MatMul and Gemm; three quarters of `batches` (training rows) give the ranges, the rest judge.
 
     Min-max, percentile, entropy, and min-max after SmoothQuant are tried. Other operators stay in float: quantising
     them too measured slower and less accurate on this kind of model. Returns what was found.
+    `symmetric`: the graph that TensorRT takes, S8 x S8 with zero point 0, float biases, and Q/DQ at the inputs of the
+    products only ("Working with Quantized Types", TensorRT's developer guide); judged in the arithmetic it states.
     """
     quantization = _onnxruntime()
+    of_target: dict = {"DefaultTensorType": 1, "MatMulConstBOnly": True}
+    if symmetric:
+        of_target |= {"ActivationSymmetric": True, "QuantizeBias": False}
+        of_target |= {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
     if not batches:
         raise InputError("static INT8 needs calibration rows; give at least one training row")
     judging = list(batches[3::4]) or list(batches)
@@ -70,7 +80,7 @@ def static(source: Path, target: Path, batches: Batches, *, reduce_range: bool) 
         "smoothquant": (quantization.CalibrationMethod.MinMax, True, calibrating),
     }
 
-    def make(model: Path, out: Path, left_in_float: list[str], method: str) -> None:
+    def make(model: Path, out: Path, left_in_float: list[str], method: str, scratch: Path) -> None:
         queue = iter(methods[method][2])
 
         class Reader(quantization.CalibrationDataReader):
@@ -86,11 +96,12 @@ def static(source: Path, target: Path, batches: Batches, *, reduce_range: bool) 
                 op_types_to_quantize=["MatMul", "Gemm"],
                 per_channel=True,
                 reduce_range=reduce_range,
-                activation_type=quantization.QuantType.QUInt8,
+                activation_type=quantization.QuantType.QInt8 if symmetric else quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
                 calibrate_method=methods[method][0],
                 nodes_to_exclude=left_in_float,
-                extra_options={"DefaultTensorType": 1, "MatMulConstBOnly": True},
+                extra_options=of_target,
+                calibration_cache_path=scratch / f"{method}.ranges",  # rows are run once, however often it is made
             )
 
     with tempfile.TemporaryDirectory() as name:
@@ -101,14 +112,15 @@ def static(source: Path, target: Path, batches: Batches, *, reduce_range: bool) 
         tried, best = {}, ("", np.inf)
         for method, (_, smoothly, _) in methods.items():
             out = scratch / f"{method}.onnx"
-            make(smoothed if smoothly else plain, out, [], method)
-            tried[method] = _distance(_logits(out, judging), wanted)
+            make(smoothed if smoothly else plain, out, [], method, scratch)
+            tried[method] = _distance(_logits(out, judging, as_stated=symmetric), wanted)
             if tried[method] < best[1]:
                 best = (method, tried[method])
         chosen = best[0]
         shutil.copyfile(scratch / f"{chosen}.onnx", target)
         base = smoothed if methods[chosen][1] else plain
-        found = _mended(base, target, lambda m, o, left: make(m, o, left, chosen), judging, scratch)
+        remake = partial(make, method=chosen, scratch=scratch)
+        found = _mended(base, target, remake, judging, scratch, as_stated=symmetric)
         return {"calibration": chosen, "calibration_kl": tried, **found}
 
 
@@ -131,27 +143,33 @@ def openvino_static(source: Path, target: Path, batches: Batches) -> None:
 
 
 def _mended(
-    plain: Path, target: Path, make: Callable[[Path, Path, list[str]], None], judging: Batches, scratch: Path
+    plain: Path,
+    target: Path,
+    make: Callable[[Path, Path, list[str]], None],
+    judging: Batches,
+    scratch: Path,
+    as_stated: bool = False,
 ) -> dict:
     """Where INT8 changes more answers than AGREEMENT allows, leave the products that hurt most in float, one by one.
 
     The scan quantises each matrix product alone. It stops as soon as the answers are back, or at half of the products.
     """
+    answers = partial(_logits, batches=judging, as_stated=as_stated)
     wanted = _logits(plain, judging)
-    agreement = _agreement(_logits(target, judging), wanted)
+    agreement = _agreement(answers(target), wanted)
     if agreement >= AGREEMENT:
         return {"agreement": agreement, "left_in_float": []}
     nodes = _products(plain)
     hurt, alone = {}, scratch / "alone.onnx"
     for node in nodes:
         make(plain, alone, [other for other in nodes if other != node])
-        hurt[node] = _distance(_logits(alone, judging), wanted)
+        hurt[node] = _distance(answers(alone), wanted)
     left: list[str] = []
     kept: list[str] = []
     for node in sorted(nodes, key=lambda name: -hurt[name])[: len(nodes) // 2]:
         left.append(node)
         make(plain, alone, left)
-        now = _agreement(_logits(alone, judging), wanted)
+        now = _agreement(answers(alone), wanted)
         if now > agreement:
             agreement = now
             shutil.copyfile(alone, target)
@@ -181,12 +199,17 @@ def _products(model: Path) -> list[str]:
     ]
 
 
-def _logits(model: Path, batches: Batches) -> np.ndarray:
-    """First output of every batch, (rows, labels)."""
+def _logits(model: Path, batches: Batches, as_stated: bool = False) -> np.ndarray:
+    """First output of every batch, (rows, labels).
+
+    `as_stated`: each Q/DQ node computed as it stands, for a target whose INT8 is not this CPU's.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if as_stated:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     names = {entry.name for entry in session.get_inputs()}
     return np.concatenate([session.run(None, {n: a for n, a in b.items() if n in names})[0] for b in batches])  # type: ignore[arg-type]

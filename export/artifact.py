@@ -5,13 +5,14 @@ A directory with `artifact.json`, the model files and `tokenizer.json`: enough t
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..compress.encoder import Encoder
 from ..compress.errors import InputError, missing_extra
-from .session import RUNTIMES, Session, open_session
+from .session import ENGINES, PROVIDERS, RUNTIMES, Session, open_session
 
 MANIFEST = "artifact.json"
 # What each runtime can be asked for here. int8-dynamic: activation ranges at run time; int8-static: calibrated.
@@ -20,7 +21,13 @@ PRECISIONS = {
     "pytorch": ("fp32",),
     "onnxruntime": ("fp32", "fp16", "int8-dynamic", "int8-static"),
     "openvino": ("fp32", "fp16", "bf16", "int8-static"),
+    "onnxruntime-cuda": ("fp32", "fp16"),
+    "onnxruntime-tensorrt": ("fp32", "fp16", "int8-static"),
+    "tensorrt": ("fp32", "fp16", "bf16", "int8-static"),
+    "tensorrt_rtx": ("fp32", "fp16", "bf16", "int8-static"),
 }
+ON_GPU = (*PROVIDERS, *ENGINES)
+EXTRA = {**dict.fromkeys(ON_GPU, "gpu"), "tensorrt_rtx": "rtx"}  # what brings a runtime's packages; "cpu" otherwise
 
 
 @dataclass(frozen=True)
@@ -48,15 +55,26 @@ class Artifact:
         return self
 
     def open(self, threads: int) -> Session:
-        """A session on this machine; InputError when the runtime's package is missing."""
+        """A session on this machine; CannotRunHere when it lacks what the model needs.
+
+        InputError when the runtime's package is missing, or a TensorRT engine is not the one that was built.
+        """
         if self.runtime == "pytorch":
             from .eager import open_pytorch
 
             return open_pytorch(self.path, self.task, threads)
+        model = self.path / self.files[0]
+        if self.runtime in ENGINES:  # executable code: only the very bytes that were built
+            with model.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != self.details.get("engine", {}).get("sha256"):
+                raise InputError(
+                    f"{model}: not the engine that {MANIFEST} was written for; build it again where it came from"
+                )
         try:
-            return open_session(self.path / self.files[0], self.runtime, self.precision, threads)
+            return open_session(model, self.runtime, self.precision, threads)
         except ImportError as error:
-            raise missing_extra(error.name or self.runtime, "cpu") from None
+            raise missing_extra(error.name or self.runtime, EXTRA.get(self.runtime, "cpu")) from None
 
     def encoder(self) -> Encoder:
         """The tokenizer that goes with the model."""

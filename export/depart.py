@@ -48,9 +48,7 @@ def first_departure(plain: Path, artifact: Artifact, batch: dict[str, np.ndarray
     graph = onnx.shape_inference.infer_shapes(onnx.load(plain)).graph
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}
     theirs = _OnnxValues(plain)
-    ours: Values = {"onnxruntime": _OnnxValues, "openvino": _OpenvinoValues}[artifact.runtime](
-        artifact.path / artifact.files[0]
-    )
+    ours: Values = VALUES[Path(artifact.files[0]).suffix](artifact.path / artifact.files[0])
     places = [
         (node, name)
         for node in graph.node
@@ -119,3 +117,6 @@ class _OpenvinoValues:
         request = self.core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
         request.infer({port.get_any_name(): batch[port.get_any_name()] for port in model.inputs})
         return np.array(request.get_output_tensor(already).data, dtype=np.float64)
+
+
+VALUES = {".onnx": _OnnxValues, ".xml": _OpenvinoValues}  # what can be looked into, by the suffix of the model file

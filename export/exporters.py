@@ -1,6 +1,17 @@
 """The function that makes each runtime's artefact from a plain ONNX graph; all have one signature."""
 
+from collections.abc import Callable
+from functools import partial
+
+from .artifact import Artifact
+from .session import ENGINES, PROVIDERS
 from .to_onnx import to_onnx
 from .to_openvino import to_openvino
+from .to_tensorrt import to_provider, to_tensorrt
 
-EXPORTERS = {"onnxruntime": to_onnx, "openvino": to_openvino}
+EXPORTERS: dict[str, Callable[..., Artifact]] = {
+    "onnxruntime": to_onnx,
+    "openvino": to_openvino,
+    **{runtime: partial(to_provider, runtime=runtime) for runtime in PROVIDERS},
+    **{runtime: partial(to_tensorrt, runtime=runtime) for runtime in ENGINES},
+}

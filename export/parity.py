@@ -10,7 +10,7 @@ import numpy as np
 
 from ..compress.errors import StepError
 from .artifact import Artifact
-from .depart import first_departure
+from .depart import VALUES, first_departure
 
 
 @dataclass(frozen=True)
@@ -84,5 +84,7 @@ def gate(
 
 def departure(plain: Path, artifact: Artifact, batch: dict[str, np.ndarray]) -> str:
     """For the message of `gate`: the node of the plain ONNX graph whose output the artefact first departs from."""
+    if Path(artifact.files[0]).suffix not in VALUES:
+        return ""  # an engine, an .ort file: nothing inside can be asked for
     found = first_departure(plain, artifact, batch)
     return f"; {found}" if found else "; no node departs by itself, the differences add up"

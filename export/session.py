@@ -6,8 +6,13 @@ the measured path is the served path.
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import importlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +20,10 @@ Session = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 BF16_REST = ("bf16", "int8-static")
+ENGINES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx_bindings"}  # runtime -> Python module
+PROVIDERS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
+# The wheel onnxruntime-ep-nv-tensorrt-rtx-cu13 carries what tensorrt_rtx_bindings is linked with; in this order.
+RTX_LIBRARIES = ("libcudart.so.*", "libtensorrt_rtx.so.*", "libtensorrt_onnxparser_rtx.so.*")
 
 
 class CannotRunHere(Exception):
@@ -26,21 +35,28 @@ def open_session(model: Path, runtime: str, precision: str, threads: int) -> Ses
 
     The session takes every input by name, (rows, length) int64, and returns every output by name, float32.
     Raises ValueError for a runtime it does not know, ImportError when the runtime is not installed, CannotRunHere
-    when the machine lacks the instructions.
+    when the machine lacks the instructions or the GPU. A TensorRT engine is executable code: verify its hash first.
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"unknown runtime '{runtime}'; known: {', '.join(RUNTIMES)}")
     return RUNTIMES[runtime](Path(model), precision, threads)
 
 
-def _open_onnxruntime(model: Path, precision: str, threads: int) -> Session:
+def _open_onnxruntime(model: Path, precision: str, threads: int, provider: str = "CPUExecutionProvider") -> Session:
     import onnxruntime
 
+    if provider != "CPUExecutionProvider":
+        _require_gpu()
+        if provider not in onnxruntime.get_available_providers():
+            raise CannotRunHere(f"this onnxruntime has no {provider}; install onnxruntime-gpu in place of onnxruntime")
+        onnxruntime.preload_dlls()  # CUDA libraries that came as wheels
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(model), options, providers=[provider])
+    if session.get_providers()[0] != provider:  # it falls back to the CPU without a word
+        raise CannotRunHere(f"onnxruntime could not start {provider}; are its CUDA libraries installed?")
     inputs = [i.name for i in session.get_inputs()]
     outputs = [o.name for o in session.get_outputs()]
 
@@ -76,9 +92,128 @@ def _open_openvino(model: Path, precision: str, threads: int) -> Session:
     return run
 
 
+def _open_engine(model: Path, precision: str, threads: int, runtime: str) -> Session:
+    """A serialised engine on the first GPU. Each call takes the first optimisation profile that its shape fits; more
+    rows than the largest profile has are run in parts.
+    """
+    _require_gpu()
+    trt, log = tensorrt_of(runtime)
+    cuda = importlib.import_module("cuda.bindings.runtime")
+
+    def ask(answer: tuple) -> Any:
+        if int(answer[0]):
+            raise RuntimeError(f"CUDA: {cuda.cudaGetErrorString(answer[0])[1].decode()}")
+        return answer[1] if len(answer) > 1 else None
+
+    loader = trt.Runtime(log)
+    engine = loader.deserialize_cuda_engine(model.read_bytes())
+    if engine is None:
+        raise CannotRunHere(f"{runtime} {trt.__version__} does not load this engine here: {log.take()}")
+    context, stream = engine.create_execution_context(), ask(cuda.cudaStreamCreate())
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    outputs = [name for name in names if name not in inputs]
+    shapes = [engine.get_tensor_profile_shape(inputs[0], i) for i in range(engine.num_optimization_profiles)]
+    least, most = (np.array([tuple(shape[end]) for shape in shapes]) for end in (0, 2))
+    step = int(most[:, 0].max())
+    memory: dict[str, tuple[int, int]] = {}  # tensor -> device address, bytes
+
+    def room(name: str, size: int) -> int:
+        if name not in memory or memory[name][1] < size:
+            if name in memory:
+                ask(cuda.cudaFree(memory[name][0]))
+            memory[name] = int(ask(cuda.cudaMalloc(size))), size
+        context.set_tensor_address(name, memory[name][0])
+        return memory[name][0]
+
+    def part(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+        shape = arrays[inputs[0]].shape
+        fits = np.flatnonzero(((least <= shape) & (shape <= most)).all(axis=1))
+        if not len(fits):
+            raise ValueError(
+                f"a batch of {shape} fits none of the engine's profiles, up to {most.max(axis=0).tolist()}"
+            )
+        index = int(fits[0])
+        if context.active_optimization_profile != index:
+            context.set_optimization_profile_async(index, int(stream))
+            ask(cuda.cudaStreamSynchronize(stream))
+        kept = []  # until the copies are done
+        for name in inputs:
+            array = np.ascontiguousarray(arrays[name], dtype=trt.nptype(engine.get_tensor_dtype(name)))
+            kept.append(array)
+            context.set_input_shape(name, array.shape)
+            there = room(name, array.nbytes)
+            kind = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+            ask(cuda.cudaMemcpyAsync(there, array.ctypes.data, array.nbytes, kind, stream))
+        types = {name: trt.nptype(engine.get_tensor_dtype(name)) for name in outputs}
+        found = [np.empty(tuple(context.get_tensor_shape(name)), types[name]) for name in outputs]
+        addresses = [room(name, array.nbytes) for name, array in zip(outputs, found, strict=True)]
+        if not context.execute_async_v3(int(stream)):
+            raise RuntimeError(f"{runtime}: the engine did not run: {log.take()}")
+        for there, array in zip(addresses, found, strict=True):
+            kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+            ask(cuda.cudaMemcpyAsync(array.ctypes.data, there, array.nbytes, kind, stream))
+        ask(cuda.cudaStreamSynchronize(stream))
+        return found
+
+    def run(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        arrays = _only(inputs, batch)
+        rows = len(arrays[inputs[0]])
+        parts = [part({n: a[i : i + step] for n, a in arrays.items()}) for i in range(0, rows, step)]
+        return {name: np.concatenate(pieces) for name, pieces in zip(outputs, zip(*parts, strict=True), strict=True)}
+
+    return run
+
+
+@functools.cache
+def tensorrt_of(runtime: str) -> tuple[Any, Any]:
+    """The Python module of a runtime in ENGINES, and the one log that it is given: `log.take()` is what went wrong.
+
+    ImportError when the module or its libraries are not installed.
+    """
+    spec = importlib.util.find_spec("onnxruntime_ep_nv_tensorrt_rtx") if runtime == "tensorrt_rtx" else None
+    if spec is not None and spec.origin is not None:
+        for pattern in RTX_LIBRARIES:
+            for library in sorted(Path(spec.origin).parent.glob(pattern)):
+                ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+    trt = importlib.import_module(ENGINES[runtime])
+
+    class Log(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity, msg: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.errors.append(" ".join(msg.split()))
+
+        def take(self) -> str:
+            text, self.errors = "; ".join(self.errors) or "it gave no reason", []
+            return text
+
+    return trt, Log()
+
+
+def _require_gpu() -> None:
+    """CannotRunHere where NVIDIA's driver finds no GPU."""
+    count = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except OSError:
+        found = False
+    if not found:
+        raise CannotRunHere("needs an NVIDIA GPU")
+
+
 def _only(names: list[str], batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The inputs that the model has; a model exported elsewhere may want token types, all zero for a single text."""
     return {name: batch[name] if name in batch else np.zeros_like(batch["input_ids"]) for name in names}
 
 
-RUNTIMES = {"onnxruntime": _open_onnxruntime, "openvino": _open_openvino}
+RUNTIMES: dict[str, Callable[[Path, str, int], Session]] = {
+    "onnxruntime": _open_onnxruntime,
+    "openvino": _open_openvino,
+    **{name: functools.partial(_open_onnxruntime, provider=provider) for name, provider in PROVIDERS.items()},
+    **{name: functools.partial(_open_engine, runtime=name) for name in ENGINES},
+}

@@ -16,8 +16,9 @@ from ..compress.encoder import collate, run_rows
 from ..compress.errors import InputError, nearest
 from ..compress.tasks import Task
 from ..export.artifact import PRECISIONS, Artifact
+from ..export.engine import require
 from ..export.machine import cores
-from ..export.session import CannotRunHere
+from ..export.session import ENGINES, CannotRunHere
 from .stages import MaxLength, OutputDir, Source, TaskOption, out, task_named, writing
 
 app = typer.Typer()
@@ -44,9 +45,11 @@ def quantize(
 def export(
     checkpoint: Source,
     output_dir: OutputDir,
-    to: Annotated[str, typer.Option(help="the format: onnx, ort (ONNX Runtime for phones) or openvino")] = "onnx",
+    to: Annotated[
+        str, typer.Option(help="onnx, ort (ONNX Runtime for phones), openvino, tensorrt, tensorrt-rtx")
+    ] = "onnx",
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, bf16 (openvino), int8-dynamic (onnx), int8-static")
+        str, typer.Option(help="fp32, fp16, bf16 (openvino, tensorrt), int8-dynamic (onnx), int8-static")
     ] = "fp32",
     train: Annotated[str | None, typer.Option(help="int8: rows to calibrate and judge on")] = None,
     rows: Annotated[int, typer.Option(min=1, help="int8-static: how many of them")] = 300,
@@ -54,10 +57,12 @@ def export(
     task: TaskOption = "text-classification",
 ) -> None:
     """Checkpoint to an artefact: the model, its tokenizer, config.json and artifact.json."""
-    formats = {"onnx": "onnxruntime", "ort": "onnxruntime", "openvino": "openvino"}
+    formats = {
+        "onnx": "onnxruntime", "ort": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt",
+        "tensorrt-rtx": "tensorrt_rtx",
+    }  # fmt: skip
     if to not in formats:
-        later = "TensorRT engines are not made by this version; " if to.startswith("tensorrt") else ""
-        raise InputError(f"--to {to}: {later}{nearest(to, formats)}")
+        raise InputError(f"--to {to}: {nearest(to, formats)}")
     runtime = formats[to]
     _export_to(checkpoint, output_dir, runtime, precision, train, rows, max_length, task, mobile=to == "ort")
 
@@ -79,6 +84,8 @@ def _export_to(
     from ..export.to_onnx import plain_onnx
 
     kind = task_named(task)
+    if runtime in ENGINES:
+        require(runtime)
     if precision not in PRECISIONS[runtime]:
         raise InputError(f"--precision {precision}: {runtime} runs {', '.join(PRECISIONS[runtime])}")
     source = open_checkpoint(checkpoint, kind)

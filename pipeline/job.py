@@ -17,14 +17,17 @@ from ..compress.errors import InputError
 from ..compress.families import FAMILIES
 from ..compress.settings import Distill, Heal, Prune, Stage, Timed
 from ..compress.tasks import TASKS, Task
+from ..export.artifact import EXTRA
+from ..export.engine import Engine, require
 from ..export.machine import importable
+from ..export.session import ENGINES
 from .progress import Report
 from .recipe import BASELINE, Model, Recipe, Target
 from .store import Done, key_of
 
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
 SCORES = f"{BASELINE}-scores"
-MODULES = {"pytorch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
+MODULES = {"pytorch": "torch", "openvino": "openvino"}  # every other runtime is ONNX Runtime, or an engine
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,12 @@ class Job:
         ]
 
     @property
+    def engine(self) -> Engine:
+        """The recipe's `tensorrt`, with the batch sizes that are measured where it names none."""
+        sizes = self.recipe.tensorrt.batch_sizes or sorted({1, self.recipe.latency.batch_size})
+        return self.recipe.tensorrt.model_copy(update={"batch_sizes": sizes})
+
+    @property
     def learned(self) -> int:
         """Rows that students learn from: the training rows and the unlabelled ones."""
         return len(self.train) + (len(self.unlabeled) if self.unlabeled else 0)
@@ -124,10 +133,12 @@ def prepare(recipe: Recipe) -> Job:
             data_module.require_two_classes(rows, checkpoint.labels)
             data_module.encode(encoder, rows)
     for target in recipe.targets:
-        if not importable(MODULES[target.runtime]):
+        if target.runtime in ENGINES:
+            require(target.runtime)
+        elif not importable(MODULES.get(target.runtime, "onnxruntime")):
             raise InputError(
-                f"targets: '{target.runtime}' is not installed; it comes with: pip install 'paredown[cpu]'"
-                " (or remove the target)"
+                f"targets: '{target.runtime}' is not installed; it comes with: pip install "
+                f"'paredown[{EXTRA.get(target.runtime, 'cpu')}]' (or remove the target)"
             )
     return Job(recipe, task, checkpoint, train, validation, test, unlabeled, teachers)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..compress.checkpoint import open_checkpoint
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed
-from ..export.machine import RUNTIME_PACKAGES, cores, fingerprint, has_int8_isa, version
+from ..export.machine import RUNTIME_PACKAGES, cores, fingerprint, gpus, has_int8_isa, version
+from ..export.session import ENGINES
 from .job import (
     BASE_TARGET,
     SCORES,
@@ -181,6 +182,7 @@ def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict
         "max_length": job.recipe.max_length,
         "calibration": [rows_digest(job.train), job.recipe.calibration_rows] if int8 else None,
         "int8_isa": has_int8_isa() if int8 else None,
+        "engine": [job.engine.model_dump(), gpus()] if target.runtime in ENGINES else None,
         "graph": steps[graph_name(candidate.model)].key,
         **_after(job, steps, before),
         **_code("compress", "export"),

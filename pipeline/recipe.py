@@ -20,7 +20,8 @@ from ..benchmarks.latency import LatencySettings
 from ..compress.errors import InputError, nearest
 from ..compress.settings import Distill, Finetune, Prune, Settings, Stage, Static, Timed, Trim
 from ..compress.tasks import TASKS
-from ..export.artifact import PRECISIONS
+from ..export.artifact import ON_GPU, PRECISIONS
+from ..export.engine import Engine
 from ..export.parity import TOLERANCES, Tolerance
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
@@ -109,7 +110,9 @@ class Search(Settings):
 class Target(Settings):
     """A runtime and a precision that every model is exported to and measured in."""
 
-    runtime: Literal["pytorch", "onnxruntime", "openvino"] = Field(description="what loads the artefact")
+    runtime: Literal[
+        "pytorch", "onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx"
+    ] = Field(description="what loads the artefact (docs/tensorrt.md: the last four need an NVIDIA GPU to run)")
     precision: Literal["fp32", "fp16", "bf16", "int8-dynamic", "int8-static"] = Field(
         default="fp32", description="number format"
     )
@@ -132,7 +135,10 @@ class Gate(Settings):
 def default_targets() -> list[Target]:
     """Every runtime and precision that may pay on a CPU (fp16 is for GPUs)."""
     return [
-        Target.model_validate({"runtime": r, "precision": p}) for r, ps in PRECISIONS.items() for p in ps if p != "fp16"
+        Target.model_validate({"runtime": r, "precision": p})
+        for r, ps in PRECISIONS.items()
+        for p in ps
+        if r not in ON_GPU and p != "fp16"
     ]
 
 
@@ -157,6 +163,7 @@ class Recipe(Settings):
     models: list[Model] = Field(default_factory=list, description="smaller models to try beside the checkpoint itself")
     search: Search | None = Field(default=None, description="find models instead of listing them, or beside the listed")
     targets: list[Target] = Field(default_factory=default_targets, description="what each model is exported to")
+    tensorrt: Engine = Field(default_factory=Engine, description="what TensorRT engines are built for")
     parity: dict[Literal["fp32", "fp16", "bf16", "int8-dynamic", "int8-static"], Gate] = Field(
         default_factory=dict, description="limits of the parity gate, where the defaults do not fit"
     )

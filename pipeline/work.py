@@ -18,10 +18,10 @@ from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_
 from ..compress.data import Rows
 from ..compress.encoder import Encoder, batches_of, collate, run_rows
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed, Training, Trim
-from ..export.artifact import Artifact, read_artifact
+from ..export.artifact import ON_GPU, Artifact, read_artifact
 from ..export.machine import cores
 from ..export.parity import compare, departure, gate
-from ..export.session import CannotRunHere
+from ..export.session import ENGINES, CannotRunHere
 from .job import SCORES, Candidate, Job, evaluation_name, graph_name, parts_of, table_name
 from .progress import Report
 from .store import Done
@@ -187,7 +187,8 @@ def export(
             calibration = [collate([row], source.pad_id) for row in ids]
         exporter = EXPORTERS[candidate.target.runtime]
         plain = done[graph_name(candidate.model)].path / "plain.onnx"
-        artifact = exporter(plain, source, job.task, out, length, candidate.target.precision, calibration)
+        more = {"engine": job.engine} if candidate.target.runtime in ENGINES else {}
+        artifact = exporter(plain, source, job.task, out, length, candidate.target.precision, calibration, **more)
     return {"size_mb": artifact.size_mb(), "details": artifact.details}
 
 
@@ -242,7 +243,7 @@ def _expected(job: Job, candidate: Candidate, reference: Candidate, done: Mappin
 
 def _departure(candidate: Candidate, artifact: Artifact, encoder: Encoder, rows: Rows, done: Mapping[str, Done]) -> str:
     """Which node of the graph departs, where there is one graph to compare with."""
-    if candidate.model.cascade is not None or candidate.target.runtime == "pytorch":
+    if candidate.model.cascade is not None:
         return ""
     return departure(
         done[graph_name(candidate.model)].path / "plain.onnx", artifact, encoder.pad(encoder.ids(rows.texts[:8]))
@@ -277,8 +278,8 @@ def _why_slower(candidates: list[Candidate], artifacts: dict[str, Path], rows: d
         plain = f"{c.model.name}/{c.target.runtime}/fp32"
         if c.model.cascade is not None or not c.target.precision.startswith("int8"):
             continue  # cascades differ in how many rows their first model answers
-        if c.name not in artifacts or plain not in artifacts:
-            continue
+        if c.target.runtime in ON_GPU or c.name not in artifacts or plain not in artifacts:
+            continue  # profiles are of CPU runtimes
         slower, lo, _ = latency.ratio(*(timings[name].turns[latency.SINGLE] for name in (c.name, plain)))
         if lo > 1:
             seen = profile(read_artifact(artifacts[c.name]), rows[c.name], cores())
