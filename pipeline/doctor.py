@@ -15,10 +15,17 @@ PARTS = {
     "nncf": ("INT8 for OpenVINO", "cpu"),
     "tensorrt": ("TensorRT on a data-centre GPU", "gpu"),
     "tensorrt_rtx_bindings": ("TensorRT for RTX", "rtx"),
+    "onnxruntime_ep_nv_tensorrt_rtx": ("its libraries", "rtx"),
+    "cuda.bindings": ("running TensorRT engines", "rtx"),
     "starlette": ("serving", "serve"),
     "uvicorn": ("serving", "serve"),
 }
-DISTRIBUTIONS = {"torch_pruning": "torch-pruning", "tensorrt_rtx_bindings": "tensorrt-rtx-cu13-bindings"}
+DISTRIBUTIONS = {
+    "torch_pruning": "torch-pruning",
+    "tensorrt_rtx_bindings": "tensorrt-rtx-cu13-bindings",
+    "onnxruntime_ep_nv_tensorrt_rtx": "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+    "cuda.bindings": "cuda-bindings",
+}
 
 
 def examine() -> dict:
