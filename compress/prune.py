@@ -119,7 +119,10 @@ def _pick(
     time_share: TimeShare | None,
     report: Progress,
 ) -> tuple[list[tuple[int, int] | None], LatencyTable]:
-    """The layers' shapes within the budget, and the table that agrees with what was measured of them."""
+    """The layers' shapes within the budget, and the table that agrees with what was measured of them.
+
+    Of the shapes that were timed, the one nearest to the budget: what noise made of the last one does not decide.
+    """
     budget = budget_ms(table, full, settings.speedup, settings.latency_ms)
 
     def choose() -> list[tuple[int, int] | None]:
@@ -127,17 +130,24 @@ def _pick(
             return allocate_even(table, damage, budget, full[0][0])
         return allocate(table, damage, budget)
 
-    wanted = choose()
-    for again in range(PICKS if time_share else 0):
+    timed: list[tuple[float, list[tuple[int, int] | None], LatencyTable]] = []
+    while len(timed) < PICKS:
+        try:
+            wanted = choose()
+        except InputError:
+            if not timed:
+                raise
+            break  # the clock leaves less room than the table thought
         left = [shape for shape in wanted if shape is not None]
-        if left == list(full):
-            break
-        report(0.6, f"timing the shape that was picked ({again + 1})")
+        if time_share is None or left == list(full):
+            return wanted, table
+        report(0.6, f"timing the shape that was picked ({len(timed) + 1})")
         table = table.agreeing(full, left, time_share(left))
-        if abs(table.predict(left) / budget - 1) <= NEAR_ENOUGH or again == PICKS - 1:
+        miss = abs(table.predict(left) / budget - 1)
+        timed.append((miss, wanted, table))
+        if miss <= NEAR_ENOUGH:
             break
-        wanted = choose()
-    return wanted, table
+    return min(timed, key=lambda entry: entry[0])[1:]
 
 
 def weigh(

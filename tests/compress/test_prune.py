@@ -83,10 +83,10 @@ def test_a_table_that_promises_too_much_is_held_against_the_clock(teacher: Check
         return (TABLE.predict(layers) + 13) / (TABLE.predict(full) + 13)
 
     found = prune.prune(model, batches, Prune(speedup=1.5, multiple=16), table=TABLE, time_share=share)
-    assert prune.shape_of(model) == timed[-1]
+    assert prune.shape_of(model) in timed
     assert 1 < len(timed) <= prune.PICKS
     promised = found.to_json()["promised_speedup"]
-    assert promised == pytest.approx(1 / share(timed[-1]))
+    assert promised == pytest.approx(1 / share(prune.shape_of(model)))
     assert promised == pytest.approx(1.5, rel=0.07)
     assert TABLE.predict(full) / TABLE.predict(timed[0]) > 1.4 > 1 / share(timed[0])  # the table alone fell short
 
