@@ -214,8 +214,9 @@ class Stopwatch:
 
 
 def _paired(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> float:
-    """Ratio of two artefacts' times: the median over the turns, each against the same turn of the other."""
-    return float(np.median([np.median(a) / np.median(b) for a, b in zip(ours, theirs, strict=True)]))
+    """Ratio of two artefacts' times: the median over all calls, each against the other's on the same row and turn."""
+    pairs = [(call, other) for a, b in zip(ours, theirs, strict=True) for call, other in zip(a, b, strict=False)]
+    return float(np.median([call / other for call, other in pairs]))
 
 
 def _counts(full: int, multiple: int) -> list[int]:
