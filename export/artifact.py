@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..compress.encoder import Encoder
 from ..compress.errors import InputError, missing_extra
+from .modelfile import check_model_file
 from .session import RUNTIMES, Session, open_session
 
 MANIFEST = "artifact.json"
@@ -53,6 +54,10 @@ class Artifact:
             from .eager import open_pytorch
 
             return open_pytorch(self.path, self.task, threads)
+        try:
+            check_model_file(self.path / self.files[0], self.runtime)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.path / self.files[0]}: {error}") from None
         try:
             return open_session(self.path / self.files[0], self.runtime, self.precision, threads)
         except ImportError as error:

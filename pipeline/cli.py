@@ -169,7 +169,7 @@ def verify(
     label_column: LabelColumn = None,
 ) -> None:
     """Is the bundle whole, does it fit this machine, does it compute the same? Runs no code of the bundle's."""
-    from ..export.bundle import unpacked
+    from ..export.archive import unpacked
     from ..export.predict import Predictor
     from ..export.selftest import selftest
 
@@ -193,7 +193,7 @@ def predict(
     text: Annotated[list[str], typer.Option(help="text to classify; may be given several times")],
 ) -> None:
     """Answer texts with a bundle; one JSON line each."""
-    from ..export.bundle import unpacked
+    from ..export.archive import unpacked
     from ..export.predict import Predictor
 
     with unpacked(bundle) as path:

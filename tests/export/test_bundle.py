@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import paredown
-from paredown.export.bundle import pack, unpack, unpacked
+from paredown.export.archive import pack, unpack, unpacked
+from paredown.export.manifest import write_manifest
 from paredown.export.predict import Predictor
 from paredown.export.selftest import BundleError, selftest
 
@@ -23,8 +24,7 @@ def bundle(finished: Path, tmp_path: Path) -> Path:
 
 
 def change_manifest(bundle: Path, **values: object) -> None:
-    path = bundle / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    write_manifest(bundle, json.loads((bundle / "manifest.json").read_text()) | values)
 
 
 def test_the_archive_is_the_same_bytes_each_time_and_unpacks_to_the_same_files(bundle: Path, tmp_path: Path) -> None:
@@ -45,18 +45,24 @@ def test_the_archive_is_the_same_bytes_each_time_and_unpacks_to_the_same_files(b
         (lambda b: (b / "model" / "extra.onnx").write_text("x"), "extra.onnx: not in the manifest"),
         (lambda b: link(b / "README.md"), "README.md: not a regular file"),
         (lambda b: (b / "manifest.json").write_text("{"), "manifest.json: damaged"),
+        (lambda b: (b / "manifest.sha256").unlink(), "is this a bundle?"),
+        (lambda b: link(b / "manifest.json"), "is this a bundle?"),
         (lambda b: (b / "manifest.json").unlink(), "is this a bundle?"),
         (lambda b: change_manifest(b, schema=99), "schema 99"),
         (lambda b: change_manifest(b, model="../../etc/passwd"), "not a path inside"),
         (lambda b: change_manifest(b, runtime="magic"), "unknown runtime 'magic'"),
         (lambda b: change_manifest(b, files=None), "key 'files'"),
-        (lambda b: change_manifest(b, files={"x": 3}), "needs sha256 and bytes"),
+        (lambda b: change_manifest(b, files={"x": 3}), "key 'files.x' is not of type object"),
+        (lambda b: change_manifest(b, files={"a/../x": {"sha256": "0" * 64, "bytes": 1}}), "not a path inside"),
+        (lambda b: change_manifest(b, extra=1), "key 'extra' is unknown"),
+        (lambda b: change_manifest(b, name="../x"), "key 'name' does not match"),
+        (lambda b: change_manifest(b, model="tokenizer.json"), "opens .onnx files"),
         (lambda b: change_manifest(b, max_length="x"), "key 'max_length'"),
         (lambda b: change_manifest(b, outputs=[]), "key 'outputs'"),
         (lambda b: change_manifest(b, golden="other.json"), "not among its files"),
         (lambda b: change_manifest(b, labels=["positive", "negative"]), "labels say otherwise"),
         (lambda b: change_manifest(b, labels=["a", "a"]), "twice"),
-        (lambda b: change_manifest(b, isa={"needs_one_of": ["amx_int9"]}), "has none of amx_int9"),
+        (lambda b: change_manifest(b, isa={"needs_one_of": ["amx_int9"], "packed_on": []}), "has none of amx_int9"),
         (lambda b: change_manifest(b, requirements={"no-such-package": "1"}), "no-such-package is not installed"),
     ],
 )
