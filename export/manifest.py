@@ -1,6 +1,6 @@
 """manifest.json of a bundle: what it must hold (manifest.schema.json, beside this file), and the files that it names.
 
-Imports nothing of ours and needs nothing but Python: the same file and the schema are copied into every bundle.
+Needs nothing but Python: the same file and the schema are copied into every bundle.
 """
 
 from __future__ import annotations
@@ -9,6 +9,11 @@ import hashlib
 import json
 import re
 from pathlib import Path, PurePosixPath
+
+if __package__:
+    from .modelfile import check_model_file
+else:
+    from modelfile import check_model_file  # pyright: ignore[reportMissingImports]
 
 MANIFEST = "manifest.json"
 DIGEST = "manifest.sha256"  # of the manifest's bytes, as sha256sum writes it: the manifest has the hashes of the rest
@@ -111,7 +116,8 @@ def inside(name: str) -> str:
 
 
 def check_files(bundle: Path, manifest: dict) -> None:
-    """Every file of the manifest is there, regular, of the right size and sha256, and nothing else is."""
+    """Every file of the manifest is there, regular, of the right size and sha256, and nothing else is; the model
+    refers to no others. No runtime has opened anything when this has passed."""
     expected = manifest["files"]
     found = {p.relative_to(bundle).as_posix(): p for p in sorted(bundle.rglob("*")) if p.is_symlink() or not p.is_dir()}
     for name in (MANIFEST, DIGEST):
@@ -131,6 +137,10 @@ def check_files(bundle: Path, manifest: dict) -> None:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
                 raise BundleError(f"{name}: its sha256 is not the manifest's; the file was changed")
+    try:
+        check_model_file(bundle / manifest["model"], manifest["runtime"])
+    except ValueError as error:
+        raise BundleError(f"{manifest['model']}: {error}") from None
 
 
 def _read(path: Path) -> bytes:

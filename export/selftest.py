@@ -16,16 +16,14 @@ import numpy as np
 if __package__:
     from ..compress.encoder import Encoder
     from .manifest import MANIFEST, BundleError, check_files, read_manifest
-    from .modelfile import check_model_file
     from .session import CannotRunHere, Session, open_session
 else:
     sys.dont_write_bytecode = True  # a bundle stays as it was packed
     from encoder import Encoder  # pyright: ignore[reportMissingImports]
     from manifest import MANIFEST, BundleError, check_files, read_manifest  # pyright: ignore[reportMissingImports]
-    from modelfile import check_model_file  # pyright: ignore[reportMissingImports]
     from session import CannotRunHere, Session, open_session  # pyright: ignore[reportMissingImports]
 
-__all__ = ["MANIFEST", "BundleError", "check_files", "check_golden", "check_machine", "open_model", "read_manifest"]
+__all__ = ["MANIFEST", "BundleError", "check_files", "read_manifest"]  # for those who want all the checks from here
 
 
 def check_machine(manifest: dict) -> list[str]:
@@ -72,13 +70,8 @@ def open_encoder(bundle: Path, manifest: dict) -> Encoder:
 def open_runtime(bundle: Path, manifest: dict, threads: int | None = None) -> Session:
     """The bundle's model in its runtime, on all cores or on `threads`. Check the files first."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    model = bundle / manifest["model"]
     try:
-        check_model_file(model, manifest["runtime"])
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{manifest['model']}: {_line(error)}") from None
-    try:
-        return open_session(model, manifest["runtime"], manifest["precision"], threads or here)
+        return open_session(bundle / manifest["model"], manifest["runtime"], manifest["precision"], threads or here)
     except CannotRunHere as error:
         raise BundleError(f"the {manifest['precision']} model cannot run on this machine: {error}") from None
     except Exception as error:  # each runtime raises its own classes for a file that is no model
