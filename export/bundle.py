@@ -94,7 +94,7 @@ def write_bundle(
         "environment": {entry.name: {"version": entry.version, "bytes": entry.bytes} for entry in environment},
         "tool": tool,
         "opset": _opset(artifact),
-        "isa": {"needs_one_of": _isa_needed(artifact), "packed_on": here["isa"]},
+        "isa": {"needs_one_of": isa_needed(artifact), "packed_on": here["isa"]},
         "source": {"checkpoint": artifact.source, "candidate": chosen["name"], "details": artifact.details},
         "metric": {key: chosen[key] for key in METRIC_KEYS},
         "packed_on": {key: value for key, value in here.items() if key not in ("versions", "isa")},
@@ -126,7 +126,8 @@ def _write_golden(out: Path, manifest: dict, texts: Sequence[str]) -> None:
     (out / manifest["golden"]).write_text(json.dumps(golden, indent=1) + "\n")
 
 
-def _isa_needed(artifact: Artifact) -> list[str]:
+def isa_needed(artifact: Artifact) -> list[str]:
+    """CPU flags of which the artefact needs one; empty when any CPU will do."""
     if artifact.precision == "bf16":
         return sorted(BF16_ISA)
     if False in _values(artifact.details, "reduce_range"):

@@ -149,4 +149,4 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def _text(value: int | memoryview | bytes) -> str:
-    return "" if isinstance(value, int) else bytes(value).decode("utf-8", "replace")
+    return "" if isinstance(value, int) else bytes(value).decode()  # UnicodeDecodeError is a ValueError

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 from conftest import paredown, refused
-from paredown.export.manifest import BundleError
-
-pytest.importorskip("model_signing")
 from cryptography.hazmat.primitives import serialization as formats
 from cryptography.hazmat.primitives.asymmetric import ec
+from paredown.export.manifest import BundleError
 from paredown.export.signature import check_signature, sign
 
 
