@@ -9,8 +9,8 @@ from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.errors import InputError
 from ..compress.tasks import Task
 from ..compress.untrusted import read_config
+from .archive import unpack
 from .artifact import MANIFEST, Artifact, read_artifact
-from .bundle import unpack
 from .selftest import MANIFEST as BUNDLE_MANIFEST
 from .selftest import check_files, read_manifest
 

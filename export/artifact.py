@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..compress.encoder import Encoder
 from ..compress.errors import InputError, missing_extra
+from .modelfile import check_model_file
 from .session import ENGINES, PROVIDERS, RUNTIMES, Session, open_session
 
 MANIFEST = "artifact.json"
@@ -71,6 +72,10 @@ class Artifact:
                 raise InputError(
                     f"{model}: not the engine that {MANIFEST} was written for; build it again where it came from"
                 )
+        try:
+            check_model_file(model, self.runtime)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{model}: {error}") from None
         try:
             return open_session(model, self.runtime, self.precision, threads)
         except ImportError as error:

@@ -1,46 +1,53 @@
-"""The directory (and archive) that is handed over: it says what it is, proves that it is whole, and runs. No torch.
+"""The directory that is handed over: it says what it is, proves that it is whole, and runs. Without torch.
 
-Layout, also in docs/bundle.md:
-
-    manifest.json            what this is; sha256 and size of every other file
-    model/...                what the runtime loads
-    tokenizer.json
-    golden.json              rows with their tokens and outputs, and the tolerance
-    selftest.py session.py encoder.py     paredown's own code, copied: checks the bundle without paredown
-    requirements.txt README.md report.html choice.json LICENSE...
+docs/bundle.md lists what is in it; `archive` packs it, `layouts` makes of it what Triton and container engines read.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import hashlib
 import json
 import shutil
-import tarfile
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 
 from ..compress import encoder as encoder_module
 from ..compress.errors import InputError
 from ..compress.tasks import TASKS
+from . import manifest as manifest_module
+from . import modelfile as modelfile_module
 from . import selftest as selftest_module
 from . import session as session_module
-from .artifact import Artifact
-from .card import model_card
+from .artifact import ON_GPU, Artifact
+from .card import About, model_card
+from .environment import installed
 from .machine import BF16_ISA, INT8_ISA, machine, version
-from .selftest import MANIFEST, SCHEMA, BundleError, inside, open_model, read_manifest
+from .manifest import SCHEMA_FILE, read_manifest, write_manifest
+from .modelfile import check_model_file, scan
+from .sbom import write_sbom
+from .selftest import open_model
 
+SCHEMA = 2
 GOLDEN_ROWS = 8
 # Largest difference of an output on another machine of the kind; INT8 rounds differently where float sums differ.
-GOLDEN_TOLERANCE = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.1, "int8-dynamic": 0.2, "int8-static": 0.2}
-RUNTIME_PACKAGE = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
+GOLDEN_TOLERANCE = {
+    "onnxruntime": {"fp32": 1e-3, "fp16": 0.05, "int8-dynamic": 0.2, "int8-static": 0.2},
+    "openvino": {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2},
+    **{key: {"fp32": 0.005, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2} for key in ON_GPU},
+}
+RUNTIME_PACKAGE = {
+    "onnxruntime": ("onnxruntime",),
+    "onnxruntime-cuda": ("onnxruntime-gpu",),
+    "onnxruntime-tensorrt": ("onnxruntime-gpu", "tensorrt"),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt", "cuda-bindings"),
+    "tensorrt_rtx": ("tensorrt-rtx-cu13-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13", "cuda-bindings"),
+}
 METRIC_KEYS = ("metric", "metric_validation", "metric_validation_ci", "metric_test", "metric_test_ci", "drop_upper_95")
-MANIFEST_LIMIT = 10**7  # bytes
-ARCHIVE_LIMIT = 4 * 10**9  # bytes, unpacked
+CODE = (selftest_module, manifest_module, modelfile_module, session_module, encoder_module)  # copied as it is
 
 
 def write_bundle(
@@ -50,24 +57,29 @@ def write_bundle(
     name: str,
     golden_texts: Sequence[str],
     choice: dict,
+    about: About = About(),  # noqa: B008, frozen
     extra_files: Sequence[Path] = (),
 ) -> Path:
     """Write the bundle of `artifact` to the directory `out` (which must not exist) and return it.
 
-    `choice` is the content of choice.json; its figures go into the manifest and the model card. `extra_files` are
-    copied to the top as they are.
+    `choice` is the content of choice.json; its figures go into the manifest and the model card, and so does what
+    `about` knows of licence and data. `extra_files` are copied to the top as they are.
     """
+    try:
+        check_model_file(artifact.path / artifact.files[0], artifact.runtime)
+    except ValueError as error:
+        raise InputError(f"{artifact.path / artifact.files[0]}: {error}") from None
     (out / "model").mkdir(parents=True)
     for file in artifact.files:
         shutil.copyfile(artifact.path / file, out / "model" / file)
     shutil.copyfile(artifact.path / "tokenizer.json", out / "tokenizer.json")
-    for module in (selftest_module, session_module, encoder_module):
-        assert module.__file__ is not None
-        shutil.copyfile(module.__file__, out / Path(module.__file__).name)
-    for file in extra_files:
-        shutil.copyfile(file, out / file.name)
-    packages = (RUNTIME_PACKAGE[artifact.runtime], "tokenizers", "numpy")
+    for code in (*(Path(str(module.__file__)) for module in CODE), SCHEMA_FILE, *extra_files):
+        shutil.copyfile(code, out / code.name)
+    packages = (*RUNTIME_PACKAGE[artifact.runtime], "tokenizers", "numpy")
     requirements = {package: version(package) or "" for package in packages}
+    environment = installed(packages)
+    here = machine()
+    tool = {"paredown": version("paredown") or "unknown", **here["versions"]}
     (out / "requirements.txt").write_text("".join(f"{p}=={v}\n" for p, v in requirements.items()))
     (out / "choice.json").write_text(json.dumps(choice, indent=2) + "\n")
     chosen = choice["chosen"]
@@ -84,113 +96,68 @@ def write_bundle(
         "labels": list(artifact.labels),
         "max_length": artifact.max_length,
         "pad_id": artifact.pad_id,
+        "length_policy": {"truncate": "right", "pad": "right", "pad_to": "longest"},
         "golden": "golden.json",
         "requirements": requirements,
-        "tool": {"paredown": version("paredown") or "unknown"},
-        "isa": {"needs_one_of": _isa_needed(artifact), "packed_on": machine()["isa"]},
+        "environment": {entry.name: {"version": entry.version, "bytes": entry.bytes} for entry in environment},
+        "tool": tool,
+        "opset": _opset(artifact),
+        "isa": {"needs_one_of": isa_needed(artifact), "packed_on": here["isa"]},
         "source": {"checkpoint": artifact.source, "candidate": chosen["name"], "details": artifact.details},
         "metric": {key: chosen[key] for key in METRIC_KEYS},
-        "packed_on": machine(),
+        "packed_on": {key: value for key, value in here.items() if key not in ("versions", "isa")},
     }
-    (out / "README.md").write_text(model_card(manifest, choice))
+    loaded = [*sorted((out / "model").iterdir()), out / "tokenizer.json"]
+    sizes = {path.relative_to(out).as_posix(): path.stat().st_size for path in loaded}
+    (out / "README.md").write_text(model_card(manifest, choice, about, sizes), encoding="utf-8")
+    write_sbom(out, name, manifest["version"], about.licence, tool, loaded, packages, environment)
     _write_golden(out, manifest, golden_texts)
     manifest["files"] = {
         path.relative_to(out).as_posix(): {"sha256": _sha256(path), "bytes": path.stat().st_size}
         for path in sorted(out.rglob("*"))
         if path.is_file()
     }
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    write_manifest(out, manifest)
+    read_manifest(out)  # what is written can be read
     return out
-
-
-def pack(bundle: Path, archive: Path) -> Path:
-    """Write a .tar.gz of the bundle: the same bundle gives the same bytes."""
-    name = read_manifest(bundle)["name"]
-    with (
-        archive.open("wb") as raw,
-        gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
-    ):
-        for path in sorted(p for p in bundle.rglob("*") if p.is_file()):
-            info = tarfile.TarInfo(f"{name}/{path.relative_to(bundle).as_posix()}")
-            info.size, info.mode = path.stat().st_size, 0o644
-            with path.open("rb") as file:
-                tar.addfile(info, file)
-    return archive
-
-
-def unpack(archive: Path, out: Path) -> Path:
-    """Copy the files that the archive's manifest names into `out`; never more than it says. Raises BundleError.
-
-    Nothing else of the archive is followed: no links, devices, permissions or paths that leave the directory.
-    """
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            members, total = {}, 0
-            for member in tar:
-                total += member.size
-                if total > ARCHIVE_LIMIT:
-                    raise BundleError(f"{archive}: unpacks to more than {ARCHIVE_LIMIT / 1e9:g} GB")
-                name = inside(member.name.partition("/")[2] or member.name)
-                if member.isdir():
-                    continue
-                if not member.isreg() or name in members:
-                    raise BundleError(f"{archive}: '{member.name}' is not a regular file, or is there twice")
-                members[name] = member
-            if MANIFEST not in members or members[MANIFEST].size > MANIFEST_LIMIT:
-                raise BundleError(f"{archive}: no {MANIFEST} inside; is this a bundle?")
-            out.mkdir(parents=True, exist_ok=True)
-            _copy(tar, members[MANIFEST], out / MANIFEST)
-            files = read_manifest(out)["files"]
-            for name, member in members.items():
-                if name == MANIFEST:
-                    continue
-                if name not in files or member.size != files[name]["bytes"]:
-                    raise BundleError(f"{archive}: '{name}' is not what the manifest says")
-                _copy(tar, member, out / name)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise BundleError(f"{archive}: not a readable .tar.gz: {error}") from None
-    return out
-
-
-@contextlib.contextmanager
-def unpacked(bundle: Path) -> Iterator[Path]:
-    """The bundle as a directory: itself, or its archive unpacked for as long as the block lasts."""
-    if bundle.is_dir():
-        yield bundle
-    elif bundle.is_file():
-        with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-            yield unpack(bundle, Path(scratch) / "bundle")
-    else:
-        raise InputError(f"{bundle}: no such bundle; it is a directory with {MANIFEST}, or its .tar.gz")
 
 
 def _write_golden(out: Path, manifest: dict, texts: Sequence[str]) -> None:
     session, encoder = open_model(out, manifest)
-    rows = []
+    runtime, rows = manifest["runtime"], []
     for text in texts[:GOLDEN_ROWS]:
         ids = encoder.ids([text])[0]
         output = np.asarray(session(encoder.pad([ids]))[manifest["outputs"][0]], dtype=np.float32)[0]
         answer = TASKS[manifest["task"]].decode(output[None], tuple(manifest["labels"]))[0]
         rows.append({"text": text, "input_ids": ids, "output": output.tolist(), "answer": answer["label"]})
-    golden = {"tolerance": GOLDEN_TOLERANCE[manifest["precision"]], "rows": rows}
+    golden = {"tolerance": {runtime: GOLDEN_TOLERANCE[runtime][manifest["precision"]]}, "rows": rows}
     (out / manifest["golden"]).write_text(json.dumps(golden, indent=1) + "\n")
 
 
-def _isa_needed(artifact: Artifact) -> list[str]:
+def isa_needed(artifact: Artifact) -> list[str]:
+    """CPU flags of which the artefact needs one; empty when any CPU will do."""
     if artifact.precision == "bf16":
         return sorted(BF16_ISA)
-    if artifact.details.get("reduce_range") is False:
+    if False in _values(artifact.details, "reduce_range"):
         return sorted(INT8_ISA)
     return []
 
 
-def _copy(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source = tar.extractfile(member)
-    assert source is not None
-    with source, target.open("xb") as file:
-        shutil.copyfileobj(source, file)
+def _values(data: object, key: str) -> list:
+    """Every value of a key, however deep: a cascade has the details of its two models inside."""
+    if not isinstance(data, dict):
+        return []
+    return [data.get(key)] * (key in data) + [found for value in data.values() for found in _values(value, key)]
+
+
+def _opset(artifact: Artifact) -> dict[str, int]:
+    """Operator set versions of an ONNX file by domain ("ai.onnx" has no name there); the version of OpenVINO's IR."""
+    model = artifact.path / artifact.files[0]
+    if model.suffix == ".onnx":
+        return {domain or "ai.onnx": number for domain, number in sorted(scan(model).opsets.items())}
+    if model.suffix == ".xml":
+        return {"openvino": int(ElementTree.parse(model).getroot().get("version", "0"))}
+    return {}
 
 
 def _sha256(path: Path) -> str:

@@ -1,19 +1,59 @@
-"""The model card of a bundle: README.md in the Hub's layout."""
+"""The model card of a bundle: README.md in the Hub's layout, with a YAML head that the Hub's own library reads."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from pathlib import Path
 
-def model_card(manifest: dict, choice: dict) -> str:
-    """Markdown with a YAML head; every figure comes from choice.json."""
+import yaml
+
+LIBRARY = {"onnxruntime": "onnx", "openvino": "openvino"}  # the Hub's names
+SIZE_LIMIT = 1_000_000  # bytes of a checkpoint's README.md
+
+
+@dataclass(frozen=True)
+class About:
+    """What a model card says that the artefact does not know; all of it may be unknown."""
+
+    licence: str | None = None  # the Hub's identifier, as the checkpoint states it
+    language: tuple[str, ...] = ()
+    base_model: str | None = None
+    datasets: tuple[str, ...] = ()  # names on the Hub
+    data: dict[str, str] = field(default_factory=dict)  # split -> file name or data set
+    rows: dict[str, int] = field(default_factory=dict)  # split -> how many
+
+
+def read_card(checkpoint: Path) -> About:
+    """What the YAML head of a checkpoint's README.md says of its licence, language, origin and data."""
+    path = checkpoint / "README.md"
+    try:
+        if path.stat().st_size > SIZE_LIMIT:
+            return About()
+        text = path.read_text(encoding="utf-8")
+        head = yaml.safe_load(text.split("\n---", 1)[0][3:]) if text.startswith("---\n") else None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return About()
+    if not isinstance(head, dict):
+        return About()
+    licence, base = head.get("license"), head.get("base_model")
+    return About(
+        licence=licence if isinstance(licence, str) else None,
+        language=_words(head.get("language")),
+        base_model=base if isinstance(base, str) else None,
+        datasets=_words(head.get("datasets")),
+    )
+
+
+def model_card(manifest: dict, choice: dict, about: About, sizes: dict[str, int]) -> str:
+    """Markdown with a YAML head; every figure comes from choice.json. `sizes`: bytes of what the runtime loads."""
     chosen, baseline = choice["chosen"], choice["baseline"]
-    metric = chosen["metric"]
-    test = "not measured" if chosen["metric_test"] is None else f"{chosen['metric_test']:.2f}"
+    metric, test = chosen["metric"], chosen["metric_test"]
     drop_test = "" if chosen["drop_test"] is None else f" ({-chosen['drop_test']:+.2f} points against the checkpoint)"
-    latency = chosen["latency_ms"]
+    latency, base_latency = chosen["latency_ms"], baseline["latency_ms"]
+    environment = sum(entry["bytes"] for entry in manifest["environment"].values())
+    packed_on = manifest["packed_on"]
     return f"""---
-library_name: {manifest["runtime"]}
-pipeline_tag: {manifest["task"]}
-tags: [paredown, {manifest["precision"]}]
+{yaml.safe_dump(_head(manifest, chosen, about), sort_keys=False, allow_unicode=True, width=120).rstrip()}
 ---
 
 # {manifest["name"]}
@@ -21,26 +61,112 @@ tags: [paredown, {manifest["precision"]}]
 {manifest["task"]}, labels: {", ".join(manifest["labels"])}. Made by paredown {manifest["tool"]["paredown"]} from a
 fine-tuned checkpoint as candidate `{chosen["name"]}` ({manifest["runtime"]}, {manifest["precision"]}).
 
-| | this model | the checkpoint, PyTorch fp32 |
-| --- | --- | --- |
-| {metric}, test | {test}{drop_test} | {_number(baseline["metric_test"])} |
-| {metric}, validation | {chosen["metric_validation"]:.2f} | {baseline["metric_validation"]:.2f} |
-| p50 / p95 / p99, one row | {latency["p50"]:.2f} / {latency["p95"]:.2f} / {latency["p99"]:.2f} ms | \
-{baseline["latency_ms"]["p50"]:.2f} / {baseline["latency_ms"]["p95"]:.2f} / {baseline["latency_ms"]["p99"]:.2f} ms |
-| size | {chosen["size_mb"]:.1f} MB | {baseline["size_mb"]:.1f} MB |
+## Metrics
 
-Drop on validation: {chosen["drop_validation"]:.2f} points, at most {chosen["drop_upper_95"]:.2f} (one-sided 95 %).
-Measured on {manifest["packed_on"]["cpu"]}, {manifest["packed_on"]["cores"]} cores; `report.html` has the rest.
+| | this model | 95 % interval | the checkpoint, PyTorch fp32 |
+| --- | --- | --- | --- |
+| {metric}, test | {_number(test)}{drop_test} | {_interval(chosen["metric_test_ci"])} \
+| {_number(baseline["metric_test"])} |
+| {metric}, validation | {_number(chosen["metric_validation"])} | {_interval(chosen["metric_validation_ci"])} \
+| {_number(baseline["metric_validation"])} |
+| p50 / p95 / p99, one row | {latency["p50"]:.2f} / {latency["p95"]:.2f} / {latency["p99"]:.2f} ms | | \
+{base_latency["p50"]:.2f} / {base_latency["p95"]:.2f} / {base_latency["p99"]:.2f} ms |
+| size to ship | {chosen["size_mb"]:.1f} MB | | {baseline["size_mb"]:.1f} MB |
 
-## Use
+Drop on validation: {chosen["drop_validation"]:.2f} points, at most {chosen["drop_upper_95"]:.2f} (one-sided 95 %). It
+was picked on the validation rows, so the test rows are the fairer figure. Measured on {packed_on["cpu"]}, \
+{packed_on["cores"]} cores; `report.html` has the rest.
+
+## Data
+
+{_data(about)}
+
+## Intended use and limits
+
+For {manifest["task"]} of texts like those it was trained on, into {len(manifest["labels"])} labels; it has no way to \
+say that none of them fits.
+
+- Inputs are cut at {manifest["max_length"]} tokens, on the right.
+- Inputs unlike the training data were not tested, nor was fairness between groups of people; whatever bias the
+  checkpoint and its data have is still in it. Compression can lose more on rare inputs than the mean shows.
+- {_cpus(manifest)}
+- Licence of the checkpoint: {about.licence or "not stated there; find out before you pass this on"}.
+
+## How to run it
 
     pip install -r requirements.txt
     python selftest.py                                  # files whole, machine able, outputs as packed
     paredown predict . --text "..."                     # pip install paredown, with the runtime above
 
-Inputs are cut at {manifest["max_length"]} tokens. Inputs unlike the training data were not tested.
+Without paredown, in this directory:
+
+    from pathlib import Path
+    from selftest import check_files, open_model, read_manifest
+    here = Path(".")
+    manifest = read_manifest(here)
+    check_files(here, manifest)
+    session, encoder = open_model(here, manifest)
+    logits = session(encoder.pad(encoder.ids(["..."])))["{manifest["outputs"][0]}"]
+    print(manifest["labels"][logits[0].argmax()])
+
+## Size
+
+| | MB |
+| --- | --- |
+{_rows(sizes)}
+| what `requirements.txt` installs, dependencies included | {environment / 1e6:.1f} |
 """
+
+
+def _head(manifest: dict, chosen: dict, about: About) -> dict:
+    metric, split = chosen["metric"], "validation" if chosen["metric_test"] is None else "test"
+    source = about.data.get(split, split)
+    dataset = {"type": source, "name": source, "split": split}
+    result = {"type": metric, "name": f"{metric}, points", "value": round(chosen[f"metric_{split}"], 4)}
+    head = {
+        "license": about.licence,
+        "language": list(about.language),
+        "library_name": LIBRARY.get(manifest["runtime"], manifest["runtime"]),
+        "pipeline_tag": manifest["task"],
+        "base_model": about.base_model,
+        "datasets": list(about.datasets),
+        "metrics": [metric],
+        "tags": ["paredown", manifest["precision"]],
+        "model-index": [
+            {
+                "name": manifest["name"],
+                "results": [{"task": {"type": manifest["task"]}, "dataset": dataset, "metrics": [result]}],
+            }
+        ],
+    }
+    return {key: value for key, value in head.items() if value}
+
+
+def _data(about: About) -> str:
+    lines = [f"- {split}: {about.rows.get(split, '?')} rows, {name}" for split, name in about.data.items()]
+    return "\n".join(lines) if lines else "Not stated."
+
+
+def _cpus(manifest: dict) -> str:
+    needs = manifest["isa"]["needs_one_of"]
+    if not needs:
+        return "It runs on any CPU that its runtime supports."
+    return f"It needs a CPU with one of {', '.join(needs)}; `selftest.py` refuses others."
+
+
+def _rows(sizes: dict[str, int]) -> str:
+    return "\n".join(f"| `{name}` | {size / 1e6:.1f} |" for name, size in sizes.items())
+
+
+def _words(value: object) -> tuple[str, ...]:
+    """A word or a list of words; anything else is left out."""
+    words = value if isinstance(value, list) else [value]
+    return tuple(word for word in words if isinstance(word, str))
 
 
 def _number(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.2f}"
+
+
+def _interval(value: list[float] | None) -> str:
+    return "" if value is None else f"{value[0]:.2f} to {value[1]:.2f}"

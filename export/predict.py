@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,15 @@ from ..compress.data import is_text
 from ..compress.encoder import run_rows
 from ..compress.errors import InputError
 from ..compress.tasks import TASKS
-from .selftest import BundleError, check_files, check_golden, check_machine, open_model, read_manifest
+from .selftest import (
+    BundleError,
+    check_files,
+    check_golden,
+    check_machine,
+    open_encoder,
+    open_runtime,
+    read_manifest,
+)
 
 __all__ = ["Predictor", "is_text"]
 
@@ -26,8 +35,11 @@ class Predictor:
             raise BundleError(f"task '{self.manifest['task']}' is not one that this paredown knows")
         self.task = TASKS[self.manifest["task"]]
         self.labels = tuple(self.manifest["labels"])
-        self.session, self.encoder = open_model(bundle, self.manifest, threads)
-        check_golden(bundle, self.manifest, self.session, self.encoder)
+        begin = time.monotonic()
+        self.session = open_runtime(bundle, self.manifest, threads)
+        self.session_s = time.monotonic() - begin
+        self.encoder = open_encoder(bundle, self.manifest)
+        self.largest_difference = check_golden(bundle, self.manifest, self.session, self.encoder)
 
     def __call__(self, texts: Sequence[str]) -> list[dict]:
         """One {label, score, scores} per text."""

@@ -14,8 +14,9 @@ from rich.table import Table
 from typer.exceptions import Abort, TyperException
 
 from ..compress.errors import InputError, StepError
-from ..export.selftest import BundleError
-from . import exports, stages
+from ..export.manifest import BundleError
+from . import bundles, exports, stages
+from .bundles import BundlePath, LabelColumn, TextColumn
 from .options import checked
 
 app = typer.Typer(
@@ -26,12 +27,10 @@ app = typer.Typer(
 )
 app.add_typer(stages.app)
 app.add_typer(exports.app)
+app.add_typer(bundles.app)
 out = Console(width=None if sys.stdout.isatty() else 150, markup=False)
 
 RunDir = Annotated[Path, typer.Argument(help="a directory that `paredown run` has made")]
-BundlePath = Annotated[Path, typer.Argument(help="a bundle: its directory or its .tar.gz")]
-TextColumn = Annotated[str | None, typer.Option(help="name of the text column (default: found)")]
-LabelColumn = Annotated[str | None, typer.Option(help="name of the label column (default: found)")]
 
 
 def main() -> None:
@@ -162,38 +161,12 @@ def report(run_dir: RunDir) -> None:
 
 
 @app.command()
-def verify(
-    bundle: BundlePath,
-    data: Annotated[str | None, typer.Option(help="labelled rows: also check the metric on them")] = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-) -> None:
-    """Is the bundle whole, does it fit this machine, does it compute the same? Runs no code of the bundle's."""
-    from ..export.bundle import unpacked
-    from ..export.predict import Predictor
-    from ..export.selftest import selftest
-
-    with unpacked(bundle) as path:
-        found = selftest(path)
-        for note in found["notes"]:
-            out.print(f"note: {note}", soft_wrap=True)
-        out.print(
-            f"OK: {found['name']}: {found['files']} files whole, golden rows off by at most "
-            f"{found['largest_difference']:.2g}",
-            soft_wrap=True,
-        )
-        if data is not None:
-            metric, rows = Predictor(path).score(data, text_column, label_column)
-            out.print(f"metric on {data}: {metric:.2f} ({rows} rows)", soft_wrap=True)
-
-
-@app.command()
 def predict(
     bundle: BundlePath,
     text: Annotated[list[str], typer.Option(help="text to classify; may be given several times")],
 ) -> None:
     """Answer texts with a bundle; one JSON line each."""
-    from ..export.bundle import unpacked
+    from ..export.archive import unpacked
     from ..export.predict import Predictor
 
     with unpacked(bundle) as path:

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from ..benchmarks.quality import drop_upper_95, mcnemar_p, negative_flips, paire
 from ..benchmarks.report import write_report
 from ..compress.errors import InputError
 from ..compress.settings import Prune, Timed
+from ..export.archive import pack
 from ..export.artifact import read_artifact
-from ..export.bundle import pack, write_bundle
+from ..export.bundle import write_bundle
+from ..export.card import About, read_card
 from ..export.machine import machine
 from ..export.selftest import BundleError, check_files, read_manifest
 from .job import SCORES, Candidate, Job, Step, chain_of, evaluation_name, graph_name, has_teacher, parts_of, table_name
@@ -27,6 +30,7 @@ from .recipe import BASELINE, Model
 from .store import Done, write_atomic
 
 SCHEMA = 1
+SPLITS = ("train", "unlabeled", "validation", "test")
 # What a candidate that cannot run has no figure for.
 MEASURED = (
     "metric_validation",
@@ -83,6 +87,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
             "validation": len(job.validation),
             "test": len(job.test) if job.test else 0,
         },
+        "data": {split: source for split, source in job.recipe.data.model_dump().items() if split in SPLITS and source},
         "golden_texts": list(job.validation.texts[:8]),
         "latency": job.recipe.latency.model_dump(),
         "prices": job.recipe.cost.model_dump(),
@@ -156,6 +161,7 @@ def publish(run_dir: Path, measurements: dict, choice: dict, command: str) -> No
             name=measurements["name"],
             golden_texts=measurements["golden_texts"],
             choice=choice,
+            about=_about(source, measurements),
             extra_files=[report, *licences],
         )
         pack(bundle, scratch / "bundle.tar.gz")
@@ -165,6 +171,19 @@ def publish(run_dir: Path, measurements: dict, choice: dict, command: str) -> No
             (scratch / name).rename(run_dir / name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _about(checkpoint: Path, measurements: dict) -> About:
+    """What the checkpoint's own card says, and the data of this run: files by their name, others as on the Hub."""
+    data = measurements.get("data", {})
+    hub = {split: source.partition(":")[0] for split, source in data.items() if not Path(source).is_absolute()}
+    card = read_card(checkpoint)
+    return replace(
+        card,
+        datasets=tuple(dict.fromkeys((*card.datasets, *hub.values()))),
+        data={split: hub.get(split, Path(source).name) for split, source in data.items()},
+        rows=measurements["rows"],
+    )
 
 
 def is_published(run_dir: Path, key: str) -> bool:

@@ -21,7 +21,7 @@ try:
 except ImportError as error:
     raise missing_extra(error.name or "starlette", "serve") from None
 
-from ..export.bundle import unpacked
+from ..export.archive import unpacked
 from ..export.predict import Predictor, is_text
 
 BODY_LIMIT = 1_000_000  # bytes of one request

@@ -1,20 +1,29 @@
 """Promises 3 and 4: what was measured is what is shipped; untrusted input runs no code."""
 
+import csv
+import hashlib
 import io
 import json
 import shutil
 import subprocess
-import sys
 import tarfile
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import paredown
-from paredown.export.bundle import pack, unpack, unpacked
+from paredown.export import selftest as selftest_module
+from paredown.export.archive import pack, unpack, unpacked
+from paredown.export.artifact import read_artifact
+from paredown.export.bundle import isa_needed, write_bundle
+from paredown.export.machine import INT8_ISA
+from paredown.export.manifest import write_manifest
 from paredown.export.predict import Predictor
 from paredown.export.selftest import BundleError, selftest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -23,8 +32,7 @@ def bundle(finished: Path, tmp_path: Path) -> Path:
 
 
 def change_manifest(bundle: Path, **values: object) -> None:
-    path = bundle / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    write_manifest(bundle, json.loads((bundle / "manifest.json").read_text()) | values)
 
 
 def test_the_archive_is_the_same_bytes_each_time_and_unpacks_to_the_same_files(bundle: Path, tmp_path: Path) -> None:
@@ -45,18 +53,24 @@ def test_the_archive_is_the_same_bytes_each_time_and_unpacks_to_the_same_files(b
         (lambda b: (b / "model" / "extra.onnx").write_text("x"), "extra.onnx: not in the manifest"),
         (lambda b: link(b / "README.md"), "README.md: not a regular file"),
         (lambda b: (b / "manifest.json").write_text("{"), "manifest.json: damaged"),
+        (lambda b: (b / "manifest.sha256").unlink(), "is this a bundle?"),
+        (lambda b: link(b / "manifest.json"), "is this a bundle?"),
         (lambda b: (b / "manifest.json").unlink(), "is this a bundle?"),
         (lambda b: change_manifest(b, schema=99), "schema 99"),
         (lambda b: change_manifest(b, model="../../etc/passwd"), "not a path inside"),
         (lambda b: change_manifest(b, runtime="magic"), "unknown runtime 'magic'"),
         (lambda b: change_manifest(b, files=None), "key 'files'"),
-        (lambda b: change_manifest(b, files={"x": 3}), "needs sha256 and bytes"),
+        (lambda b: change_manifest(b, files={"x": 3}), "key 'files.x' is not of type object"),
+        (lambda b: change_manifest(b, files={"a/../x": {"sha256": "0" * 64, "bytes": 1}}), "not a path inside"),
+        (lambda b: change_manifest(b, extra=1), "key 'extra' is unknown"),
+        (lambda b: change_manifest(b, name="../x"), "key 'name' does not match"),
+        (lambda b: change_manifest(b, model="tokenizer.json"), "opens .onnx files"),
         (lambda b: change_manifest(b, max_length="x"), "key 'max_length'"),
         (lambda b: change_manifest(b, outputs=[]), "key 'outputs'"),
         (lambda b: change_manifest(b, golden="other.json"), "not among its files"),
         (lambda b: change_manifest(b, labels=["positive", "negative"]), "labels say otherwise"),
         (lambda b: change_manifest(b, labels=["a", "a"]), "twice"),
-        (lambda b: change_manifest(b, isa={"needs_one_of": ["amx_int9"]}), "has none of amx_int9"),
+        (lambda b: change_manifest(b, isa={"needs_one_of": ["amx_int9"], "packed_on": []}), "has none of amx_int9"),
         (lambda b: change_manifest(b, requirements={"no-such-package": "1"}), "no-such-package is not installed"),
     ],
 )
@@ -85,8 +99,6 @@ def link(path: Path) -> None:
 
 
 def test_another_model_under_a_right_manifest_fails_the_golden_rows(bundle: Path) -> None:
-    import hashlib
-
     golden = json.loads((bundle / "golden.json").read_text())
     golden["rows"][0]["output"][0] += 1.0
     (bundle / "golden.json").write_text(json.dumps(golden))
@@ -152,39 +164,130 @@ def test_verify_never_runs_code_of_the_bundle(bundle: Path, tmp_path: Path) -> N
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_bundle_proves_itself_without_torch_and_gives_the_reported_predictions(
-    finished: Path, files: dict, tmp_path: Path
-) -> None:
-    """A fresh environment with the bundle's requirements.txt alone; then with paredown's base install."""
-    home = tmp_path / "venv"
+SCORE = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from encoder import run_rows
+from selftest import check_files, open_model, read_manifest
+here, rows = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
+manifest = read_manifest(here)
+check_files(here, manifest)
+session, encoder = open_model(here, manifest)
+logits = run_rows(session, encoder.ids([text for text, _ in rows]), encoder.pad_id, manifest["outputs"][0])
+right = [manifest["labels"][i] == label for i, (_, label) in zip(logits.argmax(-1), rows)]
+print(json.dumps(100 * float(np.mean(right))))
+"""
+
+
+def fresh(home: Path, bundle: Path) -> tuple[Path, list]:
+    """A virtual environment with the bundle's requirements alone: its python, and its pip's command line."""
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
-    out = unpack(finished / "bundle.tar.gz", tmp_path / "bundle")
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-r", out / "requirements.txt"], check=True, capture_output=True)
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "constraints.txt"]
+    subprocess.run([*pip, "-r", bundle / "requirements.txt"], check=True, capture_output=True)
     listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout.lower()
     assert "torch" not in listed
     assert "transformers" not in listed
-    done = subprocess.run([python, out / "selftest.py"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("OK: tiny")
-    done = subprocess.run([python, out / "selftest.py"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, "running it must not change the bundle"
+    return python, pip
 
-    root = Path(__file__).resolve().parents[2]
-    subprocess.run([*pip, "-c", root / "constraints.txt", root], check=True, capture_output=True)
-    command = [home / "bin" / "paredown", "verify", tmp_path / "bundle", "--data", files["test"]]
+
+def bundle_of(finished: Path, runtime: str, out: Path) -> tuple[Path, float]:
+    """The run's bundle for ONNX Runtime, its INT8 teacher's for OpenVINO; and the report's metric on test rows."""
+    choice = json.loads((finished / "choice.json").read_text())
+    if choice["chosen"]["runtime"] != runtime:
+        measured = json.loads((finished / "measurements.json").read_text())["candidates"]
+        name = f"teacher/{runtime}/{'int8-static' if runtime == 'openvino' else 'fp32'}"
+        choice |= {"chosen": next(row for row in choice["candidates"] if row["name"] == name)}
+        artifact = read_artifact(finished / next(row["artifact"] for row in measured if row["name"] == name))
+        texts = json.loads((finished / "measurements.json").read_text())["golden_texts"]
+        write_bundle(out, artifact, name="tiny", golden_texts=texts, choice=choice)
+    else:
+        unpack(finished / "bundle.tar.gz", out)
+    return out, choice["chosen"]["metric_test"]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_bundle_proves_itself_without_torch_and_gives_the_reported_metric(
+    runtime: str, finished: Path, files: dict, tmp_path: Path
+) -> None:
+    """A fresh environment with numpy, tokenizers and the runtime; then with paredown's base install."""
+    out, metric = bundle_of(finished, runtime, tmp_path / "bundle")
+    python, pip = fresh(tmp_path / "venv", out)
+    for _ in range(2):  # running it does not change the bundle
+        done = subprocess.run([python, out / "selftest.py"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("OK: tiny")
+    with files["test"].open(newline="") as file:
+        rows = [[row["text"], row["label"]] for row in csv.DictReader(file)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    command = [python, "-B", "-c", SCORE, out, tmp_path / "rows.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=out)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == pytest.approx(metric, abs=1e-9)
+    if runtime != "onnxruntime":
+        return
+    subprocess.run([*pip, ROOT], check=True, capture_output=True)
+    command = [python.with_name("paredown"), "verify", out, "--data", files["test"]]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    chosen = json.loads((finished / "choice.json").read_text())["chosen"]
-    assert f": {chosen['metric_test']:.2f} (200 rows)" in done.stdout
+    assert f": {metric:.2f} (200 rows)" in done.stdout
     texts = [row["text"] for row in json.loads((out / "golden.json").read_text())["rows"]]
-    command = [home / "bin" / "paredown", "predict", tmp_path / "bundle", *(w for t in texts for w in ("--text", t))]
+    command = [python.with_name("paredown"), "predict", out, *(w for t in texts for w in ("--text", t))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     there = [json.loads(line) for line in done.stdout.splitlines()]
-    here = Predictor(finished / "bundle")(texts)
+    here = Predictor(out)(texts)
     assert [a["label"] for a in there] == [a["label"] for a in here]
     np.testing.assert_allclose([a["score"] for a in there], [a["score"] for a in here], atol=1e-6)
-    done = subprocess.run([home / "bin" / "paredown", "run", "x.yaml"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert sys.version_info[:2] >= (3, 11)
+    command = [python.with_name("paredown"), "run", "x.yaml"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+
+
+def test_a_cpu_without_what_the_model_needs_is_refused_with_that_reason(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_manifest(bundle, isa={"needs_one_of": ["avx512_vnni", "avx_vnni"], "packed_on": ["avx512_vnni"]})
+    monkeypatch.setattr(selftest_module, "open_session", None)  # must not come that far
+    monkeypatch.setattr(selftest_module, "cpu_flags", lambda: {"avx2", "fma"})
+    with pytest.raises(BundleError, match=r"this CPU has none of avx512_vnni, avx_vnni: the .* model would give other"):
+        selftest(bundle)
+    monkeypatch.undo()
+    monkeypatch.setattr(selftest_module, "cpu_flags", lambda: {"avx2", "avx_vnni"})
+    assert selftest(bundle)["notes"] == []
+
+
+def test_what_a_cascades_models_need_is_what_it_needs(finished: Path) -> None:
+    (made,) = finished.glob("steps/teacher-onnxruntime-int8-dynamic-*")
+    artifact = read_artifact(made)
+    inner = {"first": {"reduce_range": True}, "then": {"reduce_range": False}}
+    assert isa_needed(replace(artifact, details={"cascade": inner})) == sorted(INT8_ISA)
+    assert isa_needed(replace(artifact, details={"cascade": inner | {"then": {"reduce_range": True}}})) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda g: g | {"tolerance": {"other": 1.0}}, "no tolerance for onnxruntime; it has other"),
+        (lambda g: g | {"tolerance": 1.0}, "damaged"),
+        (lambda g: g | {"rows": []}, "no rows"),
+        (lambda g: g | {"rows": [g["rows"][0] | {"text": ["x"]}]}, "damaged"),
+        (lambda g: g | {"rows": [g["rows"][0] | {"input_ids": "abc"}]}, "damaged"),
+        (lambda g: g | {"rows": [g["rows"][0] | {"output": [float("nan")] * 2}]}, "off by nan"),
+    ],
+)
+def test_golden_rows_that_are_none_are_one_error(bundle: Path, change, word: str) -> None:
+    golden = json.loads((bundle / "golden.json").read_text())
+    raw = json.dumps(change(golden)).encode()
+    (bundle / "golden.json").write_bytes(raw)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["golden.json"] = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
+    change_manifest(bundle, files=manifest["files"])
+    with pytest.raises(BundleError, match=word):
+        selftest(bundle)
+
+
+def test_the_same_candidate_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        bundle, _ = bundle_of(finished, "openvino", tmp_path / name)
+        pack(bundle, tmp_path / f"{name}.tar.gz")
+    assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "b.tar.gz").read_bytes()

@@ -1,0 +1,106 @@
+"""Bundles on the receiving side: verify one, and lay it out for what will serve it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from ..compress.errors import InputError
+from ..export.manifest import MANIFEST
+
+app = typer.Typer()
+out = Console(markup=False, highlight=False, soft_wrap=True)
+BundlePath = Annotated[Path, typer.Argument(help="a bundle: its directory or its .tar.gz")]
+TextColumn = Annotated[str | None, typer.Option(help="name of the text column (default: found)")]
+LabelColumn = Annotated[str | None, typer.Option(help="name of the label column (default: found)")]
+
+
+@app.command()
+def verify(
+    bundle: BundlePath,
+    data: Annotated[str | None, typer.Option(help="labelled rows: also check the metric on them")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="PEM: also check who signed it")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+) -> None:
+    """Is the bundle whole, does it fit this machine, does it compute the same? Runs no code of the bundle's."""
+    from ..export.archive import unpacked
+    from ..export.cold import cold_start
+    from ..export.predict import Predictor
+    from ..export.selftest import check_files, read_manifest
+
+    with unpacked(bundle) as path:
+        manifest = read_manifest(path)
+        check_files(path, manifest)
+        if public_key is not None:
+            from ..export.signature import check_signature
+
+            check_signature(path, public_key)
+            out.print(f"signed   by the other half of {public_key}")
+        predictor = Predictor(path)  # the files again, then the machine, then the golden rows
+        for note in predictor.notes:
+            out.print(f"note: {note}")
+        _show_sizes(manifest)
+        start = cold_start(path)
+        out.print(
+            f"start    {start.total:.2f} s from a new process to its first answer: {start.runtime:.2f} s importing "
+            f"{manifest['runtime']}, {start.session:.2f} s opening the model, {start.ours:.2f} s the rest"
+        )
+        out.print(
+            f"OK: {manifest['name']}: {len(manifest['files'])} files whole, golden rows off by at most "
+            f"{predictor.largest_difference:.2g}"
+        )
+        if data is not None:
+            metric, rows = predictor.score(data, text_column, label_column)
+            out.print(f"metric on {data}: {metric:.2f} ({rows} rows)")
+
+
+@app.command()
+def pack(
+    bundle: Annotated[Path, typer.Argument(help="a bundle (directory or .tar.gz), or a run directory that holds one")],
+    output_dir: Annotated[Path, typer.Option(help="directory to write; must not exist")],
+    layout: Annotated[
+        Literal["plain", "archive", "triton", "oci"],
+        typer.Option(help="the bundle, its .tar.gz, a Triton model repository, or an OCI image layout"),
+    ] = "plain",
+    private_key: Annotated[Path | None, typer.Option(help="PEM: sign the bundle before it is laid out")] = None,
+) -> None:
+    """Lay a bundle out for what will serve it; signed, with a key."""
+    import tempfile
+
+    from ..export.archive import unpacked
+    from ..export.layouts import LAYOUTS, to_plain
+    from ..export.selftest import check_files, read_manifest
+    from .store import new_directory
+
+    if private_key is not None and layout == "triton":
+        raise InputError("--private-key: a Triton repository holds no bundle to sign; sign with another --layout")
+    if (bundle / "bundle" / MANIFEST).is_file():
+        bundle = bundle / "bundle"
+    with (
+        unpacked(bundle) as path,
+        tempfile.TemporaryDirectory(prefix="paredown-") as scratch,
+        new_directory(output_dir) as target,
+    ):
+        check_files(path, read_manifest(path))
+        if private_key is not None:
+            from ..export.signature import sign
+
+            to_plain(path, Path(scratch))
+            path = Path(scratch)
+            sign(path, private_key)
+        LAYOUTS[layout](path, target)
+    out.print(f"{output_dir}: {layout}{', signed' if private_key else ''}")
+
+
+def _show_sizes(manifest: dict) -> None:
+    """What each file costs, and what the runtime environment costs on disk; the largest first."""
+    files = sorted(((e["bytes"], name) for name, e in manifest["files"].items()), reverse=True)
+    needs = sorted(((e["bytes"], name) for name, e in manifest["environment"].items()), reverse=True)
+    for title, entries, shown in (("files", files, 3), ("runtime", needs, 4)):
+        top = ", ".join(f"{name} {size / 1e6:.1f}" for size, name in entries[:shown])
+        rest = f", {len(entries) - shown} more" if len(entries) > shown else ""
+        out.print(f"{title:8} {sum(size for size, _ in entries) / 1e6:.1f} MB: {top}{rest}")
