@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from .encoder import Encoder
 from .errors import InputError, missing_extra
 from .families import FAMILIES, STATIC
+from .origin import inherit
 from .tasks import TASKS, Task
 from .untrusted import WEIGHTS, find_weights, read_config, read_json
 
@@ -194,6 +195,7 @@ def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: 
     for name in (*TOKENIZER_FILES, *LICENCE_FILES):
         if (source.path / name).is_file():
             shutil.copyfile(source.path / name, out / name)
+    inherit(source.path, out)
     if tokenizer_json is not None:
         _write_tokenizer(out, tokenizer_json)
     return open_checkpoint(out, TASKS["image-classification"] if model.main_input_name == "pixel_values" else None)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import yaml
 
+from ..compress.origin import card_head
+
 LIBRARY = {"onnxruntime": "onnx", "openvino": "openvino"}  # the Hub's names
-SIZE_LIMIT = 1_000_000  # bytes of a checkpoint's README.md
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,7 @@ class About:
 
 def read_card(checkpoint: Path) -> About:
     """What the YAML head of a checkpoint's README.md says of its licence, language, origin and data."""
-    path = checkpoint / "README.md"
-    try:
-        if path.stat().st_size > SIZE_LIMIT:
-            return About()
-        text = path.read_text(encoding="utf-8")
-        head = yaml.safe_load(text.split("\n---", 1)[0][3:]) if text.startswith("---\n") else None
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        return About()
-    if not isinstance(head, dict):
-        return About()
+    head = card_head(checkpoint)
     licence, base = head.get("license"), head.get("base_model")
     return About(
         licence=licence if isinstance(licence, str) else None,

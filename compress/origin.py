@@ -1,0 +1,31 @@
+"""What the card of a checkpoint (the YAML head of its README.md) says, and what of it holds for its descendants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+CARD = "README.md"
+SIZE_LIMIT = 1_000_000  # bytes
+INHERITED = ("license", "license_name", "license_link", "language", "base_model")
+
+
+def card_head(checkpoint: Path) -> dict:
+    """The YAML head of the checkpoint's README.md; empty where there is none that can be read."""
+    path = checkpoint / CARD
+    try:
+        if path.stat().st_size > SIZE_LIMIT:
+            return {}
+        text = path.read_text(encoding="utf-8")
+        head = yaml.safe_load(text.split("\n---", 1)[0][3:]) if text.startswith("---\n") else None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return {}
+    return head if isinstance(head, dict) else {}
+
+
+def inherit(source: Path, out: Path) -> None:
+    """Write a README.md with the licence, language and base model of `source`; its text and figures are not ours."""
+    head = {key: value for key, value in card_head(source).items() if key in INHERITED}
+    if head:
+        (out / CARD).write_text(f"---\n{yaml.safe_dump(head, allow_unicode=True)}---\n", encoding="utf-8")
