@@ -7,8 +7,8 @@ projection, because the student keeps the teacher's hidden size. Relation loss: 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -117,12 +117,26 @@ def heal(
         return total
 
     judge = None if validation is None else Judge(*validation)
-    if settings.quantize_aware:
-        from .qat import fake_quantized
+    with ExitStack() as during:
+        during.enter_context(_without_dropout(student))
+        if settings.quantize_aware:
+            from .qat import fake_quantized
 
-        with fake_quantized(student):
-            return fit(student, rows, loss, settings, judge=judge, seed=seed, progress=progress)
-    return fit(student, rows, loss, settings, judge=judge, seed=seed, progress=progress)
+            during.enter_context(fake_quantized(student))
+        return fit(student, rows, loss, settings, judge=judge, seed=seed, progress=progress)
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """Noise that the teacher does not have: with it, a cut model that was near its teacher moves away."""
+    layers = [(layer, layer.p) for layer in model.modules() if isinstance(layer, nn.Dropout)]
+    for layer, _ in layers:
+        layer.p = 0.0
+    try:
+        yield
+    finally:
+        for layer, p in layers:
+            layer.p = p
 
 
 def teacher_scores(teacher: PreTrainedModel, ids: Sequence[Sequence[int]]) -> np.ndarray:

@@ -136,3 +136,18 @@ def test_a_student_without_layers_learns_and_loads_again(teacher: Checkpoint, fi
     save(student, teacher, tmp_path / "static")
     again = load(open_checkpoint(tmp_path / "static", TASK), TASK)
     np.testing.assert_array_equal(run_rows(partial(forward, again), check, 0, "logits"), logits)
+
+
+def test_a_student_learns_without_dropout_and_has_it_back_afterwards(teacher: Checkpoint, ids) -> None:
+    """With it, a cut model that is near its teacher moves away: KL 0.046 before, 0.069 after, 0.056 without."""
+    student = load(teacher, TASK)
+    layers = [layer for layer in student.modules() if isinstance(layer, torch.nn.Dropout)]
+    before, during = [layer.p for layer in layers], []
+    distill.heal(
+        student, load(teacher, TASK), ids[:64], Heal(epochs=1, hidden_weight=0),
+        progress=lambda share, text: during.append(max(layer.p for layer in layers)),
+    )  # fmt: skip
+    assert max(before) > 0
+    assert during
+    assert max(during) == 0
+    assert [layer.p for layer in layers] == before
