@@ -60,6 +60,15 @@ class Heal(Training):
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=2e-4, description="peak of AdamW's learning rate")
 
 
+class Recover(Heal):
+    """Heal a cut model: it is near its teacher already, and a higher rate would take it further away."""
+
+    hidden_weight: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="weight of the per-token hidden-state loss (0: the teacher runs once)"
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = Field(default=3e-5, description="peak of AdamW's learning rate")
+
+
 class Distill(Heal):
     """A student made of some of the teacher's own layers, or one that comes from elsewhere."""
 
@@ -141,7 +150,7 @@ class Prune(Settings):
     multiple: Annotated[int, Field(ge=1)] = Field(default=32, description="feed-forward widths are multiples of this")
     rows: Annotated[int, Field(ge=1)] = Field(default=1024, description="training rows that importance is measured on")
     resolve: bool = Field(default=True, description="solve the output projections again after the cut (least squares)")
-    recover: Heal | None = Field(
+    recover: Recover | None = Field(
         default=None, description="training after the cut, with the uncut model as the teacher"
     )
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from ..compress import data as data_module
 from ..compress.checkpoint import open_checkpoint
 from ..compress.errors import InputError
-from ..compress.settings import Distill, Heal, Prune
+from ..compress.settings import Distill, Prune, Recover
 from ..compress.tasks import TASKS
 from .recipe import Data, Model, Recipe, Step, default_targets
 from .store import write_atomic
@@ -41,7 +41,7 @@ def write_recipe(
             unlabeled=_beside(unlabeled, out) if unlabeled else None,
         ),
         models=[
-            Model(name="pruned", steps=[Step(prune=Prune(heads=0.7, ffn=0.6, recover=Heal(epochs=1.0)))]),
+            Model(name="pruned", steps=[Step(prune=Prune(heads=0.7, ffn=0.6, recover=Recover(epochs=1.0)))]),
             Model(name=f"distil-{half}", steps=[Step(distill=Distill(layers=half, epochs=3.0))]),
         ],
         targets=default_targets(),

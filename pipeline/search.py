@@ -220,7 +220,7 @@ def _models(chosen: list[Trial], epochs: float) -> list[Model]:
     for t in chosen:
         cut = t.settings.model_dump(mode="json", exclude_defaults=True)
         if epochs:
-            cut["recover"] = {"epochs": epochs, "hidden_weight": 0}
+            cut["recover"] = {"epochs": epochs}
         name = f"found-{t.number}"
         models.append(Model(name=name, steps=[Step.model_validate({"prune": cut}), trim]))
         models.append(Model.model_validate({"name": f"{name}-cascade", "cascade": {"first": "static", "then": name}}))

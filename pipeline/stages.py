@@ -17,7 +17,7 @@ from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_
 from ..compress.data import Rows
 from ..compress.encoder import batches_of, run_rows
 from ..compress.errors import InputError, nearest
-from ..compress.settings import Distill, Finetune, Heal, Prune, Static, Trim
+from ..compress.settings import Distill, Finetune, Prune, Recover, Static, Trim
 from ..compress.tasks import TASKS, Task
 from .options import checked
 from .progress import Report, Reporter
@@ -98,7 +98,7 @@ def prune(
     layers: Annotated[str | None, typer.Option(help="layers to keep: a number, or a list such as 0,2,5")] = None,
     rows: Annotated[int, typer.Option(min=1, help="training rows to measure importance on")] = 1024,
     recover_epochs: Annotated[float, typer.Option(min=0, help="training after the cut (0: none)")] = 0.0,
-    learning_rate: Rate = 2e-4,
+    learning_rate: Rate = 3e-5,
     batch_size: BatchSize = 32,
     max_length: MaxLength = 128,
     seed: Seed = 13,
@@ -134,7 +134,7 @@ def prune(
         promised = cut(model, sample, settings, table=table, time_share=share, progress=report)
         if recover_epochs:
             recover = checked(
-                Heal, {"epochs": recover_epochs, "learning_rate": learning_rate, "batch_size": batch_size}
+                Recover, {"epochs": recover_epochs, "learning_rate": learning_rate, "batch_size": batch_size}
             )
             everything = ids + _more(source, unlabeled, max_length)
             heal(model, load(source, kind), everything, recover, seed=seed, progress=report)
