@@ -1,6 +1,6 @@
 """Who made a bundle: a signature over all its files with a key pair, by the library `model-signing`.
 
-`model.sig` lies in the bundle, and `model_signing verify key --signature model.sig --public-key K .` reads it too.
+`model.sig` lies in the bundle, and `model_signing verify key --signature model.sig --public_key K .` reads it too.
 """
 
 from __future__ import annotations

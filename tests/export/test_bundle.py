@@ -64,7 +64,7 @@ def test_the_archive_is_the_same_bytes_each_time_and_unpacks_to_the_same_files(b
         (lambda b: change_manifest(b, files={"a/../x": {"sha256": "0" * 64, "bytes": 1}}), "not a path inside"),
         (lambda b: change_manifest(b, extra=1), "key 'extra' is unknown"),
         (lambda b: change_manifest(b, name="../x"), "key 'name' does not match"),
-        (lambda b: change_manifest(b, model="tokenizer.json"), "opens .onnx files"),
+        (lambda b: change_manifest(b, model="tokenizer.json"), "opens .onnx or .ort files"),
         (lambda b: change_manifest(b, max_length="x"), "key 'max_length'"),
         (lambda b: change_manifest(b, outputs=[]), "key 'outputs'"),
         (lambda b: change_manifest(b, golden="other.json"), "not among its files"),
@@ -257,8 +257,8 @@ def test_a_cpu_without_what_the_model_needs_is_refused_with_that_reason(
 
 
 def test_what_a_cascades_models_need_is_what_it_needs(finished: Path) -> None:
-    (made,) = finished.glob("steps/teacher-onnxruntime-int8-dynamic-*")
-    artifact = read_artifact(made)
+    (made,) = finished.glob("steps/teacher-onnxruntime-int8-dynamic-*/artifact.json")
+    artifact = read_artifact(made.parent)
     inner = {"first": {"reduce_range": True}, "then": {"reduce_range": False}}
     assert isa_needed(replace(artifact, details={"cascade": inner})) == sorted(INT8_ISA)
     assert isa_needed(replace(artifact, details={"cascade": inner | {"then": {"reduce_range": True}}})) == []

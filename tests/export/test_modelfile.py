@@ -152,8 +152,8 @@ def test_a_bundle_whose_model_points_outside_is_refused_before_a_runtime(finishe
 
 
 def test_an_artefact_whose_model_points_outside_is_refused_before_a_runtime(finished: Path, tmp_path: Path) -> None:
-    (made,) = finished.glob("steps/teacher-onnxruntime-fp32-*")
-    artefact = shutil.copytree(made, tmp_path / "artefact")
+    (made,) = finished.glob("steps/teacher-onnxruntime-fp32-*/artifact.json")
+    artefact = shutil.copytree(made.parent, tmp_path / "artefact")
     (artefact / "model.onnx").write_bytes(hidden("initializer", "../evil").SerializeToString())
     with pytest.raises(InputError, match=r"external data at '../evil'"):
         read_artifact(artefact).open(1)

@@ -50,7 +50,7 @@ def test_the_librarys_own_command_reads_it(finished: Path, keys: tuple[Path, Pat
     bundle = shutil.copytree(finished / "bundle", tmp_path / "bundle")
     sign(bundle, private)
     command = [sys.executable, "-m", "model_signing", "verify", "key", "--signature", bundle / "model.sig",
-               "--public-key", public, bundle]  # fmt: skip
+               "--public_key", public, bundle]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
