@@ -13,7 +13,7 @@ from pathlib import Path
 from ..compress.encoder import Encoder
 from ..compress.errors import InputError, missing_extra
 from .modelfile import check_model_file
-from .session import ENGINES, PROVIDERS, RUNTIMES, Session, open_session
+from .session import ENGINES, PROVIDERS, RUNTIMES, Session, open_session, padded
 
 MANIFEST = "artifact.json"
 # What each runtime can be asked for here. int8-dynamic: activation ranges at run time; int8-static: calibrated.
@@ -48,6 +48,8 @@ class Artifact:
     pad_id: int
     source: str  # digest of the checkpoint
     details: dict = field(default_factory=dict)  # opset, fused counts, how it was quantised
+    lengths: tuple[int, ...] = ()  # tokens; calls are padded to the next of them. None: to their longest row
+    batch_size: int | None = None  # rows of every call; None: any
 
     def write(self) -> Artifact:
         """Write artifact.json beside the files."""
@@ -77,9 +79,12 @@ class Artifact:
         except (OSError, ValueError) as error:
             raise InputError(f"{model}: {error}") from None
         try:
-            return open_session(model, self.runtime, self.precision, threads)
+            session = open_session(model, self.runtime, self.precision, threads)
         except ImportError as error:
             raise missing_extra(error.name or self.runtime, EXTRA.get(self.runtime, "cpu")) from None
+        if self.lengths or self.batch_size:
+            return padded(session, self.lengths, self.pad_id, self.batch_size)
+        return session
 
     def encoder(self) -> Encoder:
         """The tokenizer that goes with the model."""
@@ -95,8 +100,8 @@ def read_artifact(path: Path) -> Artifact:
     file = path / MANIFEST
     try:
         data = json.loads(file.read_text())
-        for key in ("files", "inputs", "outputs", "labels"):
-            data[key] = tuple(data[key])
+        for key in ("files", "inputs", "outputs", "labels", "lengths"):
+            data[key] = tuple(data.get(key, ()))
         artifact = Artifact(path=path, **data)
         if not artifact.files or type(artifact.max_length) is not int or type(artifact.pad_id) is not int:
             raise ValueError("files, max_length and pad_id")

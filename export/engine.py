@@ -25,8 +25,8 @@ class Engine(Settings):
 
     lengths: list[Bucket] | None = Field(
         default=None,
-        description="length buckets, tokens, ascending (default: max_length alone). Each profile is tuned for the "
-        "largest shape of its bucket, and costs build time and size (MiniLM-L6: 2 to 4 s and 4 to 9 MB)",
+        description="length buckets, tokens, ascending (default: the recipe's lengths, else max_length alone). Each "
+        "profile is tuned for its largest shape, and costs build time and size (MiniLM-L6: 2 to 4 s and 4 to 9 MB)",
     )
     batch_sizes: list[Bucket] | None = Field(
         default=None, description="rows a call, ascending (default: 1 and latency.batch_size); more are run in parts"

@@ -58,29 +58,33 @@ def to_triton(bundle: Path, out: Path) -> None:
 
 
 def triton_config(manifest: dict) -> str:
-    """config.pbtxt: dims are without the batch, -1 is any length; only requests of one length are run together."""
+    """config.pbtxt: dims are without the batch, -1 is any length; only requests of one length are run together.
+
+    A fixed batch size is a dimension like the others, and nothing is run together then.
+    """
+    lengths, rows = manifest["length_policy"]["pad_to"], manifest["batch_size"]
+    length = lengths[0] if isinstance(lengths, list) and len(lengths) == 1 else -1
+    batch = f"{rows}, " if rows else ""
+    together = "" if rows else f"dynamic_batching {{\n  max_queue_delay_microseconds: {TRITON_QUEUE_DELAY_US}\n}}\n"
     inputs = ",\n".join(
-        f"  {{ name: {_quoted(name)} data_type: TYPE_INT64 dims: [ -1 ] }}" for name in manifest["inputs"]
+        f"  {{ name: {_quoted(name)} data_type: TYPE_INT64 dims: [ {batch}{length} ] }}" for name in manifest["inputs"]
     )
     outputs = ",\n".join(
-        f"  {{ name: {_quoted(name)} data_type: TYPE_FP32 dims: [ {len(manifest['labels'])} ] "
+        f"  {{ name: {_quoted(name)} data_type: TYPE_FP32 dims: [ {batch}{len(manifest['labels'])} ] "
         f'label_filename: "labels.txt" }}'
         for name in manifest["outputs"]
     )
     return f"""name: {_quoted(manifest["name"])}
 backend: {_quoted(TRITON_BACKENDS[manifest["runtime"]])}
 default_model_filename: {_quoted(Path(manifest["model"]).name)}
-max_batch_size: {TRITON_MAX_BATCH}
+max_batch_size: {0 if rows else TRITON_MAX_BATCH}
 input [
 {inputs}
 ]
 output [
 {outputs}
 ]
-dynamic_batching {{
-  max_queue_delay_microseconds: {TRITON_QUEUE_DELAY_US}
-}}
-instance_group [
+{together}instance_group [
   {{ kind: KIND_CPU count: 1 }}
 ]
 version_policy {{

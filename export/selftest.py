@@ -16,12 +16,12 @@ import numpy as np
 if __package__:
     from ..compress.encoder import Encoder
     from .manifest import MANIFEST, BundleError, check_files, read_manifest
-    from .session import CannotRunHere, Session, open_session
+    from .session import CannotRunHere, Session, open_session, padded
 else:
     sys.dont_write_bytecode = True  # a bundle stays as it was packed
     from encoder import Encoder  # pyright: ignore[reportMissingImports]
     from manifest import MANIFEST, BundleError, check_files, read_manifest  # pyright: ignore[reportMissingImports]
-    from session import CannotRunHere, Session, open_session  # pyright: ignore[reportMissingImports]
+    from session import CannotRunHere, Session, open_session, padded  # pyright: ignore[reportMissingImports]
 
 __all__ = ["MANIFEST", "BundleError", "check_files", "read_manifest"]  # for those who want all the checks from here
 
@@ -71,11 +71,15 @@ def open_runtime(bundle: Path, manifest: dict, threads: int | None = None) -> Se
     """The bundle's model in its runtime, on all cores or on `threads`. Check the files first."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        return open_session(bundle / manifest["model"], manifest["runtime"], manifest["precision"], threads or here)
+        model = open_session(bundle / manifest["model"], manifest["runtime"], manifest["precision"], threads or here)
     except CannotRunHere as error:
         raise BundleError(f"the {manifest['precision']} model cannot run on this machine: {error}") from None
     except Exception as error:  # each runtime raises its own classes for a file that is no model
         raise BundleError(f"the model does not open here: {_line(error)}") from None
+    lengths, rows = manifest["length_policy"]["pad_to"], manifest["batch_size"]
+    if lengths == "longest" and rows is None:
+        return model
+    return padded(model, () if lengths == "longest" else lengths, manifest["pad_id"], rows)
 
 
 def open_model(bundle: Path, manifest: dict, threads: int | None = None) -> tuple[Session, Encoder]:

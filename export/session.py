@@ -10,7 +10,7 @@ import ctypes
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,32 @@ def open_session(model: Path, runtime: str, precision: str, threads: int) -> Ses
     if runtime not in RUNTIMES:
         raise ValueError(f"unknown runtime '{runtime}'; known: {', '.join(RUNTIMES)}")
     return RUNTIMES[runtime](Path(model), precision, threads)
+
+
+def padded(session: Session, lengths: Sequence[int], pad_id: int, batch_size: int | None = None) -> Session:
+    """The session, called with inputs of the next of `lengths` (ascending; none: as they come) and with `batch_size`
+    rows (None: as they come): short rows are filled, short batches repeat their last row, long ones run in parts.
+
+    Outputs are those of the rows and tokens that were asked about. ValueError for rows longer than every length.
+    """
+
+    def run(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rows, length = batch["input_ids"].shape
+        wide = next((size for size in lengths if size >= length), None) if lengths else length
+        if wide is None:
+            raise ValueError(f"rows of {length} tokens; this model takes {lengths[-1]} at most")
+        step, parts = batch_size or rows, []
+        for start in range(0, rows, step):
+            numbers = np.minimum(np.arange(start, start + step), rows - 1)
+            piece = {}
+            for name, array in batch.items():
+                filler = pad_id if name == "input_ids" else 0
+                piece[name] = np.pad(array[numbers], ((0, 0), (0, wide - length)), constant_values=filler)
+            parts.append(session(piece))
+        whole = {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
+        return {name: array[:, :length] if array.ndim == 3 else array for name, array in whole.items()}
+
+    return run
 
 
 def _open_onnxruntime(model: Path, precision: str, threads: int, provider: str = "CPUExecutionProvider") -> Session:

@@ -38,7 +38,7 @@ def to_openvino(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         ir = Path(scratch) / "plain.xml"
-        converted = openvino.convert_model(plain)
+        converted = openvino.Core().read_model(plain)  # convert_model would take a comma in the path for two files
         if precision == "int8-static":
             openvino.save_model(converted, ir, compress_to_fp16=False)
             quantize.openvino_static(ir, out / "model.xml", calibration)

@@ -16,9 +16,10 @@ from ..compress.encoder import collate, run_rows
 from ..compress.errors import InputError, nearest
 from ..compress.tasks import Task
 from ..export.artifact import PRECISIONS, Artifact
-from ..export.engine import require
+from ..export.engine import Engine, require
 from ..export.machine import cores
 from ..export.session import ENGINES, CannotRunHere
+from .options import checked
 from .stages import MaxLength, OutputDir, Source, TaskOption, out, task_named, writing
 
 app = typer.Typer()
@@ -54,6 +55,13 @@ def export(
     train: Annotated[str | None, typer.Option(help="int8: rows to calibrate and judge on")] = None,
     rows: Annotated[int, typer.Option(min=1, help="int8-static: how many of them")] = 300,
     max_length: MaxLength = 128,
+    lengths: Annotated[
+        str | None,
+        typer.Option(help="pad calls to the next of these, as 16,32,64; --max-length alone: fixed in the model"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="onnx, openvino: rows of every call, written into the model")
+    ] = None,
     task: TaskOption = "text-classification",
 ) -> None:
     """Checkpoint to an artefact: the model, its tokenizer, config.json and artifact.json."""
@@ -64,7 +72,10 @@ def export(
     if to not in formats:
         raise InputError(f"--to {to}: {nearest(to, formats)}")
     runtime = formats[to]
-    _export_to(checkpoint, output_dir, runtime, precision, train, rows, max_length, task, mobile=to == "ort")
+    sizes = _lengths(lengths, max_length)
+    _export_to(
+        checkpoint, output_dir, runtime, precision, train, rows, max_length, task, sizes, batch_size, mobile=to == "ort"
+    )
 
 
 def _export_to(
@@ -76,16 +87,25 @@ def _export_to(
     count: int,
     max_length: int,
     task: str,
+    lengths: tuple[int, ...] = (),
+    batch_size: int | None = None,
     *,
     mobile: bool = False,
 ) -> None:
     from ..export.exporters import EXPORTERS
     from ..export.onnx_file import for_mobile
+    from ..export.shapes import shaped
     from ..export.to_onnx import plain_onnx
 
     kind = task_named(task)
+    more: dict = {}
     if runtime in ENGINES:
         require(runtime)
+        more["engine"] = checked(Engine, {"lengths": lengths or None})
+        if batch_size:
+            raise InputError("--batch-size: an engine takes any up to its largest; leave it out")
+    if (lengths or batch_size) and not kind.reads_text:
+        raise InputError(f"--lengths, --batch-size: for tasks that read text, not {kind.name}")
     if precision not in PRECISIONS[runtime]:
         raise InputError(f"--precision {precision}: {runtime} runs {', '.join(PRECISIONS[runtime])}")
     source = open_checkpoint(checkpoint, kind)
@@ -97,12 +117,26 @@ def _export_to(
         batches = [collate([row], source.pad_id) for row in data_module.encode(source.encoder(max_length), texts)]
     with writing(output_dir, "export") as (target, _), tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         plain = plain_onnx(source, kind, Path(scratch) / "plain.onnx")
-        artifact = EXPORTERS[runtime](plain, source, kind, target, max_length, precision, batches)
+        artifact = EXPORTERS[runtime](plain, source, kind, target, max_length, precision, batches, **more)
+        if runtime not in ENGINES and (lengths or batch_size):
+            artifact = shaped(artifact, lengths, batch_size)
         if mobile:
             artifact = for_mobile(artifact)
-        checked = _parity(source, kind, artifact, plain)
+        parity = _parity(source, kind, artifact, plain)
         size = artifact.size_mb()
-    out.print(f"{output_dir}: {runtime} {precision}, {size:.1f} MB; {checked}", soft_wrap=True)
+    out.print(f"{output_dir}: {runtime} {precision}, {size:.1f} MB; {parity}", soft_wrap=True)
+
+
+def _lengths(given: str | None, max_length: int) -> tuple[int, ...]:
+    if given is None:
+        return ()
+    try:
+        found = tuple(int(part) for part in given.split(","))
+    except ValueError:
+        found = ()
+    if not found or list(found) != sorted(set(found)) or found[0] < 1 or found[-1] > max_length:
+        raise InputError(f"--lengths {given}: numbers such as 16,32,64, ascending, at most --max-length {max_length}")
+    return found
 
 
 def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path) -> str:

@@ -93,9 +93,12 @@ class Job:
 
     @property
     def engine(self) -> Engine:
-        """The recipe's `tensorrt`, with the batch sizes that are measured where it names none."""
-        sizes = self.recipe.tensorrt.batch_sizes or sorted({1, self.recipe.latency.batch_size})
-        return self.recipe.tensorrt.model_copy(update={"batch_sizes": sizes})
+        """The recipe's `tensorrt`, with its lengths and the batch sizes that are measured where it names none."""
+        wanted = self.recipe.tensorrt
+        sizes = wanted.batch_sizes or sorted({1, self.recipe.latency.batch_size})
+        return wanted.model_copy(
+            update={"batch_sizes": sizes, "lengths": wanted.lengths or self.recipe.lengths or None}
+        )
 
     @property
     def learned(self) -> int:

@@ -33,6 +33,7 @@ from ..compress.structure import Layer, Structure, family, head_size, keep_block
 from ..compress.tasks import Task
 from ..export.exporters import EXPORTERS
 from ..export.machine import cores, fingerprint
+from ..export.shapes import shaped
 from ..export.to_onnx import plain_onnx
 from .progress import Report
 
@@ -59,6 +60,7 @@ class Stopwatch:
     ids: Sequence[Sequence[int]]
     target: Timed
     max_length: int
+    lengths: tuple[int, ...] = ()  # that calls are padded to
 
     def table(self, cuts: Sequence[Prune] = (), report: Report = lambda share, text: None) -> LatencyTable:
         """What heads and neurons take; InputError when one of `cuts` asks for the impossible."""
@@ -116,6 +118,7 @@ class Stopwatch:
             "layers": self.full,
             "target": self.target.model_dump(),
             "lengths": sorted(len(row) for row in self._rows),
+            "padded_to": self.lengths,
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paredown" / f"latency-{digest}.json"
@@ -209,7 +212,11 @@ class Stopwatch:
         plain = plain_onnx(checkpoint, self.task, out / "plain.onnx")
         calibration = [collate([row], checkpoint.pad_id) for row in self._rows[:16]]
         export = EXPORTERS[self.target.runtime]
-        export(plain, checkpoint, self.task, out / "artifact", self.max_length, self.target.precision, calibration)
+        made = export(
+            plain, checkpoint, self.task, out / "artifact", self.max_length, self.target.precision, calibration
+        )
+        if self.lengths:
+            shaped(made, self.lengths)
         return out / "artifact"
 
 

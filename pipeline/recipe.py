@@ -21,7 +21,7 @@ from ..compress.errors import InputError, nearest
 from ..compress.settings import Distill, Finetune, Prune, Settings, Stage, Static, Timed, Trim
 from ..compress.tasks import TASKS
 from ..export.artifact import ON_GPU, PRECISIONS
-from ..export.engine import Engine
+from ..export.engine import Bucket, Engine
 from ..export.parity import TOLERANCES, Tolerance
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
@@ -152,6 +152,11 @@ class Recipe(Settings):
     max_length: Annotated[int, Field(ge=4)] = Field(
         default=128, description="longest input, tokens; longer ones are cut"
     )
+    lengths: list[Bucket] = Field(
+        default_factory=list,
+        description="pad each call to the next of these (max_length is always the last), for runtimes that like few "
+        "shapes; max_length alone writes it into the model. Empty: every call at its own length",
+    )
     seed: int = Field(default=13, ge=0, lt=2**32, description="of every random choice")
     calibration_rows: Annotated[int, Field(ge=1)] = Field(
         default=300, description="training rows that calibrate static INT8"
@@ -183,6 +188,10 @@ class Recipe(Settings):
                     raise ValueError(f"models: cascade '{model.name}': {nearest(name, sorted(plain))}")
             if model.cascade and not any(target.runtime == "onnxruntime" for target in self.targets):
                 raise ValueError(f"models: cascade '{model.name}' needs a target with runtime onnxruntime")
+        if self.lengths != sorted(set(self.lengths)) or max(self.lengths, default=0) > self.max_length:
+            raise ValueError(f"lengths: ascending and at most max_length ({self.max_length}) are expected")
+        if self.lengths == [self.max_length] and any(model.cascade for model in self.models):
+            raise ValueError("lengths: a cascade asks its second model about shorter rows; give more than one length")
         if not any(target.runtime != "pytorch" for target in self.targets):
             raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
         return self

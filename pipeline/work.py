@@ -143,7 +143,7 @@ def _stopwatch(job: Job, checkpoint: Checkpoint, target: Timed) -> Stopwatch:
     from .latency_table import Stopwatch
 
     ids = data_module.encode(checkpoint.encoder(job.recipe.max_length), job.train)
-    return Stopwatch(checkpoint, job.task, ids, target, job.recipe.max_length)
+    return Stopwatch(checkpoint, job.task, ids, target, job.recipe.max_length, tuple(job.recipe.lengths))
 
 
 def read_table(path: Path) -> LatencyTable:
@@ -174,6 +174,7 @@ def export(
 ) -> dict:
     from ..export.eager import to_pytorch
     from ..export.exporters import EXPORTERS
+    from ..export.shapes import RUNTIMES_SHAPED, shaped
 
     source = checkpoint_after(job, before, done)
     length = job.recipe.max_length
@@ -189,6 +190,8 @@ def export(
         plain = done[graph_name(candidate.model)].path / "plain.onnx"
         more = {"engine": job.engine} if candidate.target.runtime in ENGINES else {}
         artifact = exporter(plain, source, job.task, out, length, candidate.target.precision, calibration, **more)
+        if job.recipe.lengths and artifact.runtime in RUNTIMES_SHAPED:
+            artifact = shaped(artifact, job.recipe.lengths)
     return {"size_mb": artifact.size_mb(), "details": artifact.details}
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cyclonedx.schema import SchemaVersion
@@ -13,10 +14,10 @@ from paredown.export.environment import installed
 
 def test_the_hub_reads_the_card_and_its_metric(finished: Path) -> None:
     bundle, choice = finished / "bundle", json.loads((finished / "choice.json").read_text())
-    card = ModelCard((bundle / "README.md").read_text())
+    card: Any = ModelCard((bundle / "README.md").read_text())
     assert card.data.pipeline_tag == "text-classification"
     assert card.data.library_name == "onnx"
-    (result,) = card.data.eval_results or []
+    (result,) = card.data.eval_results
     assert result.metric_type == "accuracy"
     assert result.metric_value == pytest.approx(choice["chosen"]["metric_test"], abs=1e-4)
     assert result.dataset_split == "test"
@@ -33,7 +34,7 @@ def test_licence_language_and_origin_come_from_the_checkpoints_card(finished: Pa
     assert about == About(licence="apache-2.0", language=("en", "de"), base_model="a/b", datasets=("glue",))
     manifest = json.loads((finished / "bundle" / "manifest.json").read_text())
     choice = json.loads((finished / "choice.json").read_text())
-    data = ModelCard(model_card(manifest, choice, about, {})).data
+    data: Any = ModelCard(model_card(manifest, choice, about, {})).data
     assert (data.license, data.language, data.base_model, data.datasets) == (
         "apache-2.0",
         ["en", "de"],

@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -52,7 +53,8 @@ def test_triton_reads_its_config_and_the_model_has_those_inputs_and_outputs(fini
     assert (home / config.output[0].label_filename).read_text().splitlines() == ["negative", "positive"]
     encoder = open_encoder(finished / "bundle", read_manifest(finished / "bundle"))
     batch = encoder.pad(encoder.ids(["a good film", "bad"]))
-    assert session.run(None, {port.name: batch[port.name] for port in config.input})[0].shape == (2, 2)
+    answers: Any = session.run(None, {port.name: batch[port.name] for port in config.input})[0]
+    assert answers.shape == (2, 2)
 
 
 def test_triton_config_of_openvino_and_of_odd_names(tmp_path: Path, finished: Path) -> None:

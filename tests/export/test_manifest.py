@@ -23,7 +23,7 @@ ODD = st.one_of(
 EMPTY_FILE = {"sha256": "0" * 64, "bytes": 0}
 EXAMPLE = {
     "schema": 2, "name": "a", "version": "1", "task": "t", "runtime": "r", "precision": "p", "model": "model/m.onnx",
-    "inputs": ["i"], "outputs": ["o"], "labels": ["a", "b"], "max_length": 8, "pad_id": 0,
+    "inputs": ["i"], "outputs": ["o"], "labels": ["a", "b"], "max_length": 8, "pad_id": 0, "batch_size": None,
     "length_policy": {"truncate": "right", "pad": "right", "pad_to": "longest"}, "golden": "golden.json",
     "requirements": {"numpy": "2"}, "environment": {"numpy": {"version": "2", "bytes": 3}}, "tool": {"paredown": "0"},
     "opset": {"ai.onnx": 17}, "isa": {"needs_one_of": [], "packed_on": ["avx2"]},

@@ -64,6 +64,8 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
         ("latency:", "targets: [{runtime: openvino, precision: int8-dynamic}]\nlatency:", ["line 10", "int8-static"]),
         ("latency:", "targets: [{runtime: pytorch}]\nlatency:", ["at least one runtime besides pytorch"]),
         ("latency:", "latency: {}\nlatency:", ["line 11", "given twice"]),
+        ("latency:", "lengths: [8, 4]\nlatency:", ["lengths: ascending"]),
+        ("latency:", "lengths: [8, 999]\nlatency:", ["at most max_length (128)"]),
         ("rounds: 3", "rounds: [", ["not YAML"]),
         ("rounds: 3", "a: &a [x]\n  b: *a", ["aliases"]),
         ("rounds: 3", "x: !!python/object/apply:os.system ['true']", ["not YAML"]),
