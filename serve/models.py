@@ -85,6 +85,12 @@ class Models:
             raise Refused(404, f"unknown model '{name[:100]}'; known: {', '.join(sorted(self.found))}")
         return sorted(self.found[name], key=int)
 
+    def _known(self, name: str, version: str | None) -> list[str]:
+        known = self.versions(name)
+        if version is not None and version not in known:
+            raise Refused(404, f"'{name}' has no version '{version[:100]}'; it has {', '.join(known)}")
+        return [version] if version is not None else known
+
     def default(self, name: str) -> str:
         """The version that answers when none is asked for: the latest loaded, else the latest there is."""
         known = self.versions(name)
@@ -92,8 +98,8 @@ class Models:
         return (loaded or known)[-1]
 
     def ready(self, name: str, version: str | None) -> bool:
-        known = self.versions(name)
-        return any((name, v) in self.served for v in ([version] if version else known))
+        """Whether the version, or any, is open. Refused 404 for one that is not there."""
+        return any((name, v) in self.served for v in self._known(name, version))
 
     @contextlib.asynccontextmanager
     async def use(self, name: str, version: str | None, deadline: float) -> AsyncIterator[Served]:
@@ -111,8 +117,7 @@ class Models:
 
     async def _on_demand(self, key: tuple[str, str], deadline: float) -> None:
         name, version = key
-        if version not in self.versions(name):
-            raise Refused(404, f"'{name}' has no version '{version[:100]}'; it has {', '.join(self.versions(name))}")
+        self._known(name, version)
         if name in self._stopped:
             raise Refused(503, f"'{name}' version {version} is not ready: it was unloaded")
         task = asyncio.ensure_future(self._load(name, version))

@@ -20,19 +20,25 @@ from paredown.serve.front import Gate
 from paredown.serve.metrics import Metrics
 from paredown.serve.models import Models
 from paredown.serve.settings import Settings
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 PATIENCE_S = 120  # for what takes a second on an idle machine
 
 
-@contextlib.contextmanager
-def client_of(**settings: object) -> Iterator[tuple[TestClient, Models, Gate]]:
-    """The application in this process; a minute for every answer, because the machine may be busy."""
+def app_of(**settings: object) -> tuple[Starlette, Models, Gate]:
+    """The application; a minute for every answer, because the machine may be busy."""
     chosen = Settings.model_validate({"threads": 1, "deadline_ms": 60_000, "log_requests": False, **settings})
     metrics, gate = Metrics(), Gate()
     models = Models(chosen, metrics.call)
     models.open_first()
-    app = create_app(chosen, models, metrics, Control(models, None), gate)
+    return create_app(chosen, models, metrics, Control(models, None), gate), models, gate
+
+
+@contextlib.contextmanager
+def client_of(**settings: object) -> Iterator[tuple[TestClient, Models, Gate]]:
+    """The application in this process."""
+    app, models, gate = app_of(**settings)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client, models, gate
 

@@ -42,7 +42,13 @@ def test_metadata_health_and_index(client: TestClient) -> None:
         assert metadata["labels"] == ["negative", "positive"]
         assert metadata["versions"] == ["1"]
         assert client.get(path + "/ready").json()["ready"] is True
-    for path in ("/v2/models/other", "/v2/models/tiny/versions/2", "/v2/models/tiny/versions/..%2f..", "/nowhere"):
+    for path in (
+        "/v2/models/other",
+        "/v2/models/tiny/versions/2/ready",
+        "/v2/models/tiny/versions/2",
+        "/v2/models/tiny/versions/..%2f..",
+        "/nowhere",
+    ):
         missing = client.get(path)
         assert missing.status_code == 404
         assert missing.json()["error"]

@@ -70,7 +70,6 @@ def test_a_model_is_swapped_while_it_answers(directory: Path) -> None:
     assert statuses == {200}
     assert versions[0] == "1"
     assert versions[-1] == "2"
-    assert versions == sorted(versions) or len(clients) > 1  # each client never goes back; three interleave
 
 
 def test_a_bad_bundle_changes_nothing(directory: Path) -> None:
