@@ -16,7 +16,7 @@ import numpy as np
 
 from ..compress import encoder as encoder_module
 from ..compress.errors import InputError
-from ..compress.tasks import TASKS
+from ..compress.tasks import TASKS, softmax
 from . import manifest as manifest_module
 from . import modelfile as modelfile_module
 from . import selftest as selftest_module
@@ -27,8 +27,10 @@ from .environment import installed
 from .machine import BF16_ISA, INT8_ISA, machine, version
 from .manifest import SCHEMA_FILE, read_manifest, write_manifest
 from .modelfile import check_model_file, scan
+from .reference import describe
 from .sbom import write_sbom
 from .selftest import open_model
+from .session import Session
 
 SCHEMA = 2
 GOLDEN_ROWS = 8
@@ -56,6 +58,7 @@ def write_bundle(
     *,
     name: str,
     golden_texts: Sequence[str],
+    reference_texts: Sequence[str] = (),
     choice: dict,
     about: About = About(),  # noqa: B008, frozen
     extra_files: Sequence[Path] = (),
@@ -63,7 +66,8 @@ def write_bundle(
     """Write the bundle of `artifact` to the directory `out` (which must not exist) and return it.
 
     `choice` is the content of choice.json; its figures go into the manifest and the model card, and so does what
-    `about` knows of licence and data. `extra_files` are copied to the top as they are.
+    `about` knows of licence and data. `reference_texts`, ordinary inputs, become reference.json. `extra_files` are
+    copied to the top as they are.
     """
     try:
         check_model_file(artifact.path / artifact.files[0], artifact.runtime)
@@ -112,7 +116,13 @@ def write_bundle(
     sizes = {path.relative_to(out).as_posix(): path.stat().st_size for path in loaded}
     (out / "README.md").write_text(model_card(manifest, choice, about, sizes), encoding="utf-8")
     write_sbom(out, name, manifest["version"], about.licence, tool, loaded, packages, environment)
-    _write_golden(out, manifest, golden_texts)
+    session, encoder = open_model(out, manifest)
+    _write_golden(out, manifest, golden_texts, session, encoder)
+    if reference_texts:
+        ids = [row or [encoder.pad_id] for row in encoder.ids(reference_texts)]
+        outputs = encoder_module.run_rows(session, ids, encoder.pad_id, manifest["outputs"][0])
+        reference = describe(ids, softmax(outputs), _unknown_token(encoder))
+        (out / "reference.json").write_text(json.dumps(reference) + "\n")
     manifest["files"] = {
         path.relative_to(out).as_posix(): {"sha256": _sha256(path), "bytes": path.stat().st_size}
         for path in sorted(out.rglob("*"))
@@ -123,8 +133,9 @@ def write_bundle(
     return out
 
 
-def _write_golden(out: Path, manifest: dict, texts: Sequence[str]) -> None:
-    session, encoder = open_model(out, manifest)
+def _write_golden(
+    out: Path, manifest: dict, texts: Sequence[str], session: Session, encoder: encoder_module.Encoder
+) -> None:
     runtime, rows = manifest["runtime"], []
     for text in texts[:GOLDEN_ROWS]:
         ids = encoder.ids([text])[0]
@@ -133,6 +144,13 @@ def _write_golden(out: Path, manifest: dict, texts: Sequence[str]) -> None:
         rows.append({"text": text, "input_ids": ids, "output": output.tolist(), "answer": answer["label"]})
     golden = {"tolerance": {runtime: GOLDEN_TOLERANCE[runtime][manifest["precision"]]}, "rows": rows}
     (out / manifest["golden"]).write_text(json.dumps(golden, indent=1) + "\n")
+
+
+def _unknown_token(encoder: encoder_module.Encoder) -> int | None:
+    """Id of the tokenizer's unknown token; None where it has none (byte-level)."""
+    model = encoder.tokenizer.model
+    name = getattr(model, "unk_token", None)
+    return encoder.tokenizer.token_to_id(name) if name else getattr(model, "unk_id", None)
 
 
 def isa_needed(artifact: Artifact) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..compress import data
 from ..compress.data import is_text
-from ..compress.encoder import run_rows
+from ..compress.encoder import collate, run_rows
 from ..compress.errors import InputError
 from ..compress.tasks import TASKS
 from .selftest import (
@@ -21,7 +21,7 @@ from .selftest import (
     read_manifest,
 )
 
-__all__ = ["Predictor", "is_text"]
+__all__ = ["Predictor", "collate", "is_text"]
 
 
 class Predictor:

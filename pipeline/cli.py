@@ -15,7 +15,7 @@ from typer.exceptions import Abort, TyperException
 
 from ..compress.errors import InputError, StepError
 from ..export.manifest import BundleError
-from . import bundles, exports, stages
+from . import bundles, exports, serving, stages
 from .bundles import BundlePath, LabelColumn, TextColumn
 from .options import checked
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.add_typer(stages.app)
 app.add_typer(exports.app)
 app.add_typer(bundles.app)
+app.add_typer(serving.app)
 out = Console(width=None if sys.stdout.isatty() else 150, markup=False)
 
 RunDir = Annotated[Path, typer.Argument(help="a directory that `paredown run` has made")]
@@ -172,18 +173,6 @@ def predict(
     with unpacked(bundle) as path:
         for line, answer in zip(text, Predictor(path)(text), strict=True):
             print(json.dumps({"text": line, **answer}, ensure_ascii=False))
-
-
-@app.command()
-def serve(
-    bundle: BundlePath,
-    port: Annotated[int, typer.Option(help="TCP port")] = 8080,
-    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-) -> None:
-    """Serve a bundle over HTTP (Open Inference Protocol v2)."""
-    from ..serve.app import serve as serve_bundle
-
-    serve_bundle(bundle, host, port)
 
 
 @app.command()

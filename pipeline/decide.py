@@ -24,6 +24,7 @@ from ..export.artifact import read_artifact
 from ..export.bundle import write_bundle
 from ..export.card import About, read_card
 from ..export.machine import machine
+from ..export.reference import ROWS as REFERENCE_ROWS
 from ..export.selftest import BundleError, check_files, read_manifest
 from .job import SCORES, Candidate, Job, Step, chain_of, evaluation_name, graph_name, has_teacher, parts_of, table_name
 from .recipe import BASELINE, Model
@@ -89,6 +90,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
         },
         "data": {split: source for split, source in job.recipe.data.model_dump().items() if split in SPLITS and source},
         "golden_texts": list(job.validation.texts[:8]),
+        "reference_texts": list(job.validation.texts[:: 1 + (len(job.validation) - 1) // REFERENCE_ROWS]),
         "latency": job.recipe.latency.model_dump(),
         "prices": job.recipe.cost.model_dump(),
         "choose": job.recipe.choose.model_dump(),
@@ -160,6 +162,7 @@ def publish(run_dir: Path, measurements: dict, choice: dict, command: str) -> No
             read_artifact(run_dir / chosen["artifact"]),
             name=measurements["name"],
             golden_texts=measurements["golden_texts"],
+            reference_texts=measurements.get("reference_texts", ()),
             choice=choice,
             about=_about(source, measurements),
             extra_files=[report, *licences],

@@ -1,176 +1,292 @@
-"""A bundle behind HTTP: the Open Inference Protocol v2 in JSON, and a friendly POST /predict. Never torch.
-
-One request is one call of the model, off the event loop, one at a time: the session already uses every core.
-"""
+"""The routes: the Open Inference Protocol v2, POST /predict, metrics, and a page to try the model. Never torch."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from ..export.errors import InputError, missing_extra
+import numpy as np
+from pydantic import BaseModel, Field
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
 
-try:
-    import uvicorn
-    from starlette.applications import Starlette
-    from starlette.exceptions import HTTPException
-    from starlette.requests import Request
-    from starlette.responses import JSONResponse
-    from starlette.routing import Route
-except ImportError as error:
-    raise missing_extra(error.name or "starlette", "serve") from None
+from .batching import Gone, Job
+from .body import read_body
+from .codec import HEADER_LENGTH, binary_outputs, decode, encode, parsed
+from .control import Control
+from .front import Front, Gate, refusal
+from .metrics import Metrics
+from .model import check_texts, rows_of
+from .models import Models, Served
+from .openapi import document
+from .refused import Refused
+from .samples import Samples
+from .settings import Settings
 
-from ..export.archive import unpacked
-from ..export.predict import Predictor, is_text
-
-BODY_LIMIT = 1_000_000  # bytes of one request
-ROWS_LIMIT = 256  # texts in one request
-
-
-class Refused(Exception):
-    """An answer with an error status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def serve(bundle: Path, host: str, port: int) -> None:
-    """Verify the bundle, then serve it until SIGTERM or SIGINT."""
-    with unpacked(bundle) as path:
-        predictor = Predictor(path)
-        if not 0 <= port < 65536:
-            raise InputError(f"--port {port}: between 0 and 65535")
-        uvicorn.run(create_app(predictor), host=host, port=port, log_level="info")
+PAGE = Path(__file__).with_name("page.html")
+EXTENSIONS = ["binary_tensor_data", "model_repository"]
+BYTES_PER_TOKEN = 3  # a guess that queueing goes by until a text is tokenised
+TEXT_PLAIN = "text/plain; version=0.0.4; charset=utf-8"
+Result = TypeVar("Result")
 
 
-def create_app(predictor: Predictor) -> Starlette:
-    """The ASGI application of one bundle."""
-    name, version = predictor.manifest["name"], predictor.manifest["version"]
-    one_at_a_time = threading.Lock()
+class Predict(BaseModel):
+    """The JSON of POST /predict: a text, or several."""
 
-    def answer(texts: list[str]) -> list[dict]:
-        with one_at_a_time:
-            return predictor(texts)
+    text: str | list[str]
+    model: str | None = Field(None, description="default: the first by name")
+    version: str | None = Field(None, description="default: the latest")
 
-    async def health(request: Request) -> JSONResponse:
-        return JSONResponse({"live": True, "ready": True})
 
-    async def server(request: Request) -> JSONResponse:
-        return JSONResponse({"name": "paredown", "version": predictor.manifest["tool"]["paredown"], "extensions": []})
+class Switch(BaseModel):
+    """The JSON of POST /v2/repository/models/{model}/load and /unload: nothing that we would follow."""
 
-    async def index(request: Request) -> JSONResponse:
-        return JSONResponse([{"name": name, "version": version, "state": "READY"}])
+    parameters: dict | None = None
 
-    async def metadata(request: Request) -> JSONResponse:
-        check_model(request)
-        return JSONResponse(
-            {
-                "name": name,
-                "versions": [version],
-                "platform": f"paredown_{predictor.manifest['runtime']}",
-                "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
-                "outputs": [
-                    {"name": "label", "datatype": "BYTES", "shape": [-1]},
-                    {"name": "scores", "datatype": "FP32", "shape": [-1, len(predictor.labels)]},
-                ],
+
+@dataclass(eq=False)
+class Server:
+    """What the routes share."""
+
+    settings: Settings
+    models: Models
+    control: Control
+    metrics: Metrics
+    gate: Gate
+    samples: Samples | None
+
+    async def root(self, request: Request) -> Response:
+        return FileResponse(PAGE, headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(document())
+
+    async def metrics_text(self, request: Request) -> Response:
+        return Response(self.metrics.text(self.control), media_type=TEXT_PLAIN)
+
+    async def live(self, request: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        ready = not self.gate.draining
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    async def server(self, request: Request) -> Response:
+        return JSONResponse({"name": "paredown", "version": self.version, "extensions": EXTENSIONS})
+
+    @property
+    def version(self) -> str:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("paredown")
+        except PackageNotFoundError:
+            return "unknown"
+
+    async def index(self, request: Request) -> Response:
+        body = await read_body(request, self.settings.body_bytes, self._seconds)
+        only_ready = body.strip() and parsed(_Index, body).ready
+        return JSONResponse([row for row in self.models.index() if not only_ready or row["state"] == "READY"])
+
+    async def load(self, request: Request) -> Response:
+        return await self._switch(request, "load")
+
+    async def unload(self, request: Request) -> Response:
+        return await self._switch(request, "unload")
+
+    async def _switch(self, request: Request, action: str) -> Response:
+        if not self.settings.controlled:
+            raise Refused(403, "models are loaded and unloaded from this machine only, or with an API key")
+        body = await read_body(request, self.settings.body_bytes, self._seconds)
+        parameters = (parsed(Switch, body).parameters if body.strip() else None) or {}
+        if parameters.keys() - {"unload_dependents"}:
+            raise Refused(400, f"parameters: '{min(parameters)}': the models are those of the server's own directory")
+        self.models.versions(request.path_params["model"])  # 404
+        await self.control.order(action, request.path_params["model"])
+        return JSONResponse({})
+
+    async def metadata(self, request: Request) -> Response:
+        name, version = _asked(request)
+        async with self.models.use(name, version, self._deadline(request)) as served:
+            about = served.model.metadata()
+            drift = self.control.drift(name, served.model.version)
+            return JSONResponse({"name": name, "versions": self.models.versions(name), **about, "drift": drift})
+
+    async def model_ready(self, request: Request) -> Response:
+        name, version = _asked(request)
+        ready = self.models.ready(name, version) and not self.gate.draining
+        return JSONResponse({"name": name, "ready": ready}, 200 if ready else 503)
+
+    async def infer(self, request: Request) -> Response:
+        name, version = _asked(request)
+        self.models.versions(name)  # 404 before the body is read
+        body = await read_body(request, self.settings.body_bytes, self._seconds)
+        asked, values = decode(body, request.headers.get(HEADER_LENGTH))
+        deadline = self._deadline(request, (asked.parameters or {}).get("timeout"))
+        async with self.models.use(name, version, deadline) as served:
+            model = served.model
+            wanted, binary = binary_outputs(asked, ["label", "scores", model.output])
+            texts, ids = rows_of(values, model, self.settings)
+            job, logits, answers = await self._answer(request, served, texts, ids, deadline)
+            rows, two = len(logits), [len(logits), len(model.labels)]
+            made = {
+                "label": ("BYTES", [answer["label"] for answer in answers], [rows]),
+                "scores": ("FP32", np.array([list(answer["scores"].values()) for answer in answers], np.float32), two),
+                model.output: ("FP32", logits, two),
             }
+            head = {"model_name": name, "model_version": model.version}
+            head |= {} if asked.id is None else {"id": asked.id}
+            content, length = encode(head, [(n, *made[n]) for n in wanted], binary)
+        headers = _timing(job)
+        if length is not None:
+            headers[HEADER_LENGTH] = str(length)
+        kind = "application/json" if length is None else "application/octet-stream"
+        return Response(content, headers=headers, media_type=kind)
+
+    async def predict(self, request: Request) -> Response:
+        body = await read_body(request, self.settings.body_bytes, self._seconds)
+        asked = parsed(Predict, body)
+        name = asked.model or min(self.models.found)
+        deadline = self._deadline(request)
+        many = isinstance(asked.text, list)
+        given = asked.text if isinstance(asked.text, list) else [asked.text]
+        texts = check_texts([text.encode() for text in given], self.settings)
+        async with self.models.use(name, asked.version, deadline) as served:
+            job, _, answers = await self._answer(request, served, texts, [], deadline)
+            about = {"model": name, "version": served.model.version}
+        content = {"predictions": answers, **about} if many else {**answers[0], **about}
+        return JSONResponse(content, headers=_timing(job))
+
+    async def _answer(
+        self, request: Request, served: Served, texts: list[str] | None, ids: list[list[int]], deadline: float
+    ) -> tuple[Job, np.ndarray, list[dict]]:
+        """The job that was done, its logits (rows, labels), and its decoded answers."""
+        model, loop = served.model, asyncio.get_running_loop()
+        guess = sum(min(model.max_length, 2 + len(text) // BYTES_PER_TOKEN) for text in texts or ())
+        job = Job(texts, ids, guess or sum(map(len, ids)), deadline, loop, loop.create_future())
+        self.metrics.waiting.labels(model.name, model.version).set(served.batcher.rows)
+        logits = await _while_there(request, job.done, served.batcher.submit(job))
+        answers = model.answers(logits)
+        if texts is not None:
+            self.metrics.tokenise.labels(model.name, model.version).observe(job.tokenise_s)
+        self.metrics.queue.labels(model.name, model.version).observe(max(0.0, job.queue_s))
+        request.scope["fields"].update(
+            model=model.name, version=model.version, rows=len(logits), tokens=sum(map(len, job.ids))
         )
+        if served.drift is not None:
+            served.drift.add(job.ids, np.array([list(answer["scores"].values()) for answer in answers]))
+        if self.samples is not None and texts is not None:
+            self.samples.add(model.name, model.version, texts, answers)
+        return job, logits, answers
 
-    async def ready(request: Request) -> JSONResponse:
-        check_model(request)
-        return JSONResponse({"name": name, "ready": True})
+    @property
+    def _seconds(self) -> float:
+        return self.settings.deadline_ms / 1e3
 
-    async def infer(request: Request) -> JSONResponse:
-        check_model(request)
-        body = await read_json(request)
-        if not isinstance(body.get("id", ""), str) or not is_text(body.get("id", "")):
-            raise Refused(400, "id: a string is expected")
-        inputs = body.get("inputs")
-        if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-            raise Refused(400, "inputs: one tensor named 'text' of datatype BYTES is expected")
-        tensor = inputs[0]
-        if tensor.get("name") != "text" or tensor.get("datatype") != "BYTES":
-            raise Refused(400, "inputs: one tensor named 'text' of datatype BYTES is expected")
-        texts = check_texts(tensor.get("data"))
-        if tensor.get("shape") not in ([len(texts)], [len(texts), 1]):
-            raise Refused(400, f"inputs: shape {tensor.get('shape')} does not fit {len(texts)} texts")
-        answers = await asyncio.to_thread(answer, texts)
-        scores = [a["scores"][label] for a in answers for label in predictor.labels]
-        outputs = [
-            {"name": "label", "datatype": "BYTES", "shape": [len(texts)], "data": [a["label"] for a in answers]},
-            {"name": "scores", "datatype": "FP32", "shape": [len(texts), len(predictor.labels)], "data": scores},
-        ]
-        reply = {"model_name": name, "model_version": version, "outputs": outputs}
-        return JSONResponse(reply | ({"id": body["id"]} if "id" in body else {}))
+    def _deadline(self, request: Request, timeout: object = None) -> float:
+        """time.monotonic at which an answer is too late; `timeout` is Triton's parameter, in microseconds."""
+        if timeout is not None and (type(timeout) is not int or timeout < 0):
+            raise Refused(400, f"parameters: timeout {timeout!r}: microseconds are expected")
+        seconds = min(self._seconds, timeout / 1e6) if timeout else self._seconds  # type: ignore[operator]
+        return request.scope["begin"] + seconds
 
-    async def predict(request: Request) -> JSONResponse:
-        text = (await read_json(request)).get("text")
-        (result,) = await asyncio.to_thread(answer, check_texts([text]))
-        return JSONResponse(result)
 
-    def check_model(request: Request) -> None:
-        params = request.path_params
-        if params["model"] != name or params.get("version", version) != version:
-            raise Refused(404, f"unknown model '{params['model']}'; this server has '{name}', version {version}")
+class _Index(BaseModel):
+    ready: bool = False
 
-    async def refused(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, Refused)
-        return JSONResponse({"error": str(error)}, error.status)
 
-    async def not_found(request: Request, error: Exception) -> JSONResponse:
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        return JSONResponse({"error": f"no such path or method: {request.method} {request.url.path}"}, status)
+async def _while_there(request: Request, done: asyncio.Future, answer: Awaitable[Result]) -> Result:
+    """The answer; when the client leaves, `done` fails, and what is still queued of it is dropped."""
 
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": "the server failed on this request; its log says why"}, 500)
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        if not done.done():
+            done.set_exception(Gone())
 
+    watching = asyncio.ensure_future(watch())
+    try:
+        return await answer
+    finally:
+        watching.cancel()
+
+
+def _asked(request: Request) -> tuple[str, str | None]:
+    return request.path_params["model"], request.path_params.get("version")
+
+
+def _timing(job: Job) -> dict[str, str]:
+    """What browsers show as server timing, in ms."""
+    parts = {"tokenise": job.tokenise_s, "queue": max(0.0, job.queue_s), "model": job.model_s}
+    total = {"total": time.monotonic() - job.begin}
+    return {"Server-Timing": ", ".join(f"{name};dur={1e3 * s:.2f}" for name, s in (parts | total).items())}
+
+
+def create_app(
+    settings: Settings, models: Models, metrics: Metrics, control: Control, gate: Gate | None = None
+) -> Starlette:
+    """The ASGI application over models that are open."""
+    gate = gate or Gate()
+    samples = None
+    if settings.sample_file is not None:
+        samples = Samples(settings.sample_file, settings.sample_share, settings.sample_mb)
+    server = Server(settings, models, control, metrics, gate, samples)
     model = "/v2/models/{model}"
     routes = [
-        Route("/v2/health/live", health),
-        Route("/v2/health/ready", health),
-        Route("/v2", server),
-        Route("/v2/repository/index", index, methods=["POST"]),
-        Route("/predict", predict, methods=["POST"]),
+        Route("/", server.root),
+        Route("/openapi.json", server.openapi),
+        Route("/metrics", server.metrics_text),
+        Route("/predict", server.predict, methods=["POST"]),
+        Route("/v2", server.server),
+        Route("/v2/health/live", server.live),
+        Route("/v2/health/ready", server.ready),
+        Route("/v2/repository/index", server.index, methods=["POST"]),
+        Route("/v2/repository/models/{model}/load", server.load, methods=["POST"]),
+        Route("/v2/repository/models/{model}/unload", server.unload, methods=["POST"]),
     ]
     for path in (model, model + "/versions/{version}"):
         routes += [
-            Route(path, metadata),
-            Route(path + "/ready", ready),
-            Route(path + "/infer", infer, methods=["POST"]),
+            Route(path, server.metadata),
+            Route(path + "/ready", server.model_ready),
+            Route(path + "/infer", server.infer, methods=["POST"]),
         ]
-    return Starlette(routes=routes, exception_handlers={Refused: refused, 500: failed, 404: not_found, 405: not_found})
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await control.start()
+        yield
+        await control.stop()
+        await asyncio.to_thread(models.close)
+        if samples is not None:
+            samples.close()
+
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        middleware=[Middleware(Front, settings=settings, metrics=metrics, gate=gate)],
+        exception_handlers={Refused: _refused, HTTPException: _no_route, Gone: _gone, ClientDisconnect: _gone},
+    )
 
 
-async def read_json(request: Request) -> dict:
-    """The request's JSON object; 413 as soon as it is too long, 400 when it is not an object."""
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > BODY_LIMIT:
-            raise Refused(413, f"a request is at most {BODY_LIMIT} bytes")
-    import json
-
-    try:
-        data = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise Refused(400, "the body is not JSON") from None
-    if not isinstance(data, dict):
-        raise Refused(400, "the body is not a JSON object")
-    return data
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return refusal(error)
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"no such path or method: {request.method} {request.url.path[:200]}"
+    return JSONResponse({"error": message}, error.status_code, error.headers)
 
 
-def check_texts(texts: object) -> list[str]:
-    """The texts of a request, flat; 400 when they are not texts, 413 when there are too many."""
-    if isinstance(texts, list) and all(isinstance(t, list) and len(t) == 1 for t in texts):
-        texts = [t[0] for t in texts]
-    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and is_text(t) for t in texts):
-        raise Refused(400, "at least one text is expected, as a JSON string")
-    if len(texts) > ROWS_LIMIT:
-        raise Refused(413, f"a request has at most {ROWS_LIMIT} texts")
-    return texts
+async def _gone(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "the client left"}, 499)  # nobody reads it

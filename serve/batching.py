@@ -1,0 +1,262 @@
+"""Requests of many clients in few calls of the model: one thread tokenises, one runs the model, the event loop waits.
+
+A request is admitted only when the queue has room and what is in front of it will be done in time; it then gets its
+answer, or 504 at its deadline, also while a call is running. A row of a request that is gone is dropped unrun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+import numpy as np
+
+from .calls import split
+from .model import Model
+from .refused import Refused
+from .settings import Settings
+
+log = logging.getLogger("paredown")
+MARGIN = 0.8  # share of the time to the deadline that the estimate of the wait may take
+SMOOTH = 0.1  # weight of the newest call in the estimate of seconds per token
+
+
+class Gone(Exception):
+    """The client has left."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One request's rows on their way."""
+
+    texts: list[str] | None
+    ids: list[list[int]]
+    tokens: int  # of all rows: an estimate until they are tokenised
+    deadline: float  # time.monotonic
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[np.ndarray]
+    begin: float = field(default_factory=time.monotonic)
+    logits: np.ndarray | None = None
+    left: int = 0  # rows without an answer
+    tokenise_s: float = 0.0
+    queue_s: float = 0.0  # until the first row's call began
+    model_s: float = 0.0  # of the calls that its rows were in
+
+    def finish(self, result: np.ndarray | BaseException) -> None:
+        """Give the result to the waiting request; on the event loop."""
+        if not self.done.done():
+            if isinstance(result, BaseException):
+                self.done.set_exception(result)
+            else:
+                self.done.set_result(result)
+
+
+class Batcher:
+    """The queue and the two threads of one model."""
+
+    def __init__(self, model: Model, settings: Settings, observe: Callable[[int, int, float], None] = lambda *_: None):
+        """`observe(rows, tokens, seconds)` is called after each call of the model, in its thread."""
+        self.model, self.settings, self.observe = model, settings, observe
+        self.rows = self.tokens = 0  # admitted and not done
+        self._seconds_per_token = model.seconds_per_token
+        self._lock = threading.Lock()  # of the three above
+        self._new: SimpleQueue[Job | None] = SimpleQueue()
+        self._ready: SimpleQueue[Job | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=work, name=f"{name}-{model.name}", daemon=True)
+            for name, work in (("tokenise", self._tokenise), ("model", self._run))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def submit(self, job: Job) -> np.ndarray:
+        """(rows, labels) float32 in the rows' order. Refused 429 when there is no room, 504 at the deadline."""
+        count = len(job.texts if job.texts is not None else job.ids)
+        job.left = count
+        self._admit(job, count)
+        late = Refused(504, "no answer before the deadline")
+        timer = job.loop.call_at(job.loop.time() + job.deadline - time.monotonic(), job.finish, late)
+        try:
+            (self._ready if job.texts is None else self._new).put(job)
+            return await job.done
+        finally:
+            timer.cancel()
+
+    def _admit(self, job: Job, count: int) -> None:
+        with self._lock:
+            wait = self.tokens * self._seconds_per_token
+            needed = wait + job.tokens * self._seconds_per_token
+            full = self.rows + count > self.settings.queue_rows
+            late = needed > MARGIN * (job.deadline - time.monotonic())
+            if self.rows and (full or late):
+                why = f"{self.rows} rows are waiting"
+                raise Refused(429, f"overloaded: {why}, about {wait:.2f} s of work", max(1, math.ceil(wait)))
+            self.rows += count
+            self.tokens += job.tokens
+
+    def _release(self, rows: int, tokens: int) -> None:
+        with self._lock:
+            self.rows -= rows
+            self.tokens -= tokens
+
+    def close(self, timeout: float = 10) -> None:
+        """Answer what was admitted, then stop the threads."""
+        self._new.put(None)
+        for thread in self._threads:
+            thread.join(timeout)
+
+    def _tokenise(self) -> None:
+        while jobs := list(_take(self._new)):
+            closing = jobs[-1] is None
+            alive = []
+            for job in jobs:
+                if job is not None and job.done.done():
+                    self._release(job.left, job.tokens)
+                elif job is not None:
+                    alive.append(job)
+            with self._failing(alive):
+                self._tokenise_all(alive)
+            if closing:
+                self._ready.put(None)
+                return
+
+    def _tokenise_all(self, jobs: list[Job]) -> None:
+        begin = time.monotonic()
+        ids = self.model.tokenise([text for job in jobs for text in job.texts or ()])
+        seconds = time.monotonic() - begin
+        place = 0
+        for job in jobs:
+            job.ids = ids[place : place + job.left]
+            place += job.left
+            tokens = sum(map(len, job.ids))
+            self._release(0, job.tokens - tokens)
+            job.tokens, job.tokenise_s = tokens, seconds
+            self._ready.put(job)
+
+    def _run(self) -> None:
+        waiting: deque[tuple[Job, int]] = deque()
+        closing = False
+        while not closing or waiting:
+            arrived = _take(self._ready) if not waiting else _drain(self._ready)
+            for job in arrived:
+                closing = closing or job is None
+                if job is not None:
+                    waiting.extend((job, i) for i in range(job.left))
+            if not closing:
+                closing = self._wait_for_company(waiting)
+            taken = self._round(waiting)
+            lengths = [len(job.ids[i]) for job, i in taken]
+            for call in split(lengths, self.model.slack, self.settings.batch_tokens):
+                self._call([taken[i] for i in call])
+
+    def _wait_for_company(self, waiting: deque[tuple[Job, int]]) -> bool:
+        """Up to `max_wait_ms` after the oldest row came, or until the batch is full; True when closing."""
+        if not self.settings.max_wait_ms or not waiting:
+            return False
+        until = waiting[0][0].begin + self.settings.max_wait_ms / 1e3
+        while sum(len(job.ids[i]) for job, i in waiting) < self.settings.batch_tokens:
+            try:
+                job = self._ready.get(timeout=max(0.0, until - time.monotonic()))
+            except Empty:
+                return False
+            if job is None:
+                return True
+            waiting.extend((job, i) for i in range(job.left))
+        return False
+
+    def _round(self, waiting: deque[tuple[Job, int]]) -> list[tuple[Job, int]]:
+        """The oldest rows, `batch_tokens` at most but one row at least; those of a request that is gone are dropped."""
+        taken: list[tuple[Job, int]] = []
+        tokens = 0
+        while waiting:
+            job, i = waiting[0]
+            length = len(job.ids[i])
+            if job.done.done():
+                self._release(1, length)
+            elif taken and tokens + length > self.settings.batch_tokens:
+                break
+            else:
+                taken.append((job, i))
+                tokens += length
+            waiting.popleft()
+        return taken
+
+    def _call(self, rows: list[tuple[Job, int]]) -> None:
+        """Run some rows together, and give their answers to those requests that have all of theirs."""
+        ids = [job.ids[i] for job, i in rows]
+        tokens = sum(map(len, ids))
+        begin = time.monotonic()
+        try:
+            logits = self.model.run(ids)
+        except Exception as error:
+            if len(rows) > 1:  # whose row was it? the others are to be answered
+                for row in rows:
+                    self._call([row])
+                return
+            log.exception("the model failed on a row")
+            self._release(1, tokens)
+            job = rows[0][0]
+            _on_loop(job.loop, [(job, RuntimeError(f"the model failed: {error}"))])
+            return
+        seconds = time.monotonic() - begin
+        with self._lock:
+            self._seconds_per_token += SMOOTH * (seconds / tokens - self._seconds_per_token)
+        self._release(len(rows), tokens)
+        finished: dict[asyncio.AbstractEventLoop, list] = {}
+        for (job, i), found in zip(rows, logits, strict=True):
+            if job.logits is None:
+                job.logits = np.zeros((job.left, len(found)), np.float32)
+                job.queue_s = begin - job.begin - job.tokenise_s
+            job.logits[i] = found
+            job.left -= 1
+            if not job.left:
+                finished.setdefault(job.loop, []).append((job, job.logits))
+        for job in {id(job): job for job, _ in rows}.values():
+            job.model_s += seconds
+        for loop, jobs in finished.items():
+            _on_loop(loop, jobs)
+        self.observe(len(rows), tokens, seconds)
+
+    @contextlib.contextmanager
+    def _failing(self, jobs: list[Job]) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            log.exception("the tokeniser failed")
+            for job in jobs:
+                self._release(job.left, job.tokens)
+                _on_loop(job.loop, [(job, RuntimeError(f"the tokeniser failed: {error}"))])
+
+
+def _on_loop(loop: asyncio.AbstractEventLoop, results: list[tuple[Job, np.ndarray | BaseException]]) -> None:
+    def finish() -> None:
+        for job, result in results:
+            job.finish(result)
+
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(finish)
+
+
+def _take(queue: SimpleQueue[Job | None]) -> Iterator[Job | None]:
+    """What is in the queue, waiting for the first; None comes last."""
+    first = queue.get()
+    yield first
+    if first is not None:
+        yield from _drain(queue)
+
+
+def _drain(queue: SimpleQueue[Job | None]) -> Iterator[Job | None]:
+    with contextlib.suppress(Empty):
+        while True:
+            job = queue.get_nowait()
+            yield job
+            if job is None:
+                return

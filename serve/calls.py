@@ -1,0 +1,51 @@
+"""Which rows share a call of the model: those whose padding costs less than a call of their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+REPEATS = 5
+SLACK = 4, 64  # tokens, least and most
+
+
+def split(lengths: Sequence[int], slack: float, most: int) -> list[list[int]]:
+    """Row numbers in calls, longest rows first.
+
+    A row joins while it is less than `slack` tokens shorter than the longest of the call, and rows x longest stays
+    within `most` tokens.
+    """
+    calls: list[list[int]] = []
+    longest = 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if calls and longest - lengths[i] < slack and (len(calls[-1]) + 1) * longest <= most:
+            calls[-1].append(i)
+        else:
+            calls.append([i])
+            longest = lengths[i]
+    return calls
+
+
+def measure(run: Callable[[list[list[int]]], object], row: Sequence[int], max_length: int) -> tuple[float, float]:
+    """(slack, seconds per token) of a model on this machine, now.
+
+    A call takes about a + b * rows * longest seconds; the slack is a / b tokens, fitted to the fastest of a few calls
+    in four shapes: what else the machine does only adds to them. `row` is an ordinary row of ids.
+    """
+    short, long = max(1, min(16, max_length)), max(1, min(64, max_length))
+    shapes = [(1, short), (8, short), (1, long), (4, long)]
+    seconds = np.full(len(shapes), np.inf)
+    for _ in range(REPEATS):
+        for i, (rows, length) in enumerate(shapes):
+            ids = (list(row) * length)[:length]
+            begin = time.perf_counter()
+            run([ids] * rows)
+            seconds[i] = min(seconds[i], time.perf_counter() - begin)
+    tokens = np.array([rows * length for rows, length in shapes], dtype=float)
+    weights = 1 / seconds  # relative errors
+    matrix = np.stack([weights, tokens * weights], axis=1)
+    a, b = np.linalg.lstsq(matrix, np.ones(len(shapes)), rcond=None)[0]
+    b = max(b, 1e-9)
+    return float(np.clip(a / b, *SLACK)), float(b)

@@ -1,0 +1,106 @@
+"""Load and unload in every worker: an order is written down, each worker follows it and says how it went."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from .models import Models
+from .refused import Refused
+from .shared import Shared
+
+POLL_S = 0.1
+ORDER_S = 120  # seconds that the workers get for an order
+TELL_S = 1.0  # how often the drift counts are told
+
+
+class Control:
+    """One worker's side of it; with `shared` None there is one process, and the order is its own."""
+
+    def __init__(self, models: Models, shared: Shared | None) -> None:
+        self.models, self.shared = models, shared
+        self._followed = 0
+        self._failed: dict[str, str] = {}
+        self._task: asyncio.Task | None = None
+        if shared is not None:  # a worker that comes back begins with what is on disk now: loads are done with
+            orders = shared.wanted()
+            self._followed = max((order["number"] for order in orders.values()), default=0)
+            self._begin_without = [name for name, order in orders.items() if order["action"] == "unload"]
+        else:
+            self._begin_without = []
+
+    async def start(self) -> None:
+        for name in self._begin_without:
+            with contextlib.suppress(Refused):  # it is gone from the directory
+                await self.models.unload(name)
+        if self.shared is not None:
+            self._say()
+            self._task = asyncio.create_task(self._follow(self.shared))
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def order(self, action: str, name: str) -> None:
+        """Do it in every worker; Refused when one of them could not, or is not done in time."""
+        if self.shared is None:
+            await (self.models.load if action == "load" else self.models.unload)(name)
+            return
+        number = self.shared.want(name, action)
+        until = time.monotonic() + ORDER_S
+        while time.monotonic() < until:
+            await asyncio.sleep(POLL_S)
+            said = self.shared.told("worker")
+            if all(word["followed"] >= number for word in said.values()):
+                failed = [word["failed"][name] for word in said.values() if name in word["failed"]]
+                if failed:
+                    raise Refused(400, failed[0])
+                return
+        raise Refused(504, f"not every worker has done it within {ORDER_S} s")
+
+    async def _follow(self, shared: Shared) -> None:
+        told = 0.0
+        while True:
+            orders = sorted(shared.wanted().items(), key=lambda item: item[1]["number"])
+            for name, order in orders:
+                if order["number"] <= self._followed:
+                    continue
+                self._failed.pop(name, None)
+                try:
+                    await (self.models.load if order["action"] == "load" else self.models.unload)(name)
+                except Refused as error:
+                    self._failed[name] = str(error)
+                except Exception as error:
+                    self._failed[name] = f"'{name}': {type(error).__name__}: {error}"
+                self._followed = order["number"]
+                self._say()
+            if time.monotonic() - told > TELL_S:
+                shared.tell("drift", self.drift_counts())
+                told = time.monotonic()
+            await asyncio.sleep(POLL_S)
+
+    def _say(self) -> None:
+        assert self.shared is not None
+        self.shared.tell("worker", {"followed": self._followed, "failed": self._failed})
+
+    def drift_counts(self) -> dict[str, dict]:
+        """Counts of this worker by "name/version"; of different bundles of one name apart, by their digest."""
+        return {
+            f"{name}/{version}/{served.model.digest}": served.drift.counts()
+            for (name, version), served in self.models.served.items()
+            if served.drift is not None
+        }
+
+    def drift(self, name: str, version: str) -> dict | None:
+        """The drift of a model over all workers; None when it is not loaded or its bundle has no reference."""
+        served = self.models.served.get((name, version))
+        if served is None or served.drift is None:
+            return None
+        key, own = f"{name}/{version}/{served.model.digest}", served.drift.counts()
+        others = self.shared.told("drift") if self.shared is not None else {}
+        pid = self.shared.pid if self.shared is not None else 0
+        return served.drift.report(
+            [own, *(word[key] for other, word in others.items() if other != pid and key in word)]
+        )

@@ -1,0 +1,141 @@
+"""A bundle opened to be served: tokens, logits, and what of a request goes into it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from ..export.archive import unpacked
+from ..export.manifest import DIGEST
+from ..export.predict import Predictor, collate
+from . import calls
+from .refused import Refused
+from .settings import Settings
+
+ONE_AT_A_TIME = threading.Lock()  # a call of any model uses every thread that the worker may use
+TEXT, IDS, MASK = "text", "input_ids", "attention_mask"
+
+
+class Model:
+    """A bundle, verified before anything of it is opened. Raises BundleError."""
+
+    def __init__(self, source: Path, threads: int, name: str | None = None, version: str | None = None) -> None:
+        self._files = contextlib.ExitStack()
+        try:
+            bundle = self._files.enter_context(unpacked(source))
+            self.predictor = Predictor(bundle, threads)
+            self.digest = hashlib.sha256((bundle / DIGEST).read_bytes()).hexdigest()
+            self.bytes = sum(entry["bytes"] for entry in self.predictor.manifest["files"].values())
+        except BaseException:
+            self._files.close()
+            raise
+        manifest = self.predictor.manifest
+        self.bundle = bundle
+        self.name, self.version = name or manifest["name"], version or manifest["version"]
+        self.labels, self.task = self.predictor.labels, self.predictor.task
+        self.max_length: int = manifest["max_length"]
+        self.platform = f"paredown_{manifest['runtime']}"
+        tokenizer = self.predictor.encoder.tokenizer
+        self.vocabulary = tokenizer.get_vocab_size()
+        self.output = self.task.output
+        ordinary = self.tokenise(["an ordinary sentence, as long as most of them are"])[0]
+        self.slack, self.seconds_per_token = calls.measure(self.run, ordinary, self.max_length)
+
+    def tokenise(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text; one padding token where a text has none, because a model takes no empty row."""
+        encoder = self.predictor.encoder
+        return [ids or [encoder.pad_id] for ids in encoder.ids(texts)]
+
+    def run(self, rows: list[list[int]]) -> np.ndarray:
+        """One call of the model: (rows, labels) float32."""
+        batch = collate(rows, self.predictor.encoder.pad_id)
+        with ONE_AT_A_TIME:
+            found = np.asarray(self.predictor.session(batch)[self.output], dtype=np.float32)
+        if not np.isfinite(found).all():
+            raise np.ndarrayError("the model gave a number that is not finite")
+        return found
+
+    def answers(self, logits: np.ndarray) -> list[dict]:
+        """One {label, score, scores} per row."""
+        return self.task.decode(logits, self.labels)
+
+    def close(self) -> None:
+        self._files.close()
+
+    def metadata(self) -> dict:
+        """Inputs and outputs as GET /v2/models/{model} lists them; a request gives the text or the ids."""
+        two = [-1, len(self.labels)]
+        return {
+            "platform": self.platform,
+            "inputs": [
+                {"name": TEXT, "datatype": "BYTES", "shape": [-1]},
+                {"name": IDS, "datatype": "INT64", "shape": [-1, -1]},
+                {"name": MASK, "datatype": "INT64", "shape": [-1, -1]},
+            ],
+            "outputs": [
+                {"name": "label", "datatype": "BYTES", "shape": [-1]},
+                {"name": "scores", "datatype": "FP32", "shape": two},
+                {"name": self.output, "datatype": "FP32", "shape": two},
+            ],
+            "labels": list(self.labels),
+            "max_length": self.max_length,
+        }
+
+
+def rows_of(
+    values: dict[str, np.ndarray], model: Model, settings: Settings
+) -> tuple[list[str] | None, list[list[int]]]:
+    """(texts, []) or (None, rows of ids) of a request's inputs; Refused 400 or 413 where they do not fit the model."""
+    if set(values) == {TEXT}:
+        given = values[TEXT]
+        if given.dtype != object or given.ndim not in (1, 2) or given.shape[1:] not in ((), (1,)):
+            raise Refused(400, f"{TEXT}: BYTES of shape [rows] is expected")
+        return check_texts(given.ravel().tolist(), settings), []
+    if set(values) not in ({IDS, MASK}, {IDS}):
+        raise Refused(
+            400, f"inputs: either '{TEXT}' (BYTES), or '{IDS}' and '{MASK}' (INT64); got {', '.join(sorted(values))}"
+        )
+    return None, _check_ids(values[IDS], values.get(MASK), model, settings)
+
+
+def check_texts(texts: list[bytes], settings: Settings) -> list[str]:
+    """The texts of one request, before anything is tokenised."""
+    _check_rows(len(texts), settings)
+    longest = max(map(len, texts))
+    if longest > settings.text_bytes:
+        raise Refused(413, f"a text of {longest} bytes; at most {settings.text_bytes} are taken")
+    try:
+        return [text.decode() for text in texts]
+    except UnicodeDecodeError:
+        raise Refused(400, "a text is not UTF-8") from None
+
+
+def _check_rows(count: int, settings: Settings) -> None:
+    if not count:
+        raise Refused(400, "at least one row is expected")
+    if count > settings.request_rows:
+        raise Refused(413, f"{count} rows in one request; at most {settings.request_rows} are taken")
+
+
+def _check_ids(ids: np.ndarray, mask: np.ndarray | None, model: Model, settings: Settings) -> list[list[int]]:
+    for name, value in ((IDS, ids), (MASK, mask)):
+        if value is not None and (value.dtype != np.int64 or value.ndim != 2):
+            raise Refused(400, f"{name}: INT64 of shape [rows, length] is expected")
+    _check_rows(len(ids), settings)
+    if mask is None:
+        mask = (ids != model.predictor.encoder.pad_id).astype(np.int64)
+    if mask.shape != ids.shape:
+        raise Refused(400, f"{MASK}: shape {list(mask.shape)}, {IDS} has {list(ids.shape)}")
+    lengths = (mask == 1).sum(axis=1)
+    right = mask == (np.arange(ids.shape[1]) < lengths[:, None])
+    if not right.all() or not lengths.all():
+        raise Refused(400, f"{MASK}: ones, then zeros: rows are padded on the right and hold a token at least")
+    if lengths.max() > model.max_length:
+        raise Refused(400, f"{IDS}: {lengths.max()} tokens; the model takes {model.max_length}")
+    if (ids < 0).any() or (ids >= model.vocabulary).any():
+        raise Refused(400, f"{IDS}: a token is not in the vocabulary of {model.vocabulary}")
+    return [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]

@@ -1,0 +1,118 @@
+"""One process that serves: opens the models, listens on a socket, and after SIGTERM drains and exits with 0."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import ssl
+import time
+from pathlib import Path
+from types import FrameType
+
+from ..export.errors import InputError, missing_extra
+
+try:
+    import prometheus_client  # noqa: F401
+    import starlette  # noqa: F401
+    import uvicorn
+except ImportError as error:
+    raise missing_extra(error.name or "uvicorn", "serve") from None
+
+from .settings import Settings
+
+log = logging.getLogger("paredown")
+UNREADY_S = 0.3  # seconds of "not ready" at least, before the socket is closed: what is in its backlog gets an answer
+CLOSE_S = 5  # seconds for the last answers to leave
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which on SIGTERM would close the socket at once and die of the signal."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings, gate) -> None:
+        super().__init__(config)
+        self.settings, self.gate = settings, gate
+        self.parent = os.getppid() if settings.workers > 1 else None
+        self.drain_begin: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.drain_begin is not None:
+            self.should_exit = True  # asked twice
+        self.gate.draining = True
+        self.drain_begin = self.drain_begin or time.monotonic()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.parent is not None and os.getppid() != self.parent and self.drain_begin is None:
+            self.handle_exit(0, None)  # the supervisor is dead
+        if self.drain_begin is not None:
+            seconds = time.monotonic() - self.drain_begin
+            if (seconds > UNREADY_S and not self.gate.under_way) or seconds > self.settings.drain_s:
+                self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket. Raises InputError when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((settings.host, settings.port))
+        found.listen(2048)
+    except OSError as error:
+        found.close()
+        raise InputError(f"--host {settings.host} --port {settings.port}: {error.strerror or error}") from None
+    return found
+
+
+def check_tls(settings: Settings) -> None:
+    """InputError where certificate and key cannot be used."""
+    if settings.tls_cert is None and settings.tls_key is None:
+        return
+    if settings.tls_cert is None or settings.tls_key is None:
+        raise InputError("--tls-cert and --tls-key: give both")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_cert, settings.tls_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise InputError(f"--tls-cert {settings.tls_cert}, --tls-key {settings.tls_key}: {error.strerror}") from None
+
+
+def run(settings: Settings, listener: socket.socket, directory: Path | None = None) -> None:
+    """Serve until SIGTERM or SIGINT. `directory`: where the workers of one server meet; None for one process.
+
+    Raises BundleError or InputError before anything is served.
+    """
+    from .app import create_app  # imports prometheus_client, which looks at the environment then
+    from .control import Control
+    from .front import Gate
+    from .logs import start_logging
+    from .metrics import Metrics
+    from .models import Models
+    from .shared import Shared
+
+    start_logging()
+    metrics, gate = Metrics(), Gate()
+    models = Models(settings, metrics.call)
+    models.open_first()
+    control = Control(models, Shared(directory) if directory else None)
+    config = uvicorn.Config(
+        create_app(settings, models, metrics, control, gate),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=CLOSE_S,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    where = address(settings, listener)
+    log.info("serving", extra={"fields": {"url": where, "models": sorted(models.found), "pid": os.getpid()}})
+    if not (settings.local or settings.api_key):
+        log.warning("anyone who reaches this address may use the models: set PAREDOWN_API_KEY")
+    Server(config, settings, gate).run(sockets=[listener])
+    log.info("stopped", extra={"fields": {"pid": os.getpid()}})
+
+
+def address(settings: Settings, listener: socket.socket) -> str:
+    scheme = "https" if settings.tls_cert else "http"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{scheme}://{host}:{listener.getsockname()[1]}"

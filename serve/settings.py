@@ -1,0 +1,51 @@
+"""What a server was started with. Workers get it as JSON on their standard input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Every figure that an operator may set, with its unit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: Path | None = None
+    models: Path | None = Field(None, description="directory of NAME or NAME/VERSION, each a bundle or its .tar.gz")
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, lt=65536)
+    workers: int = Field(1, ge=1, le=256, description="processes")
+    threads: int | None = Field(None, ge=1, description="CPU threads of one worker; None: cores / workers")
+    load: Literal["latest", "all", "none"] = Field("latest", description="what is loaded at start")
+    memory_mb: float | None = Field(None, gt=0, description="MB that the models of one worker may take")
+    batch_tokens: int = Field(1024, ge=1, description="tokens taken from the queue at once")
+    max_wait_ms: float = Field(0, ge=0, le=1000, description="ms to wait for company while the model is idle")
+    queue_rows: int = Field(1024, ge=1, description="rows waiting or running; more are refused with 429")
+    deadline_ms: float = Field(1000, gt=0, description="ms from a request's arrival to its answer, at most")
+    body_bytes: int = Field(1_000_000, ge=1000, description="bytes of one request, unpacked")
+    text_bytes: int = Field(20_000, ge=1, description="bytes of one text")
+    request_rows: int = Field(256, ge=1, description="texts or rows of tokens in one request")
+    connections: int = Field(1000, ge=1, description="requests under way; more are refused with 429")
+    drain_s: float = Field(10, gt=0, description="seconds that requests under way get after SIGTERM")
+    drift_threshold: float = Field(0.2, gt=0, description="PSI, or KS distance, from which on drift is an alert")
+    drift_rows: int = Field(2000, ge=1, description="rows in one window of the drift statistics")
+    sample_file: Path | None = Field(None, description="JSONL to which sampled texts and answers are appended")
+    sample_share: float = Field(0.01, gt=0, le=1, description="share of texts that is sampled")
+    sample_mb: float = Field(100, gt=0, description="MB after which sampling stops")
+    api_key: str | None = Field(None, repr=False)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    log_requests: bool = True
+
+    @property
+    def local(self) -> bool:
+        """Nobody but this machine can reach it."""
+        return self.host in ("127.0.0.1", "localhost", "::1")
+
+    @property
+    def controlled(self) -> bool:
+        """Whether clients may load and unload models: on this machine, or with the key."""
+        return self.local or self.api_key is not None

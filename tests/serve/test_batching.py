@@ -1,0 +1,174 @@
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import BAD, FILLER, GOOD
+from paredown.serve.batching import Batcher, Gone, Job
+from paredown.serve.model import Model
+from paredown.serve.refused import Refused
+from paredown.serve.settings import Settings
+
+LONG_S = 60
+TEXTS = [" ".join((GOOD + FILLER + BAD)[i % 20 :][: 1 + i % 7]) for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def model(finished: Path) -> Model:
+    return Model(finished / "bundle", 1)
+
+
+class Held:
+    """The model, but a call waits until it is let go; what was called is kept."""
+
+    def __init__(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[list[list[int]]] = []
+        self.go, self.inside = threading.Event(), threading.Event()
+        run = model.run
+
+        def held(rows: list[list[int]]) -> np.ndarray:
+            self.calls.append(rows)
+            self.inside.set()
+            assert self.go.wait(LONG_S)
+            if any(99 in row for row in rows):
+                raise RuntimeError("a row that no model takes")
+            return run(rows)
+
+        monkeypatch.setattr(model, "run", held)
+
+
+@pytest.fixture
+def held(model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    held = Held(model, monkeypatch)
+    yield held
+    held.go.set()
+
+
+def job(texts: list[str] | None = None, ids: list[list[int]] | None = None, seconds: float = LONG_S) -> Job:
+    loop = asyncio.get_running_loop()
+    tokens = sum(map(len, ids)) if ids else 5 * len(texts or ())
+    return Job(texts, ids or [], tokens, time.monotonic() + seconds, loop, loop.create_future())
+
+
+async def inside(held: Held) -> None:
+    assert await asyncio.to_thread(held.inside.wait, LONG_S)
+
+
+def test_answers_come_in_each_requests_order_whatever_the_batches_were(model: Model) -> None:
+    """As if each text had been alone; padding changes a sum in its last digits."""
+    alone = np.concatenate([model.run(model.tokenise([text])) for text in TEXTS])
+
+    async def ask() -> list[np.ndarray]:
+        batcher = Batcher(model, Settings(batch_tokens=40))
+        jobs = [job(TEXTS[i : i + 1 + i % 3]) for i in range(36)]
+        try:
+            return await asyncio.gather(*map(batcher.submit, jobs))
+        finally:
+            batcher.close()
+            assert (batcher.rows, batcher.tokens) == (0, 0)
+
+    for i, found in enumerate(asyncio.run(ask())):
+        np.testing.assert_allclose(found, alone[i : i + 1 + i % 3], atol=0.2)  # INT8: see run_rows
+        assert (found.argmax(axis=1) == alone[i : i + 1 + i % 3].argmax(axis=1)).mean() > 0.6
+
+
+def test_requests_that_wait_share_calls(model: Model, held: Held) -> None:
+    async def ask() -> None:
+        batcher = Batcher(model, Settings())
+        first = asyncio.ensure_future(batcher.submit(job(ids=[[2, 5, 3]])))
+        await inside(held)
+        rest = [asyncio.ensure_future(batcher.submit(job(ids=[[2, 6, 3]]))) for _ in range(8)]
+        await asyncio.sleep(0)
+        held.go.set()
+        await asyncio.gather(first, *rest)
+        batcher.close()
+
+    asyncio.run(ask())
+    assert [len(call) for call in held.calls] == [1, 8]
+
+
+def test_an_idle_model_waits_for_company_when_told_to(model: Model, held: Held) -> None:
+    held.go.set()
+
+    async def ask() -> None:
+        batcher = Batcher(model, Settings(max_wait_ms=1000, batch_tokens=12))
+        await asyncio.gather(*(batcher.submit(job(ids=[[2, 6, 3]])) for _ in range(4)))
+        batcher.close()
+
+    asyncio.run(ask())
+    assert [len(call) for call in held.calls] == [4]  # full: nobody waited for the whole second
+
+
+def test_one_that_leaves_or_fails_does_not_take_its_mates_along(model: Model, held: Held) -> None:
+    async def ask() -> None:
+        batcher = Batcher(model, Settings())
+        first = asyncio.ensure_future(batcher.submit(job(ids=[[2, 5, 3]])))
+        await inside(held)
+        leaving, poisoned, good = job(ids=[[2, 6, 3]]), job(ids=[[2, 99, 3]]), job(ids=[[2, 7, 3]])
+        tasks = [asyncio.ensure_future(batcher.submit(one)) for one in (leaving, poisoned, good)]
+        await asyncio.sleep(0)
+        leaving.done.set_exception(Gone())
+        held.go.set()
+        gone, failed, answer = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(gone, Gone)
+        assert isinstance(failed, RuntimeError)
+        assert isinstance(answer, np.ndarray)
+        assert isinstance(await first, np.ndarray)
+        batcher.close()
+        assert (batcher.rows, batcher.tokens) == (0, 0)
+
+    asyncio.run(ask())
+    assert not any([2, 6, 3] in call for call in held.calls)
+
+
+def test_a_deadline_holds_while_a_call_is_running(model: Model, held: Held) -> None:
+    async def ask() -> None:
+        batcher = Batcher(model, Settings())
+        running = asyncio.ensure_future(batcher.submit(job(ids=[[2, 5, 3]], seconds=0.2)))
+        await inside(held)
+        with pytest.raises(Refused) as late:  # and the call has not come back
+            await running
+        assert late.value.status == 504
+        assert not held.go.is_set()
+        held.go.set()
+        assert len(await batcher.submit(job(ids=[[2, 6, 3]]))) == 1
+        batcher.close()
+
+    asyncio.run(ask())
+
+
+def test_the_queue_is_bounded_in_rows_and_in_time(model: Model, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "seconds_per_token", 0.5)
+
+    async def ask() -> None:
+        batcher = Batcher(model, Settings(queue_rows=4))
+        first = [asyncio.ensure_future(batcher.submit(job(ids=[[2, 5, 3]] * 2)))]
+        await inside(held)
+        with pytest.raises(Refused, match="2 rows are waiting") as full:
+            await batcher.submit(job(ids=[[2]] * 3))
+        assert (full.value.status, full.value.retry_after) == (429, 3)
+        with pytest.raises(Refused) as late:  # three seconds of work are in front of it
+            await batcher.submit(job(ids=[[2]], seconds=3))
+        assert late.value.status == 429
+        first.append(asyncio.ensure_future(batcher.submit(job(ids=[[2, 5, 3]], seconds=20))))
+        await asyncio.sleep(0)
+        held.go.set()
+        await asyncio.gather(*first)
+        batcher.close()
+
+    asyncio.run(ask())
+
+
+def test_what_was_admitted_is_answered_when_it_closes(model: Model, held: Held) -> None:
+    async def ask() -> list[np.ndarray]:
+        batcher = Batcher(model, Settings())
+        tasks = [asyncio.ensure_future(batcher.submit(job(TEXTS[i : i + 2]))) for i in range(6)]
+        await inside(held)
+        threading.Timer(0.05, held.go.set).start()
+        await asyncio.to_thread(batcher.close, LONG_S)
+        return await asyncio.gather(*tasks)
+
+    assert [len(found) for found in asyncio.run(ask())] == [2] * 6

@@ -1,0 +1,134 @@
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from paredown.export.archive import pack
+from paredown.export.errors import InputError
+from paredown.export.manifest import BundleError
+from paredown.serve.models import find
+from paredown.serve.settings import Settings
+from serving import PATIENCE_S, client_of
+
+ASK = {"text": "a good film"}
+
+
+@pytest.fixture
+def directory(finished: Path, tmp_path: Path) -> Path:
+    """films/1, films/2 (an archive) and a model `other`."""
+    models = tmp_path / "models"
+    (models / "films").mkdir(parents=True)
+    shutil.copytree(finished / "bundle", models / "films" / "1")
+    pack(finished / "bundle", models / "films" / "2.tar.gz")
+    shutil.copytree(finished / "bundle", models / "other")
+    return models
+
+
+def states(client) -> dict[tuple[str, str], str]:
+    return {(row["name"], row["version"]): row["state"] for row in client.post("/v2/repository/index").json()}
+
+
+def test_versions_are_found_and_opened_when_asked_for(directory: Path) -> None:
+    with client_of(models=directory) as (client, _, _):
+        ready = {("films", "1"): "UNAVAILABLE", ("films", "2"): "READY", ("other", "1"): "READY"}
+        assert states(client) == ready
+        assert [row["name"] for row in client.post("/v2/repository/index", json={"ready": True}).json()] == [
+            "films", "other",
+        ]  # fmt: skip
+        assert client.post("/predict", json={**ASK, "model": "films"}).json()["version"] == "2"
+        assert client.get("/v2/models/films/versions/1/ready").status_code == 503
+        assert client.post("/predict", json={**ASK, "model": "films", "version": "1"}).json()["version"] == "1"
+        assert states(client)["films", "1"] == "READY"
+        assert client.get("/v2/models/films").json()["versions"] == ["1", "2"]
+
+
+def test_a_model_is_swapped_while_it_answers(directory: Path) -> None:
+    (directory / "films" / "2.tar.gz").rename(directory / "waiting.tar.gz")
+    statuses, versions, stop = set(), [], threading.Event()
+    with client_of(models=directory) as (client, _, _):
+
+        def ask() -> None:
+            while not stop.is_set():
+                reply = client.post("/predict", json={**ASK, "model": "films"})
+                statuses.add(reply.status_code)
+                versions.append(reply.json().get("version"))
+
+        clients = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in clients:
+            thread.start()
+        (directory / "waiting.tar.gz").rename(directory / "films" / "2.tar.gz")
+        assert client.post("/v2/repository/models/films/load").status_code == 200
+        until = time.monotonic() + PATIENCE_S
+        while versions[-1:] != ["2"] and time.monotonic() < until:
+            time.sleep(0.01)
+        stop.set()
+        for thread in clients:
+            thread.join()
+        assert states(client)["films", "1"] == "UNAVAILABLE"
+    assert statuses == {200}
+    assert versions[0] == "1"
+    assert versions[-1] == "2"
+
+
+def test_a_bad_bundle_changes_nothing(directory: Path) -> None:
+    with client_of(models=directory) as (client, _, _):
+        broken = shutil.copytree(directory / "films" / "1", directory / "films" / "3")
+        (broken / "tokenizer.json").write_text("{}")
+        reply = client.post("/v2/repository/models/films/load", json={})
+        assert reply.status_code == 400
+        assert "tokenizer.json" in reply.json()["error"]
+        assert client.post("/predict", json={**ASK, "model": "films"}).json()["version"] == "2"
+        asked = client.post("/predict", json={**ASK, "model": "films", "version": "3"})
+        assert asked.status_code == 503
+        row = next(row for row in client.post("/v2/repository/index").json() if row["version"] == "3")
+        assert "tokenizer.json" in row["reason"]
+
+
+def test_unloaded_means_unloaded(directory: Path) -> None:
+    with client_of(models=directory) as (client, _, _):
+        unload = {"parameters": {"unload_dependents": False}}
+        assert client.post("/v2/repository/models/films/unload", json=unload).status_code == 200
+        assert client.post("/predict", json={**ASK, "model": "films"}).status_code == 503
+        assert client.get("/v2/models/films/ready").status_code == 503
+        assert client.post("/predict", json={**ASK, "model": "other"}).status_code == 200
+        assert client.post("/v2/repository/models/films/load", json={}).status_code == 200
+        assert client.post("/predict", json={**ASK, "model": "films"}).status_code == 200
+        assert client.post("/v2/repository/models/..%2Fother/load").status_code == 404
+        given = {"parameters": {"file:1/model.onnx": "AAAA"}}
+        assert client.post("/v2/repository/models/films/load", json=given).status_code == 400
+
+
+def test_strangers_may_not_switch_models(directory: Path) -> None:
+    with client_of(models=directory, host="0.0.0.0", load="none") as (client, _, _):
+        assert client.post("/v2/repository/models/films/unload").status_code == 403
+
+
+def test_the_memory_cap_closes_what_was_not_used_for_longest(directory: Path) -> None:
+    with client_of(models=directory, load="none", memory_mb=10**6) as (client, models, _):
+        for version in ("1", "2"):
+            assert client.post("/predict", json={**ASK, "model": "films", "version": version}).status_code == 200
+        one = models.served["films", "1"]
+        one.megabytes, models.served["films", "2"].megabytes = 1.0, 1.0
+        models.settings = models.settings.model_copy(update={"memory_mb": 2.1})
+        assert client.post("/predict", json={**ASK, "model": "films", "version": "1"}).status_code == 200
+        assert client.post("/predict", json={**ASK, "model": "other"}).status_code == 200
+        assert ("films", "1") in models.served
+        assert ("films", "2") not in models.served
+        models.settings = models.settings.model_copy(update={"memory_mb": 0.001})
+        refused = client.post("/predict", json={**ASK, "model": "films", "version": "2"})
+        assert refused.status_code == 503
+        assert "memory" in refused.json()["error"]
+
+
+def test_what_is_no_directory_of_bundles_is_one_line(tmp_path: Path, finished: Path) -> None:
+    with pytest.raises(InputError, match="no such directory"):
+        find(Settings(models=tmp_path / "none"))
+    with pytest.raises(InputError, match="no bundle there"):
+        find(Settings(models=tmp_path))
+    broken = shutil.copytree(finished / "bundle", tmp_path / "broken")
+    manifest = json.loads((broken / "manifest.json").read_text())
+    (broken / "manifest.json").write_text(json.dumps(manifest | {"name": "other"}))
+    with pytest.raises(BundleError), client_of(bundle=broken):
+        pass

@@ -1,0 +1,200 @@
+"""Servers in processes of their own, and the clients that exist."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from conftest import refused
+from paredown.export.predict import Predictor
+from serving import PATIENCE_S, Running, eventually, starting
+
+TEXTS = ["a brilliant moving film", "dull awful weak"]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    with starting(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def server(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with starting(tmp_path_factory.mktemp("server")) as start:
+        yield start(finished / "bundle", "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def want(finished: Path) -> list[dict]:
+    return Predictor(finished / "bundle", 1)(TEXTS)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_tritons_client_gets_the_bundles_answers(server: Running, want: list[dict], binary: bool) -> None:
+    client = triton.InferenceServerClient(server.url.removeprefix("http://"), network_timeout=PATIENCE_S)
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("tiny", "1")
+    assert client.get_server_metadata()["name"] == "paredown"
+    (listed,) = client.get_model_repository_index()
+    about = client.get_model_metadata(listed["name"])
+    given = triton.InferInput(about["inputs"][0]["name"], [2], "BYTES")
+    given.set_data_from_numpy(np.array([text.encode() for text in TEXTS], dtype=object), binary_data=binary)
+    outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("label", "scores")]
+    found = client.infer("tiny", [given], outputs=outputs, request_id="7", request_compression_algorithm="gzip")
+    labels = [label.decode() if binary else label for label in found.as_numpy("label").tolist()]
+    assert labels == [w["label"] for w in want]
+    scores = [[w["scores"][name] for name in ("negative", "positive")] for w in want]
+    np.testing.assert_allclose(found.as_numpy("scores"), scores, atol=0.02)
+    assert found.get_response()["id"] == "7"
+    everything = client.infer("tiny", [given])
+    np.testing.assert_allclose(everything.as_numpy("scores"), scores, atol=0.02)
+    with pytest.raises(triton.InferenceServerException, match="unknown model"):
+        client.infer("other", [given])
+    client.load_model("tiny")
+    client.close()
+
+
+def test_curl_gets_the_bundles_answer(server: Running, want: list[dict]) -> None:
+    body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [2], "data": TEXTS}]}
+    url = f"{server.url}/v2/models/tiny/infer"
+    done = subprocess.run(["curl", "-sS", url, "-d", json.dumps(body)], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["outputs"][0]["data"] == [w["label"] for w in want]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_a_browser_shows_the_answer(server: Running, want: list[dict], tmp_path: Path) -> None:
+    """The page asks by itself when its address names a text, which is also a link that can be shared."""
+    assert CHROMIUM is not None
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000",
+         f"--user-data-dir={tmp_path}", "--dump-dom", f"{server.url}/#{TEXTS[0].replace(' ', '%20')}"],
+        capture_output=True, text=True, check=True, timeout=PATIENCE_S,
+    )  # fmt: skip
+    score = max(want[0]["scores"].values())
+    assert f"<th>{want[0]['label']}</th>" in done.stdout
+    assert f"{100 * score:.1f} %" in done.stdout
+    assert "ms here" in done.stdout
+
+
+def test_each_request_is_a_line_of_log(server: Running) -> None:
+    server.ask("/predict", {"text": "good film"}, **{"X-Request-Id": "line-1"})
+    eventually(lambda: any(line.get("request_id") == "line-1" for line in server.lines()))
+    (line,) = [line for line in server.lines() if line.get("request_id") == "line-1"]
+    assert (line["status"], line["path"], line["rows"], line["model"]) == (200, "/predict", 1, "tiny")
+
+
+def hammer(server: Running, stop: threading.Event, replies: list) -> list[threading.Thread]:
+    """Clients that ask until `stop`; a reply is (when it was sent, status), status 0 where there was none."""
+
+    def ask() -> None:
+        while not stop.is_set():
+            begin = time.monotonic()
+            try:
+                status, _ = server.ask("/predict", {"text": TEXTS})
+            except OSError:
+                status = 0
+            replies.append((begin, status))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def test_sigterm_under_load_loses_no_accepted_request(finished: Path, start: Callable[..., Running]) -> None:
+    server, stop, replies = start(finished / "bundle", "--threads", 1), threading.Event(), []
+    threads = hammer(server, stop, replies)
+    eventually(lambda: len(replies) > 20)
+    told = time.monotonic()
+    assert server.stop() == 0
+    eventually(lambda: any(status == 0 for _, status in replies))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert {status for _, status in replies} <= {200, 503, 0}
+    assert {status for begin, status in replies if begin < told} <= {200, 503}
+    assert [line["message"] for line in server.lines()][-1] == "stopped"
+
+
+def test_workers_share_the_work_and_come_back(finished: Path, start: Callable[..., Running]) -> None:
+    server, replies = start(finished / "bundle", "--workers", 2), []
+
+    def pids() -> set[int]:
+        return {line["pid"] for line in server.lines() if line["message"] == "serving" and "pid" in line}
+
+    eventually(lambda: len(pids()) == 2)
+    assert server.ask("/v2/repository/models/tiny/load", {})[0] == 200  # in both
+    loads = [line for line in server.lines() if line["message"] == "loaded"]
+    assert len(loads) == 4
+    victim = min(pids())
+    os.kill(victim, signal.SIGKILL)
+    for _ in range(10):
+        try:
+            replies.append(server.ask("/predict", {"text": TEXTS})[0])
+        except OSError:
+            replies.append(0)  # it was on its way to the one that died
+    assert replies.count(200) >= 9
+    eventually(lambda: len(pids()) == 3)
+    assert any(line["message"] == "a worker died" and line["pid"] == victim for line in server.lines())
+    text = server.ask("/metrics")[1].decode()
+    assert 'paredown_requests_total{route="predict",status="200"}' in text
+    assert server.stop() == 0
+
+
+def test_a_bundle_that_does_not_open_ends_all_workers(finished: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(finished / "bundle", tmp_path / "broken")
+    (broken / "tokenizer.json").write_text("{}")
+    command = [sys.executable, "-m", "paredown.pipeline.cli", "serve", str(broken), "--port", "0", "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 1
+    assert "error: tokenizer.json" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_tls_and_a_key_from_the_environment(finished: Path, start: Callable[..., Running], tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    options = ["--tls-cert", cert, "--tls-key", key, "--threads", 1]
+    server = start(finished / "bundle", *options, env={"PAREDOWN_API_KEY": "s3cret"})
+    assert server.url.startswith("https://")
+
+    def curl(*more: object) -> str:
+        command = ["curl", "-sS", "--cacert", cert, f"{server.url}/predict", "-d", '{"text": "good"}', *more]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
+
+    assert "API key" in json.loads(curl())["error"]
+    assert json.loads(curl("-H", "Authorization: Bearer s3cret"))["label"]
+    assert "s3cret" not in server.errors.read_text()
+
+
+def test_what_cannot_be_served_is_one_line(finished: Path, tmp_path: Path) -> None:
+    from conftest import paredown
+
+    bundle = finished / "bundle"
+    refused(paredown("serve"), "either a bundle or --models")
+    refused(paredown("serve", bundle, "--models", tmp_path), "either a bundle or --models")
+    refused(paredown("serve", bundle, "--port", "70000"), "--port")
+    refused(paredown("serve", bundle, "--workers", "0"), "--workers")
+    refused(paredown("serve", bundle, "--host", "203.0.113.7"), "--host 203.0.113.7")
+    refused(paredown("serve", bundle, "--tls-cert", tmp_path / "x"), "give both")
+    refused(paredown("serve", bundle, "--tls-cert", tmp_path / "x", "--tls-key", tmp_path / "y"), "--tls-cert")
+    (tmp_path / "empty").touch()
+    refused(paredown("serve", bundle, "--api-key-file", tmp_path / "empty"), "--api-key-file")
+    refused(paredown("load", "localhost:1", "--rps", "1", "--text", "a"), "http://")
+    refused(paredown("load", "http://localhost:1", "--rps", "1"), "--text or --data")
+    refused(paredown("load", "http://127.0.0.1:1", "--rps", "9", "--seconds", "0.3", "--text", "a"), "no answer")

@@ -1,0 +1,103 @@
+"""Servers for tests: the application in this process, or `paredown serve` in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from paredown.serve.app import create_app
+from paredown.serve.control import Control
+from paredown.serve.front import Gate
+from paredown.serve.metrics import Metrics
+from paredown.serve.models import Models
+from paredown.serve.settings import Settings
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+PATIENCE_S = 120  # for what takes a second on an idle machine
+
+
+def app_of(**settings: object) -> tuple[Starlette, Models, Gate]:
+    """The application; a minute for every answer, because the machine may be busy."""
+    chosen = Settings.model_validate({"threads": 1, "deadline_ms": 60_000, "log_requests": False, **settings})
+    metrics, gate = Metrics(), Gate()
+    models = Models(chosen, metrics.call)
+    models.open_first()
+    return create_app(chosen, models, metrics, Control(models, None), gate), models, gate
+
+
+@contextlib.contextmanager
+def client_of(**settings: object) -> Iterator[tuple[TestClient, Models, Gate]]:
+    """The application in this process."""
+    app, models, gate = app_of(**settings)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client, models, gate
+
+
+class Running:
+    """`paredown serve` in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen, url: str, errors: Path) -> None:
+        self.process, self.url, self.errors = process, url, errors
+
+    def listening(self) -> bool:
+        self.url = next((line["url"] for line in self.lines() if line["message"] == "serving"), "")
+        return bool(self.url)
+
+    def lines(self) -> list[dict]:
+        return [json.loads(line) for line in self.errors.read_text().splitlines() if line.startswith("{")]
+
+    def ask(self, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
+                return reply.status, reply.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE_S)
+
+
+@contextlib.contextmanager
+def starting(directory: Path) -> Iterator[Callable[..., Running]]:
+    """`start(*options)`: a server that is ready; all of them are gone when the block ends."""
+    begun: list[Running] = []
+
+    def start(*options: object, env: dict[str, str] | None = None) -> Running:
+        errors = directory / f"errors-{len(begun)}.jsonl"
+        command = [sys.executable, "-m", "paredown.pipeline.cli", "serve", *map(str, options)]
+        command += ["--port", "0", "--deadline-ms", "60000"]
+        with errors.open("w") as file:
+            process = subprocess.Popen(command, stderr=file, env={**os.environ, **(env or {})})
+        running = Running(process, "", errors)
+        begun.append(running)
+        eventually(lambda: process.poll() is not None or running.listening())
+        assert process.poll() is None, errors.read_text()
+        return running
+
+    try:
+        yield start
+    finally:
+        for running in begun:
+            if running.process.poll() is None:
+                running.process.kill()
+                running.process.wait()
+
+
+def eventually(true: Callable[[], object]) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
