@@ -106,8 +106,9 @@ def unsure_share(run: Path, ours: list[dict], name: str) -> float:
 
 
 def pick(choice: dict) -> list[str]:
-    """Ours on the page: what was chosen, and every candidate of ours on the frontier of validation."""
-    names = [choice["chosen"]["name"], *choice["pareto"]]
+    """Ours on the page: what was chosen, every candidate of ours on the frontier of validation, and the timed cuts."""
+    cuts = [entry["name"] for entry in choice["candidates"] if entry.get("promised_speedup")]
+    names = [choice["chosen"]["name"], *choice["pareto"], *cuts]
     return list(dict.fromkeys(name for name in names if not name.startswith("teacher/")))
 
 
