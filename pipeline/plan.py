@@ -200,6 +200,7 @@ def _evaluate_step(job: Job, candidate: Candidate, reference: Candidate, steps: 
         "validation": rows_digest(job.validation),
         "test": rows_digest(job.test),
         "tolerance": None if candidate == reference else vars(tolerance),
+        "robustness": [job.recipe.robustness_rows, _digest("benchmarks/robustness.py")],
         "machine": fingerprint(),
         "after": after,
         **_code("compress", "export"),

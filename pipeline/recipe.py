@@ -41,6 +41,9 @@ class Data(Settings):
     unlabeled: str | None = Field(default=None, description="further text of the same kind, for distillation")
     text: str | None = Field(default=None, description="name of the text column (default: found)")
     label: str | None = Field(default=None, description="name of the label column (default: found)")
+    groups: str | None = Field(
+        default=None, description="name of a validation column whose groups of rows are also judged one by one"
+    )
 
 
 class Step(Settings):
@@ -159,6 +162,9 @@ class Recipe(Settings):
     teachers: list[str] = Field(
         default_factory=list,
         description="further fine-tuned checkpoints with the same labels; students learn the mean of all logits",
+    )
+    robustness_rows: Annotated[int, Field(ge=0)] = Field(
+        default=200, description="validation rows also scored with typos, in capitals and twice as long; 0: none"
     )
     models: list[Model] = Field(default_factory=list, description="smaller models to try beside the checkpoint itself")
     search: Search | None = Field(default=None, description="find models instead of listing them, or beside the listed")

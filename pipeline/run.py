@@ -10,8 +10,9 @@ from pathlib import Path
 import yaml
 
 from ..compress.errors import StepError
-from .decide import STAMP, decide, is_published, measurements_of, publish, withdraw
+from .decide import STAMP, decide, is_published, publish, withdraw
 from .job import Job, Step, prepare
+from .measurements import measurements_of
 from .plan import plan, search_steps
 from .progress import Reporter
 from .recipe import Recipe, Search
@@ -54,7 +55,8 @@ def _run(job: Job, run_dir: Path) -> Outcome:
         searched, before = _search(job, job.recipe.search, store, run_dir)
         job = with_models(job, found_models(searched))
     steps = plan(job)
-    final = key_of({"steps": [step.key for step in steps], "recipe": job.recipe.model_dump(mode="json")})
+    wanted = {"recipe": job.recipe.model_dump(mode="json"), "groups": job.validation.groups}
+    final = key_of({"steps": [step.key for step in steps], **wanted})
     fresh = not is_published(run_dir, final)
     if fresh:
         withdraw(run_dir)
