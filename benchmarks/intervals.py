@@ -68,5 +68,14 @@ def ratio(
 
 def medians(turns: Sequence[Sequence[float]], picks: np.ndarray) -> np.ndarray:
     """Median of the samples of each resample's turns, (resamples,)."""
-    arrays = [np.asarray(turn, dtype=float) for turn in turns]
-    return np.array([np.median(np.concatenate([arrays[i] for i in pick])) for pick in picks])
+    flat = np.concatenate([np.asarray(turn, dtype=float) for turn in turns])
+    order = np.argsort(flat)
+    flat, turn = flat[order], np.repeat(np.arange(len(turns)), [len(turn) for turn in turns])[order]
+    found = []
+    for part in np.array_split(picks, 1 + len(picks) * len(flat) // 2_000_000):  # a few MB at a time
+        counts = (part[:, :, None] == np.arange(len(turns))).sum(axis=1)  # how often each resample has each turn
+        upto = np.cumsum(counts[:, turn], axis=1, dtype=np.int32)
+        total = upto[:, -1:]
+        low, high = (upto < (total + 1) // 2).sum(axis=1), (upto < total // 2 + 1).sum(axis=1)
+        found.append((flat[low] + flat[high]) / 2)
+    return np.concatenate(found)

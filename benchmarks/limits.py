@@ -1,4 +1,4 @@
-"""Hard limits on a candidate's figures: budgets, whose keys name unit and direction, and gates, which spell them out."""
+"""Hard limits on a candidate's figures: budgets, whose keys name the unit, and gates, which spell it out."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-GATE = re.compile(
-    r"\s*(?P<figure>\w+)\s*(?P<sign><=|>=|[<>=]*)\s*(?P<value>[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?|)(?P<unit>.*)"
-)
+NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?|"
+GATE = re.compile(rf"\s*(?P<figure>\w+)\s*(?P<sign>[<>=]*)\s*(?P<value>{NUMBER})(?P<unit>.*)")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that can be limited: its unit, which way is good, and the keys that lead to it in a candidate's entry."""
+    """A figure that can be limited: its unit, which way is good, the keys that lead to it in a candidate's entry."""
 
     unit: str
     better: Literal["less", "more"]

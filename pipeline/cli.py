@@ -125,7 +125,8 @@ def choose(
 ) -> None:
     """Pick again from what was measured, without running again; report and bundle follow."""
     from ..benchmarks.choose import ChooseSettings
-    from .decide import decide, publish, read_measurements
+    from .decide import decide, publish
+    from .measurements import read_measurements
     from .store import lock
 
     read_measurements(run_dir)  # a directory that is no run is not locked, and not written to
@@ -146,7 +147,7 @@ def choose(
 def report(run_dir: RunDir) -> None:
     """Write report.html again from what was measured and chosen, and print the table."""
     from ..benchmarks.report import write_report
-    from .decide import read_measurements
+    from .measurements import read_measurements
 
     measurements = read_measurements(run_dir)
     try:

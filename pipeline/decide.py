@@ -17,7 +17,7 @@ from ..export.artifact import read_artifact
 from ..export.bundle import write_bundle
 from ..export.card import About, read_card
 from ..export.selftest import BundleError, check_files, read_manifest
-from .rows import promise_of, row_of
+from .rows import baseline_cost, promise_of, row_of
 from .store import write_atomic
 
 STAMP = ".published"  # the key of the run that published; gone as soon as anything else did
@@ -29,7 +29,10 @@ def decide(measurements: dict, settings: ChooseSettings) -> dict:
     prices = Prices.model_validate(measurements["prices"])
     entries = {entry["name"]: entry for entry in measurements["candidates"]}
     base = entries[measurements["baseline"]]
-    rows = [row_of(entry, base, prices, measurements, promise_of(entry, entries)) for entry in entries.values()]
+    base_cost = baseline_cost(base, prices, measurements)
+    rows = [
+        row_of(entry, base, base_cost, prices, measurements, promise_of(entry, entries)) for entry in entries.values()
+    ]
     return {
         **choose(rows, rows[0], settings),
         "card": card(rows, settings, prices.price_per_hour),

@@ -41,9 +41,7 @@ class Data(Settings):
     unlabeled: str | None = Field(default=None, description="further text of the same kind, for distillation")
     text: str | None = Field(default=None, description="name of the text column (default: found)")
     label: str | None = Field(default=None, description="name of the label column (default: found)")
-    groups: str | None = Field(
-        default=None, description="name of a validation column whose groups of rows are also judged one by one"
-    )
+    groups: str | None = Field(default=None, description="a validation column whose groups are also judged one by one")
 
 
 class Step(Settings):
@@ -163,9 +161,7 @@ class Recipe(Settings):
         default_factory=list,
         description="further fine-tuned checkpoints with the same labels; students learn the mean of all logits",
     )
-    robustness_rows: Annotated[int, Field(ge=0)] = Field(
-        default=200, description="validation rows also scored with typos, in capitals and twice as long; 0: none"
-    )
+    robustness_rows: int = Field(default=200, ge=0, description="validation rows scored with typos, in capitals, twice")
     models: list[Model] = Field(default_factory=list, description="smaller models to try beside the checkpoint itself")
     search: Search | None = Field(default=None, description="find models instead of listing them, or beside the listed")
     targets: list[Target] = Field(default_factory=default_targets, description="what each model is exported to")

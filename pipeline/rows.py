@@ -52,7 +52,8 @@ def promise_of(entry: dict, entries: dict[str, dict]) -> dict | None:
     return {"promised": made["promised_speedup"], "measured": 1 / slower, "measured_ci": [1 / hi, 1 / lo]}
 
 
-def row_of(entry: dict, base: dict, prices: Prices, measurements: dict, promise: dict | None) -> Row:
+def row_of(entry: dict, base: dict, base_cost: Cost, prices: Prices, measurements: dict, promise: dict | None) -> Row:
+    """A candidate's row; `base` is the checkpoint as it came, `base_cost` what serving it costs."""
     correct, base_correct = _bits(entry, "validation"), _bits(base, "validation")
     figures: dict = {
         "name": entry["name"],
@@ -72,7 +73,6 @@ def row_of(entry: dict, base: dict, prices: Prices, measurements: dict, promise:
     throughput = 1e3 * batch / measured.mean
     joules = joules_a_row(timing)
     cost = Cost.of(prices, throughput, entry["size_mb"], entry["compression_s"], joules)
-    base_cost = _baseline_cost(base, prices, measurements)
     samples = np.concatenate(timing.turns[SINGLE])
     test, base_test = _bits(entry, "test"), _bits(base, "test")
     figures |= {
@@ -85,11 +85,12 @@ def row_of(entry: dict, base: dict, prices: Prices, measurements: dict, promise:
         "drop_upper_95": drop_upper_95(base_correct, correct),
         "mcnemar_p": mcnemar_p(base_correct, correct),
         "negative_flips": negative_flips(base_correct, correct),
-        "latency_ms": {"p50": single.p50, "p95": single.p95, "p99": single.p99, "mean": single.mean, "n": single.n},
+        "latency_ms": {"p50": single.p50, "p95": single.p95, "p99": single.p99, "mean": single.mean, "n": single.n}
+        | {"p50_ci": [single.lo, single.hi]},
         "latency_batch_ms": {"p50": offline.p50, "p95": offline.p95, "p99": offline.p99, "n": offline.n},
         "speedup_vs_baseline": 1 / slower,
         "speedup_ci": [1 / hi, 1 / lo],
-        "speedup_mean": base_timing.summary(SINGLE).mean / single.mean,
+        "speedup_mean": float(np.mean(np.concatenate(base_timing.turns[SINGLE]))) / single.mean,
         "promised_speedup": promise,
         "profile": entry.get("profile"),
         "sweep": entry.get("sweep"),
@@ -114,7 +115,7 @@ def row_of(entry: dict, base: dict, prices: Prices, measurements: dict, promise:
     return Row(figures, steps, correct, cost.total_at(times / times.mean()), cost.unhurried, cannot)
 
 
-def _baseline_cost(base: dict, prices: Prices, measurements: dict) -> Cost:
+def baseline_cost(base: dict, prices: Prices, measurements: dict) -> Cost:
     """What serving the checkpoint as it came costs."""
     timing = Timing(**base["timing"])
     _, batch, measured = _serving_scenario(

@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..benchmarks import latency
-from ..benchmarks.intervals import ratio
 from ..benchmarks.robustness import CHANGES, changed
-from ..benchmarks.sweep import sweep
 from ..compress import data as data_module
 from ..compress.allocate import LatencyTable
 from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
 from ..compress.data import Rows
 from ..compress.encoder import Encoder, batches_of, collate, run_rows
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed, Training, Trim
-from ..export.artifact import ON_GPU, Artifact, read_artifact
+from ..export.artifact import Artifact, read_artifact
 from ..export.machine import cores
 from ..export.parity import compare, departure, gate
 from ..export.session import ENGINES, CannotRunHere, Session
@@ -268,43 +265,6 @@ def _departure(candidate: Candidate, artifact: Artifact, encoder: Encoder, rows:
 def _answers(candidate: Candidate, done: Mapping[str, Done]) -> np.ndarray:
     """Logits of an evaluated candidate on validation."""
     return np.load(done[evaluation_name(candidate)].path / "validation.npy")
-
-
-def measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str, Done], report: Report) -> dict:
-    artifacts = {c.name: done[c.step].path for c in candidates if "cannot_run" not in done[evaluation_name(c)].result}
-    encoder = job.checkpoint.encoder(job.recipe.max_length)
-    ids = encoder.ids(job.validation.texts)
-    rows = {name: read_artifact(path).encoder().ids(job.validation.texts) for name, path in artifacts.items()}
-    settings, seed = job.recipe.latency, job.recipe.seed
-    measured = latency.measure(artifacts, rows, settings, seed=seed, progress=report)
-    timings = measured.timings
-    (out / "timings.json").write_text(json.dumps({name: vars(timing) for name, timing in timings.items()}))
-    return {
-        "conditions": measured.conditions,
-        "sweep": sweep(artifacts, rows, settings, seed=seed, progress=report),
-        "why_slower": _why_slower(candidates, artifacts, rows, timings),
-        "tokenizer_ms": latency.tokenizer_ms(encoder.ids, job.validation.texts),
-        "tokens_median": float(np.median([len(row) for row in ids])),
-    }
-
-
-def _why_slower(candidates: list[Candidate], artifacts: dict[str, Path], rows: dict, timings: dict) -> dict[str, str]:
-    """For every INT8 artefact that is slower than the same model in float: the reason that its profile gives."""
-    from ..benchmarks.profile import profile, why_int8_is_slower
-
-    found = {}
-    for c in candidates:
-        plain = f"{c.model.name}/{c.target.runtime}/fp32"
-        if c.model.cascade is not None or not c.target.precision.startswith("int8"):
-            continue  # cascades differ in how many rows their first model answers
-        if c.target.runtime in ON_GPU or c.name not in artifacts or plain not in artifacts:
-            continue  # profiles are of CPU runtimes
-        ours, theirs = timings[c.name], timings[plain]
-        slower, lo, _ = ratio(ours.turns[latency.SINGLE], theirs.turns[latency.SINGLE], ours.processes)
-        if lo > 1:
-            seen = profile(read_artifact(artifacts[c.name]), rows[c.name], cores())
-            found[c.name] = why_int8_is_slower(seen, slower)
-    return found
 
 
 def checkpoint_after(job: Job, before: str | None, done: Mapping[str, Done]) -> Checkpoint:
