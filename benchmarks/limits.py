@@ -32,6 +32,7 @@ FIGURES = {
     "speedup_vs_baseline": Figure("x", "more"),
     "load_s": Figure("s", "less"),
     "first_call_ms": Figure("ms", "less"),
+    "cold_start_s": Figure("s", "less"),
     "size_mb": Figure("MB", "less"),
     "memory_mb": Figure("MB", "less"),
     "energy_j": Figure("J/row", "less"),

@@ -51,6 +51,10 @@
       const g = drawn("g", { tabindex: 0, role: "img", "aria-label": words, "data-name": p.name });
       g.append(drawn("circle", { cx: x(p[kx]), cy: y(p[ky]), r: 6, fill: p.able ? p.colour : "transparent", stroke: p.colour }));
       if (p.chosen) g.append(drawn("circle", { class: "ring", cx: x(p[kx]), cy: y(p[ky]), r: 11 }));
+      if (p.chosen) {
+        const right = x(p[kx]) > W * 0.55;
+        g.append(drawn("text", { class: "bold", x: x(p[kx]) + (right ? -20 : 20), y: y(p[ky]) + 22, "text-anchor": right ? "end" : "start" }, p.name));
+      }
       if (p.name === lambdaPick) g.append(drawn("rect", { class: "ring", x: x(p[kx]) - 15, y: y(p[ky]) - 15, width: 30, height: 30 }));
       g.append(drawn("title", {}, words));
       for (const event of ["mouseenter", "focus"]) g.addEventListener(event, () => { $("about").textContent = words; });

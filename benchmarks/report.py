@@ -148,13 +148,16 @@ def write_picture(path: Path, measurements: dict, choice: dict) -> Path:
         mine = [entry for entry in entries if entry["name"].split("/")[0] == model]
         faces = ["none" if "rejected_because" in entry else colour for entry in mine]
         x, y = [e["cost_per_million"] for e in mine], [e["metric_validation"] for e in mine]
-        axes.scatter(x, y, s=60, c=faces, edgecolors=colour, label=model)
+        axes.scatter(x, y, s=60, c=faces, edgecolors=colour)
+        axes.scatter([], [], s=60, c=colour, label=model)
     front = sorted((e["cost_per_million"], e["metric_validation"]) for e in entries if e["name"] in choice["pareto"])
     axes.plot(*zip(*front, strict=True), ":", color="#777777", zorder=0)
     chosen = choice["chosen"]
     at = (chosen["cost_per_million"], chosen["metric_validation"])
     axes.scatter(*at, s=260, facecolors="none", edgecolors="#0b6e4f", linewidths=2.5)
-    axes.annotate(chosen["name"], at, xytext=(12, -16), textcoords="offset points", color="#0b6e4f", weight="bold")
+    right = at[0] ** 2 > min(e["cost_per_million"] for e in entries) * max(e["cost_per_million"] for e in entries)
+    side, shift = ("right", -14) if right else ("left", 14)
+    axes.annotate(chosen["name"], at, (shift, -18), textcoords="offset points", ha=side, color="#0b6e4f", weight="bold")
     axes.set_xscale("log")
     axes.set_xlabel(f"{measurements['prices']['currency']} per million requests (log)")
     axes.set_ylabel(f"{measurements['metric']}, validation")
