@@ -27,6 +27,7 @@ from ..export.parity import TOLERANCES, Tolerance
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 SIZE_LIMIT = 1_000_000  # bytes; a recipe is a page of text
 TaskName = Literal["text-classification"]
+Sink = Literal["mlflow", "tensorboard", "wandb"]
 assert set(get_args(TaskName)) == {name for name, task in TASKS.items() if task.reads_text}
 
 
@@ -150,9 +151,7 @@ class Recipe(Settings):
     task: TaskName = Field(default="text-classification", description="what the model does")
     checkpoint: str = Field(description="directory (relative to the recipe) or hub id of the fine-tuned checkpoint")
     data: Data = Field(description="where the rows are")
-    max_length: Annotated[int, Field(ge=4)] = Field(
-        default=128, description="longest input, tokens; longer ones are cut"
-    )
+    max_length: int = Field(default=128, ge=4, description="longest input, tokens; longer ones are cut")
     seed: int = Field(default=13, ge=0, lt=2**32, description="of every random choice")
     calibration_rows: Annotated[int, Field(ge=1)] = Field(
         default=300, description="training rows that calibrate static INT8"
@@ -172,6 +171,7 @@ class Recipe(Settings):
     latency: LatencySettings = Field(default_factory=LatencySettings, description="how latency is measured")
     cost: Prices = Field(default_factory=Prices, description="what serving costs")
     choose: ChooseSettings = Field(default_factory=ChooseSettings, description="the rule of the pick")
+    report_to: list[Sink] = Field(default_factory=list, description="trackers that are told the result")
 
     @model_validator(mode="after")
     def _distinct(self) -> Recipe:

@@ -18,6 +18,7 @@ from .progress import Reporter
 from .recipe import Recipe, Search
 from .search import found_models, with_models
 from .store import Done, Store, disk_error, key_of, lock, write_atomic
+from .tracking import track
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def _run(job: Job, run_dir: Path) -> Outcome:
         choice = decide(measurements, job.recipe.choose)
         publish(run_dir, measurements, choice, f"paredown run {shlex.quote(str(run_dir / 'recipe.resolved.yaml'))}")
         write_atomic(run_dir / STAMP, final)
+        track(job.recipe.report_to, choice, job.recipe.name, run_dir)
     measurements = json.loads((run_dir / "measurements.json").read_text())
     choice = json.loads((run_dir / "choice.json").read_text())
     return Outcome(run_dir, choice, measurements, len(steps), before + ran, fresh)
