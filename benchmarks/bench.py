@@ -9,8 +9,10 @@ import numpy as np
 
 from ..export.artifact import Artifact
 from ..export.machine import machine
-from .latency import CONTROL, OFFLINE, SINGLE, LatencySettings, Progress, measure, ratio
-from .quality import drop_upper_95, paired_drop
+from .intervals import ratio
+from .latency import OFFLINE, SINGLE, LatencySettings, Progress, joules_a_row, measure
+from .quality import drop_upper_95, mcnemar_p, negative_flips, paired_drop
+from .sweep import sweep
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,10 @@ def bench(
     Ratios are latency against the first one, drops in points against the first one, paired row by row.
     """
     paths = {f"{i}: {entry.given}": entry.artifact.path for i, entry in enumerate(scored)}
-    timings = measure(paths, dict(zip(paths, rows, strict=True)), settings, seed=seed, progress=progress)
-    names = list(paths)
+    by_path = dict(zip(paths, rows, strict=True))
+    measured = measure(paths, by_path, settings, seed=seed, progress=progress)
+    swept = sweep(paths, by_path, settings, seed=seed, progress=progress)
+    timings, names = measured.timings, list(paths)
     first = timings[names[0]]
     entries = []
     for name, entry in zip(names, scored, strict=True):
@@ -58,7 +62,7 @@ def bench(
             entries.append({**common, "cannot_run": timing.cannot_run or f"the first cannot run: {first.cannot_run}"})
             continue
         single, offline = timing.summary(SINGLE), timing.summary(OFFLINE)
-        point, lo, hi = ratio(timing.turns[SINGLE], first.turns[SINGLE])
+        point, lo, hi = ratio(timing.turns[SINGLE], first.turns[SINGLE], first.processes)
         entries.append(
             {
                 **common,
@@ -74,17 +78,28 @@ def bench(
                 "batch_size": settings.batch_size,
                 "memory_mb": timing.memory_mb,
                 "load_s": timing.load_s,
+                "first_call_ms": timing.first_call_ms,
+                "cold_start_s": timing.cold_start_s,
+                "energy_j": joules_a_row(timing),
+                "sweep": swept[name],
             }
         )
-    control = None
-    if not first.cannot_run:
-        point, lo, hi = ratio(timings[CONTROL].turns[SINGLE], first.turns[SINGLE])
-        control = {"ratio": point, "ratio_ci": [lo, hi]}
-    return {"machine": machine(), "control": control, "artifacts": entries, "settings": settings.model_dump()}
+    return {
+        "machine": machine(),
+        "control": measured.conditions["control"],
+        "conditions": measured.conditions,
+        "artifacts": entries,
+        "settings": settings.model_dump(),
+    }
 
 
 def _drops(entry: Scored, first: Scored) -> dict:
     if entry.correct is None or first.correct is None:
         return {}
     drop, _ = paired_drop(first.correct, entry.correct)
-    return {"drop": drop, "drop_upper_95": drop_upper_95(first.correct, entry.correct)}
+    return {
+        "drop": drop,
+        "drop_upper_95": drop_upper_95(first.correct, entry.correct),
+        "mcnemar_p": mcnemar_p(first.correct, entry.correct),
+        "negative_flips": negative_flips(first.correct, entry.correct),
+    }

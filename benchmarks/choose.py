@@ -7,32 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..export.errors import InputError, StepError
+from .intervals import half_width, t975
+from .limits import Budgets, broken, gate_of, limits_of
 from .quality import Z95_TWO_SIDED, paired_drop
 
 Rule = Literal["cheapest", "lambda", "knee"]
-
-
-class Budgets(BaseModel):
-    """Hard limits: a candidate that breaks one, or lacks the figure, can never be picked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    p95_ms: Annotated[float, Field(gt=0)] | None = Field(default=None, description="p95 latency of one row, ms")
-    size_mb: Annotated[float, Field(gt=0)] | None = Field(default=None, description="model and tokenizer on disk, MB")
-    memory_mb: Annotated[float, Field(gt=0)] | None = Field(default=None, description="peak memory of its process, MB")
-    cost_per_million: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="money per million requests"
-    )
-    drop_upper_95: float | None = Field(
-        default=None, description="one-sided 95 % upper bound of the validation drop, points (non-inferiority)"
-    )
 
 
 class ChooseSettings(BaseModel):
@@ -51,6 +38,17 @@ class ChooseSettings(BaseModel):
         default=None, description="lambda: money per million requests that one point of the metric is worth"
     )
     budgets: Budgets = Field(default_factory=Budgets, description="hard limits")
+    gates: list[str] = Field(
+        default_factory=list,
+        description="further hard limits on any figure, with direction and unit: 'p99_ms <= 20 ms' (docs/choosing.md)",
+    )
+
+    @field_validator("gates")
+    @classmethod
+    def _readable(cls, gates: list[str]) -> list[str]:
+        for gate in gates:
+            gate_of(gate)
+        return gates
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,13 @@ class Row:
     figures: dict  # the keys of DESIGN, "Command line"
     steps: int  # how much was done to make it
     correct: np.ndarray  # (validation rows,) bool
-    cost_error: float  # standard error of the logarithm of its cost
+    costs: np.ndarray  # (turns,) money per million requests as each turn alone would have it, turns in step
+    unhurried: float = 0.0  # what of its cost does not follow the price of the machine's hour: storage, energy
     cannot: str | None = None  # why it can never be picked, whatever the rule
+
+    @property
+    def name(self) -> str:
+        return self.figures["name"]
 
     @property
     def cost(self) -> float:
@@ -71,37 +74,61 @@ class Row:
     def value(self) -> float:
         return self.figures["metric_validation"]
 
+    def at_price(self, factor: float) -> Row:
+        """The same candidate where the machine's hour costs `factor` times as much."""
+        cost = factor * (self.cost - self.unhurried) + self.unhurried
+        costs = factor * (self.costs - self.unhurried) + self.unhurried
+        return replace(self, figures={**self.figures, "cost_per_million": cost}, costs=costs)
+
+
+Pick = tuple[Row, list[Row], str]  # the one picked, those that tie (it among them), why
+
 
 def choose(rows: Sequence[Row], baseline: Row, settings: ChooseSettings) -> dict:
-    """The content of choice.json. Raises StepError when no candidate keeps the budgets and the rule."""
-    if settings.rule == "lambda" and settings.value_per_point is None:
-        raise InputError("rule 'lambda' needs choose.value_per_point (--value-per-point): what one point is worth")
-    reasons = [row.cannot or _broken_budget(row, settings.budgets) for row in rows]
+    """The content of choice.json but for its card. StepError when no candidate keeps the budgets and the rule."""
+    reasons = reasons_of(rows, settings)
     able = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
     if not able:
         raise StepError("no candidate keeps the budgets: " + _nearest_misses(rows, reasons))
-    if settings.rule == "cheapest":
-        picked, tied, why = _cheapest(able, settings.max_drop)
-    elif settings.rule == "lambda":
-        picked, tied, why = _lambda(able, settings.value_per_point or 0.0)
-    else:
-        picked, tied, why = _knee(able)
+    picked, tied, why = pick(able, settings)
     candidates = []
     for row, reason in zip(rows, reasons, strict=True):
         entry = dict(row.figures)
+        bound = entry.get("drop_upper_95")
+        entry["non_inferior"] = None if bound is None else bound <= settings.max_drop
         if reason is not None:
             entry["rejected_because"] = reason
         candidates.append(entry)
     return {
-        "chosen": picked.figures,
+        "chosen": next(entry for entry in candidates if entry["name"] == picked.name),
         "baseline": baseline.figures,
         "rule": {**settings.model_dump(exclude={"budgets"}), "budgets": settings.budgets.model_dump(exclude_none=True)},
         "why": why,
-        "tied_with": [row.figures["name"] for row in tied if row is not picked],
+        "tied_with": [row.name for row in tied if row is not picked],
         "runner_up": _runner_up(able, picked, settings),
-        "pareto": [row.figures["name"] for row in pareto(able)],
+        "pareto": [row.name for row in pareto(able)],
+        "pareto_clear": [row.name for row in clear(pareto(able))],
         "candidates": candidates,
     }
+
+
+def reasons_of(rows: Sequence[Row], settings: ChooseSettings) -> list[str | None]:
+    """Why each candidate can never be picked; None for one that can."""
+    limits = limits_of(settings.budgets, settings.gates)
+    return [row.cannot or broken(row.figures, limits) for row in rows]
+
+
+def pick(able: Sequence[Row], settings: ChooseSettings) -> Pick:
+    """The rule on candidates that keep the budgets. StepError when none is within `max_drop`."""
+    if settings.rule == "cheapest":
+        return _cheapest(able, settings.max_drop)
+    if settings.rule == "knee":
+        return _knee(able)
+    if settings.value_per_point is None:
+        raise InputError("rule 'lambda' needs choose.value_per_point (--value-per-point): what one point is worth")
+    chosen, tied = Frontier.of(able).pick(settings.value_per_point)
+    why = f"the most value for money when a point is worth {settings.value_per_point:g} per million requests"
+    return able[chosen], [able[i] for i in tied], why
 
 
 def pareto(rows: Sequence[Row]) -> list[Row]:
@@ -113,90 +140,117 @@ def pareto(rows: Sequence[Row]) -> list[Row]:
     return front
 
 
+def clear(front: Sequence[Row]) -> list[Row]:
+    """Those of a frontier that are measurably better than every cheaper one: a tie in value goes to the cheaper."""
+    return [row for i, row in enumerate(front) if not any(values_tie(row, cheaper) for cheaper in front[:i])]
+
+
 def costs_tie(a: Row, b: Row) -> bool:
-    """True when the difference of two costs is within the noise of their measurement (95 %)."""
-    error = math.hypot(a.cost_error, b.cost_error)
-    return abs(math.log(a.cost / b.cost)) <= Z95_TWO_SIDED * error
+    """True when the difference of two costs is within the noise of their measurement (95 %, paired by turn)."""
+    return a is b or abs(math.log(a.cost / b.cost)) <= half_width(np.log(a.costs / b.costs))
 
 
 def values_tie(a: Row, b: Row) -> bool:
     """True when the paired difference of two metrics is within its noise (95 %)."""
-    drop, error = paired_drop(a.correct, b.correct)
+    drop, error = _paired(a.correct.tobytes(), b.correct.tobytes())
     return abs(drop) <= Z95_TWO_SIDED * error
 
 
-def _cheapest(able: list[Row], max_drop: float) -> tuple[Row, list[Row], str]:
+@dataclass(frozen=True)
+class Frontier:
+    """What rule `lambda` looks at, as arrays: the report's slider works on the same ones by the same rule.
+
+    `value_half[i, j]` and `cost_half[i, j]`: half of the 95 % interval of the difference of i and j.
+    """
+
+    cost: np.ndarray  # (n,) money per million requests
+    value: np.ndarray  # (n,) points
+    steps: np.ndarray  # (n,)
+    value_half: np.ndarray  # (n, n) points
+    cost_half: np.ndarray  # (n, n) money per million requests
+
+    @staticmethod
+    def of(rows: Sequence[Row]) -> Frontier:
+        bits = [row.correct.tobytes() for row in rows]
+        value_half = np.array([[Z95_TWO_SIDED * _paired(a, b)[1] for b in bits] for a in bits])
+        costs = np.array([row.costs for row in rows])
+        spread = (costs[:, None] - costs[None]).std(axis=-1, ddof=1)
+        return Frontier(
+            np.array([row.cost for row in rows]),
+            np.array([row.value for row in rows]),
+            np.array([row.steps for row in rows]),
+            value_half,
+            spread * t975(costs.shape[1] - 1) / math.sqrt(costs.shape[1]),
+        )
+
+    def pick(self, value_per_point: float) -> tuple[int, list[int]]:
+        """The candidate that maximises lambda * value - cost, or the cheapest (then simplest) that ties with it."""
+        gain = value_per_point * self.value - self.cost
+        best = int(np.argmax(gain))
+        noise = np.hypot(value_per_point * self.value_half[best], self.cost_half[best])
+        tied = [int(i) for i in np.flatnonzero(gain[best] - gain <= noise) if i != best] + [best]
+        return min(tied, key=lambda i: (self.cost[i], self.steps[i], i)), tied
+
+    def breaks(self) -> np.ndarray:
+        """Every lambda at which the pick may change, ascending: where two gains meet, or a tie begins or ends.
+
+        A tie of b and r ends where (l a - d)^2 = l^2 V^2 + C^2, with a and d their differences in value and cost.
+        """
+        found: list[float] = []
+        for i in range(len(self.cost)):
+            a, d = self.value[i] - self.value, self.cost[i] - self.cost
+            with np.errstate(divide="ignore", invalid="ignore"):
+                found.extend(d / a)
+                square, half, rest = a**2 - self.value_half[i] ** 2, a * d, d**2 - self.cost_half[i] ** 2
+                root = np.sqrt(half**2 - square * rest)
+                found.extend((half + root) / square)
+                found.extend((half - root) / square)
+        kept = np.array([x for x in found if math.isfinite(x) and x > 0])
+        return np.unique(kept)
+
+
+def _cheapest(able: Sequence[Row], max_drop: float) -> Pick:
     good = [row for row in able if row.figures["drop_validation"] <= max_drop]
     if not good:
         best = min(able, key=lambda r: r.figures["drop_validation"])
         raise StepError(
-            f"no candidate is within {max_drop:g} points of the checkpoint; the nearest is {best.figures['name']} with "
+            f"no candidate is within {max_drop:g} points of the checkpoint; the nearest is {best.name} with "
             f"a drop of {best.figures['drop_validation']:.2f}: raise choose.max_drop (--max-drop) or add candidates"
         )
     least = min(good, key=lambda r: r.cost)
     tied = [row for row in good if costs_tie(row, least)]
-    picked = _break_tie(tied)
+    best = max(tied, key=lambda r: r.value)  # among equals in cost: not one that is measurably worse, then the simpler
+    picked = min((row for row in tied if values_tie(best, row)), key=lambda r: (r.steps, r.cost))
     return picked, tied, f"the cheapest of the {len(good)} candidates that lose at most {max_drop:g} points"
 
 
-def _lambda(able: list[Row], value_per_point: float) -> tuple[Row, list[Row], str]:
-    def gain(row: Row) -> float:
-        return value_per_point * row.value - row.cost
-
-    best = max(able, key=gain)
-    tied = []
-    for row in able:
-        _, value_error = paired_drop(best.correct, row.correct)
-        error = math.hypot(value_per_point * value_error, best.cost * best.cost_error, row.cost * row.cost_error)
-        if row is best or gain(best) - gain(row) <= Z95_TWO_SIDED * error:
-            tied.append(row)
-    picked = min(tied, key=lambda r: (r.cost, r.steps))
-    return picked, tied, f"the most value for money when a point is worth {value_per_point:g} per million requests"
-
-
-def _knee(able: list[Row]) -> tuple[Row, list[Row], str]:
+def _knee(able: Sequence[Row]) -> Pick:
     """The frontier's point farthest above the line between its ends (Satopaa et al. 2011, Kneedle); log cost."""
     front = pareto(able)
-    why = "the knee of the frontier: from here on, a point of the metric costs much more"
-    if len(front) < 3:
-        return front[0], [front[0]], why
-    x = np.log([row.cost for row in front])
-    y = np.array([row.value for row in front])
-    x, y = (x - x[0]) / (x[-1] - x[0]), (y - y[0]) / (y[-1] - y[0])
-    picked = front[int(np.argmax(y - x))]
-    return picked, [picked], why
-
-
-def _break_tie(tied: list[Row]) -> Row:
-    """Among equals in cost: not one that is measurably worse, then the simpler, then the nominally cheaper."""
-    best = max(tied, key=lambda r: r.value)
-    return min((row for row in tied if values_tie(best, row)), key=lambda r: (r.steps, r.cost))
+    knee = front[0]
+    if len(front) > 2:
+        x = np.log([row.cost for row in front])
+        y = np.array([row.value for row in front])
+        knee = front[int(np.argmax((y - y[0]) / (y[-1] - y[0]) - (x - x[0]) / (x[-1] - x[0])))]
+    tied = [row for row in able if values_tie(row, knee) and (row.cost <= knee.cost or costs_tie(row, knee))]
+    least = min(tied, key=lambda r: r.cost)
+    picked = min((row for row in tied if costs_tie(row, least)), key=lambda r: (r.steps, r.cost))
+    return picked, tied, "the knee of the frontier: from here on, a point of the metric costs much more"
 
 
 def _runner_up(able: list[Row], picked: Row, settings: ChooseSettings) -> str | None:
     """What the same rule would pick if the chosen one were not there."""
     rest = [row for row in able if row is not picked]
     try:
-        if settings.rule == "cheapest":
-            return _cheapest(rest, settings.max_drop)[0].figures["name"]
-        if not rest:
-            return None
-        rule = _lambda(rest, settings.value_per_point or 0.0) if settings.rule == "lambda" else _knee(rest)
-        return rule[0].figures["name"]
-    except (StepError, ValueError):
+        return pick(rest, settings)[0].name if rest else None
+    except StepError:
         return None
 
 
-def _broken_budget(row: Row, budgets: Budgets) -> str | None:
-    figures = {**row.figures, "p95_ms": (row.figures["latency_ms"] or {}).get("p95")}
-    for key, limit in budgets.model_dump(exclude_none=True).items():
-        value = figures.get(key)
-        if value is None:
-            return f"{key} was not measured, and the budget needs it"
-        if value > limit:
-            return f"{key} {value:.4g} is over the budget of {limit:g}"
-    return None
+@lru_cache(maxsize=10_000)
+def _paired(a: bytes, b: bytes) -> tuple[float, float]:
+    return paired_drop(np.frombuffer(a, dtype=bool), np.frombuffer(b, dtype=bool))
 
 
 def _nearest_misses(rows: Sequence[Row], reasons: Sequence[str | None]) -> str:
-    return "; ".join(f"{row.figures['name']}: {reason}" for row, reason in list(zip(rows, reasons, strict=True))[:3])
+    return "; ".join(f"{row.name}: {reason}" for row, reason in list(zip(rows, reasons, strict=True))[:3])

@@ -2,33 +2,43 @@
 
 Every artefact has its own fresh process; all of them take turns in a random order in each round, on the same rows at
 their natural length; figures are compared within a round. Scenario names follow MLPerf Inference: single-stream is
-one row a call, offline is a batch.
+one row a call, offline is a batch, server is single rows that arrive at random.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..export.errors import StepError
-from ..export.machine import cores
+from .conditions import cpu_ticks, load_average, steal_share
+from .intervals import interval, medians, ratio, resample
+from .worker import Worker
 
 Progress = Callable[[float, str], None]
 SINGLE, OFFLINE = "single_stream", "offline"
 ROWS_PER_ROUND = 12
 CONTROL = "(control: the first again)"
+
+
+class Sweep(BaseModel):
+    """Further shapes to time every artefact in, a few seconds each; empty lists: none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    batch_sizes: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list, description="rows a call")
+    threads: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list, description="CPU threads, one row a call")
+    lengths: list[Annotated[int, Field(ge=2)]] = Field(
+        default_factory=list, description="upper ends of length buckets, tokens, ascending; one row a call"
+    )
 
 
 class LatencySettings(BaseModel):
@@ -45,6 +55,9 @@ class LatencySettings(BaseModel):
     processes: Annotated[int, Field(ge=1)] = Field(
         default=2, description="fresh processes for each artefact, one after another"
     )
+    extra_processes: Annotated[int, Field(ge=0)] = Field(
+        default=2, description="further ones, one by one, while the A/A control does not contain 1"
+    )
     rounds: Annotated[int, Field(ge=2)] = Field(
         default=6, description="turns of every artefact in one process, random order"
     )
@@ -54,6 +67,16 @@ class LatencySettings(BaseModel):
     min_repeats: Annotated[int, Field(ge=1)] = Field(
         default=100, description="calls per artefact and scenario, at least"
     )
+    sweep: Sweep = Field(default_factory=Sweep, description="batch sizes, threads and lengths to time besides")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`rows` rows a call, drawn from those numbered in `among` (None: from all)."""
+
+    name: str
+    rows: int = 1
+    among: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +98,8 @@ class Measurement:
         """Summarise samples grouped in turns; the interval resamples whole turns (their calls hang together)."""
         flat = np.concatenate([np.asarray(turn, dtype=float) for turn in turns])
         p50, p95, p99 = np.percentile(flat, [50, 95, 99])
-        medians = _resampled_medians(turns, np.random.default_rng(0))
-        lo, hi = np.percentile(medians, [2.5, 97.5])
+        picks = resample(len(turns), None, np.random.default_rng(0))
+        lo, hi = interval(medians(turns, picks), len(turns))
         return Measurement(
             unit, len(flat), float(p50), float(lo), float(hi), float(p50), float(p95), float(p99), float(flat.mean())
         )
@@ -93,18 +116,21 @@ class Timing:
     load_s: float = 0.0
     memory_mb: float = 0.0
     cannot_run: str | None = None
+    processes: list[int] = field(default_factory=list)  # the process of each turn
+    joules: dict[str, list[float]] = field(default_factory=dict)  # scenario -> J a call, turn by turn; RAPL
+    first_call_ms: float | None = None
+    cold_start_s: float | None = None  # from a new process to its first answer, while the next one opens
 
     def summary(self, scenario: str) -> Measurement:
         return Measurement.from_samples(self.turns[scenario])
 
 
-def ratio(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """Median of ours / median of theirs, with a 95 % interval by resampling turns, the same ones on both sides."""
-    point = float(np.median(np.concatenate(ours)) / np.median(np.concatenate(theirs)))
-    a = _resampled_medians(ours, np.random.default_rng(0))
-    b = _resampled_medians(theirs, np.random.default_rng(0))
-    lo, hi = np.percentile(a / b, [2.5, 97.5])
-    return point, float(lo), float(hi)
+@dataclass(frozen=True)
+class Measured:
+    """One run: what was timed, and under which conditions (JSON)."""
+
+    timings: dict[str, Timing]
+    conditions: dict
 
 
 def measure(
@@ -113,61 +139,136 @@ def measure(
     settings: LatencySettings,
     *,
     seed: int = 0,
-    scenarios: Sequence[str] = (SINGLE, OFFLINE),
-    single_rows: int = 1,
+    scenarios: Sequence[Scenario] | None = None,
     progress: Progress | None = None,
-) -> dict[str, Timing]:
+) -> Measured:
     """Time every artefact directory on its token-id rows; the first is also timed a second time, under CONTROL.
 
     `rows`: the same texts for every artefact, as its own tokenizer cuts them. They keep their natural length in
-    single-stream and are padded to the longest of the batch in offline. `single_rows`: rows a call in single-stream.
-    Raises StepError with the end of its output when a worker dies.
+    single-stream and are padded to the longest of the batch in offline. While the interval of the control does not
+    contain 1, up to `extra_processes` more are measured. Raises StepError with the end of its output when a worker
+    dies.
     """
     report = progress or (lambda share, text: None)
     order = random.Random(seed)
+    kinds = scenarios or (Scenario(SINGLE), Scenario(OFFLINE, settings.batch_size))
     names = [*artifacts, CONTROL]
     first = next(iter(artifacts))
-    timings = {name: Timing({scenario: [] for scenario in scenarios}) for name in names}
-    turns = settings.processes * settings.rounds
-    plan = _plan(len(rows[first]), settings, turns, single_rows, order)
-    seconds = settings.min_seconds / turns
-    done = 0
-    total = turns * len(names)
+    timings = {name: Timing({kind.name: [] for kind in kinds}) for name in names}
+    ticks, load, began = cpu_ticks(), load_average(), time.monotonic()
+    process = 0
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         files = {name: Path(scratch) / f"{i}.json" for i, name in enumerate(artifacts)}
         for name, file in files.items():
             file.write_text(json.dumps([list(row) for row in rows[name]]))
-        for process in range(settings.processes):
-            workers: dict[str, _Worker] = {}
-            try:
-                able = [name for name in names if not timings[name].cannot_run]
-                for i, name in enumerate(able):
-                    report(done / total, f"opening {name}")
-                    for ahead in able[i : i + 2]:  # the next one starts while this one opens
-                        if ahead not in workers:
-                            name_of = first if ahead == CONTROL else ahead
-                            workers[ahead] = _Worker(ahead, artifacts[name_of], files[name_of], settings.threads)
-                    answer = workers[name].receive()
-                    timings[name].cannot_run = answer.get("cannot_run")
-                    if timings[name].cannot_run:
-                        workers.pop(name).stop()
-                    else:
-                        timings[name].load_s = max(timings[name].load_s, answer["load_s"])
-                began, before = time.monotonic(), done
-                for turn in range(settings.rounds):
-                    batches = plan[process * settings.rounds + turn]
-                    for name in order.sample(list(workers), len(workers)):
-                        for scenario in scenarios:
-                            answer = workers[name].ask({"batches": batches[scenario], "seconds": seconds})
-                            timings[name].turns[scenario].append(answer["ms"])
-                            timings[name].memory_mb = max(timings[name].memory_mb, answer["memory_mb"])
-                        done += 1
-                        left = (time.monotonic() - began) / (done - before) * (total - done)
-                        report(done / total, f"round {turn + 1} of {settings.rounds}, {left:.0f} s left")
-            finally:
-                for worker in workers.values():
-                    worker.stop()
-    return timings
+        while process < settings.processes or (
+            process < settings.processes + settings.extra_processes and not _steady(timings, first, kinds[0].name)
+        ):
+            opened = {name: (artifacts[name], files[name]) for name in artifacts}
+            opened[CONTROL] = opened[first]
+            part = max(settings.processes, process + 1)
+            _one_process(
+                opened, timings, kinds, len(rows[first]), settings, process, order,
+                lambda share, text, done=process, of=part: report((done + share) / of, text),
+            )  # fmt: skip
+            process += 1
+    found = None
+    if not timings[first].cannot_run:
+        point, lo, hi = _control(timings, first, kinds[0].name)
+        found = {"ratio": point, "ratio_ci": [lo, hi]}
+    return Measured(
+        timings,
+        {
+            "control": found,
+            "processes": process,
+            "processes_asked": settings.processes,
+            "steal_share": steal_share(ticks, cpu_ticks()),
+            "load_before": load,
+            "seconds": time.monotonic() - began,
+        },
+    )
+
+
+def _one_process(
+    artifacts: Mapping[str, tuple[Path, Path]],
+    timings: Mapping[str, Timing],
+    scenarios: Sequence[Scenario],
+    rows: int,
+    settings: LatencySettings,
+    process: int,
+    order: random.Random,
+    report: Progress,
+) -> None:
+    """A fresh process for every artefact, `rounds` turns of each in random order, added to `timings`."""
+    turns = settings.processes * settings.rounds
+    seconds = settings.min_seconds / turns
+    workers: dict[str, Worker] = {}
+    able = [name for name in timings if not timings[name].cannot_run]
+    try:
+        for i, name in enumerate(able):
+            report(0.0, f"opening {name}")
+            for ahead in able[i : i + 2]:  # the next one starts while this one opens
+                if ahead not in workers:
+                    workers[ahead] = Worker(ahead, *artifacts[ahead], settings.threads)
+            _opened(timings[name], workers[name].receive())
+            if timings[name].cannot_run:
+                workers.pop(name).stop()
+        began, done, total = time.monotonic(), 0, settings.rounds * len(workers)
+        for turn in range(settings.rounds):
+            batches = {kind.name: _batches(kind, rows, settings.min_repeats, turns, order) for kind in scenarios}
+            for name in order.sample(list(workers), len(workers)):
+                for kind in scenarios:
+                    answer = workers[name].ask({"batches": batches[kind.name], "seconds": seconds})
+                    timings[name].turns[kind.name].append(answer["ms"])
+                    timings[name].memory_mb = max(timings[name].memory_mb, answer["memory_mb"])
+                    if "joules" in answer:
+                        timings[name].joules.setdefault(kind.name, []).append(answer["joules"])
+                timings[name].processes.append(process)
+                done += 1
+                left = (time.monotonic() - began) / done * (total - done)
+                more = max(0, settings.processes - process - 1)
+                left += more * (time.monotonic() - began) / done * total
+                what = "" if process < settings.processes else "the control does not contain 1: measuring longer, "
+                report(done / total, f"{what}round {turn + 1} of {settings.rounds}, {left:.0f} s left")
+    finally:
+        for worker in workers.values():
+            worker.stop()
+
+
+def _opened(timing: Timing, answer: dict) -> None:
+    timing.cannot_run = answer.get("cannot_run")
+    if not timing.cannot_run:
+        timing.load_s = max(timing.load_s, answer["load_s"])
+        timing.first_call_ms = min(answer["first_call_ms"], timing.first_call_ms or answer["first_call_ms"])
+        timing.cold_start_s = min(answer["cold_start_s"], timing.cold_start_s or answer["cold_start_s"])
+
+
+def _control(timings: Mapping[str, Timing], first: str, scenario: str) -> tuple[float, float, float]:
+    again, once = timings[CONTROL], timings[first]
+    return ratio(again.turns[scenario], once.turns[scenario], once.processes)
+
+
+def _steady(timings: Mapping[str, Timing], first: str, scenario: str) -> bool:
+    """True when the first artefact, timed against itself, is as fast as itself."""
+    if timings[first].cannot_run:
+        return True
+    _, lo, hi = _control(timings, first, scenario)
+    return lo <= 1 <= hi
+
+
+def _batches(scenario: Scenario, rows: int, min_repeats: int, turns: int, order: random.Random) -> list[list[int]]:
+    """Which rows each call of one turn has: enough calls that the turns together make min_repeats of them."""
+    calls = max(ROWS_PER_ROUND, -(-min_repeats // turns))
+    if scenario.rows > 1 and scenario.name != SINGLE:
+        calls = max(2, -(-min_repeats // (turns * 4)))
+    among = scenario.among or range(rows)
+    return [[among[order.randrange(len(among))] for _ in range(scenario.rows)] for _ in range(calls)]
+
+
+def joules_a_row(timing: Timing) -> float | None:
+    """Energy of one row in single-stream, of the whole CPU package; None where RAPL cannot be read."""
+    joules = timing.joules.get(SINGLE)
+    return float(np.mean(joules)) if joules else None
 
 
 def tokenizer_ms(encode: Callable[[list[str]], object], texts: Sequence[str]) -> float:
@@ -180,74 +281,22 @@ def tokenizer_ms(encode: Callable[[list[str]], object], texts: Sequence[str]) ->
     return float(np.median(samples))
 
 
-def _plan(
-    rows: int, settings: LatencySettings, turns: int, single_rows: int, order: random.Random
-) -> list[dict[str, list[list[int]]]]:
-    """Which rows each turn calls with: enough of them that the turns together make min_repeats calls."""
-    calls = max(ROWS_PER_ROUND, -(-settings.min_repeats // turns))
-    plan = []
-    for _ in range(turns):
-        single = [[order.randrange(rows) for _ in range(single_rows)] for _ in range(calls)]
-        offline_calls = max(2, -(-settings.min_repeats // (turns * 4)))
-        offline = [[order.randrange(rows) for _ in range(settings.batch_size)] for _ in range(offline_calls)]
-        plan.append({SINGLE: single, OFFLINE: offline})
-    return plan
+def server_rate(samples: Sequence[float], p99_ms: float, arrivals: int = 20_000) -> float:
+    """MLPerf's server scenario: requests a second, arriving at random (Poisson), at which the p99 is still `p99_ms`.
 
+    A replay, not a load test: single-stream `samples` (ms) are served one after another from one queue, whose waits
+    follow Lindley's recursion. 0 when the calls alone take longer.
+    """
+    rng = np.random.default_rng(0)
+    service, gaps = rng.choice(np.asarray(samples, dtype=float), arrivals), rng.exponential(1.0, arrivals)
 
-def _resampled_medians(turns: Sequence[Sequence[float]], random_state: np.random.Generator) -> np.ndarray:
-    arrays = [np.asarray(turn, dtype=float) for turn in turns]
-    picks = random_state.integers(0, len(arrays), size=(1000, len(arrays)))
-    return np.array([np.median(np.concatenate([arrays[i] for i in pick])) for pick in picks])
+    def kept(per_ms: float) -> bool:
+        sums = np.concatenate([[0.0], np.cumsum(service[:-1] - gaps[1:] / per_ms)])
+        waits = sums - np.minimum.accumulate(sums)
+        return float(np.percentile(waits + service, 99)) <= p99_ms
 
-
-class _Worker:
-    def __init__(self, name: str, artifact: Path, rows: Path, threads: int | None) -> None:
-        self.name = name
-        count = threads or cores()
-        self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in stop()
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "paredown.benchmarks.worker"],  # -P: import nothing from where we are
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.stderr,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(count), "PYTHONWARNINGS": "ignore"},
-        )
-        self.send({"artifact": str(artifact), "rows": str(rows), "threads": count})
-
-    def send(self, message: dict) -> None:
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(message) + "\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            self._died()
-
-    def receive(self) -> dict:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            self._died()
-        return json.loads(line)
-
-    def ask(self, message: dict) -> dict:
-        self.send(message)
-        return self.receive()
-
-    def stop(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.stdin.close()
-            self.process.wait(timeout=10)
-        except (BrokenPipeError, subprocess.TimeoutExpired):
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
-        self.stderr.close()
-
-    def _died(self) -> None:
-        code = self.process.wait()
-        self.stderr.seek(0)
-        tail = " | ".join(self.stderr.read().strip().splitlines()[-3:])
-        raise StepError(f"{self.name}: its process ended with {code} while it was measured: {tail or 'no output'}")
+    low, high = 0.0, 1 / float(service.mean())
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if kept(middle) else (low, middle)
+    return 1e3 * low if low > 1e-6 else 0.0

@@ -1,9 +1,10 @@
-"""Where an artefact's time goes, operator by operator, and one sentence on why INT8 did not help."""
+"""Where an artefact's time goes, operator by operator: why INT8 did not help, and what keeps it from being faster."""
 
 from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ class Profile:
     conversions: float
     int8_count: int
     float_count: int
+    others: dict[str, float]  # the costliest operators that are neither product nor conversion, by their share
+    overhead_ms: float  # of a call, beside its operators, with the profiler on
 
 
 def profile(artifact: Artifact, rows: Sequence[Sequence[int]], threads: int) -> Profile:
@@ -50,15 +53,54 @@ def profile(artifact: Artifact, rows: Sequence[Sequence[int]], threads: int) -> 
     encoder = artifact.encoder()
     batches = [encoder.pad([row]) for row in rows[:ROWS]]
     run = {"onnxruntime": _onnxruntime, "openvino": _openvino}[artifact.runtime]
-    times = run(artifact.path / artifact.files[0], batches, threads)
-    total = sum(ms for _, _, ms in times.values()) or 1.0
+    times, wall = run(artifact.path / artifact.files[0], batches, threads)
+    nodes = list(times.values())
+    total = sum(node.ms for node in nodes) or 1.0
+    others: dict[str, float] = {}
+    for node in nodes:
+        if node.kind == "other":
+            others[node.operator] = others.get(node.operator, 0.0) + node.ms / total
     return Profile(
-        sum(ms for kind, int8, ms in times.values() if kind == "product" and int8) / total,
-        sum(ms for kind, int8, ms in times.values() if kind == "product" and not int8) / total,
-        sum(ms for kind, _, ms in times.values() if kind == "conversion") / total,
-        sum(kind == "product" and int8 for kind, int8, _ in times.values()),
-        sum(kind == "product" and not int8 for kind, int8, _ in times.values()),
+        sum(node.ms for node in nodes if node.kind == "product" and node.int8) / total,
+        sum(node.ms for node in nodes if node.kind == "product" and not node.int8) / total,
+        sum(node.ms for node in nodes if node.kind == "conversion") / total,
+        sum(node.kind == "product" and node.int8 for node in nodes),
+        sum(node.kind == "product" and not node.int8 for node in nodes),
+        dict(sorted(others.items(), key=lambda item: -item[1])[:3]),
+        max(0.0, wall - total) / len(batches),
     )
+
+
+def why_not_faster(found: Profile, mean_ms: float, floor_ms: float | None) -> str:
+    """One paragraph on what limits an artefact that takes `mean_ms` a call; `floor_ms` as in floor.py, if known."""
+    products, overhead = found.int8_products + found.float_products, found.overhead_ms / mean_ms
+    others = ", ".join(f"{name} {share:.0%}" for name, share in found.others.items())
+    said = [
+        f"{products:.0%} of the operators' time is in matrix products, {found.int8_count} of "
+        f"{found.int8_count + found.float_count} of them in INT8",
+        f"{found.conversions:.0%} converts and reorders",
+        *([f"the costliest others are {others}"] if others else []),
+        f"a call takes {found.overhead_ms:.2f} ms beside its operators",
+    ]
+    text = "; ".join(said) + "."
+    far = None if floor_ms is None else mean_ms / floor_ms
+    if far is not None:
+        text += (
+            f" Its products alone would take {floor_ms:.2f} ms at this machine's best rate: {far:.1f} times the floor."
+        )
+    if overhead > 0.25:
+        limit = "the overhead of a call: larger batches or a leaner runtime help, less arithmetic does not"
+    elif found.conversions > 0.2:
+        limit = "converting between formats: quantise fewer products, or all of them"
+    elif products < 0.5:
+        limit = "what is done between the products, element by element: fewer layers help more than narrower ones"
+    elif far is not None and far > 3:
+        limit = (
+            "products too small to reach the machine's rate (short rows, one at a time): batches or fewer layers help"
+        )
+    else:
+        limit = "the arithmetic of the products: a smaller model or a cheaper number format helps"
+    return f"{text} What limits it is {limit}."
 
 
 def why_int8_is_slower(found: Profile, slower: float) -> str:
@@ -78,10 +120,20 @@ def why_int8_is_slower(found: Profile, slower: float) -> str:
     return f"INT8 takes {slower:.2f}x as long as float here: {'; '.join(reasons)}"
 
 
-Times = dict[str, tuple[str, bool, float]]  # node -> (product, conversion or other; in INT8; milliseconds)
+@dataclass
+class Node:
+    """Milliseconds of one node over all calls; `kind` is product, conversion or other."""
+
+    operator: str
+    kind: str
+    int8: bool
+    ms: float = 0.0
 
 
-def _onnxruntime(model: Path, batches: Sequence[dict[str, np.ndarray]], threads: int) -> Times:
+Times = dict[str, Node]
+
+
+def _onnxruntime(model: Path, batches: Sequence[dict[str, np.ndarray]], threads: int) -> tuple[Times, float]:
     import onnxruntime
 
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
@@ -92,21 +144,22 @@ def _onnxruntime(model: Path, batches: Sequence[dict[str, np.ndarray]], threads:
         options.profile_file_prefix = str(Path(scratch) / "profile")
         session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         names = [entry.name for entry in session.get_inputs()]
+        began = time.perf_counter()
         for batch in batches:
             session.run(None, {name: batch[name] for name in names})
+        wall = (time.perf_counter() - began) * 1e3
         events = json.loads(Path(session.end_profiling()).read_text())
     times: Times = {}
     for event in events:
         operator = event.get("args", {}).get("op_name")
         if event.get("cat") == "Node" and operator and event["name"].endswith("_kernel_time"):
-            before = times.get(event["name"], ("", False, 0.0))[2]
             int8 = operator in INT8_PRODUCTS
             kind = "product" if int8 or operator in FLOAT_PRODUCTS else _other(operator)
-            times[event["name"]] = (kind, int8, before + event["dur"] / 1e3)
-    return times
+            times.setdefault(event["name"], Node(operator, kind, int8)).ms += event["dur"] / 1e3
+    return times, wall
 
 
-def _openvino(model: Path, batches: Sequence[dict[str, np.ndarray]], threads: int) -> Times:
+def _openvino(model: Path, batches: Sequence[dict[str, np.ndarray]], threads: int) -> tuple[Times, float]:
     import openvino
 
     config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "PERF_COUNT": True}
@@ -114,15 +167,19 @@ def _openvino(model: Path, batches: Sequence[dict[str, np.ndarray]], threads: in
     request = compiled.create_infer_request()
     names = [port.get_any_name() for port in compiled.inputs]
     times: Times = {}
+    wall = 0.0
     for batch in batches:
+        request.infer({name: batch[name] for name in names})  # it prepares its kernels for a length that is new
+        began = time.perf_counter()
         request.infer({name: batch[name] for name in names})
+        wall += (time.perf_counter() - began) * 1e3
         for info in request.profiling_info:
-            before = times.get(info.node_name, ("", False, 0.0))[2]
             int8 = "i8" in info.exec_type or "u8" in info.exec_type
             product = info.node_type in ("FullyConnected", "MatMul", "ScaledDotProductAttention")
             kind = "product" if product else _other(info.node_type)
-            times[info.node_name] = (kind, int8, before + info.real_time.total_seconds() * 1e3)
-    return {name: entry for name, entry in times.items() if entry[2] > 0}
+            node = times.setdefault(info.node_name, Node(info.node_type, kind, int8))
+            node.ms += info.real_time.total_seconds() * 1e3
+    return {name: node for name, node in times.items() if node.ms > 0}, wall
 
 
 def _other(operator: str) -> str:

@@ -1,4 +1,4 @@
-"""One artefact in a fresh process of its own, timed on request.
+"""One artefact in a fresh process of its own, timed on request; and the other end of the pipe.
 
 Runtimes in one process fight over the cores with their spinning threads: OpenVINO measured 2.5x slower beside ONNX
 Runtime and PyTorch than alone. Speaks JSON lines: commands on stdin, answers on the pipe that was stdout.
@@ -8,14 +8,75 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
 from ..export.artifact import read_artifact
+from ..export.errors import StepError
+from ..export.machine import cores
 from ..export.session import CannotRunHere
+from .conditions import Joules
+
+
+class Worker:
+    """The process that has an artefact open, seen from the one that measures. StepError when it dies."""
+
+    def __init__(self, name: str, artifact: Path, rows: Path, threads: int | None) -> None:
+        self.name = name
+        count = threads or cores()
+        self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in stop()
+        began = time.time()
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "paredown.benchmarks.worker"],  # -P: import nothing from where we are
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.stderr,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(count), "PYTHONWARNINGS": "ignore"},
+        )
+        self.send({"artifact": str(artifact), "rows": str(rows), "threads": count, "began": began})
+
+    def send(self, message: dict) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            self._died()
+
+    def receive(self) -> dict:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self._died()
+        return json.loads(line)
+
+    def ask(self, message: dict) -> dict:
+        self.send(message)
+        return self.receive()
+
+    def stop(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.close()
+            self.process.wait(timeout=10)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+        self.stderr.close()
+
+    def _died(self) -> None:
+        code = self.process.wait()
+        self.stderr.seek(0)
+        tail = " | ".join(self.stderr.read().strip().splitlines()[-3:])
+        raise StepError(f"{self.name}: its process ended with {code} while it was measured: {tail or 'no output'}")
 
 
 def main() -> None:
@@ -37,20 +98,36 @@ def main() -> None:
         return
     rows = json.loads(Path(first["rows"]).read_text())
     encoder = artifact.encoder()
-    say({"load_s": time.perf_counter() - began})
+    opened = time.perf_counter()
+    session(encoder.pad(rows[:1]))
+    say(
+        {
+            "load_s": opened - began,
+            "first_call_ms": (time.perf_counter() - opened) * 1e3,
+            "cold_start_s": time.time() - first["began"],
+        }
+    )
+    joules = Joules()
     for line in sys.stdin:
         burst = json.loads(line)
         batches = [encoder.pad([rows[i] for i in batch]) for batch in burst["batches"]]
-        say({"ms": timed(session, batches, burst["seconds"]), "memory_mb": peak_memory_mb()})
+        answer: dict = {"ms": timed(session, batches, burst["seconds"], joules), "memory_mb": peak_memory_mb()}
+        spent = joules.taken()
+        if spent is not None:
+            answer["joules"] = spent / len(answer["ms"])
+        say(answer)
 
 
-def timed(session, batches: list[dict[str, np.ndarray]], seconds: float) -> list[float]:
+def timed(session, batches: list[dict[str, np.ndarray]], seconds: float, joules: Joules | None = None) -> list[float]:
     """Milliseconds of every call: one untimed pass, then whole passes over `batches` until `seconds` are over.
 
-    The untimed pass matters: OpenVINO prepares its kernels anew for every length that it has not seen.
+    The untimed pass matters: OpenVINO prepares its kernels anew for every length that it has not seen. `joules` is
+    read when it is over.
     """
     for batch in batches:
         session(batch)
+    if joules is not None:
+        joules.taken()
     samples: list[float] = []
     stop = time.perf_counter() + seconds
     while True:

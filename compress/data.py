@@ -25,6 +25,7 @@ class Rows:
     source: str
     texts: tuple[str, ...]
     labels: np.ndarray | None  # (rows,) int64
+    groups: tuple[str, ...] | None = None  # the value of the column that was asked for as `group`
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -40,7 +41,8 @@ class Rows:
         """`count` rows (or all) from everywhere, always the same ones: files are often sorted by label."""
         picked = some_of(len(self.texts), count)
         labels = None if self.labels is None else self.labels[picked]
-        return Rows(self.source, type(self.texts)(self.texts[i] for i in picked), labels)
+        groups = None if self.groups is None else tuple(self.groups[i] for i in picked)
+        return Rows(self.source, type(self.texts)(self.texts[i] for i in picked), labels, groups)
 
 
 def some_of(rows: int, count: int) -> np.ndarray:
@@ -55,8 +57,9 @@ def read(
     label: str | None = None,
     names: Sequence[str] = (),
     labelled: bool | None = True,
+    group: str | None = None,
 ) -> Rows:
-    """Read rows. Columns are `text` and `label`, or found among the usual names when None.
+    """Read rows. Columns are `text` and `label`, or found among the usual names when None; `group` must be there.
 
     `source` is a path ending in .csv, .jsonl or .parquet, or `name[:split]` of the `datasets` library (split defaults
     to "train"). `labelled=None`: labels if there are any. A label is one of `names`, or an index into them. Raises
@@ -67,8 +70,11 @@ def read(
     if labelled is None:
         labelled = label is not None or any(name in columns for name in LABEL_COLUMNS)
     label_column = _find(source, columns, label, LABEL_COLUMNS, "label") if labelled else None
+    if group is not None and group not in columns:
+        raise InputError(f"{source}: no column '{group}' for data.groups; {nearest(group, columns)}")
     texts: list[str] = []
     labels: list[int] = []
+    groups: list[str] = []
     known = {name: i for i, name in enumerate(names)}
     for where, record in records:
         value = record.get(text_column)
@@ -77,11 +83,14 @@ def read(
         if not is_text(value):
             raise InputError(f"{source}, {where}: column '{text_column}' holds half a character (a lone surrogate)")
         texts.append(value)
+        if group is not None:
+            groups.append("" if record.get(group) is None else str(record[group]).strip())
         if label_column is not None:
             labels.append(_label(record.get(label_column), known, f"{source}, {where}", label_column, value))
     if not texts:
         raise InputError(f"{source}: no rows; a header line and at least one row are expected")
-    return Rows(source, tuple(texts), np.array(labels, dtype=np.int64) if label_column is not None else None)
+    gold = np.array(labels, dtype=np.int64) if label_column is not None else None
+    return Rows(source, tuple(texts), gold, tuple(groups) if group is not None else None)
 
 
 def read_unlabeled(source: str, *, text: str | None = None, label: str | None = None) -> Rows:

@@ -115,7 +115,7 @@ def prepare(recipe: Recipe) -> Job:
     checkpoint = open_checkpoint(recipe.checkpoint, task)
     read = partial(data_module.read, text=recipe.data.text, names=checkpoint.labels)
     train = read(recipe.data.train, label=recipe.data.label)
-    validation = read(recipe.data.validation, label=recipe.data.label)
+    validation = read(recipe.data.validation, label=recipe.data.label, group=recipe.data.groups)
     test = read(recipe.data.test, label=recipe.data.label) if recipe.data.test else None
     unlabeled = None
     if recipe.data.unlabeled:

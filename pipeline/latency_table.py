@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from ..benchmarks.latency import CONTROL, SINGLE, LatencySettings, Timing, measure, ratio
+from ..benchmarks.intervals import ratio
+from ..benchmarks.latency import CONTROL, SINGLE, LatencySettings, Scenario, Timing, measure
 from ..compress.allocate import LatencyTable, Layers, budget_ms, reachable
 from ..compress.checkpoint import Checkpoint, load, save
 from ..compress.data import some_of
@@ -41,8 +42,9 @@ SHARES = (1.0, 0.75, 0.5, 0.25, 0.1)  # of the heads and of the feed-forward wid
 DEPTH = 3  # layers of a stand-in
 MULTIPLE = 32  # feed-forward widths of the stand-ins
 ROWS = 256  # of the user's own, for their lengths
-SETTINGS = LatencySettings(processes=1, rounds=8, min_seconds=1.6, min_repeats=96)
-PAIR = LatencySettings(processes=1, rounds=20, min_seconds=4, min_repeats=240)  # one shape beside the uncut model
+SETTINGS = LatencySettings(processes=1, extra_processes=0, rounds=8, min_seconds=1.6, min_repeats=96)
+# one shape beside the uncut model
+PAIR = LatencySettings(processes=1, extra_processes=0, rounds=20, min_seconds=4, min_repeats=240)
 STEADY = 0.04  # that the uncut model may differ from itself by; a noisier measurement is made again
 TRIES = 3
 
@@ -188,10 +190,9 @@ class Stopwatch:
             paths,
             dict.fromkeys(paths, self._rows),
             settings,
-            single_rows=self.target.batch_size,
-            scenarios=(SINGLE,),
+            scenarios=(Scenario(SINGLE, self.target.batch_size),),
             progress=report,
-        )
+        ).timings
         for timing in timings.values():
             if timing.cannot_run:
                 raise InputError(

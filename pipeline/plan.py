@@ -25,11 +25,12 @@ from .job import (
     rows_digest,
     table_name,
 )
+from .measuring import measure
 from .progress import Report
 from .recipe import Model, Search
 from .search import PROXY_SHARE, search
 from .store import Done
-from .work import cascade, checkpoint_after, compress, evaluate, export, measure, measure_table, score
+from .work import cascade, checkpoint_after, compress, evaluate, export, measure_table, score
 
 
 def plan(job: Job) -> list[Step]:
@@ -202,6 +203,7 @@ def _evaluate_step(job: Job, candidate: Candidate, reference: Candidate, steps: 
         "validation": rows_digest(job.validation),
         "test": rows_digest(job.test),
         "tolerance": None if candidate == reference else vars(tolerance),
+        "robustness": [job.recipe.robustness_rows, _digest("benchmarks/robustness.py")],
         "machine": fingerprint(),
         "after": after,
         **_code("compress", "export"),
@@ -218,6 +220,7 @@ def _measure_step(job: Job, candidates: list[Candidate], steps: dict[str, Step])
         "seed": job.recipe.seed,
         "machine": fingerprint(),
         "after": {name: steps[name].key for c in candidates for name in (c.step, evaluation_name(c))},
+        "measuring": _digest("pipeline/measuring.py"),
         **_code("benchmarks"),
     }
     settings = job.recipe.latency

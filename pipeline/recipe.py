@@ -27,6 +27,7 @@ from ..export.parity import TOLERANCES, Tolerance
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 SIZE_LIMIT = 1_000_000  # bytes; a recipe is a page of text
 TaskName = Literal["text-classification"]
+Sink = Literal["mlflow", "tensorboard", "wandb"]
 assert set(get_args(TaskName)) == {name for name, task in TASKS.items() if task.reads_text}
 
 
@@ -41,6 +42,7 @@ class Data(Settings):
     unlabeled: str | None = Field(default=None, description="further text of the same kind, for distillation")
     text: str | None = Field(default=None, description="name of the text column (default: found)")
     label: str | None = Field(default=None, description="name of the label column (default: found)")
+    groups: str | None = Field(default=None, description="a validation column whose groups are also judged one by one")
 
 
 class Step(Settings):
@@ -149,9 +151,7 @@ class Recipe(Settings):
     task: TaskName = Field(default="text-classification", description="what the model does")
     checkpoint: str = Field(description="directory (relative to the recipe) or hub id of the fine-tuned checkpoint")
     data: Data = Field(description="where the rows are")
-    max_length: Annotated[int, Field(ge=4)] = Field(
-        default=128, description="longest input, tokens; longer ones are cut"
-    )
+    max_length: int = Field(default=128, ge=4, description="longest input, tokens; longer ones are cut")
     lengths: list[Bucket] = Field(
         default_factory=list,
         description="pad each call to the next of these (max_length is always the last), for runtimes that like few "
@@ -165,6 +165,7 @@ class Recipe(Settings):
         default_factory=list,
         description="further fine-tuned checkpoints with the same labels; students learn the mean of all logits",
     )
+    robustness_rows: int = Field(default=200, ge=0, description="validation rows scored with typos, in capitals, twice")
     models: list[Model] = Field(default_factory=list, description="smaller models to try beside the checkpoint itself")
     search: Search | None = Field(default=None, description="find models instead of listing them, or beside the listed")
     targets: list[Target] = Field(default_factory=default_targets, description="what each model is exported to")
@@ -175,6 +176,7 @@ class Recipe(Settings):
     latency: LatencySettings = Field(default_factory=LatencySettings, description="how latency is measured")
     cost: Prices = Field(default_factory=Prices, description="what serving costs")
     choose: ChooseSettings = Field(default_factory=ChooseSettings, description="the rule of the pick")
+    report_to: list[Sink] = Field(default_factory=list, description="trackers that are told the result")
 
     @model_validator(mode="after")
     def _distinct(self) -> Recipe:

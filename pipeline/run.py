@@ -10,13 +10,15 @@ from pathlib import Path
 import yaml
 
 from ..compress.errors import StepError
-from .decide import STAMP, decide, is_published, measurements_of, publish, withdraw
+from .decide import STAMP, decide, is_published, publish, withdraw
 from .job import Job, Step, prepare
+from .measurements import measurements_of
 from .plan import plan, search_steps
 from .progress import Reporter
 from .recipe import Recipe, Search
 from .search import found_models, with_models
 from .store import Done, Store, disk_error, key_of, lock, write_atomic
+from .tracking import track
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def _run(job: Job, run_dir: Path) -> Outcome:
         searched, before = _search(job, job.recipe.search, store, run_dir)
         job = with_models(job, found_models(searched))
     steps = plan(job)
-    final = key_of({"steps": [step.key for step in steps], "recipe": job.recipe.model_dump(mode="json")})
+    wanted = {"recipe": job.recipe.model_dump(mode="json"), "groups": job.validation.groups}
+    final = key_of({"steps": [step.key for step in steps], **wanted})
     fresh = not is_published(run_dir, final)
     if fresh:
         withdraw(run_dir)
@@ -68,6 +71,7 @@ def _run(job: Job, run_dir: Path) -> Outcome:
         choice = decide(measurements, job.recipe.choose)
         publish(run_dir, measurements, choice, f"paredown run {shlex.quote(str(run_dir / 'recipe.resolved.yaml'))}")
         write_atomic(run_dir / STAMP, final)
+        track(job.recipe.report_to, choice, job.recipe.name, run_dir)
     measurements = json.loads((run_dir / "measurements.json").read_text())
     choice = json.loads((run_dir / "choice.json").read_text())
     return Outcome(run_dir, choice, measurements, len(steps), before + ran, fresh)

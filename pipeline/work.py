@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..benchmarks import latency
+from ..benchmarks.robustness import CHANGES, changed
 from ..compress import data as data_module
 from ..compress.allocate import LatencyTable
 from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
 from ..compress.data import Rows
 from ..compress.encoder import Encoder, batches_of, collate, run_rows
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed, Training, Trim
-from ..export.artifact import ON_GPU, Artifact, read_artifact
+from ..export.artifact import Artifact, read_artifact
 from ..export.machine import cores
 from ..export.parity import compare, departure, gate
-from ..export.session import ENGINES, CannotRunHere
+from ..export.session import ENGINES, CannotRunHere, Session
 from .job import SCORES, Candidate, Job, evaluation_name, graph_name, parts_of, table_name
 from .progress import Report
 from .store import Done
@@ -227,7 +227,19 @@ def evaluate(
                 partial(_departure, candidate, artifact, encoder, rows, done),
             )
             result["parity"] = parity.to_json()
+    if job.recipe.robustness_rows:
+        report(0.9, "scoring changed texts")
+        result["robustness"] = _robustness(job, session, encoder)
     return result
+
+
+def _robustness(job: Job, session: Session, encoder: Encoder) -> dict[str, str]:
+    """For each change of the texts, which of the same validation rows are right under it ("1") and which are not."""
+    rows, found = job.validation.sample(job.recipe.robustness_rows), {}
+    for change in CHANGES:
+        outputs = run_rows(session, encoder.ids(changed(rows.texts, change)), encoder.pad_id, job.task.output)
+        found[change] = "".join("1" if c else "0" for c in job.task.correct(outputs, rows.gold))
+    return found
 
 
 def _expected(job: Job, candidate: Candidate, reference: Candidate, done: Mapping[str, Done]) -> np.ndarray:
@@ -256,38 +268,6 @@ def _departure(candidate: Candidate, artifact: Artifact, encoder: Encoder, rows:
 def _answers(candidate: Candidate, done: Mapping[str, Done]) -> np.ndarray:
     """Logits of an evaluated candidate on validation."""
     return np.load(done[evaluation_name(candidate)].path / "validation.npy")
-
-
-def measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str, Done], report: Report) -> dict:
-    artifacts = {c.name: done[c.step].path for c in candidates if "cannot_run" not in done[evaluation_name(c)].result}
-    encoder = job.checkpoint.encoder(job.recipe.max_length)
-    ids = encoder.ids(job.validation.texts)
-    rows = {name: read_artifact(path).encoder().ids(job.validation.texts) for name, path in artifacts.items()}
-    timings = latency.measure(artifacts, rows, job.recipe.latency, seed=job.recipe.seed, progress=report)
-    (out / "timings.json").write_text(json.dumps({name: vars(timing) for name, timing in timings.items()}))
-    return {
-        "why_slower": _why_slower(candidates, artifacts, rows, timings),
-        "tokenizer_ms": latency.tokenizer_ms(encoder.ids, job.validation.texts),
-        "tokens_median": float(np.median([len(row) for row in ids])),
-    }
-
-
-def _why_slower(candidates: list[Candidate], artifacts: dict[str, Path], rows: dict, timings: dict) -> dict[str, str]:
-    """For every INT8 artefact that is slower than the same model in float: the reason that its profile gives."""
-    from ..benchmarks.profile import profile, why_int8_is_slower
-
-    found = {}
-    for c in candidates:
-        plain = f"{c.model.name}/{c.target.runtime}/fp32"
-        if c.model.cascade is not None or not c.target.precision.startswith("int8"):
-            continue  # cascades differ in how many rows their first model answers
-        if c.target.runtime in ON_GPU or c.name not in artifacts or plain not in artifacts:
-            continue  # profiles are of CPU runtimes
-        slower, lo, _ = latency.ratio(*(timings[name].turns[latency.SINGLE] for name in (c.name, plain)))
-        if lo > 1:
-            seen = profile(read_artifact(artifacts[c.name]), rows[c.name], cores())
-            found[c.name] = why_int8_is_slower(seen, slower)
-    return found
 
 
 def checkpoint_after(job: Job, before: str | None, done: Mapping[str, Done]) -> Checkpoint:

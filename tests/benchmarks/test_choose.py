@@ -1,36 +1,10 @@
 import numpy as np
 import pytest
-from paredown.benchmarks.choose import Budgets, ChooseSettings, Row, choose, costs_tie, pareto, values_tie
-from paredown.benchmarks.quality import drop_upper_95, paired_drop
+from candidates import row, settings, simulated
+from paredown.benchmarks.choose import Frontier, Row, choose, clear, costs_tie, pareto, values_tie
+from paredown.benchmarks.intervals import t975
+from paredown.benchmarks.limits import Budgets
 from paredown.export.errors import InputError, StepError
-
-ROWS = 1000
-BASE = np.arange(ROWS) < 850
-
-
-def row(name: str, cost: float, right: int, *, steps: int = 1, noise: float = 0.001, **figures) -> Row:
-    """A candidate that is right on the first `right` rows, so that every difference is one-sided."""
-    correct = np.arange(ROWS) < right
-    return Row(
-        {
-            "name": name,
-            "metric_validation": right / ROWS * 100,
-            "drop_validation": paired_drop(BASE, correct)[0],
-            "drop_upper_95": drop_upper_95(BASE, correct),
-            "cost_per_million": cost,
-            "latency_ms": {"p50": 1.0, "p95": 2.0, "p99": 3.0},
-            "size_mb": 10.0,
-            "memory_mb": 100.0,
-            **figures,
-        },
-        steps,
-        correct,
-        noise,
-    )
-
-
-def settings(**values) -> ChooseSettings:
-    return ChooseSettings.model_validate(values)
 
 
 def pick(rows: list[Row], **values) -> str:
@@ -94,8 +68,70 @@ def test_a_tie_in_cost_goes_to_the_simpler_unless_it_is_measurably_worse() -> No
 
 
 def test_what_cannot_run_is_listed_and_never_picked() -> None:
-    absent = Row({"name": "bf16", "latency_ms": None, "cost_per_million": None}, 0, np.zeros(0, bool), 0.0, "no bf16")
+    absent = Row(
+        {"name": "bf16", "latency_ms": None, "cost_per_million": None},
+        0,
+        np.zeros(0, bool),
+        np.zeros(0),
+        cannot="no bf16",
+    )
     choice = choose([absent, row("a", 0.5, 850)], row("base", 1, 850), settings())
     assert choice["chosen"]["name"] == "a"
     assert choice["candidates"][0]["rejected_because"] == "no bf16"
     assert choice["runner_up"] is None
+
+
+@pytest.mark.parametrize("turns", [6, 12])
+def test_two_copies_of_one_model_tie_at_the_nominal_rate(turns: int) -> None:
+    """Of 200 measurements about 10 may find a difference; three standard deviations either way are 1 and 19."""
+    apart = 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        machine = random.lognormal(0, 0.3, turns)  # common to both, so it must not matter
+        first, copy = (simulated(name, random, machine, 1.0) for name in ("first", "copy"))
+        choice = choose([first, copy], row("base", 9.0, 850), settings())
+        tied = {choice["chosen"]["name"], *choice["tied_with"]} == {"first", "copy"}
+        assert tied == costs_tie(first, copy)
+        apart += not tied
+    assert 1 <= apart <= 19
+
+
+def test_the_simpler_of_two_copies_is_picked_however_the_noise_falls() -> None:
+    picked = []
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        machine = random.lognormal(0, 0.3, 12)
+        rows = [simulated("simple", random, machine, 1.0), simulated("complex", random, machine, 1.0, steps=4)]
+        picked.append(pick(rows))
+    assert picked.count("simple") >= 185  # by the point figures alone it would be half of them
+
+
+def test_half_as_fast_is_no_tie() -> None:
+    for seed in range(50):
+        random = np.random.default_rng(seed)
+        machine = random.lognormal(0, 0.3, 12)
+        assert pick([simulated("a", random, machine, 1.0), simulated("b", random, machine, 0.5)]) == "b"
+
+
+def test_the_frontier_without_ties_drops_what_is_not_measurably_better_than_a_cheaper_one() -> None:
+    rows = [row("tiny", 0.01, 600), row("bend", 0.1, 848), row("hardly", 0.5, 849), row("full", 1.0, 900)]
+    assert [r.name for r in clear(pareto(rows))] == ["tiny", "bend", "full"]
+
+
+def test_the_breaks_are_where_the_pick_of_lambda_changes() -> None:
+    random = np.random.default_rng(3)
+    rows = [row(f"m{i}", 0.02 * 1.6**i, int(600 + 250 * (1 - 0.6**i)), noise=0.1, steps=i % 3) for i in range(8)]
+    frontier = Frontier.of(rows)
+    breaks = frontier.breaks()
+    for value in 10 ** random.uniform(-4, 2, 400):  # between two neighbours nothing changes
+        at = np.searchsorted(breaks, value)
+        low, high = ([0.0, *breaks][at], [*breaks, value * 2][at])
+        inside = low + (high - low) * random.uniform(0.01, 0.99)
+        assert frontier.pick(value)[0] == frontier.pick(inside)[0]
+    assert len({frontier.pick(value)[0] for value in breaks}) > 2
+
+
+def test_the_quantile_of_students_t_is_the_textbook_one() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for freedom in (1, 2, 5, 11, 30, 31, 60, 1000):
+        assert t975(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=2e-3)

@@ -2,7 +2,18 @@ import math
 
 import numpy as np
 import pytest
-from paredown.benchmarks.quality import drop_upper_95, mcnemar_p, negative_flips, paired_drop, wilson
+from paredown.benchmarks.quality import (
+    by_key,
+    calibration_error,
+    drop_upper_95,
+    macro_f1,
+    macro_f1_drop,
+    mcnemar_p,
+    negative_flips,
+    paired_drop,
+    wilson,
+    worst_flips,
+)
 
 
 def pair(both: int, lost: int, won: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,3 +58,46 @@ def test_the_bound_holds_at_its_rate() -> None:
         candidate = (draw < 0.76) | (draw > 0.96)
         misses += drop_upper_95(baseline, candidate) < 0
     assert misses / 400 < 0.08
+
+
+def test_macro_f1_is_scikit_learns() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    random = np.random.default_rng(0)
+    gold, said = random.integers(0, 5, 300), random.integers(0, 5, 300)
+    assert macro_f1(said, gold)[0] == pytest.approx(100 * metrics.f1_score(gold, said, average="macro"), rel=1e-6)
+
+
+def test_the_bound_of_the_f1_drop_holds_at_its_rate() -> None:
+    misses = 0
+    for seed in range(100):  # both are right on 80 % of what is theirs to know, so the true drop is 0
+        random = np.random.default_rng(seed)
+        gold = (random.random(400) < 0.3).astype(int)
+        ours, theirs = (np.where(random.random(400) < 0.8, gold, 1 - gold) for _ in "ab")
+        drop, upper = macro_f1_drop(theirs, ours, gold)
+        assert upper >= drop
+        misses += upper < 0
+    assert misses <= 12
+
+
+def test_groups_are_judged_one_by_one_worst_first() -> None:
+    baseline, candidate = pair(80, 10, 2, 8)
+    keys = ["kept"] * 80 + ["lost"] * 10 + ["won"] * 2 + ["never"] * 8
+    parts = {part["name"]: part for part in by_key(baseline, candidate, keys)}
+    assert next(iter(parts)) == "lost"
+    assert (parts["lost"]["drop"], parts["lost"]["rows"], parts["lost"]["metric"]) == (100, 10, 0)
+    assert parts["won"]["drop"] == -100
+    assert parts["never"]["drop_ci"][0] < 0 < parts["never"]["drop_ci"][1]
+    assert all(part["drop"] < part["drop_upper_95"] < part["drop_ci"][1] for part in parts.values())
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    correct = np.array([True] * 8 + [False] * 2)
+    assert calibration_error(np.full(10, 0.8), correct) == pytest.approx(0, abs=1e-9)
+    assert calibration_error(np.full(10, 1.0), correct) == pytest.approx(20)
+    assert calibration_error(np.where(correct, 1.0, 0.0), correct) == 0
+
+
+def test_the_worst_flips_are_those_that_it_is_surest_of() -> None:
+    baseline, candidate = np.array([True, True, True, False]), np.array([False, True, False, False])
+    assert worst_flips(baseline, candidate, np.array([0.6, 0.9, 0.8, 0.99]), 5) == [2, 0]
+    assert worst_flips(baseline, candidate, np.array([0.6, 0.9, 0.8, 0.99]), 1) == [2]

@@ -98,3 +98,15 @@ def test_rows_without_a_known_token_are_refused(tmp_path: Path, untrained: Check
 def test_label_names_sort_numbers_as_numbers(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", [("a", "10"), ("b", "9")])
     assert data.label_names(str(path)) == ("9", "10")
+
+
+def test_a_group_column_is_read_beside_and_sampled_with_its_rows(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("text,label,channel\n" + "".join(f"t{i},0,c{i}\n" for i in range(5)) + "t5,1,\n")
+    rows = data.read(str(file), names=("a", "b"), group="channel")
+    assert rows.groups == ("c0", "c1", "c2", "c3", "c4", "")
+    few = rows.sample(3)
+    assert few.groups is not None
+    assert all(text[1:] == group[1:] or text == "t5" for text, group in zip(few.texts, few.groups, strict=True))
+    with pytest.raises(InputError, match="did you mean 'channel'"):
+        data.read(str(file), names=("a", "b"), group="chanel")

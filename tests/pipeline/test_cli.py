@@ -99,6 +99,11 @@ def test_choose_refuses_what_it_cannot_use(finished: Path, tmp_path: Path) -> No
     refused(paredown("choose", tmp_path), "measurements.json", "paredown run")
     run_dir = shutil.copytree(finished, tmp_path / "run")
     refused(paredown("choose", run_dir, "--rule", "lambda"), "--value-per-point")
+    refused(paredown("choose", run_dir, "--gate", "p99_ms <= 20"), "has no unit", "p99_ms <= 20 ms")
+    refused(paredown("choose", run_dir, "--gate", "p99_ms 20 ms"), "has no direction")
+    done = paredown("choose", run_dir, "--gate", "payback_requests <= -1 requests")
+    assert done.returncode == 1
+    assert "payback_requests" in done.stderr
     assert (run_dir / "bundle").exists()
 
 

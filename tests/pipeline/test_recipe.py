@@ -63,6 +63,12 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
         ("name: small", "name: ../up", ["line 6", "'models.0.name'"]),
         ("latency:", "targets: [{runtime: openvino, precision: int8-dynamic}]\nlatency:", ["line 10", "int8-static"]),
         ("latency:", "targets: [{runtime: pytorch}]\nlatency:", ["at least one runtime besides pytorch"]),
+        (
+            "latency:",
+            "choose: {gates: ['p99_ms <= 20']}\nlatency:",
+            ["'choose.gates'", "has no unit", "p99_ms <= 20 ms"],
+        ),
+        ("latency:", "choose: {budgets: {p95: 20}}\nlatency:", ["unknown key 'choose.budgets.p95'", "'p95_ms'"]),
         ("latency:", "latency: {}\nlatency:", ["line 11", "given twice"]),
         ("latency:", "lengths: [8, 4]\nlatency:", ["lengths: ascending"]),
         ("latency:", "lengths: [8, 999]\nlatency:", ["at most max_length (128)"]),

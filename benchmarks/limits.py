@@ -1,0 +1,150 @@
+"""Hard limits on a candidate's figures: budgets, whose keys name the unit, and gates, which spell it out."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?|"
+GATE = re.compile(rf"\s*(?P<figure>\w+)\s*(?P<sign>[<>=]*)\s*(?P<value>{NUMBER})(?P<unit>.*)")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that can be limited: its unit, which way is good, the keys that lead to it in a candidate's entry."""
+
+    unit: str
+    better: Literal["less", "more"]
+    path: tuple[str, ...] = ()
+
+
+FIGURES = {
+    "p50_ms": Figure("ms", "less", ("latency_ms", "p50")),
+    "p95_ms": Figure("ms", "less", ("latency_ms", "p95")),
+    "p99_ms": Figure("ms", "less", ("latency_ms", "p99")),
+    "throughput_per_s": Figure("rows/s", "more"),
+    "server_per_s": Figure("requests/s", "more"),
+    "speedup_vs_baseline": Figure("x", "more"),
+    "load_s": Figure("s", "less"),
+    "first_call_ms": Figure("ms", "less"),
+    "cold_start_s": Figure("s", "less"),
+    "size_mb": Figure("MB", "less"),
+    "memory_mb": Figure("MB", "less"),
+    "energy_j": Figure("J/row", "less"),
+    "cost_per_million": Figure("per million", "less"),
+    "payback_requests": Figure("requests", "less"),
+    "metric_validation": Figure("points", "more"),
+    "drop_validation": Figure("points", "less"),
+    "drop_upper_95": Figure("points", "less"),
+    "macro_f1": Figure("points", "more"),
+    "macro_f1_drop": Figure("points", "less"),
+    "macro_f1_drop_upper_95": Figure("points", "less"),
+    "negative_flips": Figure("rows", "less"),
+    "negative_flip_share": Figure("%", "less"),
+    "calibration_error": Figure("points", "less"),
+    "label_drop": Figure("points", "less"),
+    "label_drop_upper_95": Figure("points", "less"),
+    "group_drop": Figure("points", "less"),
+    "group_drop_upper_95": Figure("points", "less"),
+    "typos_drop": Figure("points", "less"),
+    "typos_drop_upper_95": Figure("points", "less"),
+    "case_drop": Figure("points", "less"),
+    "case_drop_upper_95": Figure("points", "less"),
+    "length_drop": Figure("points", "less"),
+    "length_drop_upper_95": Figure("points", "less"),
+}
+
+
+class Budgets(BaseModel):
+    """Hard limits: a candidate that breaks one, or lacks the figure, can never be picked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    p95_ms: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="p95 latency of one row, at most, ms"
+    )
+    size_mb: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="model and tokenizer on disk, at most, MB"
+    )
+    memory_mb: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="peak memory of its process, at most, MB"
+    )
+    cost_per_million: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="money per million requests, at most"
+    )
+    drop_upper_95: float | None = Field(
+        default=None, description="one-sided 95 % upper bound of the validation drop, at most, points (non-inferiority)"
+    )
+
+
+@dataclass(frozen=True)
+class Limit:
+    """`figure` at most (less is better) or at least (more is better) `value`, in the figure's unit."""
+
+    figure: str
+    value: float
+
+    @property
+    def sign(self) -> str:
+        return "<=" if FIGURES[self.figure].better == "less" else ">="
+
+    def __str__(self) -> str:
+        return f"{self.figure} {self.sign} {self.value:g} {FIGURES[self.figure].unit}"
+
+    def broken_by(self, entry: dict) -> str | None:
+        """Why a candidate's entry breaks the limit; None when it keeps it."""
+        found = value_of(entry, self.figure)
+        if found is None:
+            return f"{self.figure} was not measured, and the budget needs it"
+        if (found > self.value) if self.sign == "<=" else (found < self.value):
+            return (
+                f"{self.figure} {found:.4g} is {'over' if self.sign == '<=' else 'under'} the budget of {self.value:g}"
+            )
+        return None
+
+
+def value_of(entry: dict, figure: str) -> float | None:
+    """A figure of a candidate's entry; None where it was not measured."""
+    found: object = entry
+    for key in FIGURES[figure].path or (figure,):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, int | float) else None
+
+
+def gate_of(text: str) -> Limit:
+    """A gate such as `p99_ms <= 20 ms`. ValueError says what is missing: figure, direction, number or unit."""
+    match = GATE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"'{text}' is no gate; write one like 'p99_ms <= 20 ms'")
+    name, sign, number, unit = (match[key].strip() for key in ("figure", "sign", "value", "unit"))
+    if name not in FIGURES:
+        close = difflib.get_close_matches(name, FIGURES, 1)
+        raise ValueError(
+            f"'{text}': unknown figure '{name}'; " + (f"did you mean '{close[0]}'?" if close else ", ".join(FIGURES))
+        )
+    limit = Limit(name, float(number or 1))
+    meant = f"{name} {limit.sign} {number or 'NUMBER'} {FIGURES[name].unit}"
+    if sign != limit.sign:
+        reason = "has no direction" if not sign else f"{FIGURES[name].better} is better"
+        raise ValueError(f"'{text}': {reason}; write '{meant}'")
+    if not number or unit != FIGURES[name].unit:
+        reason = "has no number" if not number else f"has the unit '{unit}'" if unit else "has no unit"
+        raise ValueError(f"'{text}': {reason}; write '{meant}'")
+    return limit
+
+
+def limits_of(budgets: Budgets, gates: Sequence[str]) -> list[Limit]:
+    """All limits, budgets first."""
+    return [Limit(key, value) for key, value in budgets.model_dump(exclude_none=True).items()] + [
+        gate_of(text) for text in gates
+    ]
+
+
+def broken(entry: dict, limits: Sequence[Limit]) -> str | None:
+    """Why an entry breaks the first of the limits that it breaks."""
+    return next((reason for limit in limits if (reason := limit.broken_by(entry))), None)

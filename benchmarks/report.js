@@ -1,0 +1,92 @@
+"use strict";
+// The interactive frontier. The rule is Frontier.pick of choose.py, on the same numbers; a test holds them together.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent), f = data.frontier;
+
+  function pick(lambda) {
+    const gain = f.names.map((_, i) => lambda * f.value[i] - f.cost[i]);
+    const best = gain.indexOf(Math.max(...gain));
+    const tied = gain.map((_, i) => i).filter((i) => i === best ||
+      gain[best] - gain[i] <= Math.hypot(lambda * f.value_half[best][i], f.cost_half[best][i]));
+    const order = (a, b) => f.cost[a] - f.cost[b] || f.steps[a] - f.steps[b] || a - b;
+    return { chosen: [...tied].sort(order)[0], tied };
+  }
+
+  const $ = (id) => document.getElementById(id);
+  const live = $("live"), svg = live.querySelector("svg"), W = 860, H = 420, L = 56, R = 16, T = 18, B = 46;
+  const drawn = (tag, attributes, text) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (text !== undefined) made.textContent = text;
+    return made;
+  };
+  const short = (value) => String(Number(value.toPrecision(3)));
+
+  function draw() {
+    const kx = $("x").value, ky = $("y").value;
+    const points = data.points.filter((p) => p[kx] > 0 && p[ky] !== null);
+    const xs = points.map((p) => Math.log(p[kx])), ys = points.map((p) => p[ky]);
+    const [x0, x1] = [Math.min(...xs) - 0.2, Math.max(...xs) + 0.2];
+    const margin = Math.max(0.3, 0.08 * (Math.max(...ys) - Math.min(...ys)));
+    const [y0, y1] = [Math.min(...ys) - margin, Math.max(...ys) + margin];
+    const x = (v) => L + (W - L - R) * (Math.log(v) - x0) / (x1 - x0), y = (v) => T + (H - T - B) * (y1 - v) / (y1 - y0);
+    const lambdaPick = f.names[pick(worth()).chosen];
+    svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
+    svg.replaceChildren();
+    for (let i = 0; i <= 5; i++) {
+      const vy = y0 + (y1 - y0) * i / 5, vx = Math.exp(x0 + (x1 - x0) * i / 5);
+      svg.append(drawn("line", { class: "grid", x1: L, x2: W - R, y1: y(vy), y2: y(vy) }));
+      svg.append(drawn("text", { x: L - 8, y: y(vy) + 4, "text-anchor": "end" }, vy.toFixed(1)));
+      svg.append(drawn("text", { x: x(vx), y: H - B + 19, "text-anchor": "middle" }, short(vx)));
+    }
+    svg.append(drawn("text", { x: W - R, y: H - 6, "text-anchor": "end" }, `${data.axes.x[kx]} (log)`));
+    svg.append(drawn("text", { x: L + 4, y: T - 4 }, data.axes.y[ky]));
+    let top = -Infinity;
+    const front = points.filter((p) => p.able).sort((a, b) => a[kx] - b[kx] || b[ky] - a[ky])
+      .filter((p) => p[ky] > top && ((top = p[ky]), true));
+    svg.append(drawn("polyline", { class: "front", points: front.map((p) => `${x(p[kx])},${y(p[ky])}`).join(" ") }));
+    for (const p of points) {
+      const words = `${p.name}: ${data.axes.x[kx]} ${short(p[kx])}, ${data.axes.y[ky]} ${p[ky].toFixed(2)}` +
+        (p.chosen ? ", chosen" : "") + (p.able ? "" : ", cannot be picked");
+      const g = drawn("g", { tabindex: 0, role: "img", "aria-label": words, "data-name": p.name });
+      g.append(drawn("circle", { cx: x(p[kx]), cy: y(p[ky]), r: 6, fill: p.able ? p.colour : "transparent", stroke: p.colour }));
+      if (p.chosen) g.append(drawn("circle", { class: "ring", cx: x(p[kx]), cy: y(p[ky]), r: 11 }));
+      if (p.chosen) {
+        const right = x(p[kx]) > W * 0.55;
+        g.append(drawn("text", { class: "bold", x: x(p[kx]) + (right ? -20 : 20), y: y(p[ky]) + 22, "text-anchor": right ? "end" : "start" }, p.name));
+      }
+      if (p.name === lambdaPick) g.append(drawn("rect", { class: "ring", x: x(p[kx]) - 15, y: y(p[ky]) - 15, width: 30, height: 30 }));
+      g.append(drawn("title", {}, words));
+      for (const event of ["mouseenter", "focus"]) g.addEventListener(event, () => { $("about").textContent = words; });
+      svg.append(g);
+    }
+  }
+
+  const worth = () => 10 ** Number($("lambda").value);
+
+  function slide() {
+    const { chosen, tied } = pick(worth()), others = tied.filter((i) => i !== chosen).map((i) => f.names[i]);
+    const unit = `${data.currency} per million requests and point`;
+    $("worth").textContent = `${short(worth())} ${unit}`;
+    $("lambda").setAttribute("aria-valuetext", `${short(worth())} ${unit}: ${f.names[chosen]}`);
+    $("picked").dataset.name = f.names[chosen];
+    $("picked").textContent = `Rule lambda would pick ${f.names[chosen]}` +
+      (others.length ? `; it ties with ${others.join(", ")}` : "") + ".";
+    draw();
+  }
+
+  for (const side of ["x", "y"]) {
+    for (const [key, text] of Object.entries(data.axes[side])) {
+      if (data.points.every((p) => p[key] !== null)) $(side).append(new Option(text, key));
+    }
+    $(side).addEventListener("change", draw);
+  }
+  const breaks = data.lambda.flatMap((r) => (r.to ? [r.to] : [])), slider = $("lambda");
+  slider.min = Math.floor(Math.log10(Math.min(...breaks, data.now || 1, 0.01))) - 1;
+  slider.max = Math.ceil(Math.log10(Math.max(...breaks, data.now || 1, 1))) + 1;
+  slider.value = Math.log10(data.now || breaks[0] || 0.1);
+  slider.addEventListener("input", slide);
+  live.hidden = false;
+  $("static").hidden = true;
+  slide();
+})();

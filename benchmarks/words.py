@@ -1,0 +1,150 @@
+"""A choice in words: sentences and cells that the report, the terminal and a pull request share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def sentence(choice: dict, measurements: dict) -> str:
+    """The pick in one sentence, in plain words."""
+    chosen, base = choice["chosen"], choice["baseline"]
+    drop = chosen["drop_validation"]
+    change = "with the same" if drop == 0 else f"{abs(drop):.1f} points {'less' if drop > 0 else 'more'}"
+    saved = 100 * (1 - chosen["cost_per_million"] / base["cost_per_million"])
+    money = f"{saved:.0f} % less" if saved >= 0 else f"{-saved:.0f} % more"
+    mean = chosen["speedup_mean"]
+    uneven = not 0.8 < mean / chosen["speedup_vs_baseline"] < 1.25  # a cascade: some rows are far quicker than others
+    return (
+        f"{chosen['name']} answers {chosen['speedup_vs_baseline']:.1f} times as fast as the checkpoint in PyTorch"
+        f"{f' (median; {mean:.1f} times in the mean)' if uneven else ''}, "
+        f"{change} {chosen['metric']} on validation, {chosen['size_mb']:.0f} MB instead of {base['size_mb']:.0f}, "
+        f"and costs {money} per million requests."
+    )
+
+
+def control_warning(choice: dict) -> str | None:
+    """A line when the A/A control does not contain 1: the machine was too noisy for small differences."""
+    ratio, (lo, hi) = choice["control"]["ratio"], choice["control"]["ratio_ci"]
+    if lo <= 1 <= hi:
+        return None
+    return (
+        f"The machine was noisy: the checkpoint timed against itself gave {ratio:.2f} [{lo:.2f}, {hi:.2f}], "
+        f"and 1 is not inside, after {choice['conditions']['processes']} processes of each (asked for: "
+        f"{choice['conditions']['processes_asked']}). Differences of that size mean nothing: use a quieter machine, or "
+        "raise min_seconds."
+    )
+
+
+def card_lines(choice: dict, currency: str) -> list[str]:
+    """The decision card in sentences: other values of a point, other prices, other limits, what the run has cost."""
+    card, chosen = choice["card"], choice["chosen"]
+    unit = f"{currency} per million requests and point"
+    ranges = card["lambda"]
+    if len(ranges) == 1:
+        lines = [f"Whatever a point is worth, rule lambda would pick {ranges[0]['name']}."]
+    else:
+        parts = [f"{r['name']} up to {r['to']:.3g}" for r in ranges[:-1]] + [f"{ranges[-1]['name']} above"]
+        lines = [f"By what a point is worth ({unit}), rule lambda would pick {', '.join(parts)}."]
+    price, found = card["price_per_hour"], []
+    for side, word in (("lower", "at most"), ("upper", "at least")):
+        if price[side]:
+            found.append(f"at {word} {price[side]['at']:.3g} {_or_nothing(price[side]['name'])}")
+    now = f"Price of the machine's hour, {price['now']:g} {currency}"
+    lines.append(
+        f"{now}: {' and '.join(found)} would be picked."
+        if found
+        else f"{now}: a hundredth or a hundred times it would change nothing."
+    )
+    for limit in card["limits"]:
+        moves = []
+        if limit["tighter"]:
+            sense = "above" if ">=" in limit["limit"] else "below"
+            moves.append(f"{sense} {limit['tighter']['at']:.4g} {_or_nothing(limit['tighter']['name'])}")
+        if limit["looser"]:
+            moves.append(f"from {limit['looser']['at']:.4g} on {_or_nothing(limit['looser']['name'])}")
+        if moves:
+            head = limit["limit"] if limit["set"] else f"{limit['limit'].split()[0]}, without a limit now"
+            lines.append(f"{head}: {', '.join(moves)} would be picked.")
+        elif limit["set"]:
+            lines.append(f"{limit['limit']}: no other value changes the pick.")
+    if chosen["payback_requests"] is not None:
+        days = f", {chosen['payback_days']:.3g} days of the traffic" if chosen["payback_days"] is not None else ""
+        lines.append(
+            f"What it took to make it, {chosen['cost_parts']['run']:.3g} {currency}, is saved after "
+            f"{chosen['payback_requests']:,.0f} requests{days}."
+        )
+    return lines
+
+
+def conditions_line(choice: dict) -> str:
+    """How it was measured: processes, the control, what other guests of the machine took."""
+    seen, (lo, hi) = choice["conditions"], choice["control"]["ratio_ci"]
+    parts = [
+        f"{seen['processes']} fresh processes of each in {seen['seconds']:.0f} s",
+        f"control, the checkpoint against itself: {choice['control']['ratio']:.2f} [{lo:.2f}, {hi:.2f}]",
+    ]
+    if seen["processes"] > seen["processes_asked"]:
+        parts[0] += f" ({seen['processes_asked']} were asked for: the control did not contain 1)"
+    if seen["steal_share"] is not None:
+        parts.append(f"{100 * seen['steal_share']:.1f} % of the CPU time was stolen by other guests")
+    if seen["load_before"] is not None:
+        parts.append(f"load average before: {seen['load_before']:.1f}")
+    return "; ".join(parts)
+
+
+def _or_nothing(name: str | None) -> str:
+    return name or "nothing"
+
+
+def table_rows(choice: dict) -> Iterable[tuple[str, ...]]:
+    """Cells of the terminal's table, cheapest first: candidate, metric, drop, p50, speed-up, MB, cost, note."""
+    for entry in sorted(
+        choice["candidates"], key=lambda e: (e["cost_per_million"] is None, e["cost_per_million"] or 0.0)
+    ):
+        if entry["metric_validation"] is None:
+            yield (entry["name"], "", "", "", "", f"{entry['size_mb']:.1f}", "", entry["rejected_because"])
+            continue
+        yield (
+            entry["name"],
+            f"{entry['metric_validation']:.1f}",
+            f"{entry['drop_validation']:+.1f} (< {entry['drop_upper_95']:.1f})",
+            f"{entry['latency_ms']['p50']:.2f}",
+            f"{entry['speedup_vs_baseline']:.1f}x",
+            f"{entry['size_mb']:.1f}",
+            f"{entry['cost_per_million']:.3f}",
+            "chosen" if entry["name"] == choice["chosen"]["name"] else note(entry, choice),
+        )
+
+
+def note(entry: dict, choice: dict) -> str:
+    """Why a candidate was not in question: what broke a budget, or the rule's own limit; empty when it was."""
+    if "rejected_because" in entry:
+        return entry["rejected_because"]
+    rule, notes = choice["rule"], []
+    if rule["rule"] == "cheapest" and entry["drop_validation"] > rule["max_drop"]:
+        notes.append(f"loses more than {rule['max_drop']:g} points")
+    if entry.get("why_slower"):
+        notes.append(entry["why_slower"])
+    return "; ".join(notes)
+
+
+def learned(measurements: dict) -> list[dict]:
+    """Each model that was trained: rows a second, seconds, and their share of the whole run."""
+    found = {}
+    for entry in measurements["candidates"]:
+        for name, made in entry.get("made", {}).items():
+            if "training_s" in made:
+                share = made["training_s"] / max(measurements["compression_s"], 1e-9)
+                found[name] = {"name": name, "rows_per_s": made["rows_per_s"], "s": made["training_s"], "share": share}
+    return list(found.values())
+
+
+def promises(choice: dict) -> list[dict]:
+    """Each timed cut: what its latency table promised and what was measured, in one runtime and precision."""
+    return [{"name": e["name"], **e["promised_speedup"]} for e in choice["candidates"] if e.get("promised_speedup")]
+
+
+def engines(measurements: dict) -> list[dict]:
+    """Each TensorRT engine that was built, whether this machine could run it or not."""
+    found = [(entry["name"], (entry.get("details") or {}).get("engine")) for entry in measurements["candidates"]]
+    return [{"name": name, **engine} for name, engine in found if engine]

@@ -1,0 +1,183 @@
+"""Judging what was measured: choose again, report, and artefacts side by side."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..compress.errors import InputError
+from .bundles import LabelColumn, TextColumn
+from .options import checked
+
+app = typer.Typer()
+out = Console(width=None if sys.stdout.isatty() else 150, markup=False)
+
+RunDir = Annotated[Path, typer.Argument(help="a directory that `paredown run` has made")]
+
+
+@app.command()
+def choose(
+    run_dir: RunDir,
+    rule: Annotated[Literal["cheapest", "lambda", "knee"] | None, typer.Option(help="default: the recipe's")] = None,
+    max_drop: Annotated[float | None, typer.Option(min=0, help="points that may be lost on validation")] = None,
+    value_per_point: Annotated[float | None, typer.Option(help="money per million requests a point is worth")] = None,
+    p95_ms: Annotated[float | None, typer.Option(help="budget: p95 latency of one row, ms")] = None,
+    size_mb: Annotated[float | None, typer.Option(help="budget: size to ship, MB")] = None,
+    memory_mb: Annotated[float | None, typer.Option(help="budget: peak memory, MB")] = None,
+    cost_per_million: Annotated[float | None, typer.Option(help="budget: money per million requests")] = None,
+    drop_upper_95: Annotated[float | None, typer.Option(help="budget: upper 95 % bound of the drop, points")] = None,
+    gate: Annotated[
+        list[str] | None, typer.Option(help="a further budget, with direction and unit: 'p99_ms <= 20 ms'; repeatable")
+    ] = None,
+) -> None:
+    """Pick again from what was measured, without running again; report and bundle follow."""
+    from ..benchmarks.choose import ChooseSettings
+    from ..benchmarks.limits import gate_of
+    from .decide import decide, publish
+    from .measurements import read_measurements
+    from .store import lock
+
+    read_measurements(run_dir)  # a directory that is no run is not locked, and not written to
+    try:
+        for text in gate or []:
+            gate_of(text)
+    except ValueError as error:
+        raise InputError(f"--gate {error}") from None
+    given = {"rule": rule, "max_drop": max_drop, "value_per_point": value_per_point}
+    limits = {"p95_ms": p95_ms, "size_mb": size_mb, "memory_mb": memory_mb, "cost_per_million": cost_per_million}
+    limits["drop_upper_95"] = drop_upper_95
+    with lock(run_dir):
+        measurements = read_measurements(run_dir)
+        settings = measurements["choose"] | {key: value for key, value in given.items() if value is not None}
+        settings["budgets"] |= {key: value for key, value in limits.items() if value is not None}
+        settings["gates"] = [*settings["gates"], *(gate or [])]
+        choice = decide(measurements, checked(ChooseSettings, settings))
+        words = [f"--{k.replace('_', '-')} {v}" for k, v in (given | limits).items() if v is not None]
+        words += [f"--gate {shlex.quote(text)}" for text in gate or []]
+        publish(run_dir.resolve(), measurements, choice, " ".join([f"paredown choose {run_dir}", *words]))
+    show_choice(choice, measurements)
+
+
+@app.command()
+def report(
+    run_dir: RunDir,
+    format: Annotated[
+        Literal["html", "md", "svg", "png"],
+        typer.Option(help="the page, Markdown for a pull request, or a picture of the frontier"),
+    ] = "html",
+    output: Annotated[
+        Path | None, typer.Option(help="file to write (default: in the run directory; md: printed)")
+    ] = None,
+) -> None:
+    """The page (with the table on the terminal), Markdown or a picture, from what was measured and chosen."""
+    from ..benchmarks.report import markdown, write_picture, write_report
+    from .measurements import read_measurements
+
+    measurements = read_measurements(run_dir)
+    try:
+        choice = json.loads((run_dir / "choice.json").read_text())
+    except (OSError, ValueError):
+        raise InputError(
+            f"{run_dir / 'choice.json'}: missing or damaged; make it with: paredown choose {run_dir}"
+        ) from None
+    if "card" not in choice:
+        raise InputError(f"{run_dir / 'choice.json'}: of an older paredown; make it with: paredown choose {run_dir}")
+    command = f"paredown run {run_dir.resolve() / 'recipe.resolved.yaml'}"
+    path = output or run_dir / {"html": "report.html", "md": "report.md"}.get(format, f"frontier.{format}")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--output {path}: no such directory")
+    if format == "html":
+        show_choice(choice, measurements)
+        print(write_report(path, measurements, choice, command))
+    elif format == "md":
+        text = markdown(measurements, choice, command)
+        if output is None:
+            print(text, end="")
+        else:
+            output.write_text(text, encoding="utf-8")
+    else:
+        print(write_picture(path, measurements, choice))
+
+
+@app.command()
+def bench(
+    artifacts: Annotated[list[str], typer.Argument(help="exported directory, bundle, checkpoint, .onnx or .xml")],
+    data: Annotated[str, typer.Option(help="rows to run on; with labels the metric is reported too")],
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: all)")] = None,
+    batch_size: Annotated[int, typer.Option(help="rows a call in the throughput scenario")] = 8,
+    min_seconds: Annotated[float, typer.Option(help="seconds of calls per artefact and scenario")] = 3.0,
+    min_repeats: Annotated[int, typer.Option(help="calls per artefact and scenario, at least")] = 100,
+    processes: Annotated[int, typer.Option(help="fresh processes per artefact")] = 2,
+    rounds: Annotated[int, typer.Option(help="turns in each process")] = 6,
+    max_length: Annotated[int, typer.Option(help="longest input in tokens, for what does not say")] = 128,
+    sweep: Annotated[bool, typer.Option("--sweep", help="also 1 to 32 rows a call, 1 to all threads, lengths")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+) -> None:
+    """Artefacts side by side, in one run; ratios are latency against the first."""
+    from ..benchmarks.latency import LatencySettings, Sweep
+    from ..export.machine import cores
+    from . import side_by_side
+
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise InputError(f"--json {json_file}: no such directory")
+    settings = checked(
+        LatencySettings,
+        {
+            "threads": threads, "batch_size": batch_size, "min_seconds": min_seconds, "min_repeats": min_repeats,
+            "processes": processes, "rounds": rounds,
+            "sweep": Sweep(
+                batch_sizes=[1, 2, 4, 8, 16, 32],
+                threads=sorted({1, *(2**i for i in range(10) if 2**i < cores()), cores()}),
+                lengths=[n for n in (16, 32, 64, 128, 256, 512) if n < 2 * max_length],
+            ) if sweep else None,
+        },
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
+        result = side_by_side.run(artifacts, data, text_column, label_column, settings, max_length, Path(scratch))
+    table = Table("artefact", "runtime", "precision", "p50 ms", "p95", "p99", "ratio (95 %)", "rows/s", "MB", "metric")
+    for a in result["artifacts"]:
+        metric = "" if a["metric"] is None else f"{a['metric']:.2f}"
+        if "cannot_run" in a:
+            table.add_row(a["path"], a["runtime"], a["precision"], a["cannot_run"], "", "", "", "", "", metric)
+            continue
+        lo, hi = a["ratio_ci"]
+        table.add_row(
+            a["path"], a["runtime"], a["precision"], f"{a['p50_ms']:.2f}", f"{a['p95_ms']:.2f}", f"{a['p99_ms']:.2f}",
+            f"{a['ratio']:.3f} [{lo:.3f}, {hi:.3f}]", f"{a['throughput_per_s']:.0f}", f"{a['size_mb']:.1f}", metric,
+        )  # fmt: skip
+    out.print(table)
+    if json_file is not None:
+        from .store import write_atomic
+
+        write_atomic(json_file, json.dumps(result, indent=2) + "\n")
+
+
+def show_choice(choice: dict, measurements: dict) -> None:
+    """The table of all candidates and the pick in a sentence."""
+    from ..benchmarks.words import card_lines, control_warning, sentence, table_rows
+
+    table = Table()
+    table.add_column("candidate", no_wrap=True)
+    for title in (measurements["metric"], "drop (95 %)", "p50 ms", "speed-up", "MB"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column(f"{measurements['prices']['currency']} / million", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, overflow="ellipsis", max_width=36)
+    for cells in table_rows(choice):
+        table.add_row(*cells, style="bold green" if cells[-1] == "chosen" else None)
+    out.print(table)
+    out.print(sentence(choice, measurements))
+    for line in card_lines(choice, measurements["prices"]["currency"]):
+        out.print(f"- {line}", soft_wrap=True)
+    warning = control_warning(choice)
+    if warning:
+        out.print(warning)

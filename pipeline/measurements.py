@@ -1,0 +1,154 @@
+"""What a finished run has measured, in one file: from its steps to measurements.json, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..benchmarks.latency import CONTROL
+from ..benchmarks.quality import calibration_error, worst_flips
+from ..compress.errors import InputError
+from ..compress.settings import Prune
+from ..compress.tasks import softmax
+from ..export.machine import machine
+from ..export.reference import ROWS as REFERENCE_ROWS
+from .job import SCORES, Candidate, Job, Step, chain_of, evaluation_name, graph_name, has_teacher, parts_of, table_name
+from .recipe import Model
+from .store import Done
+
+SCHEMA = 2
+SPLITS = ("train", "unlabeled", "validation", "test")
+BY_NAME = ("why_slower", "sweep", "profile")  # what the step `measure` found out about each candidate, by its name
+FLIPS, FLIP_CHARACTERS = 20, 400
+
+
+def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_dir: Path) -> dict:
+    """Everything that was measured, raw samples included: the content of measurements.json."""
+    measured = done["measure"].result
+    timings = json.loads((done["measure"].path / "timings.json").read_text())
+    candidates = []
+    for candidate in job.candidates:
+        evaluated = done[evaluation_name(candidate)]
+        export = done[candidate.step]
+        chain = chain_of(candidate.model)
+        candidates.append(
+            {
+                "name": candidate.name,
+                "model": candidate.model.name,
+                "runtime": candidate.target.runtime,
+                "precision": candidate.target.precision,
+                "steps": _steps_of(candidate.model),
+                "artifact": export.path.relative_to(run_dir).as_posix(),
+                "size_mb": export.result["size_mb"],
+                "details": export.result["details"],
+                "compression_s": sum(done[name].seconds for name in _made_by(job, candidate)),
+                "parameters": done[chain[-1]].result["parameters"] if chain else None,
+                "made": {name: done[name].result for name in chain},
+                **evaluated.result,
+                **_answers_of(evaluated, done[evaluation_name(job.candidates[0])], job),
+                "timing": timings.get(candidate.name),
+                **{key: measured[key].get(candidate.name) for key in BY_NAME},
+            }
+        )
+    return {
+        "schema": SCHEMA,
+        "name": job.recipe.name,
+        "task": job.recipe.task,
+        "metric": job.task.metric_name,
+        "labels": list(job.checkpoint.labels),
+        "machine": machine(),
+        "rows": {
+            "train": len(job.train),
+            "unlabeled": len(job.unlabeled) if job.unlabeled else 0,
+            "validation": len(job.validation),
+            "test": len(job.test) if job.test else 0,
+        },
+        "data": {split: source for split, source in job.recipe.data.model_dump().items() if split in SPLITS and source},
+        "golden_texts": list(job.validation.texts[:8]),
+        "reference_texts": list(job.validation.texts[:: 1 + (len(job.validation) - 1) // REFERENCE_ROWS]),
+        "latency": job.recipe.latency.model_dump(),
+        "prices": job.recipe.cost.model_dump(),
+        "choose": job.recipe.choose.model_dump(),
+        "gold_validation": job.validation.gold.tolist(),
+        "keys": _keys(job),
+        **{key: value for key, value in measured.items() if key not in BY_NAME},
+        "compression_s": sum(d.seconds for d in done.values()),
+        "control": timings[CONTROL],
+        "baseline": job.candidates[0].name,
+        "checkpoint": str(job.checkpoint.path),
+        "candidates": candidates,
+    }
+
+
+def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:
+    """What a candidate said about each validation row, how far its confidence was off, and its worst flips."""
+    if "cannot_run" in evaluated.result:
+        return {}
+    gold, texts, labels = job.validation.gold, job.validation.texts, job.checkpoint.labels
+    logits, before = (np.load(step.path / "validation.npy") for step in (evaluated, baseline))
+    said, said_before = logits.argmax(axis=-1), before.argmax(axis=-1)
+    sure = softmax(logits).max(axis=-1)
+    flips = [
+        {
+            "text": texts[i][:FLIP_CHARACTERS],
+            "gold": labels[gold[i]],
+            "now": labels[said[i]],
+            "confidence": float(sure[i]),
+        }
+        for i in worst_flips(said_before == gold, said == gold, sure, FLIPS)
+    ]
+    return {
+        "predicted_validation": said.tolist(),
+        "calibration_error": calibration_error(sure, said == gold),
+        "flips": flips,
+    }
+
+
+def _keys(job: Job) -> dict[str, list[str]]:
+    """How the validation rows fall into groups: by label, by length in thirds, by the recipe's `data.groups`."""
+    rows, labels = job.validation, job.checkpoint.labels
+    lengths = np.array([len(ids) for ids in job.checkpoint.encoder(job.recipe.max_length).ids(rows.texts)])
+    low, high = (int(x) for x in np.percentile(lengths, [100 / 3, 200 / 3]))
+    names = (f"up to {low} tokens", f"{low + 1} to {high} tokens", f"more than {high} tokens")
+    keys = {
+        "label": [labels[label] for label in rows.gold],
+        "length": [names[int(n > low) + int(n > high)] for n in lengths],
+    }
+    return keys | ({"group": list(rows.groups)} if rows.groups is not None else {})
+
+
+def _steps_of(model: Model) -> list[dict]:
+    if model.cascade is not None:
+        return [{"stage": "cascade", **model.cascade.model_dump()}]
+    return [{"stage": step.stage[0], **step.stage[1].model_dump(exclude_defaults=True)} for step in model.steps]
+
+
+def _shared(model: Model) -> list[str]:
+    """Steps that several models stand on, counted in full for each: the teacher's scores, the latency table."""
+    stages = [step.stage[1] for step in model.steps]
+    names = [SCORES] if any(map(has_teacher, stages)) else []
+    return names + [table_name(s.target) for s in stages if isinstance(s, Prune) and s.timed]
+
+
+def _made_by(job: Job, candidate: Candidate) -> set[str]:
+    """Names of the steps that a candidate took, a cascade's two models included."""
+    if candidate.model.cascade is None:
+        return {candidate.step, graph_name(candidate.model), *chain_of(candidate.model), *_shared(candidate.model)}
+    return {candidate.step}.union(*(_made_by(job, part) for part in parts_of(job, candidate)))
+
+
+def read_measurements(run_dir: Path) -> dict:
+    """measurements.json of a finished run."""
+    path = run_dir / "measurements.json"
+    try:
+        data = json.loads(path.read_text())
+        if data["schema"] != SCHEMA:
+            raise InputError(f"{path}: schema {data['schema']}; this paredown reads {SCHEMA}: run the recipe again")
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such file; a run directory is what `paredown run` has made") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: damaged; run the recipe again, finished steps are kept") from None
+    return data

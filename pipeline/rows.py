@@ -1,0 +1,168 @@
+"""One candidate's measurements as the figures that are compared: a row of the choice."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..benchmarks.choose import Row
+from ..benchmarks.cost import Cost, Prices, payback
+from ..benchmarks.intervals import ratio
+from ..benchmarks.latency import OFFLINE, SINGLE, Measurement, Timing, joules_a_row, server_rate
+from ..benchmarks.quality import (
+    by_key,
+    drop_upper_95,
+    flip_share,
+    macro_f1,
+    macro_f1_drop,
+    mcnemar_p,
+    negative_flips,
+    paired_drop,
+    wilson,
+)
+from ..benchmarks.robustness import CHANGES
+from ..compress.settings import Timed
+from .recipe import BASELINE
+
+# What a candidate that cannot run has no figure for.
+MEASURED = (
+    "metric_validation",
+    "metric_test",
+    "drop_validation",
+    "drop_test",
+    "drop_upper_95",
+    "latency_ms",
+    "speedup_vs_baseline",
+    "throughput_per_s",
+    "memory_mb",
+    "cost_per_million",
+)
+
+
+def promise_of(entry: dict, entries: dict[str, dict]) -> dict | None:
+    """What a timed cut promised in this candidate's runtime and precision, and what was measured, in the same run."""
+    made = next(iter(entry.get("made", {}).values()), {})
+    target = Timed.model_validate(entry["steps"][0].get("target", {})) if made.get("promised_speedup") else None
+    if target is None or (entry["runtime"], entry["precision"]) != (target.runtime, target.precision):
+        return None
+    uncut = entries.get(f"{BASELINE}/{entry['runtime']}/{entry['precision']}")
+    if uncut is None or not entry.get("timing") or target.batch_size != 1:
+        return None
+    ours, theirs = Timing(**entry["timing"]), Timing(**uncut["timing"])
+    slower, lo, hi = ratio(ours.turns[SINGLE], theirs.turns[SINGLE], ours.processes)
+    return {"promised": made["promised_speedup"], "measured": 1 / slower, "measured_ci": [1 / hi, 1 / lo]}
+
+
+def row_of(entry: dict, base: dict, base_cost: Cost, prices: Prices, measurements: dict, promise: dict | None) -> Row:
+    """A candidate's row; `base` is the checkpoint as it came, `base_cost` what serving it costs."""
+    correct, base_correct = _bits(entry, "validation"), _bits(base, "validation")
+    figures: dict = {
+        "name": entry["name"],
+        "runtime": entry["runtime"],
+        "precision": entry["precision"],
+        "metric": measurements["metric"],
+    }
+    steps = len(entry["steps"]) + (entry["precision"] != "fp32")
+    if entry.get("cannot_run") or correct is None or base_correct is None:
+        figures |= dict.fromkeys(MEASURED) | {"size_mb": entry["size_mb"]}
+        reason = f"cannot run here: {entry.get('cannot_run')}"
+        return Row(figures, steps, np.zeros(0, bool), np.zeros(0), cannot=reason)
+    timing, base_timing = Timing(**entry["timing"]), Timing(**base["timing"])
+    single, offline = timing.summary(SINGLE), timing.summary(OFFLINE)
+    slower, lo, hi = ratio(timing.turns[SINGLE], base_timing.turns[SINGLE], timing.processes)
+    scenario, batch, measured = _serving_scenario(single, offline, prices, measurements["latency"]["batch_size"])
+    throughput = 1e3 * batch / measured.mean
+    joules = joules_a_row(timing)
+    cost = Cost.of(prices, throughput, entry["size_mb"], entry["compression_s"], joules)
+    samples = np.concatenate(timing.turns[SINGLE])
+    test, base_test = _bits(entry, "test"), _bits(base, "test")
+    figures |= {
+        "metric_validation": entry["metric_validation"],
+        "metric_validation_ci": wilson(correct),
+        "metric_test": entry.get("metric_test"),
+        "metric_test_ci": wilson(test) if test is not None else None,
+        "drop_validation": paired_drop(base_correct, correct)[0],
+        "drop_test": paired_drop(base_test, test)[0] if test is not None and base_test is not None else None,
+        "drop_upper_95": drop_upper_95(base_correct, correct),
+        "mcnemar_p": mcnemar_p(base_correct, correct),
+        "negative_flips": negative_flips(base_correct, correct),
+        "latency_ms": {"p50": single.p50, "p95": single.p95, "p99": single.p99, "mean": single.mean, "n": single.n}
+        | {"p50_ci": [single.lo, single.hi]},
+        "latency_batch_ms": {"p50": offline.p50, "p95": offline.p95, "p99": offline.p99, "n": offline.n},
+        "speedup_vs_baseline": 1 / slower,
+        "speedup_ci": [1 / hi, 1 / lo],
+        "speedup_mean": float(np.mean(np.concatenate(base_timing.turns[SINGLE]))) / single.mean,
+        "promised_speedup": promise,
+        "profile": entry.get("profile"),
+        "sweep": entry.get("sweep"),
+        "throughput_per_s": throughput,
+        "throughput_scenario": {"name": scenario, "batch_size": batch},
+        "server_per_s": server_rate(samples, prices.server_p99_ms) if prices.server_p99_ms else None,
+        "size_mb": entry["size_mb"],
+        "memory_mb": timing.memory_mb,
+        "load_s": timing.load_s,
+        "first_call_ms": timing.first_call_ms,
+        "cold_start_s": timing.cold_start_s,
+        "energy_j": joules,
+        "cost_per_million": cost.total,
+        "cost_parts": cost.to_json(),
+        **payback(cost, base_cost, prices),
+        **_quality(entry, base, measurements),
+        "steps": entry["steps"],
+        "why_slower": entry.get("why_slower"),
+    }
+    cannot = "a bundle runs without torch; PyTorch is measured to compare" if entry["runtime"] == "pytorch" else None
+    times = np.array([np.mean(turn) for turn in timing.turns[scenario]])
+    return Row(figures, steps, correct, cost.total_at(times / times.mean()), cost.unhurried, cannot)
+
+
+def baseline_cost(base: dict, prices: Prices, measurements: dict) -> Cost:
+    """What serving the checkpoint as it came costs."""
+    timing = Timing(**base["timing"])
+    _, batch, measured = _serving_scenario(
+        timing.summary(SINGLE), timing.summary(OFFLINE), prices, measurements["latency"]["batch_size"]
+    )
+    return Cost.of(prices, 1e3 * batch / measured.mean, base["size_mb"], 0.0, joules_a_row(timing))
+
+
+def _quality(entry: dict, base: dict, measurements: dict) -> dict:
+    """Figures of quality beside the metric: macro F1, calibration, groups of rows, changed texts."""
+    correct, base_correct = _bits(entry, "validation"), _bits(base, "validation")
+    assert correct is not None
+    assert base_correct is not None
+    gold = np.array(measurements["gold_validation"])
+    said, before = np.array(entry["predicted_validation"]), np.array(base["predicted_validation"])
+    f1_drop, f1_upper = macro_f1_drop(before, said, gold)
+    figures: dict = {
+        "negative_flip_share": flip_share(base_correct, correct),
+        "macro_f1": float(macro_f1(said, gold)[0]),
+        "macro_f1_drop": f1_drop,
+        "macro_f1_drop_upper_95": f1_upper,
+        "calibration_error": entry["calibration_error"],
+        "slices": {kind: by_key(base_correct, correct, keys) for kind, keys in measurements["keys"].items()},
+    }
+    for kind in ("label", "group"):
+        found = figures["slices"].get(kind)
+        figures[f"{kind}_drop"] = max(part["drop"] for part in found) if found else None
+        figures[f"{kind}_drop_upper_95"] = max(part["drop_upper_95"] for part in found) if found else None
+    for change in CHANGES:
+        ours, theirs = (_bits(e.get("robustness", {}), change, "") for e in (entry, base))
+        both = ours is not None and theirs is not None
+        figures[f"{change}_metric"] = float(100 * ours.mean()) if both else None
+        figures[f"{change}_drop"] = paired_drop(theirs, ours)[0] if both else None
+        figures[f"{change}_drop_upper_95"] = drop_upper_95(theirs, ours) if both else None
+    return figures
+
+
+def _serving_scenario(
+    single: Measurement, offline: Measurement, prices: Prices, batch: int
+) -> tuple[str, int, Measurement]:
+    """The one with more throughput among those whose p95 keeps the latency limit; single-stream when none does."""
+    options = [(OFFLINE, batch, offline), (SINGLE, 1, single)]
+    limit = prices.latency_limit_ms
+    kept = [option for option in options if limit is None or option[2].p95 <= limit]
+    return max(kept, key=lambda option: option[1] / option[2].mean) if kept else options[1]
+
+
+def _bits(entry: dict, name: str, prefix: str = "correct_") -> np.ndarray | None:
+    bits = entry.get(prefix + name)
+    return None if bits is None else np.frombuffer(bits.encode(), dtype=np.uint8) == ord("1")
