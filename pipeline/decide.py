@@ -33,6 +33,8 @@ def decide(measurements: dict, settings: ChooseSettings) -> dict:
     rows = [
         row_of(entry, base, base_cost, prices, measurements, promise_of(entry, entries)) for entry in entries.values()
     ]
+    keys = dict.fromkeys(key for row in rows for key in row.figures)  # None for what cannot run, or was not measured
+    rows = [replace(row, figures=keys | row.figures) for row in rows]
     return {
         **choose(rows, rows[0], settings),
         "card": card(rows, settings, prices.price_per_hour),

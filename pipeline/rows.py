@@ -23,20 +23,6 @@ from ..benchmarks.robustness import CHANGES
 from ..compress.settings import Timed
 from .recipe import BASELINE
 
-# What a candidate that cannot run has no figure for.
-MEASURED = (
-    "metric_validation",
-    "metric_test",
-    "drop_validation",
-    "drop_test",
-    "drop_upper_95",
-    "latency_ms",
-    "speedup_vs_baseline",
-    "throughput_per_s",
-    "memory_mb",
-    "cost_per_million",
-)
-
 
 def promise_of(entry: dict, entries: dict[str, dict]) -> dict | None:
     """What a timed cut promised in this candidate's runtime and precision, and what was measured, in the same run."""
@@ -63,7 +49,7 @@ def row_of(entry: dict, base: dict, base_cost: Cost, prices: Prices, measurement
     }
     steps = len(entry["steps"]) + (entry["precision"] != "fp32")
     if entry.get("cannot_run") or correct is None or base_correct is None:
-        figures |= dict.fromkeys(MEASURED) | {"size_mb": entry["size_mb"]}
+        figures |= {"size_mb": entry["size_mb"], "steps": entry["steps"]}
         reason = f"cannot run here: {entry.get('cannot_run')}"
         return Row(figures, steps, np.zeros(0, bool), np.zeros(0), cannot=reason)
     timing, base_timing = Timing(**entry["timing"]), Timing(**base["timing"])
