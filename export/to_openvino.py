@@ -38,7 +38,9 @@ def to_openvino(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         ir = Path(scratch) / "plain.xml"
-        converted = openvino.Core().read_model(plain)  # convert_model would take a comma in the path for two files
+        source = Path(scratch) / "plain.onnx"  # convert_model takes a comma in a path for two files
+        source.symlink_to(plain.absolute())
+        converted = openvino.convert_model(source)
         if precision == "int8-static":
             openvino.save_model(converted, ir, compress_to_fp16=False)
             quantize.openvino_static(ir, out / "model.xml", calibration)

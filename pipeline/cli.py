@@ -60,7 +60,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, show the plan, do nothing")] = False,
 ) -> None:
     """The whole job; run it again to resume."""
-    from .recipe import read_recipe
+    from .recipe_file import read_recipe
     from .run import run as run_recipe
 
     job = read_recipe(recipe)
@@ -104,7 +104,7 @@ def init(
 @app.command()
 def schema() -> None:
     """Print the recipe's JSON schema, for editors."""
-    from .recipe import schema as recipe_schema
+    from .recipe_file import schema as recipe_schema
 
     print(recipe_schema(), end="")
 

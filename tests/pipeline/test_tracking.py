@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import paredown, write_recipe
 from paredown.compress.checkpoint import Checkpoint
-from paredown.pipeline.recipe import read_recipe
+from paredown.pipeline.recipe_file import read_recipe
 from paredown.pipeline.tracking import figures_of, track
 
 CHOICE = {

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 from paredown.compress.errors import InputError
-from paredown.pipeline.recipe import read_recipe, schema
+from paredown.pipeline.recipe_file import read_recipe, schema
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """checkpoint: ./teacher
