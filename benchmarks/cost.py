@@ -75,8 +75,9 @@ class Cost:
         if prices.requests_per_second is not None:
             machines = math.ceil(prices.requests_per_second / throughput_per_s)
             rate = prices.requests_per_second / machines
-        hourly = prices.compression_price_per_hour is None
-        run = (prices.price_per_hour if hourly else prices.compression_price_per_hour) * compression_s / 3600
+        own = prices.compression_price_per_hour
+        hourly = own is None
+        run = (prices.price_per_hour if own is None else own) * compression_s / 3600
         return Cost(
             serving=1e6 * prices.price_per_hour / (3600 * rate),
             compression=run * per_lifetime,

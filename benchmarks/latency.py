@@ -281,7 +281,7 @@ def tokenizer_ms(encode: Callable[[list[str]], object], texts: Sequence[str]) ->
     return float(np.median(samples))
 
 
-def server_rate(samples: Sequence[float], p99_ms: float, arrivals: int = 20_000) -> float:
+def server_rate(samples: Sequence[float] | np.ndarray, p99_ms: float, arrivals: int = 20_000) -> float:
     """MLPerf's server scenario: requests a second, arriving at random (Poisson), at which the p99 is still `p99_ms`.
 
     A replay, not a load test: single-stream `samples` (ms) are served one after another from one queue, whose waits

@@ -26,7 +26,9 @@ def sweep(
     """
     asked = settings.sweep
     lengths = [len(row) for row in next(iter(rows.values()))]
-    shapes = {Scenario(f"batch {size}", size): (size, None) for size in asked.batch_sizes}
+    shapes: dict[Scenario, tuple[int, str | None]] = {
+        Scenario(f"batch {size}", size): (size, None) for size in asked.batch_sizes
+    }
     for low, high in zip([0, *asked.lengths], asked.lengths, strict=False):
         among = tuple(i for i, length in enumerate(lengths) if low < length <= high)
         if among:

@@ -5,7 +5,7 @@ reference.json, written from validation texts when the bundle is packed. Needs n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +54,7 @@ def count(
     probabilities: np.ndarray,
     unknown: int | None,
     words: Sequence[int],
-    edges: dict[str, Sequence[float]],
+    edges: Mapping[str, Sequence[float]],
 ) -> dict[str, np.ndarray]:
     """Counts of some rows in the bins of a reference; every row is in one bin of each quantity, every token in one of
     `vocabulary`."""

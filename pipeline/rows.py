@@ -132,10 +132,11 @@ def _quality(entry: dict, base: dict, measurements: dict) -> dict:
         figures[f"{kind}_drop_upper_95"] = max(part["drop_upper_95"] for part in found) if found else None
     for change in CHANGES:
         ours, theirs = (_bits(e.get("robustness", {}), change, "") for e in (entry, base))
-        both = ours is not None and theirs is not None
-        figures[f"{change}_metric"] = float(100 * ours.mean()) if both else None
-        figures[f"{change}_drop"] = paired_drop(theirs, ours)[0] if both else None
-        figures[f"{change}_drop_upper_95"] = drop_upper_95(theirs, ours) if both else None
+        names = [f"{change}_{figure}" for figure in ("metric", "drop", "drop_upper_95")]
+        found = (None, None, None)
+        if ours is not None and theirs is not None:
+            found = (float(100 * ours.mean()), paired_drop(theirs, ours)[0], drop_upper_95(theirs, ours))
+        figures |= dict(zip(names, found, strict=True))
     return figures
 
 

@@ -68,7 +68,9 @@ def _wandb(choice: dict, name: str, run_dir: Path) -> None:
         run.summary.update({"chosen": choice["chosen"]["name"], **dict(figures_of(choice["chosen"]))})
         rows = [dict(figures_of(entry)) for entry in choice["candidates"]]
         columns = sorted({figure for row in rows for figure in row})
-        data = [[e["name"], *(row.get(c) for c in columns)] for e, row in zip(choice["candidates"], rows, strict=True)]
+        data: list = [
+            [e["name"], *(row.get(c) for c in columns)] for e, row in zip(choice["candidates"], rows, strict=True)
+        ]
         run.log({"candidates": wandb.Table(columns=["candidate", *columns], data=data)})
         run.save(str(run_dir / "report.html"), base_path=str(run_dir), policy="now")
 

@@ -56,7 +56,7 @@ class Model:
         with ONE_AT_A_TIME:
             found = np.asarray(self.predictor.session(batch)[self.output], dtype=np.float32)
         if not np.isfinite(found).all():
-            raise np.ndarrayError("the model gave a number that is not finite")
+            raise ValueError("the model gave a number that is not finite")
         return found
 
     def answers(self, logits: np.ndarray) -> list[dict]:
@@ -127,7 +127,7 @@ def _check_ids(ids: np.ndarray, mask: np.ndarray | None, model: Model, settings:
             raise Refused(400, f"{name}: INT64 of shape [rows, length] is expected")
     _check_rows(len(ids), settings)
     if mask is None:
-        mask = (ids != model.predictor.encoder.pad_id).astype(np.int64)
+        mask = np.asarray(ids != model.predictor.encoder.pad_id, np.int64)
     if mask.shape != ids.shape:
         raise Refused(400, f"{MASK}: shape {list(mask.shape)}, {IDS} has {list(ids.shape)}")
     lengths = (mask == 1).sum(axis=1)

@@ -140,6 +140,19 @@ def test_a_deadline_holds_while_a_call_is_running(model: Model, held: Held) -> N
     asyncio.run(ask())
 
 
+def test_a_number_that_is_not_finite_is_an_error_that_says_so(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = model.predictor.session
+    monkeypatch.setattr(model.predictor, "session", lambda batch: {k: v * np.nan for k, v in session(batch).items()})
+
+    async def ask() -> None:
+        batcher = Batcher(model, Settings())
+        with pytest.raises(RuntimeError, match="a number that is not finite"):
+            await batcher.submit(job(TEXTS[:1]))
+        batcher.close()
+
+    asyncio.run(ask())
+
+
 def test_the_queue_is_bounded_in_rows_and_in_time(model: Model, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "seconds_per_token", 0.5)
 

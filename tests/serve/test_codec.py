@@ -52,7 +52,7 @@ def test_what_is_written_is_what_tritons_client_reads(numbers: np.ndarray, names
     assert (length is None) == (not binary)
     found = InferResult.from_response_body(body, header_length=length)
     np.testing.assert_array_equal(found.as_numpy("numbers"), numbers)
-    got = found.as_numpy("names").tolist()
+    got = np.asarray(found.as_numpy("names")).tolist()
     assert [name.decode() if isinstance(name, bytes) else name for name in got] == names
 
 

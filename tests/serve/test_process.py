@@ -52,13 +52,13 @@ def test_tritons_client_gets_the_bundles_answers(server: Running, want: list[dic
     given.set_data_from_numpy(np.array([text.encode() for text in TEXTS], dtype=object), binary_data=binary)
     outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("label", "scores")]
     found = client.infer("tiny", [given], outputs=outputs, request_id="7", request_compression_algorithm="gzip")
-    labels = [label.decode() if binary else label for label in found.as_numpy("label").tolist()]
+    labels = [label.decode() if binary else label for label in np.asarray(found.as_numpy("label")).tolist()]
     assert labels == [w["label"] for w in want]
     scores = [[w["scores"][name] for name in ("negative", "positive")] for w in want]
-    np.testing.assert_allclose(found.as_numpy("scores"), scores, atol=0.02)
+    np.testing.assert_allclose(np.asarray(found.as_numpy("scores")), scores, atol=0.02)
     assert found.get_response()["id"] == "7"
     everything = client.infer("tiny", [given])
-    np.testing.assert_allclose(everything.as_numpy("scores"), scores, atol=0.02)
+    np.testing.assert_allclose(np.asarray(everything.as_numpy("scores")), scores, atol=0.02)
     with pytest.raises(triton.InferenceServerException, match="unknown model"):
         client.infer("other", [given])
     client.load_model("tiny")

@@ -28,7 +28,7 @@ class Classifier:
             "input_ids": np.array([row.ids for row in rows], np.int64),
             "attention_mask": np.array([row.attention_mask for row in rows], np.int64),
         }
-        (logits,) = self.session.run(["logits"], batch)
+        logits = np.asarray(self.session.run(["logits"], batch)[0])
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
         return [dict(zip(self.labels, map(float, row), strict=True)) for row in shares]
