@@ -8,9 +8,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from ..benchmarks.card import card
 from ..benchmarks.choose import ChooseSettings, choose
 from ..benchmarks.cost import Prices
+from ..benchmarks.decision_card import card
 from ..benchmarks.report import write_report
 from ..export.archive import pack
 from ..export.artifact import read_artifact

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -96,7 +97,7 @@ def _all_cores() -> None:
     """The same number of threads whatever ran before in this process: sums in another order are other weights."""
     import torch
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cores()))
 
 
 def _student(source: Checkpoint, job: Job) -> PreTrainedModel:

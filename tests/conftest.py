@@ -16,6 +16,10 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch: two workers' two threads each would wait for each other
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
 import torch
 import transformers
 from paredown.compress import data

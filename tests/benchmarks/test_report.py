@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from candidates import ROWS, row, settings
 from conftest import paredown, refused
-from paredown.benchmarks.card import card
 from paredown.benchmarks.choose import Row, choose
+from paredown.benchmarks.decision_card import card
 from paredown.benchmarks.report import markdown, write_report
 
 BROWSER = next(

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from paredown.export.reference import count, describe, ks, psi, quantities
+from paredown.export.selftest import open_encoder
 
 UNKNOWN = 1
 
@@ -71,4 +72,5 @@ def test_a_bundle_carries_it(finished) -> None:
     assert "reference.json" in manifest["files"]
     reference = json.loads((finished / "bundle" / "reference.json").read_text())
     assert reference["rows"] == 200
-    assert reference["unknown"] == 1
+    encoder = open_encoder(finished / "bundle", manifest)
+    assert reference["unknown"] == encoder.tokenizer.token_to_id("[UNK]")

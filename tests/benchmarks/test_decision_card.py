@@ -3,8 +3,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from candidates import row, settings
-from paredown.benchmarks.card import card, lambda_ranges
 from paredown.benchmarks.choose import Frontier, Row, choose
+from paredown.benchmarks.decision_card import card, lambda_ranges
 
 
 def moved(rows: list[Row], what: str, **values) -> dict:
