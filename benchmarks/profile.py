@@ -24,6 +24,7 @@ INT8_PRODUCTS = {
     "QAttention",
 }
 FLOAT_PRODUCTS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention", "MultiHeadAttention"}
+CONTROL_FLOW = {"If", "Loop", "Scan"}  # their time is that of the nodes inside, which are listed too
 CONVERSIONS = {
     "DynamicQuantizeLinear",
     "QuantizeLinear",
@@ -152,7 +153,9 @@ def _onnxruntime(model: Path, batches: Sequence[dict[str, np.ndarray]], threads:
     times: Times = {}
     for event in events:
         operator = event.get("args", {}).get("op_name")
-        if event.get("cat") == "Node" and operator and event["name"].endswith("_kernel_time"):
+        if event.get("cat") != "Node" or operator in CONTROL_FLOW:
+            continue
+        if operator and event["name"].endswith("_kernel_time"):
             int8 = operator in INT8_PRODUCTS
             kind = "product" if int8 or operator in FLOAT_PRODUCTS else _other(operator)
             times.setdefault(event["name"], Node(operator, kind, int8)).ms += event["dur"] / 1e3

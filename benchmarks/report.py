@@ -17,6 +17,7 @@ from .words import (
     promises,
     sentence,
     table_rows,
+    trimmed,
 )
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -71,6 +72,7 @@ def write_report(path: Path, measurements: dict, choice: dict, command: str) -> 
         data=page_data(measurements, choice, points),
         script=SCRIPT.read_text(encoding="utf-8"),
         learned=learned(measurements),
+        trimmed=trimmed(measurements),
         promises=promises(choice),
         engines=engines(measurements),
         command=command,

@@ -139,6 +139,16 @@ def learned(measurements: dict) -> list[dict]:
     return list(found.values())
 
 
+def trimmed(measurements: dict) -> list[dict]:
+    """Each vocabulary that was trimmed: which share of the tokens of validation, 0..1, it no longer gives."""
+    made = {name: result for entry in measurements["candidates"] for name, result in entry.get("made", {}).items()}
+    return [
+        {"name": name, "changed": result["changed_tokens"]}
+        for name, result in made.items()
+        if "changed_tokens" in result
+    ]
+
+
 def promises(choice: dict) -> list[dict]:
     """Each timed cut: what its latency table promised and what was measured, in one runtime and precision."""
     return [{"name": e["name"], **e["promised_speedup"]} for e in choice["candidates"] if e.get("promised_speedup")]

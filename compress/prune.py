@@ -76,6 +76,8 @@ def prune(
     if not batches:
         raise InputError("pruning needs rows to measure on; give at least one")
     teacher, full = copy.deepcopy(model), shape_of(model)
+    if settings.even and len({heads for heads, _ in full}) > 1:
+        raise InputError("even: the layers have different numbers of heads already; cut the checkpoint as it came")
     report(0.0, "which layers are missed least")
     kept = list(range(len(full)))
     if settings.layers is not None:

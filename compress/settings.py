@@ -104,6 +104,8 @@ class Static(Heal):
     batch_size: Annotated[int, Field(ge=1)] = Field(default=64, description="rows per optimiser step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-3, description="peak of AdamW's learning rate")
     hidden_weight: Literal[0] = Field(default=0, description="it has no hidden states")  # type: ignore[assignment]
+    relation_weight: Literal[0] = Field(default=0, description="and no layers that relate tokens")  # type: ignore[assignment]
+    quantize_aware: Literal[False] = Field(default=False, description="nor products to round")  # type: ignore[assignment]
     freeze_embeddings: Literal[False] = Field(default=False, description="they are all there is to learn")  # type: ignore[assignment]
 
 
@@ -128,12 +130,20 @@ class Timed(Settings):
     )
     batch_size: Annotated[int, Field(ge=1)] = Field(default=1, description="rows a call")
 
+    @model_validator(mode="after")
+    def _known(self) -> Timed:
+        other = "bf16" if self.runtime == "onnxruntime" else "int8-dynamic"
+        if self.precision == other:
+            raise ValueError(f"{self.runtime} has no {other} here; give it another precision")
+        return self
+
 
 class Prune(Settings):
     """Cut whole heads, feed-forward neurons and layers: to a time that is measured here, or to given shares."""
 
     speedup: Annotated[float, Field(gt=1)] | None = Field(
-        default=None, description="how many times faster than the uncut model, in the `target` that it is timed in"
+        default=None,
+        description="how many times faster than the model that the step is given, in the `target` that it is timed in",
     )
     latency_ms: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="milliseconds of a call instead of a speed-up"

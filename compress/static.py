@@ -31,12 +31,13 @@ def static_student(
     progress: Progress | None = None,
 ) -> PreTrainedModel:
     """A static student of `teacher`, taught on token ids; `scores` as in `heal`."""
-    student = _untaught(teacher, settings, seed)
+    student = untaught(teacher, settings, seed)
     return heal(student, teacher, ids, settings, scores=scores, seed=seed, progress=progress)
 
 
-def _untaught(teacher: PreTrainedModel, settings: Static, seed: int) -> StaticForSequenceClassification:
-    """Embeddings: what the teacher makes of each token alone, on its first principal components, unit mean length."""
+def untaught(teacher: PreTrainedModel, settings: Static, seed: int) -> StaticForSequenceClassification:
+    """A student for `heal` to teach. Its embeddings: what the teacher makes of each token alone, on the first principal
+    components, of unit mean length."""
     vectors = _token_vectors(teacher)
     width = min(settings.width, vectors.shape[1], vectors.shape[0])
     _, _, axes = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)

@@ -6,6 +6,7 @@ transformers can describe one head count and one width for the whole model; a pr
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
@@ -166,6 +167,30 @@ def keep_blocks(model: PreTrainedModel, keep: list[int]) -> None:
     if getattr(model.config, "layer_types", None):
         model.config.layer_types = [model.config.layer_types[k] for k in keep]
     model.config.num_hidden_layers = len(kept)
+
+
+def widen(model: PreTrainedModel) -> None:
+    """Give every block the widest attention and feed-forward part that a block of this model has, in place.
+
+    For models that are timed, not asked: one that was cut unevenly has room for any of its shapes then.
+    """
+    parts, layers = family(model), structure_of(model).layers
+    if len(set(layers)) == 1:
+        return
+    found, size = blocks(model), head_size(model)
+    widest = [max(range(len(layers)), key=lambda i: key(layers[i])) for key in (attrgetter("heads"), attrgetter("ffn"))]
+    for paths, source in zip(((*parts.heads_in, parts.attention_out), (parts.up, parts.down)), widest, strict=True):
+        for path in paths:
+            if has(found[source], path):
+                wide = linear(found[source], path)
+                for block in found:
+                    parent, _, name = path.rpartition(".")
+                    setattr(attrgetter(parent)(block), name, copy.deepcopy(wide))
+    heads = linear(found[0], parts.attention_out).in_features // size
+    for block in found:
+        for path in parts.head_counts:
+            owner, _, name = path.rpartition(".")
+            setattr(attrgetter(owner)(block), name, heads)
 
 
 def sublayers(model: PreTrainedModel) -> Iterator[tuple[nn.Linear, nn.Module, int]]:

@@ -30,7 +30,7 @@ from ..compress.encoder import collate
 from ..compress.errors import InputError
 from ..compress.prune import shape_of
 from ..compress.settings import Prune, Timed
-from ..compress.structure import Layer, Structure, family, head_size, keep_blocks, reshape
+from ..compress.structure import Layer, Structure, family, head_size, keep_blocks, reshape, widen
 from ..compress.tasks import Task
 from ..export.exporters import EXPORTERS
 from ..export.machine import cores, fingerprint
@@ -204,6 +204,7 @@ class Stopwatch:
     def _stand_in(self, layers: Layers, out: Path) -> Checkpoint:
         """A model of this shape with the checkpoint's first weights."""
         model = copy.deepcopy(self._model)
+        widen(model)
         keep_blocks(model, list(range(len(layers))))
         reshape(model, Structure(head_size(model), tuple(Layer(heads, ffn) for heads, ffn in layers)))
         return save(model, self.checkpoint, out)

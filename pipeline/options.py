@@ -17,5 +17,7 @@ def checked(kind: type[Kind], values: dict) -> Kind:
         return kind.model_validate({key: value for key, value in values.items() if value is not None})
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        option = "--" + str(problem["loc"][0] if problem["loc"] else "").replace("_", "-")
+        if not problem["loc"]:  # several options together
+            raise InputError(problem["msg"].removeprefix("Value error, ")) from None
+        option = "--" + str(problem["loc"][0]).replace("_", "-")
         raise InputError(f"{option}: {problem['msg']} (given: {problem['input']!r})") from None

@@ -25,17 +25,27 @@ from .recipe import BASELINE
 
 
 def promise_of(entry: dict, entries: dict[str, dict]) -> dict | None:
-    """What a timed cut promised in this candidate's runtime and precision, and what was measured, in the same run."""
-    made = next(iter(entry.get("made", {}).values()), {})
-    target = Timed.model_validate(entry["steps"][0].get("target", {})) if made.get("promised_speedup") else None
-    if target is None or (entry["runtime"], entry["precision"]) != (target.runtime, target.precision):
+    """What its cuts to a time promised together in this candidate's runtime and precision, and what was measured.
+
+    Each round promises against the model that it was given. None where a step changed the speed and promised nothing.
+    """
+    promised = []
+    for step, made in zip(entry["steps"], entry.get("made", {}).values(), strict=False):
+        if step["stage"] == "distill" or (step["stage"] == "prune" and not made.get("promised_speedup")):
+            return None
+        if step["stage"] == "prune":
+            target = Timed.model_validate(step.get("target", {}))
+            if (entry["runtime"], entry["precision"], 1) != (target.runtime, target.precision, target.batch_size):
+                return None
+            promised.append(made["promised_speedup"])
+    if not promised:
         return None
     uncut = entries.get(f"{BASELINE}/{entry['runtime']}/{entry['precision']}")
-    if uncut is None or not entry.get("timing") or target.batch_size != 1:
+    if uncut is None or not entry.get("timing"):
         return None
     ours, theirs = Timing(**entry["timing"]), Timing(**uncut["timing"])
     slower, lo, hi = ratio(ours.turns[SINGLE], theirs.turns[SINGLE], ours.processes)
-    return {"promised": made["promised_speedup"], "measured": 1 / slower, "measured_ci": [1 / hi, 1 / lo]}
+    return {"promised": float(np.prod(promised)), "measured": 1 / slower, "measured_ci": [1 / hi, 1 / lo]}
 
 
 def row_of(entry: dict, base: dict, base_cost: Cost, prices: Prices, measurements: dict, promise: dict | None) -> Row:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..compress import data as data_module
-from ..compress.allocate import least_ms
+from ..compress.allocate import LatencyTable, Layers, least_ms
 from ..compress.encoder import batches_of
 from ..compress.errors import InputError, missing_extra
 from ..compress.settings import Prune
@@ -64,11 +64,12 @@ def search(job: Job, settings: Search, out: Path, done: Mapping[str, Done], repo
     from ..compress.checkpoint import load
     from ..compress.prune import shape_of
 
-    began = time.monotonic()
+    study = _study(out, job.recipe.seed)
+    began = time.monotonic() - _seconds(study)  # what was spent before a kill is spent
     model = load(job.checkpoint, job.task)
     table = read_table(done[table_name(settings.target)].path)
     full = shape_of(model)
-    trials = _trials(job, settings, model, table, full, out, report)
+    trials = _trials(job, settings, model, table, full, study, began, report)
     chosen, dropped = _worth_training(trials, settings, _commonest(job))
     scored_s = done[SCORES].seconds * job.learned / (job.learned + len(job.validation))
     epoch_s = {t.number: 3.6 * scored_s * t.ms / table.predict(full) for t in chosen}
@@ -95,7 +96,16 @@ def with_models(job: Job, models: list[Model]) -> Job:
     return replace(job, recipe=job.recipe.model_copy(update={"models": [*job.recipe.models, *models], "search": None}))
 
 
-def _trials(job: Job, settings: Search, model: PreTrainedModel, table, full, out: Path, report: Report) -> list[Trial]:
+def _trials(
+    job: Job,
+    settings: Search,
+    model: PreTrainedModel,
+    table: LatencyTable,
+    full: Layers,
+    study: optuna.Study,
+    began: float,
+    report: Report,
+) -> list[Trial]:
     from ..compress.importance import kl_to, log_probabilities
     from ..compress.prune import prune, shape_of, weigh
 
@@ -107,8 +117,7 @@ def _trials(job: Job, settings: Search, model: PreTrainedModel, table, full, out
     batches, judging = batches_of(rows, job.checkpoint.pad_id), batches_of(held_out, job.checkpoint.pad_id)
     wanted = [log_probabilities(model, batch) for batch in judging]
     report(0.0, "what heads and neurons are worth")
-    began, weighed = time.monotonic(), weigh(model, batches, Prune())
-    study = _study(out, job.recipe.seed)
+    weighed = weigh(model, batches, Prune())
     top = table.predict(full) / least_ms(table, full)
     if settings.speedup is not None and settings.speedup > top:
         raise InputError(
@@ -171,6 +180,11 @@ def _study(out: Path, seed: int) -> optuna.Study:
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=6),
         load_if_exists=True,
     )
+
+
+def _seconds(study: optuna.Study) -> float:
+    """What the trials of a study took."""
+    return sum(trial.duration.total_seconds() for trial in study.trials if trial.duration)
 
 
 def _worth_training(trials: list[Trial], settings: Search, commonest: float) -> tuple[list[Trial], dict[str, str]]:

@@ -17,7 +17,7 @@ from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_
 from ..compress.data import Rows
 from ..compress.encoder import batches_of, run_rows
 from ..compress.errors import InputError, nearest
-from ..compress.settings import Distill, Finetune, Prune, Recover, Static, Trim
+from ..compress.settings import Distill, Finetune, Prune, Recover, Static, Timed, Trim
 from ..compress.tasks import TASKS, Task
 from .options import checked
 from .progress import Report, Reporter
@@ -120,11 +120,11 @@ def prune(
         Prune,
         {
             "speedup": speedup, "latency_ms": latency_ms, "even": even, "heads": heads, "ffn": ffn, "rows": rows,
-            "layers": _layers(layers), "target": {"runtime": runtime, "precision": precision},
+            "layers": _layers(layers), "target": checked(Timed, {"runtime": runtime, "precision": precision}),
         },
     )  # fmt: skip
     ids = data_module.encode(source.encoder(max_length), data)
-    promise = ""
+    promise, more = "", _more(source, unlabeled, max_length)
     with writing(output_dir, "prune") as (target, report):
         watch = Stopwatch(source, kind, ids, settings.target, max_length)
         table = watch.table([settings], report) if timed else None
@@ -136,8 +136,7 @@ def prune(
             recover = checked(
                 Recover, {"epochs": recover_epochs, "learning_rate": learning_rate, "batch_size": batch_size}
             )
-            everything = ids + _more(source, unlabeled, max_length)
-            heal(model, load(source, kind), everything, recover, seed=seed, progress=report)
+            heal(model, load(source, kind), ids + more, recover, seed=seed, progress=report)
         saved = save(model, source, target)
         metric = _metric(saved, kind, held_out, max_length)
         if timed:
@@ -207,7 +206,7 @@ def distill(
 ) -> None:
     """Teach a smaller model the answers of a checkpoint (and of further teachers: the mean of their logits)."""
     from ..compress.distill import heal, mean_scores, student_of
-    from ..compress.static import static_student
+    from ..compress.static import untaught
 
     kind = task_named(task)
     source = open_checkpoint(checkpoint, kind)
@@ -253,13 +252,13 @@ def distill(
         report(0.0, f"scoring {len(texts)} rows")
         model, scores = load(source, kind), scores_of(texts)
         if isinstance(settings, Static):
-            pupil = static_student(model, ids, settings, scores=scores, seed=seed, progress=report)
+            pupil = untaught(model, settings, seed)
         else:
             pupil = load(elsewhere, kind) if elsewhere else student_of(model, settings, ids)
-            judged = None
-            if patience and held_out is not None:
-                judged = (learner.encoder(max_length).ids(held_out.texts), scores_of(list(held_out.texts)))
-            heal(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)
+        judged = None
+        if patience and held_out is not None:
+            judged = (learner.encoder(max_length).ids(held_out.texts), scores_of(list(held_out.texts)))
+        heal(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)
         saved = save(pupil, learner, target)
         metric = _metric(saved, kind, held_out, max_length)
     _say(output_dir, kind, metric)

@@ -46,7 +46,7 @@ def compress(
     """One stage on the checkpoint that the steps before it left."""
     from ..compress.distill import heal, student_of
     from ..compress.prune import prune
-    from ..compress.static import static_student
+    from ..compress.static import untaught
     from ..compress.train import finetune
     from ..compress.vocabulary import changed_share, trim
 
@@ -60,9 +60,15 @@ def compress(
     ids, labels = all_rows(job, source)
     mine, gold = ids[: len(job.train)], job.train.gold
     held_out = source.encoder(job.recipe.max_length).ids(job.validation.texts)
-    began = time.monotonic()
+    began, trained = time.monotonic(), 0.0
+
+    def training(share: float, text: str) -> None:
+        nonlocal trained
+        trained = share  # of the epochs: patience may end them early
+        report(share, text)
+
     if isinstance(settings, Finetune):
-        finetune(model, mine, gold, settings, validation=(held_out, job.validation.gold), seed=seed, progress=report)
+        finetune(model, mine, gold, settings, validation=(held_out, job.validation.gold), seed=seed, progress=training)
     if isinstance(settings, Prune):
         table = read_table(done[table_name(settings.target)].path) if settings.timed else None
         sample = batches_of([mine[i] for i in data_module.some_of(len(mine), settings.rows)], source.pad_id)
@@ -75,19 +81,18 @@ def compress(
     if isinstance(lesson, Heal):  # the teacher is the checkpoint as it came, however many steps lie between
         teacher, scores = load(job.checkpoint, job.task), np.load(done[SCORES].path / "scores.npy")
         if isinstance(lesson, Static):
-            model = static_student(teacher, ids, lesson, scores=scores, seed=seed, progress=report)
-        else:
-            if isinstance(lesson, Distill) and lesson.student is None:
-                model = student_of(model, lesson, mine)
-            began = time.monotonic()
-            validation = (held_out, np.load(done[SCORES].path / "validation.npy"))
-            heal(
-                model, teacher, ids, lesson,
-                labels=labels, scores=scores, validation=validation, seed=seed, progress=report,
-            )  # fmt: skip
+            model = untaught(teacher, lesson, seed)
+        elif isinstance(lesson, Distill) and lesson.student is None:
+            model = student_of(model, lesson, mine)
+        began = time.monotonic()
+        validation = (held_out, np.load(done[SCORES].path / "validation.npy"))
+        heal(
+            model, teacher, ids, lesson,
+            labels=labels, scores=scores, validation=validation, seed=seed, progress=training,
+        )  # fmt: skip
     if isinstance(lesson, Training):
         seconds = time.monotonic() - began
-        rows = lesson.epochs * (len(mine) if isinstance(lesson, Finetune) else len(ids))
+        rows = trained * lesson.epochs * (len(mine) if isinstance(lesson, Finetune) else len(ids))
         result |= {"training_s": seconds, "rows_per_s": rows / seconds}
     save(model, source, out, tokenizer)
     return result | {"parameters": sum(p.numel() for p in model.parameters())}

@@ -79,7 +79,7 @@ def test_the_page_of_a_run_can_be_read_with_a_keyboard_and_asks_the_network_for_
     assert sorted(p.split(":")[0] for p in points) == sorted(measured)
     assert 'id="static" hidden' in page
     assert "aria-valuetext" in page
-    for heading in ("What would change the pick", "Why it is not faster", "Quality beside", "Reproduce"):
+    for heading in ("What would change the pick", "Why it is not faster", "Quality beside", "Vocabulary", "Reproduce"):
         assert heading in page
 
 

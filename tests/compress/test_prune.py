@@ -147,3 +147,13 @@ def test_no_rows_and_no_table(teacher: Checkpoint, batches) -> None:
         prune.prune(load(teacher, TASK), [], Prune(heads=0.5))
     with pytest.raises(InputError, match="latency table"):
         prune.prune(load(teacher, TASK), batches, Prune(speedup=2))
+
+
+def test_a_second_round_cuts_what_is_left_and_even_needs_equal_heads(teacher: Checkpoint, batches) -> None:
+    model = load(teacher, TASK)
+    once = prune.prune(model, batches, Prune(heads=0.6, ffn=0.5))
+    assert len({heads for heads, _ in once.layers}) > 1
+    with pytest.raises(InputError, match="different numbers of heads already"):
+        prune.prune(model, batches, Prune(speedup=1.3, even=True), table=TABLE)
+    twice = prune.prune(model, batches, Prune(speedup=1.3), table=TABLE)
+    assert TABLE.predict(twice.layers) <= TABLE.predict(once.layers) / 1.3

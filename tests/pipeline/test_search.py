@@ -1,5 +1,6 @@
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from paredown.compress.allocate import LatencyTable
 from paredown.compress.checkpoint import Checkpoint
 from paredown.compress.settings import Prune
 from paredown.pipeline.recipe import Search
-from paredown.pipeline.search import Trial, _affordable, _worth_training
+from paredown.pipeline.search import Trial, _affordable, _seconds, _study, _worth_training
 
 
 def trial(number: int, ms: float, kl: float, agreement: float = 0.9) -> Trial:
@@ -33,6 +34,13 @@ def test_training_stops_where_the_minutes_do() -> None:
     picked, epochs, _ = _affordable(chosen, seconds, 60)
     assert (len(picked), epochs) == (1, 0.5)
     assert _affordable(chosen, seconds, 10)[1] == 0.0
+
+
+def test_minutes_spent_before_a_kill_stay_spent(tmp_path: Path) -> None:
+    (tmp_path / "steps").mkdir()
+    study = _study(tmp_path / "steps" / "search", seed=0)
+    study.optimize(lambda trial: time.sleep(0.02) or (1.0, 1.0), n_trials=2)
+    assert _seconds(_study(tmp_path / "steps" / "search", seed=0)) >= 0.04
 
 
 @pytest.fixture(scope="module")
