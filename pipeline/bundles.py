@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import typer
 from rich.console import Console
 
 from ..compress.errors import InputError
-from ..export.manifest import MANIFEST
+from ..export.manifest import BundleError
 
 app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
-BundlePath = Annotated[Path, typer.Argument(help="a bundle: its directory or its .tar.gz")]
+BundlePath = Annotated[Path, typer.Argument(help="a bundle (directory or .tar.gz), or a run directory that holds one")]
 TextColumn = Annotated[str | None, typer.Option(help="name of the text column (default: found)")]
 LabelColumn = Annotated[str | None, typer.Option(help="name of the label column (default: found)")]
 
@@ -55,12 +56,12 @@ def verify(
         )
         if data is not None:
             metric, rows = predictor.score(data, text_column, label_column)
-            out.print(f"metric on {data}: {metric:.2f} ({rows} rows)")
+            out.print(_judged(manifest["metric"], data, metric, rows))
 
 
 @app.command()
 def pack(
-    bundle: Annotated[Path, typer.Argument(help="a bundle (directory or .tar.gz), or a run directory that holds one")],
+    bundle: BundlePath,
     output_dir: Annotated[Path, typer.Option(help="directory to write; must not exist")],
     layout: Annotated[
         Literal["plain", "archive", "triton", "oci"],
@@ -78,8 +79,6 @@ def pack(
 
     if private_key is not None and layout == "triton":
         raise InputError("--private-key: a Triton repository holds no bundle to sign; sign with another --layout")
-    if (bundle / "bundle" / MANIFEST).is_file():
-        bundle = bundle / "bundle"
     with (
         unpacked(bundle) as path,
         tempfile.TemporaryDirectory(prefix="paredown-") as scratch,
@@ -94,6 +93,22 @@ def pack(
             sign(path, private_key)
         LAYOUTS[layout](path, target)
     out.print(f"{output_dir}: {layout}{', signed' if private_key else ''}")
+
+
+def _judged(known: dict, data: str, metric: float, rows: int) -> str:
+    """The metric beside the manifest's; BundleError when chance cannot explain how much worse it is: when the 95 %
+    interval of these rows lies below the manifest's."""
+    from ..benchmarks.quality import wilson
+
+    split = "validation" if known["metric_test"] is None else "test"
+    line = f"metric on {data}: {metric:.2f} ({rows} rows); the manifest says {known[f'metric_{split}']:.2f} on {split}"
+    interval = known[f"metric_{split}_ci"]
+    if interval is not None:
+        line += f", {interval[0]:.2f} to {interval[1]:.2f}"
+        _, highest = wilson(np.arange(rows) < round(metric * rows / 100))
+        if highest < interval[0]:
+            raise BundleError(f"{line}: worse than chance explains; are these rows of the kind that it was made for?")
+    return line
 
 
 def _show_sizes(manifest: dict) -> None:
