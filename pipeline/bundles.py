@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from math import exp, lgamma, log, log1p
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import typer
 from rich.console import Console
 
@@ -96,17 +96,19 @@ def pack(
 
 
 def _judged(known: dict, data: str, metric: float, rows: int) -> str:
-    """The metric beside the manifest's; BundleError when chance cannot explain how much worse it is: when the 95 %
-    interval of these rows lies below the manifest's."""
-    from ..benchmarks.quality import wilson
-
+    """The metric beside the manifest's. BundleError when a model at the lower end of the manifest's interval would
+    have so few rows right, or fewer, less than once in 40 times (the binomial distribution)."""
     split = "validation" if known["metric_test"] is None else "test"
     line = f"metric on {data}: {metric:.2f} ({rows} rows); the manifest says {known[f'metric_{split}']:.2f} on {split}"
     interval = known[f"metric_{split}_ci"]
-    if interval is not None:
-        line += f", {interval[0]:.2f} to {interval[1]:.2f}"
-        _, highest = wilson(np.arange(rows) < round(metric * rows / 100))
-        if highest < interval[0]:
+    if interval is None:
+        return line
+    line += f", {interval[0]:.2f} to {interval[1]:.2f}"
+    right, rate = round(metric * rows / 100), interval[0] / 100
+    if 0 < rate < 1 and right < rate * rows:
+        ways = (lgamma(rows + 1) - lgamma(k + 1) - lgamma(rows - k + 1) for k in range(right + 1))
+        chance = sum(exp(w + k * log(rate) + (rows - k) * log1p(-rate)) for k, w in enumerate(ways))
+        if chance < 0.025:
             raise BundleError(f"{line}: worse than chance explains; are these rows of the kind that it was made for?")
     return line
 
