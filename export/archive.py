@@ -118,9 +118,10 @@ class _Bounded:
 
 @contextlib.contextmanager
 def unpacked(bundle: Path) -> Iterator[Path]:
-    """The bundle as a directory: itself, or its archive unpacked for as long as the block lasts."""
+    """The bundle as a directory: itself, the one of a run directory, or its archive unpacked while the block lasts."""
     if bundle.is_dir():
-        yield bundle
+        inner = bundle / "bundle"
+        yield inner if (inner / MANIFEST).is_file() and not (bundle / MANIFEST).exists() else bundle
     elif bundle.is_file():
         with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
             yield unpack(bundle, Path(scratch) / "bundle")

@@ -61,7 +61,10 @@ def first_departure(plain: Path, artifact: Artifact, batch: dict[str, np.ndarray
         want, got = (values(places[i][1], batch) for values in (theirs, ours))
         if want.shape != got.shape:
             return float("inf")
-        return float(np.sqrt(np.square(got - want).mean() / (np.square(want).mean() + 1e-12)))
+        off = np.subtract(got, want, out=np.zeros_like(want), where=got != want)  # both may be infinite, as masks are
+        size = np.square(want, out=np.zeros_like(want), where=np.isfinite(want)).mean()
+        found = float(np.sqrt(np.square(off).mean() / (size + 1e-12)))
+        return found if np.isfinite(found) else float("inf")
 
     good, before = -1, 0.0  # the inputs agree
     bad = len(places) - 1

@@ -20,6 +20,7 @@ DIGEST = "manifest.sha256"  # of the manifest's bytes, as sha256sum writes it: t
 SIGNATURE = "model.sig"  # optional
 MANIFEST_LIMIT = 10**7  # bytes
 SCHEMA_FILE = Path(__file__).with_name("manifest.schema.json")
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # what reading wrong JSON ends in
 TYPES = {
     "object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float),
     "boolean": (bool,), "null": (type(None),),
@@ -37,10 +38,13 @@ def read_manifest(bundle: Path) -> dict:
     try:
         manifest = json.loads(raw, parse_constant=_no_constant)
         version = manifest["schema"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except DAMAGED:
         raise BundleError(f"{path}: damaged") from None
-    schema = json.loads(SCHEMA_FILE.read_bytes())
-    known = schema["properties"]["schema"]["const"]
+    try:
+        schema = json.loads(SCHEMA_FILE.read_bytes())
+        known = schema["properties"]["schema"]["const"]
+    except (OSError, *DAMAGED):  # in a bundle it is a file like the others
+        raise BundleError(f"{SCHEMA_FILE}: missing or damaged") from None
     if type(version) is not int or version != known:
         raise BundleError(
             f"{path}: schema {version!r}, this program reads {known}; pack it again with this version of paredown"
@@ -51,6 +55,8 @@ def read_manifest(bundle: Path) -> dict:
         conforms(manifest, schema, schema)
     except ValueError as error:
         raise BundleError(f"{path}: {error} (schema {known})") from None
+    except (*DAMAGED, re.error):
+        raise BundleError(f"{SCHEMA_FILE}: damaged") from None
     for name in manifest["files"]:
         inside(name)
     for name in (manifest["model"], manifest["golden"], "tokenizer.json"):

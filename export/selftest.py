@@ -11,17 +11,22 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
-
 if __package__:
     from ..compress.encoder import Encoder
     from .manifest import MANIFEST, BundleError, check_files, read_manifest
     from .session import CannotRunHere, Session, open_session, padded
 else:
     sys.dont_write_bytecode = True  # a bundle stays as it was packed
-    from encoder import Encoder  # pyright: ignore[reportMissingImports]
-    from manifest import MANIFEST, BundleError, check_files, read_manifest  # pyright: ignore[reportMissingImports]
-    from session import CannotRunHere, Session, open_session, padded  # pyright: ignore[reportMissingImports]
+    try:
+        from encoder import Encoder  # pyright: ignore[reportMissingImports]
+        from manifest import MANIFEST, BundleError, check_files, read_manifest  # pyright: ignore[reportMissingImports]
+        from session import CannotRunHere, Session, open_session, padded  # pyright: ignore[reportMissingImports]
+    except Exception as error:  # numpy or tokenizers not installed; a file beside this one missing or damaged
+        if __name__ != "__main__":
+            raise
+        sys.exit(f"FAILED: {error}; pip install -r requirements.txt, and unpack the bundle again if that is done")
+
+import numpy as np
 
 __all__ = ["MANIFEST", "BundleError", "check_files", "read_manifest"]  # for those who want all the checks from here
 

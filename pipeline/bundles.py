@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import exp, lgamma, log, log1p
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,11 +10,11 @@ import typer
 from rich.console import Console
 
 from ..compress.errors import InputError
-from ..export.manifest import MANIFEST
+from ..export.manifest import BundleError
 
 app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
-BundlePath = Annotated[Path, typer.Argument(help="a bundle: its directory or its .tar.gz")]
+BundlePath = Annotated[Path, typer.Argument(help="a bundle (directory or .tar.gz), or a run directory that holds one")]
 TextColumn = Annotated[str | None, typer.Option(help="name of the text column (default: found)")]
 LabelColumn = Annotated[str | None, typer.Option(help="name of the label column (default: found)")]
 
@@ -55,12 +56,12 @@ def verify(
         )
         if data is not None:
             metric, rows = predictor.score(data, text_column, label_column)
-            out.print(f"metric on {data}: {metric:.2f} ({rows} rows)")
+            out.print(_judged(manifest["metric"], data, metric, rows))
 
 
 @app.command()
 def pack(
-    bundle: Annotated[Path, typer.Argument(help="a bundle (directory or .tar.gz), or a run directory that holds one")],
+    bundle: BundlePath,
     output_dir: Annotated[Path, typer.Option(help="directory to write; must not exist")],
     layout: Annotated[
         Literal["plain", "archive", "triton", "oci"],
@@ -78,8 +79,6 @@ def pack(
 
     if private_key is not None and layout == "triton":
         raise InputError("--private-key: a Triton repository holds no bundle to sign; sign with another --layout")
-    if (bundle / "bundle" / MANIFEST).is_file():
-        bundle = bundle / "bundle"
     with (
         unpacked(bundle) as path,
         tempfile.TemporaryDirectory(prefix="paredown-") as scratch,
@@ -94,6 +93,24 @@ def pack(
             sign(path, private_key)
         LAYOUTS[layout](path, target)
     out.print(f"{output_dir}: {layout}{', signed' if private_key else ''}")
+
+
+def _judged(known: dict, data: str, metric: float, rows: int) -> str:
+    """The metric beside the manifest's. BundleError when a model at the lower end of the manifest's interval would
+    have so few rows right, or fewer, less than once in 40 times (the binomial distribution)."""
+    split = "validation" if known["metric_test"] is None else "test"
+    line = f"metric on {data}: {metric:.2f} ({rows} rows); the manifest says {known[f'metric_{split}']:.2f} on {split}"
+    interval = known[f"metric_{split}_ci"]
+    if interval is None:
+        return line
+    line += f", {interval[0]:.2f} to {interval[1]:.2f}"
+    right, rate = round(metric * rows / 100), interval[0] / 100
+    if 0 < rate < 1 and right < rate * rows:
+        ways = (lgamma(rows + 1) - lgamma(k + 1) - lgamma(rows - k + 1) for k in range(right + 1))
+        chance = sum(exp(w + k * log(rate) + (rows - k) * log1p(-rate)) for k, w in enumerate(ways))
+        if chance < 0.025:
+            raise BundleError(f"{line}: worse than chance explains; are these rows of the kind that it was made for?")
+    return line
 
 
 def _show_sizes(manifest: dict) -> None:

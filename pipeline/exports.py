@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -140,7 +141,7 @@ def _lengths(given: str | None, max_length: int) -> tuple[int, ...]:
 
 
 def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path) -> str:
-    """Compare with the checkpoint on random tokens: exact precisions must pass the gate, others are reported."""
+    """Compare with the checkpoint on random tokens: how far logits are off; for fp32 the answers too."""
     from ..compress.inference import forward
     from ..export.parity import TOLERANCES, compare, departure, gate
 
@@ -155,7 +156,9 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path) -> 
     theirs = run_rows(partial(forward, load(source, task)), rows, source.pad_id, task.output)
     ours = run_rows(session, rows, source.pad_id, task.output)
     parity = compare(ours, theirs, theirs.argmax(-1), task.metric)
-    if artifact.precision == "fp32":
-        where = partial(departure, plain, artifact, artifact.encoder().pad(rows[:8]))
-        gate(parity, TOLERANCES["fp32"], artifact.name, "fp32", where)
+    limits = TOLERANCES[artifact.precision]
+    if artifact.precision != "fp32":  # rounding turns near ties, of which random tokens have many
+        limits = replace(limits, min_agreement=0.0, max_metric_drop=100.0)
+    where = partial(departure, plain, artifact, artifact.encoder().pad(rows[:8]))
+    gate(parity, limits, artifact.name, artifact.precision, where)
     return f"logits differ from the checkpoint's by {parity.max_difference:.2g} at most on random tokens"

@@ -44,6 +44,19 @@ def test_the_first_node_that_departs_is_named(teacher: Checkpoint, tmp_path: Pat
     assert place in str(found)
 
 
+def test_a_node_that_gives_no_number_departs(teacher: Checkpoint, tmp_path: Path) -> None:
+    plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
+    model = onnx.load(plain)
+    bias = next(w for w in model.graph.initializer if w.name.endswith("classifier.bias"))
+    bias.CopyFrom(numpy_helper.from_array(np.full(2, np.nan, np.float32), bias.name))
+    onnx.save(model, tmp_path / "broken.onnx")
+    artifact = EXPORTERS["onnxruntime"](tmp_path / "broken.onnx", teacher, TASK, tmp_path / "out", 32)
+    found = first_departure(plain, artifact, BATCH)
+    assert found is not None
+    assert "classifier" in found.node
+    assert found.before < 0.1
+
+
 @pytest.mark.parametrize(
     ("runtime", "precision"),
     [("onnxruntime", "fp32"), ("onnxruntime", "int8-dynamic"), ("onnxruntime", "int8-static"), ("openvino", "fp32"),

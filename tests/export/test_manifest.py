@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -91,6 +93,45 @@ def test_a_flipped_byte_in_any_file_is_caught_before_a_runtime_opens_it(
             with pytest.raises(BundleError, match=path.name if path.name != "manifest.sha256" else "sha256"):
                 selftest(bundle)
         path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "word"),
+    [
+        ("manifest.schema.json", None, "manifest.schema.json: missing or damaged"),
+        ("manifest.schema.json", (b'"const"', b'"conrt"'), "manifest.schema.json: missing or damaged"),
+        ("manifest.schema.json", (b'"integer"', b'"intfger"'), "manifest.schema.json: damaged"),
+        ("manifest.schema.json", (b"defs/names", b"defs/namer"), "manifest.schema.json: damaged"),
+        ("manifest.schema.json", (b"[A-Za-z0-9_]", b"[Z-Aa-z0-9_]"), "manifest.schema.json: damaged"),
+        ("manifest.schema.json", (b"version of", b"version og"), "manifest.schema.json: its sha256"),
+        ("session.py", None, "No module named 'session'"),
+        ("session.py", (b"import ctypes", b"import\0ctypes"), "unpack the bundle again"),
+    ],
+)
+def test_selftest_alone_names_what_it_lacks_itself(
+    name: str, change: tuple[bytes, bytes] | None, word: str, finished: Path, tmp_path: Path
+) -> None:
+    """What it reads before it has hashed anything is the bundle's own, and may be what was damaged."""
+    bundle = shutil.copytree(finished / "bundle", tmp_path / "bundle")
+    raw = (bundle / name).read_bytes()
+    (bundle / name).unlink()
+    if change is not None:
+        assert change[0] in raw
+        (bundle / name).write_bytes(raw.replace(*change, 1))
+    refused_alone(bundle, word)
+
+
+def test_selftest_alone_without_its_libraries(finished: Path) -> None:
+    refused_alone(finished / "bundle", "No module named 'numpy'; pip install -r requirements.txt", "-S")
+
+
+def refused_alone(bundle: Path, word: str, *flags: str) -> None:
+    command = [sys.executable, *flags, bundle / "selftest.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("FAILED: ")
+    assert done.stderr.count("\n") == 1
+    assert word in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -119,15 +119,29 @@ def test_report_writes_the_same_page_again(finished: Path, tmp_path: Path) -> No
 
 def test_verify_and_predict_a_bundle_and_its_archive(finished: Path, files: dict) -> None:
     chosen = json.loads((finished / "choice.json").read_text())["chosen"]
-    for bundle in (finished / "bundle", finished / "bundle.tar.gz"):
+    for bundle in (finished, finished / "bundle", finished / "bundle.tar.gz"):
         done = paredown("verify", bundle, "--data", files["test"])
         assert done.returncode == 0, done.stderr
-        assert f": {chosen['metric_test']:.2f} (200 rows)" in done.stdout
+        figure = f"{chosen['metric_test']:.2f}"
+        assert f": {figure} (200 rows); the manifest says {figure} on test" in done.stdout
     done = paredown("predict", finished / "bundle", "--text", "a brilliant moving film", "--text", "dull awful weak")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [a["label"] for a in answers] == ["positive", "negative"]
     assert abs(sum(answers[0]["scores"].values()) - 1) < 1e-6
     refused(paredown("verify", finished / "nothing"), "no such bundle")
+
+
+def test_verify_fails_on_a_metric_that_chance_does_not_explain(finished: Path, files: dict, tmp_path: Path) -> None:
+    lines = files["test"].read_text().splitlines()
+    wrong = {"negative": "positive", "positive": "negative"}
+    swapped = [f"{text},{wrong[label]}" for text, _, label in (line.rpartition(",") for line in lines[1:])]
+    (tmp_path / "swapped.csv").write_text("\n".join([lines[0], *swapped]))
+    done = paredown("verify", finished / "bundle", "--data", tmp_path / "swapped.csv")
+    assert done.returncode == 1
+    assert "(200 rows); the manifest says" in done.stderr
+    (tmp_path / "one.csv").write_text("\n".join([lines[0], swapped[0]]))  # one wrong answer proves nothing
+    done = paredown("verify", finished / "bundle", "--data", tmp_path / "one.csv")
+    assert done.returncode == 0, done.stderr
 
 
 def test_bench_puts_anything_side_by_side(finished: Path, teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
