@@ -94,13 +94,14 @@ def init(
     test: Annotated[str | None, typer.Option(help="labelled rows for the published figures")] = None,
     unlabeled: Annotated[str | None, typer.Option(help="further text for distillation")] = None,
     output: Annotated[Path, typer.Option(help="where to write the recipe")] = Path("recipe.yaml"),
+    task: stages.TaskOption = "text-classification",
 ) -> None:
     """Write a commented recipe for a checkpoint and its data."""
     from .init import write_recipe
 
     if output.exists():
         raise InputError(f"{output}: exists already; remove it or choose another --output")
-    write_recipe(output, checkpoint, train, validation, test, unlabeled)
+    write_recipe(output, checkpoint, train, validation, test, unlabeled, stages.task_named(task))
     out.print(f"{output}: look it over, then: paredown run {output}", soft_wrap=True)
 
 
@@ -188,6 +189,7 @@ def bench(
     processes: Annotated[int, typer.Option(help="fresh processes per artefact")] = 2,
     rounds: Annotated[int, typer.Option(help="turns in each process")] = 6,
     max_length: Annotated[int, typer.Option(help="longest input in tokens, for what does not say")] = 128,
+    task: stages.TaskOption = "text-classification",
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
 ) -> None:
     """Artefacts side by side, in one run; ratios are latency against the first."""
@@ -204,7 +206,8 @@ def bench(
         },
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-        result = side_by_side.run(artifacts, data, text_column, label_column, settings, max_length, Path(scratch))
+        kind = stages.task_named(task)
+        result = side_by_side.run(artifacts, data, text_column, label_column, settings, max_length, Path(scratch), kind)
     table = Table("artefact", "runtime", "precision", "p50 ms", "p95", "p99", "ratio (95 %)", "rows/s", "MB", "metric")
     for a in result["artifacts"]:
         metric = "" if a["metric"] is None else f"{a['metric']:.2f}"

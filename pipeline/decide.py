@@ -292,5 +292,8 @@ def _cost_error(turns: list[list[float]]) -> float:
 
 
 def _bits(entry: dict, name: str) -> np.ndarray | None:
+    """(rows,) bool, or (rows, 2) of points gained and possible: `Task.correct`."""
     bits = entry.get(f"correct_{name}")
-    return None if bits is None else np.frombuffer(bits.encode(), dtype=np.uint8) == ord("1")
+    if bits is None or isinstance(bits, list):
+        return None if bits is None else np.array(bits, dtype=float)
+    return np.frombuffer(bits.encode(), dtype=np.uint8) == ord("1")

@@ -18,6 +18,7 @@ from ..benchmarks.choose import ChooseSettings
 from ..benchmarks.cost import Prices
 from ..benchmarks.latency import LatencySettings
 from ..compress.errors import InputError, nearest
+from ..compress.files import READERS
 from ..compress.settings import Distill, Finetune, Prune, Settings, Stage, Static, Timed, Trim
 from ..compress.tasks import TASKS
 from ..export.artifact import ON_GPU, PRECISIONS
@@ -26,12 +27,12 @@ from ..export.parity import TOLERANCES, Tolerance
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 SIZE_LIMIT = 1_000_000  # bytes; a recipe is a page of text
-TaskName = Literal["text-classification"]
+TaskName = Literal["text-classification", "token-classification"]
 assert set(get_args(TaskName)) == {name for name, task in TASKS.items() if task.reads_text}
 
 
 class Data(Settings):
-    """Files (.csv, .jsonl, .parquet; relative to the recipe) or names of the `datasets` library (`name:split`)."""
+    """Files (.csv, .jsonl, .parquet, .conll; relative to the recipe) or names of the `datasets` library (`name:split`)."""
 
     train: str = Field(description="labelled rows to learn from; calibration is drawn from them too")
     validation: str = Field(description="labelled rows that the pick is made on")
@@ -39,8 +40,8 @@ class Data(Settings):
         default=None, description="labelled rows for the published figures; nothing else ever sees them"
     )
     unlabeled: str | None = Field(default=None, description="further text of the same kind, for distillation")
-    text: str | None = Field(default=None, description="name of the text column (default: found)")
-    label: str | None = Field(default=None, description="name of the label column (default: found)")
+    text: str | None = Field(default=None, description="name of the text (or words') column (default: found)")
+    label: str | None = Field(default=None, description="name of the label (or tags') column (default: found)")
 
 
 class Step(Settings):
@@ -192,6 +193,11 @@ class Recipe(Settings):
             raise ValueError(f"lengths: ascending and at most max_length ({self.max_length}) are expected")
         if self.lengths == [self.max_length] and any(model.cascade for model in self.models):
             raise ValueError("lengths: a cascade asks its second model about shorter rows; give more than one length")
+        whole = [m.name for m in self.models if m.cascade or any(step.static for step in m.steps)]
+        if whole and TASKS[self.task].per_token:
+            raise ValueError(
+                f"models: '{whole[0]}': cascades and static students answer for a whole text, {self.task} for each word"
+            )
         if not any(target.runtime != "pytorch" for target in self.targets):
             raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
         return self
@@ -266,7 +272,7 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
     def resolve(source: str | None) -> str | None:
         if source is None:
             return None
-        looks_like_file = source.startswith((".", "~")) or Path(source).suffix.lower() in (".csv", ".jsonl", ".parquet")
+        looks_like_file = source.startswith((".", "~")) or Path(source).suffix.lower() in READERS
         here = base / Path(source).expanduser()
         return str(here.resolve()) if looks_like_file or here.exists() else source
 

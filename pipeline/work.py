@@ -18,6 +18,7 @@ from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_
 from ..compress.data import Rows
 from ..compress.encoder import Encoder, batches_of, collate, run_rows
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed, Training, Trim
+from ..compress.tags import NO_LABEL
 from ..export.artifact import ON_GPU, Artifact, read_artifact
 from ..export.machine import cores
 from ..export.parity import compare, departure, gate
@@ -57,11 +58,12 @@ def compress(
     result: dict = {}
     tokenizer = None
     ids, labels = all_rows(job, source)
-    mine, gold = ids[: len(job.train)], job.train.gold
-    held_out = source.encoder(job.recipe.max_length).ids(job.validation.texts)
+    encoder, mine = source.encoder(job.recipe.max_length), ids[: len(job.train)]
+    held_out = encoder.ids(job.validation.texts)
     began = time.monotonic()
     if isinstance(settings, Finetune):
-        finetune(model, mine, gold, settings, validation=(held_out, job.validation.gold), seed=seed, progress=report)
+        judged = held_out, job.task.taught(job.validation, encoder)
+        finetune(model, mine, labels[: len(mine)], settings, validation=judged, seed=seed, progress=report)
     if isinstance(settings, Prune):
         table = read_table(done[table_name(settings.target)].path) if settings.timed else None
         sample = batches_of([mine[i] for i in data_module.some_of(len(mine), settings.rows)], source.pad_id)
@@ -111,12 +113,13 @@ def all_texts(job: Job) -> list[str]:
     return [*job.train.texts, *(job.unlabeled.texts if job.unlabeled is not None else [])]
 
 
-def all_rows(job: Job, source: Checkpoint) -> tuple[list[list[int]], np.ndarray]:
-    """Token ids of `all_texts` as `source` cuts them, and their labels (NO_LABEL where there is none)."""
-    from ..compress.train import NO_LABEL
-
-    ids = source.encoder(job.recipe.max_length).ids(all_texts(job))
-    return ids, np.concatenate([job.train.gold, np.full(len(ids) - len(job.train), NO_LABEL)])
+def all_rows(job: Job, source: Checkpoint) -> tuple[list[list[int]], list[np.ndarray]]:
+    """Token ids of `all_texts` as `source` cuts them, and their labels: of a row, or of its tokens (NO_LABEL where
+    there is none)."""
+    encoder = source.encoder(job.recipe.max_length)
+    ids, labels = encoder.ids(all_texts(job)), list(job.task.taught(job.train, encoder))
+    none = [np.full(len(row) if job.task.per_token else (), NO_LABEL) for row in ids[len(labels) :]]
+    return ids, labels + none
 
 
 def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None:
@@ -212,12 +215,14 @@ def evaluate(
         report(share, f"scoring {name}")
         outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, job.task.output)
         np.save(out / f"{name}.npy", outputs)
-        correct = job.task.correct(outputs, rows.gold)
-        result[f"metric_{name}"] = job.task.metric(outputs, rows.gold)
-        result[f"correct_{name}"] = "".join("1" if c else "0" for c in correct)
+        gold = job.task.gold(rows, encoder)
+        correct = job.task.correct(outputs, gold)
+        result[f"metric_{name}"] = job.task.metric(outputs, gold)
+        bits = correct.dtype == bool
+        result[f"correct_{name}"] = "".join("1" if c else "0" for c in correct) if bits else correct.tolist()
         if candidate != reference and name == "validation":
             theirs = _expected(job, candidate, reference, done)
-            parity = compare(outputs, theirs, rows.gold, job.task.metric)
+            parity = compare(outputs, theirs, gold, job.task.metric)
             precision = candidate.target.precision
             gate(
                 parity,
