@@ -1,7 +1,7 @@
 """How good a candidate is, and how sure that is: intervals and paired comparisons on the same rows.
 
-Rows come as `Task.correct` has them: (rows,) bool, right or wrong, with closed formulas; or (rows, 2), points gained and
-points possible, whose metric is a ratio of sums (F1) and whose errors are those of a bootstrap over the rows.
+Rows come as `Task.correct` has them: (rows,) bool, right or wrong, with closed formulas; or (rows, 2), points gained
+and points possible, whose metric is a ratio of sums (F1) and whose errors are those of a bootstrap over the rows.
 """
 
 from __future__ import annotations

@@ -76,7 +76,8 @@ def heal(
 
     `ids`: rows of the student's tokens. `labels`: NO_LABEL (-100) where a row, or a token, has none; used when
     `label_weight` is above 0. `scores`: the logits to learn, as `run_rows` gives them, where they were made before
-    (several students, several teachers). `validation`: token ids and the teacher's logits on them; `patience` stops on these.
+    (several students, several teachers). `validation`: token ids and the teacher's logits on them; `patience` stops on
+    these.
     loss = T^2 KL(teacher / T || student / T) + hidden_weight * MSE of matched hidden states
     + relation_weight * KL of the last layers' token relations + label_weight * CE.
     """

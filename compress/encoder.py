@@ -99,8 +99,8 @@ def run_rows(
 ) -> np.ndarray:
     """One model output for every row, in the rows' order: (rows, labels) float32.
 
-    A model that answers for every token gives (tokens of all rows, labels), without those of the padding: `per_row`
-    parts them again. Always the same batches for the same rows: a dynamically quantised model answers a little
+    A model that answers for every token gives (tokens of all rows, labels), none of the padding; `per_row` parts them
+    again. Always the same batches for the same rows: a dynamically quantised model answers a little
     differently in other company, and a metric that is checked again elsewhere has to be the same number.
     """
     found: list[np.ndarray] = [np.empty(0)] * len(rows)
@@ -114,7 +114,7 @@ def run_rows(
 
 
 def per_row(outputs: np.ndarray, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """The answers of `run_rows` for each row: (labels,), or (tokens, labels) of a model that answers for every token."""
+    """The answers of `run_rows` for each row: (labels,), or (tokens, labels) where every token has an answer."""
     if len(outputs) == len(rows):
         return list(outputs)
     return np.split(outputs, np.cumsum([len(row) for row in rows])[:-1])

@@ -52,7 +52,7 @@ def token_labels(rows: Rows, encoder: Encoder) -> list[np.ndarray]:
 
 
 def found(outputs: np.ndarray, gold: Aligned) -> np.ndarray:
-    """For each row (twice the spans found, spans predicted + spans there), (rows, 2) int64: their sums are F1's two halves.
+    """For each row (twice the spans found, spans predicted + there), (rows, 2) int64: F1 is the ratio of the sums.
 
     `outputs` (tokens of all rows, labels). A word that was cut off is predicted to be outside.
     """

@@ -93,7 +93,7 @@ def fit(
 ) -> PreTrainedModel:
     """Train in place, then leave the model in evaluation mode on the CPU; returns it.
 
-    `rows` are {"input_ids": [int], "labels": int or (tokens,), ...}; further keys are stacked into float tensors. Raises StepError
+    `rows` are {"input_ids": [int], "labels": int or (tokens,), ...}; further keys become float tensors. Raises StepError
     when the loss or a weight is not finite. Out of memory: half the rows at a time, the same rows per step.
     """
     embeddings = model.base_model.get_submodule("embeddings")
@@ -234,7 +234,7 @@ def _stack(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
     longest = batch["input_ids"].shape[1]
     for name in rows[0].keys() - {"input_ids"}:
         values = [np.asarray(row[name]) for row in rows]
-        if name == "labels" and values[0].ndim or values[0].ndim > 1:  # one a token: as long as the longest row
+        if values[0].ndim > (name != "labels"):  # one a token: as long as the longest row
             filler = NO_LABEL if name == "labels" else 0
             values = [
                 np.pad(v, [(0, longest - len(v)), *[(0, 0)] * (v.ndim - 1)], constant_values=filler) for v in values

@@ -32,7 +32,7 @@ assert set(get_args(TaskName)) == {name for name, task in TASKS.items() if task.
 
 
 class Data(Settings):
-    """Files (.csv, .jsonl, .parquet, .conll; relative to the recipe) or names of the `datasets` library (`name:split`)."""
+    """Files (.csv, .jsonl, .parquet, .conll; relative to the recipe) or `datasets` names (`name:split`)."""
 
     train: str = Field(description="labelled rows to learn from; calibration is drawn from them too")
     validation: str = Field(description="labelled rows that the pick is made on")

@@ -78,7 +78,10 @@ class Batcher:
             thread.start()
 
     async def submit(self, job: Job) -> np.ndarray:
-        """Logits in the rows' order, a line a row or a token, (lines, labels) float32. Refused 429 when there is no room, 504 at the deadline."""
+        """Logits in the rows' order, a line a row or a token, (lines, labels) float32.
+
+        Refused 429 when there is no room, 504 at the deadline.
+        """
         count = len(job.texts if job.texts is not None else job.ids)
         job.left = count
         self._admit(job, count)
