@@ -93,7 +93,7 @@ def fit(
 ) -> PreTrainedModel:
     """Train in place, then leave the model in evaluation mode on the CPU; returns it.
 
-    `rows` are {"input_ids": [int], "labels": int or (tokens,), ...}; further keys become float tensors. Raises StepError
+    `rows` are {"input_ids": [int], "labels": int or (tokens,), ...}; further keys: float tensors. Raises StepError
     when the loss or a weight is not finite. Out of memory: half the rows at a time, the same rows per step.
     """
     embeddings = model.base_model.get_submodule("embeddings")
