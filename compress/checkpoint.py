@@ -115,8 +115,8 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
         other = next((t.name for t in TASKS.values() if t.reads_text and checkpoint.has_head(t)), None)
         if other is not None:
             raise InputError(
-                f"{path / 'config.json'}: '{checkpoint.architecture}' is made for {other}, not {task.name}; give --task "
-                f"{other} (in a recipe: task: {other})"
+                f"{path / 'config.json'}: '{checkpoint.architecture}' is made for {other}, not {task.name}; give "
+                f"--task {other} (in a recipe: task: {other})"
             )
         raise InputError(
             f"{path / 'config.json'}: architectures is '{checkpoint.architecture}', but {task.name} needs a head that "
