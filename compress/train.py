@@ -21,36 +21,44 @@ from transformers.trainer_callback import PrinterCallback
 
 from .encoder import collate, run_rows
 from .errors import StepError
-from .inference import forward
+from .inference import answers, forward
 from .settings import Finetune, Training
+from .tags import NO_LABEL
 
 Progress = Callable[[float, str], None]  # share done 0..1, what is happening
 Loss = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
-NO_LABEL = -100
+Labels = np.ndarray | Sequence[np.ndarray]  # (rows,) int64, or (tokens,) of each row; NO_LABEL where there is none
 
 
 def finetune(
     model: PreTrainedModel,
     ids: Sequence[Sequence[int]],
-    labels: np.ndarray,
+    labels: Labels,
     settings: Finetune,
     *,
-    validation: tuple[Sequence[Sequence[int]], np.ndarray] | None = None,
+    validation: tuple[Sequence[Sequence[int]], Labels] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
-    """Train `model` in place on token ids and labels (rows,) int64 with the model's own loss; returns it.
+    """Train `model` in place on token ids and labels with the model's own loss; returns it.
 
     `validation`: token ids and labels that `patience` stops on.
     """
-    rows = [{"input_ids": row, "labels": int(label)} for row, label in zip(ids, labels, strict=True)]
+    rows = [{"input_ids": row, "labels": label} for row, label in zip(ids, labels, strict=True)]
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         logits = net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        return nn.functional.cross_entropy(logits.float(), batch["labels"])
+        lines, labels = answered(logits, batch)
+        return nn.functional.cross_entropy(lines, labels, ignore_index=NO_LABEL)
 
     judge = None if validation is None else Judge(*validation)
     return fit(model, rows, loss, settings, judge=judge, seed=seed, progress=progress)
+
+
+def answered(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A model's answers, (lines, labels) float32, and their labels (lines,) int64: a line a row, or a real token."""
+    mask, labels = batch["attention_mask"], batch["labels"]
+    return answers(logits, mask), labels if labels.ndim == 1 else labels[mask.bool()]
 
 
 @dataclass
@@ -58,7 +66,7 @@ class Judge:
     """Validation during training: how far the model's answers are from the wanted ones; less is better."""
 
     ids: Sequence[Sequence[int]]
-    wanted: np.ndarray  # (rows, labels) logits to come near, or (rows,) int64 labels to predict
+    wanted: Labels  # logits to come near, as `run_rows` gives them, or labels to predict
 
     def __call__(self, model: PreTrainedModel) -> float:
         """Mean cross-entropy against the wanted distribution or labels, nats; the model is left as it was."""
@@ -68,7 +76,8 @@ class Judge:
             run_rows(partial(forward, model), self.ids, int(model.config.pad_token_id or 0), "logits")
         )
         cast(nn.Module, model).to(device).train(training)
-        wanted = torch.from_numpy(self.wanted)
+        given = self.wanted if isinstance(self.wanted, np.ndarray) else np.concatenate(self.wanted)
+        wanted = torch.from_numpy(given)
         return float(nn.functional.cross_entropy(logits, wanted if wanted.ndim == 1 else wanted.softmax(-1)))
 
 
@@ -84,7 +93,7 @@ def fit(
 ) -> PreTrainedModel:
     """Train in place, then leave the model in evaluation mode on the CPU; returns it.
 
-    `rows` are {"input_ids": [int], "labels": int, ...}; further keys are stacked into float tensors. Raises StepError
+    `rows` are {"input_ids": [int], "labels": int or (tokens,), ...}; further keys: float tensors. Raises StepError
     when the loss or a weight is not finite. Out of memory: half the rows at a time, the same rows per step.
     """
     embeddings = model.base_model.get_submodule("embeddings")
@@ -222,7 +231,13 @@ def _trainer(
 
 def _stack(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
     batch = {name: torch.from_numpy(a) for name, a in collate([row["input_ids"] for row in rows], pad_id).items()}
-    batch["labels"] = torch.tensor([row["labels"] for row in rows])
-    for name in rows[0].keys() - {"input_ids", "labels"}:
-        batch[name] = torch.from_numpy(np.stack([row[name] for row in rows]))
+    longest = batch["input_ids"].shape[1]
+    for name in rows[0].keys() - {"input_ids"}:
+        values = [np.asarray(row[name]) for row in rows]
+        if values[0].ndim > (name != "labels"):  # one a token: as long as the longest row
+            filler = NO_LABEL if name == "labels" else 0
+            values = [
+                np.pad(v, [(0, longest - len(v)), *[(0, 0)] * (v.ndim - 1)], constant_values=filler) for v in values
+            ]
+        batch[name] = torch.from_numpy(np.stack(values))
     return batch

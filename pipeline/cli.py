@@ -91,13 +91,14 @@ def init(
     test: Annotated[str | None, typer.Option(help="labelled rows for the published figures")] = None,
     unlabeled: Annotated[str | None, typer.Option(help="further text for distillation")] = None,
     output: Annotated[Path, typer.Option(help="where to write the recipe")] = Path("recipe.yaml"),
+    task: stages.TaskOption = "text-classification",
 ) -> None:
     """Write a commented recipe for a checkpoint and its data."""
     from .init import write_recipe
 
     if output.exists():
         raise InputError(f"{output}: exists already; remove it or choose another --output")
-    write_recipe(output, checkpoint, train, validation, test, unlabeled)
+    write_recipe(output, checkpoint, train, validation, test, unlabeled, stages.task_named(task))
     out.print(f"{output}: look it over, then: paredown run {output}", soft_wrap=True)
 
 

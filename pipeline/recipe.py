@@ -20,13 +20,13 @@ from ..export.engine import Bucket, Engine
 from ..export.parity import TOLERANCES, Tolerance
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
-TaskName = Literal["text-classification"]
+TaskName = Literal["text-classification", "token-classification"]
 Sink = Literal["mlflow", "tensorboard", "wandb"]
 assert set(get_args(TaskName)) == {name for name, task in TASKS.items() if task.reads_text}
 
 
 class Data(Settings):
-    """Files (.csv, .jsonl, .parquet; relative to the recipe) or names of the `datasets` library (`name:split`)."""
+    """Files (.csv, .jsonl, .parquet, .conll; relative to the recipe) or `datasets` names (`name:split`)."""
 
     train: str = Field(description="labelled rows to learn from; calibration is drawn from them too")
     validation: str = Field(description="labelled rows that the pick is made on")
@@ -34,8 +34,8 @@ class Data(Settings):
         default=None, description="labelled rows for the published figures; nothing else ever sees them"
     )
     unlabeled: str | None = Field(default=None, description="further text of the same kind, for distillation")
-    text: str | None = Field(default=None, description="name of the text column (default: found)")
-    label: str | None = Field(default=None, description="name of the label column (default: found)")
+    text: str | None = Field(default=None, description="name of the text (or words') column (default: found)")
+    label: str | None = Field(default=None, description="name of the label (or tags') column (default: found)")
     groups: str | None = Field(default=None, description="a validation column whose groups are also judged one by one")
 
 
@@ -188,6 +188,11 @@ class Recipe(Settings):
             raise ValueError(f"lengths: ascending and at most max_length ({self.max_length}) are expected")
         if self.lengths == [self.max_length] and any(model.cascade for model in self.models):
             raise ValueError("lengths: a cascade asks its second model about shorter rows; give more than one length")
+        whole = [m.name for m in self.models if m.cascade or any(step.static for step in m.steps)]
+        if whole and TASKS[self.task].per_token:
+            raise ValueError(
+                f"models: '{whole[0]}': cascades and static students answer for a whole text, {self.task} for each word"
+            )
         if not any(target.runtime != "pytorch" for target in self.targets):
             raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
         return self

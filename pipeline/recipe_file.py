@@ -12,6 +12,7 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 from ..compress.errors import InputError, nearest
+from ..compress.files import READERS
 from .recipe import Recipe, Step
 
 SIZE_LIMIT = 1_000_000  # bytes; a recipe is a page of text
@@ -78,7 +79,7 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
     def resolve(source: str | None) -> str | None:
         if source is None:
             return None
-        looks_like_file = source.startswith((".", "~")) or Path(source).suffix.lower() in (".csv", ".jsonl", ".parquet")
+        looks_like_file = source.startswith((".", "~")) or Path(source).suffix.lower() in READERS
         here = base / Path(source).expanduser()
         return str(here.resolve()) if looks_like_file or here.exists() else source
 

@@ -10,7 +10,8 @@ from ..benchmarks.bench import Scored, bench
 from ..benchmarks.latency import LatencySettings, tokenizer_ms
 from ..compress import data as data_module
 from ..compress.encoder import run_rows
-from ..compress.tasks import TASKS
+from ..compress.errors import InputError
+from ..compress.tasks import TASKS, Task, points
 from ..export.adopt import adopt
 from ..export.artifact import Artifact
 from ..export.machine import cores
@@ -26,12 +27,15 @@ def run(
     settings: LatencySettings,
     max_length: int,
     scratch: Path,
+    task: Task,
 ) -> dict:
     """The content of `paredown bench --json F`. Raises InputError."""
-    task = TASKS["text-classification"]
     artifacts = [adopt(Path(path), scratch / str(i), task, max_length) for i, path in enumerate(paths)]
     first = artifacts[0]
-    rows = data_module.read(source, text=text, label=label, names=first.labels, labelled=None)
+    for path, artifact in zip(paths, artifacts, strict=True):
+        if artifact.task != task.name:
+            raise InputError(f"{path}: made for {artifact.task}; give --task {artifact.task}")
+    rows = task.read(source, text=text, label=label, names=first.labels, labelled=None)
     reporter = Reporter(len(artifacts) + 1)
     scored = []
     for path, artifact in zip(paths, artifacts, strict=True):
@@ -40,7 +44,7 @@ def run(
             if rows.labels is not None:
                 correct = _correct(artifact, rows, text, label, settings)
             tokenizer = tokenizer_ms(artifact.encoder().ids, rows.texts)
-        metric = None if correct is None else float(100 * correct.mean())
+        metric = None if correct is None else points(correct)
         scored.append(Scored(path, artifact, metric, correct, tokenizer))
     with reporter.step("measure") as report:
         ids = [data_module.encode(artifact.encoder(), rows) for artifact in artifacts]
@@ -50,12 +54,12 @@ def run(
 def _correct(
     artifact: Artifact, rows: data_module.Rows, text: str | None, label: str | None, settings: LatencySettings
 ) -> np.ndarray | None:
-    """Which rows the artefact gets right, (rows,) bool; None where it cannot run."""
+    """What the artefact gets right, as `Task.correct` has it; None where it cannot run."""
     task = TASKS[artifact.task]
     try:
         session = artifact.open(settings.threads or cores())
     except CannotRunHere:
         return None
     encoder = artifact.encoder()
-    gold = data_module.read(rows.source, text=text, label=label, names=artifact.labels).gold
+    gold = task.gold(task.read(rows.source, text=text, label=label, names=artifact.labels), encoder)
     return task.correct(run_rows(session, encoder.ids(rows.texts), encoder.pad_id, task.output), gold)

@@ -59,10 +59,10 @@ def finetune(
     kind = task_named(task)
     source = open_checkpoint(checkpoint)
     has_head = source.has_head(kind)
-    names = source.labels if has_head else data_module.label_names(train)
-    rows = data_module.read(train, names=names)
+    names = source.labels if has_head else data_module.label_names(train, columns=kind.columns)
+    rows = kind.read(train, names=names)
     data_module.require_two_classes(rows, names)
-    held_out = _optional(validation, names)
+    held_out = _optional(validation, kind, names)
     settings = checked(
         Finetune,
         {
@@ -72,10 +72,11 @@ def finetune(
             "freeze_embeddings": freeze_embeddings,
         },
     )
-    ids = data_module.encode(source.encoder(max_length), rows)
+    encoder = source.encoder(max_length)
+    ids, labels = data_module.encode(encoder, rows), kind.taught(rows, encoder)
     with writing(output_dir, "finetune") as (target, report):
         model = load(source, kind) if has_head else with_new_head(source, kind, names, seed)
-        train_model(model, ids, rows.gold, settings, seed=seed, progress=report)
+        train_model(model, ids, labels, settings, seed=seed, progress=report)
         saved = save(model, source, target)
         metric = _metric(saved, kind, held_out, max_length)
     _say(output_dir, kind, metric)
@@ -111,8 +112,8 @@ def prune(
 
     kind = task_named(task)
     source = open_checkpoint(checkpoint, kind)
-    data = data_module.read(train, labelled=False)
-    held_out = _optional(validation, source.labels)
+    data = kind.read(train, labelled=False)
+    held_out = _optional(validation, kind, source.labels)
     timed = speedup is not None or latency_ms is not None
     if not timed and heads is None and ffn is None and layers is None:
         heads, ffn = 0.7, 0.6
@@ -136,7 +137,7 @@ def prune(
             recover = checked(
                 Recover, {"epochs": recover_epochs, "learning_rate": learning_rate, "batch_size": batch_size}
             )
-            everything = ids + _more(source, unlabeled, max_length)
+            everything = ids + _more(source, kind, unlabeled, max_length)
             heal(model, load(source, kind), everything, recover, seed=seed, progress=report)
         saved = save(model, source, target)
         metric = _metric(saved, kind, held_out, max_length)
@@ -164,9 +165,9 @@ def trim(
 
     kind = task_named(task)
     source = open_checkpoint(checkpoint, kind)
-    texts = [*data_module.read(train, labelled=False).texts]
-    texts += data_module.read_unlabeled(unlabeled).texts if unlabeled else ()
-    held_out = data_module.read(validation, labelled=False).texts if validation else None
+    texts = [*kind.read(train, labelled=False).texts]
+    texts += data_module.read_unlabeled(unlabeled, columns=kind.columns).texts if unlabeled else ()
+    held_out = kind.read(validation, labelled=False).texts if validation else None
     with writing(output_dir, "trim") as (target, _):
         model = load(source, kind)
         tokenizer = cut(model, source.path / "tokenizer.json", texts, checked(Trim, {"frequent": frequent}))
@@ -216,9 +217,17 @@ def distill(
     for other in (*others, *([elsewhere] if elsewhere else [])):
         if other.labels != source.labels:
             raise InputError(f"{other.path}: its labels are not those of {source.path}, in the same order")
-    data = data_module.read(train, labelled=False)
-    more = data_module.read_unlabeled(unlabeled).texts if unlabeled else ()
-    held_out = _optional(validation, source.labels)
+    for other in (*others, *([elsewhere] if elsewhere else [])):
+        if kind.per_token and not _same_tokens(source, other):
+            raise InputError(
+                f"{other.path}: it cuts text into other tokens than {source.path}, and {kind.name} "
+                "compares answers token by token"
+            )
+    if static and kind.per_token:
+        raise InputError(f"--static: its students answer for a whole text, and {kind.name} for every word")
+    data = kind.read(train, labelled=False)
+    more = data_module.read_unlabeled(unlabeled, columns=kind.columns).texts if unlabeled else ()
+    held_out = _optional(validation, kind, source.labels)
     if patience and held_out is None:
         raise InputError("--patience stops on validation: give --validation F")
     given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "temperature": temperature}
@@ -278,14 +287,15 @@ def task_named(name: str) -> Task:
     return TASKS[name]
 
 
-def _optional(source: str | None, names: tuple[str, ...]) -> Rows | None:
-    return None if source is None else data_module.read(source, names=names)
+def _optional(source: str | None, task: Task, names: tuple[str, ...]) -> Rows | None:
+    return None if source is None else task.read(source, names=names)
 
 
-def _more(source: Checkpoint, unlabeled: str | None, max_length: int) -> list[list[int]]:
+def _more(source: Checkpoint, task: Task, unlabeled: str | None, max_length: int) -> list[list[int]]:
     if unlabeled is None:
         return []
-    return data_module.encode(source.encoder(max_length), data_module.read_unlabeled(unlabeled))
+    rows = data_module.read_unlabeled(unlabeled, columns=task.columns)
+    return data_module.encode(source.encoder(max_length), rows)
 
 
 def _same_tokens(a: Checkpoint, b: Checkpoint) -> bool:
@@ -306,8 +316,9 @@ def _metric(saved: Checkpoint, task: Task, rows: Rows | None, max_length: int) -
 
     if rows is None:
         return None
-    ids = saved.encoder(max_length).ids(rows.texts)
-    return task.metric(run_rows(partial(forward, load(saved, task)), ids, saved.pad_id, task.output), rows.gold)
+    encoder = saved.encoder(max_length)
+    outputs = run_rows(partial(forward, load(saved, task)), encoder.ids(rows.texts), saved.pad_id, task.output)
+    return task.metric(outputs, task.gold(rows, encoder))
 
 
 def _say(output_dir: Path, task: Task, metric: float | None, more: str = "") -> None:

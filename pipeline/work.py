@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_
 from ..compress.data import Rows
 from ..compress.encoder import Encoder, batches_of, collate, run_rows
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed, Training, Trim
+from ..compress.tags import NO_LABEL
 from ..export.artifact import Artifact, read_artifact
 from ..export.machine import cores
 from ..export.parity import compare, departure, gate
@@ -57,11 +59,12 @@ def compress(
     result: dict = {}
     tokenizer = None
     ids, labels = all_rows(job, source)
-    mine, gold = ids[: len(job.train)], job.train.gold
-    held_out = source.encoder(job.recipe.max_length).ids(job.validation.texts)
+    encoder, mine = source.encoder(job.recipe.max_length), ids[: len(job.train)]
+    held_out = encoder.ids(job.validation.texts)
     began = time.monotonic()
     if isinstance(settings, Finetune):
-        finetune(model, mine, gold, settings, validation=(held_out, job.validation.gold), seed=seed, progress=report)
+        judged = held_out, job.task.taught(job.validation, encoder)
+        finetune(model, mine, labels[: len(mine)], settings, validation=judged, seed=seed, progress=report)
     if isinstance(settings, Prune):
         table = read_table(done[table_name(settings.target)].path) if settings.timed else None
         sample = batches_of([mine[i] for i in data_module.some_of(len(mine), settings.rows)], source.pad_id)
@@ -111,12 +114,13 @@ def all_texts(job: Job) -> list[str]:
     return [*job.train.texts, *(job.unlabeled.texts if job.unlabeled is not None else [])]
 
 
-def all_rows(job: Job, source: Checkpoint) -> tuple[list[list[int]], np.ndarray]:
-    """Token ids of `all_texts` as `source` cuts them, and their labels (NO_LABEL where there is none)."""
-    from ..compress.train import NO_LABEL
-
-    ids = source.encoder(job.recipe.max_length).ids(all_texts(job))
-    return ids, np.concatenate([job.train.gold, np.full(len(ids) - len(job.train), NO_LABEL)])
+def all_rows(job: Job, source: Checkpoint) -> tuple[list[list[int]], list[np.ndarray]]:
+    """Token ids of `all_texts` as `source` cuts them, and their labels: of a row, or of its tokens (NO_LABEL where
+    there is none)."""
+    encoder = source.encoder(job.recipe.max_length)
+    ids, labels = encoder.ids(all_texts(job)), list(job.task.taught(job.train, encoder))
+    none = [np.full(len(row) if job.task.per_token else (), NO_LABEL) for row in ids[len(labels) :]]
+    return ids, labels + none
 
 
 def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None:
@@ -212,12 +216,13 @@ def evaluate(
         report(share, f"scoring {name}")
         outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, job.task.output)
         np.save(out / f"{name}.npy", outputs)
-        correct = job.task.correct(outputs, rows.gold)
-        result[f"metric_{name}"] = job.task.metric(outputs, rows.gold)
-        result[f"correct_{name}"] = "".join("1" if c else "0" for c in correct)
+        gold = job.task.gold(rows, encoder)
+        correct = job.task.correct(outputs, gold)
+        result[f"metric_{name}"] = job.task.metric(outputs, gold)
+        result[f"correct_{name}"] = _recorded(correct)
         if candidate != reference and name == "validation":
             theirs = _expected(job, candidate, reference, done)
-            parity = compare(outputs, theirs, rows.gold, job.task.metric)
+            parity = compare(outputs, theirs, gold, job.task.metric)
             precision = candidate.target.precision
             gate(
                 parity,
@@ -233,12 +238,20 @@ def evaluate(
     return result
 
 
-def _robustness(job: Job, session: Session, encoder: Encoder) -> dict[str, str]:
-    """For each change of the texts, which of the same validation rows are right under it ("1") and which are not."""
-    rows, found = job.validation.sample(job.recipe.robustness_rows), {}
+def _recorded(correct: np.ndarray) -> str | list:
+    """`Task.correct` in JSON: "1" for each row that is right and "0" for the others, or the points of each row."""
+    return "".join("1" if c else "0" for c in correct) if correct.dtype == bool else correct.tolist()
+
+
+def _robustness(job: Job, session: Session, encoder: Encoder) -> dict[str, str | list]:
+    """For each change of the texts, which of the same validation rows are right under it."""
+    sample, found = job.validation.sample(job.recipe.robustness_rows), {}
     for change in CHANGES:
-        outputs = run_rows(session, encoder.ids(changed(rows.texts, change)), encoder.pad_id, job.task.output)
-        found[change] = "".join("1" if c else "0" for c in job.task.correct(outputs, rows.gold))
+        if job.task.per_token and change == "length":
+            continue  # labels belong to the words, and it makes twice as many
+        rows = replace(sample, texts=tuple(changed(sample.texts, change)))
+        outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, job.task.output)
+        found[change] = _recorded(job.task.correct(outputs, job.task.gold(rows, encoder)))
     return found
 
 
