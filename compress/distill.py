@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -105,7 +106,8 @@ def heal(
         total = t * t * functional.kl_div(mine, target, reduction="batchmean", log_target=True)
         if looks_inside:
             with torch.no_grad(), relations(teacher) if settings.relation_weight else nullcontext([]) as theirs:
-                wanted = teacher.to(logits.device)(**inputs, output_hidden_states=settings.hidden_weight > 0)
+                there = cast(nn.Module, teacher).to(logits.device)
+                wanted = there(**inputs, output_hidden_states=settings.hidden_weight > 0)
             mask = inputs["attention_mask"]
             if settings.hidden_weight:
                 hidden = _hidden_loss(out.hidden_states, wanted.hidden_states, pairs, mask)

@@ -98,12 +98,13 @@ def test_patience_keeps_the_best_weights_that_validation_saw(teacher: Checkpoint
     """A learning rate that ruins the student: what is kept is no worse than the best of the looks."""
     model = load(teacher, TASK)
     held_out = data.encode(teacher.encoder(), data.read(str(files["validation"]), labelled=False))
-    judge = Judge(held_out, distill.teacher_scores(model, held_out))
+    wanted = distill.teacher_scores(model, held_out)
+    judge = Judge(held_out, wanted)
     steps: list[str] = []
     student = distill.student_of(model, Distill(layers=2), [])
     settings = Heal(epochs=20, learning_rate=0.3, hidden_weight=0, patience=2, looks=4)
     distill.heal(
-        student, model, ids, settings, validation=(judge.ids, judge.wanted), progress=lambda _, text: steps.append(text)
+        student, model, ids, settings, validation=(held_out, wanted), progress=lambda _, text: steps.append(text)
     )
     ruined = distill.student_of(model, Distill(layers=2), [])
     distill.heal(ruined, model, ids, Heal(epochs=2, learning_rate=0.3, hidden_weight=0))

@@ -30,9 +30,8 @@ models:
       - trim: {frequent: 0}
 targets:
   - {runtime: onnxruntime}
-  - {runtime: onnxruntime, precision: int8-dynamic}
   - {runtime: openvino, precision: int8-static}
-latency: {threads: 1, processes: 1, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
+latency: {threads: 1, processes: 1, extra_processes: 0, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
 choose: {max_drop: 10}
 """
 TEXT = "  Bobs went to (New York), then saw ann."
@@ -58,13 +57,21 @@ def test_the_run_chooses_by_f1(home: Path) -> None:
     choice = json.loads((home / "run" / "choice.json").read_text())
     assert choice["chosen"]["metric"] == "F1"
     assert choice["baseline"]["metric_validation"] > 90
-    assert len(choice["candidates"]) == 7
+    assert len(choice["candidates"]) == 5
     for entry in choice["candidates"]:
         lo, hi = entry["metric_validation_ci"]
         assert lo <= entry["metric_validation"] <= hi
         assert entry["drop_upper_95"] > entry["drop_validation"]
         assert 0 <= entry["mcnemar_p"] <= 1
     assert choice["baseline"]["drop_validation"] == 0
+    assert choice["baseline"]["macro_f1"] is None
+    assert choice["chosen"]["typos_drop"] is not None
+    assert choice["chosen"]["length_drop"] is None  # its tags would be twice as many
+    assert {part["rows"] for part in choice["chosen"]["slices"]["length"]} != {100}
+    report = (home / "run" / "report.html").read_text()
+    assert "capitals: loss" in report
+    assert "worst label" not in report
+    assert '"f1"' not in report
 
 
 def test_the_bundle_gives_the_reported_f1(home: Path) -> None:
@@ -82,8 +89,8 @@ def test_it_proves_itself_without_paredown(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_changed_golden_answer_is_found(home: Path, tmp_path: Path) -> None:
-    from paredown.export.manifest import BundleError
-    from paredown.export.selftest import check_golden, open_model, read_manifest
+    from paredown.export.manifest import BundleError, read_manifest
+    from paredown.export.selftest import check_golden, open_model
 
     bundle = shutil.copytree(home / "run" / "bundle", tmp_path / "bundle")
     manifest = read_manifest(bundle)
