@@ -6,8 +6,9 @@ No checkpoints are written while it runs: a stage is one step of the run, and a 
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import PrinterCallback
 
 from .encoder import collate, run_rows
-from .errors import StepError
+from .errors import InputError, StepError, nearest
 from .inference import forward
 from .settings import Finetune, Training
 
@@ -38,19 +39,46 @@ def finetune(
     validation: tuple[Sequence[Sequence[int]], np.ndarray] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> PreTrainedModel:
     """Train `model` in place on token ids and labels (rows,) int64 with the model's own loss; returns it.
 
-    `validation`: token ids and labels that `patience` stops on.
+    `validation`: token ids and labels that `patience` stops on. Adapters are merged when it returns.
     """
     rows = [{"input_ids": row, "labels": int(label)} for row, label in zip(ids, labels, strict=True)]
+    weights = label_weights(settings.class_weights, labels, [model.config.id2label[i] for i in range(model.num_labels)])
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits = net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        return nn.functional.cross_entropy(logits.float(), batch["labels"])
+        logits = net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
+        given = None if weights is None else weights.to(logits.device)
+        return nn.functional.cross_entropy(logits, batch["labels"], weight=given)
 
-    judge = None if validation is None else Judge(*validation)
-    return fit(model, rows, loss, settings, judge=judge, seed=seed, progress=progress)
+    judge = None if validation is None else Judge(*validation, weights)
+    train = partial(fit, model, rows, judge=judge, seed=seed, progress=progress)
+    if settings.peft is None:
+        return train(loss, settings, callbacks=callbacks)
+    from .adapters import adapted
+
+    with adapted(model, settings.peft, math.ceil(len(rows) / settings.batch_size * settings.epochs)) as beside:
+        return train(
+            lambda net, batch: loss(net, batch) + beside.penalty(), settings, callbacks=[*callbacks, *beside.callbacks]
+        )
+
+
+def label_weights(
+    given: str | Mapping[str, float] | None, labels: np.ndarray, names: Sequence[str]
+) -> torch.Tensor | None:
+    """Weight of each label in the loss, (labels,) float32. `balanced`: rows / (labels * rows of the label)."""
+    if given is None:
+        return None
+    if given == "balanced":
+        counts = np.bincount(labels, minlength=len(names))
+        return torch.tensor(len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)), dtype=torch.float32)
+    assert isinstance(given, Mapping)
+    unknown = next((name for name in given if name not in names), None)
+    if unknown is not None:
+        raise InputError(f"class_weights: '{unknown}' is no label of the checkpoint; {nearest(unknown, names)}")
+    return torch.tensor([given.get(name, 1.0) for name in names], dtype=torch.float32)
 
 
 @dataclass
@@ -59,6 +87,7 @@ class Judge:
 
     ids: Sequence[Sequence[int]]
     wanted: np.ndarray  # (rows, labels) logits to come near, or (rows,) int64 labels to predict
+    weights: torch.Tensor | None = None  # of each label, (labels,)
 
     def __call__(self, model: PreTrainedModel) -> float:
         """Mean cross-entropy against the wanted distribution or labels, nats; the model is left as it was."""
@@ -69,7 +98,8 @@ class Judge:
         )
         cast(nn.Module, model).to(device).train(training)
         wanted = torch.from_numpy(self.wanted)
-        return float(nn.functional.cross_entropy(logits, wanted if wanted.ndim == 1 else wanted.softmax(-1)))
+        wanted = wanted if wanted.ndim == 1 else wanted.softmax(-1)
+        return float(nn.functional.cross_entropy(logits, wanted, weight=self.weights))
 
 
 def fit(
@@ -81,6 +111,7 @@ def fit(
     judge: Judge | None = None,
     seed: int,
     progress: Progress | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> PreTrainedModel:
     """Train in place, then leave the model in evaluation mode on the CPU; returns it.
 
@@ -90,6 +121,10 @@ def fit(
     embeddings = model.base_model.get_submodule("embeddings")
     trained = [p for p in embeddings.parameters() if p.requires_grad]
     micro = settings.batch_size
+    if settings.adversarial is not None:
+        from .adversarial import hardened
+
+        loss = hardened(loss, model, settings.adversarial)
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     try:
         if settings.freeze_embeddings:
@@ -104,6 +139,8 @@ def fit(
                             judge, settings.patience, max(1, round(len(rows) / settings.batch_size / settings.looks))
                         )
                         trainer.add_callback(best)
+                    for callback in callbacks:
+                        trainer.add_callback(callback)
                     trainer.train()
                     if best is not None:
                         best.restore(model)
@@ -197,7 +234,7 @@ def _trainer(
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,
-        lr_scheduler_type="linear",
+        lr_scheduler_type=settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
         train_sampling_strategy="group_by_length",
         seed=seed,
         bf16=fast_bf16(),

@@ -15,7 +15,7 @@ from typer.exceptions import Abort, TyperException
 
 from ..compress.errors import InputError, StepError
 from ..export.manifest import BundleError
-from . import bundles, exports, serving, stages
+from . import bundles, exports, learning, serving, stages
 from .bundles import BundlePath, LabelColumn, TextColumn
 from .options import checked
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(learning.app)
 app.add_typer(stages.app)
 app.add_typer(exports.app)
 app.add_typer(bundles.app)
@@ -248,6 +249,7 @@ def doctor(json_output: Annotated[bool, typer.Option("--json", help="print JSON"
 
 
 def _show_plan(recipe, run_dir: Path) -> None:
+    from .adapt import adapt_steps, adapted
     from .job import prepare
     from .plan import plan, search_steps
     from .store import Store, writable
@@ -255,13 +257,19 @@ def _show_plan(recipe, run_dir: Path) -> None:
     writable(run_dir)
     job, store = prepare(recipe), Store(run_dir / "steps")
     table, left = Table("step", "state", "about"), 0.0
-    searching = recipe.search
-    for step in search_steps(job, searching) if searching else plan(job):
+    searching, steps = recipe.search, adapt_steps(job)
+    ahead = not all(store.has(step.name, step.key) for step in steps)
+    if not ahead:
+        job = adapted(job, {step.name: done for step in steps if (done := store.find(step.name, step.key))})
+        steps += search_steps(job, searching) if searching else plan(job)
+    for step in steps:
         there = store.has(step.name, step.key)
         left += 0 if there else step.seconds
         table.add_row(step.name, "already there" if there else "to do", "" if there else f"{step.seconds:.0f} s")
     out.print(table)
-    if searching:
+    if ahead:
+        out.print("Then what this leaves is compressed and measured.")
+    elif searching:
         out.print(f"Then what the search finds is trained, {searching.minutes:g} minutes in all, and measured.")
     out.print(f"About {left / 60:.0f} minutes on a machine like the one this was written on; nothing was done.")
 

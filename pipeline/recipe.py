@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
-from yaml.composer import ComposerError
-from yaml.constructor import ConstructorError
+from pydantic import Field, ValidationError, model_validator
 
 from ..benchmarks.choose import ChooseSettings
 from ..benchmarks.cost import Prices
 from ..benchmarks.latency import LatencySettings
 from ..compress.errors import InputError, nearest
-from ..compress.settings import Distill, Finetune, Prune, Settings, Stage, Static, Timed, Trim
+from ..compress.settings import Distill, Finetune, Prune, Settings, Stage, Static, Timed, Trim, Update
 from ..compress.tasks import TASKS
 from ..export.artifact import ON_GPU, PRECISIONS
 from ..export.engine import Bucket, Engine
 from ..export.parity import TOLERANCES, Tolerance
+from .yaml_lines import Plain, first_error
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
+PATHS = ("new", "new_validation", "new_test")  # keys of adapt's steps that name a file
 SIZE_LIMIT = 1_000_000  # bytes; a recipe is a page of text
 TaskName = Literal["text-classification"]
 assert set(get_args(TaskName)) == {name for name, task in TASKS.items() if task.reads_text}
@@ -60,6 +60,34 @@ class Step(Settings):
 
     @property
     def stage(self) -> tuple[str, Stage]:
+        """The stage's name and its settings."""
+        return next((name, settings) for name, settings in self if settings is not None)
+
+
+class Arrivals(Update):
+    """`update` with the rows that came later; from then on they are train, validation and test rows like the others."""
+
+    new: str = Field(description="labelled rows that came later, also with labels that the checkpoint does not know")
+    new_validation: str | None = Field(
+        default=None, description="labelled rows of their kind to judge on (none: a fifth of `new` is held out)"
+    )
+    new_test: str | None = Field(default=None, description="labelled rows of their kind for the published figures")
+
+
+class Adapt(Settings):
+    """One step that makes the teacher, before any model is compressed; exactly one key."""
+
+    finetune: Finetune | None = Field(default=None, description="train on the labelled rows, in full or with adapters")
+    update: Arrivals | None = Field(default=None, description="learn rows that came later without forgetting")
+
+    @model_validator(mode="after")
+    def _one(self) -> Adapt:
+        if sum(value is not None for _, value in self) != 1:
+            raise ValueError(f"a step of adapt is exactly one of: {', '.join(Adapt.model_fields)}")
+        return self
+
+    @property
+    def stage(self) -> tuple[str, Finetune | Arrivals]:
         """The stage's name and its settings."""
         return next((name, settings) for name, settings in self if settings is not None)
 
@@ -165,6 +193,10 @@ class Recipe(Settings):
         default_factory=list,
         description="further fine-tuned checkpoints with the same labels; students learn the mean of all logits",
     )
+    adapt: list[Adapt] = Field(
+        default_factory=list,
+        description="steps that change the checkpoint before anything else; what they leave is the teacher",
+    )
     models: list[Model] = Field(default_factory=list, description="smaller models to try beside the checkpoint itself")
     search: Search | None = Field(default=None, description="find models instead of listing them, or beside the listed")
     targets: list[Target] = Field(default_factory=default_targets, description="what each model is exported to")
@@ -219,8 +251,8 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"{path}: {len(raw)} bytes; a recipe is at most {SIZE_LIMIT}")
     try:
         text = raw.decode("utf-8")
-        node = yaml.compose(text, Loader=_Plain)
-        data = yaml.load(text, Loader=_Plain)
+        node = yaml.compose(text, Loader=Plain)
+        data = yaml.load(text, Loader=Plain)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
@@ -233,7 +265,7 @@ def read_recipe(path: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        raise InputError(_first_error(path, node, error)) from None
+        raise InputError(first_error(path, node, Recipe, error)) from None
     try:
         return _absolute(recipe, path.resolve().parent)
     except (OSError, ValueError, RuntimeError) as error:
@@ -243,23 +275,6 @@ def read_recipe(path: Path) -> Recipe:
 def schema() -> str:
     """The recipe's JSON schema, as committed in recipes/schema.json."""
     return json.dumps(Recipe.model_json_schema(), indent=2) + "\n"
-
-
-class _Plain(yaml.SafeLoader):
-    """SafeLoader that refuses aliases (an alias bomb is a page of text too) and repeated keys."""
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            raise ComposerError(None, None, "aliases (*name) are not allowed in a recipe", self.peek_event().start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise ConstructorError(None, None, f"key '{key.value}' is given twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _absolute(recipe: Recipe, base: Path) -> Recipe:
@@ -276,62 +291,20 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
         student = resolve(step.distill.student)
         return step.model_copy(update={"distill": step.distill.model_copy(update={"student": student})})
 
+    def adapt_of(entry: Adapt) -> Adapt:
+        stage, settings = entry.stage
+        paths = {name: resolve(getattr(settings, name)) for name in PATHS if hasattr(settings, name)}
+        return entry.model_copy(update={stage: settings.model_copy(update=paths)})
+
     data = {key: resolve(getattr(recipe.data, key)) for key in ("train", "validation", "test", "unlabeled")}
     return recipe.model_copy(
         update={
             "checkpoint": resolve(recipe.checkpoint),
             "teachers": [resolve(teacher) for teacher in recipe.teachers],
             "data": recipe.data.model_copy(update=data),
+            "adapt": [adapt_of(entry) for entry in recipe.adapt],
             "models": [
                 model.model_copy(update={"steps": [step_of(step) for step in model.steps]}) for model in recipe.models
             ],
         }
     )
-
-
-def _first_error(path: Path, node: Any, error: ValidationError) -> str:
-    """One line for the first problem: file, line, key, what was expected, the nearest key."""
-    problem = error.errors(include_url=False)[0]
-    location = [part for part in problem["loc"] if part != "[key]"]
-    line, model = _walk(node, location)
-    key = ".".join(str(part) for part in location) or "recipe"
-    where = f"{path}, line {line}: "
-    if problem["type"] == "extra_forbidden":
-        return f"{where}unknown key '{key}'; {nearest(str(location[-1]), model)}"
-    if problem["type"] == "missing":
-        return f"{where}key '{key}' is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    given = problem.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
-    return f"{where}'{key}': {message[0].lower() + message[1:]}{shown}"
-
-
-def _walk(node: Any, location: list) -> tuple[int, list[str]]:
-    """The line of a location in the YAML, and the keys that are known where it ends."""
-    line = node.start_mark.line + 1
-    known: Any = Recipe
-    siblings: list[str] = list(Recipe.model_fields)
-    for part in location:
-        if isinstance(part, int) and isinstance(node, yaml.SequenceNode) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        elif isinstance(node, yaml.MappingNode):
-            siblings = list(known.model_fields) if known is not None else []
-            annotation = known.model_fields[part].annotation if known is not None and part in siblings else None
-            known = _model_in(annotation)
-            for key_node, value_node in node.value:
-                if key_node.value == part:
-                    line, node = key_node.start_mark.line + 1, value_node
-                    break
-    return line, siblings
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The settings class inside an annotation such as `list[Model]` or `Prune | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in get_args(annotation):
-        found = _model_in(inner)
-        if found is not None:
-            return found
-    return None

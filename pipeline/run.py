@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from ..compress.errors import StepError
+from .adapt import adapt_steps, adapted
 from .decide import STAMP, decide, is_published, measurements_of, publish, withdraw
 from .job import Job, Step, prepare
 from .plan import plan, search_steps
@@ -49,9 +50,13 @@ def _run(job: Job, run_dir: Path) -> Outcome:
     store = Store(run_dir / "steps")
     store.clean()
     write_atomic(run_dir / "recipe.resolved.yaml", resolved(job.recipe))
-    searched, before = None, 0
+    searched, before, changed = None, 0, {}
+    if job.recipe.adapt:
+        changed, before = _do_all(adapt_steps(job), store, run_dir)
+        job = adapted(job, changed)
     if job.recipe.search is not None:
-        searched, before = _search(job, job.recipe.search, store, run_dir)
+        searched, more = _search(job, job.recipe.search, store, run_dir)
+        before += more
         job = with_models(job, found_models(searched))
     steps = plan(job)
     final = key_of({"steps": [step.key for step in steps], "recipe": job.recipe.model_dump(mode="json")})
@@ -63,6 +68,7 @@ def _run(job: Job, run_dir: Path) -> Outcome:
     fresh = fresh or ran > 0
     if fresh:
         measurements = measurements_of(job, steps, done, run_dir)
+        measurements["adapt"] = {name: step.result for name, step in changed.items()}
         measurements["search"] = searched.result if searched else None
         write_atomic(run_dir / "measurements.json", json.dumps(measurements) + "\n")  # first: another rule may pick
         choice = decide(measurements, job.recipe.choose)

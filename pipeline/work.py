@@ -49,7 +49,7 @@ def compress(
     from ..compress.train import finetune
     from ..compress.vocabulary import changed_share, trim
 
-    _all_cores()
+    all_cores()
     source, seed = checkpoint_after(job, before, done), job.recipe.seed
     if isinstance(settings, Distill) and settings.student is not None:
         source = open_checkpoint(settings.student)
@@ -92,7 +92,7 @@ def compress(
     return result | {"parameters": sum(p.numel() for p in model.parameters())}
 
 
-def _all_cores() -> None:
+def all_cores() -> None:
     """The same number of threads whatever ran before in this process: sums in another order are other weights."""
     import torch
 
@@ -123,7 +123,7 @@ def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None
     """Mean logits of all teachers on every row that is learned from, and on validation: once for all students."""
     from ..compress.distill import mean_scores
 
-    _all_cores()
+    all_cores()
     models = [(load(teacher, job.task), teacher.encoder(job.recipe.max_length)) for teacher in job.teachers]
     for share, name, texts in ((0.0, "scores", all_texts(job)), (0.9, "validation", list(job.validation.texts))):
         report(share, f"{len(models)} teacher{'s' * (len(models) > 1)}, {len(texts)} rows")

@@ -1,0 +1,97 @@
+"""Steps before compression, and the verbs that do the same alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, paredown, refused, write_csv, write_recipe
+from paredown.compress.checkpoint import Checkpoint, open_checkpoint
+
+
+@pytest.fixture
+def later(tmp_path: Path) -> Path:
+    """Rows that came later, of a label that the checkpoint does not know, among some that it does."""
+    import random
+
+    rng = random.Random(5)
+    rows = [(" ".join(rng.choices(["the", "was", "is", "of", "in"], k=6)), "question") for _ in range(60)]
+    rows += [("good lovely film " * 2, "positive"), ("awful dull plot " * 2, "negative")] * 5
+    rng.shuffle(rows)
+    return write_csv(tmp_path / "later.csv", rows)
+
+
+ADAPT = """max_length: 32
+adapt:
+  - finetune: {{epochs: 0.5, learning_rate: 0.01, peft: {{kind: lora}}, class_weights: balanced}}
+  - update: {{new: {new}, epochs: 6, learning_rate: 0.005, freeze_embeddings: false}}
+"""
+
+
+def test_a_recipe_that_adapts_its_checkpoint_first(
+    teacher: Checkpoint, files: dict, later: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)
+    recipe.write_text(recipe.read_text().replace("max_length: 32\n", ADAPT.format(new=later.name)))
+    done = paredown("run", recipe, "--output-dir", tmp_path / "run", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "adapt-2-update" in done.stdout
+    assert "measure" not in done.stdout.split("Then what this leaves")[0]
+    done = paredown("run", recipe, "--output-dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "run" / "measurements.json").read_text())
+    assert found["labels"] == ["negative", "positive", "question"]
+    changed = found["adapt"]["adapt-2-update"]
+    assert changed["new_labels"] == ["question"]
+    assert changed["new_after"] > changed["new_before"] + 40
+    assert changed["forgetting"] < 10
+    assert found["rows"]["validation"] == 200 + 14
+    assert json.loads((tmp_path / "run" / "bundle" / "manifest.json").read_text())["labels"][2] == "question"
+    done = paredown("run", recipe, "--output-dir", tmp_path / "run")
+    assert "Nothing to do" in done.stdout
+    done = paredown("run", recipe, "--output-dir", tmp_path / "run", "--dry-run")
+    assert "to do" not in done.stdout
+    assert "measure" in done.stdout
+
+
+def test_the_verbs(teacher: Checkpoint, files: dict, later: Path, tmp_path: Path) -> None:
+    data = ["--train", files["train"], "--validation", files["validation"]]
+    done = paredown(
+        "update", teacher.path, *data, "--new", later, "--epochs", 5, "--learning-rate", 0.005, "--retrain", 1,
+        "--ewc", 1, "--output-dir", tmp_path / "updated",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "forgetting" in done.stdout
+    assert open_checkpoint(tmp_path / "updated").labels == ("negative", "positive", "question")
+    found = json.loads((tmp_path / "updated" / "update.json").read_text())
+    assert found["retrain"]["estimated"] is False
+    assert found["rows"] == 5 * 2 * 56  # a fifth of the 70 is held out, and as many old rows come again
+    tuned = ["--peft", "lora", "--rank", 4, "--epochs", 1, "--class-weights", "balanced", "--patience", 2]
+    done = paredown(
+        "finetune", teacher.path, *data, *tuned, "--adversarial", "fgm", "--schedule", "cosine",
+        "--output-dir", tmp_path / "tuned",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split("accuracy ")[1].split()[0]) > 85
+
+
+def test_what_is_refused(teacher: Checkpoint, files: dict, later: Path, tmp_path: Path) -> None:
+    out = ["--output-dir", tmp_path / "out"]
+    train = ["--train", files["train"]]
+    refused(paredown("finetune", teacher.path, *train, *out, "--peft", "lorra"), "--kind", "lora")
+    refused(paredown("finetune", teacher.path, *train, *out, "--rank", 4), "--rank", "--peft")
+    refused(paredown("finetune", teacher.path, *train, *out, "--patience", 2), "--validation")
+    refused(paredown("update", teacher.path, *train, *out, "--new", tmp_path / "none.csv"), "no such file")
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files)
+    text = recipe.read_text()
+    for adapt, words in (
+        ("- finetune: {class_weights: {posittive: 2}}", ["posittive", "did you mean 'positive'?"]),
+        (f"- update: {{new: {files['validation']}}}", ["the same rows"]),
+        ("- update: {}", ["'adapt.0.update.new' is missing"]),
+        ("- {}", ["exactly one of"]),
+    ):
+        recipe.write_text(text.replace("max_length: 32\n", f"max_length: 32\nadapt:\n  {adapt}\n"))
+        refused(paredown("run", recipe, "--output-dir", tmp_path / "run"), *words)
+    recipe.write_text(
+        text.replace("max_length: 32\n", f"teachers: [{teacher.path}]\nadapt:\n  - update: {{new: {later}}}\n")
+    )
+    refused(paredown("run", recipe, *out), "'question'", "teachers")
