@@ -15,7 +15,7 @@ from typer.exceptions import Abort, TyperException
 
 from ..compress.errors import InputError, StepError
 from ..export.manifest import BundleError
-from . import bundles, exports, learning, serving, stages
+from . import bundles, exports, learning, replacing, serving, stages
 from .bundles import BundlePath, LabelColumn, TextColumn
 from .options import checked
 
@@ -62,12 +62,17 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="recipe.yaml")],
     output_dir: Annotated[Path | None, typer.Option(help="run directory (default: runs/NAME)")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, show the plan, do nothing")] = False,
+    baseline: Annotated[
+        Path | None, typer.Option(help="an older run: say whether the new bundle should take the place of its bundle")
+    ] = None,
 ) -> None:
     """The whole job; run it again to resume."""
     from .recipe import read_recipe
     from .run import run as run_recipe
 
     job = read_recipe(recipe)
+    if baseline is not None:
+        replacing.old_bundle(baseline)
     run_dir = output_dir or Path("runs") / recipe.stem
     if dry_run:
         _show_plan(job, run_dir)
@@ -85,6 +90,9 @@ def run(
     out.print(
         f"report  {outcome.run_dir / 'report.html'}\nbundle  {outcome.run_dir / 'bundle'} (and .tar.gz)", soft_wrap=True
     )
+    if baseline is not None:
+        found = replacing.against(outcome.job, outcome.run_dir, baseline)
+        out.print(f"{'replace' if found['replace'] else 'keep'} {baseline}: {found['why']}", soft_wrap=True)
 
 
 @app.command()

@@ -30,6 +30,7 @@ class Outcome:
     steps: int
     ran: int
     republished: bool
+    job: Job  # as its `adapt` steps and its search left it
 
 
 def run(recipe: Recipe, run_dir: Path) -> Outcome:
@@ -76,7 +77,7 @@ def _run(job: Job, run_dir: Path) -> Outcome:
         write_atomic(run_dir / STAMP, final)
     measurements = json.loads((run_dir / "measurements.json").read_text())
     choice = json.loads((run_dir / "choice.json").read_text())
-    return Outcome(run_dir, choice, measurements, len(steps), before + ran, fresh)
+    return Outcome(run_dir, choice, measurements, len(steps), before + ran, fresh, job)
 
 
 def _search(job: Job, settings: Search, store: Store, run_dir: Path) -> tuple[Done, int]:

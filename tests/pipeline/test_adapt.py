@@ -1,11 +1,13 @@
 """Steps before compression, and the verbs that do the same alone."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import SMALL, paredown, refused, write_csv, write_recipe
 from paredown.compress.checkpoint import Checkpoint, open_checkpoint
+from paredown.pipeline.replacing import verdict
 
 
 @pytest.fixture
@@ -95,3 +97,35 @@ def test_what_is_refused(teacher: Checkpoint, files: dict, later: Path, tmp_path
         text.replace("max_length: 32\n", f"teachers: [{teacher.path}]\nadapt:\n  - update: {{new: {later}}}\n")
     )
     refused(paredown("run", recipe, *out), "'question'", "teachers")
+
+
+def test_an_old_run_is_kept_where_nothing_is_surely_better(finished: Path, files: dict, tmp_path: Path) -> None:
+    recipe = finished.parent / "recipe.yaml"
+    again = shutil.copytree(finished, tmp_path / "again")
+    done = paredown("run", recipe, "--output-dir", again, "--baseline", finished)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((again / "replace.json").read_text())
+    assert found["drop"] == 0
+    assert found["mcnemar_p"] == 1
+    assert found["rows"] == {"split": "test", "count": 200}
+    assert f"keep {finished}" in " ".join(done.stdout.split())
+    refused(paredown("run", recipe, "--output-dir", again, "--baseline", files["train"]), "--baseline", "no bundle")
+
+
+@pytest.mark.parametrize(
+    ("drop", "upper", "p", "interval", "replace", "why"),
+    [
+        (-2.0, -1.0, 0.01, [0.9, 1.1], True, "better: +2.00 points"),
+        (-2.0, -1.0, 0.01, [1.9, 2.1], True, "mind the time"),
+        (3.0, 4.0, 0.01, [0.1, 0.2], False, "worse: -3.00"),
+        (0.2, 0.9, 0.6, [0.4, 0.5], True, "faster and not worse"),
+        (0.2, 1.9, 0.6, [0.4, 0.5], False, "no difference"),
+        (-0.5, 0.9, 0.6, [0.9, 1.1], False, "no difference"),
+    ],
+)
+def test_the_verdict(drop: float, upper: float, p: float, interval: list, replace: bool, why: str) -> None:
+    found = {"drop": drop, "drop_upper_95": upper, "mcnemar_p": p, "max_drop": 1.0}
+    found |= {"latency_ratio": sum(interval) / 2, "latency_ratio_ci": interval}
+    said = verdict(found)
+    assert said["replace"] is replace
+    assert why in said["why"]
