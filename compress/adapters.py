@@ -61,7 +61,9 @@ def adapted(model: PreTrainedModel, settings: Adapter, steps: int) -> Iterator[B
     adaptive = settings.kind == "adalora"
     yield Beside(model, [_Allocate(wrapped.base_model)] if adaptive else [], adaptive)
     wrapped.merge_and_unload()
-    cast(nn.Module, model).requires_grad_(True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+        parameter.data = parameter.data.contiguous()  # as it will be when loaded again: the same bits come out
     if hasattr(model, "peft_config"):
         del model.peft_config
 
@@ -83,7 +85,6 @@ def _config(peft: Any, settings: Adapter, inside: list[str], steps: int) -> Any:
         "loha": lambda: peft.LoHaConfig(**common, r=rank, alpha=alpha, module_dropout=dropout),
         "lokr": lambda: peft.LoKrConfig(**common, r=rank, alpha=alpha, module_dropout=dropout),
         "oft": lambda: peft.OFTConfig(**common, r=0, oft_block_size=_block(rank), module_dropout=dropout),
-        "hira": lambda: peft.HiRAConfig(**common, r=rank, hira_dropout=dropout),
     }
     return configs[settings.kind]()
 

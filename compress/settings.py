@@ -59,7 +59,7 @@ class Training(Settings):
 class Adapter(Settings):
     """Train a few numbers beside the weights (peft) and merge them into the weights afterwards."""
 
-    kind: Literal["lora", "dora", "adalora", "ia3", "loha", "lokr", "oft", "hira"] = Field(
+    kind: Literal["lora", "dora", "adalora", "ia3", "loha", "lokr", "oft"] = Field(
         default="lora", description="what is trained beside each linear layer; all of these can be merged"
     )
     rank: Annotated[int, Field(ge=1)] = Field(default=8, description="of the update (adalora: on average)")
@@ -78,6 +78,45 @@ class Finetune(Training):
         description="weight of a row in the loss: `balanced` (rare labels count as much), or a number by label",
     )
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-4, description="peak of AdamW's learning rate")
+
+
+class Augment(Settings):
+    """Changed copies of the training rows; validation and test are never touched."""
+
+    kinds: list[Literal["typos", "deletion", "swap", "synonyms", "masked", "back_translation"]] = Field(
+        default=["typos", "deletion", "swap"],
+        min_length=1,
+        description="each copy gets one of these, drawn by the seed",
+    )
+    copies: Annotated[int, Field(ge=1)] = Field(default=1, description="changed copies of every row")
+    share: Share = Field(default=0.1, description="share of a row's words that a change touches, one at least")
+    synonyms: str | None = Field(
+        default=None, description="for synonyms: a file with a group of words a line, commas between them"
+    )
+    masked_model: str | None = Field(
+        default=None, description="for masked: a masked-language model, directory or hub id; its words fill the gaps"
+    )
+    through: list[str] = Field(
+        default_factory=list,
+        description="for back_translation: two sequence-to-sequence checkpoints, there and back",
+    )
+
+    @model_validator(mode="after")
+    def _given(self) -> Augment:
+        for kind, key, there in (
+            ("synonyms", "synonyms", self.synonyms),
+            ("masked", "masked_model", self.masked_model),
+            ("back_translation", "through", len(self.through) == 2),
+        ):
+            if (kind in self.kinds) != bool(there):
+                raise ValueError(
+                    f"{kind} needs {key}"
+                    + (" (two checkpoints)" if key == "through" else "")
+                    + ", and the other way round"
+                )
+        if len(set(self.kinds)) != len(self.kinds):
+            raise ValueError("kinds: one is named twice")
+        return self
 
 
 class Update(Training):

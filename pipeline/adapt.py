@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,8 +12,9 @@ from pathlib import Path
 from ..compress import data as data_module
 from ..compress.checkpoint import load, open_checkpoint, save
 from ..compress.errors import InputError
-from ..compress.settings import Finetune
+from ..compress.settings import Augment, Finetune
 from ..export.machine import cores
+from .augmenting import write_augmented
 from .growing import Arrivals as Rows
 from .growing import grow_checkpoint, joined, read_arrivals, score
 from .job import Job, Step, rows_digest
@@ -20,6 +22,8 @@ from .plan import code_of
 from .progress import Report
 from .recipe import Adapt, Arrivals
 from .store import Done
+
+ROWS = "rows.jsonl"  # what augment adds
 
 
 def adapt_steps(job: Job) -> list[Step]:
@@ -46,7 +50,9 @@ def adapt_steps(job: Job) -> list[Step]:
             _check(job, new, labels)
             inputs["new"] = [rows_digest(part) for part in (new.train, new.validation, new.test)]
             labels, rows = new.labels, round(len(new.train) * (1 + settings.replay))
-        seconds = settings.epochs * rows / 40
+        if isinstance(settings, Augment):
+            inputs["given"] = [_digest(path) for path in (settings.synonyms, settings.masked_model, *settings.through)]
+        seconds = 10.0 if isinstance(settings, Augment) else settings.epochs * rows / 40
         steps.append(Step(_name(number, entry), inputs, seconds, partial(_adapt, job, number)))
     return steps
 
@@ -70,6 +76,8 @@ def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: R
         return grow_checkpoint(
             source, task, job.train, job.validation, new, settings, out, max_length=length, seed=seed, report=report
         )
+    if isinstance(settings, Augment):
+        return {"rows": write_augmented(job.train, source.labels, settings, out / ROWS, seed, report)}
     assert isinstance(settings, Finetune)
     model, encoder = load(source, task), source.encoder(length)
     before = score(model, source, task, job.validation, length)
@@ -88,6 +96,10 @@ def _before(job: Job, number: int, done: Mapping[str, Done]) -> Job:
     """The job as the first `number` steps left it."""
     for i, entry in enumerate(job.recipe.adapt[:number]):
         settings, left = entry.stage[1], done[_name(i, entry)].path
+        if isinstance(settings, Augment):
+            more = data_module.read(str(left / ROWS), names=job.checkpoint.labels)
+            job = replace(job, train=joined(job.train, more))
+            continue
         checkpoint = open_checkpoint(left, job.task)
         if isinstance(settings, Arrivals):
             new = _read(settings, job, job.checkpoint.labels)
@@ -113,6 +125,15 @@ def _check(job: Job, new: Rows, labels: tuple[str, ...]) -> None:
             f"adapt: update brings the label '{new.labels[len(labels)]}', which the further teachers do not know; "
             "leave `teachers` out, or update them first: paredown update"
         )
+
+
+def _digest(source: str | None) -> str | None:
+    """sha256 of a file or a checkpoint that a step reads; a hub id is its own name."""
+    if source is None or not Path(source).exists():
+        return source
+    if Path(source).is_dir():
+        return open_checkpoint(source).digest
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
 
 
 def _name(number: int, entry: Adapt) -> str:

@@ -16,7 +16,7 @@ from ..benchmarks.choose import ChooseSettings
 from ..benchmarks.cost import Prices
 from ..benchmarks.latency import LatencySettings
 from ..compress.errors import InputError, nearest
-from ..compress.settings import Distill, Finetune, Prune, Settings, Stage, Static, Timed, Trim, Update
+from ..compress.settings import Augment, Distill, Finetune, Prune, Settings, Stage, Static, Timed, Trim, Update
 from ..compress.tasks import TASKS
 from ..export.artifact import ON_GPU, PRECISIONS
 from ..export.engine import Bucket, Engine
@@ -24,7 +24,7 @@ from ..export.parity import TOLERANCES, Tolerance
 from .yaml_lines import Plain, first_error
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
-PATHS = ("new", "new_validation", "new_test")  # keys of adapt's steps that name a file
+PATHS = ("new", "new_validation", "new_test", "synonyms", "masked_model")  # keys of adapt's steps that name a file
 SIZE_LIMIT = 1_000_000  # bytes; a recipe is a page of text
 TaskName = Literal["text-classification"]
 assert set(get_args(TaskName)) == {name for name, task in TASKS.items() if task.reads_text}
@@ -77,6 +77,7 @@ class Arrivals(Update):
 class Adapt(Settings):
     """One step that makes the teacher, before any model is compressed; exactly one key."""
 
+    augment: Augment | None = Field(default=None, description="add changed copies of the training rows")
     finetune: Finetune | None = Field(default=None, description="train on the labelled rows, in full or with adapters")
     update: Arrivals | None = Field(default=None, description="learn rows that came later without forgetting")
 
@@ -87,7 +88,7 @@ class Adapt(Settings):
         return self
 
     @property
-    def stage(self) -> tuple[str, Finetune | Arrivals]:
+    def stage(self) -> tuple[str, Augment | Finetune | Arrivals]:
         """The stage's name and its settings."""
         return next((name, settings) for name, settings in self if settings is not None)
 
@@ -293,7 +294,9 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
 
     def adapt_of(entry: Adapt) -> Adapt:
         stage, settings = entry.stage
-        paths = {name: resolve(getattr(settings, name)) for name in PATHS if hasattr(settings, name)}
+        paths: dict = {name: resolve(getattr(settings, name)) for name in PATHS if hasattr(settings, name)}
+        if isinstance(settings, Augment):
+            paths["through"] = [resolve(name) for name in settings.through]
         return entry.model_copy(update={stage: settings.model_copy(update=paths)})
 
     data = {key: resolve(getattr(recipe.data, key)) for key in ("train", "validation", "test", "unlabeled")}

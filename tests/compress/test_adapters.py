@@ -9,7 +9,7 @@ from paredown.compress.settings import Adapter, Finetune
 from paredown.compress.tasks import TASKS
 from paredown.compress.train import finetune
 
-KINDS = ["lora", "dora", "adalora", "ia3", "loha", "lokr", "oft", "hira"]
+KINDS = ["lora", "dora", "adalora", "ia3", "loha", "lokr", "oft"]
 
 
 def trained(checkpoint: Checkpoint, files: dict, kind: str, **more):

@@ -24,6 +24,7 @@ def later(tmp_path: Path) -> Path:
 
 ADAPT = """max_length: 32
 adapt:
+  - augment: {{kinds: [swap, deletion]}}
   - finetune: {{epochs: 0.5, learning_rate: 0.01, peft: {{kind: lora}}, class_weights: balanced}}
   - update: {{new: {new}, epochs: 6, learning_rate: 0.005, freeze_embeddings: false}}
 """
@@ -36,17 +37,18 @@ def test_a_recipe_that_adapts_its_checkpoint_first(
     recipe.write_text(recipe.read_text().replace("max_length: 32\n", ADAPT.format(new=later.name)))
     done = paredown("run", recipe, "--output-dir", tmp_path / "run", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "adapt-2-update" in done.stdout
+    assert "adapt-3-update" in done.stdout
     assert "measure" not in done.stdout.split("Then what this leaves")[0]
     done = paredown("run", recipe, "--output-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "run" / "measurements.json").read_text())
     assert found["labels"] == ["negative", "positive", "question"]
-    changed = found["adapt"]["adapt-2-update"]
+    changed = found["adapt"]["adapt-3-update"]
     assert changed["new_labels"] == ["question"]
     assert changed["new_after"] > changed["new_before"] + 40
     assert changed["forgetting"] < 10
-    assert found["rows"]["validation"] == 200 + 14
+    assert found["rows"]["validation"] == 200 + 14  # not augmented
+    assert found["rows"]["train"] == 400 + found["adapt"]["adapt-1-augment"]["rows"] + 56
     assert json.loads((tmp_path / "run" / "bundle" / "manifest.json").read_text())["labels"][2] == "question"
     done = paredown("run", recipe, "--output-dir", tmp_path / "run")
     assert "Nothing to do" in done.stdout
@@ -74,6 +76,20 @@ def test_the_verbs(teacher: Checkpoint, files: dict, later: Path, tmp_path: Path
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split("accuracy ")[1].split()[0]) > 85
+
+
+def test_augment_writes_rows_that_can_be_trained_on(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    done = paredown("augment", "--train", files["train"], "--output", tmp_path / "more.jsonl", "--kind", "typos")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "more.jsonl").read_text().splitlines()]
+    assert 700 < len(rows) <= 800
+    assert {row["label"] for row in rows} == {"negative", "positive"}
+    done = paredown("augment", "--train", files["unlabeled"], "--output", tmp_path / "text.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads((tmp_path / "text.jsonl").read_text().splitlines()[0])) == {"text"}
+    more = ["--output", tmp_path / "x.jsonl"]
+    refused(paredown("augment", "--train", files["train"], *more, "--kind", "synonyms"), "synonyms needs synonyms")
+    refused(paredown("augment", "--train", files["train"], "--output", tmp_path / "x.csv"), ".jsonl")
 
 
 def test_what_is_refused(teacher: Checkpoint, files: dict, later: Path, tmp_path: Path) -> None:
