@@ -30,9 +30,7 @@ app = typer.Typer()
 
 @app.command()
 def robustness(
-    models: Annotated[
-        list[str], typer.Argument(help="checkpoints, exported directories or bundles; the first is held up")
-    ],
+    models: Annotated[list[str], typer.Argument(help="checkpoints, exported directories or bundles")],
     data: Annotated[str, typer.Option(help="labelled rows to change")],
     share: Annotated[float, typer.Option(min=0.01, max=1, help="share of a row's words that are touched")] = 0.1,
     synonyms: Annotated[str | None, typer.Option(help="file with a group of words a line, with commas")] = None,

@@ -88,7 +88,7 @@ def test_back_translation_goes_there_and_back(tmp_path: Path) -> None:
     assert made == augment(TEXTS[:6], settings, seed=1)
     assert all({*text.split()} <= WORDS for _, text in made)
     broken = Augment(kinds=["back_translation"], through=[str(tmp_path / "none"), str(tmp_path / "back")])
-    with pytest.raises(InputError, match="through: .*none"):
+    with pytest.raises(InputError, match="does not load"):
         augment(TEXTS[:2], broken)
 
 
