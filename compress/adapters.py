@@ -63,7 +63,7 @@ def adapted(model: PreTrainedModel, settings: Adapter, steps: int) -> Iterator[B
     wrapped.merge_and_unload()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-        parameter.data = parameter.data.contiguous()  # as it will be when loaded again: the same bits come out
+        parameter.data = parameter.data.contiguous()  # safetensors takes nothing else
     if hasattr(model, "peft_config"):
         del model.peft_config
 

@@ -117,6 +117,13 @@ def label_names(source: str, label: str | None = None) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def column(source: str, name: str) -> list[str]:
+    """A further column of the data as text, in the rows' order. Raises InputError."""
+    columns, records = _open(source)
+    _find(source, columns, name, (), "group")
+    return ["" if record.get(name) is None else str(record[name]).strip() for _, record in records]
+
+
 def require_two_classes(rows: Rows, names: Sequence[str]) -> None:
     """Raise InputError when every row has the same label: nothing can be learned or judged from it."""
     found = np.unique(rows.gold)

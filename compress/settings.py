@@ -80,6 +80,20 @@ class Finetune(Training):
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-4, description="peak of AdamW's learning rate")
 
 
+class Tune(Settings):
+    """Look for better settings of `finetune` on a fifth of the training rows, and say whether they are."""
+
+    minutes: Annotated[float, Field(gt=0)] = Field(description="for trials together; the two last trainings come after")
+    trials: Annotated[int, Field(ge=1)] = Field(default=40, description="at most")
+    finetune: Finetune = Field(
+        default_factory=Finetune, description="the first trial, and what the best one is held against"
+    )
+    peft: list[Literal["none", "lora", "dora", "adalora", "ia3", "loha", "lokr", "oft"]] = Field(
+        default=["none", "lora"], min_length=1, description="kinds of adapters to try; none: all weights"
+    )
+    adversarial: bool = Field(default=False, description="also try pushes of the embeddings (twice the time a step)")
+
+
 class Augment(Settings):
     """Changed copies of the training rows; validation and test are never touched."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..compress import data as data_module
 from ..compress.checkpoint import load, open_checkpoint, save
 from ..compress.errors import InputError
-from ..compress.settings import Augment, Finetune
+from ..compress.settings import Augment, Finetune, Tune
 from ..export.machine import cores
 from .augmenting import write_augmented
 from .growing import Arrivals as Rows
@@ -21,7 +21,8 @@ from .job import Job, Step, rows_digest
 from .plan import code_of
 from .progress import Report
 from .recipe import Adapt, Arrivals
-from .store import Done
+from .store import Done, key_of
+from .tuning import tune_checkpoint
 
 ROWS = "rows.jsonl"  # what augment adds
 
@@ -52,7 +53,10 @@ def adapt_steps(job: Job) -> list[Step]:
             labels, rows = new.labels, round(len(new.train) * (1 + settings.replay))
         if isinstance(settings, Augment):
             inputs["given"] = [_digest(path) for path in (settings.synonyms, settings.masked_model, *settings.through)]
-        seconds = 10.0 if isinstance(settings, Augment) else settings.epochs * rows / 40
+        if isinstance(settings, Tune):
+            seconds = 60 * settings.minutes + 2 * settings.finetune.epochs * rows / 40
+        else:
+            seconds = 10.0 if isinstance(settings, Augment) else settings.epochs * rows / 40
         steps.append(Step(_name(number, entry), inputs, seconds, partial(_adapt, job, number)))
     return steps
 
@@ -78,6 +82,14 @@ def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: R
         )
     if isinstance(settings, Augment):
         return {"rows": write_augmented(job.train, source.labels, settings, out / ROWS, seed, report)}
+    if isinstance(settings, Tune):
+        study = (
+            out.parent.parent / "search" / f"{_name(number, job.recipe.adapt[number])}-{_study_key(job, settings)}.log"
+        )
+        return tune_checkpoint(
+            source, task, source.labels, job.train, job.validation, settings, out, study,
+            max_length=length, seed=seed, report=report,
+        )  # fmt: skip
     assert isinstance(settings, Finetune)
     model, encoder = load(source, task), source.encoder(length)
     before = score(model, source, task, job.validation, length)
@@ -134,6 +146,12 @@ def _digest(source: str | None) -> str | None:
     if Path(source).is_dir():
         return open_checkpoint(source).digest
     return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+
+
+def _study_key(job: Job, settings: Tune) -> str:
+    """What a search may go on with: the same space on the same rows."""
+    space = settings.model_dump(exclude={"minutes", "trials"})
+    return key_of({"space": space, "rows": rows_digest(job.train), "checkpoint": job.checkpoint.digest})[:16]
 
 
 def _name(number: int, entry: Adapt) -> str:

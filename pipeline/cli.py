@@ -15,7 +15,7 @@ from typer.exceptions import Abort, TyperException
 
 from ..compress.errors import InputError, StepError
 from ..export.manifest import BundleError
-from . import augmenting, bundles, exports, learning, replacing, robustness, serving, stages
+from . import augmenting, bundles, explaining, exports, learning, replacing, robustness, serving, stages, tuning
 from .bundles import BundlePath, LabelColumn, TextColumn
 from .options import checked
 
@@ -26,11 +26,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(learning.app)
+app.add_typer(tuning.app)
 app.add_typer(augmenting.app)
 app.add_typer(stages.app)
 app.add_typer(exports.app)
 app.add_typer(bundles.app)
 app.add_typer(robustness.app)
+app.add_typer(explaining.app)
 app.add_typer(serving.app)
 out = Console(width=None if sys.stdout.isatty() else 150, markup=False)
 

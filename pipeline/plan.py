@@ -249,7 +249,7 @@ def _digest(pattern: str) -> str:
 
 def code_of(*folders: str) -> dict:
     """Versions of what the step runs, and of our own code in the rooms that it uses."""
-    versions = {name: version(name) for name in (*RUNTIME_PACKAGES, "torch-pruning", "accelerate")}
+    versions = {name: version(name) for name in (*RUNTIME_PACKAGES, "torch-pruning", "accelerate", "peft")}
     return {
         "versions": versions,
         "code": {folder: _digest(f"{folder}/*.py") for folder in folders} | {"work": _digest("pipeline/work.py")},

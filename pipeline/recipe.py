@@ -16,7 +16,7 @@ from ..benchmarks.choose import ChooseSettings
 from ..benchmarks.cost import Prices
 from ..benchmarks.latency import LatencySettings
 from ..compress.errors import InputError, nearest
-from ..compress.settings import Augment, Distill, Finetune, Prune, Settings, Stage, Static, Timed, Trim, Update
+from ..compress.settings import Augment, Distill, Finetune, Prune, Settings, Stage, Static, Timed, Trim, Tune, Update
 from ..compress.tasks import TASKS
 from ..export.artifact import ON_GPU, PRECISIONS
 from ..export.engine import Bucket, Engine
@@ -79,6 +79,7 @@ class Adapt(Settings):
 
     augment: Augment | None = Field(default=None, description="add changed copies of the training rows")
     finetune: Finetune | None = Field(default=None, description="train on the labelled rows, in full or with adapters")
+    tune: Tune | None = Field(default=None, description="finetune with settings that are searched for")
     update: Arrivals | None = Field(default=None, description="learn rows that came later without forgetting")
 
     @model_validator(mode="after")
@@ -88,7 +89,7 @@ class Adapt(Settings):
         return self
 
     @property
-    def stage(self) -> tuple[str, Augment | Finetune | Arrivals]:
+    def stage(self) -> tuple[str, Augment | Finetune | Tune | Arrivals]:
         """The stage's name and its settings."""
         return next((name, settings) for name, settings in self if settings is not None)
 

@@ -12,7 +12,7 @@ from paredown.compress.settings import Update
 from paredown.compress.update import _Hold, grow, replayed, update
 
 MORE = (*LABELS, "question")
-QUICK = {"epochs": 4, "learning_rate": 5e-3, "freeze_embeddings": False}
+QUICK = {"epochs": 12, "learning_rate": 3e-3, "freeze_embeddings": False}
 
 
 def questions(count: int) -> list[str]:
