@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..compress import data as data_module
 from ..compress.checkpoint import load, open_checkpoint, save
-from ..compress.errors import InputError
+from ..compress.errors import InputError, nearest
 from ..compress.settings import Augment, Finetune, Tune
 from ..export.machine import cores
 from .augmenting import write_augmented
@@ -51,6 +51,10 @@ def adapt_steps(job: Job) -> list[Step]:
             _check(job, new, labels)
             inputs["new"] = [rows_digest(part) for part in (new.train, new.validation, new.test)]
             labels, rows = new.labels, round(len(new.train) * (1 + settings.replay))
+        if isinstance(settings, Finetune) and isinstance(settings.class_weights, dict):
+            unknown = next((name for name in settings.class_weights if name not in labels), None)
+            if unknown is not None:
+                raise InputError(f"adapt: class_weights: no label '{unknown}'; {nearest(unknown, labels)}")
         if isinstance(settings, Augment):
             inputs["given"] = [_digest(path) for path in (settings.synonyms, settings.masked_model, *settings.through)]
         if isinstance(settings, Tune):

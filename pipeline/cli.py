@@ -78,10 +78,12 @@ def run(
     if baseline is not None:
         replacing.old_bundle(baseline)
     run_dir = output_dir or Path("runs") / recipe.stem
+    if baseline is not None and baseline.resolve() == run_dir.resolve():
+        raise InputError(f"--baseline {baseline}: the run would overwrite it; give another --output-dir")
     if dry_run:
         _show_plan(job, run_dir)
         return
-    outcome = run_recipe(job, run_dir)
+    outcome = run_recipe(job, run_dir, baseline)
     if not outcome.ran and not outcome.republished:
         out.print(f"Nothing to do: all {outcome.steps} steps were there already.")
     found = outcome.measurements.get("search")

@@ -33,8 +33,8 @@ class Outcome:
     job: Job  # as its `adapt` steps and its search left it
 
 
-def run(recipe: Recipe, run_dir: Path) -> Outcome:
-    """Do the job of a recipe in `run_dir`; what an earlier run finished is not done again.
+def run(recipe: Recipe, run_dir: Path, older: Path | None = None) -> Outcome:
+    """Do the job of a recipe in `run_dir`; what an earlier run (`older`: or one elsewhere) finished is not done again.
 
     Raises InputError for bad input, StepError when a step gives no result to be trusted; then there is no bundle.
     """
@@ -42,13 +42,13 @@ def run(recipe: Recipe, run_dir: Path) -> Outcome:
     job = prepare(recipe)
     with lock(run_dir):
         try:
-            return _run(job, run_dir)
+            return _run(job, run_dir, older)
         except OSError as error:
             raise disk_error(error, run_dir) from error
 
 
-def _run(job: Job, run_dir: Path) -> Outcome:
-    store = Store(run_dir / "steps")
+def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
+    store = Store(run_dir / "steps", None if older is None else older.resolve() / "steps")
     store.clean()
     write_atomic(run_dir / "recipe.resolved.yaml", resolved(job.recipe))
     searched, before, changed = None, 0, {}

@@ -180,9 +180,11 @@ def distill(
     source = open_checkpoint(checkpoint, kind)
     others = [open_checkpoint(path, kind) for path in teacher or []]
     elsewhere = open_checkpoint(student, kind) if student else None
-    for other in (*others, *([elsewhere] if elsewhere else [])):
-        if other.labels != source.labels:
-            raise InputError(f"{other.path}: its labels are not those of {source.path}, in the same order")
+    for other in others:
+        if sorted(other.labels) != sorted(source.labels):
+            raise InputError(f"{other.path}: its labels are not those of {source.path}")
+    if elsewhere and elsewhere.labels != source.labels:
+        raise InputError(f"{elsewhere.path}: its labels are not those of {source.path}, in the same order")
     data = data_module.read(train, labelled=False)
     more = data_module.read_unlabeled(unlabeled).texts if unlabeled else ()
     held_out = optional(validation, source.labels)

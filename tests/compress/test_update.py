@@ -58,7 +58,7 @@ def test_a_new_label_is_learned_and_the_old_ones_are_kept(teacher: Checkpoint, f
     kept = {}
     for name, settings in (("naive", {"replay": 0, "lwf": 0}), ("kept", {"replay": 1, "lwf": 1})):
         model = update(load(teacher, TASK), old, new, MORE, Update.model_validate({**QUICK, **settings}))
-        assert TASK.metric(teacher_scores(model, new[0]), new[1]) > 90
+        assert TASK.metric(teacher_scores(model, new[0]), new[1]) > 80
         kept[name] = TASK.metric(teacher_scores(model, held[0]), held[1])
     before = TASK.metric(teacher_scores(load(teacher, TASK), held[0]), held[1])
     assert kept["kept"] > before - 5
@@ -72,5 +72,5 @@ def test_consolidation_holds_the_weights_that_matter(teacher: Checkpoint, files:
         for ewc in (0, 1e5)
     )
     hold = _Hold(load(teacher, TASK), old[0][:64], seed=0)
-    assert float(hold.distance(held)) < 0.5 * float(hold.distance(plain))
+    assert hold.distance(held).item() < 0.5 * hold.distance(plain).item()
     assert float(hold.distance(copy.deepcopy(load(teacher, TASK)))) == 0

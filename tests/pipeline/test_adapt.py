@@ -1,7 +1,6 @@
 """Steps before compression, and the verbs that do the same alone."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -117,14 +116,19 @@ def test_what_is_refused(teacher: Checkpoint, files: dict, later: Path, tmp_path
 
 def test_an_old_run_is_kept_where_nothing_is_surely_better(finished: Path, files: dict, tmp_path: Path) -> None:
     recipe = finished.parent / "recipe.yaml"
-    again = shutil.copytree(finished, tmp_path / "again")
+    again = tmp_path / "again"
     done = paredown("run", recipe, "--output-dir", again, "--baseline", finished)
     assert done.returncode == 0, done.stderr
+    steps = [path for path in (again / "steps").iterdir() if not path.name.startswith(".")]
+    assert steps
+    for path in steps:  # taken from the old run, not done again
+        assert (path / "step.json").read_text() == (finished / "steps" / path.name / "step.json").read_text()
     found = json.loads((again / "replace.json").read_text())
     assert found["drop"] == 0
     assert found["mcnemar_p"] == 1
     assert found["rows"] == {"split": "test", "count": 200}
     assert f"keep {finished}" in " ".join(done.stdout.split())
+    refused(paredown("run", recipe, "--output-dir", finished, "--baseline", finished), "would overwrite it")
     refused(paredown("run", recipe, "--output-dir", again, "--baseline", files["train"]), "--baseline", "no bundle")
 
 
