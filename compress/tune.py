@@ -100,19 +100,18 @@ def _knobs(start: Finetune) -> dict:
 
 
 def _suggested(trial: Any, settings: Tune) -> Finetune:
-    """The settings of a trial, running or finished."""
+    """The settings of a trial that runs, or of one that is over (it gives the values that it had)."""
     start, first = settings.finetune, _knobs(settings.finetune)
-    if hasattr(trial, "suggest_float"):
-        trial.suggest_float("rate", 0.1, 10.0, log=True)
-        for name, others in (
-            ("batch_size", [16, 32, 64]),
-            ("epochs", [1.0, 2.0, 3.0, 5.0]),
-            ("schedule", ["linear", "cosine", "constant"]),
-            ("peft", settings.peft),
-            ("class_weights", ["none", "balanced"]),
-            ("adversarial", ["none", "fgm"] if settings.adversarial else []),
-        ):
-            trial.suggest_categorical(name, [first[name], *(o for o in others if o != first[name])])
+    trial.suggest_float("rate", 0.1, 10.0, log=True)
+    for name, others in (
+        ("batch_size", [16, 32, 64]),
+        ("epochs", [1.0, 2.0, 3.0, 5.0]),
+        ("schedule", ["linear", "cosine", "constant"]),
+        ("peft", settings.peft),
+        ("class_weights", ["none", "balanced"]),
+        ("adversarial", ["none", "fgm"] if settings.adversarial else []),
+    ):
+        trial.suggest_categorical(name, [first[name], *(o for o in others if o != first[name])])
     knobs = trial.params
     adapted, was = knobs["peft"] != "none", start.peft is not None
     rate = start.learning_rate * knobs["rate"] * ADAPTER_RATE ** (int(adapted) - int(was))
