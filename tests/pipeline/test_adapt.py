@@ -24,8 +24,8 @@ def later(tmp_path: Path) -> Path:
 ADAPT = """max_length: 32
 adapt:
   - augment: {{kinds: [swap, deletion]}}
-  - finetune: {{epochs: 0.5, learning_rate: 0.01, peft: {{kind: lora}}, class_weights: balanced}}
-  - update: {{new: {new}, epochs: 6, learning_rate: 0.005, freeze_embeddings: false}}
+  - finetune: {{epochs: 0.5, learning_rate: 0.002, peft: {{kind: lora}}, class_weights: balanced}}
+  - update: {{new: {new}, epochs: 12, learning_rate: 0.001, batch_size: 8, freeze_embeddings: false}}
 """
 
 
