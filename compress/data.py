@@ -59,6 +59,18 @@ class Rows:
         texts = tuple(self.texts[i] for i in picked)
         return replace(self, texts=texts, labels=labels, groups=groups)
 
+    def renamed(self, names: Sequence[str]) -> Rows:
+        """The same rows, their labels counted as in `names`; one that is not there comes behind them all."""
+        every = (*names, *(name for name in self.names if name not in names))
+        number = np.array([every.index(name) for name in self.names], dtype=np.int64)
+        labels = self.gold
+        if labels.dtype == object:
+            labels = np.empty(len(self), dtype=object)
+            labels[:] = [number[tags] for tags in self.gold]
+        else:
+            labels = number[labels]
+        return replace(self, labels=labels, names=every)
+
     def every_label(self) -> np.ndarray:
         """All labels, those of words in one row, int64."""
         return np.concatenate([np.atleast_1d(label) for label in self.gold])
@@ -92,7 +104,7 @@ def read(
         labelled = label is not None or any(name in there for name in columns.label)
     label_column = _find(source, there, label, columns.label, "label") if labelled else None
     if group is not None and group not in there:
-        raise InputError(f"{source}: no column '{group}' for data.groups; {nearest(group, there)}")
+        raise InputError(f"{source}: no column '{group}' (data.groups, --group); {nearest(group, there)}")
     texts: list[str] = []
     labels: list = []
     groups: list[str] = []

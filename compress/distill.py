@@ -150,8 +150,19 @@ def teacher_scores(teacher: PreTrainedModel, ids: Sequence[Sequence[int]]) -> np
 
 def mean_scores(teachers: Sequence[tuple[PreTrainedModel, Sequence[Sequence[int]]]]) -> np.ndarray:
     """Mean logits of several teachers; each comes with the rows in its own tokens, which have to be the same where a
-    model answers for every token."""
-    return np.stack([teacher_scores(teacher, ids) for teacher, ids in teachers]).mean(axis=0)
+    model answers for every token.
+
+    Labels count as the first teacher has them; the others may have the same ones in another order.
+    """
+    wanted, scores = _labels(teachers[0][0]), []
+    for teacher, ids in teachers:
+        order = [_labels(teacher).index(name) for name in wanted]
+        scores.append(teacher_scores(teacher, ids)[:, order])
+    return np.stack(scores).mean(axis=0)
+
+
+def _labels(model: PreTrainedModel) -> list[str]:
+    return [str(model.config.id2label[i]) for i in range(model.num_labels)]
 
 
 def _check_fits(student: PreTrainedModel, teacher: PreTrainedModel, settings: Heal) -> None:

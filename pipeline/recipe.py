@@ -13,7 +13,7 @@ from ..benchmarks.choose import ChooseSettings
 from ..benchmarks.cost import Prices
 from ..benchmarks.latency import LatencySettings
 from ..compress.errors import nearest
-from ..compress.settings import Distill, Finetune, Prune, Settings, Stage, Static, Timed, Trim
+from ..compress.settings import Augment, Distill, Finetune, Prune, Settings, Stage, Static, Timed, Trim, Tune, Update
 from ..compress.tasks import TASKS
 from ..export.artifact import ON_GPU, PRECISIONS
 from ..export.engine import Bucket, Engine
@@ -56,6 +56,36 @@ class Step(Settings):
 
     @property
     def stage(self) -> tuple[str, Stage]:
+        """The stage's name and its settings."""
+        return next((name, settings) for name, settings in self if settings is not None)
+
+
+class Arrivals(Update):
+    """`update` with the rows that came later; from then on they are train, validation and test rows like the others."""
+
+    new: str = Field(description="labelled rows that came later, also with labels that the checkpoint does not know")
+    new_validation: str | None = Field(
+        default=None, description="labelled rows of their kind to judge on (none: a fifth of `new` is held out)"
+    )
+    new_test: str | None = Field(default=None, description="labelled rows of their kind for the published figures")
+
+
+class Adapt(Settings):
+    """One step that makes the teacher, before any model is compressed; exactly one key."""
+
+    augment: Augment | None = Field(default=None, description="add changed copies of the training rows")
+    finetune: Finetune | None = Field(default=None, description="train on the labelled rows, in full or with adapters")
+    tune: Tune | None = Field(default=None, description="finetune with settings that are searched for")
+    update: Arrivals | None = Field(default=None, description="learn rows that came later without forgetting")
+
+    @model_validator(mode="after")
+    def _one(self) -> Adapt:
+        if sum(value is not None for _, value in self) != 1:
+            raise ValueError(f"a step of adapt is exactly one of: {', '.join(Adapt.model_fields)}")
+        return self
+
+    @property
+    def stage(self) -> tuple[str, Augment | Finetune | Tune | Arrivals]:
         """The stage's name and its settings."""
         return next((name, settings) for name, settings in self if settings is not None)
 
@@ -160,6 +190,10 @@ class Recipe(Settings):
         description="further fine-tuned checkpoints with the same labels; students learn the mean of all logits",
     )
     robustness_rows: int = Field(default=200, ge=0, description="validation rows scored with typos, in capitals, twice")
+    adapt: list[Adapt] = Field(
+        default_factory=list,
+        description="steps that change the checkpoint before anything else; what they leave is the teacher",
+    )
     models: list[Model] = Field(default_factory=list, description="smaller models to try beside the checkpoint itself")
     search: Search | None = Field(default=None, description="find models instead of listing them, or beside the listed")
     targets: list[Target] = Field(default_factory=default_targets, description="what each model is exported to")
@@ -193,6 +227,8 @@ class Recipe(Settings):
             raise ValueError(
                 f"models: '{whole[0]}': cascades and static students answer for a whole text, {self.task} for each word"
             )
+        if TASKS[self.task].per_token and any(entry.augment for entry in self.adapt):
+            raise ValueError("adapt: augment changes, moves and leaves out words, and their tags with them")
         if not any(target.runtime != "pytorch" for target in self.targets):
             raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
         return self

@@ -19,7 +19,7 @@ from ..benchmarks.quality import (
     paired_drop,
     wilson,
 )
-from ..benchmarks.robustness import CHANGES
+from ..compress.noise import MEASURED
 from ..compress.settings import Timed
 from ..compress.tasks import points
 from .recipe import BASELINE
@@ -126,7 +126,7 @@ def _quality(entry: dict, base: dict, measurements: dict) -> dict:
         found = figures["slices"].get(kind)
         figures[f"{kind}_drop"] = max(part["drop"] for part in found) if found else None
         figures[f"{kind}_drop_upper_95"] = max(part["drop_upper_95"] for part in found) if found else None
-    for change in CHANGES:
+    for change in MEASURED:
         ours, theirs = (_bits(e.get("robustness", {}), change, "") for e in (entry, base))
         names = [f"{change}_{figure}" for figure in ("metric", "drop", "drop_upper_95")]
         found = (None, None, None)

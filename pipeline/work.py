@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..benchmarks.robustness import CHANGES, changed
 from ..compress import data as data_module
+from ..compress import noise
 from ..compress.allocate import LatencyTable
 from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
 from ..compress.data import Rows
@@ -51,7 +51,7 @@ def compress(
     from ..compress.train import finetune
     from ..compress.vocabulary import changed_share, trim
 
-    _all_cores()
+    all_cores()
     source, seed = checkpoint_after(job, before, done), job.recipe.seed
     if isinstance(settings, Distill) and settings.student is not None:
         source = open_checkpoint(settings.student)
@@ -95,7 +95,7 @@ def compress(
     return result | {"parameters": sum(p.numel() for p in model.parameters())}
 
 
-def _all_cores() -> None:
+def all_cores() -> None:
     """The same number of threads whatever ran before in this process: sums in another order are other weights."""
     import torch
 
@@ -127,7 +127,7 @@ def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None
     """Mean logits of all teachers on every row that is learned from, and on validation: once for all students."""
     from ..compress.distill import mean_scores
 
-    _all_cores()
+    all_cores()
     models = [(load(teacher, job.task), teacher.encoder(job.recipe.max_length)) for teacher in job.teachers]
     for share, name, texts in ((0.0, "scores", all_texts(job)), (0.9, "validation", list(job.validation.texts))):
         report(share, f"{len(models)} teacher{'s' * (len(models) > 1)}, {len(texts)} rows")
@@ -246,12 +246,12 @@ def _recorded(correct: np.ndarray) -> str | list:
 def _robustness(job: Job, session: Session, encoder: Encoder) -> dict[str, str | list]:
     """For each change of the texts, which of the same validation rows are right under it."""
     sample, found = job.validation.sample(job.recipe.robustness_rows), {}
-    for change in CHANGES:
-        if job.task.per_token and change == "length":
-            continue  # labels belong to the words, and it makes twice as many
-        rows = replace(sample, texts=tuple(changed(sample.texts, change)))
+    for name, change in noise.MEASURED.items():
+        if job.task.per_token and change not in noise.KEEP_THE_WORDS:
+            continue
+        rows = replace(sample, texts=noise.all_changed(sample.texts, change))
         outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, job.task.output)
-        found[change] = _recorded(job.task.correct(outputs, job.task.gold(rows, encoder)))
+        found[name] = _recorded(job.task.correct(outputs, job.task.gold(rows, encoder)))
     return found
 
 

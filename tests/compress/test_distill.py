@@ -92,6 +92,9 @@ def test_scores_are_the_mean_of_the_teachers(teacher: Checkpoint, untrained: Che
     mean = distill.mean_scores([(a, ids[:8]), (b, ids[:8])])
     one, two = distill.teacher_scores(a, ids[:8]), distill.teacher_scores(b, ids[:8])
     np.testing.assert_allclose(mean, (one + two) / 2, rtol=1e-5)
+    b.config.id2label = dict(enumerate(reversed(LABELS)))  # the same labels in another order
+    mean = distill.mean_scores([(a, ids[:8]), (b, ids[:8])])
+    np.testing.assert_allclose(mean, (one + two[:, ::-1]) / 2, rtol=1e-5)
 
 
 def test_patience_keeps_the_best_weights_that_validation_saw(teacher: Checkpoint, files: dict, ids) -> None:

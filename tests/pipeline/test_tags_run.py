@@ -12,6 +12,7 @@ import tagging
 from conftest import paredown, refused
 from paredown.export.archive import unpack
 from paredown.export.predict import Predictor
+from paredown.pipeline.side_by_side import adopted, correct
 from serving import client_of
 from tagging import NAMES, TASK, sentences, write_conll, write_jsonl
 
@@ -158,6 +159,34 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "task: token-classification" in (tmp_path / "r.yaml").read_text()
+
+
+def test_new_tags_are_learned_and_the_old_ones_are_kept(home: Path, tmp_path: Path) -> None:
+    """Also the class weights, the search and the check against an older bundle count words where they are meant to."""
+    rows = [(["ann", "new", "then", "york"], ["B-person", "B-food", "O", "B-place"])] * 30
+    write_jsonl(tmp_path / "later.jsonl", rows + sentences(30, 9))
+    tagged = ["--task", "token-classification", "--train", "train.jsonl", "--validation", "validation.conll"]
+    quick = ["--learning-rate", 0.002, "--batch-size", 16, "--output-dir", tmp_path / "grown"]
+    done = paredown("update", "teacher", *tagged, "--new", tmp_path / "later.jsonl", "--epochs", 8, *quick, cwd=home)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "grown" / "update.json").read_text())
+    assert found["new_labels"] == ["B-food"]
+    assert found["new_after"] > found["new_before"] + 5
+    assert found["forgetting"] < 10
+    weighted = ["--class-weights", "balanced", "--patience", 1, "--epochs", 1, "--output-dir", tmp_path / "weighted"]
+    assert paredown("finetune", tmp_path / "grown", *tagged, *weighted, cwd=home).returncode == 0
+    searched = ["--minutes", 1, "--trials", 2, "--epochs", 1, "--output-dir", tmp_path / "searched"]
+    done = paredown("tune", "teacher", *tagged, *searched, cwd=home)
+    assert done.returncode == 0, done.stderr
+    (bundle,) = adopted([home / "run" / "bundle"], tmp_path / "scratch", TASK, 32)
+    old = correct(bundle, TASK.read(str(home / "test.jsonl"), names=NAMES))
+    swapped = TASK.read(str(home / "test.jsonl"), names=NAMES[::-1]).renamed(NAMES)
+    assert np.array_equal(correct(bundle, swapped), old)
+
+
+def test_augment_is_refused_for_words(home: Path) -> None:
+    (home / "augment.yaml").write_text(RECIPE.replace("models:\n", "adapt: [{augment: {}}]\nmodels:\n", 1))
+    refused(paredown("run", "augment.yaml", "--output-dir", "none", cwd=home), "augment", "tags")
 
 
 def test_what_answers_for_a_whole_text_is_refused(home: Path) -> None:
