@@ -126,7 +126,7 @@ def fairness(
             apart = frame.difference().drop("rows").to_dict()
             found.append({"path": name, "groups": frame.by_group.to_dict("index"), "apart": apart})
     if json_file is not None:
-        json_file.write_text(json.dumps({"group": group, "models": found}, indent=2, default=float) + "\n")
+        write_atomic(json_file, json.dumps({"group": group, "models": found}, indent=2, default=float) + "\n")
     measures = list(found[0]["apart"])
     table = Table("", *(f"{entry['path']}: {measure}" for entry in found for measure in measures))
     for name in found[0]["groups"]:

@@ -20,6 +20,7 @@ from ..export.session import CannotRunHere
 from .bundles import LabelColumn, TextColumn
 from .side_by_side import adopted, correct
 from .stages import Seed, TaskOption, out, task_named
+from .store import write_atomic
 
 app = typer.Typer()
 
@@ -64,8 +65,8 @@ def robustness(
             raise InputError(f"a model cannot run here: {reason}") from None
     entries = [_figures(given, mine, right[0]) for given, mine in zip(models, right, strict=True)]
     if json_file is not None:
-        json_file.write_text(
-            json.dumps({"rows": len(read[0]), "share": share, "seed": seed, "models": entries}, indent=2)
+        write_atomic(
+            json_file, json.dumps({"rows": len(read[0]), "share": share, "seed": seed, "models": entries}, indent=2)
         )
     table = Table("rows", *models)
     for name in texts:
