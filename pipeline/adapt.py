@@ -14,15 +14,13 @@ from ..compress.checkpoint import load, open_checkpoint, save
 from ..compress.errors import InputError, nearest
 from ..compress.settings import Augment, Finetune, Tune
 from ..export.machine import cores
+from . import growing, tuning
 from .augmenting import write_augmented
-from .growing import Arrivals as Rows
-from .growing import grow_checkpoint, joined, read_arrivals, score
 from .job import Job, Step, rows_digest
 from .plan import code_of
 from .progress import Report
 from .recipe import Adapt, Arrivals
 from .store import Done, key_of
-from .tuning import tune_checkpoint
 
 ROWS = "rows.jsonl"  # what augment adds
 
@@ -81,22 +79,25 @@ def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: R
     source, task = job.checkpoint, job.task
     if isinstance(settings, Arrivals):
         new = _read(settings, job, source.labels)
-        return grow_checkpoint(
+        found = growing.grow_checkpoint(
             source, task, job.train, job.validation, new, settings, out, max_length=length, seed=seed, report=report
         )
+        return found | {"said": growing.sentence(found)}
     if isinstance(settings, Augment):
-        return {"rows": write_augmented(job.train, source.labels, settings, out / ROWS, seed, report)}
+        count = write_augmented(job.train, source.labels, settings, out / ROWS, seed, report)
+        return {"rows": count, "said": f"{count} changed copies of {len(job.train)} training rows"}
     if isinstance(settings, Tune):
         study = (
             out.parent.parent / "search" / f"{_name(number, job.recipe.adapt[number])}-{_study_key(job, settings)}.log"
         )
-        return tune_checkpoint(
+        found = tuning.tune_checkpoint(
             source, task, source.labels, job.train, job.validation, settings, out, study,
             max_length=length, seed=seed, report=report,
         )  # fmt: skip
+        return found | {"said": tuning.sentence(found)}
     assert isinstance(settings, Finetune)
     model, encoder = load(source, task), source.encoder(length)
-    before = score(model, source, task, job.validation, length)
+    before = growing.score(model, source, task, job.validation, length)
     judged = (encoder.ids(job.validation.texts), task.taught(job.validation, encoder))
     began = time.monotonic()
     finetune(
@@ -105,7 +106,9 @@ def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: R
     )  # fmt: skip
     seconds = time.monotonic() - began
     saved = save(model, source, out)
-    return {"before": before, "after": score(model, saved, task, job.validation, length), "training_s": seconds}
+    after = growing.score(model, saved, task, job.validation, length)
+    said = f"{task.metric_name} {before:.2f} -> {after:.2f} on validation, {seconds:.0f} s"
+    return {"before": before, "after": after, "training_s": seconds, "said": said}
 
 
 def _before(job: Job, number: int, done: Mapping[str, Done]) -> Job:
@@ -114,27 +117,30 @@ def _before(job: Job, number: int, done: Mapping[str, Done]) -> Job:
         settings, left = entry.stage[1], done[_name(i, entry)].path
         if isinstance(settings, Augment):
             more = data_module.read(str(left / ROWS), names=job.checkpoint.labels)
-            job = replace(job, train=joined(job.train, more))
+            job = replace(job, train=growing.joined(job.train, more))
             continue
         checkpoint = open_checkpoint(left, job.task)
         if isinstance(settings, Arrivals):
             new = _read(settings, job, job.checkpoint.labels)
-            test = None if job.test is None else joined(job.test, new.test)
+            test = None if job.test is None else growing.joined(job.test, new.test)
             job = replace(
-                job, train=joined(job.train, new.train), validation=joined(job.validation, new.validation), test=test
+                job,
+                train=growing.joined(job.train, new.train),
+                validation=growing.joined(job.validation, new.validation),
+                test=test,
             )
         job = replace(job, checkpoint=checkpoint, teachers=(checkpoint, *job.teachers[1:]))
     return job
 
 
-def _read(settings: Arrivals, job: Job, labels: tuple[str, ...]) -> Rows:
+def _read(settings: Arrivals, job: Job, labels: tuple[str, ...]) -> growing.NewRows:
     given = job.recipe.data
-    return read_arrivals(
+    return growing.read_arrivals(
         job.task, labels, settings.new, settings.new_validation, settings.new_test, given.text, given.label
     )
 
 
-def _check(job: Job, new: Rows, labels: tuple[str, ...]) -> None:
+def _check(job: Job, new: growing.NewRows, labels: tuple[str, ...]) -> None:
     for held in (job.validation, job.test, new.validation, new.test):
         if held is not None and rows_digest(held) == rows_digest(new.train):
             raise InputError(f"{new.train.source}: the same rows as {held.source}; they are there to judge on")

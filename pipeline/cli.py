@@ -95,6 +95,8 @@ def run(
     outcome = run_recipe(job, run_dir, baseline)
     if not outcome.ran and not outcome.republished:
         out.print(f"Nothing to do: all {outcome.steps} steps were there already.")
+    for name, made in outcome.measurements["adapt"].items():
+        out.print(f"{name}: {made['said']}", soft_wrap=True)
     found = outcome.measurements.get("search")
     if found:
         for line in found["trained"]:

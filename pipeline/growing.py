@@ -21,7 +21,7 @@ HELD_OUT = 0.2  # of the new rows, where no others are given to judge on
 
 
 @dataclass(frozen=True)
-class Arrivals:
+class NewRows:
     """Rows that came later; `labels` are the checkpoint's own, then the new ones."""
 
     labels: tuple[str, ...]
@@ -38,7 +38,7 @@ def read_arrivals(
     test: str | None = None,
     text: str | None = None,
     label: str | None = None,
-) -> Arrivals:
+) -> NewRows:
     """Read new rows; a fifth of them is held out when no `validation` is given. Raises InputError."""
     numbers = [str(i) for i in range(len(known))]
     more = [
@@ -48,11 +48,11 @@ def read_arrivals(
     read = partial(task.read, text=text, label=label, names=labels)
     train = read(new)
     if validation is not None:
-        return Arrivals(labels, train, read(validation), read(test) if test else None)
+        return NewRows(labels, train, read(validation), read(test) if test else None)
     order = data_module.some_of(len(train), len(train))
     count = max(1, round(HELD_OUT * len(train)))
     held, kept = _only(train, order[:count]), _only(train, order[count:])
-    return Arrivals(labels, kept, held, read(test) if test else None)
+    return NewRows(labels, kept, held, read(test) if test else None)
 
 
 def joined(a: Rows, b: Rows | None) -> Rows:
@@ -69,7 +69,7 @@ def grow_checkpoint(
     task: Task,
     old: Rows,
     held: Rows | None,
-    new: Arrivals,
+    new: NewRows,
     settings: Update,
     out: Path,
     *,
@@ -117,7 +117,7 @@ def grow_checkpoint(
 
 
 def _retrained(
-    source: Checkpoint, task: Task, everything: Rows, held: Rows | None, new: Arrivals, settings: Update,
+    source: Checkpoint, task: Task, everything: Rows, held: Rows | None, new: NewRows, settings: Update,
     row_s: float, max_length: int, seed: int,
 ) -> dict:  # fmt: skip
     """The same checkpoint trained on all rows: measured when `retrain` asks for it, otherwise what it would cost."""

@@ -77,12 +77,14 @@ def tune_checkpoint(
 def sentence(found: dict) -> str:
     """Whether the search paid, in one line."""
     given, trials = f"{found['metric_given']:.2f}", len(found["trials"])
+    worth = ", ".join(f"{name} {value:.0%}" for name, value in found["importance"].items())
+    knobs = f"; what each knob is worth: {worth}" if worth else ""
     if found["default_won"]:
-        return f"{trials} trials, none better than the given settings ({given})"
+        return f"{trials} trials, none better than the given settings ({given}){knobs}"
     change = (
         f"{given} as given, {found['metric_best']:.2f} with the best of {trials} trials (p = {found['mcnemar_p']:.2g})"
     )
-    return f"{change}; kept: {'the best' if found['kept'] == 'best' else 'as given, the search did not beat it'}"
+    return f"{change}; kept: {'the best' if found['kept'] == 'best' else 'as given, the search did not beat it'}{knobs}"
 
 
 @app.command()
@@ -118,7 +120,4 @@ def tune(
         )
         (target / "tune.json").write_text(json.dumps(found, indent=2) + "\n")
     out.print(f"{output_dir}: {sentence(found)}", soft_wrap=True)
-    if found["importance"]:
-        worth = ", ".join(f"{name} {value:.0%}" for name, value in found["importance"].items())
-        out.print(f"what each knob is worth: {worth}", soft_wrap=True)
     study.unlink()

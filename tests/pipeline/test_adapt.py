@@ -46,6 +46,8 @@ def test_a_recipe_that_adapts_its_checkpoint_first(
     assert changed["new_labels"] == ["question"]
     assert changed["new_after"] > changed["new_before"] + 40
     assert changed["forgetting"] < 10
+    assert changed["said"] in done.stdout
+    assert "Before compression" in (tmp_path / "run" / "report.html").read_text()
     assert found["rows"]["validation"] == 200 + 14  # not augmented
     assert found["rows"]["train"] == 400 + found["adapt"]["adapt-1-augment"]["rows"] + 56
     assert json.loads((tmp_path / "run" / "bundle" / "manifest.json").read_text())["labels"][2] == "question"
