@@ -141,9 +141,7 @@ def _read(settings: Arrivals, job: Job, labels: tuple[str, ...]) -> growing.NewR
 
 
 def _check(job: Job, new: growing.NewRows, labels: tuple[str, ...]) -> None:
-    for held in (job.validation, job.test, new.validation, new.test):
-        if held is not None and rows_digest(held) == rows_digest(new.train):
-            raise InputError(f"{new.train.source}: the same rows as {held.source}; they are there to judge on")
+    growing.require_apart(new, job.validation, job.test)
     if new.labels != labels and len(job.teachers) > 1:
         raise InputError(
             f"adapt: update brings the label '{new.labels[len(labels)]}', which the further teachers do not know; "

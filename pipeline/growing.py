@@ -13,6 +13,7 @@ from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, load, save
 from ..compress.data import Rows
 from ..compress.encoder import run_rows
+from ..compress.errors import InputError
 from ..compress.settings import Finetune, Update
 from ..compress.tasks import Task
 from .progress import Report
@@ -53,6 +54,14 @@ def read_arrivals(
     count = max(1, round(HELD_OUT * len(train)))
     held, kept = _only(train, order[:count]), _only(train, order[count:])
     return NewRows(labels, kept, held, read(test) if test else None)
+
+
+def require_apart(new: NewRows, *held: Rows | None) -> None:
+    """Raise InputError when all of the new training rows are among rows that are there to judge on."""
+    learned = set(new.train.texts)
+    for rows in (*held, new.validation, new.test):
+        if rows is not None and learned <= set(rows.texts):
+            raise InputError(f"{new.train.source}: the same rows as {rows.source}; they are there to judge on")
 
 
 def joined(a: Rows, b: Rows | None) -> Rows:

@@ -11,7 +11,7 @@ from ..compress import data as data_module
 from ..compress.checkpoint import load, open_checkpoint, save, with_new_head
 from ..compress.errors import InputError
 from ..compress.settings import Adapter, Finetune, Update
-from .growing import grow_checkpoint, read_arrivals, sentence
+from .growing import grow_checkpoint, read_arrivals, require_apart, sentence
 from .options import checked
 from .stages import (
     Adversarial,
@@ -119,6 +119,7 @@ def update(
     source = open_checkpoint(checkpoint, kind)
     arrivals = read_arrivals(kind, source.labels, new, new_validation)
     old, held = kind.read(train, names=source.labels), optional(validation, kind, source.labels)
+    require_apart(arrivals, held)
     settings = checked(
         Update,
         {

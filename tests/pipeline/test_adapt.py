@@ -100,7 +100,9 @@ def test_what_is_refused(teacher: Checkpoint, files: dict, later: Path, tmp_path
     refused(paredown("finetune", teacher.path, *train, *out, "--rank", 4), "--rank", "--peft")
     refused(paredown("finetune", teacher.path, *train, *out, "--patience", 2), "--validation")
     refused(paredown("update", teacher.path, *train, *out, "--new", tmp_path / "none.csv"), "no such file")
-    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files)
+    same = ["--new", files["validation"], "--validation", files["validation"]]
+    refused(paredown("update", teacher.path, *train, *out, *same), "the same rows")
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)
     text = recipe.read_text()
     for adapt, words in (
         ("- finetune: {class_weights: {posittive: 2}}", ["posittive", "did you mean 'positive'?"]),
