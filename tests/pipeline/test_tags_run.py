@@ -31,7 +31,7 @@ models:
       - trim: {frequent: 0}
 targets:
   - {runtime: onnxruntime}
-  - {runtime: openvino, precision: int8-static}
+  - {runtime: onnxruntime, precision: int8-dynamic}
 latency: {threads: 1, processes: 1, extra_processes: 0, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
 choose: {max_drop: 10}
 """
