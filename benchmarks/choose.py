@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -57,7 +57,7 @@ class Row:
 
     figures: dict  # the keys of DESIGN, "Command line"
     steps: int  # how much was done to make it
-    correct: np.ndarray  # (validation rows,) bool
+    correct: np.ndarray  # (validation rows,) bool, or (validation rows, 2) float64: as quality.py has them
     costs: np.ndarray  # (turns,) money per million requests as each turn alone would have it, turns in step
     unhurried: float = 0.0  # what of its cost does not follow the price of the machine's hour: storage, energy
     cannot: str | None = None  # why it can never be picked, whatever the rule
@@ -152,7 +152,7 @@ def costs_tie(a: Row, b: Row) -> bool:
 
 def values_tie(a: Row, b: Row) -> bool:
     """True when the paired difference of two metrics is within its noise (95 %)."""
-    drop, error = _paired(a.correct.tobytes(), b.correct.tobytes())
+    drop, error = _paired(_Answers.of(a), _Answers.of(b))
     return abs(drop) <= Z95_TWO_SIDED * error
 
 
@@ -171,8 +171,8 @@ class Frontier:
 
     @staticmethod
     def of(rows: Sequence[Row]) -> Frontier:
-        bits = [row.correct.tobytes() for row in rows]
-        value_half = np.array([[Z95_TWO_SIDED * _paired(a, b)[1] for b in bits] for a in bits])
+        answers = [_Answers.of(row) for row in rows]
+        value_half = np.array([[Z95_TWO_SIDED * _paired(a, b)[1] for b in answers] for a in answers])
         costs = np.array([row.costs for row in rows])
         spread = (costs[:, None] - costs[None]).std(axis=-1, ddof=1)
         return Frontier(
@@ -247,9 +247,24 @@ def _runner_up(able: list[Row], picked: Row, settings: ChooseSettings) -> str | 
         return None
 
 
+class _Answers(NamedTuple):
+    """`Row.correct`, such that it can be the key of a cache."""
+
+    data: bytes
+    dtype: str
+    shape: tuple[int, ...]
+
+    @staticmethod
+    def of(row: Row) -> _Answers:
+        return _Answers(row.correct.tobytes(), row.correct.dtype.str, row.correct.shape)
+
+    def array(self) -> np.ndarray:
+        return np.frombuffer(self.data, self.dtype).reshape(self.shape)
+
+
 @lru_cache(maxsize=10_000)
-def _paired(a: bytes, b: bytes) -> tuple[float, float]:
-    return paired_drop(np.frombuffer(a, dtype=bool), np.frombuffer(b, dtype=bool))
+def _paired(a: _Answers, b: _Answers) -> tuple[float, float]:
+    return paired_drop(a.array(), b.array())
 
 
 def _nearest_misses(rows: Sequence[Row], reasons: Sequence[str | None]) -> str:

@@ -1,4 +1,8 @@
-"""How good a candidate is, and how sure that is: intervals and paired comparisons on the same rows."""
+"""How good a candidate is, and how sure that is: intervals and paired comparisons on the same rows.
+
+Rows come as `Task.correct` has them: (rows,) bool, right or wrong, with closed formulas; or (rows, 2), points gained
+and points possible, whose metric is a ratio of sums (F1) and whose errors are those of a bootstrap over the rows.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,18 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..export.predict import points
+
 Z95_TWO_SIDED = 1.959964
 Z95_ONE_SIDED = 1.644854
+RESAMPLES = 1000
 
 
 def wilson(correct: np.ndarray) -> tuple[float, float]:
-    """95 % interval, in points, of the mean of `correct` (rows,) bool (Wilson 1927)."""
+    """95 % interval, in points, of the metric: Wilson's (1927) for bools, else percentiles of the bootstrap."""
+    if correct.ndim == 2:
+        lo, hi = np.percentile(_resampled(correct), [2.5, 97.5])
+        return float(lo), float(hi)
     n, p, z = len(correct), float(correct.mean()), Z95_TWO_SIDED
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -21,12 +31,15 @@ def wilson(correct: np.ndarray) -> tuple[float, float]:
 
 
 def paired_drop(baseline: np.ndarray, candidate: np.ndarray) -> tuple[float, float]:
-    """Drop of the candidate and its standard error, in points, positive = worse; both (rows,) bool, the same rows.
+    """Drop of the candidate and its standard error, in points, positive = worse; both of the same rows.
 
     Half a row is added to each cell of the two-by-two table (Agresti and Min 2005, doi 10.1002/sim.1781), so that two
-    models that never differ still have an error.
+    models that never differ still have an error; that least error is kept where rows are resampled.
     """
     n = len(baseline)
+    if baseline.ndim == 2:
+        spread = (_resampled(baseline) - _resampled(candidate)).std(ddof=1)  # the same rows on both sides
+        return points(baseline) - points(candidate), math.hypot(spread, 100 / (n + 2))
     lost = int((baseline & ~candidate).sum())
     won = int((~baseline & candidate).sum())
     b, c, m = lost + 0.5, won + 0.5, n + 2
@@ -41,7 +54,13 @@ def drop_upper_95(baseline: np.ndarray, candidate: np.ndarray) -> float:
 
 
 def mcnemar_p(baseline: np.ndarray, candidate: np.ndarray) -> float:
-    """Exact two-sided McNemar test: the probability of so uneven a split of the rows on which only one is right."""
+    """Exact two-sided McNemar test: the probability of so uneven a split of the rows on which only one is right.
+
+    For points: that of so large a drop where there is none, by the bootstrap's error.
+    """
+    if baseline.ndim == 2:
+        drop, error = paired_drop(baseline, candidate)
+        return math.erfc(abs(drop) / error / math.sqrt(2))
     lost = int((baseline & ~candidate).sum())
     won = int((~baseline & candidate).sum())
     n, k = lost + won, min(lost, won)
@@ -53,7 +72,10 @@ def mcnemar_p(baseline: np.ndarray, candidate: np.ndarray) -> float:
 
 
 def negative_flips(baseline: np.ndarray, candidate: np.ndarray) -> int:
-    """Rows that were right before and are wrong now."""
+    """Rows that were right before and are wrong now; of points: those that lose some."""
+    if baseline.ndim == 2:
+        lost = [possible - gained for gained, possible in (baseline.T, candidate.T)]
+        return int((lost[1] > lost[0]).sum())
     return int((baseline & ~candidate).sum())
 
 
@@ -77,7 +99,7 @@ def by_key(baseline: np.ndarray, candidate: np.ndarray, keys: Sequence[str]) -> 
             {
                 "name": str(name),
                 "rows": len(ours),
-                "metric": float(100 * ours.mean()),
+                "metric": points(ours),
                 "drop": drop,
                 "drop_ci": [drop - half, drop + half],
                 "drop_upper_95": drop + Z95_ONE_SIDED * error,
@@ -124,9 +146,15 @@ def macro_f1_drop(baseline: np.ndarray, candidate: np.ndarray, gold: np.ndarray,
 
 @lru_cache(maxsize=4)
 def _resampled_rows(rows: int, seed: int) -> np.ndarray:
-    """How often each row is in each of 1,000 samples with replacement, (1000, rows) float32."""
-    picks = np.random.default_rng(seed).integers(0, rows, size=(1000, rows))
+    """How often each row is in each of `RESAMPLES` samples with replacement, (RESAMPLES, rows) float32."""
+    picks = np.random.default_rng(seed).integers(0, rows, size=(RESAMPLES, rows))
     return np.stack([np.bincount(pick, minlength=rows) for pick in picks]).astype(np.float32)
+
+
+def _resampled(rows: np.ndarray) -> np.ndarray:
+    """The metric of samples of rows of points, (RESAMPLES,); the same samples for as many rows."""
+    gained, possible = (_resampled_rows(len(rows), 0) @ rows.astype(np.float32)).T
+    return 100 * gained / np.maximum(possible, 1)  # they are counts: below 1 is nothing
 
 
 def worst_flips(baseline: np.ndarray, candidate: np.ndarray, confidence: np.ndarray, most: int) -> list[int]:

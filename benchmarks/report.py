@@ -15,6 +15,7 @@ from .words import (
     learned,
     note,
     promises,
+    quality_table,
     sentence,
     table_rows,
     trimmed,
@@ -61,6 +62,7 @@ def write_report(path: Path, measurements: dict, choice: dict, command: str) -> 
         noisy=control_warning(choice),
         colours=colours,
         currency=measurements["prices"]["currency"],
+        quality=quality_table(choice),
         charts=[
             ("Cost and value", "cost", [chart(points, "cost", floor, width) for width in (860, 360)]),
             ("Latency and value", "p50", [chart(points, "p50", floor, width) for width in (860, 360)]),
@@ -106,7 +108,10 @@ def _point(entry: dict, choice: dict, colours: dict[str, str]) -> dict:
 def page_data(measurements: dict, choice: dict, points: list[dict]) -> str:
     """What report.js works on, as JSON that may stand inside a script element."""
     words = {"currency": measurements["prices"]["currency"], "metric": measurements["metric"]}
-    axes = {side: {key: text.format(**words) for key, text in of.items()} for side, of in AXES.items()}
+    axes = {
+        side: {key: text.format(**words) for key, text in of.items() if any(p[key] is not None for p in points)}
+        for side, of in AXES.items()
+    }
     data = {"points": points, "axes": axes, "frontier": choice["card"]["frontier"], "lambda": choice["card"]["lambda"]}
     return json.dumps(data | words | {"now": choice["rule"]["value_per_point"]}).replace("<", "\\u003c")
 

@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+# Titles of the table of quality: the figure that must be there, and the cell.
+QUALITY = {
+    "macro F1": ("macro_f1", "{macro_f1:.1f}"),
+    "loss (95 % at most)": ("macro_f1_drop", "{macro_f1_drop:+.1f} ({macro_f1_drop_upper_95:.1f})"),
+    "calibration error": ("calibration_error", "{calibration_error:.1f}"),
+    "wrong now, right before": ("negative_flips", "{negative_flips} ({negative_flip_share:.1f} %)"),
+    "typos: loss (at most)": ("typos_drop", "{typos_drop:+.1f} ({typos_drop_upper_95:.1f})"),
+    "capitals: loss (at most)": ("case_drop", "{case_drop:+.1f} ({case_drop_upper_95:.1f})"),
+    "twice as long: loss (at most)": ("length_drop", "{length_drop:+.1f} ({length_drop_upper_95:.1f})"),
+    "worst label, loss (at most)": ("label_drop", "{label_drop:+.1f} ({label_drop_upper_95:.1f})"),
+    "worst group, loss (at most)": ("group_drop", "{group_drop:+.1f} ({group_drop_upper_95:.1f})"),
+}
+
 
 def sentence(choice: dict, measurements: dict) -> str:
     """The pick in one sentence, in plain words."""
@@ -158,3 +171,13 @@ def engines(measurements: dict) -> list[dict]:
     """Each TensorRT engine that was built, whether this machine could run it or not."""
     found = [(entry["name"], (entry.get("details") or {}).get("engine")) for entry in measurements["candidates"]]
     return [{"name": name, **engine} for name, engine in found if engine]
+
+
+def quality_table(choice: dict) -> dict:
+    """Figures of quality beside the metric: titles, and (candidate, cells); without what the chosen one has none of."""
+    columns = {title: cell for title, (key, cell) in QUALITY.items() if choice["chosen"].get(key) is not None}
+    entries = [entry for entry in choice["candidates"] if entry["metric_validation"] is not None]
+    return {
+        "titles": list(columns),
+        "rows": [(entry["name"], [cell.format(**entry) for cell in columns.values()]) for entry in entries],
+    }

@@ -112,6 +112,12 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
     weights = find_weights(path)
     checkpoint = Checkpoint(path, config, weights)
     if task is not None and not checkpoint.has_head(task):
+        other = next((t.name for t in TASKS.values() if t.reads_text and checkpoint.has_head(t)), None)
+        if other is not None:
+            raise InputError(
+                f"{path / 'config.json'}: '{checkpoint.architecture}' is made for {other}, not {task.name}; give "
+                f"--task {other} (in a recipe: task: {other})"
+            )
         raise InputError(
             f"{path / 'config.json'}: architectures is '{checkpoint.architecture}', but {task.name} needs a head that "
             f"ends in '{task.head}'; fine-tune it first: paredown finetune {path} --train F --validation F"

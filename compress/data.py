@@ -1,30 +1,44 @@
-"""Rows from a CSV, JSONL or Parquet file, or from a `datasets` name. Without torch."""
+"""Rows of texts and labels, from a file or from a `datasets` name. Without torch."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .encoder import Encoder
-from .errors import InputError, missing_extra, nearest
+from .errors import InputError, nearest
+from .files import open_table
 
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "utterance")
 LABEL_COLUMNS = ("label", "labels", "category", "class", "intent", "sentiment")
 
 
 @dataclass(frozen=True)
+class Columns:
+    """What a task reads: the usual names of its columns, and whether a label belongs to the text or to each word."""
+
+    text: tuple[str, ...] = TEXT_COLUMNS
+    label: tuple[str, ...] = LABEL_COLUMNS
+    of_words: bool = False
+
+
+TEXT = Columns()
+WORDS = Columns(("tokens", "words", *TEXT_COLUMNS), ("tags", "ner_tags", "labels"), of_words=True)
+
+
+@dataclass(frozen=True)
 class Rows:
-    """Texts with their labels (None when unlabelled): `labels[i]` is an index into the checkpoint's label names."""
+    """Texts with their labels (None when unlabelled): indices into `names`, one a text, or an array of one a word.
+
+    The words of a text are what blanks part.
+    """
 
     source: str
     texts: tuple[str, ...]
-    labels: np.ndarray | None  # (rows,) int64
+    labels: np.ndarray | None  # (rows,) int64; of words: (rows,) of arrays (words,) int64
+    names: tuple[str, ...] = ()
     groups: tuple[str, ...] | None = None  # the value of the column that was asked for as `group`
 
     def __len__(self) -> int:
@@ -42,7 +56,24 @@ class Rows:
         picked = some_of(len(self.texts), count)
         labels = None if self.labels is None else self.labels[picked]
         groups = None if self.groups is None else tuple(self.groups[i] for i in picked)
-        return Rows(self.source, type(self.texts)(self.texts[i] for i in picked), labels, groups)
+        texts = tuple(self.texts[i] for i in picked)
+        return replace(self, texts=texts, labels=labels, groups=groups)
+
+    def renamed(self, names: Sequence[str]) -> Rows:
+        """The same rows, their labels counted as in `names`; one that is not there comes behind them all."""
+        every = (*names, *(name for name in self.names if name not in names))
+        number = np.array([every.index(name) for name in self.names], dtype=np.int64)
+        labels = self.gold
+        if labels.dtype == object:
+            labels = np.empty(len(self), dtype=object)
+            labels[:] = [number[tags] for tags in self.gold]
+        else:
+            labels = number[labels]
+        return replace(self, labels=labels, names=every)
+
+    def every_label(self) -> np.ndarray:
+        """All labels, those of words in one row, int64."""
+        return np.concatenate([np.atleast_1d(label) for label in self.gold])
 
 
 def some_of(rows: int, count: int) -> np.ndarray:
@@ -53,6 +84,7 @@ def some_of(rows: int, count: int) -> np.ndarray:
 def read(
     source: str,
     *,
+    columns: Columns = TEXT,
     text: str | None = None,
     label: str | None = None,
     names: Sequence[str] = (),
@@ -61,48 +93,57 @@ def read(
 ) -> Rows:
     """Read rows. Columns are `text` and `label`, or found among the usual names when None; `group` must be there.
 
-    `source` is a path ending in .csv, .jsonl or .parquet, or `name[:split]` of the `datasets` library (split defaults
-    to "train"). `labelled=None`: labels if there are any. A label is one of `names`, or an index into them. Raises
-    InputError that names the file and the row.
+    `source` is a path ending in .csv, .jsonl, .parquet or .conll, or `name[:split]` of the `datasets` library (split
+    defaults to "train"). `labelled=None`: labels if there are any. A label is one of `names`, or an index into them.
+    Words and their tags are lists, or a cell with blanks between them. Raises InputError that names the file and the
+    row.
     """
-    columns, records = _open(source)
-    text_column = _find(source, columns, text, TEXT_COLUMNS, "text")
+    there, records = open_table(source)
+    text_column = _find(source, there, text, columns.text, "text")
     if labelled is None:
-        labelled = label is not None or any(name in columns for name in LABEL_COLUMNS)
-    label_column = _find(source, columns, label, LABEL_COLUMNS, "label") if labelled else None
-    if group is not None and group not in columns:
-        raise InputError(f"{source}: no column '{group}' for data.groups; {nearest(group, columns)}")
+        labelled = label is not None or any(name in there for name in columns.label)
+    label_column = _find(source, there, label, columns.label, "label") if labelled else None
+    if group is not None and group not in there:
+        raise InputError(f"{source}: no column '{group}' (data.groups, --group); {nearest(group, there)}")
     texts: list[str] = []
-    labels: list[int] = []
+    labels: list = []
     groups: list[str] = []
     known = {name: i for i, name in enumerate(names)}
-    for where, record in records:
-        value = record.get(text_column)
+    for row, record in records:
+        where, value = f"{source}, {row}", record.get(text_column)
+        if columns.of_words:
+            value = " ".join(_words(value, where, text_column))
         if not isinstance(value, str) or not value.strip():
-            raise InputError(f"{source}, {where}: column '{text_column}' is empty; remove the row or fill it in")
+            raise InputError(f"{where}: column '{text_column}' is empty; remove the row or fill it in")
         if not is_text(value):
-            raise InputError(f"{source}, {where}: column '{text_column}' holds half a character (a lone surrogate)")
+            raise InputError(f"{where}: column '{text_column}' holds half a character (a lone surrogate)")
         texts.append(value)
         if group is not None:
             groups.append("" if record.get(group) is None else str(record[group]).strip())
         if label_column is not None:
-            labels.append(_label(record.get(label_column), known, f"{source}, {where}", label_column, value))
+            found = _tags if columns.of_words else _label
+            labels.append(found(record.get(label_column), known, where, label_column, value))
     if not texts:
         raise InputError(f"{source}: no rows; a header line and at least one row are expected")
-    gold = np.array(labels, dtype=np.int64) if label_column is not None else None
-    return Rows(source, tuple(texts), gold, tuple(groups) if group is not None else None)
+    gold = None
+    if label_column is not None and columns.of_words:
+        gold = np.empty(len(labels), dtype=object)
+        gold[:] = labels
+    elif label_column is not None:
+        gold = np.array(labels, dtype=np.int64)
+    return Rows(source, tuple(texts), gold, tuple(names), tuple(groups) if group is not None else None)
 
 
-def read_unlabeled(source: str, *, text: str | None = None, label: str | None = None) -> Rows:
+def read_unlabeled(source: str, *, columns: Columns = TEXT, text: str | None = None, label: str | None = None) -> Rows:
     """Rows without labels. InputError for a file that has them: it may be held-out data, given in the wrong place."""
-    columns, _ = _open(source)
-    found = next((name for name in (label, *LABEL_COLUMNS) if name and name in columns), None)
+    there, _ = open_table(source)
+    found = next((name for name in (label, *columns.label) if name and name in there), None)
     if found is not None:
         raise InputError(
             f"{source}: unlabelled text is expected, and it has a column '{found}'; labelled rows go into train, and "
             "validation or test rows must not be learned from; remove the column if the rows are for learning"
         )
-    return read(source, text=text, labelled=False)
+    return read(source, columns=columns, text=text, labelled=False)
 
 
 def is_text(value: str) -> bool:
@@ -114,11 +155,15 @@ def is_text(value: str) -> bool:
     return True
 
 
-def label_names(source: str, label: str | None = None) -> tuple[str, ...]:
+def label_names(source: str, label: str | None = None, columns: Columns = TEXT) -> tuple[str, ...]:
     """The distinct labels of the data, sorted (as numbers when all are): for a checkpoint that has no head yet."""
-    columns, records = _open(source)
-    column = _find(source, columns, label, LABEL_COLUMNS, "label")
-    found = {"" if record.get(column) is None else str(record[column]).strip() for _, record in records}
+    there, records = open_table(source)
+    column = _find(source, there, label, columns.label, "label")
+    found: set[str] = set()
+    for row, record in records:
+        value = record.get(column)
+        cells = _words(value, f"{source}, {row}", column) if columns.of_words else [value]
+        found |= {"" if cell is None else str(cell).strip() for cell in cells}
     if "" in found:
         raise InputError(f"{source}: column '{column}' is empty in some row; every row needs a label")
     if all(map(_is_number, found)):
@@ -128,7 +173,7 @@ def label_names(source: str, label: str | None = None) -> tuple[str, ...]:
 
 def require_two_classes(rows: Rows, names: Sequence[str]) -> None:
     """Raise InputError when every row has the same label: nothing can be learned or judged from it."""
-    found = np.unique(rows.gold)
+    found = np.unique(rows.every_label())
     if len(found) < 2:
         raise InputError(f"{rows.source}: only one class, '{names[int(found[0])]}'; rows of at least two are needed")
 
@@ -142,6 +187,22 @@ def _label(value: object, known: dict[str, int], where: str, column: str, text: 
     raise InputError(
         f"{where}: unknown label '{name}' in column '{column}' of the row {text[:60]!r}; {nearest(name, known)}"
     )
+
+
+def _words(value: object, where: str, column: str) -> list[str]:
+    """The words (or tags) of a cell: a list, or a string with blanks between them; no word holds a blank."""
+    if isinstance(value, str):
+        return value.split()
+    if not isinstance(value, list) or not all(isinstance(word, str | int) for word in value):
+        raise InputError(f"{where}: column '{column}': a list of words, or words with blanks between them, is expected")
+    return ["".join(str(word).split()) or "_" for word in value]
+
+
+def _tags(value: object, known: dict[str, int], where: str, column: str, text: str) -> np.ndarray:
+    tags, words = _words(value, where, column), text.split()
+    if len(tags) != len(words):
+        raise InputError(f"{where}: {len(words)} words and {len(tags)} tags in column '{column}'; one a word is needed")
+    return np.array([_label(tag, known, where, column, text) for tag in tags], dtype=np.int64)
 
 
 def _is_number(name: str) -> bool:
@@ -159,119 +220,6 @@ def _find(source: str, columns: Sequence[str], given: str | None, usual: Sequenc
     raise InputError(
         f"{source}: no {what} column among {', '.join(columns) or 'none'}; name it with data.{what} (--{what}-column)"
     )
-
-
-def _open(source: str) -> tuple[list[str], Iterator[tuple[str, dict]]]:
-    suffix = Path(source).suffix.lower()
-    if suffix in READERS:
-        path = Path(source)
-        try:
-            there = path.is_file()
-        except OSError as error:
-            raise InputError(f"{source}: {error.strerror}") from None
-        if not there:
-            raise InputError(f"{source}: no such file; give a .csv, .jsonl or .parquet file")
-        return READERS[suffix](path)
-    if "/" in source and Path(source).parent.is_dir() and (suffix or Path(source).exists()):
-        raise InputError(f"{source}: unknown kind of file '{suffix}'; expected {', '.join(READERS)} or a datasets name")
-    return _read_hub(source)
-
-
-def _text_of(path: Path) -> str:
-    raw = path.read_bytes()
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{path}, line {line}: not UTF-8 (byte 0x{raw[error.start]:02x}); "
-            f"convert it: iconv -f latin1 -t utf-8 {path.name} > utf8{path.suffix}"
-        ) from None
-
-
-def _read_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, dict]]]:
-    reader = csv.DictReader(io.StringIO(_text_of(path), newline=""), strict=True)
-    try:
-        columns = list(reader.fieldnames or [])
-    except csv.Error as error:
-        raise InputError(f"{path}, line 1: not readable as CSV: {error}") from None
-    if not columns:
-        raise InputError(f"{path}: empty file; a header line and at least one row are expected")
-    if len(set(columns)) != len(columns):
-        raise InputError(f"{path}, line 1: a column name is there twice: {', '.join(columns)}")
-
-    def rows() -> Iterator[tuple[str, dict]]:
-        try:
-            for record in reader:
-                if None in record:
-                    raise InputError(
-                        f"{path}, line {reader.line_num}: more cells than columns; put texts with commas in quotes"
-                    )
-                yield f"line {reader.line_num}", record
-        except csv.Error as error:
-            raise InputError(f"{path}, line {reader.line_num}: not readable as CSV: {error}") from None
-
-    return columns, rows()
-
-
-def _read_jsonl(path: Path) -> tuple[list[str], Iterator[tuple[str, dict]]]:
-    records: list[tuple[str, dict]] = []
-    for number, line in enumerate(_text_of(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}, line {number}: not JSON: {error}") from None
-        if not isinstance(record, dict):
-            raise InputError(f'{path}, line {number}: an object like {{"text": ..., "label": ...}} is expected')
-        records.append((f"line {number}", record))
-    if not records:
-        raise InputError(f"{path}: empty file; one JSON object a line is expected")
-    return list(records[0][1]), iter(records)
-
-
-def _read_parquet(path: Path) -> tuple[list[str], Iterator[tuple[str, dict]]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise missing_extra("pyarrow", "compress") from None
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not readable as Parquet: {str(error).splitlines()[0]}") from None
-    return table.column_names, ((f"row {i}", record) for i, record in enumerate(table.to_pylist(), start=1))
-
-
-def _read_hub(source: str) -> tuple[list[str], Iterator[tuple[str, dict]]]:
-    try:
-        import datasets
-    except ImportError:
-        raise missing_extra("datasets", "compress") from None
-    name, _, split = source.partition(":")
-    try:
-        data = datasets.load_dataset(name, split=split or "train")
-    except Exception as error:  # the hub, the network and the data's own code each raise their own kind
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"'{source}' is neither a file here nor a data set that can be loaded: {reason}") from None
-    if not isinstance(data, datasets.Dataset):
-        raise InputError(f"'{source}': name one split, for example {name}:train")
-    table: datasets.Dataset = data
-
-    def rows() -> Iterator[tuple[str, dict]]:
-        named = {c: f for c, f in table.features.items() if isinstance(f, datasets.ClassLabel)}
-        for i in range(len(table)):
-            record = dict(table[i])
-            for column, feature in named.items():
-                number = record[column]
-                record[column] = feature.int2str(number) if isinstance(number, int) and number >= 0 else number
-            yield f"row {i + 1}", record
-
-    return list(table.column_names), rows()
-
-
-READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 
 def encode(encoder: Encoder, rows: Rows) -> list[list[int]]:

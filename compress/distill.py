@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,13 +18,14 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from .encoder import run_rows
+from .encoder import per_row, run_rows
 from .errors import InputError
-from .inference import forward
+from .inference import answers, forward
 from .relation import relation_loss, relations
 from .settings import Distill, Heal
 from .structure import blocks, keep_blocks
-from .train import NO_LABEL, Judge, Progress, fit
+from .tags import NO_LABEL
+from .train import Judge, Labels, Progress, answered, fit
 
 
 def distill(
@@ -31,7 +33,7 @@ def distill(
     ids: Sequence[Sequence[int]],
     settings: Distill,
     *,
-    labels: np.ndarray | None = None,
+    labels: Labels | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
@@ -65,7 +67,7 @@ def heal(
     ids: Sequence[Sequence[int]],
     settings: Heal,
     *,
-    labels: np.ndarray | None = None,
+    labels: Labels | None = None,
     scores: np.ndarray | None = None,
     validation: tuple[Sequence[Sequence[int]], np.ndarray] | None = None,
     seed: int = 0,
@@ -73,9 +75,10 @@ def heal(
 ) -> PreTrainedModel:
     """Train `student` in place towards the teacher's logits (and hidden states); returns it in evaluation mode.
 
-    `ids`: rows of the student's tokens. `labels` (rows,) int64, NO_LABEL (-100) where a row has none; used when
-    `label_weight` is above 0. `scores`: the logits to learn, (rows, labels), where they were made before (several
-    students, several teachers). `validation`: token ids and the teacher's logits on them; `patience` stops on these.
+    `ids`: rows of the student's tokens. `labels`: NO_LABEL (-100) where a row, or a token, has none; used when
+    `label_weight` is above 0. `scores`: the logits to learn, as `run_rows` gives them, where they were made before
+    (several students, several teachers). `validation`: token ids and the teacher's logits on them; `patience` stops on
+    these.
     loss = T^2 KL(teacher / T || student / T) + hidden_weight * MSE of matched hidden states
     + relation_weight * KL of the last layers' token relations + label_weight * CE.
     """
@@ -87,8 +90,8 @@ def heal(
     if scores is None:
         scores = teacher_scores(teacher, ids)
     rows = [
-        {"input_ids": row, "labels": int(label), "teacher_logits": score}
-        for row, label, score in zip(ids, given, scores, strict=True)
+        {"input_ids": row, "labels": label, "teacher_logits": score}
+        for row, label, score in zip(ids, given, per_row(scores, ids), strict=True)
     ]
     pairs = _matched_layers(len(blocks(student)), len(blocks(teacher))) if settings.hidden_weight else []
     t, looks_inside = settings.temperature, bool(settings.hidden_weight or settings.relation_weight)
@@ -97,13 +100,14 @@ def heal(
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         with relations(student) if settings.relation_weight else nullcontext([]) as ours:
             out = net(**inputs, output_hidden_states=settings.hidden_weight > 0)
-        logits = out.logits.float()
-        target = functional.log_softmax(batch["teacher_logits"] / t, dim=-1)
+        logits = answers(out.logits, inputs["attention_mask"])
+        target = functional.log_softmax(answers(batch["teacher_logits"], inputs["attention_mask"]) / t, dim=-1)
         mine = functional.log_softmax(logits / t, dim=-1)
         total = t * t * functional.kl_div(mine, target, reduction="batchmean", log_target=True)
         if looks_inside:
             with torch.no_grad(), relations(teacher) if settings.relation_weight else nullcontext([]) as theirs:
-                wanted = teacher.to(logits.device)(**inputs, output_hidden_states=settings.hidden_weight > 0)
+                there = cast(nn.Module, teacher).to(logits.device)
+                wanted = there(**inputs, output_hidden_states=settings.hidden_weight > 0)
             mask = inputs["attention_mask"]
             if settings.hidden_weight:
                 hidden = _hidden_loss(out.hidden_states, wanted.hidden_states, pairs, mask)
@@ -112,7 +116,7 @@ def heal(
                 total = total + settings.relation_weight * relation_loss(ours, theirs, mask)
         if settings.label_weight and (batch["labels"] != NO_LABEL).any():
             total = total + settings.label_weight * functional.cross_entropy(
-                logits, batch["labels"], ignore_index=NO_LABEL
+                *answered(out.logits, batch), ignore_index=NO_LABEL
             )
         return total
 
@@ -140,13 +144,25 @@ def _without_dropout(model: nn.Module) -> Iterator[None]:
 
 
 def teacher_scores(teacher: PreTrainedModel, ids: Sequence[Sequence[int]]) -> np.ndarray:
-    """The teacher's logits for every row, (rows, labels) float32: the dearest part of a short distillation."""
+    """The teacher's logits for every row, as `run_rows` gives them: the dearest part of a short distillation."""
     return run_rows(partial(forward, teacher), ids, int(teacher.config.pad_token_id or 0), "logits")
 
 
 def mean_scores(teachers: Sequence[tuple[PreTrainedModel, Sequence[Sequence[int]]]]) -> np.ndarray:
-    """Mean logits of several teachers, (rows, labels) float32; each comes with the rows in its own tokens."""
-    return np.stack([teacher_scores(teacher, ids) for teacher, ids in teachers]).mean(axis=0)
+    """Mean logits of several teachers; each comes with the rows in its own tokens, which have to be the same where a
+    model answers for every token.
+
+    Labels count as the first teacher has them; the others may have the same ones in another order.
+    """
+    wanted, scores = _labels(teachers[0][0]), []
+    for teacher, ids in teachers:
+        order = [_labels(teacher).index(name) for name in wanted]
+        scores.append(teacher_scores(teacher, ids)[:, order])
+    return np.stack(scores).mean(axis=0)
+
+
+def _labels(model: PreTrainedModel) -> list[str]:
+    return [str(model.config.id2label[i]) for i in range(model.num_labels)]
 
 
 def _check_fits(student: PreTrainedModel, teacher: PreTrainedModel, settings: Heal) -> None:

@@ -6,13 +6,26 @@ measured is what is served. It imports nothing of ours.
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
 Batch = dict[str, np.ndarray]  # a model's inputs by name, (rows, ...)
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of a text, which blanks part: where each stands in it, and its first token (-1: it has none, or it was
+    cut off)."""
+
+    spans: list[tuple[int, int]]  # characters, the end not included
+    first: list[int]
+    tokens: int  # of the whole text, special tokens included
 
 
 class Encoder:
@@ -28,6 +41,26 @@ class Encoder:
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included, at most `max_length` long."""
         return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+
+    def words(self, texts: Sequence[str], around: str = "") -> list[Words]:
+        """Which token each word of each text begins with: what word-aligned labels are read from and written to.
+
+        A token of the characters `around` alone does not begin a word that has others: "(New" begins at "New".
+        """
+        found = []
+        for text, encoding in zip(texts, self.tokenizer.encode_batch(list(texts)), strict=True):
+            spans = [match.span() for match in re.finditer(r"\S+", text)]
+            begins, first = [start for start, _ in spans], [-1] * len(spans)
+            for place, (start, end) in enumerate(encoding.offsets):
+                while start < end and text[start].isspace():  # some tokenizers keep the blank with the word
+                    start += 1
+                word = bisect_right(begins, start) - 1
+                if start == end or encoding.special_tokens_mask[place] or first[word] >= 0:
+                    continue
+                if text[start:end].strip(around) or not text[slice(*spans[word])].strip(around):
+                    first[word] = place
+            found.append(Words(spans, first, len(encoding.ids)))
+        return found
 
     def pad(self, rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
         """`collate` of rows of ids with this tokenizer's padding."""
@@ -64,17 +97,24 @@ def run_rows(
     output: str,
     batch_size: int = 16,
 ) -> np.ndarray:
-    """One model output for every row, in the rows' order: (rows, ...) float32.
+    """One model output for every row, in the rows' order: (rows, labels) float32.
 
-    Always the same batches for the same rows: a dynamically quantised model answers a little differently in other
-    company, and a metric that is checked again elsewhere has to be the same number.
+    A model that answers for every token gives (tokens of all rows, labels), none of the padding; `per_row` parts them
+    again. Always the same batches for the same rows: a dynamically quantised model answers a little
+    differently in other company, and a metric that is checked again elsewhere has to be the same number.
     """
-    result: np.ndarray | None = None
+    found: list[np.ndarray] = [np.empty(0)] * len(rows)
     for batch in by_length(rows, batch_size):
         part = np.asarray(session(collate([rows[i] for i in batch], pad_id))[output], dtype=np.float32)
-        if result is None:
-            result = np.zeros((len(rows), *part.shape[1:]), dtype=np.float32)
-        result[batch] = part
-    if result is None:
+        for i, answer in zip(batch, part, strict=True):
+            found[i] = answer[: len(rows[i])] if answer.ndim > 1 else answer[None]
+    if not found:
         raise ValueError("no rows to run")
-    return result
+    return np.concatenate(found)
+
+
+def per_row(outputs: np.ndarray, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """The answers of `run_rows` for each row: (labels,), or (tokens, labels) where every token has an answer."""
+    if len(outputs) == len(rows):
+        return list(outputs)
+    return np.split(outputs, np.cumsum([len(row) for row in rows])[:-1])

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from .encoder import Batch
 from .errors import InputError
-from .inference import tensors
+from .inference import answers, tensors
 from .structure import sublayers
 
 DAMPING = 1e-3  # of the mean diagonal of a Gram matrix, so that units which never fire do not blow up
@@ -50,7 +50,7 @@ def observe(model: PreTrainedModel, batches: Sequence[Batch], seed: int = 0) -> 
         for layer, _, unit in sublayers(model)
     ]
     weights = [layer.weight.detach() for layer, _, _ in sublayers(model)]
-    for inputs, gradients, mask in _traced(model, batches, seed):
+    for inputs, gradients, mask, _ in _traced(model, batches, seed):
         for sub, weight, x, g in zip(found, weights, inputs, gradients, strict=True):
             ones = _with_ones(x, mask)
             flat = ones.reshape(-1, ones.shape[-1])
@@ -82,7 +82,7 @@ def removal_path(sub: Sublayer, counts: Sequence[int]) -> dict[int, Cut]:
 def damages(
     model: PreTrainedModel, batches: Sequence[Batch], paths: Sequence[dict[int, Cut]], seed: int = 0
 ) -> list[dict[int, float]]:
-    """Nats of KL that each cut of each sublayer costs alone, second order: the rows' mean (gradient x change)^2 / 2."""
+    """Nats of KL an answer that each cut of each sublayer costs alone, second order: mean (gradient x change)^2 / 2."""
     changes = []
     for path, (layer, _, unit) in zip(paths, sublayers(model), strict=True):
         whole = weight_of(layer)
@@ -94,8 +94,8 @@ def damages(
         changes.append(torch.from_numpy(np.stack(rows)).float())
     totals = [np.zeros(len(path)) for path in paths]
     count = 0
-    for inputs, gradients, mask in _traced(model, batches, seed):
-        count += len(mask)
+    for inputs, gradients, mask, lines in _traced(model, batches, seed):
+        count += lines
         for total, change, x, g in zip(totals, changes, inputs, gradients, strict=True):
             outer = torch.einsum("bti,bto->bio", _with_ones(x, mask), g).reshape(len(x), -1)
             total += (outer @ change.T).double().square().sum(0).numpy()
@@ -123,7 +123,7 @@ def _damped(gram: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def kl_to(model: PreTrainedModel, batches: Sequence[Batch], wanted: Sequence[torch.Tensor]) -> float:
-    """Mean KL from the teacher's log-probabilities `wanted` (one tensor a batch) to the model's, nats a row."""
+    """Mean KL from the teacher's log-probabilities `wanted` (one tensor a batch) to the model's, nats an answer."""
     total, rows = 0.0, 0
     for batch, want in zip(batches, wanted, strict=True):
         total += float(nn.functional.kl_div(log_probabilities(model, batch), want, reduction="sum", log_target=True))
@@ -133,8 +133,9 @@ def kl_to(model: PreTrainedModel, batches: Sequence[Batch], wanted: Sequence[tor
 
 @torch.inference_mode()
 def log_probabilities(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """(rows, labels) float32, the model as it is."""
-    return model(**tensors(batch)).logits.float().log_softmax(-1)
+    """(rows, labels) or (real tokens, labels) float32, the model as it is."""
+    inputs = tensors(batch)
+    return answers(model(**inputs).logits, inputs.get("attention_mask")).log_softmax(-1)
 
 
 @contextmanager
@@ -152,7 +153,8 @@ def watching(modules: Sequence[nn.Module], look: Callable[[int, torch.Tensor, ob
 
 
 def _traced(model: PreTrainedModel, batches: Sequence[Batch], seed: int):
-    """For each batch: inputs and output gradients of every sublayer, (rows, tokens, width), and the real-token mask.
+    """For each batch: inputs and output gradients of every sublayer, (rows, tokens, width), the real-token mask, and
+    how many answers the model gave.
 
     The gradient is that of sum_c e_c sqrt(p_c) log p_c with random signs e: its square has the Fisher information as
     its mean, over all labels with one backward pass.
@@ -171,8 +173,8 @@ def _traced(model: PreTrainedModel, batches: Sequence[Batch], seed: int):
     model.eval()
     for batch in batches:
         with watching(layers, look), torch.enable_grad():
-            logits = model(**tensors(batch)).logits.float()
-            logs = logits.log_softmax(-1)
+            given = tensors(batch)
+            logs = answers(model(**given).logits, given.get("attention_mask")).log_softmax(-1)
             sign = torch.randint(0, 2, logs.shape, generator=signs) * 2.0 - 1.0
             scalar = (sign * (logs.detach() / 2).exp() * logs).sum()
             gradients = torch.autograd.grad(scalar, outputs)
@@ -181,7 +183,7 @@ def _traced(model: PreTrainedModel, batches: Sequence[Batch], seed: int):
             if "attention_mask" in batch
             else inputs[0].new_ones(inputs[0].shape[:2])
         )
-        yield inputs, gradients, mask.float()
+        yield inputs, gradients, mask.float(), len(logs)
 
 
 def _with_ones(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -200,7 +200,7 @@ def _products(model: Path) -> list[str]:
 
 
 def _logits(model: Path, batches: Batches, as_stated: bool = False) -> np.ndarray:
-    """First output of every batch, (rows, labels).
+    """First output of every batch, (rows, labels), or (tokens of all rows, labels).
 
     `as_stated`: each Q/DQ node computed as it stands, for a target whose INT8 is not this CPU's.
     """
@@ -212,7 +212,8 @@ def _logits(model: Path, batches: Batches, as_stated: bool = False) -> np.ndarra
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     names = {entry.name for entry in session.get_inputs()}
-    return np.concatenate([session.run(None, {n: a for n, a in b.items() if n in names})[0] for b in batches])  # type: ignore[arg-type]
+    found = [(np.asarray(session.run(None, {n: a for n, a in b.items() if n in names})[0]), b) for b in batches]
+    return np.concatenate([out if out.ndim == 2 else out[batch["attention_mask"] == 1] for out, batch in found])
 
 
 def _distance(ours: np.ndarray, wanted: np.ndarray) -> float:

@@ -15,6 +15,22 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class Adversary(Settings):
+    """Small pushes of the word embeddings, in the direction that hurts most, that training has to withstand."""
+
+    kind: Literal["fgm", "pgd", "freelb"] = Field(
+        default="fgm",
+        description="fgm: one push; pgd: the end of several; freelb: the mean of the loss along several",
+    )
+    epsilon: Annotated[float, Field(gt=0)] = Field(
+        default=0.1, description="size of the push, a share of the norm of the row's embeddings"
+    )
+    steps: Annotated[int, Field(ge=1)] = Field(default=3, description="pushes of pgd and freelb")
+    weight: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="of the loss under the push, beside the plain one (freelb: instead of it)"
+    )
+
+
 class Training(Settings):
     """What every training loop needs to know."""
 
@@ -32,12 +48,110 @@ class Training(Settings):
         default=None, description="stop after this many looks at validation without a better one (none: never look)"
     )
     looks: Annotated[float, Field(gt=0)] = Field(default=2.0, description="looks at validation per epoch")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="how the learning rate goes after the warm-up"
+    )
+    adversarial: Adversary | None = Field(
+        default=None, description="withstand small pushes of the embeddings (twice the time a step, or more)"
+    )
+
+
+class Adapter(Settings):
+    """Train a few numbers beside the weights (peft) and merge them into the weights afterwards."""
+
+    kind: Literal["lora", "dora", "adalora", "ia3", "loha", "lokr", "oft"] = Field(
+        default="lora", description="what is trained beside each linear layer; all of these can be merged"
+    )
+    rank: Annotated[int, Field(ge=1)] = Field(default=8, description="of the update (adalora: on average)")
+    alpha: Annotated[float, Field(gt=0)] = Field(default=16, description="scale of the update, divided by the rank")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="share of its inputs left out")
 
 
 class Finetune(Training):
     """Train on the labelled rows alone."""
 
+    peft: Adapter | None = Field(
+        default=None, description="train adapters and the head only; they like a ten times higher learning_rate"
+    )
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        default=None,
+        description="weight of a row in the loss: `balanced` (rare labels count as much), or a number by label",
+    )
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-4, description="peak of AdamW's learning rate")
+
+
+class Tune(Settings):
+    """Look for better settings of `finetune` on a fifth of the training rows, and say whether they are."""
+
+    minutes: Annotated[float, Field(gt=0)] = Field(description="for trials together; the two last trainings come after")
+    trials: Annotated[int, Field(ge=1)] = Field(default=40, description="at most")
+    finetune: Finetune = Field(
+        default_factory=Finetune, description="the first trial, and what the best one is held against"
+    )
+    peft: list[Literal["none", "lora", "dora", "adalora", "ia3", "loha", "lokr", "oft"]] = Field(
+        default=["none", "lora"], min_length=1, description="kinds of adapters to try; none: all weights"
+    )
+    adversarial: bool = Field(default=False, description="also try pushes of the embeddings (twice the time a step)")
+
+
+class Augment(Settings):
+    """Changed copies of the training rows; validation and test are never touched."""
+
+    kinds: list[Literal["typos", "deletion", "swap", "synonyms", "masked", "back_translation"]] = Field(
+        default=["typos", "deletion", "swap"],
+        min_length=1,
+        description="each copy gets one of these, drawn by the seed",
+    )
+    copies: Annotated[int, Field(ge=1)] = Field(default=1, description="changed copies of every row")
+    share: Share = Field(default=0.1, description="share of a row's words that a change touches, one at least")
+    synonyms: str | None = Field(
+        default=None, description="for synonyms: a file with a group of words a line, commas between them"
+    )
+    masked_model: str | None = Field(
+        default=None, description="for masked: a masked-language model, directory or hub id; its words fill the gaps"
+    )
+    through: list[str] = Field(
+        default_factory=list,
+        description="for back_translation: two sequence-to-sequence checkpoints, there and back",
+    )
+
+    @model_validator(mode="after")
+    def _given(self) -> Augment:
+        for kind, key, there in (
+            ("synonyms", "synonyms", self.synonyms),
+            ("masked", "masked_model", self.masked_model),
+            ("back_translation", "through", len(self.through) == 2),
+        ):
+            if (kind in self.kinds) != bool(there):
+                raise ValueError(
+                    f"{kind} needs {key}"
+                    + (" (two checkpoints)" if key == "through" else "")
+                    + ", and the other way round"
+                )
+        if len(set(self.kinds)) != len(self.kinds):
+            raise ValueError("kinds: one is named twice")
+        return self
+
+
+class Update(Training):
+    """Learn new rows, with new labels or without, and keep what the checkpoint knew."""
+
+    replay: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="old rows that are seen again for every new one, evenly over the old labels"
+    )
+    lwf: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="weight of staying with the old model's answers (learning without forgetting)"
+    )
+    temperature: Annotated[float, Field(gt=0)] = Field(default=2.0, description="softens both sides of lwf")
+    ewc: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="weight of staying near the old weights that matter (elastic weight consolidation)"
+    )
+    ewc_rows: Annotated[int, Field(ge=1)] = Field(default=256, description="old rows that ewc is measured on")
+    retrain: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="epochs of a second model on all rows, to compare with (0: none)"
+    )
+    epochs: Annotated[float, Field(gt=0)] = Field(default=3.0, description="passes over new and replayed rows")
+    freeze_embeddings: bool = Field(default=True, description="leave the embeddings as they are")
 
 
 class Heal(Training):

@@ -6,8 +6,9 @@ No checkpoints are written while it runs: a stage is one step of the run, and a 
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,37 +21,76 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import PrinterCallback
 
 from .encoder import collate, run_rows
-from .errors import StepError
-from .inference import forward
+from .errors import InputError, StepError, nearest
+from .inference import answers, forward
 from .settings import Finetune, Training
+from .tags import NO_LABEL
 
 Progress = Callable[[float, str], None]  # share done 0..1, what is happening
 Loss = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
-NO_LABEL = -100
+Labels = np.ndarray | Sequence[np.ndarray]  # (rows,) int64, or (tokens,) of each row; NO_LABEL where there is none
 
 
 def finetune(
     model: PreTrainedModel,
     ids: Sequence[Sequence[int]],
-    labels: np.ndarray,
+    labels: Labels,
     settings: Finetune,
     *,
-    validation: tuple[Sequence[Sequence[int]], np.ndarray] | None = None,
+    validation: tuple[Sequence[Sequence[int]], Labels] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> PreTrainedModel:
-    """Train `model` in place on token ids and labels (rows,) int64 with the model's own loss; returns it.
+    """Train `model` in place on token ids and labels with the model's own loss; returns it.
 
-    `validation`: token ids and labels that `patience` stops on.
+    `validation`: token ids and labels that `patience` stops on. Adapters are merged when it returns.
     """
-    rows = [{"input_ids": row, "labels": int(label)} for row, label in zip(ids, labels, strict=True)]
+    rows = [{"input_ids": row, "labels": label} for row, label in zip(ids, labels, strict=True)]
+    weights = label_weights(settings.class_weights, labels, [model.config.id2label[i] for i in range(model.num_labels)])
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         logits = net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        return nn.functional.cross_entropy(logits.float(), batch["labels"])
+        lines, labels = answered(logits, batch)
+        given = None if weights is None else weights.to(logits.device)
+        return nn.functional.cross_entropy(lines, labels, weight=given, ignore_index=NO_LABEL)
 
-    judge = None if validation is None else Judge(*validation)
-    return fit(model, rows, loss, settings, judge=judge, seed=seed, progress=progress)
+    judge = None if validation is None else Judge(*validation, weights)
+    train = partial(fit, model, rows, judge=judge, seed=seed, progress=progress)
+    if settings.peft is None:
+        return train(loss, settings, callbacks=callbacks)
+    from .adapters import adapted
+
+    with adapted(model, settings.peft, math.ceil(len(rows) / settings.batch_size * settings.epochs)) as beside:
+        return train(
+            lambda net, batch: loss(net, batch) + beside.penalty(), settings, callbacks=[*callbacks, *beside.callbacks]
+        )
+
+
+def label_weights(given: str | Mapping[str, float] | None, labels: Labels, names: Sequence[str]) -> torch.Tensor | None:
+    """Weight of each label in the loss, (labels,) float32. `balanced`: rows (or words) / (labels * rows of it)."""
+    if given is None:
+        return None
+    if given == "balanced":
+        lines = one_a_line(labels)
+        counts = np.bincount(lines[lines != NO_LABEL], minlength=len(names))
+        return torch.tensor(counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), dtype=torch.float32)
+    assert isinstance(given, Mapping)
+    unknown = next((name for name in given if name not in names), None)
+    if unknown is not None:
+        raise InputError(f"class_weights: '{unknown}' is no label of the checkpoint; {nearest(unknown, names)}")
+    return torch.tensor([given.get(name, 1.0) for name in names], dtype=torch.float32)
+
+
+def one_a_line(labels: Labels) -> np.ndarray:
+    """Labels (or logits) of rows as they are; those of tokens, one row's after another's."""
+    return labels if isinstance(labels, np.ndarray) else np.concatenate(labels)
+
+
+def answered(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A model's answers, (lines, labels) float32, and their labels (lines,) int64: a line a row, or a real token."""
+    mask, labels = batch["attention_mask"], batch["labels"]
+    return answers(logits, mask), labels if labels.ndim == 1 else labels[mask.bool()]
 
 
 @dataclass
@@ -58,7 +98,8 @@ class Judge:
     """Validation during training: how far the model's answers are from the wanted ones; less is better."""
 
     ids: Sequence[Sequence[int]]
-    wanted: np.ndarray  # (rows, labels) logits to come near, or (rows,) int64 labels to predict
+    wanted: Labels  # logits to come near, as `run_rows` gives them, or labels to predict
+    weights: torch.Tensor | None = None  # of each label, (labels,)
 
     def __call__(self, model: PreTrainedModel) -> float:
         """Mean cross-entropy against the wanted distribution or labels, nats; the model is left as it was."""
@@ -68,8 +109,9 @@ class Judge:
             run_rows(partial(forward, model), self.ids, int(model.config.pad_token_id or 0), "logits")
         )
         cast(nn.Module, model).to(device).train(training)
-        wanted = torch.from_numpy(self.wanted)
-        return float(nn.functional.cross_entropy(logits, wanted if wanted.ndim == 1 else wanted.softmax(-1)))
+        wanted = torch.from_numpy(one_a_line(self.wanted))
+        wanted = wanted if wanted.ndim == 1 else wanted.softmax(-1)
+        return float(nn.functional.cross_entropy(logits, wanted, weight=self.weights))
 
 
 def fit(
@@ -81,15 +123,20 @@ def fit(
     judge: Judge | None = None,
     seed: int,
     progress: Progress | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> PreTrainedModel:
     """Train in place, then leave the model in evaluation mode on the CPU; returns it.
 
-    `rows` are {"input_ids": [int], "labels": int, ...}; further keys are stacked into float tensors. Raises StepError
+    `rows` are {"input_ids": [int], "labels": int or (tokens,), ...}; further keys: float tensors. Raises StepError
     when the loss or a weight is not finite. Out of memory: half the rows at a time, the same rows per step.
     """
     embeddings = model.base_model.get_submodule("embeddings")
     trained = [p for p in embeddings.parameters() if p.requires_grad]
     micro = settings.batch_size
+    if settings.adversarial is not None:
+        from .adversarial import hardened
+
+        loss = hardened(loss, model, settings.adversarial)
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     try:
         if settings.freeze_embeddings:
@@ -104,6 +151,8 @@ def fit(
                             judge, settings.patience, max(1, round(len(rows) / settings.batch_size / settings.looks))
                         )
                         trainer.add_callback(best)
+                    for callback in callbacks:
+                        trainer.add_callback(callback)
                     trainer.train()
                     if best is not None:
                         best.restore(model)
@@ -197,7 +246,7 @@ def _trainer(
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,
-        lr_scheduler_type="linear",
+        lr_scheduler_type=settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
         train_sampling_strategy="group_by_length",
         seed=seed,
         bf16=fast_bf16(),
@@ -222,7 +271,13 @@ def _trainer(
 
 def _stack(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
     batch = {name: torch.from_numpy(a) for name, a in collate([row["input_ids"] for row in rows], pad_id).items()}
-    batch["labels"] = torch.tensor([row["labels"] for row in rows])
-    for name in rows[0].keys() - {"input_ids", "labels"}:
-        batch[name] = torch.from_numpy(np.stack([row[name] for row in rows]))
+    longest = batch["input_ids"].shape[1]
+    for name in rows[0].keys() - {"input_ids"}:
+        values = [np.asarray(row[name]) for row in rows]
+        if values[0].ndim > (name != "labels"):  # one a token: as long as the longest row
+            filler = NO_LABEL if name == "labels" else 0
+            values = [
+                np.pad(v, [(0, longest - len(v)), *[(0, 0)] * (v.ndim - 1)], constant_values=filler) for v in values
+            ]
+        batch[name] = torch.from_numpy(np.stack(values))
     return batch

@@ -14,7 +14,7 @@ from .data import some_of
 from .encoder import batches_of
 from .errors import InputError
 from .importance import observe, removal_path, watching
-from .inference import tensors
+from .inference import answers, tensors
 from .structure import blocks, cut, describe_by_config, family, head_size, structure_of, sublayers
 
 ROWS = 128  # that the width is chosen on
@@ -70,8 +70,9 @@ def _worth(model: PreTrainedModel, batches) -> torch.Tensor:
     model.eval()
     for batch in batches:
         with watching(norms, look), torch.enable_grad():
-            logits = model(**tensors(batch)).logits
-            gradients = torch.autograd.grad(logits.float().log_softmax(-1).amax(-1).sum(), outputs)
+            given = tensors(batch)
+            logits = answers(model(**given).logits, given["attention_mask"])
+            gradients = torch.autograd.grad(logits.log_softmax(-1).amax(-1).sum(), outputs)
         for output, gradient in zip(outputs, gradients, strict=True):
             worth += (output.detach() * gradient).abs().sum((0, 1))
     return worth

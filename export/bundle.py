@@ -16,7 +16,7 @@ import numpy as np
 
 from ..compress import encoder as encoder_module
 from ..compress.errors import InputError
-from ..compress.tasks import TASKS, softmax
+from ..compress.tasks import TASKS
 from . import manifest as manifest_module
 from . import modelfile as modelfile_module
 from . import selftest as selftest_module
@@ -121,7 +121,8 @@ def write_bundle(
     if reference_texts:
         ids = [row or [encoder.pad_id] for row in encoder.ids(reference_texts)]
         outputs = encoder_module.run_rows(session, ids, encoder.pad_id, manifest["outputs"][0])
-        reference = describe(ids, softmax(outputs), _unknown_token(encoder))
+        shares = TASKS[artifact.task].probabilities(outputs, [len(row) for row in ids])
+        reference = describe(ids, shares, _unknown_token(encoder))
         (out / "reference.json").write_text(json.dumps(reference) + "\n")
     manifest["files"] = {
         path.relative_to(out).as_posix(): {"sha256": _sha256(path), "bytes": path.stat().st_size}
@@ -140,8 +141,8 @@ def _write_golden(
     for text in texts[:GOLDEN_ROWS]:
         ids = encoder.ids([text])[0]
         output = np.asarray(session(encoder.pad([ids]))[manifest["outputs"][0]], dtype=np.float32)[0]
-        answer = TASKS[manifest["task"]].decode(output[None], tuple(manifest["labels"]))[0]
-        rows.append({"text": text, "input_ids": ids, "output": output.tolist(), "answer": answer["label"]})
+        answer = selftest_module.answer_of(output, manifest["labels"])
+        rows.append({"text": text, "input_ids": ids, "output": output.tolist(), "answer": answer})
     golden = {"tolerance": {runtime: GOLDEN_TOLERANCE[runtime][manifest["precision"]]}, "rows": rows}
     (out / manifest["golden"]).write_text(json.dumps(golden, indent=1) + "\n")
 

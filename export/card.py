@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from ..compress.origin import card_head
+from ..compress.tasks import TASKS
 
 LIBRARY = {"onnxruntime": "onnx", "openvino": "openvino"}  # the Hub's names
 
@@ -75,8 +76,7 @@ was picked on the validation rows, so the test rows are the fairer figure. Measu
 
 ## Intended use and limits
 
-For {manifest["task"]} of texts like those it was trained on, into {len(manifest["labels"])} labels; it has no way to \
-say that none of them fits.
+For {manifest["task"]} of texts like those it was trained on, into {len(manifest["labels"])} labels; {_limits(manifest)}
 
 - Inputs are cut at {manifest["max_length"]} tokens, on the right.
 - Inputs unlike the training data were not tested, nor was fairness between groups of people; whatever bias the
@@ -99,7 +99,7 @@ Without paredown, in this directory:
     check_files(here, manifest)
     session, encoder = open_model(here, manifest)
     logits = session(encoder.pad(encoder.ids(["..."])))["{manifest["outputs"][0]}"]
-    print(manifest["labels"][logits[0].argmax()])
+    print({_answer(manifest)})
 
 ## Size
 
@@ -137,6 +137,19 @@ def _head(manifest: dict, chosen: dict, about: About) -> dict:
 def _data(about: About) -> str:
     lines = [f"- {split}: {about.rows.get(split, '?')} rows, {name}" for split, name in about.data.items()]
     return "\n".join(lines) if lines else "Not stated."
+
+
+def _limits(manifest: dict) -> str:
+    if TASKS[manifest["task"]].per_token:
+        return "words are what blanks part, and one that is cut off has no label."
+    return "it has no way to say that none of them fits."
+
+
+def _answer(manifest: dict) -> str:
+    """Python that prints the answer of `logits`, in the bundle's directory."""
+    if TASKS[manifest["task"]].per_token:
+        return '[manifest["labels"][i] for i in logits[0].argmax(-1)]'
+    return 'manifest["labels"][logits[0].argmax()]'
 
 
 def _cpus(manifest: dict) -> str:

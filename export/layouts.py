@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from ..compress.errors import InputError
+from ..compress.tasks import TASKS
 from .archive import files_of, pack, write_tar_gz
 from .manifest import read_manifest
 
@@ -69,10 +70,12 @@ def triton_config(manifest: dict) -> str:
     inputs = ",\n".join(
         f"  {{ name: {_quoted(name)} data_type: TYPE_INT64 dims: [ {batch}{length} ] }}" for name in manifest["inputs"]
     )
+    task = TASKS.get(manifest["task"])
+    tokens = task is not None and task.per_token
+    shape = f"{batch}{length}, {len(manifest['labels'])}" if tokens else f"{batch}{len(manifest['labels'])}"
+    names = "" if tokens else ' label_filename: "labels.txt"'  # Triton's classification is of one row of scores
     outputs = ",\n".join(
-        f"  {{ name: {_quoted(name)} data_type: TYPE_FP32 dims: [ {batch}{len(manifest['labels'])} ] "
-        f'label_filename: "labels.txt" }}'
-        for name in manifest["outputs"]
+        f"  {{ name: {_quoted(name)} data_type: TYPE_FP32 dims: [ {shape} ]{names} }}" for name in manifest["outputs"]
     )
     return f"""name: {_quoted(manifest["name"])}
 backend: {_quoted(TRITON_BACKENDS[manifest["runtime"]])}

@@ -6,11 +6,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..compress import data
+import numpy as np
+
 from ..compress.data import is_text
 from ..compress.encoder import collate, run_rows
 from ..compress.errors import InputError
-from ..compress.tasks import TASKS
+from ..compress.tasks import TASKS, points, softmax
 from .selftest import (
     BundleError,
     check_files,
@@ -21,7 +22,7 @@ from .selftest import (
     read_manifest,
 )
 
-__all__ = ["Predictor", "collate", "is_text"]
+__all__ = ["Predictor", "collate", "is_text", "points", "softmax"]
 
 
 class Predictor:
@@ -42,18 +43,19 @@ class Predictor:
         self.largest_difference = check_golden(bundle, self.manifest, self.session, self.encoder)
 
     def __call__(self, texts: Sequence[str]) -> list[dict]:
-        """One {label, score, scores} per text."""
+        """One answer per text: {label, score, scores}, or {entities} for token-classification."""
         if not texts:
             return []
         if not all(map(is_text, texts)):
             raise InputError("a text holds half a character (a lone surrogate); give UTF-8")
-        outputs = run_rows(self.session, self.encoder.ids(texts), self.encoder.pad_id, self.task.output)
-        return self.task.decode(outputs, self.labels)
+        return self.task.decode(self._outputs(texts), self.labels, texts, self.encoder)
+
+    def _outputs(self, texts: Sequence[str]) -> np.ndarray:
+        return run_rows(self.session, self.encoder.ids(texts), self.encoder.pad_id, self.task.output)
 
     def score(self, source: str, text: str | None = None, label: str | None = None) -> tuple[float, int]:
         """The metric, in points, on labelled data (see `data.read`), and the number of rows."""
-        rows = data.read(source, text=text, label=label, names=self.labels)
+        rows = self.task.read(source, text=text, label=label, names=self.labels)
         if not len(rows):
             raise InputError(f"{source}: no rows")
-        outputs = run_rows(self.session, self.encoder.ids(rows.texts), self.encoder.pad_id, self.task.output)
-        return self.task.metric(outputs, rows.gold), len(rows)
+        return self.task.metric(self._outputs(rows.texts), self.task.gold(rows, self.encoder)), len(rows)

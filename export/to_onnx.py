@@ -31,7 +31,7 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
     """Write the checkpoint as an unfused ONNX file, which every runtime's artefact starts from; returns `target`.
 
     Text: inputs (batch, length) int64, both sizes dynamic. Images: (batch, channels, height, width) float32, of the
-    config's size. Output `task.output` float32.
+    config's size. Output `task.output` float32, (batch, labels), or (batch, length, labels).
     """
     import torch
 
@@ -60,7 +60,7 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
             str(target),
             input_names=list(task.inputs),
             output_names=[task.output],
-            dynamic_axes={**dict.fromkeys(task.inputs, axes), task.output: {0: "batch"}},
+            dynamic_axes={**dict.fromkeys(task.inputs, axes), task.output: axes if task.per_token else {0: "batch"}},
             opset_version=OPSET,
             do_constant_folding=True,
             dynamo=False,

@@ -14,7 +14,19 @@ from typer.exceptions import Abort, TyperException
 
 from ..compress.errors import InputError, StepError
 from ..export.manifest import BundleError
-from . import bundles, exports, judging, serving, stages
+from . import (
+    augmenting,
+    bundles,
+    explaining,
+    exports,
+    judging,
+    learning,
+    replacing,
+    robustness,
+    serving,
+    stages,
+    tuning,
+)
 from .bundles import BundlePath
 
 app = typer.Typer(
@@ -23,10 +35,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(learning.app)
+app.add_typer(tuning.app)
+app.add_typer(augmenting.app)
 app.add_typer(stages.app)
 app.add_typer(exports.app)
 app.add_typer(judging.app)
 app.add_typer(bundles.app)
+app.add_typer(robustness.app)
+app.add_typer(explaining.app)
 app.add_typer(serving.app)
 out = Console(width=None if sys.stdout.isatty() else 150, markup=False)
 
@@ -58,19 +75,28 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="recipe.yaml")],
     output_dir: Annotated[Path | None, typer.Option(help="run directory (default: runs/NAME)")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, show the plan, do nothing")] = False,
+    baseline: Annotated[
+        Path | None, typer.Option(help="an older run: say whether the new bundle should take the place of its bundle")
+    ] = None,
 ) -> None:
     """The whole job; run it again to resume."""
     from .recipe_file import read_recipe
     from .run import run as run_recipe
 
     job = read_recipe(recipe)
+    if baseline is not None:
+        replacing.old_bundle(baseline)
     run_dir = output_dir or Path("runs") / recipe.stem
+    if baseline is not None and baseline.resolve() == run_dir.resolve():
+        raise InputError(f"--baseline {baseline}: the run would overwrite it; give another --output-dir")
     if dry_run:
         _show_plan(job, run_dir)
         return
-    outcome = run_recipe(job, run_dir)
+    outcome = run_recipe(job, run_dir, baseline)
     if not outcome.ran and not outcome.republished:
         out.print(f"Nothing to do: all {outcome.steps} steps were there already.")
+    for name, made in outcome.measurements["adapt"].items():
+        out.print(f"{name}: {made['said']}", soft_wrap=True)
     found = outcome.measurements.get("search")
     if found:
         for line in found["trained"]:
@@ -81,6 +107,9 @@ def run(
     out.print(
         f"report  {outcome.run_dir / 'report.html'}\nbundle  {outcome.run_dir / 'bundle'} (and .tar.gz)", soft_wrap=True
     )
+    if baseline is not None:
+        found = replacing.against(outcome.job, outcome.run_dir, baseline)
+        out.print(f"{'replace' if found['replace'] else 'keep'} {baseline}: {found['why']}", soft_wrap=True)
 
 
 @app.command()
@@ -91,13 +120,14 @@ def init(
     test: Annotated[str | None, typer.Option(help="labelled rows for the published figures")] = None,
     unlabeled: Annotated[str | None, typer.Option(help="further text for distillation")] = None,
     output: Annotated[Path, typer.Option(help="where to write the recipe")] = Path("recipe.yaml"),
+    task: stages.TaskOption = "text-classification",
 ) -> None:
     """Write a commented recipe for a checkpoint and its data."""
     from .init import write_recipe
 
     if output.exists():
         raise InputError(f"{output}: exists already; remove it or choose another --output")
-    write_recipe(output, checkpoint, train, validation, test, unlabeled)
+    write_recipe(output, checkpoint, train, validation, test, unlabeled, stages.task_named(task))
     out.print(f"{output}: look it over, then: paredown run {output}", soft_wrap=True)
 
 
@@ -148,6 +178,7 @@ def doctor(json_output: Annotated[bool, typer.Option("--json", help="print JSON"
 
 
 def _show_plan(recipe, run_dir: Path) -> None:
+    from .adapt import adapt_steps, adapted
     from .job import prepare
     from .plan import plan, search_steps
     from .store import Store, writable
@@ -155,13 +186,19 @@ def _show_plan(recipe, run_dir: Path) -> None:
     writable(run_dir)
     job, store = prepare(recipe), Store(run_dir / "steps")
     table, left = Table("step", "state", "about"), 0.0
-    searching = recipe.search
-    for step in search_steps(job, searching) if searching else plan(job):
+    searching, steps = recipe.search, adapt_steps(job)
+    ahead = not all(store.has(step.name, step.key) for step in steps)
+    if not ahead:
+        job = adapted(job, {step.name: done for step in steps if (done := store.find(step.name, step.key))})
+        steps += search_steps(job, searching) if searching else plan(job)
+    for step in steps:
         there = store.has(step.name, step.key)
         left += 0 if there else step.seconds
         table.add_row(step.name, "already there" if there else "to do", "" if there else f"{step.seconds:.0f} s")
     out.print(table)
-    if searching:
+    if ahead:
+        out.print("Then what this leaves is compressed and measured.")
+    elif searching:
         out.print(f"Then what the search finds is trained, {searching.minutes:g} minutes in all, and measured.")
     out.print(f"About {left / 60:.0f} minutes on a machine like the one this was written on; nothing was done.")
 

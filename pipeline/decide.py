@@ -21,6 +21,7 @@ from .rows import baseline_cost, promise_of, row_of
 from .store import write_atomic
 
 STAMP = ".published"  # the key of the run that published; gone as soon as anything else did
+REPLACE = "replace.json"  # what an older run said about the bundle; it goes when the bundle does
 PUBLISHED = ("choice.json", "report.html", "bundle.tar.gz", "bundle")
 
 
@@ -101,6 +102,7 @@ def is_published(run_dir: Path, key: str) -> bool:
 def withdraw(run_dir: Path) -> None:
     """Remove what an earlier choice published, the bundle first: nothing stale may look like a result."""
     (run_dir / STAMP).unlink(missing_ok=True)
+    (run_dir / REPLACE).unlink(missing_ok=True)
     for name in reversed(PUBLISHED):
         path = run_dir / name
         if path.is_dir():

@@ -14,25 +14,31 @@ from ..compress import data as data_module
 from ..compress.checkpoint import open_checkpoint
 from ..compress.errors import InputError
 from ..compress.settings import Distill, Prune, Recover
-from ..compress.tasks import TASKS
+from ..compress.tasks import Task
 from .recipe import Data, Model, Recipe, Step, default_targets
 from .store import write_atomic
 
 
 def write_recipe(
-    out: Path, checkpoint: str, train: str, validation: str, test: str | None, unlabeled: str | None
+    out: Path,
+    checkpoint: str,
+    train: str,
+    validation: str,
+    test: str | None,
+    unlabeled: str | None,
+    task: Task,
 ) -> Recipe:
     """Check the inputs and write a recipe for them to `out`; paths in it are relative to it. Raises InputError."""
-    task = TASKS["text-classification"]
     found = open_checkpoint(checkpoint, task)
     for source in (train, validation, test):
         if source is not None:
-            data_module.require_two_classes(data_module.read(source, names=found.labels), found.labels)
+            data_module.require_two_classes(task.read(source, names=found.labels), found.labels)
     if unlabeled is not None:
-        data_module.read(unlabeled, labelled=False)
+        task.read(unlabeled, labelled=False)
     half = max(1, found.depth // 2)
     recipe = Recipe(
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", Path(checkpoint).resolve().name).strip("-.") or "model",
+        task=task.name,  # type: ignore[arg-type]
         checkpoint=_beside(checkpoint, out),
         data=Data(
             train=_beside(train, out),

@@ -10,6 +10,8 @@ from functools import partial
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+
 from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.data import Rows
@@ -113,13 +115,15 @@ def prepare(recipe: Recipe) -> Job:
     """Open the checkpoint, read all data, and check what can be checked now. Raises InputError."""
     task = TASKS[recipe.task]
     checkpoint = open_checkpoint(recipe.checkpoint, task)
-    read = partial(data_module.read, text=recipe.data.text, names=checkpoint.labels)
+    read = partial(task.read, text=recipe.data.text, names=checkpoint.labels)
     train = read(recipe.data.train, label=recipe.data.label)
     validation = read(recipe.data.validation, label=recipe.data.label, group=recipe.data.groups)
     test = read(recipe.data.test, label=recipe.data.label) if recipe.data.test else None
     unlabeled = None
     if recipe.data.unlabeled:
-        unlabeled = data_module.read_unlabeled(recipe.data.unlabeled, text=recipe.data.text, label=recipe.data.label)
+        unlabeled = data_module.read_unlabeled(
+            recipe.data.unlabeled, columns=task.columns, text=recipe.data.text, label=recipe.data.label
+        )
     for a, b in combinations([rows for rows in (train, validation, test) if rows is not None], 2):
         if a.source == b.source or rows_digest(a) == rows_digest(b):
             raise InputError(f"{b.source}: the same rows as {a.source}; what is judged on must not be learned from")
@@ -148,10 +152,15 @@ def prepare(recipe: Recipe) -> Job:
 
 def _teacher(source: str, checkpoint: Checkpoint, task: Task) -> Checkpoint:
     teacher = open_checkpoint(source, task)
-    if teacher.labels != checkpoint.labels:
+    if sorted(teacher.labels) != sorted(checkpoint.labels):
         raise InputError(
             f"teachers: {source} has the labels {', '.join(teacher.labels[:5])}, the checkpoint "
-            f"{', '.join(checkpoint.labels[:5])}; the mean of their logits needs the same labels in the same order"
+            f"{', '.join(checkpoint.labels[:5])}; the mean of their logits needs the same labels"
+        )
+    if task.per_token and teacher.tokenizer_bytes() != checkpoint.tokenizer_bytes():
+        raise InputError(
+            f"teachers: {source} cuts text into other tokens than the checkpoint; {task.name} compares "
+            "answers token by token"
         )
     return teacher
 
@@ -166,6 +175,11 @@ def _check_student(model: Model, checkpoint: Checkpoint, task: Task) -> None:
             if student.has_head(task) and student.labels != checkpoint.labels:
                 raise InputError(f"models: '{model.name}': {settings.student} has other labels than the checkpoint")
             same_tokens = student.tokenizer_bytes() == checkpoint.tokenizer_bytes()
+            if task.per_token and not same_tokens:
+                raise InputError(
+                    f"models: '{model.name}': {settings.student} cuts text into other tokens than the checkpoint; "
+                    f"{task.name} compares answers token by token"
+                )
             narrowed = True
         narrowed = narrowed or (isinstance(settings, Distill) and settings.width is not None)
         lesson = settings.recover if isinstance(settings, Prune) else settings
@@ -211,7 +225,7 @@ def _check_layers(model: Model, depth: int) -> None:
 def rows_digest(rows: Rows | None) -> str | None:
     if rows is None:
         return None
-    labels = None if rows.labels is None else rows.labels.tolist()
+    labels = None if rows.labels is None else [np.asarray(label).tolist() for label in rows.labels]
     return hashlib.sha256(json.dumps([rows.texts, labels]).encode()).hexdigest()
 
 

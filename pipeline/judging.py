@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..compress.errors import InputError
+from . import stages
 from .bundles import LabelColumn, TextColumn
 from .options import checked
 
@@ -120,6 +121,7 @@ def bench(
     processes: Annotated[int, typer.Option(help="fresh processes per artefact")] = 2,
     rounds: Annotated[int, typer.Option(help="turns in each process")] = 6,
     max_length: Annotated[int, typer.Option(help="longest input in tokens, for what does not say")] = 128,
+    task: stages.TaskOption = "text-classification",
     sweep: Annotated[bool, typer.Option("--sweep", help="also 1 to 32 rows a call, 1 to all threads, lengths")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
 ) -> None:
@@ -143,7 +145,8 @@ def bench(
         },
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-        result = side_by_side.run(artifacts, data, text_column, label_column, settings, max_length, Path(scratch))
+        kind = stages.task_named(task)
+        result = side_by_side.run(artifacts, data, text_column, label_column, settings, max_length, Path(scratch), kind)
     table = Table("artefact", "runtime", "precision", "p50 ms", "p95", "p99", "ratio (95 %)", "rows/s", "MB", "metric")
     for a in result["artifacts"]:
         metric = "" if a["metric"] is None else f"{a['metric']:.2f}"

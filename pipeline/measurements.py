@@ -72,7 +72,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
         "latency": job.recipe.latency.model_dump(),
         "prices": job.recipe.cost.model_dump(),
         "choose": job.recipe.choose.model_dump(),
-        "gold_validation": job.validation.gold.tolist(),
+        "gold_validation": None if job.task.per_token else job.validation.gold.tolist(),
         "keys": _keys(job),
         **{key: value for key, value in measured.items() if key not in BY_NAME},
         "compression_s": sum(d.seconds for d in done.values()),
@@ -84,9 +84,14 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
 
 
 def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:
-    """What a candidate said about each validation row, how far its confidence was off, and its worst flips."""
+    """What a candidate said about each validation row, how far its confidence was off, and its worst flips.
+
+    Nothing of words: their answers are many a row, and the words that begin a span are few.
+    """
     if "cannot_run" in evaluated.result:
         return {}
+    if job.task.per_token:
+        return {"predicted_validation": None, "calibration_error": None, "flips": []}
     gold, texts, labels = job.validation.gold, job.validation.texts, job.checkpoint.labels
     logits, before = (np.load(step.path / "validation.npy") for step in (evaluated, baseline))
     said, said_before = logits.argmax(axis=-1), before.argmax(axis=-1)
@@ -108,15 +113,13 @@ def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:
 
 
 def _keys(job: Job) -> dict[str, list[str]]:
-    """How the validation rows fall into groups: by label, by length in thirds, by the recipe's `data.groups`."""
+    """How the validation rows fall into groups: by label (of whole texts), by length in thirds, by `data.groups`."""
     rows, labels = job.validation, job.checkpoint.labels
     lengths = np.array([len(ids) for ids in job.checkpoint.encoder(job.recipe.max_length).ids(rows.texts)])
     low, high = (int(x) for x in np.percentile(lengths, [100 / 3, 200 / 3]))
     names = (f"up to {low} tokens", f"{low + 1} to {high} tokens", f"more than {high} tokens")
-    keys = {
-        "label": [labels[label] for label in rows.gold],
-        "length": [names[int(n > low) + int(n > high)] for n in lengths],
-    }
+    keys = {} if job.task.per_token else {"label": [labels[label] for label in rows.gold]}
+    keys["length"] = [names[int(n > low) + int(n > high)] for n in lengths]
     return keys | ({"group": list(rows.groups)} if rows.groups is not None else {})
 
 

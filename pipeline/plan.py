@@ -70,7 +70,7 @@ def search_steps(job: Job, settings: Search) -> list[Step]:
         "seed": job.recipe.seed,
         "max_length": job.recipe.max_length,
         "after": {step.name: step.key for step in (scores, table)},
-        "code": {"search": _digest("pipeline/search.py"), **_code("compress")["code"]},
+        "code": {"search": _digest("pipeline/search.py"), **code_of("compress")["code"]},
     }
     work = partial(search, job, settings)
     return [scores, table, Step("search", inputs, 60 * PROXY_SHARE * settings.minutes, work)]
@@ -94,7 +94,7 @@ def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
             **_after(job, steps, before),
             "scores": steps[SCORES].key if has_teacher(settings) else None,
             "table": steps[table_name(settings.target)].key if isinstance(settings, Prune) and settings.timed else None,
-            **_code("compress"),
+            **code_of("compress"),
         }
         work = partial(compress, job, settings, before)
         _add(steps, Step(name, inputs, _guess(job, stage, settings), work))
@@ -111,7 +111,7 @@ def _scores_step(job: Job) -> Step:
         "unlabeled": rows_digest(job.unlabeled),
         "threads": cores(),
         "teachers": [teacher.digest for teacher in job.teachers],
-        **_code("compress"),
+        **code_of("compress"),
     }
     rows = job.learned + len(job.validation)
     seconds = rows * len(job.teachers) / 180
@@ -126,7 +126,7 @@ def _cascade_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Ste
         "max_drop": candidate.model.cascade.max_drop,
         "validation": rows_digest(job.validation),
         "after": {name: steps[name].key for part in parts for name in (part.step, evaluation_name(part))},
-        **_code("export"),
+        **code_of("export"),
     }
     return Step(candidate.step, inputs, 2.0, partial(cascade, job, candidate))
 
@@ -155,14 +155,14 @@ def _table_step(job: Job, target: Timed, cuts: list[Prune]) -> Step:
         "train": rows_digest(job.train),
         "machine": fingerprint(),
         "checkpoint": job.checkpoint.digest,
-        **_code("compress", "export", "benchmarks"),
+        **code_of("compress", "export", "benchmarks"),
     }
     return Step(table_name(target), inputs, 60.0, partial(measure_table, job, target, cuts))
 
 
 def _graph_step(job: Job, model: Model, before: str | None, steps: dict[str, Step]) -> Step:
     """The checkpoint as one plain ONNX graph, which every runtime's artefact starts from."""
-    inputs = {"stage": "graph", "task": job.task.name, **_after(job, steps, before), **_code("compress", "export")}
+    inputs = {"stage": "graph", "task": job.task.name, **_after(job, steps, before), **code_of("compress", "export")}
 
     def work(out: Path, done: Mapping[str, Done], report: Report) -> None:
         from ..export.to_onnx import plain_onnx
@@ -188,7 +188,7 @@ def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict
         "engine": [job.engine.model_dump(), gpus()] if target.runtime in ENGINES else None,
         "graph": steps[graph_name(candidate.model)].key,
         **_after(job, steps, before),
-        **_code("compress", "export"),
+        **code_of("compress", "export"),
     }
     return Step(candidate.step, inputs, 60.0 if static else 6.0, partial(export, job, candidate, before))
 
@@ -203,10 +203,10 @@ def _evaluate_step(job: Job, candidate: Candidate, reference: Candidate, steps: 
         "validation": rows_digest(job.validation),
         "test": rows_digest(job.test),
         "tolerance": None if candidate == reference else vars(tolerance),
-        "robustness": [job.recipe.robustness_rows, _digest("benchmarks/robustness.py")],
+        "robustness": job.recipe.robustness_rows,
         "machine": fingerprint(),
         "after": after,
-        **_code("compress", "export"),
+        **code_of("compress", "export"),
     }
     rows = len(job.validation) + (len(job.test) if job.test else 0)
     return Step(evaluation_name(candidate), inputs, rows / 250, partial(evaluate, job, candidate, reference))
@@ -221,7 +221,7 @@ def _measure_step(job: Job, candidates: list[Candidate], steps: dict[str, Step])
         "machine": fingerprint(),
         "after": {name: steps[name].key for c in candidates for name in (c.step, evaluation_name(c))},
         "measuring": _digest("pipeline/measuring.py"),
-        **_code("benchmarks"),
+        **code_of("benchmarks"),
     }
     settings = job.recipe.latency
     seconds = len(candidates) * (2 * settings.min_seconds * 1.4 + 2.5 * settings.processes)
@@ -250,9 +250,9 @@ def _digest(pattern: str) -> str:
     return total.hexdigest()
 
 
-def _code(*folders: str) -> dict:
+def code_of(*folders: str) -> dict:
     """Versions of what the step runs, and of our own code in the rooms that it uses."""
-    versions = {name: version(name) for name in (*RUNTIME_PACKAGES, "torch-pruning", "accelerate")}
+    versions = {name: version(name) for name in (*RUNTIME_PACKAGES, "torch-pruning", "accelerate", "peft")}
     return {
         "versions": versions,
         "code": {folder: _digest(f"{folder}/*.py") for folder in folders} | {"work": _digest("pipeline/work.py")},

@@ -13,20 +13,20 @@ from ..benchmarks.choose import ChooseSettings
 from ..benchmarks.cost import Prices
 from ..benchmarks.latency import LatencySettings
 from ..compress.errors import nearest
-from ..compress.settings import Distill, Finetune, Prune, Settings, Stage, Static, Timed, Trim
+from ..compress.settings import Augment, Distill, Finetune, Prune, Settings, Stage, Static, Timed, Trim, Tune, Update
 from ..compress.tasks import TASKS
 from ..export.artifact import ON_GPU, PRECISIONS
 from ..export.engine import Bucket, Engine
 from ..export.parity import TOLERANCES, Tolerance
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
-TaskName = Literal["text-classification"]
+TaskName = Literal["text-classification", "token-classification"]
 Sink = Literal["mlflow", "tensorboard", "wandb"]
 assert set(get_args(TaskName)) == {name for name, task in TASKS.items() if task.reads_text}
 
 
 class Data(Settings):
-    """Files (.csv, .jsonl, .parquet; relative to the recipe) or names of the `datasets` library (`name:split`)."""
+    """Files (.csv, .jsonl, .parquet, .conll; relative to the recipe) or `datasets` names (`name:split`)."""
 
     train: str = Field(description="labelled rows to learn from; calibration is drawn from them too")
     validation: str = Field(description="labelled rows that the pick is made on")
@@ -34,8 +34,8 @@ class Data(Settings):
         default=None, description="labelled rows for the published figures; nothing else ever sees them"
     )
     unlabeled: str | None = Field(default=None, description="further text of the same kind, for distillation")
-    text: str | None = Field(default=None, description="name of the text column (default: found)")
-    label: str | None = Field(default=None, description="name of the label column (default: found)")
+    text: str | None = Field(default=None, description="name of the text (or words') column (default: found)")
+    label: str | None = Field(default=None, description="name of the label (or tags') column (default: found)")
     groups: str | None = Field(default=None, description="a validation column whose groups are also judged one by one")
 
 
@@ -56,6 +56,36 @@ class Step(Settings):
 
     @property
     def stage(self) -> tuple[str, Stage]:
+        """The stage's name and its settings."""
+        return next((name, settings) for name, settings in self if settings is not None)
+
+
+class Arrivals(Update):
+    """`update` with the rows that came later; from then on they are train, validation and test rows like the others."""
+
+    new: str = Field(description="labelled rows that came later, also with labels that the checkpoint does not know")
+    new_validation: str | None = Field(
+        default=None, description="labelled rows of their kind to judge on (none: a fifth of `new` is held out)"
+    )
+    new_test: str | None = Field(default=None, description="labelled rows of their kind for the published figures")
+
+
+class Adapt(Settings):
+    """One step that makes the teacher, before any model is compressed; exactly one key."""
+
+    augment: Augment | None = Field(default=None, description="add changed copies of the training rows")
+    finetune: Finetune | None = Field(default=None, description="train on the labelled rows, in full or with adapters")
+    tune: Tune | None = Field(default=None, description="finetune with settings that are searched for")
+    update: Arrivals | None = Field(default=None, description="learn rows that came later without forgetting")
+
+    @model_validator(mode="after")
+    def _one(self) -> Adapt:
+        if sum(value is not None for _, value in self) != 1:
+            raise ValueError(f"a step of adapt is exactly one of: {', '.join(Adapt.model_fields)}")
+        return self
+
+    @property
+    def stage(self) -> tuple[str, Augment | Finetune | Tune | Arrivals]:
         """The stage's name and its settings."""
         return next((name, settings) for name, settings in self if settings is not None)
 
@@ -160,6 +190,10 @@ class Recipe(Settings):
         description="further fine-tuned checkpoints with the same labels; students learn the mean of all logits",
     )
     robustness_rows: int = Field(default=200, ge=0, description="validation rows scored with typos, in capitals, twice")
+    adapt: list[Adapt] = Field(
+        default_factory=list,
+        description="steps that change the checkpoint before anything else; what they leave is the teacher",
+    )
     models: list[Model] = Field(default_factory=list, description="smaller models to try beside the checkpoint itself")
     search: Search | None = Field(default=None, description="find models instead of listing them, or beside the listed")
     targets: list[Target] = Field(default_factory=default_targets, description="what each model is exported to")
@@ -188,6 +222,13 @@ class Recipe(Settings):
             raise ValueError(f"lengths: ascending and at most max_length ({self.max_length}) are expected")
         if self.lengths == [self.max_length] and any(model.cascade for model in self.models):
             raise ValueError("lengths: a cascade asks its second model about shorter rows; give more than one length")
+        whole = [m.name for m in self.models if m.cascade or any(step.static for step in m.steps)]
+        if whole and TASKS[self.task].per_token:
+            raise ValueError(
+                f"models: '{whole[0]}': cascades and static students answer for a whole text, {self.task} for each word"
+            )
+        if TASKS[self.task].per_token and any(entry.augment for entry in self.adapt):
+            raise ValueError("adapt: augment changes, moves and leaves out words, and their tags with them")
         if not any(target.runtime != "pytorch" for target in self.targets):
             raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
         return self

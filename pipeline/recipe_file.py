@@ -12,9 +12,12 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 from ..compress.errors import InputError, nearest
-from .recipe import Recipe, Step
+from ..compress.files import READERS
+from ..compress.settings import Augment
+from .recipe import Adapt, Recipe, Step
 
 SIZE_LIMIT = 1_000_000  # bytes; a recipe is a page of text
+PATHS = ("new", "new_validation", "new_test", "synonyms", "masked_model")  # keys of adapt's steps that name a file
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -78,7 +81,7 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
     def resolve(source: str | None) -> str | None:
         if source is None:
             return None
-        looks_like_file = source.startswith((".", "~")) or Path(source).suffix.lower() in (".csv", ".jsonl", ".parquet")
+        looks_like_file = source.startswith((".", "~")) or Path(source).suffix.lower() in READERS
         here = base / Path(source).expanduser()
         return str(here.resolve()) if looks_like_file or here.exists() else source
 
@@ -88,12 +91,20 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
         student = resolve(step.distill.student)
         return step.model_copy(update={"distill": step.distill.model_copy(update={"student": student})})
 
+    def adapt_of(entry: Adapt) -> Adapt:
+        stage, settings = entry.stage
+        paths: dict = {name: resolve(getattr(settings, name)) for name in PATHS if hasattr(settings, name)}
+        if isinstance(settings, Augment):
+            paths["through"] = [resolve(name) for name in settings.through]
+        return entry.model_copy(update={stage: settings.model_copy(update=paths)})
+
     data = {key: resolve(getattr(recipe.data, key)) for key in ("train", "validation", "test", "unlabeled")}
     return recipe.model_copy(
         update={
             "checkpoint": resolve(recipe.checkpoint),
             "teachers": [resolve(teacher) for teacher in recipe.teachers],
             "data": recipe.data.model_copy(update=data),
+            "adapt": [adapt_of(entry) for entry in recipe.adapt],
             "models": [
                 model.model_copy(update={"steps": [step_of(step) for step in model.steps]}) for model in recipe.models
             ],

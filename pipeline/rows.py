@@ -19,8 +19,9 @@ from ..benchmarks.quality import (
     paired_drop,
     wilson,
 )
-from ..benchmarks.robustness import CHANGES
+from ..compress.noise import MEASURED
 from ..compress.settings import Timed
+from ..compress.tasks import points
 from .recipe import BASELINE
 
 
@@ -121,18 +122,13 @@ def baseline_cost(base: dict, prices: Prices, measurements: dict) -> Cost:
 
 
 def _quality(entry: dict, base: dict, measurements: dict) -> dict:
-    """Figures of quality beside the metric: macro F1, calibration, groups of rows, changed texts."""
+    """Figures of quality beside the metric: groups of rows, changed texts; of whole texts: macro F1, calibration."""
     correct, base_correct = _bits(entry, "validation"), _bits(base, "validation")
     assert correct is not None
     assert base_correct is not None
-    gold = np.array(measurements["gold_validation"])
-    said, before = np.array(entry["predicted_validation"]), np.array(base["predicted_validation"])
-    f1_drop, f1_upper = macro_f1_drop(before, said, gold)
     figures: dict = {
+        **_of_labels(entry, base, measurements),
         "negative_flip_share": flip_share(base_correct, correct),
-        "macro_f1": float(macro_f1(said, gold)[0]),
-        "macro_f1_drop": f1_drop,
-        "macro_f1_drop_upper_95": f1_upper,
         "calibration_error": entry["calibration_error"],
         "slices": {kind: by_key(base_correct, correct, keys) for kind, keys in measurements["keys"].items()},
     }
@@ -140,14 +136,24 @@ def _quality(entry: dict, base: dict, measurements: dict) -> dict:
         found = figures["slices"].get(kind)
         figures[f"{kind}_drop"] = max(part["drop"] for part in found) if found else None
         figures[f"{kind}_drop_upper_95"] = max(part["drop_upper_95"] for part in found) if found else None
-    for change in CHANGES:
+    for change in MEASURED:
         ours, theirs = (_bits(e.get("robustness", {}), change, "") for e in (entry, base))
         names = [f"{change}_{figure}" for figure in ("metric", "drop", "drop_upper_95")]
         found = (None, None, None)
         if ours is not None and theirs is not None:
-            found = (float(100 * ours.mean()), paired_drop(theirs, ours)[0], drop_upper_95(theirs, ours))
+            found = (points(ours), paired_drop(theirs, ours)[0], drop_upper_95(theirs, ours))
         figures |= dict(zip(names, found, strict=True))
     return figures
+
+
+def _of_labels(entry: dict, base: dict, measurements: dict) -> dict:
+    """Macro F1 of whole texts; None of words, whose metric is an F1 already."""
+    if entry["predicted_validation"] is None:
+        return dict.fromkeys(("macro_f1", "macro_f1_drop", "macro_f1_drop_upper_95"))
+    gold = np.array(measurements["gold_validation"])
+    said, before = np.array(entry["predicted_validation"]), np.array(base["predicted_validation"])
+    drop, upper = macro_f1_drop(before, said, gold)
+    return {"macro_f1": float(macro_f1(said, gold)[0]), "macro_f1_drop": drop, "macro_f1_drop_upper_95": upper}
 
 
 def _serving_scenario(
@@ -161,5 +167,10 @@ def _serving_scenario(
 
 
 def _bits(entry: dict, name: str, prefix: str = "correct_") -> np.ndarray | None:
+    """(rows,) bool, or (rows, 2) float64 of points gained and possible: `Task.correct`."""
     bits = entry.get(prefix + name)
-    return None if bits is None else np.frombuffer(bits.encode(), dtype=np.uint8) == ord("1")
+    if bits is None:
+        return None
+    if isinstance(bits, list):
+        return np.array(bits, dtype=np.float64)
+    return np.frombuffer(bits.encode(), dtype=np.uint8) == ord("1")

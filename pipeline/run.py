@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from ..compress.errors import StepError
+from .adapt import adapt_steps, adapted
 from .decide import STAMP, decide, is_published, publish, withdraw
 from .job import Job, Step, prepare
 from .measurements import measurements_of
@@ -31,10 +32,11 @@ class Outcome:
     steps: int
     ran: int
     republished: bool
+    job: Job  # as its `adapt` steps and its search left it
 
 
-def run(recipe: Recipe, run_dir: Path) -> Outcome:
-    """Do the job of a recipe in `run_dir`; what an earlier run finished is not done again.
+def run(recipe: Recipe, run_dir: Path, older: Path | None = None) -> Outcome:
+    """Do the job of a recipe in `run_dir`; what an earlier run (`older`: or one elsewhere) finished is not done again.
 
     Raises InputError for bad input, StepError when a step gives no result to be trusted; then there is no bundle.
     """
@@ -42,18 +44,22 @@ def run(recipe: Recipe, run_dir: Path) -> Outcome:
     job = prepare(recipe)
     with lock(run_dir):
         try:
-            return _run(job, run_dir)
+            return _run(job, run_dir, older)
         except OSError as error:
             raise disk_error(error, run_dir) from error
 
 
-def _run(job: Job, run_dir: Path) -> Outcome:
-    store = Store(run_dir / "steps")
+def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
+    store = Store(run_dir / "steps", None if older is None else older.resolve() / "steps")
     store.clean()
     write_atomic(run_dir / "recipe.resolved.yaml", resolved(job.recipe))
-    searched, before = None, 0
+    searched, before, changed = None, 0, {}
+    if job.recipe.adapt:
+        changed, before = _do_all(adapt_steps(job), store, run_dir)
+        job = adapted(job, changed)
     if job.recipe.search is not None:
-        searched, before = _search(job, job.recipe.search, store, run_dir)
+        searched, more = _search(job, job.recipe.search, store, run_dir)
+        before += more
         job = with_models(job, found_models(searched))
     steps = plan(job)
     wanted = {"recipe": job.recipe.model_dump(mode="json"), "groups": job.validation.groups}
@@ -66,6 +72,7 @@ def _run(job: Job, run_dir: Path) -> Outcome:
     fresh = fresh or ran > 0
     if fresh:
         measurements = measurements_of(job, steps, done, run_dir)
+        measurements["adapt"] = {name: step.result for name, step in changed.items()}
         measurements["search"] = searched.result if searched else None
         write_atomic(run_dir / "measurements.json", json.dumps(measurements) + "\n")  # first: another rule may pick
         choice = decide(measurements, job.recipe.choose)
@@ -74,7 +81,7 @@ def _run(job: Job, run_dir: Path) -> Outcome:
         track(job.recipe.report_to, choice, job.recipe.name, run_dir)
     measurements = json.loads((run_dir / "measurements.json").read_text())
     choice = json.loads((run_dir / "choice.json").read_text())
-    return Outcome(run_dir, choice, measurements, len(steps), before + ran, fresh)
+    return Outcome(run_dir, choice, measurements, len(steps), before + ran, fresh, job)
 
 
 def _search(job: Job, settings: Search, store: Store, run_dir: Path) -> tuple[Done, int]:

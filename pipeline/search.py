@@ -243,4 +243,5 @@ def _models(chosen: list[Trial], epochs: float) -> list[Model]:
 
 def _commonest(job: Job) -> float:
     """Share of the commonest label among the training rows."""
-    return float(np.bincount(job.train.gold).max() / len(job.train))
+    labels = job.train.every_label()
+    return float(np.bincount(labels).max() / len(labels))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +12,10 @@ import numpy as np
 from ..benchmarks.bench import Scored, bench
 from ..benchmarks.latency import LatencySettings, tokenizer_ms
 from ..compress import data as data_module
+from ..compress.data import Rows
 from ..compress.encoder import run_rows
-from ..compress.tasks import TASKS
+from ..compress.errors import InputError
+from ..compress.tasks import TASKS, Task, points
 from ..export.adopt import adopt
 from ..export.artifact import Artifact
 from ..export.machine import cores
@@ -26,36 +31,42 @@ def run(
     settings: LatencySettings,
     max_length: int,
     scratch: Path,
+    task: Task,
 ) -> dict:
     """The content of `paredown bench --json F`. Raises InputError."""
-    task = TASKS["text-classification"]
-    artifacts = [adopt(Path(path), scratch / str(i), task, max_length) for i, path in enumerate(paths)]
-    first = artifacts[0]
-    rows = data_module.read(source, text=text, label=label, names=first.labels, labelled=None)
+    artifacts = adopted(paths, scratch, task, max_length)
+    read = partial(task.read, source, text=text, label=label)
+    rows = read(names=artifacts[0].labels, labelled=None)
     reporter = Reporter(len(artifacts) + 1)
     scored = []
     for path, artifact in zip(paths, artifacts, strict=True):
-        correct = None
+        right = None
         with reporter.step(f"score {path}"):
             if rows.labels is not None:
-                correct = _correct(artifact, rows, text, label, settings)
+                with suppress(CannotRunHere):
+                    right = correct(artifact, read(names=artifact.labels), settings.threads)
             tokenizer = tokenizer_ms(artifact.encoder().ids, rows.texts)
-        metric = None if correct is None else float(100 * correct.mean())
-        scored.append(Scored(path, artifact, metric, correct, tokenizer))
+        metric = None if right is None else points(right)
+        scored.append(Scored(path, artifact, metric, right, tokenizer))
     with reporter.step("measure") as report:
         ids = [data_module.encode(artifact.encoder(), rows) for artifact in artifacts]
         return bench(scored, ids, settings, metric_name=task.metric_name, progress=report)
 
 
-def _correct(
-    artifact: Artifact, rows: data_module.Rows, text: str | None, label: str | None, settings: LatencySettings
-) -> np.ndarray | None:
-    """Which rows the artefact gets right, (rows,) bool; None where it cannot run."""
-    task = TASKS[artifact.task]
-    try:
-        session = artifact.open(settings.threads or cores())
-    except CannotRunHere:
-        return None
-    encoder = artifact.encoder()
-    gold = data_module.read(rows.source, text=text, label=label, names=artifact.labels).gold
-    return task.correct(run_rows(session, encoder.ids(rows.texts), encoder.pad_id, task.output), gold)
+def adopted(paths: Sequence[str | Path], scratch: Path, task: Task, max_length: int) -> list[Artifact]:
+    """Bundles, checkpoints and model files as artefacts of one task. Raises InputError."""
+    artifacts = [adopt(Path(path), scratch / str(i), task, max_length) for i, path in enumerate(paths)]
+    for path, artifact in zip(paths, artifacts, strict=True):
+        if artifact.task != task.name:
+            raise InputError(f"{path}: made for {artifact.task}, not {task.name} (--task)")
+    return artifacts
+
+
+def correct(artifact: Artifact, rows: Rows, threads: int | None = None) -> np.ndarray:
+    """What an artefact gets right, as `Task.correct` has it; labels of rows count as the artefact's do.
+
+    Raises CannotRunHere.
+    """
+    task, session, encoder = TASKS[artifact.task], artifact.open(threads or cores()), artifact.encoder()
+    outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, task.output)
+    return task.correct(outputs, task.gold(rows, encoder))

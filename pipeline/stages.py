@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import typer
 from rich.console import Console
 
 from ..compress import data as data_module
-from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
+from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from ..compress.data import Rows
 from ..compress.encoder import batches_of, run_rows
 from ..compress.errors import InputError, nearest
-from ..compress.settings import Distill, Finetune, Prune, Recover, Static, Timed, Trim
+from ..compress.settings import Distill, Prune, Recover, Static, Timed, Trim
 from ..compress.tasks import TASKS, Task
 from .options import checked
 from .progress import Report, Reporter
@@ -36,49 +36,10 @@ Rate = Annotated[float, typer.Option(help="peak learning rate")]
 BatchSize = Annotated[int, typer.Option(help="rows per optimiser step")]
 MaxLength = Annotated[int, typer.Option(min=4, help="longest input, tokens")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of every random choice")]
+Adversarial = Annotated[
+    Literal["fgm", "pgd", "freelb"] | None, typer.Option(help="withstand small pushes of the embeddings")
+]
 TaskOption = Annotated[str, typer.Option(help="what the model does")]
-
-
-@app.command()
-def finetune(
-    checkpoint: Source,
-    train: Train,
-    output_dir: OutputDir,
-    validation: Validation = None,
-    epochs: Epochs = 3.0,
-    learning_rate: Rate = 1e-4,
-    batch_size: BatchSize = 32,
-    freeze_embeddings: Annotated[bool, typer.Option(help="a quarter less time a step")] = False,
-    max_length: MaxLength = 128,
-    seed: Seed = 13,
-    task: TaskOption = "text-classification",
-) -> None:
-    """Train a checkpoint on labelled rows; a base model gets a new head."""
-    from ..compress.train import finetune as train_model
-
-    kind = task_named(task)
-    source = open_checkpoint(checkpoint)
-    has_head = source.has_head(kind)
-    names = source.labels if has_head else data_module.label_names(train)
-    rows = data_module.read(train, names=names)
-    data_module.require_two_classes(rows, names)
-    held_out = _optional(validation, names)
-    settings = checked(
-        Finetune,
-        {
-            "epochs": epochs,
-            "learning_rate": learning_rate,
-            "batch_size": batch_size,
-            "freeze_embeddings": freeze_embeddings,
-        },
-    )
-    ids = data_module.encode(source.encoder(max_length), rows)
-    with writing(output_dir, "finetune") as (target, report):
-        model = load(source, kind) if has_head else with_new_head(source, kind, names, seed)
-        train_model(model, ids, rows.gold, settings, seed=seed, progress=report)
-        saved = save(model, source, target)
-        metric = _metric(saved, kind, held_out, max_length)
-    _say(output_dir, kind, metric)
 
 
 @app.command()
@@ -98,6 +59,7 @@ def prune(
     layers: Annotated[str | None, typer.Option(help="layers to keep: a number, or a list such as 0,2,5")] = None,
     rows: Annotated[int, typer.Option(min=1, help="training rows to measure importance on")] = 1024,
     recover_epochs: Annotated[float, typer.Option(min=0, help="training after the cut (0: none)")] = 0.0,
+    adversarial: Adversarial = None,
     learning_rate: Rate = 3e-5,
     batch_size: BatchSize = 32,
     max_length: MaxLength = 128,
@@ -111,8 +73,8 @@ def prune(
 
     kind = task_named(task)
     source = open_checkpoint(checkpoint, kind)
-    data = data_module.read(train, labelled=False)
-    held_out = _optional(validation, source.labels)
+    data = kind.read(train, labelled=False)
+    held_out = optional(validation, kind, source.labels)
     timed = speedup is not None or latency_ms is not None
     if not timed and heads is None and ffn is None and layers is None:
         heads, ffn = 0.7, 0.6
@@ -124,7 +86,7 @@ def prune(
         },
     )  # fmt: skip
     ids = data_module.encode(source.encoder(max_length), data)
-    promise, more = "", _more(source, unlabeled, max_length)
+    promise, more = "", _more(source, kind, unlabeled, max_length)
     with writing(output_dir, "prune") as (target, report):
         watch = Stopwatch(source, kind, ids, settings.target, max_length)
         table = watch.table([settings], report) if timed else None
@@ -134,17 +96,21 @@ def prune(
         promised = cut(model, sample, settings, table=table, time_share=share, progress=report)
         if recover_epochs:
             recover = checked(
-                Recover, {"epochs": recover_epochs, "learning_rate": learning_rate, "batch_size": batch_size}
-            )
+                Recover,
+                {
+                    "epochs": recover_epochs, "learning_rate": learning_rate, "batch_size": batch_size,
+                    "adversarial": pushes(adversarial),
+                },
+            )  # fmt: skip
             heal(model, load(source, kind), ids + more, recover, seed=seed, progress=report)
         saved = save(model, source, target)
-        metric = _metric(saved, kind, held_out, max_length)
+        value = metric(saved, kind, held_out, max_length)
         if timed:
             report(1.0, "measuring what was promised")
             wanted = promised.to_json()["promised_speedup"]
             got, lo, hi = watch.speedup(saved)
             promise = f"; promised {wanted:.2f}x in {runtime} {precision}, measured {got:.2f}x [{lo:.2f}, {hi:.2f}]"
-    _say(output_dir, kind, metric, promise)
+    say(output_dir, kind, value, promise)
 
 
 @app.command()
@@ -163,9 +129,9 @@ def trim(
 
     kind = task_named(task)
     source = open_checkpoint(checkpoint, kind)
-    texts = [*data_module.read(train, labelled=False).texts]
-    texts += data_module.read_unlabeled(unlabeled).texts if unlabeled else ()
-    held_out = data_module.read(validation, labelled=False).texts if validation else None
+    texts = [*kind.read(train, labelled=False).texts]
+    texts += data_module.read_unlabeled(unlabeled, columns=kind.columns).texts if unlabeled else ()
+    held_out = kind.read(validation, labelled=False).texts if validation else None
     with writing(output_dir, "trim") as (target, _):
         model = load(source, kind)
         tokenizer = cut(model, source.path / "tokenizer.json", texts, checked(Trim, {"frequent": frequent}))
@@ -200,6 +166,7 @@ def distill(
     relation_weight: Annotated[float, typer.Option(help="weight of the token-relation loss")] = 0.0,
     patience: Annotated[int | None, typer.Option(min=1, help="stop after so many looks at validation")] = None,
     quantize_aware: Annotated[bool, typer.Option(help="train with INT8's rounding")] = False,
+    adversarial: Adversarial = None,
     max_length: MaxLength = 128,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
@@ -212,16 +179,26 @@ def distill(
     source = open_checkpoint(checkpoint, kind)
     others = [open_checkpoint(path, kind) for path in teacher or []]
     elsewhere = open_checkpoint(student, kind) if student else None
+    for other in others:
+        if sorted(other.labels) != sorted(source.labels):
+            raise InputError(f"{other.path}: its labels are not those of {source.path}")
+    if elsewhere and elsewhere.labels != source.labels:
+        raise InputError(f"{elsewhere.path}: its labels are not those of {source.path}, in the same order")
     for other in (*others, *([elsewhere] if elsewhere else [])):
-        if other.labels != source.labels:
-            raise InputError(f"{other.path}: its labels are not those of {source.path}, in the same order")
-    data = data_module.read(train, labelled=False)
-    more = data_module.read_unlabeled(unlabeled).texts if unlabeled else ()
-    held_out = _optional(validation, source.labels)
+        if kind.per_token and not _same_tokens(source, other):
+            raise InputError(
+                f"{other.path}: it cuts text into other tokens than {source.path}, and {kind.name} "
+                "compares answers token by token"
+            )
+    if static and kind.per_token:
+        raise InputError(f"--static: its students answer for a whole text, and {kind.name} for every word")
+    data = kind.read(train, labelled=False)
+    more = data_module.read_unlabeled(unlabeled, columns=kind.columns).texts if unlabeled else ()
+    held_out = optional(validation, kind, source.labels)
     if patience and held_out is None:
         raise InputError("--patience stops on validation: give --validation F")
     given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "temperature": temperature}
-    given |= {"patience": patience}
+    given |= {"patience": patience, "adversarial": pushes(adversarial)}
     if static:
         if student or layers or width or hidden_weight or relation_weight or quantize_aware:
             raise InputError("--static: a student without layers takes none of the options about layers")
@@ -260,14 +237,18 @@ def distill(
             judged = (learner.encoder(max_length).ids(held_out.texts), scores_of(list(held_out.texts)))
         heal(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)
         saved = save(pupil, learner, target)
-        metric = _metric(saved, kind, held_out, max_length)
-    _say(output_dir, kind, metric)
+        value = metric(saved, kind, held_out, max_length)
+    say(output_dir, kind, value)
 
 
 @contextmanager
 def writing(output_dir: Path, stage: str) -> Iterator[tuple[Path, Report]]:
     with new_directory(output_dir) as target, Reporter(1).step(stage) as report:
         yield target, report
+
+
+def pushes(kind: str | None) -> dict | None:
+    return None if kind is None else {"kind": kind}
 
 
 def task_named(name: str) -> Task:
@@ -277,14 +258,15 @@ def task_named(name: str) -> Task:
     return TASKS[name]
 
 
-def _optional(source: str | None, names: tuple[str, ...]) -> Rows | None:
-    return None if source is None else data_module.read(source, names=names)
+def optional(source: str | None, task: Task, names: tuple[str, ...]) -> Rows | None:
+    return None if source is None else task.read(source, names=names)
 
 
-def _more(source: Checkpoint, unlabeled: str | None, max_length: int) -> list[list[int]]:
+def _more(source: Checkpoint, task: Task, unlabeled: str | None, max_length: int) -> list[list[int]]:
     if unlabeled is None:
         return []
-    return data_module.encode(source.encoder(max_length), data_module.read_unlabeled(unlabeled))
+    rows = data_module.read_unlabeled(unlabeled, columns=task.columns)
+    return data_module.encode(source.encoder(max_length), rows)
 
 
 def _same_tokens(a: Checkpoint, b: Checkpoint) -> bool:
@@ -300,15 +282,16 @@ def _layers(given: str | None) -> int | list[int] | None:
         raise InputError(f"--layers {given}: a number such as 3, or a list such as 0,2,5") from None
 
 
-def _metric(saved: Checkpoint, task: Task, rows: Rows | None, max_length: int) -> float | None:
+def metric(saved: Checkpoint, task: Task, rows: Rows | None, max_length: int) -> float | None:
     from ..compress.inference import forward
 
     if rows is None:
         return None
-    ids = saved.encoder(max_length).ids(rows.texts)
-    return task.metric(run_rows(partial(forward, load(saved, task)), ids, saved.pad_id, task.output), rows.gold)
+    encoder = saved.encoder(max_length)
+    outputs = run_rows(partial(forward, load(saved, task)), encoder.ids(rows.texts), saved.pad_id, task.output)
+    return task.metric(outputs, task.gold(rows, encoder))
 
 
-def _say(output_dir: Path, task: Task, metric: float | None, more: str = "") -> None:
+def say(output_dir: Path, task: Task, metric: float | None, more: str = "") -> None:
     shown = "" if metric is None else f": {task.metric_name} {metric:.2f} on validation"
     out.print(f"{output_dir}{shown}{more}", soft_wrap=True)

@@ -35,12 +35,15 @@ def key_of(inputs: dict) -> str:
 class Store:
     """Directories `NAME-KEY` below one root. A step is there when its marker is, and its files still hash as noted."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, older: Path | None = None) -> None:
+        """`older`: another store whose steps count too; what is needed of it is linked (or copied) here."""
         self.root = root
+        self.older = older
 
     def find(self, name: str, key: str) -> Done | None:
         """The finished step, its files verified; a damaged one is removed and counts as missing."""
         path = self._path(name, key)
+        self._borrow(path)
         try:
             marker = json.loads((path / MARKER).read_bytes())
             whole = marker["key"] == key and all(
@@ -59,7 +62,18 @@ class Store:
 
     def has(self, name: str, key: str) -> bool:
         """True when the marker is there; nothing is hashed, nothing removed."""
-        return (self._path(name, key) / MARKER).is_file()
+        path = self._path(name, key)
+        return any((root / path.name / MARKER).is_file() for root in (self.root, self.older) if root is not None)
+
+    def _borrow(self, path: Path) -> None:
+        """Bring a finished step of the older store here, whole or not at all; its files are never written again."""
+        if self.older is None or path.exists() or not (self.older / path.name / MARKER).is_file():
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        scratch = self.root / f".tmp-{path.name}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.copytree(self.older / path.name, scratch, copy_function=_link)
+        scratch.rename(path)
 
     def run(self, name: str, key: str, inputs: dict, work: Callable[[Path], dict | None]) -> Done:
         """Do the work in a temporary directory beside, then: fsync, hash, rename, marker last."""
@@ -165,6 +179,13 @@ def disk_error(error: OSError, where: Path) -> InputError | StepError:
     if error.errno in (28, 122):  # ENOSPC, EDQUOT
         return InputError(f"{path}: {error.strerror}; free some space and run again, finished steps are kept")
     return StepError(f"{path}: {error.strerror or error}")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
 
 
 def _sha256(path: Path) -> str:

@@ -6,19 +6,21 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..benchmarks.robustness import CHANGES, changed
 from ..compress import data as data_module
+from ..compress import noise
 from ..compress.allocate import LatencyTable
 from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
 from ..compress.data import Rows
 from ..compress.encoder import Encoder, batches_of, collate, run_rows
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed, Training, Trim
+from ..compress.tags import NO_LABEL
 from ..export.artifact import Artifact, read_artifact
 from ..export.machine import cores
 from ..export.parity import compare, departure, gate
@@ -50,7 +52,7 @@ def compress(
     from ..compress.train import finetune
     from ..compress.vocabulary import changed_share, trim
 
-    _all_cores()
+    all_cores()
     source, seed = checkpoint_after(job, before, done), job.recipe.seed
     if isinstance(settings, Distill) and settings.student is not None:
         source = open_checkpoint(settings.student)
@@ -58,8 +60,8 @@ def compress(
     result: dict = {}
     tokenizer = None
     ids, labels = all_rows(job, source)
-    mine, gold = ids[: len(job.train)], job.train.gold
-    held_out = source.encoder(job.recipe.max_length).ids(job.validation.texts)
+    encoder, mine = source.encoder(job.recipe.max_length), ids[: len(job.train)]
+    held_out = encoder.ids(job.validation.texts)
     began, trained = time.monotonic(), 0.0
 
     def training(share: float, text: str) -> None:
@@ -68,7 +70,8 @@ def compress(
         report(share, text)
 
     if isinstance(settings, Finetune):
-        finetune(model, mine, gold, settings, validation=(held_out, job.validation.gold), seed=seed, progress=training)
+        judged = held_out, job.task.taught(job.validation, encoder)
+        finetune(model, mine, labels[: len(mine)], settings, validation=judged, seed=seed, progress=training)
     if isinstance(settings, Prune):
         table = read_table(done[table_name(settings.target)].path) if settings.timed else None
         sample = batches_of([mine[i] for i in data_module.some_of(len(mine), settings.rows)], source.pad_id)
@@ -98,7 +101,7 @@ def compress(
     return result | {"parameters": sum(p.numel() for p in model.parameters())}
 
 
-def _all_cores() -> None:
+def all_cores() -> None:
     """The same number of threads whatever ran before in this process: sums in another order are other weights."""
     import torch
 
@@ -117,19 +120,20 @@ def all_texts(job: Job) -> list[str]:
     return [*job.train.texts, *(job.unlabeled.texts if job.unlabeled is not None else [])]
 
 
-def all_rows(job: Job, source: Checkpoint) -> tuple[list[list[int]], np.ndarray]:
-    """Token ids of `all_texts` as `source` cuts them, and their labels (NO_LABEL where there is none)."""
-    from ..compress.train import NO_LABEL
-
-    ids = source.encoder(job.recipe.max_length).ids(all_texts(job))
-    return ids, np.concatenate([job.train.gold, np.full(len(ids) - len(job.train), NO_LABEL)])
+def all_rows(job: Job, source: Checkpoint) -> tuple[list[list[int]], list[np.ndarray]]:
+    """Token ids of `all_texts` as `source` cuts them, and their labels: of a row, or of its tokens (NO_LABEL where
+    there is none)."""
+    encoder = source.encoder(job.recipe.max_length)
+    ids, labels = encoder.ids(all_texts(job)), list(job.task.taught(job.train, encoder))
+    none = [np.full(len(row) if job.task.per_token else (), NO_LABEL) for row in ids[len(labels) :]]
+    return ids, labels + none
 
 
 def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None:
     """Mean logits of all teachers on every row that is learned from, and on validation: once for all students."""
     from ..compress.distill import mean_scores
 
-    _all_cores()
+    all_cores()
     models = [(load(teacher, job.task), teacher.encoder(job.recipe.max_length)) for teacher in job.teachers]
     for share, name, texts in ((0.0, "scores", all_texts(job)), (0.9, "validation", list(job.validation.texts))):
         report(share, f"{len(models)} teacher{'s' * (len(models) > 1)}, {len(texts)} rows")
@@ -218,12 +222,13 @@ def evaluate(
         report(share, f"scoring {name}")
         outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, job.task.output)
         np.save(out / f"{name}.npy", outputs)
-        correct = job.task.correct(outputs, rows.gold)
-        result[f"metric_{name}"] = job.task.metric(outputs, rows.gold)
-        result[f"correct_{name}"] = "".join("1" if c else "0" for c in correct)
+        gold = job.task.gold(rows, encoder)
+        correct = job.task.correct(outputs, gold)
+        result[f"metric_{name}"] = job.task.metric(outputs, gold)
+        result[f"correct_{name}"] = _recorded(correct)
         if candidate != reference and name == "validation":
             theirs = _expected(job, candidate, reference, done)
-            parity = compare(outputs, theirs, rows.gold, job.task.metric)
+            parity = compare(outputs, theirs, gold, job.task.metric)
             precision = candidate.target.precision
             gate(
                 parity,
@@ -239,12 +244,20 @@ def evaluate(
     return result
 
 
-def _robustness(job: Job, session: Session, encoder: Encoder) -> dict[str, str]:
-    """For each change of the texts, which of the same validation rows are right under it ("1") and which are not."""
-    rows, found = job.validation.sample(job.recipe.robustness_rows), {}
-    for change in CHANGES:
-        outputs = run_rows(session, encoder.ids(changed(rows.texts, change)), encoder.pad_id, job.task.output)
-        found[change] = "".join("1" if c else "0" for c in job.task.correct(outputs, rows.gold))
+def _recorded(correct: np.ndarray) -> str | list:
+    """`Task.correct` in JSON: "1" for each row that is right and "0" for the others, or the points of each row."""
+    return "".join("1" if c else "0" for c in correct) if correct.dtype == bool else correct.tolist()
+
+
+def _robustness(job: Job, session: Session, encoder: Encoder) -> dict[str, str | list]:
+    """For each change of the texts, which of the same validation rows are right under it."""
+    sample, found = job.validation.sample(job.recipe.robustness_rows), {}
+    for name, change in noise.MEASURED.items():
+        if job.task.per_token and change not in noise.KEEP_THE_WORDS:
+            continue
+        rows = replace(sample, texts=noise.all_changed(sample.texts, change))
+        outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, job.task.output)
+        found[name] = _recorded(job.task.correct(outputs, job.task.gold(rows, encoder)))
     return found
 
 

@@ -136,13 +136,8 @@ class Server:
             model = served.model
             wanted, binary = binary_outputs(asked, ["label", "scores", model.output])
             texts, ids = rows_of(values, model, self.settings)
-            job, logits, answers = await self._answer(request, served, texts, ids, deadline)
-            rows, two = len(logits), [len(logits), len(model.labels)]
-            made = {
-                "label": ("BYTES", [answer["label"] for answer in answers], [rows]),
-                "scores": ("FP32", np.array([list(answer["scores"].values()) for answer in answers], np.float32), two),
-                model.output: ("FP32", logits, two),
-            }
+            job, logits, _ = await self._answer(request, served, texts, ids, deadline)
+            made = model.tensors(logits, list(map(len, job.ids)))
             head = {"model_name": name, "model_version": model.version}
             head |= {} if asked.id is None else {"id": asked.id}
             content, length = encode(head, [(n, *made[n]) for n in wanted], binary)
@@ -169,21 +164,20 @@ class Server:
     async def _answer(
         self, request: Request, served: Served, texts: list[str] | None, ids: list[list[int]], deadline: float
     ) -> tuple[Job, np.ndarray, list[dict]]:
-        """The job that was done, its logits (rows, labels), and its decoded answers."""
+        """The job that was done, its logits, a line a row or a token, and the decoded answers to its texts."""
         model, loop = served.model, asyncio.get_running_loop()
         guess = sum(min(model.max_length, 2 + len(text) // BYTES_PER_TOKEN) for text in texts or ())
         job = Job(texts, ids, guess or sum(map(len, ids)), deadline, loop, loop.create_future())
         self.metrics.waiting.labels(model.name, model.version).set(served.batcher.rows)
         logits = await _while_there(request, job.done, served.batcher.submit(job))
-        answers = model.answers(logits)
+        answers = [] if texts is None else model.answers(texts, logits)
+        lengths = list(map(len, job.ids))
         if texts is not None:
             self.metrics.tokenise.labels(model.name, model.version).observe(job.tokenise_s)
         self.metrics.queue.labels(model.name, model.version).observe(max(0.0, job.queue_s))
-        request.scope["fields"].update(
-            model=model.name, version=model.version, rows=len(logits), tokens=sum(map(len, job.ids))
-        )
+        request.scope["fields"].update(model=model.name, version=model.version, rows=len(lengths), tokens=sum(lengths))
         if served.drift is not None:
-            served.drift.add(job.ids, np.array([list(answer["scores"].values()) for answer in answers]))
+            served.drift.add(job.ids, model.task.probabilities(logits, lengths))
         if self.samples is not None and texts is not None:
             self.samples.add(model.name, model.version, texts, answers)
         return job, logits, answers

@@ -44,7 +44,7 @@ class Job:
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[np.ndarray]
     begin: float = field(default_factory=time.monotonic)
-    logits: np.ndarray | None = None
+    found: dict[int, np.ndarray] = field(default_factory=dict)  # row -> its logits, (lines, labels)
     left: int = 0  # rows without an answer
     tokenise_s: float = 0.0
     queue_s: float = 0.0  # until the first row's call began
@@ -78,7 +78,10 @@ class Batcher:
             thread.start()
 
     async def submit(self, job: Job) -> np.ndarray:
-        """(rows, labels) float32 in the rows' order. Refused 429 when there is no room, 504 at the deadline."""
+        """Logits in the rows' order, a line a row or a token, (lines, labels) float32.
+
+        Refused 429 when there is no room, 504 at the deadline.
+        """
         count = len(job.texts if job.texts is not None else job.ids)
         job.left = count
         self._admit(job, count)
@@ -212,13 +215,13 @@ class Batcher:
         self._release(len(rows), tokens)
         finished: dict[asyncio.AbstractEventLoop, list] = {}
         for (job, i), found in zip(rows, logits, strict=True):
-            if job.logits is None:
-                job.logits = np.zeros((job.left, len(found)), np.float32)
+            if not job.found:
                 job.queue_s = begin - job.begin - job.tokenise_s
-            job.logits[i] = found
+            job.found[i] = found[: len(job.ids[i])] if found.ndim > 1 else found[None]
             job.left -= 1
             if not job.left:
-                finished.setdefault(job.loop, []).append((job, job.logits))
+                lines = np.concatenate([job.found[i] for i in range(len(job.ids))])
+                finished.setdefault(job.loop, []).append((job, lines))
         for job in {id(job): job for job, _ in rows}.values():
             job.model_s += seconds
         for loop, jobs in finished.items():

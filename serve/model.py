@@ -11,7 +11,7 @@ import numpy as np
 
 from ..export.archive import unpacked
 from ..export.manifest import DIGEST
-from ..export.predict import Predictor, collate
+from ..export.predict import Predictor, collate, softmax
 from . import calls
 from .refused import Refused
 from .settings import Settings
@@ -51,7 +51,7 @@ class Model:
         return [ids or [encoder.pad_id] for ids in encoder.ids(texts)]
 
     def run(self, rows: list[list[int]]) -> np.ndarray:
-        """One call of the model: (rows, labels) float32."""
+        """One call of the model: (rows, labels) float32, or (rows, length, labels)."""
         batch = collate(rows, self.predictor.encoder.pad_id)
         with ONE_AT_A_TIME:
             found = np.asarray(self.predictor.session(batch)[self.output], dtype=np.float32)
@@ -59,16 +59,39 @@ class Model:
             raise ValueError("the model gave a number that is not finite")
         return found
 
-    def answers(self, logits: np.ndarray) -> list[dict]:
-        """One {label, score, scores} per row."""
-        return self.task.decode(logits, self.labels)
+    def answers(self, texts: list[str], logits: np.ndarray) -> list[dict]:
+        """One answer per text; `logits` are one line a row, or a token."""
+        return self.task.decode(logits, self.labels, texts, self.predictor.encoder)
+
+    def tensors(self, logits: np.ndarray, lengths: list[int]) -> dict[str, tuple]:
+        """The outputs of protocol v2, name -> (datatype, values, shape), for rows of these lengths in tokens."""
+        scores, best = softmax(logits), logits.argmax(axis=-1)
+        names = [self.labels[i] for i in best]
+        if not self.task.per_token:
+            shape = list(logits.shape)
+            return {
+                "label": ("BYTES", names, shape[:1]),
+                "scores": ("FP32", scores, shape),
+                self.output: ("FP32", logits, shape),
+            }
+        place = np.arange(max(lengths)) < np.array(lengths)[:, None]  # the real tokens of the padded rows
+        shape = [*place.shape, logits.shape[1]]
+        wide = {name: np.zeros(shape, np.float32) for name in ("scores", self.output)}
+        wide["scores"][place], wide[self.output][place] = scores, logits
+        labels = np.full(place.shape, "", dtype=object)
+        labels[place] = names
+        return {
+            "label": ("BYTES", labels.ravel().tolist(), shape[:2]),
+            **{n: ("FP32", a, shape) for n, a in wide.items()},
+        }
 
     def close(self) -> None:
         self._files.close()
 
     def metadata(self) -> dict:
         """Inputs and outputs as GET /v2/models/{model} lists them; a request gives the text or the ids."""
-        two = [-1, len(self.labels)]
+        one = [-1, -1] if self.task.per_token else [-1]  # a row, or its tokens
+        two = [*one, len(self.labels)]
         return {
             "platform": self.platform,
             "inputs": [
@@ -77,7 +100,7 @@ class Model:
                 {"name": MASK, "datatype": "INT64", "shape": [-1, -1]},
             ],
             "outputs": [
-                {"name": "label", "datatype": "BYTES", "shape": [-1]},
+                {"name": "label", "datatype": "BYTES", "shape": one},
                 {"name": "scores", "datatype": "FP32", "shape": two},
                 {"name": self.output, "datatype": "FP32", "shape": two},
             ],

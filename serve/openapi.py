@@ -20,9 +20,9 @@ ERRORS = {
     "503": "not ready, or shutting down",
     "504": "no answer before the deadline",
 }
-STRING, OBJECT = {"type": "string"}, {"type": "object"}
+STRING, INTEGER, OBJECT = {"type": "string"}, {"type": "integer"}, {"type": "object"}
 SHAPE = {"type": "array", "items": {"type": "integer"}}
-PREDICTION = {
+CLASSIFIED = {
     "type": "object",
     "required": ["label", "score", "scores"],
     "properties": {
@@ -39,7 +39,11 @@ def document() -> dict[str, Any]:
     """OpenAPI 3.1, for GET /openapi.json."""
     from .app import Predict, Switch
 
-    schemas: dict[str, Any] = {"Error": _object(error=STRING), "Prediction": PREDICTION}
+    entity = _object(label=STRING, text=STRING, start=INTEGER, end=INTEGER, score={"type": "number"})
+    tagged = _object(entities=_list(entity))
+    tagged["properties"] |= {"model": STRING, "version": STRING}
+    prediction = {"anyOf": [CLASSIFIED, tagged]}
+    schemas: dict[str, Any] = {"Error": _object(error=STRING), "Prediction": prediction}
     for kind in (InferRequest, Predict, Switch):
         schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
@@ -66,7 +70,7 @@ def document() -> dict[str, Any]:
         "/v2/health/ready": _get("May requests be sent?", _object(ready={"type": "boolean"}), 503),
         "/metrics": {"get": {"summary": "Prometheus metrics", "responses": text | _errors(401, 403, 429, 503)}},
         "/v2/repository/index": _post("Models and their state", _list(row), wanted),
-        "/predict": _post("A text, or several: labels and scores", predicted, _ref("Predict")),
+        "/predict": _post("A text, or several: labels and scores, or entities", predicted, _ref("Predict")),
     }
     for action in ("load", "unload"):
         path = f"/v2/repository/models/{{model}}/{action}"

@@ -101,3 +101,51 @@ def test_the_worst_flips_are_those_that_it_is_surest_of() -> None:
     baseline, candidate = np.array([True, True, True, False]), np.array([False, True, False, False])
     assert worst_flips(baseline, candidate, np.array([0.6, 0.9, 0.8, 0.99]), 5) == [2, 0]
     assert worst_flips(baseline, candidate, np.array([0.6, 0.9, 0.8, 0.99]), 1) == [2]
+
+
+def f1_rows(seed: int, rows: int = 400, quality: float = 0.8) -> np.ndarray:
+    """(points gained, points possible) of rows with up to four spans."""
+    rng = np.random.default_rng(seed)
+    there = rng.integers(0, 4, size=rows)
+    return np.stack([2 * rng.binomial(there, quality), 2 * there], axis=1).astype(float)
+
+
+def test_points_have_intervals_and_paired_errors() -> None:
+    base = f1_rows(1)
+    metric = 100 * base[:, 0].sum() / base[:, 1].sum()
+    lo, hi = wilson(base)
+    assert lo < metric < hi
+    assert 4 < hi - lo < 9  # about 600 spans at 80 %: plus and minus 3.2
+    worse = base.copy()
+    lost = np.flatnonzero(base[:, 0])[:40]
+    worse[lost, 0] -= 2
+    drop, error = paired_drop(base, worse)
+    assert drop == pytest.approx(100 * 80 / base[:, 1].sum())
+    assert error < (hi - lo) / 4  # paired: most rows are the same on both sides
+    assert drop_upper_95(base, worse) > drop
+    assert mcnemar_p(base, worse) < 0.001
+    assert negative_flips(base, worse) == 40
+
+
+def test_the_same_points_tie_and_are_not_surer_than_a_row() -> None:
+    base = f1_rows(2)
+    drop, error = paired_drop(base, base.copy())
+    assert drop == 0
+    assert error == pytest.approx(100 / 402)
+    assert mcnemar_p(base, base) == 1
+    assert negative_flips(base, base) == 0
+
+
+def test_points_of_ones_agree_with_the_formulas_for_bools() -> None:
+    rng = np.random.default_rng(3)
+    a = rng.random(500) < 0.8
+    b = a ^ (rng.random(500) < 0.05)
+    as_points = [np.stack([x, np.ones(500)], axis=1).astype(float) for x in (a, b)]
+    for bools, pointed in zip(paired_drop(a, b), paired_drop(*as_points), strict=True):
+        assert pointed == pytest.approx(bools, rel=0.2, abs=0.1)
+
+
+def test_rows_in_which_nothing_can_be_gained_are_worth_nothing() -> None:
+    none = np.zeros((5, 2))
+    assert wilson(none) == (0, 0)
+    assert paired_drop(none, none)[0] == 0

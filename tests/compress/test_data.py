@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -110,3 +111,14 @@ def test_a_group_column_is_read_beside_and_sampled_with_its_rows(tmp_path: Path)
     assert all(text[1:] == group[1:] or text == "t5" for text, group in zip(few.texts, few.groups, strict=True))
     with pytest.raises(InputError, match="did you mean 'channel'"):
         data.read(str(file), names=("a", "b"), group="chanel")
+
+
+def test_labels_can_be_counted_in_another_order() -> None:
+    rows = data.Rows("here", ("a", "b", "c"), np.array([0, 1, 2]), ("x", "y", "z"))
+    other = rows.renamed(("y", "x", "w"))
+    assert other.names == ("y", "x", "w", "z")
+    assert [other.names[i] for i in other.gold] == ["x", "y", "z"]
+    tags = np.empty(2, dtype=object)
+    tags[:] = [np.array([0, 2]), np.array([1])]
+    other = data.Rows("here", ("a b", "c"), tags, ("x", "y", "z")).renamed(("z",))
+    assert [[other.names[i] for i in row] for row in other.gold] == [["x", "z"], ["y"]]

@@ -92,18 +92,22 @@ def test_scores_are_the_mean_of_the_teachers(teacher: Checkpoint, untrained: Che
     mean = distill.mean_scores([(a, ids[:8]), (b, ids[:8])])
     one, two = distill.teacher_scores(a, ids[:8]), distill.teacher_scores(b, ids[:8])
     np.testing.assert_allclose(mean, (one + two) / 2, rtol=1e-5)
+    b.config.id2label = dict(enumerate(reversed(LABELS)))  # the same labels in another order
+    mean = distill.mean_scores([(a, ids[:8]), (b, ids[:8])])
+    np.testing.assert_allclose(mean, (one + two[:, ::-1]) / 2, rtol=1e-5)
 
 
 def test_patience_keeps_the_best_weights_that_validation_saw(teacher: Checkpoint, files: dict, ids) -> None:
     """A learning rate that ruins the student: what is kept is no worse than the best of the looks."""
     model = load(teacher, TASK)
     held_out = data.encode(teacher.encoder(), data.read(str(files["validation"]), labelled=False))
-    judge = Judge(held_out, distill.teacher_scores(model, held_out))
+    wanted = distill.teacher_scores(model, held_out)
+    judge = Judge(held_out, wanted)
     steps: list[str] = []
     student = distill.student_of(model, Distill(layers=2), [])
     settings = Heal(epochs=20, learning_rate=0.3, hidden_weight=0, patience=2, looks=4)
     distill.heal(
-        student, model, ids, settings, validation=(judge.ids, judge.wanted), progress=lambda _, text: steps.append(text)
+        student, model, ids, settings, validation=(held_out, wanted), progress=lambda _, text: steps.append(text)
     )
     ruined = distill.student_of(model, Distill(layers=2), [])
     distill.heal(ruined, model, ids, Heal(epochs=2, learning_rate=0.3, hidden_weight=0))

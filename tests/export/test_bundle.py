@@ -19,9 +19,9 @@ from paredown.export.archive import pack, unpack, unpacked
 from paredown.export.artifact import read_artifact
 from paredown.export.bundle import isa_needed, write_bundle
 from paredown.export.machine import INT8_ISA
-from paredown.export.manifest import write_manifest
+from paredown.export.manifest import BundleError, write_manifest
 from paredown.export.predict import Predictor
-from paredown.export.selftest import BundleError, selftest
+from paredown.export.selftest import selftest
 
 ROOT = Path(__file__).resolve().parents[2]
 

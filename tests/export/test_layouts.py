@@ -18,7 +18,8 @@ from google.protobuf import text_format
 from paredown.export.archive import unpack
 from paredown.export.errors import InputError
 from paredown.export.layouts import to_triton, triton_config
-from paredown.export.selftest import open_encoder, read_manifest, selftest
+from paredown.export.manifest import read_manifest
+from paredown.export.selftest import open_encoder, selftest
 
 
 def official_config():

@@ -1,0 +1,84 @@
+"""Which words an answer rests on: integrated gradients (through captum) and attention roll-out.
+
+Integrated gradients: Sundararajan et al. 2017, arXiv 1703.01365. Roll-out: Abnar and Zuidema 2020, arXiv 2005.00928.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Encoding
+from transformers import PreTrainedModel
+
+from .errors import missing_extra
+from .families import STATIC
+
+STEPS = 32  # of the path integral
+
+
+def integrated_gradients(model: PreTrainedModel, ids: Sequence[int], label: int, pad_id: int) -> np.ndarray:
+    """What each token adds to the logit of `label`, (tokens,) float; the sum is the logit's rise over padding alone.
+
+    The path goes from padding between the row's own first and last token to the row.
+    """
+    try:
+        from captum.attr import LayerIntegratedGradients
+    except ImportError as error:
+        raise missing_extra(error.name or "captum", "explain") from None
+    row = torch.tensor([list(ids)])
+    nothing = torch.full_like(row, pad_id)
+    nothing[:, 0], nothing[:, -1] = row[:, 0], row[:, -1]
+
+    def logits(given: torch.Tensor) -> torch.Tensor:
+        return model(input_ids=given, attention_mask=torch.ones_like(given)).logits
+
+    method = LayerIntegratedGradients(logits, model.get_input_embeddings())
+    found: Any = method.attribute(row, baselines=nothing, target=label, n_steps=STEPS, internal_batch_size=STEPS)
+    return found[0].sum(-1).detach().numpy()
+
+
+def rollout(model: PreTrainedModel, ids: Sequence[int]) -> np.ndarray | None:
+    """How much of each token reaches the first one through all layers, (tokens,) float, sum 1; None without attention.
+
+    Layer by layer: half the mean over the heads, half the token itself.
+    """
+    if model.config.model_type == STATIC:
+        return None
+    was = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # the others do not give their weights out
+    try:
+        row = torch.tensor([list(ids)])
+        with torch.inference_mode():
+            layers = model(input_ids=row, attention_mask=torch.ones_like(row), output_attentions=True).attentions
+    finally:
+        model.set_attn_implementation(was)
+    reach = torch.eye(len(ids))
+    for weights in layers:
+        mixed = 0.5 * weights[0].float().mean(0) + 0.5 * torch.eye(len(ids))
+        reach = (mixed / mixed.sum(-1, keepdim=True)) @ reach
+    return reach[0].numpy()
+
+
+def by_word(text: str, encoding: Encoding, values: np.ndarray) -> np.ndarray:
+    """Sums over the tokens of each word between blanks, (words,): models that cut text differently can be compared."""
+    starts, at = [], 0
+    for word in text.split():
+        at = text.index(word, at)
+        starts.append(at)
+        at += len(word)
+    total = np.zeros(len(starts))
+    for (begin, end), value in zip(encoding.offsets, values, strict=True):
+        if end > begin:  # special tokens have no place in the text
+            total[max(0, int(np.searchsorted(starts, end - 1, side="right")) - 1)] += value
+    return total
+
+
+def agreement(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Spearman's rank correlation of two attributions of the same words; None for fewer than three words."""
+    if len(a) < 3 or not a.std() or not b.std():
+        return None
+    ranks = [np.argsort(np.argsort(x)).astype(float) for x in (a, b)]
+    return float(np.corrcoef(*ranks)[0, 1])

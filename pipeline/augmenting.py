@@ -1,0 +1,80 @@
+"""The verb `augment`, and what the recipe's step of that name writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..compress import data as data_module
+from ..compress.data import Rows
+from ..compress.errors import InputError
+from ..compress.settings import Augment
+from .options import checked
+from .progress import Report, Reporter
+from .stages import Seed, out
+from .store import write_atomic
+
+app = typer.Typer()
+
+
+@app.command()
+def augment(
+    train: Annotated[str, typer.Option(help="rows to change: .csv, .jsonl, .parquet or a datasets name")],
+    output: Annotated[Path, typer.Option(help=".jsonl to write: the rows as they were, then the changed ones")],
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="typos, deletion, swap, synonyms, masked, back_translation (default: the first three)"),
+    ] = None,
+    copies: Annotated[int, typer.Option(min=1, help="changed copies of every row")] = 1,
+    share: Annotated[float, typer.Option(help="share of a row's words that a change touches")] = 0.1,
+    synonyms: Annotated[str | None, typer.Option(help="file with a group of words a line, with commas")] = None,
+    masked_model: Annotated[str | None, typer.Option(help="masked-language model whose words fill gaps")] = None,
+    through: Annotated[list[str] | None, typer.Option(help="seq2seq checkpoints, there and back (give two)")] = None,
+    seed: Seed = 13,
+) -> None:
+    """Changed copies of training rows, the same for a seed; give it training rows only."""
+    if output.exists() or output.suffix != ".jsonl":
+        raise InputError(f"--output {output}: a new file that ends in .jsonl is expected")
+    settings = checked(
+        Augment,
+        {
+            "kinds": kind, "copies": copies, "share": share, "synonyms": synonyms, "masked_model": masked_model,
+            "through": through,
+        },
+    )  # fmt: skip
+    labels = _labels(train)
+    rows = data_module.read(train, names=labels, labelled=bool(labels))
+    with Reporter(1).step("augment") as report:
+        count = write_augmented(rows, labels, settings, output, seed, report, whole=True)
+    out.print(f"{output}: {len(rows)} rows and {count} changed copies", soft_wrap=True)
+
+
+def write_augmented(
+    rows: Rows, labels: tuple[str, ...], settings: Augment, path: Path, seed: int, report: Report, whole: bool = False
+) -> int:
+    """Write the changed copies (after the rows themselves, with `whole`) as JSON lines; returns how many there are."""
+    from ..compress.augment import augment as changed_copies
+
+    made = changed_copies(rows.texts, settings, seed=seed, progress=report)
+    if not made:
+        raise InputError(f"{rows.source}: no row came out changed; look at `kinds` and `share`")
+    entries = [*enumerate(rows.texts), *made] if whole else made
+    lines = []
+    for i, text in entries:
+        label = {} if rows.labels is None else {"label": labels[int(rows.labels[i])]}
+        lines.append(json.dumps({"text": text, **label}, ensure_ascii=False))
+    write_atomic(path, "\n".join(lines) + "\n")
+    return len(made)
+
+
+def _labels(source: str) -> tuple[str, ...]:
+    """Label names of the rows; empty for unlabelled text."""
+    try:
+        return data_module.label_names(source)
+    except InputError as error:
+        if "no label column" in str(error):
+            return ()
+        raise

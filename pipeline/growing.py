@@ -1,0 +1,180 @@
+"""New labelled rows for a checkpoint: taught, and held against what it knew and against training again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ..compress import data as data_module
+from ..compress.checkpoint import Checkpoint, load, save
+from ..compress.data import Rows
+from ..compress.encoder import run_rows
+from ..compress.errors import InputError
+from ..compress.settings import Finetune, Update
+from ..compress.tasks import Task
+from .progress import Report
+
+HELD_OUT = 0.2  # of the new rows, where no others are given to judge on
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """Rows that came later; `labels` are the checkpoint's own, then the new ones."""
+
+    labels: tuple[str, ...]
+    train: Rows
+    validation: Rows
+    test: Rows | None
+
+
+def read_arrivals(
+    task: Task,
+    known: tuple[str, ...],
+    new: str,
+    validation: str | None = None,
+    test: str | None = None,
+    text: str | None = None,
+    label: str | None = None,
+) -> NewRows:
+    """Read new rows; a fifth of them is held out when no `validation` is given. Raises InputError."""
+    numbers = [str(i) for i in range(len(known))]
+    more = [
+        name for name in data_module.label_names(new, label, task.columns) if name not in known and name not in numbers
+    ]
+    labels = (*known, *more)
+    read = partial(task.read, text=text, label=label, names=labels)
+    train = read(new)
+    if validation is not None:
+        return NewRows(labels, train, read(validation), read(test) if test else None)
+    order = data_module.some_of(len(train), len(train))
+    count = max(1, round(HELD_OUT * len(train)))
+    held, kept = _only(train, order[:count]), _only(train, order[count:])
+    return NewRows(labels, kept, held, read(test) if test else None)
+
+
+def require_apart(new: NewRows, *held: Rows | None) -> None:
+    """Raise InputError when all of the new training rows are among rows that are there to judge on."""
+    learned = set(new.train.texts)
+    for rows in (*held, new.validation, new.test):
+        if rows is not None and learned <= set(rows.texts):
+            raise InputError(f"{new.train.source}: the same rows as {rows.source}; they are there to judge on")
+
+
+def joined(a: Rows, b: Rows | None) -> Rows:
+    """The rows of both; labels count in the same order, `b` may have further ones. Groups: those of `a`, or "new"."""
+    if b is None:
+        return a
+    groups = None if a.groups is None else (*a.groups, *(b.groups or ["new"] * len(b)))
+    names = max(a.names, b.names, key=len)
+    return Rows(f"{a.source} + {b.source}", (*a.texts, *b.texts), np.concatenate([a.gold, b.gold]), names, groups)
+
+
+def grow_checkpoint(
+    source: Checkpoint,
+    task: Task,
+    old: Rows,
+    held: Rows | None,
+    new: NewRows,
+    settings: Update,
+    out: Path,
+    *,
+    max_length: int,
+    seed: int,
+    report: Report,
+) -> dict:
+    """Write the updated checkpoint to `out`; returns metrics in points, seconds, and rows that were looked at.
+
+    `held`: old rows to judge forgetting on; they and the new held-out ones are never learned from.
+    """
+    from ..compress.update import update
+
+    encoder = source.encoder(max_length)
+    model = load(source, task)
+    judged = new.validation if held is None else joined(held, new.validation)
+    before = {"old": score(model, source, task, held, max_length)}
+    before["new"] = score(model, source, task, new.validation, max_length)
+    began = time.monotonic()
+    update(
+        model, (encoder.ids(old.texts), task.taught(old, encoder)),
+        (data_module.encode(encoder, new.train), task.taught(new.train, encoder)), new.labels, settings,
+        validation=(encoder.ids(judged.texts), task.taught(judged, encoder)), seed=seed, progress=report,
+    )  # fmt: skip
+    seconds = time.monotonic() - began
+    saved = save(model, source, out)
+    after = {
+        name: score(model, saved, task, rows, max_length) for name, rows in (("old", held), ("new", new.validation))
+    }
+    rows = settings.epochs * (len(new.train) + min(len(old), round(settings.replay * len(new.train))))
+    found = {
+        "labels": len(new.labels),
+        "new_labels": list(new.labels[len(source.labels) :]),
+        "old_before": before["old"],
+        "old_after": after["old"],
+        "forgetting": None if held is None else before["old"] - after["old"],
+        "new_before": before["new"],
+        "new_after": after["new"],
+        "rows": rows,
+        "training_s": seconds,
+    }
+    return found | _retrained(
+        source, task, joined(old, new.train), held, new, settings, seconds / rows, max_length, seed
+    )
+
+
+def _retrained(
+    source: Checkpoint, task: Task, everything: Rows, held: Rows | None, new: NewRows, settings: Update,
+    row_s: float, max_length: int, seed: int,
+) -> dict:  # fmt: skip
+    """The same checkpoint trained on all rows: measured when `retrain` asks for it, otherwise what it would cost."""
+    from ..compress.train import finetune
+    from ..compress.update import grow
+
+    if not settings.retrain:
+        return {"retrain": {"estimated": True, "training_s": row_s * settings.epochs * len(everything)}}
+    model = load(source, task)
+    grow(model, new.labels, seed)
+    plain = Finetune(
+        epochs=settings.retrain, learning_rate=settings.learning_rate, batch_size=settings.batch_size,
+        freeze_embeddings=settings.freeze_embeddings,
+    )  # fmt: skip
+    began = time.monotonic()
+    encoder = source.encoder(max_length)
+    finetune(model, encoder.ids(everything.texts), task.taught(everything, encoder), plain, seed=seed)
+    seconds = time.monotonic() - began
+    old, fresh = (score(model, source, task, rows, max_length) for rows in (held, new.validation))
+    return {"retrain": {"estimated": False, "training_s": seconds, "old_after": old, "new_after": fresh}}
+
+
+def score(model, source: Checkpoint, task: Task, rows: Rows | None, max_length: int) -> float | None:
+    """The metric of a model on the CPU, in points; a label that it has no output for is always wrong."""
+    from ..compress.inference import forward
+
+    if rows is None:
+        return None
+    encoder, own = source.encoder(max_length), tuple(model.config.id2label[i] for i in range(model.num_labels))
+    outputs = run_rows(partial(forward, model), encoder.ids(rows.texts), source.pad_id, task.output)
+    return task.metric(outputs, task.gold(replace(rows, names=max(rows.names, own, key=len)), encoder))
+
+
+def sentence(found: dict) -> str:
+    """What an update did, in one line."""
+    parts = [f"new rows {found['new_before']:.2f} -> {found['new_after']:.2f}"]
+    if found["old_before"] is not None:
+        parts.append(f"old rows {found['old_before']:.2f} -> {found['old_after']:.2f}")
+        parts.append(f"forgetting {found['forgetting']:.2f} points")
+    again = found["retrain"]
+    cost = f"{found['training_s']:.0f} s, all rows again "
+    if again["estimated"]:
+        return "; ".join([*parts, f"{cost}about {again['training_s']:.0f} s"])
+    metrics = f"{again['new_after']:.2f} on new rows" + (
+        "" if again["old_after"] is None else f", {again['old_after']:.2f} on old ones"
+    )
+    return "; ".join([*parts, f"{cost}{again['training_s']:.0f} s ({metrics})"])
+
+
+def _only(rows: Rows, picked: np.ndarray) -> Rows:
+    return replace(rows, texts=tuple(rows.texts[i] for i in picked), labels=rows.gold[picked])

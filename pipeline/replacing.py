@@ -1,0 +1,97 @@
+"""Should the bundle of this run take the place of an older run's? The same rows, the same minute, a paired test."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from ..benchmarks.bench import Scored, bench
+from ..benchmarks.latency import tokenizer_ms
+from ..benchmarks.quality import drop_upper_95, mcnemar_p, paired_drop
+from ..compress import data as data_module
+from ..compress.data import Rows
+from ..compress.errors import InputError
+from ..compress.tasks import points
+from ..export.artifact import Artifact
+from ..export.manifest import MANIFEST
+from ..export.session import CannotRunHere
+from .decide import REPLACE
+from .job import Job
+from .progress import Reporter
+from .side_by_side import adopted, correct
+from .store import write_atomic
+
+SURE = 0.05  # p of McNemar's test below which a difference of two metrics counts
+
+
+def old_bundle(old_run: Path) -> Path:
+    """The bundle of a run directory, or the bundle itself. Raises InputError."""
+    for path in (old_run / "bundle", old_run):
+        if (path / MANIFEST).is_file():
+            return path
+    if old_run.name.endswith(".tar.gz") and old_run.is_file():
+        return old_run
+    raise InputError(f"--baseline {old_run}: no bundle there; give a run directory or a bundle")
+
+
+def against(job: Job, run_dir: Path, old_run: Path) -> dict:
+    """Hold the bundle of `run_dir` against an older one; the result is in replace.json too.
+
+    On test rows where the recipe has them (the pick was made on validation). `max_drop` is the recipe's.
+    """
+    task, rows = job.task, job.test or job.validation
+    names = (str(old_run), str(run_dir))
+    with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
+        paths = (old_bundle(old_run), run_dir / "bundle")
+        artifacts = adopted(paths, Path(scratch), task, job.recipe.max_length)
+        reporter = Reporter(2)
+        with reporter.step("score the old bundle and the new one"):
+            scored = [_scored(name, a, rows) for name, a in zip(names, artifacts, strict=True)]
+        with reporter.step("measure both") as report:
+            ids = [data_module.encode(a.encoder(), rows) for a in artifacts]
+            timed = bench(scored, ids, job.recipe.latency, metric_name=task.metric_name, progress=report)
+    old, new = (entry.correct for entry in scored)
+    assert old is not None
+    assert new is not None
+    found = {
+        "old": names[0],
+        "new": names[1],
+        "rows": {"split": "validation" if job.test is None else "test", "count": len(rows)},
+        "metric": task.metric_name,
+        "metric_old": scored[0].metric,
+        "metric_new": scored[1].metric,
+        "drop": paired_drop(old, new)[0],
+        "drop_upper_95": drop_upper_95(old, new),
+        "mcnemar_p": mcnemar_p(old, new),
+        "latency_ratio": timed["artifacts"][1].get("ratio"),
+        "latency_ratio_ci": timed["artifacts"][1].get("ratio_ci"),
+        "max_drop": job.recipe.choose.max_drop,
+    }
+    found |= verdict(found)
+    write_atomic(run_dir / REPLACE, json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def verdict(found: dict) -> dict:
+    """`replace` and why: surely better, or surely faster and surely within `max_drop`."""
+    lo, hi = found["latency_ratio_ci"] or (0.0, float("inf"))
+    sure = found["mcnemar_p"] < SURE
+    time = "" if found["latency_ratio"] is None else f", {found['latency_ratio']:.2f} of its time"
+    change = f"{-found['drop']:+.2f} points (p = {found['mcnemar_p']:.2g}){time}"
+    if sure and found["drop"] < 0:
+        return {"replace": True, "why": f"better: {change}" + ("; mind the time" if lo > 1 else "")}
+    if sure and found["drop"] > found["max_drop"]:
+        return {"replace": False, "why": f"worse: {change}"}
+    if hi < 1 and found["drop_upper_95"] <= found["max_drop"]:
+        return {"replace": True, "why": f"faster and not worse by more than {found['max_drop']:g} points: {change}"}
+    return {"replace": False, "why": f"no difference that the rows or the clock are sure of: {change}"}
+
+
+def _scored(name: str, artifact: Artifact, rows: Rows) -> Scored:
+    """A bundle on rows of the new run's labels; a label that it does not know is always wrong."""
+    try:
+        right = correct(artifact, rows.renamed(artifact.labels))
+    except CannotRunHere as reason:
+        raise InputError(f"--baseline: {name} cannot run here: {reason}") from None
+    return Scored(name, artifact, points(right), right, tokenizer_ms(artifact.encoder().ids, rows.texts))

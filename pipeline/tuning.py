@@ -1,0 +1,123 @@
+"""The verb `tune`, and the recipe's step of that name: search, train the best and the given, keep the better one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..benchmarks.quality import mcnemar_p, paired_drop
+from ..compress import data as data_module
+from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
+from ..compress.data import Rows
+from ..compress.settings import Finetune, Tune
+from ..compress.tasks import Task, points
+from .options import checked
+from .progress import Report
+from .stages import BatchSize, Epochs, MaxLength, OutputDir, Seed, Source, TaskOption, Train, out, task_named, writing
+
+app = typer.Typer()
+
+
+def tune_checkpoint(
+    source: Checkpoint,
+    task: Task,
+    labels: tuple[str, ...],
+    train: Rows,
+    validation: Rows,
+    settings: Tune,
+    target: Path,
+    study: Path,
+    *,
+    max_length: int,
+    seed: int,
+    report: Report,
+) -> dict:
+    """Write the better of two checkpoints to `target`: trained as given, and with the best settings that were found.
+
+    Trials see training rows alone; the two are compared on validation, paired, and a tie goes to the given settings.
+    """
+    from ..compress.distill import teacher_scores
+    from ..compress.train import finetune
+    from ..compress.tune import tune
+
+    def start():
+        return load(source, task) if source.has_head(task) else with_new_head(source, task, labels, seed)
+
+    encoder = source.encoder(max_length)
+    ids, judged = data_module.encode(encoder, train), encoder.ids(validation.texts)
+    learned, looks = task.taught(train, encoder), (judged, task.taught(validation, encoder))
+    found = tune(start, ids, learned, settings, study, seed=seed, progress=lambda s, text: report(0.8 * s, text))
+    result = {
+        "default_won": found.default,
+        "best": found.best.model_dump(mode="json", exclude_defaults=True),
+        "importance": found.importance,
+        "trials": found.trials,
+    }
+
+    def trained(chosen: Finetune, words: str):
+        report(0.8, words)
+        model = finetune(start(), ids, learned, chosen, validation=looks, seed=seed)
+        return model, task.correct(teacher_scores(model, judged), task.gold(validation, encoder))
+
+    model, given = trained(settings.finetune, "training as given")
+    result |= {"metric_given": points(given), "kept": "given"}
+    if not found.default:
+        other, best = trained(found.best, "training the best")
+        drop = paired_drop(given, best)[0]
+        result |= {"metric_best": points(best), "mcnemar_p": mcnemar_p(given, best)}
+        if drop < 0:
+            model, result["kept"] = other, "best"
+    save(model, source, target)
+    return result
+
+
+def sentence(found: dict) -> str:
+    """Whether the search paid, in one line."""
+    given, trials = f"{found['metric_given']:.2f}", len(found["trials"])
+    worth = ", ".join(f"{name} {value:.0%}" for name, value in found["importance"].items())
+    knobs = f"; what each knob is worth: {worth}" if worth else ""
+    if found["default_won"]:
+        return f"{trials} trials, none better than the given settings ({given}){knobs}"
+    change = (
+        f"{given} as given, {found['metric_best']:.2f} with the best of {trials} trials (p = {found['mcnemar_p']:.2g})"
+    )
+    return f"{change}; kept: {'the best' if found['kept'] == 'best' else 'as given, the search did not beat it'}{knobs}"
+
+
+@app.command()
+def tune(
+    checkpoint: Source,
+    train: Train,
+    validation: Annotated[str, typer.Option(help="labelled rows that the best is held against the given on")],
+    minutes: Annotated[float, typer.Option(help="for trials together")],
+    output_dir: OutputDir,
+    trials: Annotated[int, typer.Option(min=1, help="at most")] = 40,
+    peft: Annotated[list[str] | None, typer.Option(help="kinds of adapters to try (default: none, lora)")] = None,
+    adversarial: Annotated[bool, typer.Option("--adversarial", help="also try pushes of the embeddings")] = False,
+    epochs: Epochs = 3.0,
+    learning_rate: Annotated[float, typer.Option(help="peak rate that the search starts from")] = 1e-4,
+    batch_size: BatchSize = 32,
+    max_length: MaxLength = 128,
+    seed: Seed = 13,
+    task: TaskOption = "text-classification",
+) -> None:
+    """Search for fine-tuning settings; run it again to go on. tune.json has trials and what each knob is worth."""
+    kind, source = task_named(task), open_checkpoint(checkpoint)
+    labels = source.labels if source.has_head(kind) else data_module.label_names(train, columns=kind.columns)
+    rows, held = (kind.read(path, names=labels) for path in (train, validation))
+    data_module.require_two_classes(rows, labels)
+    start = checked(Finetune, {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size})
+    settings = checked(
+        Tune, {"minutes": minutes, "trials": trials, "peft": peft, "adversarial": adversarial, "finetune": start}
+    )
+    study = output_dir.with_name(f"{output_dir.name}.study.log")
+    with writing(output_dir, "tune") as (target, report):
+        found = tune_checkpoint(
+            source, kind, labels, rows, held, settings, target, study, max_length=max_length, seed=seed, report=report
+        )
+        (target / "tune.json").write_text(json.dumps(found, indent=2) + "\n")
+    out.print(f"{output_dir}: {sentence(found)}", soft_wrap=True)
+    study.unlink()

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import LABELS, TASK
+from paredown.compress import data
+from paredown.compress.checkpoint import Checkpoint, load
+from paredown.compress.errors import StepError
+from paredown.compress.settings import Tune
+from paredown.compress.tune import tune
+
+
+def search(checkpoint: Checkpoint, files: dict, study: Path, **more):
+    rows = data.read(str(files["train"]), names=LABELS)
+    # Half an epoch at a tiny rate teaches nothing: whatever learns more is better.
+    start = {"epochs": 1, "learning_rate": 1e-3, "freeze_embeddings": False, "batch_size": 64}
+    settings = Tune.model_validate({"minutes": 30, "finetune": start, **more})
+    ids = checkpoint.encoder().ids(rows.texts)
+    return tune(lambda: load(checkpoint, TASK), ids, rows.gold, settings, study, seed=3)
+
+
+def test_a_search_beats_settings_that_learn_nothing_and_goes_on_where_it_was(
+    untrained: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    first = search(untrained, files, tmp_path / "study.log", trials=3)
+    assert first.trials[0]["settings"]["learning_rate"] == 1e-3  # as given
+    assert len(first.trials) == 3
+    found = search(untrained, files, tmp_path / "study.log", trials=7)
+    assert found.trials[:3] == first.trials
+    assert len(found.trials) == 7
+    metrics = [t["metric"] for t in found.trials if t["state"] == "complete"]
+    assert max(metrics) >= metrics[0]
+    assert found.default == (max(metrics) == metrics[0])
+    if found.importance:
+        assert np.isclose(sum(found.importance.values()), 1, atol=0.01)
+    again = search(untrained, files, tmp_path / "study.log", trials=7)
+    assert again == found
+
+
+def test_trials_that_cannot_be_run_are_passed_over(untrained: Checkpoint, files: dict, tmp_path: Path) -> None:
+    start = {"batch_size": 400, "peft": {"kind": "adalora"}}
+    with pytest.raises(StepError, match="no trial came to an end"):
+        search(untrained, files, tmp_path / "study.log", trials=1, peft=["adalora"], finetune=start)
