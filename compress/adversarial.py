@@ -62,7 +62,11 @@ def _within(push: torch.Tensor, radius: torch.Tensor, *, always: bool = False) -
 @contextmanager
 def _pushed(words: nn.Module, push: torch.Tensor) -> Iterator[None]:
     """The embeddings' output with `push` added, while the block runs."""
-    hook = words.register_forward_hook(lambda module, inputs, output: output + push.to(output.dtype))
+
+    def add(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        return output + push.to(output.dtype)
+
+    hook = words.register_forward_hook(add)
     try:
         yield
     finally:

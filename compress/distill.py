@@ -25,7 +25,7 @@ from .relation import relation_loss, relations
 from .settings import Distill, Heal
 from .structure import blocks, keep_blocks
 from .tags import NO_LABEL
-from .train import Judge, Labels, Progress, answered, fit
+from .train import Judge, Labels, Progress, answered, fit, label_names
 
 
 def distill(
@@ -154,15 +154,11 @@ def mean_scores(teachers: Sequence[tuple[PreTrainedModel, Sequence[Sequence[int]
 
     Labels count as the first teacher has them; the others may have the same ones in another order.
     """
-    wanted, scores = _labels(teachers[0][0]), []
+    wanted, scores = label_names(teachers[0][0]), []
     for teacher, ids in teachers:
-        order = [_labels(teacher).index(name) for name in wanted]
+        order = [label_names(teacher).index(name) for name in wanted]
         scores.append(teacher_scores(teacher, ids)[:, order])
     return np.stack(scores).mean(axis=0)
-
-
-def _labels(model: PreTrainedModel) -> list[str]:
-    return [str(model.config.id2label[i]) for i in range(model.num_labels)]
 
 
 def _check_fits(student: PreTrainedModel, teacher: PreTrainedModel, settings: Heal) -> None:

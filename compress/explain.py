@@ -54,7 +54,7 @@ def rollout(model: PreTrainedModel, ids: Sequence[int]) -> np.ndarray | None:
         with torch.inference_mode():
             layers = model(input_ids=row, attention_mask=torch.ones_like(row), output_attentions=True).attentions
     finally:
-        model.set_attn_implementation(was)
+        model.set_attn_implementation(was or "eager")
     reach = torch.eye(len(ids))
     for weights in layers:
         mixed = 0.5 * weights[0].float().mean(0) + 0.5 * torch.eye(len(ids))
@@ -80,5 +80,5 @@ def agreement(a: np.ndarray, b: np.ndarray) -> float | None:
     """Spearman's rank correlation of two attributions of the same words; None for fewer than three words."""
     if len(a) < 3 or not a.std() or not b.std():
         return None
-    ranks = [np.argsort(np.argsort(x)).astype(float) for x in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    first, second = (np.argsort(np.argsort(x)).astype(float) for x in (a, b))
+    return float(np.corrcoef(first, second)[0, 1])

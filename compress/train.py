@@ -31,6 +31,12 @@ Loss = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
 Labels = np.ndarray | Sequence[np.ndarray]  # (rows,) int64, or (tokens,) of each row; NO_LABEL where there is none
 
 
+def label_names(model: PreTrainedModel) -> list[str]:
+    """The labels of a model, in the order of its outputs."""
+    names: dict = model.config.id2label or {}
+    return [str(names[i]) for i in range(len(names))]
+
+
 def finetune(
     model: PreTrainedModel,
     ids: Sequence[Sequence[int]],
@@ -47,7 +53,7 @@ def finetune(
     `validation`: token ids and labels that `patience` stops on. Adapters are merged when it returns.
     """
     rows = [{"input_ids": row, "labels": label} for row, label in zip(ids, labels, strict=True)]
-    weights = label_weights(settings.class_weights, labels, [model.config.id2label[i] for i in range(model.num_labels)])
+    weights = label_weights(settings.class_weights, labels, label_names(model))
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         logits = net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits

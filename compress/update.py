@@ -22,7 +22,7 @@ from .errors import InputError
 from .inference import answers
 from .settings import Update
 from .tags import NO_LABEL
-from .train import Judge, Labels, Progress, answered, fit, one_a_line
+from .train import Judge, Labels, Progress, answered, fit, label_names, one_a_line
 
 Labelled = tuple[Sequence[Sequence[int]], Labels]  # token ids and labels of each row
 
@@ -94,7 +94,7 @@ def _rarest(labels: Sequence[np.ndarray]) -> np.ndarray:
 
 def grow(model: PreTrainedModel, labels: Sequence[str], seed: int) -> None:
     """Outputs for further labels, in place: the old ones come first in `labels` and answer as before."""
-    known = [model.config.id2label[i] for i in range(model.num_labels)]
+    known = label_names(model)
     if list(labels[: len(known)]) != known:
         raise InputError(f"labels: the checkpoint's own come first, in their order: {', '.join(known[:5])}")
     more = len(labels) - len(known)
@@ -113,7 +113,7 @@ def grow(model: PreTrainedModel, labels: Sequence[str], seed: int) -> None:
     setattr(model.get_submodule(parent), name, wide)
     model.config.id2label = dict(enumerate(labels))
     model.config.label2id = {label: i for i, label in enumerate(labels)}
-    model.num_labels = len(labels)
+    model.num_labels = len(labels)  # type: ignore[assignment]
 
 
 class _Hold:

@@ -124,7 +124,8 @@ def fairness(
                 metrics=asked, y_true=rows.gold, y_pred=answers, sensitive_features=list(rows.groups or ())
             )
             apart = frame.difference().drop("rows").to_dict()
-            found.append({"path": name, "groups": frame.by_group.to_dict("index"), "apart": apart})
+            by_group = frame.by_group.to_dict("index")  # type: ignore[call-overload]
+            found.append({"path": name, "groups": by_group, "apart": apart})
     if json_file is not None:
         write_atomic(json_file, json.dumps({"group": group, "models": found}, indent=2, default=float) + "\n")
     measures = list(found[0]["apart"])

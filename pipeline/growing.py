@@ -109,12 +109,13 @@ def grow_checkpoint(
         name: score(model, saved, task, rows, max_length) for name, rows in (("old", held), ("new", new.validation))
     }
     rows = settings.epochs * (len(new.train) + min(len(old), round(settings.replay * len(new.train))))
+    lost = None if before["old"] is None or after["old"] is None else before["old"] - after["old"]
     found = {
         "labels": len(new.labels),
         "new_labels": list(new.labels[len(source.labels) :]),
         "old_before": before["old"],
         "old_after": after["old"],
-        "forgetting": None if held is None else before["old"] - after["old"],
+        "forgetting": lost,
         "new_before": before["new"],
         "new_after": after["new"],
         "rows": rows,

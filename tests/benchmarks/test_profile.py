@@ -15,7 +15,7 @@ def test_what_lies_in_a_branch_is_counted_once(tmp_path: Path) -> None:
         for name, operator, inputs in (("then_branch", "MatMul", ["x", "w"]), ("else_branch", "Add", ["x", "w"]))
     }
     graph = helper.make_graph(
-        [helper.make_node("If", ["c"], ["y"], "choice", **branches)],
+        [helper.make_node("If", ["c"], ["y"], "choice", **branches)],  # type: ignore[arg-type]
         "g",
         [
             helper.make_tensor_value_info("x", TensorProto.FLOAT, [64, 64]),

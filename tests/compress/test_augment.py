@@ -69,7 +69,7 @@ def test_a_masked_model_fills_gaps_with_whole_words(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = transformers.AutoConfig.from_pretrained(checkpoint.path)
     config.vocab_size += 1
-    transformers.BertForMaskedLM(config).save_pretrained(checkpoint.path)
+    transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(checkpoint.path)
     settings = Augment(kinds=["masked"], masked_model=str(checkpoint.path), share=0.3)
     made = augment(TEXTS, settings, seed=1)
     assert made == augment(TEXTS, settings, seed=1)
@@ -91,6 +91,7 @@ def test_back_translation_goes_there_and_back(tmp_path: Path) -> None:
             vocab_size=len(fast), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, pad_token_id=0,
             eos_token_id=3, decoder_start_token_id=0,
         )  # fmt: skip
+        config.decoder_start_token_id = 0
         transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / name)
         fast.save_pretrained(tmp_path / name)
     settings = Augment(kinds=["back_translation"], through=[str(tmp_path / "there"), str(tmp_path / "back")])

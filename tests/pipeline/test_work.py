@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import write_recipe
 from paredown.compress.checkpoint import Checkpoint
-from paredown.compress.settings import Finetune, Stage, Static
+from paredown.compress.settings import Finetune, Stage, Static, Training
 from paredown.pipeline.job import SCORES, prepare
 from paredown.pipeline.recipe_file import read_recipe
 from paredown.pipeline.store import Done
@@ -27,6 +27,7 @@ def test_training_that_patience_ends_counts_the_rows_that_it_saw(
     score(job, tmp_path / "scores", {}, lambda share, text: None)
     done = {SCORES: Done(tmp_path / "scores", {}, 1.0)}
     found = compress(job, settings, None, tmp_path / "out", done, lambda share, text: said.append(share))
+    assert isinstance(settings, Training)
     seen = 500 if isinstance(settings, Static) else 400
     assert 0 < said[-1] < 0.5
     assert np.isclose(found["rows_per_s"] * found["training_s"], said[-1] * settings.epochs * seen)
