@@ -89,7 +89,7 @@ def test_back_translation_goes_there_and_back(tmp_path: Path) -> None:
         torch.manual_seed(seed)
         config = transformers.T5Config(
             vocab_size=len(fast), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, pad_token_id=0,
-            eos_token_id=3, decoder_start_token_id=0,
+            eos_token_id=3,
         )  # fmt: skip
         config.decoder_start_token_id = 0
         transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / name)
