@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[compress,explain,cpu,rtx,serve,load,sign,plot,demo,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[compress,explain,cpu,rtx,serve,load,sign,plot,track,demo,dev]"
 	mkdir -p $(VENV)/types/paredown
 	for room in pipeline benchmarks serve export compress; do ln -sfn ../../../$$room $(VENV)/types/paredown/$$room; done
 	touch $@
