@@ -25,7 +25,7 @@ ADAPT = """max_length: 32
 adapt:
   - augment: {{kinds: [swap, deletion]}}
   - finetune: {{epochs: 0.5, learning_rate: 0.002, peft: {{kind: lora}}, class_weights: balanced}}
-  - update: {{new: {new}, epochs: 8, learning_rate: 0.002, batch_size: 8, freeze_embeddings: false}}
+  - update: {{new: {new}, epochs: 12, learning_rate: 0.001, batch_size: 8, freeze_embeddings: false}}
 """
 
 
@@ -62,7 +62,7 @@ def test_the_verbs(teacher: Checkpoint, files: dict, later: Path, tmp_path: Path
     data = ["--train", files["train"], "--validation", files["validation"]]
     done = paredown(
         "update", teacher.path, *data, "--new", later, "--epochs", 5, "--learning-rate", 0.005, "--retrain", 1,
-        "--output-dir", tmp_path / "updated",
+        "--ewc", 1, "--output-dir", tmp_path / "updated",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "forgetting" in done.stdout
