@@ -136,6 +136,8 @@ def note(entry: dict, choice: dict) -> str:
     rule, notes = choice["rule"], []
     if rule["rule"] == "cheapest" and entry["drop_validation"] > rule["max_drop"]:
         notes.append(f"loses more than {rule['max_drop']:g} points")
+        if entry.get("why_worse"):
+            notes.append(entry["why_worse"])
     if entry.get("why_slower"):
         notes.append(entry["why_slower"])
     return "; ".join(notes)

@@ -171,6 +171,11 @@ class Heal(Training):
     label_weight: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="weight of the loss on the rows' own labels"
     )
+    learn_from: Literal["all", "unlabeled"] = Field(
+        default="all",
+        description="training and unlabelled rows, or the unlabelled ones alone: a teacher is surer of the rows that "
+        "it was trained on than of any other",
+    )
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=2e-4, description="peak of AdamW's learning rate")
 
 
@@ -292,4 +297,4 @@ class Prune(Settings):
         return self
 
 
-Stage = Finetune | Prune | Distill | Static | Trim
+Stage = Finetune | Prune | Recover | Distill | Static | Trim

@@ -76,13 +76,17 @@ def unpack(archive: Path, out: Path) -> Path:
 
 def _members(archive: Path, tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
     """The archive's files by their name in the bundle; nothing is copied yet."""
-    members: dict[str, tarfile.TarInfo] = {}
-    total = count = 0
+    found: list[tuple[str, tarfile.TarInfo]] = []
+    total = 0
     for member in tar:
-        total, count = total + member.size, count + 1
-        if total > ARCHIVE_LIMIT or count > FILES_LIMIT:
+        total += member.size
+        found.append((member.name.removeprefix("./"), member))  # `tar c ./bundle` and `tar c .` write these
+        if total > ARCHIVE_LIMIT or len(found) > FILES_LIMIT:
             raise BundleError(f"{archive}: unpacks to more than {ARCHIVE_LIMIT / 1e9:g} GB or {FILES_LIMIT} files")
-        name = inside(member.name.partition("/")[2] or member.name)
+    in_a_folder = all(name != MANIFEST for name, _ in found)
+    members: dict[str, tarfile.TarInfo] = {}
+    for name, member in found:
+        name = inside((name.partition("/")[2] if in_a_folder else name) or name or ".")
         if member.isdir():
             continue
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse() or name in members:

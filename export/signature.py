@@ -10,6 +10,9 @@ from pathlib import Path
 from ..compress.errors import InputError, missing_extra
 from .manifest import SIGNATURE, BundleError
 
+MAKE_PRIVATE = "make one with: openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
+MAKE_PUBLIC = "make it with: openssl ec -in key.pem -pubout -out key.pub"
+
 
 def sign(bundle: Path, private_key: Path) -> Path:
     """Write model.sig into the bundle, made with a PEM key on one of NIST's curves (P-256, P-384, P-521).
@@ -17,14 +20,15 @@ def sign(bundle: Path, private_key: Path) -> Path:
     Raises InputError for a key that cannot be used, or when the library is missing.
     """
     signing, _, hashing = _library()
+    _require_key(private_key, "--private-key", MAKE_PRIVATE)
     target = bundle / SIGNATURE
     target.unlink(missing_ok=True)
     try:
         signer = signing.Config().use_elliptic_key_signer(private_key=private_key)
     except Exception as error:  # cryptography raises its own classes, TypeError for a key with a password
         raise InputError(
-            f"--private-key {private_key}: not an unencrypted PEM key on P-256, P-384 or P-521 ({error}); make one "
-            "with: openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
+            f"--private-key {private_key}: not an unencrypted PEM key on P-256, P-384 or P-521{_why(error)}; "
+            f"{MAKE_PRIVATE}"
         ) from None
     signer.set_hashing_config(_hashing(hashing)).sign(bundle, target)
     return target
@@ -34,12 +38,12 @@ def check_signature(bundle: Path, public_key: Path) -> None:
     """Raise BundleError unless model.sig was made with the key's other half, over these very files."""
     _, verifying, hashing = _library()
     path = bundle / SIGNATURE
+    _require_key(public_key, "--public-key", MAKE_PUBLIC)
     try:
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except Exception as error:
         raise InputError(
-            f"--public-key {public_key}: not a PEM public key on P-256, P-384 or P-521 ({error}); make it with: "
-            "openssl ec -in key.pem -pubout -out key.pub"
+            f"--public-key {public_key}: not a PEM public key on P-256, P-384 or P-521{_why(error)}; {MAKE_PUBLIC}"
         ) from None
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{SIGNATURE}: no such file; this bundle is not signed")
@@ -48,6 +52,16 @@ def check_signature(bundle: Path, public_key: Path) -> None:
     except Exception as error:  # ValueError, InvalidSignature, and those of three parsers
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BundleError(f"{SIGNATURE}: not a signature of this bundle by {public_key}: {reason}") from None
+
+
+def _require_key(path: Path, option: str, how: str) -> None:
+    if not path.is_file():
+        raise InputError(f"{option} {path}: no such file; {how}")
+
+
+def _why(error: Exception) -> str:
+    """In brackets; nothing where a key of another kind, RSA for one, has made the library stumble over itself."""
+    return "" if isinstance(error, AttributeError) else f" ({' '.join(str(error).split())})"
 
 
 def _hashing(hashing):

@@ -29,6 +29,7 @@ from .store import Done, key_of
 
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
 SCORES = f"{BASELINE}-scores"
+RECOVER = "-recover"  # after the name of the cut that is healed
 MODULES = {"pytorch": "torch", "openvino": "openvino"}  # every other runtime is ONNX Runtime, or an engine
 
 
@@ -107,6 +108,10 @@ class Job:
         """Rows that students learn from: the training rows and the unlabelled ones."""
         return len(self.train) + (len(self.unlabeled) if self.unlabeled else 0)
 
+    def rows_of(self, settings: Heal) -> int:
+        """How many of these one lesson uses."""
+        return self.learned - (len(self.train) if settings.learn_from == "unlabeled" else 0)
+
     def model(self, name: str) -> Model:
         return next(model for model in self.models if model.name == name)
 
@@ -132,7 +137,7 @@ def prepare(recipe: Recipe) -> Job:
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(FAMILIES)}")
     for model in recipe.models:
         _check_layers(model, checkpoint.depth)
-        _check_student(model, checkpoint, task)
+        _check_lessons(model, checkpoint, task, unlabeled=unlabeled is not None)
     teachers = (checkpoint, *(_teacher(source, checkpoint, task) for source in recipe.teachers))
     encoder = checkpoint.encoder(recipe.max_length)
     for rows in (train, validation, test):
@@ -165,8 +170,9 @@ def _teacher(source: str, checkpoint: Checkpoint, task: Task) -> Checkpoint:
     return teacher
 
 
-def _check_student(model: Model, checkpoint: Checkpoint, task: Task) -> None:
-    """A student from elsewhere opens, and the losses inside the models are off when it cuts text into other tokens."""
+def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: bool) -> None:
+    """A student from elsewhere opens, the losses inside the models are off when it cuts text into other tokens, and
+    there are the rows that each step learns from."""
     same_tokens, narrowed = True, False
     for entry in model.steps:
         stage, settings = entry.stage
@@ -183,6 +189,8 @@ def _check_student(model: Model, checkpoint: Checkpoint, task: Task) -> None:
             narrowed = True
         narrowed = narrowed or (isinstance(settings, Distill) and settings.width is not None)
         lesson = settings.recover if isinstance(settings, Prune) else settings
+        if isinstance(lesson, Heal) and lesson.learn_from == "unlabeled" and not unlabeled:
+            raise InputError(f"models: '{model.name}', {stage}: learn_from: unlabeled needs data.unlabeled")
         if isinstance(lesson, Heal) and not same_tokens and (lesson.hidden_weight or lesson.relation_weight):
             raise InputError(
                 f"models: '{model.name}', {stage}: its student cuts text into other tokens than the checkpoint; set "
@@ -201,9 +209,16 @@ def parts_of(job: Job, candidate: Candidate) -> tuple[Candidate, Candidate]:
     return Candidate(job.model(names.first), candidate.target), Candidate(job.model(names.then), candidate.target)
 
 
-def chain_of(model: Model) -> list[str]:
-    """Names of a model's own steps, first to last."""
-    return [f"{model.name}-{number}-{step.stage[0]}" for number, step in enumerate(model.steps, start=1)]
+def chain_of(model: Model) -> dict[str, Stage]:
+    """A model's own steps by name, first to last. Healing a cut is a step of its own: the cut outlives its failure."""
+    chain: dict[str, Stage] = {}
+    for number, step in enumerate(model.steps, start=1):
+        stage, settings = step.stage
+        name = f"{model.name}-{number}-{stage}"
+        chain[name] = settings
+        if isinstance(settings, Prune) and settings.recover is not None:
+            chain |= {name: settings.model_copy(update={"recover": None}), name + RECOVER: settings.recover}
+    return chain
 
 
 def _check_layers(model: Model, depth: int) -> None:
@@ -242,4 +257,4 @@ def evaluation_name(candidate: Candidate) -> str:
 
 
 def has_teacher(settings: Stage) -> bool:
-    return isinstance(settings, Heal) or (isinstance(settings, Prune) and settings.recover is not None)
+    return isinstance(settings, Heal)

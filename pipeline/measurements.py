@@ -15,7 +15,19 @@ from ..compress.settings import Prune
 from ..compress.tasks import softmax
 from ..export.machine import machine
 from ..export.reference import ROWS as REFERENCE_ROWS
-from .job import SCORES, Candidate, Job, Step, chain_of, evaluation_name, graph_name, has_teacher, parts_of, table_name
+from .job import (
+    RECOVER,
+    SCORES,
+    Candidate,
+    Job,
+    Step,
+    chain_of,
+    evaluation_name,
+    graph_name,
+    has_teacher,
+    parts_of,
+    table_name,
+)
 from .recipe import Model
 from .store import Done
 
@@ -33,7 +45,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
     for candidate in job.candidates:
         evaluated = done[evaluation_name(candidate)]
         export = done[candidate.step]
-        chain = chain_of(candidate.model)
+        chain = list(chain_of(candidate.model))
         candidates.append(
             {
                 "name": candidate.name,
@@ -46,7 +58,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
                 "details": export.result["details"],
                 "compression_s": sum(done[name].seconds for name in _made_by(job, candidate)),
                 "parameters": done[chain[-1]].result["parameters"] if chain else None,
-                "made": {name: done[name].result for name in chain},
+                "made": _made(chain, done),
                 **evaluated.result,
                 **_answers_of(evaluated, done[evaluation_name(job.candidates[0])], job),
                 "timing": timings.get(candidate.name),
@@ -129,9 +141,18 @@ def _steps_of(model: Model) -> list[dict]:
     return [{"stage": step.stage[0], **step.stage[1].model_dump(exclude_defaults=True)} for step in model.steps]
 
 
+def _made(chain: list[str], done: Mapping[str, Done]) -> dict[str, dict]:
+    """What each step of the recipe's model found out; healing a cut belongs to the cut."""
+    found: dict[str, dict] = {}
+    for name in chain:
+        step = name.removesuffix(RECOVER)
+        found[step] = found.get(step, {}) | done[name].result
+    return found
+
+
 def _shared(model: Model) -> list[str]:
     """Steps that several models stand on, counted in full for each: the teacher's scores, the latency table."""
-    stages = [step.stage[1] for step in model.steps]
+    stages = chain_of(model).values()
     names = [SCORES] if any(map(has_teacher, stages)) else []
     return names + [table_name(s.target) for s in stages if isinstance(s, Prune) and s.timed]
 

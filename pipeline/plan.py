@@ -28,9 +28,10 @@ from .job import (
 from .measuring import measure
 from .progress import Report
 from .recipe import Model, Search
+from .scoring import evaluate
 from .search import PROXY_SHARE, search
 from .store import Done
-from .work import cascade, checkpoint_after, compress, evaluate, export, measure_table, score
+from .work import cascade, checkpoint_after, compress, export, measure_table, score
 
 
 def plan(job: Job) -> list[Step]:
@@ -40,7 +41,7 @@ def plan(job: Job) -> list[Step]:
     """
     steps: dict[str, Step] = {}
     candidates = job.candidates
-    if any(has_teacher(entry.stage[1]) for model in job.models for entry in model.steps):
+    if any(has_teacher(settings) for model in job.models for settings in chain_of(model).values()):
         _add(steps, _scores_step(job))
     for step in _table_steps(job):
         _add(steps, step)
@@ -79,10 +80,9 @@ def search_steps(job: Job, settings: Search) -> list[Step]:
 def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
     """Add the model's chain; returns the name of its last step, None for the checkpoint as it came."""
     before: str | None = None
-    for name, entry in zip(chain_of(model), model.steps, strict=True):
-        stage, settings = entry.stage
+    for name, settings in chain_of(model).items():
         inputs = {
-            "stage": stage,
+            "stage": type(settings).__name__.lower(),
             "settings": settings.model_dump(),
             "seed": job.recipe.seed,
             "max_length": job.recipe.max_length,
@@ -97,7 +97,7 @@ def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
             **code_of("compress"),
         }
         work = partial(compress, job, settings, before)
-        _add(steps, Step(name, inputs, _guess(job, stage, settings), work))
+        _add(steps, Step(name, inputs, _guess(job, settings), work))
         before = name
     return before
 
@@ -206,6 +206,7 @@ def _evaluate_step(job: Job, candidate: Candidate, reference: Candidate, steps: 
         "robustness": job.recipe.robustness_rows,
         "machine": fingerprint(),
         "after": after,
+        "scoring": _digest("pipeline/scoring.py"),
         **code_of("compress", "export"),
     }
     rows = len(job.validation) + (len(job.test) if job.test else 0)
@@ -259,11 +260,10 @@ def code_of(*folders: str) -> dict:
     }
 
 
-def _guess(job: Job, stage: str, settings) -> float:
+def _guess(job: Job, settings: Stage) -> float:
     """Seconds of a training stage, from 40 rows a second measured for MiniLM-L6 in float32 on 2 cores."""
     if isinstance(settings, Finetune):
         return settings.epochs * len(job.train) / 40
-    heal = settings.recover if isinstance(settings, Prune) else settings
-    if not isinstance(heal, Heal):
+    if not isinstance(settings, Heal):
         return 60.0 if isinstance(settings, Prune) else 5.0
-    return 30 + heal.epochs * job.learned / (1500 if isinstance(settings, Static) else 60)
+    return 30 + settings.epochs * job.rows_of(settings) / (1500 if isinstance(settings, Static) else 60)

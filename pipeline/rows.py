@@ -49,6 +49,17 @@ def promise_of(entry: dict, entries: dict[str, dict]) -> dict | None:
     return {"promised": float(np.prod(promised)), "measured": 1 / slower, "measured_ci": [1 / hi, 1 / lo]}
 
 
+def why_worse(entry: dict) -> str | None:
+    """What rounding to INT8 did to the answers, where it lost points against the model's own checkpoint."""
+    parity = entry.get("parity")
+    if not entry["precision"].startswith("int8") or not parity or parity["metric_drop"] <= 0:
+        return None
+    return (
+        f"INT8 alone loses {parity['metric_drop']:.1f} of these points: it changes {1 - parity['agreement']:.1%} of "
+        f"the answers and moves a logit by {parity['mean_difference']:.2f} in the mean"
+    )
+
+
 def row_of(entry: dict, base: dict, base_cost: Cost, prices: Prices, measurements: dict, promise: dict | None) -> Row:
     """A candidate's row; `base` is the checkpoint as it came, `base_cost` what serving it costs."""
     correct, base_correct = _bits(entry, "validation"), _bits(base, "validation")
@@ -106,6 +117,7 @@ def row_of(entry: dict, base: dict, base_cost: Cost, prices: Prices, measurement
         **_quality(entry, base, measurements),
         "steps": entry["steps"],
         "why_slower": entry.get("why_slower"),
+        "why_worse": why_worse(entry),
     }
     cannot = "a bundle runs without torch; PyTorch is measured to compare" if entry["runtime"] == "pytorch" else None
     times = np.array([np.mean(turn) for turn in timing.turns[scenario]])

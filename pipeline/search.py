@@ -214,13 +214,16 @@ def _worth_training(trials: list[Trial], settings: Search, commonest: float) -> 
 def _affordable(
     chosen: list[Trial], epoch_s: dict[int, float], left: float
 ) -> tuple[list[Trial], float, dict[str, str]]:
-    """As many as can be trained in the seconds left, spread over the speeds, for as many epochs as fit."""
+    """As many as can be trained in the seconds left, spread over the speeds, for as many epochs as fit.
+
+    `chosen`: fastest first, the nearest to the teacher last.
+    """
     for count in range(min(3, len(chosen)), 0, -1):
         picked = [chosen[i] for i in sorted({round(x) for x in np.linspace(0, len(chosen) - 1, count)})]
         for epochs in STEPS_OF_EPOCHS:
             if epochs >= (1.0 if count > 1 else 0.5) and epochs * sum(epoch_s[t.number] for t in picked) <= left:
                 return picked, epochs, _late(chosen, picked)
-    return chosen[:1], 0.0, _late(chosen, chosen[:1])
+    return chosen[-1:], 0.0, _late(chosen, chosen[-1:])  # nothing heals it: the one that needs it least
 
 
 def _late(chosen: list[Trial], picked: list[Trial]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What each step does: fill its directory from the directories of the steps before it."""
+"""What each step that makes something does: fill its directory from the directories of the steps before it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,23 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..compress import data as data_module
-from ..compress import noise
 from ..compress.allocate import LatencyTable
 from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
-from ..compress.data import Rows
-from ..compress.encoder import Encoder, batches_of, collate, run_rows
+from ..compress.encoder import batches_of, collate
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed, Training, Trim
 from ..compress.tags import NO_LABEL
-from ..export.artifact import Artifact, read_artifact
+from ..export.artifact import read_artifact
 from ..export.machine import cores
-from ..export.parity import compare, departure, gate
-from ..export.session import ENGINES, CannotRunHere, Session
-from .job import SCORES, Candidate, Job, evaluation_name, graph_name, parts_of, table_name
+from ..export.session import ENGINES
+from .job import SCORES, Candidate, Job, graph_name, parts_of, table_name
 from .progress import Report
+from .scoring import answers_of
 from .store import Done
 
 if TYPE_CHECKING:
@@ -80,22 +76,23 @@ def compress(
     if isinstance(settings, Trim):
         tokenizer = trim(model, source.path / "tokenizer.json", all_texts(job), settings)
         result["changed_tokens"] = changed_share(source.path / "tokenizer.json", tokenizer, job.validation.texts)
-    lesson = settings.recover if isinstance(settings, Prune) else settings
-    if isinstance(lesson, Heal):  # the teacher is the checkpoint as it came, however many steps lie between
+    if isinstance(settings, Heal):  # the teacher is the checkpoint as it came, however many steps lie between
         teacher, scores = load(job.checkpoint, job.task), np.load(done[SCORES].path / "scores.npy")
-        if isinstance(lesson, Static):
-            model = untaught(teacher, lesson, seed)
-        elif isinstance(lesson, Distill) and lesson.student is None:
-            model = student_of(model, lesson, mine)
+        if isinstance(settings, Static):
+            model = untaught(teacher, settings, seed)
+        elif isinstance(settings, Distill) and settings.student is None:
+            model = student_of(model, settings, mine)
         began = time.monotonic()
         validation = (held_out, np.load(done[SCORES].path / "validation.npy"))
+        first = len(ids) - job.rows_of(settings)
+        lines = sum(map(len, ids[:first])) if job.task.per_token else first  # of scores, before the first row
         heal(
-            model, teacher, ids, lesson,
-            labels=labels, scores=scores, validation=validation, seed=seed, progress=training,
+            model, teacher, ids[first:], settings, labels=labels[first:], scores=scores[lines:],
+            validation=validation, seed=seed, progress=training,
         )  # fmt: skip
-    if isinstance(lesson, Training):
+    if isinstance(settings, Training):
         seconds = time.monotonic() - began
-        rows = trained * lesson.epochs * (len(mine) if isinstance(lesson, Finetune) else len(ids))
+        rows = trained * settings.epochs * (job.rows_of(settings) if isinstance(settings, Heal) else len(mine))
         result |= {"training_s": seconds, "rows_per_s": rows / seconds}
     save(model, source, out, tokenizer)
     return result | {"parameters": sum(p.numel() for p in model.parameters())}
@@ -167,7 +164,7 @@ def cascade(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done],
     assert candidate.model.cascade is not None
     report(0.0, "joining")
     first, then = parts_of(job, candidate)
-    quick, slow = _answers(first, done), _answers(then, done)
+    quick, slow = answers_of(first, done), answers_of(then, done)
     threshold = threshold_for(quick, slow, job.task.correct, job.validation.gold, candidate.model.cascade.max_drop)
     artifact = join(
         read_artifact(done[first.step].path),
@@ -203,90 +200,6 @@ def export(
         if job.recipe.lengths and artifact.runtime in RUNTIMES_SHAPED:
             artifact = shaped(artifact, job.recipe.lengths)
     return {"size_mb": artifact.size_mb(), "details": artifact.details}
-
-
-def evaluate(
-    job: Job, candidate: Candidate, reference: Candidate, out: Path, done: Mapping[str, Done], report: Report
-) -> dict:
-    """Score an artefact, and hold it against what it was made from: its checkpoint, or for a cascade its two models."""
-    artifact = read_artifact(done[candidate.step].path)
-    try:
-        session = artifact.open(cores())
-    except CannotRunHere as reason:
-        return {"cannot_run": str(reason)}
-    encoder = artifact.encoder()
-    result: dict = {}
-    for share, name, rows in ((0.0, "validation", job.validation), (0.5, "test", job.test)):
-        if rows is None:
-            continue
-        report(share, f"scoring {name}")
-        outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, job.task.output)
-        np.save(out / f"{name}.npy", outputs)
-        gold = job.task.gold(rows, encoder)
-        correct = job.task.correct(outputs, gold)
-        result[f"metric_{name}"] = job.task.metric(outputs, gold)
-        result[f"correct_{name}"] = _recorded(correct)
-        if candidate != reference and name == "validation":
-            theirs = _expected(job, candidate, reference, done)
-            parity = compare(outputs, theirs, gold, job.task.metric)
-            precision = candidate.target.precision
-            gate(
-                parity,
-                job.recipe.tolerance(precision),
-                candidate.name,
-                precision,
-                partial(_departure, candidate, artifact, encoder, rows, done),
-            )
-            result["parity"] = parity.to_json()
-    if job.recipe.robustness_rows:
-        report(0.9, "scoring changed texts")
-        result["robustness"] = _robustness(job, session, encoder)
-    return result
-
-
-def _recorded(correct: np.ndarray) -> str | list:
-    """`Task.correct` in JSON: "1" for each row that is right and "0" for the others, or the points of each row."""
-    return "".join("1" if c else "0" for c in correct) if correct.dtype == bool else correct.tolist()
-
-
-def _robustness(job: Job, session: Session, encoder: Encoder) -> dict[str, str | list]:
-    """For each change of the texts, which of the same validation rows are right under it."""
-    sample, found = job.validation.sample(job.recipe.robustness_rows), {}
-    for name, change in noise.MEASURED.items():
-        if job.task.per_token and change not in noise.KEEP_THE_WORDS:
-            continue
-        rows = replace(sample, texts=noise.all_changed(sample.texts, change))
-        outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, job.task.output)
-        found[name] = _recorded(job.task.correct(outputs, job.task.gold(rows, encoder)))
-    return found
-
-
-def _expected(job: Job, candidate: Candidate, reference: Candidate, done: Mapping[str, Done]) -> np.ndarray:
-    """Logits that an artefact should give on validation."""
-    if candidate.model.cascade is None:
-        return _answers(reference, done)
-    from ..export.cascade import combined
-
-    first, then = parts_of(job, candidate)
-    return combined(
-        _answers(first, done),
-        _answers(then, done),
-        read_artifact(done[candidate.step].path).details["cascade"]["threshold"],
-    )
-
-
-def _departure(candidate: Candidate, artifact: Artifact, encoder: Encoder, rows: Rows, done: Mapping[str, Done]) -> str:
-    """Which node of the graph departs, where there is one graph to compare with."""
-    if candidate.model.cascade is not None:
-        return ""
-    return departure(
-        done[graph_name(candidate.model)].path / "plain.onnx", artifact, encoder.pad(encoder.ids(rows.texts[:8]))
-    )
-
-
-def _answers(candidate: Candidate, done: Mapping[str, Done]) -> np.ndarray:
-    """Logits of an evaluated candidate on validation."""
-    return np.load(done[evaluation_name(candidate)].path / "validation.npy")
 
 
 def checkpoint_after(job: Job, before: str | None, done: Mapping[str, Done]) -> Checkpoint:

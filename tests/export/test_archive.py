@@ -113,6 +113,23 @@ def test_members_that_climb_link_or_come_twice(packed: bytes, home: Path, extra:
     assert found is None or set(found) <= set(attempt(packed, home) or ()) | {"model.sig"}
 
 
+@pytest.mark.parametrize("where", [".", "./small", "small"])
+def test_an_archive_that_plain_tar_made(packed: bytes, home: Path, where: str) -> None:
+    files = attempt(packed, home)
+    assert files is not None
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w:gz") as tar:
+        for folder in (where, f"{where}/model"):
+            info = tarfile.TarInfo(folder)
+            info.type = tarfile.DIRTYPE
+            tar.addfile(info)
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"{where}/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    assert attempt(raw.getvalue(), home) == files
+
+
 def bomb(*blocks: bytes) -> bytes:
     return gzip.compress(b"".join(blocks) + bytes(1024), 9)
 

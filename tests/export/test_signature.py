@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import paredown, refused
 from cryptography.hazmat.primitives import serialization as formats
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from paredown.export.errors import InputError
 from paredown.export.manifest import BundleError
 from paredown.export.signature import check_signature, sign
 
@@ -75,6 +76,17 @@ def test_whatever_changed_after_signing_is_not_signed(finished: Path, keys: tupl
 
 def test_a_key_that_is_none_and_a_layout_without_a_bundle(finished: Path, keys: tuple, tmp_path: Path) -> None:
     (tmp_path / "bad.pem").write_text("x")
+    rsa_key, pem = rsa.generate_private_key(65537, 2048), formats.Encoding.PEM
+    private = rsa_key.private_bytes(pem, formats.PrivateFormat.PKCS8, formats.NoEncryption())
+    public = rsa_key.public_key().public_bytes(pem, formats.PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "rsa.pem").write_bytes(private)
+    (tmp_path / "rsa.pub").write_bytes(public)
+    with pytest.raises(
+        InputError, match=r"^--private-key \S+rsa.pem: not an unencrypted PEM key on P-256, P-384 or P-521;"
+    ):
+        sign(tmp_path, tmp_path / "rsa.pem")
+    with pytest.raises(InputError, match=r"^--public-key \S+rsa.pub: not a PEM public key on P-256, P-384 or P-521;"):
+        check_signature(tmp_path, tmp_path / "rsa.pub")
     for arguments in (
         ["pack", finished, "--output-dir", tmp_path / "o", "--private-key"],
         ["verify", finished / "bundle", "--public-key"],

@@ -1,6 +1,6 @@
 import pytest
 from paredown.benchmarks.latency import SINGLE
-from paredown.pipeline.rows import promise_of
+from paredown.pipeline.rows import promise_of, why_worse
 
 INT8 = {"runtime": "onnxruntime", "precision": "int8-dynamic"}
 UNCUT = {"teacher/onnxruntime/int8-dynamic": {"timing": {"turns": {SINGLE: [[6.0, 6.0]] * 4}}}}
@@ -26,3 +26,14 @@ def test_a_step_that_promised_nothing_and_changed_the_speed_leaves_no_promise() 
     assert promised(({"stage": "distill"}, {}), timed) is None
     assert promised(({"stage": "prune", "target": {"precision": "fp32"}}, {"promised_speedup": 2.0})) is None
     assert promised(({"stage": "trim"}, {})) is None
+
+
+def test_int8_that_loses_points_says_what_it_did_to_the_answers() -> None:
+    parity = {"metric_drop": 1.5, "agreement": 0.96, "mean_difference": 0.25, "max_difference": 2.0}
+    why = why_worse({**INT8, "parity": parity})
+    assert why is not None
+    assert "loses 1.5" in why
+    assert "4.0% of the answers" in why
+    assert "0.25" in why
+    assert why_worse({**INT8, "parity": parity | {"metric_drop": -0.1}}) is None
+    assert why_worse({"precision": "fp32", "parity": parity}) is None

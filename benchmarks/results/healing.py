@@ -1,0 +1,61 @@
+"""Which rows to heal a cut model on: those that its teacher was trained on, or others?
+
+    python benchmarks/results/healing.py build/results/rotten-tomatoes runs/rotten-tomatoes
+
+After `run.py` has made both. Prints the cut's distance to the teacher (KL in nats, on validation and test) before and
+after one epoch on as many training rows as unlabelled ones, and how sure the teacher is of either.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from paredown.compress.checkpoint import load, open_checkpoint
+from paredown.compress.data import read, read_unlabeled, some_of
+from paredown.compress.distill import heal
+from paredown.compress.encoder import batches_of, run_rows
+from paredown.compress.importance import kl_to, log_probabilities
+from paredown.compress.inference import forward
+from paredown.compress.settings import Recover
+from paredown.compress.tasks import TASKS, softmax
+
+RATES = (3e-5, 1e-4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "data", type=Path, help="directory with teacher, train.csv, validation.csv, test.csv, unlabeled"
+    )
+    parser.add_argument("run", type=Path, help="a finished run whose model `cut` begins with prune")
+    parser.add_argument("--rows", type=int, default=6500, help="of either kind")
+    args = parser.parse_args()
+    task = TASKS["text-classification"]
+    source = open_checkpoint(args.data / "teacher", task)
+    cut = open_checkpoint(next((args.run / "steps").glob("cut-1-prune-????????????????")), task)
+    encoder, teacher = source.encoder(128), load(source, task)
+    held_out = [text for name in ("validation", "test") for text in read(str(args.data / f"{name}.csv")).texts]
+    judged = batches_of(encoder.ids(held_out), source.pad_id)
+    wanted = [log_probabilities(teacher, batch) for batch in judged]
+    print(f"cut, not healed: KL {kl_to(load(cut, task), judged, wanted):.4f}")
+    texts = {
+        "training": read(str(args.data / "train.csv"), labelled=False).texts,
+        "unlabelled": read_unlabeled(str(args.data / "unlabeled.jsonl"), columns=task.columns).texts,
+    }
+    for name, all_texts in texts.items():
+        ids = encoder.ids([all_texts[i] for i in some_of(len(all_texts), args.rows)])
+        scores = run_rows(partial(forward, teacher), ids, source.pad_id, "logits")
+        sure = softmax(scores).max(axis=-1).mean()
+        for rate in RATES:
+            model = heal(load(cut, task), teacher, ids, Recover(epochs=1, learning_rate=rate), scores=scores)
+            left = kl_to(model, judged, wanted)
+            print(
+                f"healed on {len(ids)} {name} rows, {rate:g}: KL {left:.4f} (teacher's confidence {sure:.3f})",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

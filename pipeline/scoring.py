@@ -1,0 +1,105 @@
+"""The step after an export: score the artefact on validation and test, and hold it against what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ..compress import noise
+from ..compress.data import Rows
+from ..compress.encoder import Encoder, run_rows
+from ..export.artifact import Artifact, read_artifact
+from ..export.machine import cores
+from ..export.parity import compare, departure, gate
+from ..export.session import CannotRunHere, Session
+from .job import Candidate, Job, evaluation_name, graph_name, parts_of
+from .progress import Report
+from .store import Done
+
+
+def evaluate(
+    job: Job, candidate: Candidate, reference: Candidate, out: Path, done: Mapping[str, Done], report: Report
+) -> dict:
+    """Score an artefact, and hold it against what it was made from: its checkpoint, or for a cascade its two models."""
+    artifact = read_artifact(done[candidate.step].path)
+    try:
+        session = artifact.open(cores())
+    except CannotRunHere as reason:
+        return {"cannot_run": str(reason)}
+    encoder = artifact.encoder()
+    result: dict = {}
+    for share, name, rows in ((0.0, "validation", job.validation), (0.5, "test", job.test)):
+        if rows is None:
+            continue
+        report(share, f"scoring {name}")
+        outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, job.task.output)
+        np.save(out / f"{name}.npy", outputs)
+        gold = job.task.gold(rows, encoder)
+        correct = job.task.correct(outputs, gold)
+        result[f"metric_{name}"] = job.task.metric(outputs, gold)
+        result[f"correct_{name}"] = _recorded(correct)
+        if candidate != reference and name == "validation":
+            theirs = _expected(job, candidate, reference, done)
+            parity = compare(outputs, theirs, gold, job.task.metric)
+            precision = candidate.target.precision
+            gate(
+                parity,
+                job.recipe.tolerance(precision),
+                candidate.name,
+                precision,
+                partial(_departure, candidate, artifact, encoder, rows, done),
+            )
+            result["parity"] = parity.to_json()
+    if job.recipe.robustness_rows:
+        report(0.9, "scoring changed texts")
+        result["robustness"] = _robustness(job, session, encoder)
+    return result
+
+
+def _recorded(correct: np.ndarray) -> str | list:
+    """`Task.correct` in JSON: "1" for each row that is right and "0" for the others, or the points of each row."""
+    return "".join("1" if c else "0" for c in correct) if correct.dtype == bool else correct.tolist()
+
+
+def _robustness(job: Job, session: Session, encoder: Encoder) -> dict[str, str | list]:
+    """For each change of the texts, which of the same validation rows are right under it."""
+    sample, found = job.validation.sample(job.recipe.robustness_rows), {}
+    for name, change in noise.MEASURED.items():
+        if job.task.per_token and change not in noise.KEEP_THE_WORDS:
+            continue
+        rows = replace(sample, texts=noise.all_changed(sample.texts, change))
+        outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, job.task.output)
+        found[name] = _recorded(job.task.correct(outputs, job.task.gold(rows, encoder)))
+    return found
+
+
+def _expected(job: Job, candidate: Candidate, reference: Candidate, done: Mapping[str, Done]) -> np.ndarray:
+    """Logits that an artefact should give on validation."""
+    if candidate.model.cascade is None:
+        return answers_of(reference, done)
+    from ..export.cascade import combined
+
+    first, then = parts_of(job, candidate)
+    return combined(
+        answers_of(first, done),
+        answers_of(then, done),
+        read_artifact(done[candidate.step].path).details["cascade"]["threshold"],
+    )
+
+
+def _departure(candidate: Candidate, artifact: Artifact, encoder: Encoder, rows: Rows, done: Mapping[str, Done]) -> str:
+    """Which node of the graph departs, where there is one graph to compare with."""
+    if candidate.model.cascade is not None:
+        return ""
+    return departure(
+        done[graph_name(candidate.model)].path / "plain.onnx", artifact, encoder.pad(encoder.ids(rows.texts[:8]))
+    )
+
+
+def answers_of(candidate: Candidate, done: Mapping[str, Done]) -> np.ndarray:
+    """Logits of an evaluated candidate on validation."""
+    return np.load(done[evaluation_name(candidate)].path / "validation.npy")
