@@ -47,6 +47,7 @@ FIGURES = {
     "negative_flips": Figure("rows", "less"),
     "negative_flip_share": Figure("%", "less"),
     "calibration_error": Figure("points", "less"),
+    "attribution_agreement": Figure("rho", "more"),
     "label_drop": Figure("points", "less"),
     "label_drop_upper_95": Figure("points", "less"),
     "group_drop": Figure("points", "less"),

@@ -10,6 +10,7 @@ QUALITY = {
     "loss (95 % at most)": ("macro_f1_drop", "{macro_f1_drop:+.1f} ({macro_f1_drop_upper_95:.1f})"),
     "calibration error": ("calibration_error", "{calibration_error:.1f}"),
     "wrong now, right before": ("negative_flips", "{negative_flips} ({negative_flip_share:.1f} %)"),
+    "words as the teacher's (rho)": ("attribution_agreement", "{attribution_agreement:.2f}"),
     "typos: loss (at most)": ("typos_drop", "{typos_drop:+.1f} ({typos_drop_upper_95:.1f})"),
     "capitals: loss (at most)": ("case_drop", "{case_drop:+.1f} ({case_drop_upper_95:.1f})"),
     "twice as long: loss (at most)": ("length_drop", "{length_drop:+.1f} ({length_drop_upper_95:.1f})"),

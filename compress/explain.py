@@ -13,6 +13,7 @@ import torch
 from tokenizers import Encoding
 from transformers import PreTrainedModel
 
+from .encoder import Encoder
 from .errors import missing_extra
 from .families import STATIC
 
@@ -60,6 +61,12 @@ def rollout(model: PreTrainedModel, ids: Sequence[int]) -> np.ndarray | None:
         mixed = 0.5 * weights[0].float().mean(0) + 0.5 * torch.eye(len(ids))
         reach = (mixed / mixed.sum(-1, keepdim=True)) @ reach
     return reach[0].numpy()
+
+
+def word_attributions(model: PreTrainedModel, encoder: Encoder, text: str, label: int) -> np.ndarray:
+    """`integrated_gradients` summed over the tokens of each word between blanks, (words,)."""
+    encoding = encoder.tokenizer.encode(text)
+    return by_word(text, encoding, integrated_gradients(model, encoding.ids, label, encoder.pad_id))
 
 
 def by_word(text: str, encoding: Encoding, values: np.ndarray) -> np.ndarray:

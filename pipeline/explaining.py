@@ -40,7 +40,7 @@ def explain(
     max_length: MaxLength = 128,
 ) -> None:
     """Which words the answers of several checkpoints rest on, side by side: integrated gradients and roll-out."""
-    from ..compress.explain import agreement, by_word, integrated_gradients, rollout
+    from ..compress.explain import agreement, by_word, rollout, word_attributions
 
     task = TASKS["text-classification"]
     if output.exists() or not output.absolute().parent.is_dir():
@@ -59,7 +59,7 @@ def explain(
             encoding = encoder.tokenizer.encode(line)
             answer = _answer(model, encoding.ids)
             label = int(answer.argmax())
-            gradients = by_word(line, encoding, integrated_gradients(model, encoding.ids, label, source.pad_id))
+            gradients = word_attributions(model, encoder, line, label)
             reached = rollout(model, encoding.ids)
             near = None if first is None else agreement(first, gradients)
             first = gradients if first is None else first

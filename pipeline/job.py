@@ -152,6 +152,10 @@ def prepare(recipe: Recipe) -> Job:
                 f"targets: '{target.runtime}' is not installed; it comes with: pip install "
                 f"'paredown[{EXTRA.get(target.runtime, 'cpu')}]' (or remove the target)"
             )
+    if recipe.explain_rows and not importable("captum"):
+        raise InputError(
+            "explain_rows: 'captum' is not installed; it comes with: pip install 'paredown[explain]' (or set it to 0)"
+        )
     return Job(recipe, task, checkpoint, train, validation, test, unlabeled, teachers)
 
 
@@ -250,6 +254,10 @@ def graph_name(model: Model) -> str:
 
 def table_name(target: Timed) -> str:
     return f"{BASELINE}-table-{target.runtime}-{target.precision}-b{target.batch_size}"
+
+
+def attribution_name(model: str) -> str:
+    return f"{model}-attributions"
 
 
 def evaluation_name(candidate: Candidate) -> str:

@@ -15,6 +15,7 @@ from ..compress.settings import Prune
 from ..compress.tasks import softmax
 from ..export.machine import machine
 from ..export.reference import ROWS as REFERENCE_ROWS
+from .attributing import agreement_of
 from .job import (
     RECOVER,
     SCORES,
@@ -61,6 +62,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
                 "made": _made(chain, done),
                 **evaluated.result,
                 **_answers_of(evaluated, done[evaluation_name(job.candidates[0])], job),
+                "attribution_agreement": agreement_of(job, candidate, done),
                 "timing": timings.get(candidate.name),
                 **{key: measured[key].get(candidate.name) for key in BY_NAME},
             }

@@ -11,12 +11,14 @@ from ..compress.checkpoint import open_checkpoint
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed
 from ..export.machine import RUNTIME_PACKAGES, cores, fingerprint, gpus, has_int8_isa, version
 from ..export.session import ENGINES
+from .attributing import attribute
 from .job import (
     BASE_TARGET,
     SCORES,
     Candidate,
     Job,
     Step,
+    attribution_name,
     chain_of,
     evaluation_name,
     graph_name,
@@ -27,7 +29,7 @@ from .job import (
 )
 from .measuring import measure
 from .progress import Report
-from .recipe import Model, Search
+from .recipe import BASELINE, Model, Search
 from .scoring import evaluate
 from .search import PROXY_SHARE, search
 from .store import Done
@@ -49,6 +51,8 @@ def plan(job: Job) -> list[Step]:
         if model.cascade is None:
             end = _model_steps(job, model, steps)
             _add(steps, _graph_step(job, model, end, steps))
+            if job.recipe.explain_rows:
+                _add(steps, _attribution_step(job, model, end, steps))
             reference = Candidate(model, BASE_TARGET)
             for candidate in [reference, *(c for c in candidates if c.model == model and c != reference)]:
                 _add(steps, _export_step(job, candidate, end, steps))
@@ -171,6 +175,24 @@ def _graph_step(job: Job, model: Model, before: str | None, steps: dict[str, Ste
         plain_onnx(checkpoint_after(job, before, done), job.task, out / "plain.onnx")
 
     return Step(graph_name(model), inputs, 4.0, work)
+
+
+def _attribution_step(job: Job, model: Model, before: str | None, steps: dict[str, Step]) -> Step:
+    source = _after(job, steps, before)
+    teacher = {} if model.name == BASELINE else {attribution_name(BASELINE): steps[attribution_name(BASELINE)].key}
+    inputs = {
+        "stage": "attributions",
+        "rows": job.recipe.explain_rows,
+        "max_length": job.recipe.max_length,
+        "validation": rows_digest(job.validation),
+        **source,
+        "after": source.get("after", {}) | teacher,
+        "attributing": _digest("pipeline/attributing.py"),
+        **code_of("compress"),
+    }
+    return Step(
+        attribution_name(model.name), inputs, 1.2 * job.recipe.explain_rows, partial(attribute, job, model, before)
+    )
 
 
 def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict[str, Step]) -> Step:

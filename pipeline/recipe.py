@@ -190,6 +190,9 @@ class Recipe(Settings):
         description="further fine-tuned checkpoints with the same labels; students learn the mean of all logits",
     )
     robustness_rows: int = Field(default=200, ge=0, description="validation rows scored with typos, in capitals, twice")
+    explain_rows: int = Field(
+        default=0, ge=0, description="validation rows on which a model's words are held against the teacher's (captum)"
+    )
     adapt: list[Adapt] = Field(
         default_factory=list,
         description="steps that change the checkpoint before anything else; what they leave is the teacher",
@@ -227,6 +230,8 @@ class Recipe(Settings):
             raise ValueError(
                 f"models: '{whole[0]}': cascades and static students answer for a whole text, {self.task} for each word"
             )
+        if TASKS[self.task].per_token and self.explain_rows:
+            raise ValueError(f"explain_rows: for tasks that answer for a whole text, not {self.task}")
         if TASKS[self.task].per_token and any(entry.augment for entry in self.adapt):
             raise ValueError("adapt: augment changes, moves and leaves out words, and their tags with them")
         if not any(target.runtime != "pytorch" for target in self.targets):

@@ -142,6 +142,7 @@ def _quality(entry: dict, base: dict, measurements: dict) -> dict:
         **_of_labels(entry, base, measurements),
         "negative_flip_share": flip_share(base_correct, correct),
         "calibration_error": entry["calibration_error"],
+        "attribution_agreement": _mean_agreement(entry),
         "slices": {kind: by_key(base_correct, correct, keys) for kind, keys in measurements["keys"].items()},
     }
     for kind in ("label", "group"):
@@ -156,6 +157,12 @@ def _quality(entry: dict, base: dict, measurements: dict) -> dict:
             found = (points(ours), paired_drop(theirs, ours)[0], drop_upper_95(theirs, ours))
         figures |= dict(zip(names, found, strict=True))
     return figures
+
+
+def _mean_agreement(entry: dict) -> float | None:
+    """Mean of the rank correlations with the teacher's words, over the rows that have one."""
+    found = [value for value in entry.get("attribution_agreement") or () if value is not None]
+    return float(np.mean(found)) if found else None
 
 
 def _of_labels(entry: dict, base: dict, measurements: dict) -> dict:

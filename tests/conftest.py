@@ -254,7 +254,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, teacher: Checkpoint, file
     with (path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (path / "done").exists():
-            recipe = write_recipe(path / "recipe.yaml", teacher, files)
+            explained = {"calibration_rows: 32\n": "calibration_rows: 32\nexplain_rows: 6\n"}
+            recipe = write_recipe(path / "recipe.yaml", teacher, files, **explained)
             done = paredown_alone("run", recipe, "--output-dir", path / "run")
             assert done.returncode == 0, done.stderr
             (path / "done").touch()

@@ -23,6 +23,7 @@ SETS = {
     "banking77": ("banking77", "banking77.yaml", "train.csv", ["--epochs", "6", "--learning-rate", "2e-4"], 64),
     "imdb": ("IMDb", "imdb.yaml", "some.csv", ["--epochs", "2"], 512),  # train.csv: 50 minutes an epoch
 }
+AIMS = {"rotten-tomatoes": 10, "banking77": 8, "imdb": 10}  # times faster than PyTorch at a point of loss or less
 
 
 def main() -> None:
@@ -30,6 +31,9 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="where data and teachers go; the recipes expect build/results")
     parser.add_argument("--banking77", type=Path, help="directory with train.csv and test.csv")
     parser.add_argument("--only", nargs="*", default=list(SETS), choices=list(SETS))
+    parser.add_argument(
+        "--peers", type=Path, default=Path("build/peers/compression.json"), help="see peers/compression.py"
+    )
     parser.add_argument("--page", action="store_true", help="write docs/results.md from what is there, run nothing")
     args = parser.parse_args()
     if not args.page:
@@ -37,7 +41,10 @@ def main() -> None:
             call(sys.executable, Path(__file__).with_name("data.py"), args.out, "--banking77", args.banking77)
         for name in args.only:
             make(name, args.out)
-    page = "\n".join([HEAD, *(section(name, args.out) for name in SETS if (args.out / f"{name}.json").is_file())])
+    parts = [section(name, args.out) for name in SETS if (args.out / f"{name}.json").is_file()]
+    if args.peers.is_file():
+        parts.append(side_by_side(json.loads(args.peers.read_text())))
+    page = "\n".join([HEAD, *parts])
     (ROOT / "docs" / "results.md").write_text(page)
 
 
@@ -213,11 +220,64 @@ def section(name: str, out: Path) -> str:
         f"The bundle's model has {bench['bundle_mb']:.1f} MB, the checkpoint {bench['teacher_mb']:.1f}: "
         f"{bench['teacher_mb'] / bench['bundle_mb']:.1f} times less. Rows/s: at one row or eight a call.",
     ]
+    lines += ["", *aims(name, bench), ""]
     for p in bench["promises"]:
         lines.append(
             f"{p['name']}: the latency table promised {p['promised']:.2f}x of the uncut model, measured "
             f"{p['measured']:.2f}x [{p['measured_ci'][0]:.2f}, {p['measured_ci'][1]:.2f}]."
         )
+    return "\n".join([*lines, ""])
+
+
+def aims(name: str, bench: dict) -> list[str]:
+    """What we had aimed at, and what the chosen artefact and the cut without training came to on test."""
+    ran = {entry["label"]: entry for entry in bench["artifacts"] if "cannot_run" not in entry}
+    chosen, first = ran[f"paredown, {bench['chosen']}"], bench["artifacts"][0]
+    others = [e for label, e in ran.items() if label.startswith("teacher, ") and e is not first and e["drop"] <= 1]
+    best = min(others, key=lambda entry: entry["mean_ms"])
+    lines = [
+        f"The chosen one loses {chosen['drop']:.1f} points on test (aim: at most 1.0). In the mean it takes "
+        f"1/{first['mean_ms'] / chosen['mean_ms']:.1f} of PyTorch's time (aim: 1/{AIMS[name]}) and "
+        f"1/{best['mean_ms'] / chosen['mean_ms']:.1f} of the quickest of the others within a point, {best['label']} "
+        f"(aim: 1/2.5). Its model is {bench['teacher_mb'] / chosen['size_mb']:.1f} times smaller than the checkpoint "
+        "(aim: 10)."
+    ]
+    cut = next((e for label, e in ran.items() if label.startswith("paredown, cut-only/")), None)
+    steps = [*(ROOT / "runs" / name / "steps").glob("cut-only-1-prune-*/step.json")]
+    steps += (ROOT / "runs" / name / "steps").glob("teacher-table-*/step.json")
+    if cut is not None and len(steps) == 2:
+        took = sum(json.loads(path.read_text())["seconds"] for path in steps)
+        lines.append(
+            f"Cut without any training: {took / 60:.1f} minutes, latency table included (aim: under 5), "
+            f"{cut['drop']:.1f} points on test (aim: at most 1.0); its speed-up is in the next line (aim: 1.5x)."
+        )
+    return lines
+
+
+def side_by_side(bench: dict) -> str:
+    """What `benchmarks/peers/compression.py` found."""
+    machine, (lo, hi) = bench["machine"], bench["control"]["ratio_ci"]
+    peers = {entry["name"]: entry for entry in bench["peers"]}
+    lines = [
+        "## Other toolkits on the same checkpoint",
+        "",
+        "Rotten Tomatoes, by `python benchmarks/peers/compression.py build/results/rotten-tomatoes/teacher BUNDLE "
+        "--train ... --data ... --output-dir build/peers`: each toolkit in an environment of its own, by the "
+        f"flow that its own documentation gives; one interleaved run. {machine['cpu']}, {machine['cores']} cores, "
+        f"{', '.join(machine['isa'])}. Control {bench['control']['ratio']:.2f} [{lo:.2f}, {hi:.2f}].",
+        "",
+        "| | accuracy | loss (95 % at most) | times faster, median (95 %) | in the mean | MB | minutes to make |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for entry in bench["artifacts"]:
+        lo, hi = entry["ratio_ci"]
+        took = peers.get(entry["label"], {}).get("seconds")
+        lines.append(
+            f"| {entry['label']} | {entry['metric']:.1f} | {entry['drop']:+.1f} ({entry['drop_upper_95']:.1f}) "
+            f"| {1 / entry['ratio']:.1f}x [{1 / hi:.1f}, {1 / lo:.1f}] | {1 / entry['ratio_mean']:.1f}x "
+            f"| {entry['size_mb']:.1f} | {'' if took is None else f'{took / 60:.1f}'} |"
+        )
+    lines += [f"| {e['name']} | | | {e['failed']} | | | |" for e in bench["peers"] if "failed" in e]
     return "\n".join([*lines, ""])
 
 
