@@ -36,10 +36,17 @@ def main() -> None:
     source = open_checkpoint(args.data / "teacher", task)
     cut = open_checkpoint(next((args.run / "steps").glob("cut-1-prune-????????????????")), task)
     encoder, teacher = source.encoder(128), load(source, task)
-    held_out = [text for name in ("validation", "test") for text in read(str(args.data / f"{name}.csv")).texts]
-    judged = batches_of(encoder.ids(held_out), source.pad_id)
+    rows = [read(str(args.data / f"{name}.csv"), names=source.labels) for name in ("validation", "test")]
+    judged = batches_of([ids for r in rows for ids in encoder.ids(r.texts)], source.pad_id)
     wanted = [log_probabilities(teacher, batch) for batch in judged]
-    print(f"cut, not healed: KL {kl_to(load(cut, task), judged, wanted):.4f}")
+
+    def told(model) -> str:
+        """Distance to the teacher on both, and points on each."""
+        points = [task.metric(run_rows(partial(forward, model), encoder.ids(r.texts), source.pad_id, "logits"), r.gold)
+                  for r in rows]  # fmt: skip
+        return f"KL {kl_to(model, judged, wanted):.4f}, {points[0]:.1f} on validation, {points[1]:.1f} on test"
+
+    print(f"teacher: {told(teacher)}\ncut, not healed: {told(load(cut, task))}", flush=True)
     texts = {
         "training": read(str(args.data / "train.csv"), labelled=False).texts,
         "unlabelled": read_unlabeled(str(args.data / "unlabeled.jsonl"), columns=task.columns).texts,
@@ -50,11 +57,8 @@ def main() -> None:
         sure = softmax(scores).max(axis=-1).mean()
         for rate in RATES:
             model = heal(load(cut, task), teacher, ids, Recover(epochs=1, learning_rate=rate), scores=scores)
-            left = kl_to(model, judged, wanted)
-            print(
-                f"healed on {len(ids)} {name} rows, {rate:g}: KL {left:.4f} (teacher's confidence {sure:.3f})",
-                flush=True,
-            )
+            how = f"{len(ids)} {name} rows (the teacher's confidence {sure:.3f}), rate {rate:g}"
+            print(f"healed on {how}: {told(model)}", flush=True)
 
 
 if __name__ == "__main__":

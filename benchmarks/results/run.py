@@ -16,14 +16,15 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from page import page
+
 ROOT = Path(__file__).resolve().parents[2]
 SETS = {
-    # name: (title, recipe, the teacher's training rows and how it is fine-tuned, longest input)
-    "rotten-tomatoes": ("Rotten Tomatoes", "sentiment.yaml", "train.csv", ["--epochs", "3"], 128),
-    "banking77": ("banking77", "banking77.yaml", "train.csv", ["--epochs", "6", "--learning-rate", "2e-4"], 64),
-    "imdb": ("IMDb", "imdb.yaml", "some.csv", ["--epochs", "2"], 512),  # train.csv: 50 minutes an epoch
+    # name: (recipe, the teacher's training rows and how it is fine-tuned, longest input)
+    "rotten-tomatoes": ("sentiment.yaml", "train.csv", ["--epochs", "3"], 128),
+    "banking77": ("banking77.yaml", "train.csv", ["--epochs", "6", "--learning-rate", "2e-4"], 64),
+    "imdb": ("imdb.yaml", "some.csv", ["--epochs", "2"], 512),  # train.csv: 50 minutes an epoch
 }
-AIMS = {"rotten-tomatoes": 10, "banking77": 8, "imdb": 10}  # times faster than PyTorch at a point of loss or less
 
 
 def main() -> None:
@@ -41,16 +42,12 @@ def main() -> None:
             call(sys.executable, Path(__file__).with_name("data.py"), args.out, "--banking77", args.banking77)
         for name in args.only:
             make(name, args.out)
-    parts = [section(name, args.out) for name in SETS if (args.out / f"{name}.json").is_file()]
-    if args.peers.is_file():
-        parts.append(side_by_side(json.loads(args.peers.read_text())))
-    page = "\n".join([HEAD, *parts])
-    (ROOT / "docs" / "results.md").write_text(page)
+    (ROOT / "docs" / "results.md").write_text(page(args.out, args.peers))
 
 
 def make(name: str, out: Path) -> None:
     """Everything for one data set, up to OUT_DIR/NAME.json."""
-    data, (_, recipe, train, how, length) = out / name, SETS[name]
+    data, (recipe, train, how, length) = out / name, SETS[name]
     teacher, run = data / "teacher", ROOT / "runs" / name
     if not (teacher / "config.json").is_file():
         paredown("finetune", base_model(), "--train", data / train, "--validation", data / "validation.csv",
@@ -171,114 +168,6 @@ def paredown(*words: object) -> None:
 
 def call(*words: object) -> None:
     subprocess.run([str(word) for word in words], check=True)
-
-
-HEAD = """# Results
-
-Measured by `python benchmarks/results/run.py build/results --banking77 DIR`; this page is its output. Teacher:
-MiniLM-L6-H384, fine-tuned on all training rows (IMDb: on 6,000 of 22,000, 128 tokens each). Each table is one
-interleaved run on the test rows at their natural length, one row a call, in fresh processes. Ratios are times against
-the teacher in PyTorch fp32 in the same run; losses are points of accuracy against the teacher, paired, with their
-one-sided 95 % upper bound. Models were picked on validation rows; nothing here has seen a test row before. A cascade
-answers most rows by its static student: its median is the static student's, so look at the mean. Floor: what an ONNX
-artefact's multiplications would take, in the mean, at the rate of the machine's best matrix product in the same
-precision.
-"""
-
-
-def section(name: str, out: Path) -> str:
-    """One data set's part of the page."""
-    bench = json.loads((out / f"{name}.json").read_text())
-    first, machine, control = bench["artifacts"][0], bench["machine"], bench["control"]
-    lo, hi = control["ratio_ci"]
-    lines = [
-        f"## {SETS[name][0]}",
-        "",
-        f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['isa'])}. "
-        f"Control, the teacher against itself: {control['ratio']:.2f} [{lo:.2f}, {hi:.2f}].",
-        "",
-        "| | accuracy | loss (95 % at most) | times faster, median (95 %) | in the mean | with tokenizer | p95 ms "
-        "| rows/s | MB | times the floor |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for entry in bench["artifacts"]:
-        if "cannot_run" in entry:
-            lines.append(f"| {entry['label']} | | | {entry['cannot_run']} | | | | | | |")
-            continue
-        lo, hi = entry["ratio_ci"]
-        whole = (first["mean_ms"] + first["tokenizer_ms"]) / (entry["mean_ms"] + entry["tokenizer_ms"])
-        rate = max(entry["throughput_per_s"], 1e3 / entry["mean_ms"])
-        chosen = " (chosen)" if entry["label"] == f"paredown, {bench['chosen']}" else ""
-        lines.append(
-            f"| {entry['label']}{chosen} | {entry['metric']:.1f} | {entry['drop']:+.1f} ({entry['drop_upper_95']:.1f}) "
-            f"| {1 / entry['ratio']:.1f}x [{1 / hi:.1f}, {1 / lo:.1f}] | {1 / entry['ratio_mean']:.1f}x | {whole:.1f}x "
-            f"| {entry['p95_ms']:.2f} | {rate:.0f} | {entry['size_mb']:.1f} "
-            + (f"| {entry['mean_ms'] / entry['floor_ms']:.1f} |" if "floor_ms" in entry else "| |")
-        )
-    lines += [
-        "",
-        f"The bundle's model has {bench['bundle_mb']:.1f} MB, the checkpoint {bench['teacher_mb']:.1f}: "
-        f"{bench['teacher_mb'] / bench['bundle_mb']:.1f} times less. Rows/s: at one row or eight a call.",
-    ]
-    lines += ["", *aims(name, bench), ""]
-    for p in bench["promises"]:
-        lines.append(
-            f"{p['name']}: the latency table promised {p['promised']:.2f}x of the uncut model, measured "
-            f"{p['measured']:.2f}x [{p['measured_ci'][0]:.2f}, {p['measured_ci'][1]:.2f}]."
-        )
-    return "\n".join([*lines, ""])
-
-
-def aims(name: str, bench: dict) -> list[str]:
-    """What we had aimed at, and what the chosen artefact and the cut without training came to on test."""
-    ran = {entry["label"]: entry for entry in bench["artifacts"] if "cannot_run" not in entry}
-    chosen, first = ran[f"paredown, {bench['chosen']}"], bench["artifacts"][0]
-    others = [e for label, e in ran.items() if label.startswith("teacher, ") and e is not first and e["drop"] <= 1]
-    best = min(others, key=lambda entry: entry["mean_ms"])
-    lines = [
-        f"The chosen one loses {chosen['drop']:.1f} points on test (aim: at most 1.0). In the mean it takes "
-        f"1/{first['mean_ms'] / chosen['mean_ms']:.1f} of PyTorch's time (aim: 1/{AIMS[name]}) and "
-        f"1/{best['mean_ms'] / chosen['mean_ms']:.1f} of the quickest of the others within a point, {best['label']} "
-        f"(aim: 1/2.5). Its model is {bench['teacher_mb'] / chosen['size_mb']:.1f} times smaller than the checkpoint "
-        "(aim: 10)."
-    ]
-    cut = next((e for label, e in ran.items() if label.startswith("paredown, cut-only/")), None)
-    steps = [*(ROOT / "runs" / name / "steps").glob("cut-only-1-prune-*/step.json")]
-    steps += (ROOT / "runs" / name / "steps").glob("teacher-table-*/step.json")
-    if cut is not None and len(steps) == 2:
-        took = sum(json.loads(path.read_text())["seconds"] for path in steps)
-        lines.append(
-            f"Cut without any training: {took / 60:.1f} minutes, latency table included (aim: under 5), "
-            f"{cut['drop']:.1f} points on test (aim: at most 1.0); its speed-up is in the next line (aim: 1.5x)."
-        )
-    return lines
-
-
-def side_by_side(bench: dict) -> str:
-    """What `benchmarks/peers/compression.py` found."""
-    machine, (lo, hi) = bench["machine"], bench["control"]["ratio_ci"]
-    peers = {entry["name"]: entry for entry in bench["peers"]}
-    lines = [
-        "## Other toolkits on the same checkpoint",
-        "",
-        "Rotten Tomatoes, by `python benchmarks/peers/compression.py build/results/rotten-tomatoes/teacher BUNDLE "
-        "--train ... --data ... --output-dir build/peers`: each toolkit in an environment of its own, by the "
-        f"flow that its own documentation gives; one interleaved run. {machine['cpu']}, {machine['cores']} cores, "
-        f"{', '.join(machine['isa'])}. Control {bench['control']['ratio']:.2f} [{lo:.2f}, {hi:.2f}].",
-        "",
-        "| | accuracy | loss (95 % at most) | times faster, median (95 %) | in the mean | MB | minutes to make |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for entry in bench["artifacts"]:
-        lo, hi = entry["ratio_ci"]
-        took = peers.get(entry["label"], {}).get("seconds")
-        lines.append(
-            f"| {entry['label']} | {entry['metric']:.1f} | {entry['drop']:+.1f} ({entry['drop_upper_95']:.1f}) "
-            f"| {1 / entry['ratio']:.1f}x [{1 / hi:.1f}, {1 / lo:.1f}] | {1 / entry['ratio_mean']:.1f}x "
-            f"| {entry['size_mb']:.1f} | {'' if took is None else f'{took / 60:.1f}'} |"
-        )
-    lines += [f"| {e['name']} | | | {e['failed']} | | | |" for e in bench["peers"] if "failed" in e]
-    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

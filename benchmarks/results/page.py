@@ -1,0 +1,137 @@
+"""docs/results.md from what the runs have left: the tables, what was aimed at, and why an aim was missed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TITLES = {"rotten-tomatoes": "Rotten Tomatoes", "banking77": "banking77", "imdb": "IMDb"}
+AIMS = {"rotten-tomatoes": 10, "banking77": 8, "imdb": 10}  # times faster than PyTorch at a point of loss or less
+
+NOTES = {  # why an aim is missed, and what was tried
+    "rotten-tomatoes": "The size: 10.6 MB of INT8 layers and 7.4 MB of embeddings for the 19,292 tokens that training "
+    "and unlabelled text have. `min_count: 3` would keep 12,591 of them and change 2.8 % of the tokens of validation "
+    "(now 0.8 %). The deeper `cut` loses more than a point.",
+    "banking77": "The size: as above; `cut` is small enough and loses more than a point. The minutes of the cut: half "
+    "of them is the latency table, which is measured again while the uncut model differs from itself by over 4 %.",
+    "imdb": "Long texts leave less to win: without VNNI dynamic INT8 gains little on them, a static student taught on "
+    "6,000 rows is 8 points behind its teacher, and a cascade may then let it answer few rows alone. Reading less was "
+    "looked at: the mean text falls from 264 tokens to 202 when cut at 256 and to 123 at 128, so 2.1 times at most, "
+    "before what it loses. A teacher of all 22,000 rows and more text for the student would help and take hours here.",
+}
+
+HEAD = """# Results
+
+Measured by `python benchmarks/results/run.py build/results --banking77 DIR`; this page is its output. Teacher:
+MiniLM-L6-H384, fine-tuned on all training rows (IMDb: on 6,000 of 22,000, 128 tokens each). Each table is one
+interleaved run on the test rows at their natural length, one row a call, in fresh processes. Ratios are times against
+the teacher in PyTorch fp32 in the same run; losses are points of accuracy against the teacher, paired, with their
+one-sided 95 % upper bound. Models were picked on validation rows; nothing here has seen a test row before. A cascade
+answers most rows by its static student: its median is the static student's, so look at the mean. Floor: what an ONNX
+artefact's multiplications would take, in the mean, at the rate of the machine's best matrix product in the same
+precision.
+"""
+
+
+def page(out: Path, peers: Path) -> str:
+    """The whole page. `out`: where run.py left NAME.json; `peers`: what peers/compression.py left, or nothing."""
+    parts = [section(name, out) for name in TITLES if (out / f"{name}.json").is_file()]
+    if peers.is_file():
+        parts.append(side_by_side(json.loads(peers.read_text())))
+    return "\n".join([HEAD, *parts])
+
+
+def section(name: str, out: Path) -> str:
+    """One data set's part of the page."""
+    bench = json.loads((out / f"{name}.json").read_text())
+    first, machine, control = bench["artifacts"][0], bench["machine"], bench["control"]
+    lo, hi = control["ratio_ci"]
+    lines = [
+        f"## {TITLES[name]}",
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['isa'])}. "
+        f"Control, the teacher against itself: {control['ratio']:.2f} [{lo:.2f}, {hi:.2f}].",
+        "",
+        "| | accuracy | loss (95 % at most) | times faster, median (95 %) | in the mean | with tokenizer | p95 ms "
+        "| rows/s | MB | times the floor |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for entry in bench["artifacts"]:
+        if "cannot_run" in entry:
+            lines.append(f"| {entry['label']} | | | {entry['cannot_run']} | | | | | | |")
+            continue
+        lo, hi = entry["ratio_ci"]
+        whole = (first["mean_ms"] + first["tokenizer_ms"]) / (entry["mean_ms"] + entry["tokenizer_ms"])
+        rate = max(entry["throughput_per_s"], 1e3 / entry["mean_ms"])
+        chosen = " (chosen)" if entry["label"] == f"paredown, {bench['chosen']}" else ""
+        lines.append(
+            f"| {entry['label']}{chosen} | {entry['metric']:.1f} | {entry['drop']:+.1f} ({entry['drop_upper_95']:.1f}) "
+            f"| {1 / entry['ratio']:.1f}x [{1 / hi:.1f}, {1 / lo:.1f}] | {1 / entry['ratio_mean']:.1f}x | {whole:.1f}x "
+            f"| {entry['p95_ms']:.2f} | {rate:.0f} | {entry['size_mb']:.1f} "
+            + (f"| {entry['mean_ms'] / entry['floor_ms']:.1f} |" if "floor_ms" in entry else "| |")
+        )
+    lines += [
+        "",
+        f"The bundle's model has {bench['bundle_mb']:.1f} MB, the checkpoint {bench['teacher_mb']:.1f}: "
+        f"{bench['teacher_mb'] / bench['bundle_mb']:.1f} times less. Rows/s: at one row or eight a call.",
+    ]
+    lines += ["", "\n\n".join([*aims(name, bench), NOTES[name]]), ""]
+    for p in bench["promises"]:
+        lines.append(
+            f"{p['name']}: the latency table promised {p['promised']:.2f}x of the uncut model, measured "
+            f"{p['measured']:.2f}x [{p['measured_ci'][0]:.2f}, {p['measured_ci'][1]:.2f}]."
+        )
+    return "\n".join([*lines, ""])
+
+
+def aims(name: str, bench: dict) -> list[str]:
+    """What we had aimed at, and what the chosen artefact and the cut without training came to on test."""
+    ran = {entry["label"]: entry for entry in bench["artifacts"] if "cannot_run" not in entry}
+    chosen, first = ran[f"paredown, {bench['chosen']}"], bench["artifacts"][0]
+    others = [e for label, e in ran.items() if label.startswith("teacher, ") and e is not first and e["drop"] <= 1]
+    best = min(others, key=lambda entry: entry["mean_ms"])
+    lines = [
+        f"The chosen one loses {chosen['drop']:.1f} points on test (aim: at most 1.0). In the mean it takes "
+        f"1/{first['mean_ms'] / chosen['mean_ms']:.1f} of PyTorch's time (aim: 1/{AIMS[name]}) and "
+        f"1/{best['mean_ms'] / chosen['mean_ms']:.1f} of the quickest of the others within a point, {best['label']} "
+        f"(aim: 1/2.5). Its model is {bench['teacher_mb'] / chosen['size_mb']:.1f} times smaller than the checkpoint "
+        "(aim: 10)."
+    ]
+    cut = next((e for label, e in ran.items() if label.startswith("paredown, cut-only/")), None)
+    steps = [*(ROOT / "runs" / name / "steps").glob("cut-only-1-prune-*/step.json")]
+    steps += (ROOT / "runs" / name / "steps").glob("teacher-table-*/step.json")
+    if cut is not None and len(steps) == 2:
+        took = sum(json.loads(path.read_text())["seconds"] for path in steps)
+        lines.append(
+            f"Cut without any training: {took / 60:.1f} minutes, latency table included (aim: under 5), "
+            f"{cut['drop']:.1f} points on test (aim: at most 1.0); its speed-up is in the next line (aim: 1.5x)."
+        )
+    return lines
+
+
+def side_by_side(bench: dict) -> str:
+    """What `benchmarks/peers/compression.py` found."""
+    machine, (lo, hi) = bench["machine"], bench["control"]["ratio_ci"]
+    peers = {entry["name"]: entry for entry in bench["peers"]}
+    lines = [
+        "## Other toolkits on the same checkpoint",
+        "",
+        "Rotten Tomatoes, by `python benchmarks/peers/compression.py build/results/rotten-tomatoes/teacher BUNDLE "
+        "--train ... --data ... --output-dir build/peers`: each toolkit in an environment of its own, by the "
+        f"flow that its own documentation gives; one interleaved run. {machine['cpu']}, {machine['cores']} cores, "
+        f"{', '.join(machine['isa'])}. Control {bench['control']['ratio']:.2f} [{lo:.2f}, {hi:.2f}].",
+        "",
+        "| | accuracy | loss (95 % at most) | times faster, median (95 %) | in the mean | MB | minutes to make |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for entry in bench["artifacts"]:
+        lo, hi = entry["ratio_ci"]
+        took = peers.get(entry["label"], {}).get("seconds")
+        lines.append(
+            f"| {entry['label']} | {entry['metric']:.1f} | {entry['drop']:+.1f} ({entry['drop_upper_95']:.1f}) "
+            f"| {1 / entry['ratio']:.1f}x [{1 / hi:.1f}, {1 / lo:.1f}] | {1 / entry['ratio_mean']:.1f}x "
+            f"| {entry['size_mb']:.1f} | {'' if took is None else f'{took / 60:.1f}'} |"
+        )
+    lines += [f"| {e['name']} | | | {e['failed']} | | | |" for e in bench["peers"] if "failed" in e]
+    return "\n".join([*lines, ""])
