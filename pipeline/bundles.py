@@ -97,7 +97,7 @@ def pack(
 
 def _judged(known: dict, data: str, metric: float, rows: int) -> str:
     """The metric beside the manifest's. BundleError when a model at the lower end of the manifest's interval would
-    have so few rows right, or fewer, less than once in 40 times (the binomial distribution)."""
+    have so few rows right, or fewer, less than once in 1000 times (the binomial distribution)."""
     split = "validation" if known["metric_test"] is None else "test"
     line = f"metric on {data}: {metric:.2f} ({rows} rows); the manifest says {known[f'metric_{split}']:.2f} on {split}"
     interval = known[f"metric_{split}_ci"]
@@ -108,7 +108,7 @@ def _judged(known: dict, data: str, metric: float, rows: int) -> str:
     if 0 < rate < 1 and right < rate * rows:
         ways = (lgamma(rows + 1) - lgamma(k + 1) - lgamma(rows - k + 1) for k in range(right + 1))
         chance = sum(exp(w + k * log(rate) + (rows - k) * log1p(-rate)) for k, w in enumerate(ways))
-        if chance < 0.025:
+        if chance < 0.001:
             raise BundleError(f"{line}: worse than chance explains; are these rows of the kind that it was made for?")
     return line
 
