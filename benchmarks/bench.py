@@ -77,6 +77,7 @@ def bench(
                 "throughput_per_s": 1e3 * settings.batch_size / offline.mean,
                 "batch_size": settings.batch_size,
                 "memory_mb": timing.memory_mb,
+                "gpu_memory_mb": timing.gpu_memory_mb,
                 "load_s": timing.load_s,
                 "first_call_ms": timing.first_call_ms,
                 "cold_start_s": timing.cold_start_s,

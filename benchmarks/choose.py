@@ -20,6 +20,7 @@ from .limits import Budgets, broken, gate_of, limits_of
 from .quality import Z95_TWO_SIDED, paired_drop
 
 Rule = Literal["cheapest", "lambda", "knee"]
+SIMPLICITY = 1.1  # costs that tie: what the simpler one may cost more, so that a noisy hour does not turn the pick over
 
 
 class ChooseSettings(BaseModel):
@@ -220,7 +221,7 @@ def _cheapest(able: Sequence[Row], max_drop: float) -> Pick:
     least = min(good, key=lambda r: r.cost)
     tied = [row for row in good if costs_tie(row, least)]
     best = max(tied, key=lambda r: r.value)  # among equals in cost: not one that is measurably worse, then the simpler
-    picked = min((row for row in tied if values_tie(best, row)), key=lambda r: (r.steps, r.cost))
+    picked = _simplest([row for row in tied if values_tie(best, row)])
     return picked, tied, f"the cheapest of the {len(good)} candidates that lose at most {max_drop:g} points"
 
 
@@ -234,8 +235,14 @@ def _knee(able: Sequence[Row]) -> Pick:
         knee = front[int(np.argmax((y - y[0]) / (y[-1] - y[0]) - (x - x[0]) / (x[-1] - x[0])))]
     tied = [row for row in able if values_tie(row, knee) and (row.cost <= knee.cost or costs_tie(row, knee))]
     least = min(tied, key=lambda r: r.cost)
-    picked = min((row for row in tied if costs_tie(row, least)), key=lambda r: (r.steps, r.cost))
+    picked = _simplest([row for row in tied if costs_tie(row, least)])
     return picked, tied, "the knee of the frontier: from here on, a point of the metric costs much more"
+
+
+def _simplest(tied: Sequence[Row]) -> Row:
+    """Of those that tie, the least done to it, among what costs about as little as the cheapest."""
+    least = min(row.cost for row in tied)
+    return min((row for row in tied if row.cost <= SIMPLICITY * least), key=lambda r: (r.steps, r.cost))
 
 
 def _runner_up(able: list[Row], picked: Row, settings: ChooseSettings) -> str | None:

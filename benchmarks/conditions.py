@@ -1,9 +1,12 @@
-"""What else the machine did while something was timed, and the joules that it took, where Linux tells."""
+"""What else the machine did while something was timed, and the joules that it took, where Linux or NVML tells."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -31,23 +34,68 @@ def load_average() -> float | None:
         return None
 
 
+class Gpu:
+    """The NVIDIA GPU that CUDA counts first, by NVML (nvidia-ml-py); its figures are None where there is none."""
+
+    def __init__(self) -> None:
+        self._library, self._device = None, None
+        with contextlib.suppress(Exception):  # not installed, no driver, no GPU: each its own class
+            import pynvml
+
+            pynvml.nvmlInit()
+            first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+            by_number = first.isdecimal()
+            self._device = (
+                pynvml.nvmlDeviceGetHandleByIndex(int(first)) if by_number else pynvml.nvmlDeviceGetHandleByUUID(first)
+            )
+            self._library = pynvml
+
+    def joules(self) -> float | None:
+        """Energy since the driver was loaded, from Volta on; whoever took it."""
+        return self._asked(lambda nvml: nvml.nvmlDeviceGetTotalEnergyConsumption(self._device) / 1e3)
+
+    def memory_mb(self) -> float | None:
+        """What this process has on the GPU now, MB (1e6 bytes); in a container the driver may not know its number."""
+
+        def own(nvml: Any) -> float | None:
+            found = nvml.nvmlDeviceGetComputeRunningProcesses(self._device)
+            mine = [process.usedGpuMemory for process in found if process.pid == os.getpid()]
+            return sum(mine) / 1e6 if mine else None
+
+        return self._asked(own)
+
+    def _asked(self, question: Callable[[Any], float | None]) -> float | None:
+        if self._library is None:
+            return None
+        try:
+            return question(self._library)
+        except Exception:  # not supported by this GPU, not permitted
+            return None
+
+
 class Joules:
-    """Energy of the CPU packages by RAPL: `taken()` is what they took since the last call, None where unreadable.
+    """Energy of the CPU packages by RAPL, and of a GPU that is given: `taken()` is what they took since the last call.
 
     It is the whole package's, other processes and idling included. In virtual machines there is usually none.
     """
 
-    def __init__(self, powercap: Path = POWERCAP) -> None:
+    def __init__(self, powercap: Path = POWERCAP, gpu: Gpu | None = None) -> None:
         self.zones = [zone for zone in sorted(powercap.glob("*-rapl:*")) if zone.name.count(":") == 1]
-        self.before = self._read()
+        self.gpu = gpu
+        self.before, self.gpu_before = self._read(), gpu.joules() if gpu else None
 
     def taken(self) -> float | None:
-        """Joules since the last call; counters that wrapped around are set right."""
+        """Joules since the last call, None where nothing can be read; counters that wrapped around are set right."""
         now, before = self._read(), self.before
-        self.before = now
-        if now is None or before is None or not now:
-            return None
-        return sum(b - a if b >= a else b - a + most for (a, most), (b, _) in zip(before, now, strict=True)) / 1e6
+        gpu_now, gpu_before = self.gpu.joules() if self.gpu else None, self.gpu_before
+        self.before, self.gpu_before = now, gpu_now
+        found = []
+        if now and before is not None:
+            wrapped = (b - a if b >= a else b - a + most for (a, most), (b, _) in zip(before, now, strict=True))
+            found.append(sum(wrapped) / 1e6)
+        if gpu_now is not None and gpu_before is not None:
+            found.append(gpu_now - gpu_before)
+        return sum(found) if found else None
 
     def _read(self) -> list[tuple[int, int]] | None:
         try:

@@ -115,9 +115,10 @@ class Timing:
     turns: dict[str, list[list[float]]]
     load_s: float = 0.0
     memory_mb: float = 0.0
+    gpu_memory_mb: float | None = None  # after a turn, the most of all turns; of a runtime on a GPU, by NVML
     cannot_run: str | None = None
     processes: list[int] = field(default_factory=list)  # the process of each turn
-    joules: dict[str, list[float]] = field(default_factory=dict)  # scenario -> J a call, turn by turn; RAPL
+    joules: dict[str, list[float]] = field(default_factory=dict)  # scenario -> J a call, turn by turn; RAPL, NVML
     first_call_ms: float | None = None
     cold_start_s: float | None = None  # from a new process to its first answer, while the next one opens
 
@@ -221,6 +222,8 @@ def _one_process(
                     answer = workers[name].ask({"batches": batches[kind.name], "seconds": seconds})
                     timings[name].turns[kind.name].append(answer["ms"])
                     timings[name].memory_mb = max(timings[name].memory_mb, answer["memory_mb"])
+                    if "gpu_memory_mb" in answer:
+                        timings[name].gpu_memory_mb = max(timings[name].gpu_memory_mb or 0.0, answer["gpu_memory_mb"])
                     if "joules" in answer:
                         timings[name].joules.setdefault(kind.name, []).append(answer["joules"])
                 timings[name].processes.append(process)
@@ -266,7 +269,7 @@ def _batches(scenario: Scenario, rows: int, min_repeats: int, turns: int, order:
 
 
 def joules_a_row(timing: Timing) -> float | None:
-    """Energy of one row in single-stream, of the whole CPU package; None where RAPL cannot be read."""
+    """Energy of one row in single-stream, of the whole CPU package (and GPU); None where it cannot be read."""
     joules = timing.joules.get(SINGLE)
     return float(np.mean(joules)) if joules else None
 

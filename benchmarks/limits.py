@@ -35,6 +35,7 @@ FIGURES = {
     "cold_start_s": Figure("s", "less"),
     "size_mb": Figure("MB", "less"),
     "memory_mb": Figure("MB", "less"),
+    "gpu_memory_mb": Figure("MB", "less"),
     "energy_j": Figure("J/row", "less"),
     "cost_per_million": Figure("per million", "less"),
     "payback_requests": Figure("requests", "less"),

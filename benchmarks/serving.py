@@ -4,6 +4,8 @@
 
 BUNDLE is a directory with an ONNX model for CPUs. Each other server gets a virtual environment of its own, made here,
 with this one's versions of onnxruntime, tokenizers and numpy. Load and server share the machine: run it idle.
+Beside that: rows a second of the model alone, by `paredown bench`, and what ours does for a minute at five times its
+best rate. The figures go to OUTPUT_DIR/serving.json; `benchmarks/results/run.py --page` puts them into docs/results.md.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ SHARED = ("onnxruntime", "tokenizers", "numpy")
 START_S = 120
 GROWTH = 1.25  # between two rates that are tried
 LOST = 0.001  # share of requests that may get no answer
+OVERLOAD, OVERLOAD_S = 5, 60  # times the best rate, and for how long
+DEADLINE_MS = 1000  # `paredown serve --deadline-ms`, and how long a client waits
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ def python_of(server: Server, folder: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def running(server: Server, python: str, bundle: Path, folder: Path) -> Iterator[str]:
-    """Its address, once it has answered a text."""
+def running(server: Server, python: str, bundle: Path, folder: Path) -> Iterator[tuple[str, int]]:
+    """Its address and the session of its processes, once it has answered a text."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -89,7 +93,7 @@ def running(server: Server, python: str, bundle: Path, folder: Path) -> Iterator
                 if process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError(f"{server.name} did not start; see {log.name}")
                 time.sleep(0.2)
-            yield url
+            yield url, process.pid
         finally:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -115,7 +119,7 @@ def probe(url: str, server: Server, data: str, rps: float, seconds: float, folde
     """The figures of `paredown load` at one rate."""
     out = folder / "load.json"
     command = [sys.executable, "-m", "paredown.pipeline.cli", "load", url, "--rps", str(rps), "--seconds", str(seconds)]
-    command += ["--data", data, "--json", str(out), "--timeout", "5"]
+    command += ["--data", data, "--json", str(out), "--timeout", str(DEADLINE_MS / 1e3 + 4)]
     command += ["--model", server.model] if server.model else []
     subprocess.run(command, check=True, capture_output=True)
     return json.loads(out.read_text())
@@ -141,6 +145,33 @@ def best_rate(url: str, server: Server, args: argparse.Namespace) -> tuple[float
     return low, probes
 
 
+def offline(bundle: Path, args: argparse.Namespace) -> float:
+    """Rows a second of the model without a server: the best of one row and of a batch a call, tokeniser included."""
+    out = args.output_dir / "offline.json"
+    command = [sys.executable, "-m", "paredown.pipeline.cli", "bench", bundle, bundle, "--data", args.data]
+    subprocess.run([str(word) for word in [*command, "--json", out]], check=True)
+    found = json.loads(out.read_text())["artifacts"][0]
+    a_row_ms = min(found["mean_ms"], 1e3 / found["throughput_per_s"])
+    return 1e3 / (a_row_ms + found["tokenizer_ms"])
+
+
+def overload(server: Server, rate: float, args: argparse.Namespace) -> dict:
+    """A minute at several times the best rate: the figures of `load`, and the server's memory before and after, MB."""
+    python = python_of(server, args.output_dir)
+    assert python is not None
+    with running(server, python, args.bundle, args.output_dir) as (url, session):
+        probe(url, server, args.data, rate, 5, args.output_dir)  # warm
+        before = resident_mb(session)
+        found = probe(url, server, args.data, OVERLOAD * rate, OVERLOAD_S, args.output_dir)
+        return found | {"memory_mb": [before, resident_mb(session)]}
+
+
+def resident_mb(session: int) -> float:
+    """What the processes of a session have in memory."""
+    found = subprocess.check_output(["ps", "-o", "rss=", "-s", str(session)], text=True)
+    return sum(map(int, found.split())) * 1024 / 1e6
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
@@ -162,11 +193,16 @@ def main() -> None:
     for number in range(args.rounds):
         for server in random.Random(number).sample(list(pythons), len(pythons)):
             print(f"round {number + 1}: {server.name}", flush=True)
-            with running(server, pythons[server], args.bundle, args.output_dir) as url:
+            with running(server, pythons[server], args.bundle, args.output_dir) as (url, _):
                 rate, probes = best_rate(url, server, args)
             rates[server.name].append(rate)
             record.append({"server": server.name, "round": number, "rps": rate, "probes": probes})
     result = {"p99_ms": args.p99_ms, "seconds": args.seconds, "rates": rates, "turns": record}
+    ours = SERVERS[0]
+    if ours in pythons:
+        result["offline_per_s"] = offline(args.bundle, args)
+        result["overload"] = overload(ours, max(rates[ours.name]), args)
+    result["candidate"] = json.loads((args.bundle / "manifest.json").read_text())["source"]["candidate"]
     (args.output_dir / "serving.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"\n| server | requests/s with p99 under {args.p99_ms:g} ms, each round |\n| --- | --- |")
     for name, found in sorted(rates.items(), key=lambda item: -max(item[1])):

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..export.artifact import read_artifact
+from ..export.artifact import ON_GPU, read_artifact
 from ..export.errors import StepError
 from ..export.machine import cores
 from ..export.session import CannotRunHere
-from .conditions import Joules
+from .conditions import Gpu, Joules
 
 
 class Worker:
@@ -107,11 +107,15 @@ def main() -> None:
             "cold_start_s": time.time() - first["began"],
         }
     )
-    joules = Joules()
+    gpu = Gpu() if artifact.runtime in ON_GPU else None  # one that idles beside a CPU's model is not charged to it
+    joules = Joules(gpu=gpu)
     for line in sys.stdin:
         burst = json.loads(line)
         batches = [encoder.pad([rows[i] for i in batch]) for batch in burst["batches"]]
         answer: dict = {"ms": timed(session, batches, burst["seconds"], joules), "memory_mb": peak_memory_mb()}
+        on_gpu = gpu.memory_mb() if gpu else None
+        if on_gpu is not None:
+            answer["gpu_memory_mb"] = on_gpu
         spent = joules.taken()
         if spent is not None:
             answer["joules"] = spent / len(answer["ms"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import noise
+from .encoder import PAIR
 from .errors import InputError, missing_extra
 from .settings import Augment
 
@@ -36,6 +37,8 @@ def augment(
         if progress:
             progress(number / len(settings.kinds), kind)
         mine = [(i, copy) for i, k, copy in drawn if k == kind]
+        if kind in ("masked", "back_translation") and any(PAIR in text for text in texts):
+            raise InputError(f"kinds: {kind} is for rows of one text; typos, deletion, swap and synonyms take two")
         changes = _changer(kind, settings)([texts[i] for i, _ in mine], [[seed, copy, i, 1] for i, copy in mine])
         made |= dict(zip(mine, changes, strict=True))
     seen = set(texts)

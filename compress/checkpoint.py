@@ -18,7 +18,7 @@ from .encoder import Encoder
 from .errors import InputError, missing_extra
 from .families import FAMILIES, STATIC
 from .origin import inherit
-from .tasks import TASKS, Task
+from .tasks import SEVERAL, TASKS, Task
 from .untrusted import WEIGHTS, find_weights, read_config, read_json
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ class Checkpoint:
 
     def has_head(self, task: Task) -> bool:
         """True when it was fine-tuned for the task."""
-        return self.architecture.endswith(task.head)
+        several = self.config.get("problem_type") == SEVERAL
+        number = len(self.labels) == 1 and not several
+        return self.architecture.endswith(task.head) and (several, number) == (task.several, task.number)
 
     def tokenizer_bytes(self) -> bytes:
         """Two checkpoints with the same bytes cut every text into the same tokens."""
@@ -180,7 +182,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
         if report["missing_keys"]:
             missing = sorted(report["missing_keys"])
             raise InputError(f"{path}: weights are missing: {', '.join(missing[:4])}")
-    return model.eval()
+    return _told(model.eval(), checkpoint, task)
 
 
 def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: str | None = None) -> Checkpoint:
@@ -226,7 +228,7 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
     level = quiet.get_verbosity()
     quiet.set_verbosity_error()
     try:
-        return getattr(transformers, task.auto_class).from_pretrained(
+        model = getattr(transformers, task.auto_class).from_pretrained(
             checkpoint.path,
             trust_remote_code=False,
             use_safetensors=True,
@@ -235,10 +237,21 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
             num_labels=len(labels),
             id2label=dict(enumerate(labels)),
             label2id={name: i for i, name in enumerate(labels)},
+            problem_type=SEVERAL if task.several else "regression" if task.number else None,
             ignore_mismatched_sizes=True,
         )
     finally:
         quiet.set_verbosity(level)
+    return _told(model, checkpoint, task)
+
+
+def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
+    """The model; of a task that reads two texts, one that tells them apart."""
+    if task.columns.second:
+        from .pairs import tell_types
+
+        tell_types(model, checkpoint.encoder())
+    return model
 
 
 def _libraries():

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .encoder import Encoder
+from .cells import is_number, listed, number, one_label, several_labels, tags, text_of, words
+from .encoder import PAIR, Encoder
 from .errors import InputError, nearest
 from .files import open_table
 
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "utterance")
 LABEL_COLUMNS = ("label", "labels", "category", "class", "intent", "sentiment")
+NUMBER_COLUMNS = ("score", "rating", "stars", "value", "similarity", "similarity_score", "label")
 
 
 @dataclass(frozen=True)
@@ -22,22 +24,33 @@ class Columns:
     text: tuple[str, ...] = TEXT_COLUMNS
     label: tuple[str, ...] = LABEL_COLUMNS
     of_words: bool = False
+    second: tuple[str, ...] = ()  # of the text that makes a row of two
+    several: bool = False  # labels a row: a list of them, or a cell with semicolons between them
+    number: bool = False  # instead of a label
 
 
 TEXT = Columns()
+PAIRS = Columns(
+    ("text", "sentence1", "question1", "premise", "question", "text1"),
+    second=("text_pair", "sentence2", "question2", "hypothesis", "answer", "text2", "sentence"),
+)
+LABELS = Columns(label=("labels", *LABEL_COLUMNS), several=True)
+NUMBERS = Columns(label=NUMBER_COLUMNS, number=True)
+PAIR_NUMBERS = replace(PAIRS, label=NUMBER_COLUMNS, number=True)
 WORDS = Columns(("tokens", "words", *TEXT_COLUMNS), ("tags", "ner_tags", "labels"), of_words=True)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Texts with their labels (None when unlabelled): indices into `names`, one a text, or an array of one a word.
+    """Texts with their labels (None when unlabelled): indices into `names`, one a text, or an array of one a word;
+    where a text may have several, 1 and 0 for each of `names`; or numbers, which `names` has one name for.
 
-    The words of a text are what blanks part.
+    The words of a text are what blanks part. Two texts that make a row have PAIR between them.
     """
 
     source: str
     texts: tuple[str, ...]
-    labels: np.ndarray | None  # (rows,) int64; of words: (rows,) of arrays (words,) int64
+    labels: np.ndarray | None  # (rows,) int64 or float64, (rows, names) int64; of words: (rows,) of arrays (words,)
     names: tuple[str, ...] = ()
     groups: tuple[str, ...] | None = None  # the value of the column that was asked for as `group`
 
@@ -64,15 +77,21 @@ class Rows:
         every = (*names, *(name for name in self.names if name not in names))
         number = np.array([every.index(name) for name in self.names], dtype=np.int64)
         labels = self.gold
-        if labels.dtype == object:
+        if labels.dtype == np.float64:
+            return replace(self, names=every)
+        if labels.ndim > 1:
+            wide = np.zeros((len(self), len(every)), dtype=np.int64)
+            wide[:, number] = labels
+            labels = wide
+        elif labels.dtype == object:
             labels = np.empty(len(self), dtype=object)
-            labels[:] = [number[tags] for tags in self.gold]
+            labels[:] = [number[of_words] for of_words in self.gold]
         else:
             labels = number[labels]
         return replace(self, labels=labels, names=every)
 
     def every_label(self) -> np.ndarray:
-        """All labels, those of words in one row, int64."""
+        """All labels, those of words in one row, int64; where a text may have several, 1 and 0."""
         return np.concatenate([np.atleast_1d(label) for label in self.gold])
 
 
@@ -95,11 +114,11 @@ def read(
 
     `source` is a path ending in .csv, .jsonl, .parquet or .conll, or `name[:split]` of the `datasets` library (split
     defaults to "train"). `labelled=None`: labels if there are any. A label is one of `names`, or an index into them.
-    Words and their tags are lists, or a cell with blanks between them. Raises InputError that names the file and the
-    row.
+    Words and their tags are lists, or a cell with blanks between them. Rows of two texts: `text` is both columns with
+    a comma between them. Raises InputError that names the file and the row.
     """
     there, records = open_table(source)
-    text_column = _find(source, there, text, columns.text, "text")
+    text_columns = _text_columns(source, there, text, columns)
     if labelled is None:
         labelled = label is not None or any(name in there for name in columns.label)
     label_column = _find(source, there, label, columns.label, "label") if labelled else None
@@ -110,18 +129,14 @@ def read(
     groups: list[str] = []
     known = {name: i for i, name in enumerate(names)}
     for row, record in records:
-        where, value = f"{source}, {row}", record.get(text_column)
-        if columns.of_words:
-            value = " ".join(_words(value, where, text_column))
-        if not isinstance(value, str) or not value.strip():
-            raise InputError(f"{where}: column '{text_column}' is empty; remove the row or fill it in")
-        if not is_text(value):
-            raise InputError(f"{where}: column '{text_column}' holds half a character (a lone surrogate)")
+        where = f"{source}, {row}"
+        value = PAIR.join(text_of(record, column, columns.of_words, where) for column in text_columns)
         texts.append(value)
         if group is not None:
             groups.append("" if record.get(group) is None else str(record[group]).strip())
         if label_column is not None:
-            found = _tags if columns.of_words else _label
+            found = tags if columns.of_words else several_labels if columns.several else one_label
+            found = number if columns.number else found
             labels.append(found(record.get(label_column), known, where, label_column, value))
     if not texts:
         raise InputError(f"{source}: no rows; a header line and at least one row are expected")
@@ -130,8 +145,19 @@ def read(
         gold = np.empty(len(labels), dtype=object)
         gold[:] = labels
     elif label_column is not None:
-        gold = np.array(labels, dtype=np.int64)
+        gold = np.array(labels, dtype=np.float64 if columns.number else np.int64)
     return Rows(source, tuple(texts), gold, tuple(names), tuple(groups) if group is not None else None)
+
+
+def _text_columns(source: str, there: Sequence[str], given: str | None, columns: Columns) -> list[str]:
+    """The column of the text, or the two columns of texts that make a row."""
+    if not columns.second:
+        return [_find(source, there, given, columns.text, "text")]
+    first, _, second = (given or "").partition(",")
+    if given is not None and not (first.strip() and second.strip()):
+        raise InputError(f"{source}: data.text (--text-column) '{given}': two columns are expected: FIRST,SECOND")
+    one = _find(source, there, first.strip() or None, columns.text, "text")
+    return [one, _find(source, [c for c in there if c != one], second.strip() or None, columns.second, "text")]
 
 
 def read_unlabeled(source: str, *, columns: Columns = TEXT, text: str | None = None, label: str | None = None) -> Rows:
@@ -146,67 +172,40 @@ def read_unlabeled(source: str, *, columns: Columns = TEXT, text: str | None = N
     return read(source, columns=columns, text=text, labelled=False)
 
 
-def is_text(value: str) -> bool:
-    """False for a string that UTF-8 cannot write, which no tokenizer takes."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def label_names(source: str, label: str | None = None, columns: Columns = TEXT) -> tuple[str, ...]:
-    """The distinct labels of the data, sorted (as numbers when all are): for a checkpoint that has no head yet."""
+    """The distinct labels of the data, sorted (as numbers when all are): for a checkpoint that has no head yet. Of
+    numbers, the name of their column."""
     there, records = open_table(source)
     column = _find(source, there, label, columns.label, "label")
+    if columns.number:
+        return (column,)
     found: set[str] = set()
     for row, record in records:
-        value = record.get(column)
-        cells = _words(value, f"{source}, {row}", column) if columns.of_words else [value]
+        value, where = record.get(column), f"{source}, {row}"
+        cells = words(value, where, column) if columns.of_words else [value]
+        cells = listed(value, where, column) if columns.several else cells
         found |= {"" if cell is None else str(cell).strip() for cell in cells}
+    odd = next((name for name in sorted(found) if columns.several and ";" in name), None)
+    if odd is not None:
+        raise InputError(f"{source}: column '{column}': a label with a semicolon, '{odd}'; rename it")
     if "" in found:
         raise InputError(f"{source}: column '{column}' is empty in some row; every row needs a label")
-    if all(map(_is_number, found)):
+    if all(map(is_number, found)):
         return tuple(sorted(found, key=int))
     return tuple(sorted(found))
 
 
 def require_two_classes(rows: Rows, names: Sequence[str]) -> None:
     """Raise InputError when every row has the same label: nothing can be learned or judged from it."""
-    found = np.unique(rows.every_label())
+    if rows.gold.dtype == np.float64:
+        if len(np.unique(rows.gold)) < 2:
+            raise InputError(f"{rows.source}: every row has the number {rows.gold[0]:g}; rows that differ are needed")
+        return
+    found = np.unique(rows.gold, axis=0) if rows.gold.ndim > 1 else np.unique(rows.every_label())
+    if len(found) < 2 and found.ndim > 1:
+        raise InputError(f"{rows.source}: every row has the same labels; rows that differ in them are needed")
     if len(found) < 2:
         raise InputError(f"{rows.source}: only one class, '{names[int(found[0])]}'; rows of at least two are needed")
-
-
-def _label(value: object, known: dict[str, int], where: str, column: str, text: str) -> int:
-    name = str(value).strip() if value is not None else ""
-    if name in known:
-        return known[name]
-    if _is_number(name) and int(name) < len(known):
-        return int(name)
-    raise InputError(
-        f"{where}: unknown label '{name}' in column '{column}' of the row {text[:60]!r}; {nearest(name, known)}"
-    )
-
-
-def _words(value: object, where: str, column: str) -> list[str]:
-    """The words (or tags) of a cell: a list, or a string with blanks between them; no word holds a blank."""
-    if isinstance(value, str):
-        return value.split()
-    if not isinstance(value, list) or not all(isinstance(word, str | int) for word in value):
-        raise InputError(f"{where}: column '{column}': a list of words, or words with blanks between them, is expected")
-    return ["".join(str(word).split()) or "_" for word in value]
-
-
-def _tags(value: object, known: dict[str, int], where: str, column: str, text: str) -> np.ndarray:
-    tags, words = _words(value, where, column), text.split()
-    if len(tags) != len(words):
-        raise InputError(f"{where}: {len(words)} words and {len(tags)} tags in column '{column}'; one a word is needed")
-    return np.array([_label(tag, known, where, column, text) for tag in tags], dtype=np.int64)
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit() and len(name) < 10
 
 
 def _find(source: str, columns: Sequence[str], given: str | None, usual: Sequence[str], what: str) -> str:
@@ -225,8 +224,8 @@ def _find(source: str, columns: Sequence[str], given: str | None, usual: Sequenc
 def encode(encoder: Encoder, rows: Rows) -> list[list[int]]:
     """Token ids of every row; InputError when no row has a token of its own (the model would see padding only)."""
     ids = encoder.ids(rows.texts)
-    empty = len(encoder.ids([""])[0])
+    bare = encoder.ids([PAIR if PAIR in rows.texts[0] else ""])[0]  # what stands around texts
     unknown = encoder.tokenizer.token_to_id("[UNK]")
-    if all(len(row) <= empty or (unknown is not None and set(row[1:-1]) == {unknown}) for row in ids):
+    if all(len(row) <= len(bare) or (unknown is not None and set(row) - set(bare) == {unknown}) for row in ids):
         raise InputError(f"{rows.source}: no row has a token that the tokenizer knows; is it the right text column?")
     return ids

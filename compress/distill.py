@@ -15,17 +15,18 @@ from typing import cast
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from .encoder import per_row, run_rows
 from .errors import InputError
-from .inference import answers, forward
+from .inference import answers, divergence, forward, gives_number, has_several
+from .losses import Judge, Labels, labels_key, supervised
+from .numbers import standard_units
 from .relation import relation_loss, relations
 from .settings import Distill, Heal
 from .structure import blocks, keep_blocks
 from .tags import NO_LABEL
-from .train import Judge, Labels, Progress, answered, fit, label_names
+from .train import Progress, fit, label_names
 
 
 def distill(
@@ -75,35 +76,57 @@ def heal(
 ) -> PreTrainedModel:
     """Train `student` in place towards the teacher's logits (and hidden states); returns it in evaluation mode.
 
-    `ids`: rows of the student's tokens. `labels`: NO_LABEL (-100) where a row, or a token, has none; used when
-    `label_weight` is above 0. `scores`: the logits to learn, as `run_rows` gives them, where they were made before
-    (several students, several teachers). `validation`: token ids and the teacher's logits on them; `patience` stops on
-    these.
+    `ids`: rows of the student's tokens. `labels`: NO_LABEL (-100; a number: NaN) where a row, or a token, has none;
+    used when `label_weight` is above 0. `scores`: the logits to learn, as `run_rows` gives them, where they were made
+    before (several students, several teachers). `validation`: token ids and the teacher's logits on them; `patience`
+    stops on these.
     loss = T^2 KL(teacher / T || student / T) + hidden_weight * MSE of matched hidden states
-    + relation_weight * KL of the last layers' token relations + label_weight * CE.
+    + relation_weight * KL of the last layers' token relations + label_weight * CE. Numbers: half the squared
+    difference, in standard units, stands for KL and CE.
     """
-    given = np.full(len(ids), NO_LABEL) if labels is None else labels
     if settings.label_weight and labels is None:
         raise InputError("label_weight is above 0 and no row has a label; give labels or set it to 0")
     _check_fits(student, teacher, settings)
     teacher = teacher.eval()
     if scores is None:
         scores = teacher_scores(teacher, ids)
+    with standard_units(student, ids, scores) as unit:
+        judge = None if validation is None else Judge(validation[0], unit(validation[1]))
+        given = _no_labels(student, len(ids)) if labels is None else unit(labels)
+        return _heal(student, teacher, ids, unit(scores), given, settings, judge, seed, progress)
+
+
+def _no_labels(student: PreTrainedModel, rows: int) -> np.ndarray:
+    if gives_number(student):
+        return np.full(rows, np.nan)
+    return np.full((rows, len(label_names(student))) if has_several(student) else rows, NO_LABEL)
+
+
+def _heal(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    ids: Sequence[Sequence[int]],
+    scores: np.ndarray,
+    given: Labels,
+    settings: Heal,
+    judge: Judge | None,
+    seed: int,
+    progress: Progress | None,
+) -> PreTrainedModel:
+    name, several = labels_key(student), has_several(student)
     rows = [
-        {"input_ids": row, "labels": label, "teacher_logits": score}
+        {"input_ids": row, name: label, "teacher_logits": score}
         for row, label, score in zip(ids, given, per_row(scores, ids), strict=True)
     ]
     pairs = _matched_layers(len(blocks(student)), len(blocks(teacher))) if settings.hidden_weight else []
-    t, looks_inside = settings.temperature, bool(settings.hidden_weight or settings.relation_weight)
+    looks_inside = bool(settings.hidden_weight or settings.relation_weight)
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         with relations(student) if settings.relation_weight else nullcontext([]) as ours:
             out = net(**inputs, output_hidden_states=settings.hidden_weight > 0)
-        logits = answers(out.logits, inputs["attention_mask"])
-        target = functional.log_softmax(answers(batch["teacher_logits"], inputs["attention_mask"]) / t, dim=-1)
-        mine = functional.log_softmax(logits / t, dim=-1)
-        total = t * t * functional.kl_div(mine, target, reduction="batchmean", log_target=True)
+        logits, taught = (answers(x, inputs["attention_mask"], several) for x in (out.logits, batch["teacher_logits"]))
+        total = divergence(logits, taught, settings.temperature)
         if looks_inside:
             with torch.no_grad(), relations(teacher) if settings.relation_weight else nullcontext([]) as theirs:
                 there = cast(nn.Module, teacher).to(logits.device)
@@ -114,13 +137,10 @@ def heal(
                 total = total + settings.hidden_weight * hidden
             if settings.relation_weight:
                 total = total + settings.relation_weight * relation_loss(ours, theirs, mask)
-        if settings.label_weight and (batch["labels"] != NO_LABEL).any():
-            total = total + settings.label_weight * functional.cross_entropy(
-                *answered(out.logits, batch), ignore_index=NO_LABEL
-            )
+        if settings.label_weight:
+            total = total + settings.label_weight * supervised(out.logits, batch)
         return total
 
-    judge = None if validation is None else Judge(*validation)
     with ExitStack() as during:
         during.enter_context(_without_dropout(student))
         if settings.quantize_aware:

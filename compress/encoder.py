@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+PAIR = "\x1e"  # between two texts that are read as one row: the record separator, which no text holds
 Batch = dict[str, np.ndarray]  # a model's inputs by name, (rows, ...)
 
 
@@ -39,8 +40,10 @@ class Encoder:
         self.pad_id = pad_id
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included, at most `max_length` long."""
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        """Token ids of each text (or of two with PAIR between them), special tokens included, at most `max_length`
+        long: of two texts the longer one is cut.
+        """
+        return [encoding.ids for encoding in self.tokenizer.encode_batch([parts_of(text) for text in texts])]
 
     def words(self, texts: Sequence[str], around: str = "") -> list[Words]:
         """Which token each word of each text begins with: what word-aligned labels are read from and written to.
@@ -65,6 +68,12 @@ class Encoder:
     def pad(self, rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
         """`collate` of rows of ids with this tokenizer's padding."""
         return collate(rows, self.pad_id)
+
+
+def parts_of(text: str) -> str | tuple[str, str]:
+    """A text as the tokenizer takes it: itself, or two."""
+    first, pair, second = text.partition(PAIR)
+    return (first, second) if pair else text
 
 
 def collate(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from .encoder import Batch
 from .errors import InputError
-from .inference import answers, tensors
+from .inference import answers, divergence, has_several, tensors
 from .structure import sublayers
 
 DAMPING = 1e-3  # of the mean diagonal of a Gram matrix, so that units which never fire do not blow up
@@ -123,19 +123,21 @@ def _damped(gram: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def kl_to(model: PreTrainedModel, batches: Sequence[Batch], wanted: Sequence[torch.Tensor]) -> float:
-    """Mean KL from the teacher's log-probabilities `wanted` (one tensor a batch) to the model's, nats an answer."""
+    """Mean KL from the teacher's log-probabilities `wanted` (one tensor a batch) to the model's, nats an answer; of
+    numbers, half the mean squared difference."""
     total, rows = 0.0, 0
     for batch, want in zip(batches, wanted, strict=True):
-        total += float(nn.functional.kl_div(log_probabilities(model, batch), want, reduction="sum", log_target=True))
+        total += float(divergence(log_probabilities(model, batch), want)) * len(want)
         rows += len(want)
     return total / rows
 
 
 @torch.inference_mode()
 def log_probabilities(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """(rows, labels) or (real tokens, labels) float32, the model as it is."""
+    """(rows, labels) or (real tokens, labels) float32, the model as it is; numbers (rows, 1) as they are."""
     inputs = tensors(batch)
-    return answers(model(**inputs).logits, inputs.get("attention_mask")).log_softmax(-1)
+    found = answers(model(**inputs).logits, inputs.get("attention_mask"), has_several(model))
+    return found if found.shape[-1] == 1 else found.log_softmax(-1)
 
 
 @contextmanager
@@ -157,7 +159,7 @@ def _traced(model: PreTrainedModel, batches: Sequence[Batch], seed: int):
     how many answers the model gave.
 
     The gradient is that of sum_c e_c sqrt(p_c) log p_c with random signs e: its square has the Fisher information as
-    its mean, over all labels with one backward pass.
+    its mean, over all labels with one backward pass. Of numbers, the mean of a normal distribution, it is e times them.
     """
     if not batches:
         raise InputError("pruning needs rows to measure on; give at least one")
@@ -174,16 +176,17 @@ def _traced(model: PreTrainedModel, batches: Sequence[Batch], seed: int):
     for batch in batches:
         with watching(layers, look), torch.enable_grad():
             given = tensors(batch)
-            logs = answers(model(**given).logits, given.get("attention_mask")).log_softmax(-1)
-            sign = torch.randint(0, 2, logs.shape, generator=signs) * 2.0 - 1.0
-            scalar = (sign * (logs.detach() / 2).exp() * logs).sum()
-            gradients = torch.autograd.grad(scalar, outputs)
+            lines = answers(model(**given).logits, given.get("attention_mask"), has_several(model))
+            sign = torch.randint(0, 2, lines.shape, generator=signs) * 2.0 - 1.0
+            logs = lines.log_softmax(-1)
+            terms = lines if lines.shape[-1] == 1 else (logs.detach() / 2).exp() * logs
+            gradients = torch.autograd.grad((sign * terms).sum(), outputs)
         mask = (
             torch.from_numpy(batch["attention_mask"])
             if "attention_mask" in batch
             else inputs[0].new_ones(inputs[0].shape[:2])
         )
-        yield inputs, gradients, mask.float(), len(logs)
+        yield inputs, gradients, mask.float(), len(lines)
 
 
 def _with_ones(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

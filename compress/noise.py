@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .encoder import PAIR
 from .errors import InputError
 
 SHARE = 0.1  # of the words of a text
@@ -18,7 +19,9 @@ Change = Callable[[list[str], np.ndarray, np.random.Generator], list[str]]  # wo
 
 
 def changed(text: str, change: Change, share: float, random: np.random.Generator) -> str:
-    """`text` with a share of its words (at least one) touched by `change`."""
+    """`text` with a share of its words (at least one) touched by `change`; of two texts, each."""
+    if PAIR in text:
+        return PAIR.join(changed(part, change, share, random) for part in text.split(PAIR))
     words = text.split()
     count = max(1, round(share * len(words)))
     return " ".join(change(words, np.sort(random.permutation(len(words))[:count]), random))

@@ -22,7 +22,7 @@ import numpy as np
 from .encoder import Batch
 from .errors import InputError, missing_extra
 from .smooth import smooth
-from .tasks import softmax
+from .tasks import near, softmax
 
 Batches = Sequence[Batch]
 AGREEMENT = 0.99  # share of rows whose answer INT8 must not change; below it, the worst layers stay in float
@@ -217,12 +217,16 @@ def _logits(model: Path, batches: Batches, as_stated: bool = False) -> np.ndarra
 
 
 def _distance(ours: np.ndarray, wanted: np.ndarray) -> float:
-    """Mean KL from the float model's answers, nats a row."""
+    """Mean KL from the float model's answers, nats a row; of numbers, the mean squared difference."""
+    if wanted.shape[-1] == 1:
+        return float(np.square(ours - wanted).mean())
     p, q = np.log(softmax(wanted) + 1e-9), np.log(softmax(ours) + 1e-9)
     return float((np.exp(p) * (p - q)).sum(-1).mean())
 
 
 def _agreement(ours: np.ndarray, wanted: np.ndarray) -> float:
+    if wanted.shape[-1] == 1:
+        return float(near(ours, wanted).mean())
     return float((ours.argmax(-1) == wanted.argmax(-1)).mean())
 
 

@@ -52,6 +52,7 @@ def untaught(teacher: PreTrainedModel, settings: Static, seed: int) -> StaticFor
         pad_token_id=teacher.config.pad_token_id,
         id2label=teacher.config.id2label,
         label2id=teacher.config.label2id,
+        problem_type=teacher.config.problem_type,
     )
     student = StaticForSequenceClassification(config)
     with torch.no_grad():

@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from . import data, tags
-from .data import TEXT, WORDS, Columns, Rows
-from .encoder import Encoder
+from .data import LABELS, NUMBERS, PAIR_NUMBERS, PAIRS, TEXT, WORDS, Columns, Rows
+from .encoder import PAIR, Encoder
+from .errors import InputError
+
+SEVERAL = "multi_label_classification"  # `problem_type` in config.json, as transformers calls it
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,26 @@ class Task:
     decode: Callable[[np.ndarray, tuple[str, ...], Sequence[str], Encoder], list[dict]]  # one answer a text
     columns: Columns = TEXT
     per_token: bool = False  # the model answers for every token, not for the row
+    several: bool = False  # a row may have several labels, or none: each logit is a yes or a no of its own
+
+    @property
+    def number(self) -> bool:
+        """The answer is a number, the model's one output."""
+        return self.columns.number
+
+    @property
+    def one_label(self) -> bool:
+        """A row has exactly one label."""
+        return not self.per_token and not self.several and not self.number
+
+    def same(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        """Which rows, or tokens, two models answer alike, (rows,) bool: all labels the same; numbers within a tenth of
+        how far `theirs` are spread."""
+        if self.number:
+            return near(ours, theirs)
+        if self.several:
+            return ((ours > 0) == (theirs > 0)).all(axis=-1)
+        return ours.argmax(axis=-1) == theirs.argmax(axis=-1)
 
     @property
     def reads_text(self) -> bool:
@@ -50,11 +73,26 @@ class Task:
         return points(self.correct(outputs, gold))
 
     def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
-        """(rows, labels) of rows that are `lengths` tokens long; per token: their mean."""
-        found = softmax(outputs)
+        """(rows, labels) of rows that are `lengths` tokens long; per token: their mean. Numbers as they are."""
+        if self.number:
+            return outputs
+        found = sigmoid(outputs) if self.several else softmax(outputs)
         if not self.per_token:
             return found
         return np.stack([part.mean(axis=0) for part in np.split(found, np.cumsum(lengths)[:-1])])
+
+
+def rows_of_texts(task: Task, texts: Sequence[str], seconds: Sequence[str]) -> list[str]:
+    """What a model reads: the texts, or each with its second one. InputError where these do not fit the task."""
+    if not task.columns.second:
+        if seconds:
+            raise InputError(f"a second text is given, and {task.name} reads one")
+        return list(texts)
+    if len(seconds) != len(texts):
+        raise InputError(
+            f"{task.name} reads two texts a row: {len(texts)} first and {len(seconds)} second ones are given"
+        )
+    return [f"{first}{PAIR}{second}" for first, second in zip(texts, seconds, strict=True)]
 
 
 def points(correct: np.ndarray) -> float:
@@ -65,10 +103,25 @@ def points(correct: np.ndarray) -> float:
     return float(100 * gained / possible) if possible else 0.0
 
 
+def near(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Which numbers (rows, 1) are within a tenth of `spread` of each other, (rows,) bool."""
+    return np.abs(ours - theirs)[:, 0] <= 0.1 * spread(theirs)
+
+
+def spread(outputs: np.ndarray) -> float:
+    """The standard deviation of a model's numbers; their size where they are all the same, 1 where that is 0."""
+    return float(outputs.std()) or float(np.abs(outputs).max(initial=0)) or 1.0
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities over the last axis."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probability of each label by itself."""
+    return 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
 
 
 def _gold(rows: Rows, encoder: Encoder) -> np.ndarray:
@@ -93,6 +146,41 @@ def _class_scores(logits: np.ndarray, labels: tuple[str, ...], texts: Sequence[s
     ]
 
 
+def labels_right(logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """logits and gold (rows, labels) -> (rows, 2): twice the right labels, and those said and those true together.
+
+    The ratio of the sums is the micro-averaged F1.
+    """
+    said = logits > 0
+    return np.stack([2 * (said & (gold == 1)).sum(axis=1), said.sum(axis=1) + gold.sum(axis=1)], axis=1).astype(float)
+
+
+def _label_scores(logits: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
+    """logits (rows, labels) -> one {labels, scores} per row: the labels whose probability is over 0.5."""
+    return [
+        {
+            "labels": [label for label, p in zip(labels, row, strict=True) if p > 0.5],
+            "scores": {label: float(p) for label, p in zip(labels, row, strict=True)},
+        }
+        for row in sigmoid(logits)
+    ]
+
+
+def explained(outputs: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """outputs (rows, 1), gold (rows,) -> (rows, 2): how much nearer to the truth than its mean, squared; and how far
+    the mean is from it, squared.
+
+    The ratio of the sums is R2, the share of the variance that is explained; below 0 for a model worse than the mean.
+    """
+    missed = np.square(gold - gold.mean())
+    return np.stack([missed - np.square(gold - outputs[:, 0]), missed], axis=1)
+
+
+def _values(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
+    """outputs (rows, 1) -> one {value} per row."""
+    return [{"value": float(row[0])} for row in outputs]
+
+
 def _entities(logits: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
     return tags.decode(softmax(logits), labels, texts, encoder)
 
@@ -109,6 +197,59 @@ TASKS = {
         taught=_gold,
         correct=_classified_right,
         decode=_class_scores,
+    ),
+    "text-pair-classification": Task(
+        name="text-pair-classification",
+        head="ForSequenceClassification",
+        auto_class="AutoModelForSequenceClassification",
+        inputs=("input_ids", "attention_mask"),
+        output="logits",
+        metric_name="accuracy",
+        gold=_gold,
+        taught=_gold,
+        correct=_classified_right,
+        decode=_class_scores,
+        columns=PAIRS,
+    ),
+    "multi-label-classification": Task(
+        name="multi-label-classification",
+        head="ForSequenceClassification",
+        auto_class="AutoModelForSequenceClassification",
+        inputs=("input_ids", "attention_mask"),
+        output="logits",
+        metric_name="F1",
+        gold=_gold,
+        taught=_gold,
+        correct=labels_right,
+        decode=_label_scores,
+        columns=LABELS,
+        several=True,
+    ),
+    "text-regression": Task(
+        name="text-regression",
+        head="ForSequenceClassification",
+        auto_class="AutoModelForSequenceClassification",
+        inputs=("input_ids", "attention_mask"),
+        output="logits",
+        metric_name="R2",
+        gold=_gold,
+        taught=_gold,
+        correct=explained,
+        decode=_values,
+        columns=NUMBERS,
+    ),
+    "text-pair-regression": Task(
+        name="text-pair-regression",
+        head="ForSequenceClassification",
+        auto_class="AutoModelForSequenceClassification",
+        inputs=("input_ids", "attention_mask"),
+        output="logits",
+        metric_name="R2",
+        gold=_gold,
+        taught=_gold,
+        correct=explained,
+        decode=_values,
+        columns=PAIR_NUMBERS,
     ),
     "token-classification": Task(
         name="token-classification",

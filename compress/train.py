@@ -9,7 +9,6 @@ import contextlib
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -20,15 +19,16 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from .encoder import collate, run_rows
+from .encoder import collate
 from .errors import InputError, StepError, nearest
-from .inference import answers, forward
+from .inference import gives_number, has_several
+from .losses import Judge, Labels, labels_key, one_a_line, supervised
+from .numbers import standard_units
 from .settings import Finetune, Training
 from .tags import NO_LABEL
 
 Progress = Callable[[float, str], None]  # share done 0..1, what is happening
 Loss = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
-Labels = np.ndarray | Sequence[np.ndarray]  # (rows,) int64, or (tokens,) of each row; NO_LABEL where there is none
 
 
 def label_names(model: PreTrainedModel) -> list[str]:
@@ -48,18 +48,35 @@ def finetune(
     progress: Progress | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> PreTrainedModel:
-    """Train `model` in place on token ids and labels with the model's own loss; returns it.
+    """Train `model` in place on token ids and labels, with their cross-entropy (numbers: their squared error); returns
+    it.
 
     `validation`: token ids and labels that `patience` stops on. Adapters are merged when it returns.
     """
-    rows = [{"input_ids": row, "labels": label} for row, label in zip(ids, labels, strict=True)]
+    with standard_units(model, ids, labels) as unit:
+        judged = None if validation is None else (validation[0], unit(validation[1]))
+        return _finetune(model, ids, unit(labels), settings, judged, seed, progress, callbacks)
+
+
+def _finetune(
+    model: PreTrainedModel,
+    ids: Sequence[Sequence[int]],
+    labels: Labels,
+    settings: Finetune,
+    validation: tuple[Sequence[Sequence[int]], Labels] | None,
+    seed: int,
+    progress: Progress | None,
+    callbacks: Sequence[TrainerCallback],
+) -> PreTrainedModel:
+    name = labels_key(model)
+    rows = [{"input_ids": row, name: label} for row, label in zip(ids, labels, strict=True)]
+    if settings.class_weights is not None and (has_several(model) or gives_number(model)):
+        raise InputError("class_weights: for rows of one label each, not of several, nor of a number")
     weights = label_weights(settings.class_weights, labels, label_names(model))
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         logits = net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        lines, labels = answered(logits, batch)
-        given = None if weights is None else weights.to(logits.device)
-        return nn.functional.cross_entropy(lines, labels, weight=given, ignore_index=NO_LABEL)
+        return supervised(logits, batch, weights)
 
     judge = None if validation is None else Judge(*validation, weights)
     train = partial(fit, model, rows, judge=judge, seed=seed, progress=progress)
@@ -88,38 +105,6 @@ def label_weights(given: str | Mapping[str, float] | None, labels: Labels, names
     return torch.tensor([given.get(name, 1.0) for name in names], dtype=torch.float32)
 
 
-def one_a_line(labels: Labels) -> np.ndarray:
-    """Labels (or logits) of rows as they are; those of tokens, one row's after another's."""
-    return labels if isinstance(labels, np.ndarray) else np.concatenate(labels)
-
-
-def answered(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """A model's answers, (lines, labels) float32, and their labels (lines,) int64: a line a row, or a real token."""
-    mask, labels = batch["attention_mask"], batch["labels"]
-    return answers(logits, mask), labels if labels.ndim == 1 else labels[mask.bool()]
-
-
-@dataclass
-class Judge:
-    """Validation during training: how far the model's answers are from the wanted ones; less is better."""
-
-    ids: Sequence[Sequence[int]]
-    wanted: Labels  # logits to come near, as `run_rows` gives them, or labels to predict
-    weights: torch.Tensor | None = None  # of each label, (labels,)
-
-    def __call__(self, model: PreTrainedModel) -> float:
-        """Mean cross-entropy against the wanted distribution or labels, nats; the model is left as it was."""
-        training, device = model.training, model.device
-        cast(nn.Module, model).to("cpu").eval()
-        logits = torch.from_numpy(
-            run_rows(partial(forward, model), self.ids, int(model.config.pad_token_id or 0), "logits")
-        )
-        cast(nn.Module, model).to(device).train(training)
-        wanted = torch.from_numpy(one_a_line(self.wanted))
-        wanted = wanted if wanted.ndim == 1 else wanted.softmax(-1)
-        return float(nn.functional.cross_entropy(logits, wanted, weight=self.weights))
-
-
 def fit(
     model: PreTrainedModel,
     rows: list[dict],
@@ -133,8 +118,8 @@ def fit(
 ) -> PreTrainedModel:
     """Train in place, then leave the model in evaluation mode on the CPU; returns it.
 
-    `rows` are {"input_ids": [int], "labels": int or (tokens,), ...}; further keys: float tensors. Raises StepError
-    when the loss or a weight is not finite. Out of memory: half the rows at a time, the same rows per step.
+    `rows` are {"input_ids": [int], "labels": int, float or (tokens,), ...}; further keys: float tensors. Raises
+    StepError when the loss or a weight is not finite. Out of memory: half the rows at a time, the same rows per step.
     """
     embeddings = model.base_model.get_submodule("embeddings")
     trained = [p for p in embeddings.parameters() if p.requires_grad]

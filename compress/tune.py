@@ -19,9 +19,12 @@ from transformers import PreTrainedModel, TrainerCallback
 from .data import some_of
 from .distill import teacher_scores
 from .errors import InputError, StepError, missing_extra
+from .inference import gives_number, has_several
+from .losses import Labels, one_a_line
 from .settings import Adapter, Adversary, Finetune, Tune
 from .tags import NO_LABEL
-from .train import Labels, Progress, finetune, one_a_line
+from .tasks import labels_right, points
+from .train import Progress, finetune
 
 HELD_OUT = 0.2  # of the training rows
 LOOKS = 3  # at the held-out rows in a trial; the first ones may end it
@@ -55,10 +58,11 @@ def tune(
     first = _knobs(settings.finetune)
     study.enqueue_trial(first, skip_if_exists=True)
     pick = partial(_picked, ids, labels)
+    weighs = not isinstance(labels, np.ndarray) or (labels.ndim == 1 and labels.dtype != np.float64)
 
     def look(trial: Any) -> float:
         began = time.monotonic()
-        found = _suggested(trial, settings)
+        found = _suggested(trial, settings, weighs)
         watch = _Watch(trial, *pick(held))
         trial.set_user_attr("settings", found.model_dump(mode="json", exclude_defaults=True))
         model = finetune(start(), *pick(learned), found, seed=seed, callbacks=[watch])
@@ -74,7 +78,7 @@ def tune(
         raise StepError("tune: no trial came to an end; look at `finetune`, where the search starts")
     best = max(done, key=lambda t: (t.value, -t.number))
     return Tuned(
-        best=_suggested(best, settings),
+        best=_suggested(best, settings, weighs),
         default=best.params == first,
         trials=[
             {
@@ -100,8 +104,9 @@ def _knobs(start: Finetune) -> dict:
     }
 
 
-def _suggested(trial: Any, settings: Tune) -> Finetune:
-    """The settings of a trial that runs, or of one that is over (it gives the values that it had)."""
+def _suggested(trial: Any, settings: Tune, weighs: bool) -> Finetune:
+    """The settings of a trial that runs, or of one that is over (it gives the values that it had). `weighs`: labels may
+    have weights, because a row has one."""
     start, first = settings.finetune, _knobs(settings.finetune)
     trial.suggest_float("rate", 0.1, 10.0, log=True)
     for name, others in (
@@ -109,7 +114,7 @@ def _suggested(trial: Any, settings: Tune) -> Finetune:
         ("epochs", [1.0, 2.0, 3.0, 5.0]),
         ("schedule", ["linear", "cosine", "constant"]),
         ("peft", settings.peft),
-        ("class_weights", ["none", "balanced"]),
+        ("class_weights", ["none", "balanced"] if weighs else []),
         ("adversarial", ["none", "fgm"] if settings.adversarial else []),
     ):
         trial.suggest_categorical(name, [first[name], *(o for o in others if o != first[name])])
@@ -143,10 +148,14 @@ class _Watch(TrainerCallback):
         self.trial, self.ids, self.labels, self.looked = trial, ids, labels, 0
 
     def metric(self, model: PreTrainedModel) -> float:
-        """Accuracy on the held-out rows, or their words, in points."""
-        gold = one_a_line(self.labels)
-        right = teacher_scores(model, self.ids).argmax(-1) == gold
-        return float(100 * right[gold != NO_LABEL].mean())
+        """Accuracy on the held-out rows, or their words, in points; F1 where a row may have several labels; of numbers,
+        the square of the correlation, which does not depend on the unit that they are trained in."""
+        gold, scores = one_a_line(self.labels), teacher_scores(model, self.ids)
+        if has_several(model):
+            return points(labels_right(scores, gold))
+        if gives_number(model):
+            return float(100 * np.corrcoef(scores[:, 0], gold)[0, 1] ** 2) if scores.std() and gold.std() else 0.0
+        return float(100 * (scores.argmax(-1) == gold)[gold != NO_LABEL].mean())
 
     def on_step_end(self, args, state, control, **kwargs):
         import optuna

@@ -74,8 +74,11 @@ def read_config(path: Path) -> dict:
         or len({str(name) for name in names.values()}) != len(names)
     ):
         raise InputError(f'{path}: \'id2label\' must map "0", "1", ... to names that differ')
-    if config.get("problem_type") not in (None, "single_label_classification"):
-        raise InputError(f"{path}: problem_type '{config['problem_type']}'; this version knows single-label models")
+    kind, outputs = config.get("problem_type"), len(names) if names else config.get("num_labels", 2)
+    if kind not in (None, "single_label_classification", "multi_label_classification", "regression"):
+        raise InputError(f"{path}: problem_type '{kind}'; labels or one number are known")
+    if kind == "regression" and outputs != 1:
+        raise InputError(f"{path}: problem_type '{kind}' with {outputs} outputs; one number a row is known")
     return config
 
 

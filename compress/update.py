@@ -13,16 +13,17 @@ from typing import cast
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from .distill import teacher_scores
 from .encoder import per_row
 from .errors import InputError
-from .inference import answers
+from .inference import answers, divergence, gives_number, has_several
+from .losses import Judge, Labels, labels_key, one_a_line, supervised
+from .numbers import standard_units
 from .settings import Update
 from .tags import NO_LABEL
-from .train import Judge, Labels, Progress, answered, fit, label_names, one_a_line
+from .train import Progress, fit, label_names
 
 Labelled = tuple[Sequence[Sequence[int]], Labels]  # token ids and labels of each row
 
@@ -43,40 +44,62 @@ def update(
     `old`: rows that it was trained on; `settings.replay` says how many come again. `validation`: old and new rows that
     `patience` stops on. loss = CE + lwf * T^2 KL(old / T || new / T) over the old labels + ewc / 2 * sum F (w - w0)^2.
     """
-    known = model.num_labels
     picked = replayed(old[1], round(settings.replay * len(new[1])), seed)
     ids = [*new[0], *(old[0][i] for i in picked)]
     wanted = [*new[1], *(old[1][i] for i in picked)]
-    rows: list[dict] = [{"input_ids": row, "labels": label} for row, label in zip(ids, wanted, strict=True)]
+    with standard_units(model, ids, wanted) as unit:
+        judge = None if validation is None else Judge(validation[0], unit(validation[1]))
+        kept = [old[0][i] for i in replayed(old[1], settings.ewc_rows, seed)]
+        return _update(model, ids, unit(wanted), kept, labels, settings, judge, seed, progress)
+
+
+def _update(
+    model: PreTrainedModel,
+    ids: list[Sequence[int]],
+    wanted: Sequence,
+    kept: list[Sequence[int]],
+    labels: Sequence[str],
+    settings: Update,
+    judge: Judge | None,
+    seed: int,
+    progress: Progress | None,
+) -> PreTrainedModel:
+    """`update` in the model's units; `kept`: old rows that tell what its weights are worth."""
+    known = model.num_labels
+    name, several = labels_key(model), has_several(model)
+    rows: list[dict] = [{"input_ids": row, name: label} for row, label in zip(ids, wanted, strict=True)]
     if settings.lwf:
         for row, score in zip(rows, per_row(teacher_scores(model, ids), ids), strict=True):
             row["old_logits"] = score
-    hold = _Hold(model, [old[0][i] for i in replayed(old[1], settings.ewc_rows, seed)], seed) if settings.ewc else None
+    hold = _Hold(model, kept, seed) if settings.ewc else None
     grow(model, labels, seed)
-    t = settings.temperature
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         mask = batch["attention_mask"]
-        logits, labels = answered(net(input_ids=batch["input_ids"], attention_mask=mask).logits, batch)
-        total = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL)
+        logits = net(input_ids=batch["input_ids"], attention_mask=mask).logits
+        total = supervised(logits, batch)
         if settings.lwf:
-            before = functional.log_softmax(answers(batch["old_logits"], mask) / t, dim=-1)
-            now = functional.log_softmax(logits[:, :known] / t, dim=-1)
-            total = total + settings.lwf * t * t * functional.kl_div(
-                now, before, reduction="batchmean", log_target=True
-            )
+            before = answers(batch["old_logits"], mask, several)
+            now = answers(logits[..., :known], mask, several)
+            total = total + settings.lwf * divergence(now, before, settings.temperature)
         if hold is not None:
             total = total + settings.ewc / 2 * hold.distance(model)
         return total
 
-    judge = None if validation is None else Judge(*validation)
     return fit(model, rows, loss, settings, judge=judge, seed=seed, progress=progress)
 
 
 def replayed(given: Labels, count: int, seed: int) -> np.ndarray:
-    """Numbers of `count` rows (or all), as evenly over their labels as they allow; of words: over the rarest of each
-    row."""
-    labels = given if isinstance(given, np.ndarray) else _rarest(given)
+    """Numbers of `count` rows (or all), as evenly over their labels as they allow; of rows with several, and of words:
+    over the rarest of each row; of numbers: over ten equal parts of their range."""
+    labels = given
+    if isinstance(given, np.ndarray) and given.dtype == np.float64:
+        labels = np.digitize(given, np.linspace(given.min(), given.max(), 11)[1:-1])
+        given = labels
+    if not isinstance(given, np.ndarray):
+        labels = _rarest(given)
+    elif given.ndim > 1:
+        labels = _rarest([np.flatnonzero(row) for row in given])
     order = np.random.default_rng(seed).permutation(len(labels))
     turn = np.zeros(len(labels), dtype=np.int64)  # the how-manieth row of its label this is, in that order
     seen: dict[int, int] = {}
@@ -127,10 +150,12 @@ class _Hold:
         for row in ids:
             batch = torch.tensor([row])
             mask = torch.ones_like(batch)
-            chances = answers(frozen(input_ids=batch, attention_mask=mask).logits, mask).log_softmax(-1)
-            drawn = torch.multinomial(chances.exp(), 1, generator=random)
+            lines = answers(frozen(input_ids=batch, attention_mask=mask).logits, mask, has_several(model))
+            if not gives_number(model):
+                chances = lines.log_softmax(-1)
+                lines = chances.gather(1, torch.multinomial(chances.exp(), 1, generator=random))
             cast(nn.Module, frozen).zero_grad()
-            chances.gather(1, drawn).sum().backward()
+            lines.sum().backward()
             for name, p in frozen.named_parameters():
                 if p.grad is not None:
                     self.worth[name] += p.grad**2 / len(ids)

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedModel
 
+from .encoder import parts_of
 from .errors import InputError
 from .families import FAMILIES, STATIC
 from .settings import Trim
@@ -35,7 +36,8 @@ def trim(model: PreTrainedModel, tokenizer_json: Path, texts: Sequence[str], set
     tokenizer = Tokenizer.from_file(str(tokenizer_json))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    seen = Counter(token for encoding in tokenizer.encode_batch(list(texts)) for token in encoding.tokens)
+    encodings = tokenizer.encode_batch([parts_of(text) for text in texts])
+    seen = Counter(token for encoding in encodings for token in encoding.tokens)
     used = {token for token, count in seen.items() if count >= settings.min_count}
     specials = {token["content"] for token in data.get("added_tokens", [])}
     keep = {token for token in old if token in specials or token in used or _is_floor(token)}
@@ -54,7 +56,7 @@ def changed_share(before: Path, after: str, texts: Sequence[str]) -> float:
     old, new = Tokenizer.from_file(str(before)), Tokenizer.from_str(after)
     changed = total = 0
     for text in texts:
-        was, now = Counter(old.encode(text).tokens), Counter(new.encode(text).tokens)
+        was, now = (Counter(t.encode_batch([parts_of(text)])[0].tokens) for t in (old, new))
         changed += (was - now).total()
         total += was.total()
     return changed / max(total, 1)

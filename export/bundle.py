@@ -16,7 +16,7 @@ import numpy as np
 
 from ..compress import encoder as encoder_module
 from ..compress.errors import InputError
-from ..compress.tasks import TASKS
+from ..compress.tasks import TASKS, spread
 from . import manifest as manifest_module
 from . import modelfile as modelfile_module
 from . import selftest as selftest_module
@@ -141,9 +141,12 @@ def _write_golden(
     for text in texts[:GOLDEN_ROWS]:
         ids = encoder.ids([text])[0]
         output = np.asarray(session(encoder.pad([ids]))[manifest["outputs"][0]], dtype=np.float32)[0]
-        answer = selftest_module.answer_of(output, manifest["labels"])
+        answer = selftest_module.answer_of(output, manifest["labels"], manifest["task"])
         rows.append({"text": text, "input_ids": ids, "output": output.tolist(), "answer": answer})
-    golden = {"tolerance": {runtime: GOLDEN_TOLERANCE[runtime][manifest["precision"]]}, "rows": rows}
+    tolerance = GOLDEN_TOLERANCE[runtime][manifest["precision"]]
+    if TASKS[manifest["task"]].number:  # which has a unit, as a logit has not
+        tolerance *= spread(np.array([row["output"] for row in rows]))
+    golden = {"tolerance": {runtime: tolerance}, "rows": rows}
     (out / manifest["golden"]).write_text(json.dumps(golden, indent=1) + "\n")
 
 

@@ -11,6 +11,7 @@ from ..compress.origin import card_head
 from ..compress.tasks import TASKS
 
 LIBRARY = {"onnxruntime": "onnx", "openvino": "openvino"}  # the Hub's names
+HUB_TASK = dict.fromkeys(("text-pair-classification", "multi-label-classification"), "text-classification")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ For {manifest["task"]} of texts like those it was trained on, into {len(manifest
 
     pip install -r requirements.txt
     python selftest.py                                  # files whole, machine able, outputs as packed
-    paredown predict . --text "..."                     # pip install paredown, with the runtime above
+    paredown predict . {_asked(manifest)}  # pip install paredown, with the runtime above
 
 Without paredown, in this directory:
 
@@ -98,7 +99,7 @@ Without paredown, in this directory:
     manifest = read_manifest(here)
     check_files(here, manifest)
     session, encoder = open_model(here, manifest)
-    logits = session(encoder.pad(encoder.ids(["..."])))["{manifest["outputs"][0]}"]
+    logits = session(encoder.pad(encoder.ids([{_row(manifest)}])))["{manifest["outputs"][0]}"]
     print({_answer(manifest)})
 
 ## Size
@@ -119,7 +120,7 @@ def _head(manifest: dict, chosen: dict, about: About) -> dict:
         "license": about.licence,
         "language": list(about.language),
         "library_name": LIBRARY.get(manifest["runtime"], manifest["runtime"]),
-        "pipeline_tag": manifest["task"],
+        "pipeline_tag": HUB_TASK.get(manifest["task"], manifest["task"]),
         "base_model": about.base_model,
         "datasets": list(about.datasets),
         "metrics": [metric],
@@ -142,6 +143,10 @@ def _data(about: About) -> str:
 def _limits(manifest: dict) -> str:
     if TASKS[manifest["task"]].per_token:
         return "words are what blanks part, and one that is cut off has no label."
+    if TASKS[manifest["task"]].several:
+        return "each label is a yes or a no of its own, at a probability of 0.5."
+    if TASKS[manifest["task"]].number:
+        return "it gives a number, and no word on how sure it is of it."
     return "it has no way to say that none of them fits."
 
 
@@ -149,7 +154,23 @@ def _answer(manifest: dict) -> str:
     """Python that prints the answer of `logits`, in the bundle's directory."""
     if TASKS[manifest["task"]].per_token:
         return '[manifest["labels"][i] for i in logits[0].argmax(-1)]'
+    if TASKS[manifest["task"]].several:
+        return '[label for label, logit in zip(manifest["labels"], logits[0]) if logit > 0]'
+    if TASKS[manifest["task"]].number:
+        return "float(logits[0, 0])"
     return 'manifest["labels"][logits[0].argmax()]'
+
+
+def _asked(manifest: dict) -> str:
+    """The options of `paredown predict` that give one row."""
+    if TASKS[manifest["task"]].columns.second:
+        return '--text "..." --text-pair "..."'
+    return '--text "..."' + 23 * " "
+
+
+def _row(manifest: dict) -> str:
+    """One row as Python: a text, or two with the sign between them that the encoder looks for."""
+    return r'"...\x1e..."' if TASKS[manifest["task"]].columns.second else '"..."'
 
 
 def _cpus(manifest: dict) -> str:

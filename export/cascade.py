@@ -17,6 +17,8 @@ from ..compress.tasks import softmax
 from .artifact import Artifact
 from .onnx_file import finish
 
+ROUNDING = 1e-5  # of a confidence: less than that may be on either side of a threshold, by the batch it is in
+
 
 def confidence(logits: np.ndarray) -> np.ndarray:
     """Probability of the likeliest label, (rows,)."""
@@ -31,15 +33,17 @@ def combined(first: np.ndarray, then: np.ndarray, threshold: float) -> np.ndarra
 def threshold_for(first: np.ndarray, then: np.ndarray, correct, gold: np.ndarray, max_drop: float) -> float:
     """The lowest threshold that loses at most `max_drop` points of these rows against `then` alone.
 
-    `correct(logits, gold)` (rows,) bool. Above 1 when no threshold is good enough: then `first` never answers.
+    It lies halfway between the confidences of two rows, so that rounding moves none of them across. `correct(logits,
+    gold)` (rows,) bool. Above 1 when no threshold is good enough: then `first` never answers.
     """
     sure = confidence(first)
     order = np.argsort(-sure, kind="stable")
     lost = correct(then, gold).astype(int)[order] - correct(first, gold).astype(int)[order]
     drop = 100 * np.cumsum(lost) / len(order)  # of answering the surest 1, 2, ... rows by the first model
-    parts = np.append(np.diff(sure[order]) < 0, True)  # a threshold cannot part equals
+    below = np.append(sure[order][1:], sure.min() - 4 * ROUNDING)  # the next row's
+    parts = sure[order] - below > 2 * ROUNDING  # a threshold cannot part equals
     good = np.flatnonzero(parts & (drop <= max_drop))
-    return float(sure[order[good[-1]]]) if len(good) else 2.0
+    return float((sure[order] + below)[good[-1]] / 2) if len(good) else 2.0
 
 
 def sure_share(first: np.ndarray, threshold: float) -> float:

@@ -54,7 +54,7 @@ def _main(bundle: Path, started: float) -> dict[str, float]:
         import_module(runtime)
     imported = time.monotonic() - begin
     predictor = predict.Predictor(bundle)
-    predictor(["a"])
+    predictor(["a"], ["b"] if predictor.task.columns.second else ())
     return {"total": time.monotonic() - started, "runtime": imported, "session": predictor.session_s}
 
 

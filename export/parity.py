@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..compress.errors import StepError
+from ..compress.tasks import Task, spread
 from .artifact import Artifact
 from .depart import VALUES, first_departure
 
@@ -17,8 +19,8 @@ from .depart import VALUES, first_departure
 class Tolerance:
     """How far an artefact may be from its checkpoint."""
 
-    max_difference: float | None  # of a logit, absolute; None where only answers count
-    min_agreement: float  # share of rows with the same prediction, 0..1
+    max_difference: float | None  # of a logit, absolute, or of a number, in `spread`s; None where only answers count
+    min_agreement: float  # share of rows with the same prediction, 0..1 (Task.same)
     max_metric_drop: float  # points
 
 
@@ -46,14 +48,16 @@ class Parity:
         return asdict(self)
 
 
-def compare(ours: np.ndarray, theirs: np.ndarray, gold: np.ndarray, metric: Callable) -> Parity:
-    """Compare outputs (rows, labels) of an artefact with its checkpoint's; `metric(outputs, gold)` in points."""
-    difference = np.abs(ours.astype(np.float64) - theirs)
+def compare(ours: np.ndarray, theirs: np.ndarray, gold: Any, task: Task) -> Parity:
+    """Compare outputs (rows, labels) of an artefact with its checkpoint's; `gold` as `Task.correct` takes it, None
+    where nobody knows what is right: then the metric counts for nothing.
+    """
+    difference = np.abs(ours.astype(np.float64) - theirs) / (spread(theirs) if task.number else 1.0)
     return Parity(
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),
-        agreement=float((ours.argmax(-1) == theirs.argmax(-1)).mean()),
-        metric_drop=float(metric(theirs, gold) - metric(ours, gold)),
+        agreement=float(task.same(ours, theirs).mean()),
+        metric_drop=0.0 if gold is None else float(task.metric(theirs, gold) - task.metric(ours, gold)),
     )
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..compress.data import is_text
+from ..compress.cells import columns_of, is_text
 from ..compress.encoder import collate, run_rows
 from ..compress.errors import InputError
-from ..compress.tasks import TASKS, points, softmax
+from ..compress.tasks import TASKS, points, rows_of_texts, sigmoid, softmax
 from .selftest import (
     BundleError,
     check_files,
@@ -22,13 +22,16 @@ from .selftest import (
     read_manifest,
 )
 
-__all__ = ["Predictor", "collate", "is_text", "points", "softmax"]
+__all__ = ["Predictor", "collate", "columns_of", "is_text", "points", "rows_of_texts", "sigmoid", "softmax"]
 
 
 class Predictor:
-    """An unpacked bundle, verified as `selftest` does, opened on this machine. Raises BundleError."""
+    """An unpacked bundle, verified as `selftest` does, opened on this machine. Raises BundleError.
 
-    def __init__(self, bundle: Path, threads: int | None = None) -> None:
+    `alone`: nothing else needs the cores while the model waits for work (`open_session`).
+    """
+
+    def __init__(self, bundle: Path, threads: int | None = None, alone: bool = True) -> None:
         self.manifest = read_manifest(bundle)
         check_files(bundle, self.manifest)
         self.notes = check_machine(self.manifest)
@@ -37,17 +40,21 @@ class Predictor:
         self.task = TASKS[self.manifest["task"]]
         self.labels = tuple(self.manifest["labels"])
         begin = time.monotonic()
-        self.session = open_runtime(bundle, self.manifest, threads)
+        self.session = open_runtime(bundle, self.manifest, threads, alone)
         self.session_s = time.monotonic() - begin
         self.encoder = open_encoder(bundle, self.manifest)
         self.largest_difference = check_golden(bundle, self.manifest, self.session, self.encoder)
 
-    def __call__(self, texts: Sequence[str]) -> list[dict]:
-        """One answer per text: {label, score, scores}, or {entities} for token-classification."""
+    def __call__(self, texts: Sequence[str], seconds: Sequence[str] = ()) -> list[dict]:
+        """One answer per text: {label, score, scores}; {labels, scores} where a text may have several; {value} where
+        it has a number; or {entities} for token-classification. `seconds`: the other text of each, for a task that
+        reads two.
+        """
         if not texts:
             return []
-        if not all(map(is_text, texts)):
-            raise InputError("a text holds half a character (a lone surrogate); give UTF-8")
+        if not all(map(is_text, [*texts, *seconds])):
+            raise InputError("a text holds half a character (a lone surrogate) or U+001E; give UTF-8")
+        texts = rows_of_texts(self.task, texts, seconds)
         return self.task.decode(self._outputs(texts), self.labels, texts, self.encoder)
 
     def _outputs(self, texts: Sequence[str]) -> np.ndarray:

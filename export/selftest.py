@@ -28,6 +28,8 @@ else:
 
 import numpy as np
 
+SEVERAL = "multi-label-classification"  # the task whose rows may have several labels
+NUMBERS = ("text-regression", "text-pair-regression")  # whose answer is a number
 __all__ = ["MANIFEST", "BundleError", "check_files", "read_manifest"]  # for those who want all the checks from here
 
 
@@ -72,11 +74,12 @@ def open_encoder(bundle: Path, manifest: dict) -> Encoder:
         raise BundleError(f"tokenizer.json does not open here: {_line(error)}") from None
 
 
-def open_runtime(bundle: Path, manifest: dict, threads: int | None = None) -> Session:
-    """The bundle's model in its runtime, on all cores or on `threads`. Check the files first."""
+def open_runtime(bundle: Path, manifest: dict, threads: int | None = None, alone: bool = True) -> Session:
+    """The bundle's model in its runtime, on all cores or on `threads`. Check the files first. `alone`: open_session."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        model = open_session(bundle / manifest["model"], manifest["runtime"], manifest["precision"], threads or here)
+        file, runtime, precision = bundle / manifest["model"], manifest["runtime"], manifest["precision"]
+        model = open_session(file, runtime, precision, threads or here, alone)
     except CannotRunHere as error:
         raise BundleError(f"the {manifest['precision']} model cannot run on this machine: {error}") from None
     except Exception as error:  # each runtime raises its own classes for a file that is no model
@@ -109,16 +112,22 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encode
         want = np.asarray(row["output"], dtype=np.float64)
         difference = float(np.abs(got - want).max()) if got.shape == want.shape else float("inf")
         worst = max(worst, difference)
-        flipped = got.ndim == 1 and got.argmax() != want.argmax()  # of many tokens, one may be undecided
+        one = got.ndim == 1 and manifest["task"] != SEVERAL
+        flipped = one and got.argmax() != want.argmax()  # of many tokens, or labels, one may be undecided
         if not difference <= tolerance or flipped:
             raise BundleError(f"golden row {i}: off by {difference:.3g}, tolerance {tolerance:g}: {got} for {want}")
-        if len(labels) != got.shape[-1] or answer_of(want, labels) != row["answer"]:
+        if len(labels) != got.shape[-1] or answer_of(want, labels, manifest["task"]) != row["answer"]:
             raise BundleError(f"golden row {i}: the answer was {row['answer']!r}, the manifest's labels say otherwise")
     return worst
 
 
-def answer_of(output: np.ndarray, labels: list[str]) -> str | list[str]:
-    """The likeliest label of (labels,), or of each token of (tokens, labels)."""
+def answer_of(output: np.ndarray, labels: list[str], task: str) -> str | list[str] | float:
+    """The likeliest label of (labels,), or of each token of (tokens, labels); all that are likely, where a text may
+    have several; the number."""
+    if task in NUMBERS:
+        return float(output[0])
+    if task == SEVERAL:
+        return [label for label, logit in zip(labels, output, strict=True) if logit > 0]
     best = output.argmax(axis=-1)
     return labels[int(best)] if output.ndim == 1 else [labels[int(i)] for i in best]
 

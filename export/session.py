@@ -30,16 +30,18 @@ class CannotRunHere(Exception):
     """The artefact is whole, but this machine lacks what it needs; the message says what."""
 
 
-def open_session(model: Path, runtime: str, precision: str, threads: int) -> Session:
+def open_session(model: Path, runtime: str, precision: str, threads: int, alone: bool = True) -> Session:
     """Open the model file with `runtime` on `threads` CPU threads.
 
     The session takes every input by name, (rows, length) int64, and returns every output by name, float32.
     Raises ValueError for a runtime it does not know, ImportError when the runtime is not installed, CannotRunHere
     when the machine lacks the instructions or the GPU. A TensorRT engine is executable code: verify its hash first.
+    `alone`: ONNX Runtime's threads may spin while they wait: a call is quicker, and others have no cores meanwhile.
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"unknown runtime '{runtime}'; known: {', '.join(RUNTIMES)}")
-    return RUNTIMES[runtime](Path(model), precision, threads)
+    more = {} if alone or RUNTIMES[runtime] is not _open_onnxruntime else {"spin": False}
+    return RUNTIMES[runtime](Path(model), precision, threads, **more)
 
 
 def padded(session: Session, lengths: Sequence[int], pad_id: int, batch_size: int | None = None) -> Session:
@@ -68,7 +70,9 @@ def padded(session: Session, lengths: Sequence[int], pad_id: int, batch_size: in
     return run
 
 
-def _open_onnxruntime(model: Path, precision: str, threads: int, provider: str = "CPUExecutionProvider") -> Session:
+def _open_onnxruntime(
+    model: Path, precision: str, threads: int, provider: str = "CPUExecutionProvider", spin: bool = True
+) -> Session:
     import onnxruntime
 
     if provider != "CPUExecutionProvider":
@@ -79,6 +83,8 @@ def _open_onnxruntime(model: Path, precision: str, threads: int, provider: str =
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(model), options, providers=[provider])
     if session.get_providers()[0] != provider:  # it falls back to the CPU without a word
@@ -237,7 +243,7 @@ def _only(names: list[str], batch: dict[str, np.ndarray]) -> dict[str, np.ndarra
     return {name: batch[name] if name in batch else np.zeros_like(batch["input_ids"]) for name in names}
 
 
-RUNTIMES: dict[str, Callable[[Path, str, int], Session]] = {
+RUNTIMES: dict[str, Callable[..., Session]] = {
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
     **{name: functools.partial(_open_onnxruntime, provider=provider) for name, provider in PROVIDERS.items()},

@@ -116,7 +116,7 @@ def _before(job: Job, number: int, done: Mapping[str, Done]) -> Job:
     for i, entry in enumerate(job.recipe.adapt[:number]):
         settings, left = entry.stage[1], done[_name(i, entry)].path
         if isinstance(settings, Augment):
-            more = data_module.read(str(left / ROWS), names=job.checkpoint.labels)
+            more = job.task.read(str(left / ROWS), names=job.checkpoint.labels)
             job = replace(job, train=growing.joined(job.train, more))
             continue
         checkpoint = open_checkpoint(left, job.task)

@@ -6,15 +6,18 @@ import json
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from ..compress import data as data_module
+from ..compress.cells import columns_of
 from ..compress.data import Rows
 from ..compress.errors import InputError
 from ..compress.settings import Augment
+from ..compress.tasks import Task
 from .options import checked
 from .progress import Report, Reporter
-from .stages import Seed, out
+from .stages import Seed, TaskOption, out, task_named
 from .store import write_atomic
 
 app = typer.Typer()
@@ -34,10 +37,14 @@ def augment(
     masked_model: Annotated[str | None, typer.Option(help="masked-language model whose words fill gaps")] = None,
     through: Annotated[list[str] | None, typer.Option(help="seq2seq checkpoints, there and back (give two)")] = None,
     seed: Seed = 13,
+    task: TaskOption = "text-classification",
 ) -> None:
     """Changed copies of training rows, the same for a seed; give it training rows only."""
     if output.exists() or output.suffix != ".jsonl":
         raise InputError(f"--output {output}: a new file that ends in .jsonl is expected")
+    kinds = task_named(task)
+    if kinds.per_token:
+        raise InputError(f"--task {task}: augment changes, moves and leaves out words, and their tags with them")
     settings = checked(
         Augment,
         {
@@ -45,8 +52,8 @@ def augment(
             "through": through,
         },
     )  # fmt: skip
-    labels = _labels(train)
-    rows = data_module.read(train, names=labels, labelled=bool(labels))
+    labels = _labels(train, kinds)
+    rows = kinds.read(train, names=labels, labelled=bool(labels))
     with Reporter(1).step("augment") as report:
         count = write_augmented(rows, labels, settings, output, seed, report, whole=True)
     out.print(f"{output}: {len(rows)} rows and {count} changed copies", soft_wrap=True)
@@ -64,16 +71,25 @@ def write_augmented(
     entries = [*enumerate(rows.texts), *made] if whole else made
     lines = []
     for i, text in entries:
-        label = {} if rows.labels is None else {"label": labels[int(rows.labels[i])]}
-        lines.append(json.dumps({"text": text, **label}, ensure_ascii=False))
+        label = {} if rows.labels is None else _label_of(rows.labels[i], labels)
+        lines.append(json.dumps({**columns_of(text), **label}, ensure_ascii=False))
     write_atomic(path, "\n".join(lines) + "\n")
     return len(made)
 
 
-def _labels(source: str) -> tuple[str, ...]:
+def _label_of(label: np.ndarray, names: tuple[str, ...]) -> dict:
+    """A row's label, all that it has, or its number, under names that `read` finds again."""
+    if label.dtype == np.float64:
+        return {"score": float(label)}
+    if label.ndim:
+        return {"labels": [names[i] for i in np.flatnonzero(label)]}
+    return {"label": names[int(label)]}
+
+
+def _labels(source: str, task: Task) -> tuple[str, ...]:
     """Label names of the rows; empty for unlabelled text."""
     try:
-        return data_module.label_names(source)
+        return data_module.label_names(source, columns=task.columns)
     except InputError as error:
         if "no label column" in str(error):
             return ()

@@ -104,7 +104,11 @@ def _judged(known: dict, data: str, metric: float, rows: int) -> str:
     if interval is None:
         return line
     line += f", {interval[0]:.2f} to {interval[1]:.2f}"
-    right, rate = round(metric * rows / 100), interval[0] / 100
+    rate, width = interval[0] / 100, (interval[1] - interval[0]) / 100
+    if known["metric"] != "accuracy" and width > 0:  # of an F1, as many rows as would give an accuracy this interval
+        middle = known[f"metric_{split}"] / 100
+        rows = min(rows, round(middle * (1 - middle) * (2 * 1.96 / width) ** 2))
+    right = round(metric * rows / 100)
     if 0 < rate < 1 and right < rate * rows:
         ways = (lgamma(rows + 1) - lgamma(k + 1) - lgamma(rows - k + 1) for k in range(right + 1))
         chance = sum(exp(w + k * log(rate) + (rows - k) * log1p(-rate)) for k, w in enumerate(ways))

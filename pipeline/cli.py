@@ -143,14 +143,18 @@ def schema() -> None:
 def predict(
     bundle: BundlePath,
     text: Annotated[list[str], typer.Option(help="text to classify; may be given several times")],
+    text_pair: Annotated[list[str] | None, typer.Option(help="the second text of each, for pairs of texts")] = None,
 ) -> None:
     """Answer texts with a bundle; one JSON line each."""
     from ..export.archive import unpacked
     from ..export.predict import Predictor
 
     with unpacked(bundle) as path:
-        for line, answer in zip(text, Predictor(path)(text), strict=True):
-            print(json.dumps({"text": line, **answer}, ensure_ascii=False))
+        seconds = text_pair or []
+        answers = Predictor(path)(text, seconds)
+        for i, answer in enumerate(answers):
+            given = {"text": text[i], **({"text_pair": seconds[i]} if seconds else {})}
+            print(json.dumps({**given, **answer}, ensure_ascii=False))
 
 
 @app.command()

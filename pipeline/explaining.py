@@ -20,7 +20,7 @@ from ..export.machine import cores
 from ..export.session import CannotRunHere
 from .bundles import LabelColumn, TextColumn
 from .side_by_side import adopted
-from .stages import MaxLength, out
+from .stages import MaxLength, TaskOption, out, task_named
 from .store import write_atomic
 
 app = typer.Typer()
@@ -98,26 +98,29 @@ def fairness(
     label_column: LabelColumn = None,
     max_length: Annotated[int, typer.Option(help="longest input in tokens, for what does not say")] = 128,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    task: TaskOption = "text-classification",
 ) -> None:
     """The metric by group (fairlearn), and how far groups are apart, for models side by side."""
     try:
         from fairlearn.metrics import MetricFrame, count
     except ImportError as error:
         raise missing_extra(error.name or "fairlearn", "explain") from None
-    task, found = TASKS["text-classification"], []
+    kind, found = task_named(task), []
+    if not kind.one_label:
+        raise InputError(f"--task {task}: fairness compares rows of one label")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InputError(f"--json {json_file}: no such directory")
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-        for name, artifact in zip(models, adopted(models, Path(scratch), task, max_length), strict=True):
-            rows = task.read(data, text=text_column, label=label_column, names=artifact.labels, group=group)
+        for name, artifact in zip(models, adopted(models, Path(scratch), kind, max_length), strict=True):
+            rows = kind.read(data, text=text_column, label=label_column, names=artifact.labels, group=group)
             try:
                 session = artifact.open(cores())
             except CannotRunHere as reason:
                 raise InputError(f"{name}: cannot run here: {reason}") from None
             encoder = artifact.encoder()
-            outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, task.output)
+            outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, kind.output)
             answers = outputs.argmax(-1)
-            asked = {task.metric_name: lambda gold, said: 100 * float(np.mean(gold == said)), "rows": count}
+            asked = {kind.metric_name: lambda gold, said: 100 * float(np.mean(gold == said)), "rows": count}
             for number, label in enumerate(artifact.labels if len(artifact.labels) <= 5 else ()):
                 asked[f"said {label}"] = lambda gold, said, number=number: 100 * float(np.mean(said == number))
             frame = MetricFrame(

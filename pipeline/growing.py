@@ -42,9 +42,13 @@ def read_arrivals(
 ) -> NewRows:
     """Read new rows; a fifth of them is held out when no `validation` is given. Raises InputError."""
     numbers = [str(i) for i in range(len(known))]
-    more = [
-        name for name in data_module.label_names(new, label, task.columns) if name not in known and name not in numbers
-    ]
+    found = () if task.number else data_module.label_names(new, label, task.columns)
+    more = [name for name in found if name not in known and name not in numbers]
+    if more and task.several:
+        raise InputError(
+            f"{new}: the label '{more[0]}' is new, and the old rows do not say which of them have it too: label "
+            "them, and fine-tune on all rows"
+        )
     labels = (*known, *more)
     read = partial(task.read, text=text, label=label, names=labels)
     train = read(new)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..benchmarks.latency import CONTROL
 from ..benchmarks.quality import calibration_error, worst_flips
+from ..compress.encoder import PAIR
 from ..compress.errors import InputError
 from ..compress.settings import Prune
 from ..compress.tasks import softmax
@@ -86,7 +87,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
         "latency": job.recipe.latency.model_dump(),
         "prices": job.recipe.cost.model_dump(),
         "choose": job.recipe.choose.model_dump(),
-        "gold_validation": None if job.task.per_token else job.validation.gold.tolist(),
+        "gold_validation": None if not job.task.one_label else job.validation.gold.tolist(),
         "keys": _keys(job),
         **{key: value for key, value in measured.items() if key not in BY_NAME},
         "compression_s": sum(d.seconds for d in done.values()),
@@ -100,11 +101,11 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
 def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:
     """What a candidate said about each validation row, how far its confidence was off, and its worst flips.
 
-    Nothing of words: their answers are many a row, and the words that begin a span are few.
+    Nothing of words, whose answers are many a row and of which few begin a span, nor of rows with several labels.
     """
     if "cannot_run" in evaluated.result:
         return {}
-    if job.task.per_token:
+    if not job.task.one_label:
         return {"predicted_validation": None, "calibration_error": None, "flips": []}
     gold, texts, labels = job.validation.gold, job.validation.texts, job.checkpoint.labels
     logits, before = (np.load(step.path / "validation.npy") for step in (evaluated, baseline))
@@ -112,7 +113,7 @@ def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:
     sure = softmax(logits).max(axis=-1)
     flips = [
         {
-            "text": texts[i][:FLIP_CHARACTERS],
+            "text": texts[i].replace(PAIR, " | ")[:FLIP_CHARACTERS],
             "gold": labels[gold[i]],
             "now": labels[said[i]],
             "confidence": float(sure[i]),
@@ -132,7 +133,7 @@ def _keys(job: Job) -> dict[str, list[str]]:
     lengths = np.array([len(ids) for ids in job.checkpoint.encoder(job.recipe.max_length).ids(rows.texts)])
     low, high = (int(x) for x in np.percentile(lengths, [100 / 3, 200 / 3]))
     names = (f"up to {low} tokens", f"{low + 1} to {high} tokens", f"more than {high} tokens")
-    keys = {} if job.task.per_token else {"label": [labels[label] for label in rows.gold]}
+    keys = {} if not job.task.one_label else {"label": [labels[label] for label in rows.gold]}
     keys["length"] = [names[int(n > low) + int(n > high)] for n in lengths]
     return keys | ({"group": list(rows.groups)} if rows.groups is not None else {})
 

@@ -20,7 +20,14 @@ from ..export.engine import Bucket, Engine
 from ..export.parity import TOLERANCES, Tolerance
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
-TaskName = Literal["text-classification", "token-classification"]
+TaskName = Literal[
+    "text-classification",
+    "text-pair-classification",
+    "multi-label-classification",
+    "text-regression",
+    "text-pair-regression",
+    "token-classification",
+]
 Sink = Literal["mlflow", "tensorboard", "wandb"]
 assert set(get_args(TaskName)) == {name for name, task in TASKS.items() if task.reads_text}
 
@@ -226,12 +233,18 @@ class Recipe(Settings):
         if self.lengths == [self.max_length] and any(model.cascade for model in self.models):
             raise ValueError("lengths: a cascade asks its second model about shorter rows; give more than one length")
         whole = [m.name for m in self.models if m.cascade or any(step.static for step in m.steps)]
+        cascades = [model.name for model in self.models if model.cascade]
+        if cascades and (TASKS[self.task].several or TASKS[self.task].number):
+            raise ValueError(
+                f"models: '{cascades[0]}': a cascade asks how sure the first model is of one label; rows of "
+                f"{self.task} {'have a number' if TASKS[self.task].number else 'may have several'}"
+            )
         if whole and TASKS[self.task].per_token:
             raise ValueError(
                 f"models: '{whole[0]}': cascades and static students answer for a whole text, {self.task} for each word"
             )
-        if TASKS[self.task].per_token and self.explain_rows:
-            raise ValueError(f"explain_rows: for tasks that answer for a whole text, not {self.task}")
+        if self.explain_rows and (not TASKS[self.task].one_label or TASKS[self.task].columns.second):
+            raise ValueError(f"explain_rows: for tasks that give one whole text one label, not {self.task}")
         if TASKS[self.task].per_token and any(entry.augment for entry in self.adapt):
             raise ValueError("adapt: augment changes, moves and leaves out words, and their tags with them")
         if not any(target.runtime != "pytorch" for target in self.targets):

@@ -107,6 +107,7 @@ def row_of(entry: dict, base: dict, base_cost: Cost, prices: Prices, measurement
         "server_per_s": server_rate(samples, prices.server_p99_ms) if prices.server_p99_ms else None,
         "size_mb": entry["size_mb"],
         "memory_mb": timing.memory_mb,
+        "gpu_memory_mb": timing.gpu_memory_mb,
         "load_s": timing.load_s,
         "first_call_ms": timing.first_call_ms,
         "cold_start_s": timing.cold_start_s,

@@ -44,7 +44,7 @@ def evaluate(
         result[f"correct_{name}"] = _recorded(correct)
         if candidate != reference and name == "validation":
             theirs = _expected(job, candidate, reference, done)
-            parity = compare(outputs, theirs, gold, job.task.metric)
+            parity = compare(outputs, theirs, gold, job.task)
             precision = candidate.target.precision
             gate(
                 parity,

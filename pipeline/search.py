@@ -23,6 +23,7 @@ from ..compress.allocate import LatencyTable, Layers, least_ms
 from ..compress.encoder import batches_of
 from ..compress.errors import InputError, missing_extra
 from ..compress.settings import Prune
+from ..compress.tasks import Task
 from .job import SCORES, Job, table_name
 from .progress import Report
 from .recipe import Model, Search, Step
@@ -75,7 +76,7 @@ def search(job: Job, settings: Search, out: Path, done: Mapping[str, Done], repo
     epoch_s = {t.number: 3.6 * scored_s * t.ms / table.predict(full) for t in chosen}
     left = 60 * settings.minutes - (time.monotonic() - began)
     chosen, epochs, late = _affordable(chosen, epoch_s, left)
-    models = _models(chosen, epochs)
+    models = _models(chosen, epochs, job.task)
     (out / FOUND).write_text(
         json.dumps([model.model_dump(mode="json", exclude_none=True) for model in models], indent=2)
     )
@@ -106,6 +107,8 @@ def _trials(
     began: float,
     report: Report,
 ) -> list[Trial]:
+    import torch
+
     from ..compress.importance import kl_to, log_probabilities
     from ..compress.prune import prune, shape_of, weigh
 
@@ -134,9 +137,7 @@ def _trials(
         smaller = copy.deepcopy(model)
         prune(smaller, batches, cut, table=table, weighed=weighed)
         ours = [log_probabilities(smaller, batch) for batch in judging]
-        agreement = np.mean(
-            np.concatenate([(a.argmax(-1) == b.argmax(-1)).numpy() for a, b in zip(ours, wanted, strict=True)])
-        )
+        agreement = job.task.same(*(torch.cat(found).numpy() for found in (ours, wanted))).mean()
         ms = table.predict(shape_of(smaller))
         trial.set_user_attr("settings", cut.model_dump(mode="json", exclude_defaults=True))
         trial.set_user_attr("agreement", float(agreement))
@@ -230,21 +231,25 @@ def _late(chosen: list[Trial], picked: list[Trial]) -> dict[str, str]:
     return {t.label: "no time left to train it; give more minutes" for t in chosen if t not in picked}
 
 
-def _models(chosen: list[Trial], epochs: float) -> list[Model]:
-    """Each cut healed and trimmed, a static student, and the cascades of both."""
+def _models(chosen: list[Trial], epochs: float, task: Task) -> list[Model]:
+    """Each cut healed and trimmed; a static student and the cascades of both, where the task knows them."""
     trim = Step.model_validate({"trim": {}})
-    models = [Model(name="static", steps=[Step.model_validate({"static": {}}), trim])]
+    models = [] if task.per_token else [Model(name="static", steps=[Step.model_validate({"static": {}}), trim])]
     for t in chosen:
         cut = t.settings.model_dump(mode="json", exclude_defaults=True)
         if epochs:
             cut["recover"] = {"epochs": epochs}
         name = f"found-{t.number}"
         models.append(Model(name=name, steps=[Step.model_validate({"prune": cut}), trim]))
-        models.append(Model.model_validate({"name": f"{name}-cascade", "cascade": {"first": "static", "then": name}}))
+        if task.one_label:
+            cascade = {"first": "static", "then": name}
+            models.append(Model.model_validate({"name": f"{name}-cascade", "cascade": cascade}))
     return models
 
 
 def _commonest(job: Job) -> float:
-    """Share of the commonest label among the training rows."""
+    """Share of the commonest label among the training rows; 0 for numbers."""
+    if job.task.number:
+        return 0.0
     labels = job.train.every_label()
     return float(np.bincount(labels).max() / len(labels))

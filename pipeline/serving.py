@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ..compress.errors import InputError
 from .options import checked
+from .stages import TaskOption, task_named
 
 app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
@@ -74,11 +75,11 @@ def load(
     arrivals: Annotated[Literal["poisson", "even"], typer.Option(help="how requests are spaced")] = "poisson",
     timeout: Annotated[float, typer.Option(help="seconds for one answer")] = 10,
     seed: Annotated[int, typer.Option(help="of the spacing")] = 0,
+    task: TaskOption = "text-classification",
     api_key_file: Annotated[Path | None, typer.Option(help=f"file with the server's key (or ${KEY})")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
 ) -> None:
     """Send requests at a fixed rate, answered or not, and show latencies from when each was due."""
-    from ..compress import data as rows
     from ..serve.load import bodies, run
 
     if json_file is not None and not json_file.absolute().parent.is_dir():
@@ -87,7 +88,7 @@ def load(
         raise InputError(f"{url}: an address that begins with http:// or https:// is expected")
     if bool(text) == bool(data):
         raise InputError("give either --text or --data")
-    texts = list(rows.read(data, labelled=False).texts) if data else text or []
+    texts = list(task_named(task).read(data, labelled=False).texts) if data else text or []
     key = _key(api_key_file)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     address, requests = bodies(texts, url.rstrip("/"), model)

@@ -118,11 +118,13 @@ def all_texts(job: Job) -> list[str]:
 
 
 def all_rows(job: Job, source: Checkpoint) -> tuple[list[list[int]], list[np.ndarray]]:
-    """Token ids of `all_texts` as `source` cuts them, and their labels: of a row, or of its tokens (NO_LABEL where
-    there is none)."""
+    """Token ids of `all_texts` as `source` cuts them, and their labels: of a row, or of its tokens (NO_LABEL, or
+    NaN for a number, where there is none)."""
     encoder = source.encoder(job.recipe.max_length)
     ids, labels = encoder.ids(all_texts(job)), list(job.task.taught(job.train, encoder))
-    none = [np.full(len(row) if job.task.per_token else (), NO_LABEL) for row in ids[len(labels) :]]
+    shape = (len(job.checkpoint.labels),) if job.task.several else ()
+    filler = np.nan if job.task.number else NO_LABEL
+    none = [np.full(len(row) if job.task.per_token else shape, filler) for row in ids[len(labels) :]]
     return ids, labels + none
 
 

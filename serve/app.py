@@ -40,9 +40,10 @@ Result = TypeVar("Result")
 
 
 class Predict(BaseModel):
-    """The JSON of POST /predict: a text, or several."""
+    """The JSON of POST /predict: a text, or several; for pairs of texts as many second ones."""
 
     text: str | list[str]
+    text_pair: str | list[str] | None = None
     model: str | None = Field(None, description="default: the first by name")
     version: str | None = Field(None, description="default: the latest")
 
@@ -77,7 +78,7 @@ class Server:
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        ready = not self.gate.draining
+        ready = not self.gate.draining and self.models.alive
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     async def server(self, request: Request) -> Response:
@@ -110,7 +111,10 @@ class Server:
         parameters = (parsed(Switch, body).parameters if body.strip() else None) or {}
         if parameters.keys() - {"unload_dependents"}:
             raise Refused(400, f"parameters: '{min(parameters)}': the models are those of the server's own directory")
-        self.models.versions(request.path_params["model"])  # 404
+        if action == "load":  # what is new in the directory may be loaded too
+            await self.models.look(request.path_params["model"])
+        else:
+            self.models.there(request.path_params["model"])
         await self.control.order(action, request.path_params["model"])
         return JSONResponse({})
 
@@ -134,7 +138,7 @@ class Server:
         deadline = self._deadline(request, (asked.parameters or {}).get("timeout"))
         async with self.models.use(name, version, deadline) as served:
             model = served.model
-            wanted, binary = binary_outputs(asked, ["label", "scores", model.output])
+            wanted, binary = binary_outputs(asked, list(model.outputs))
             texts, ids = rows_of(values, model, self.settings)
             job, logits, _ = await self._answer(request, served, texts, ids, deadline)
             made = model.tensors(logits, list(map(len, job.ids)))
@@ -153,9 +157,9 @@ class Server:
         name = asked.model or min(self.models.found)
         deadline = self._deadline(request)
         many = isinstance(asked.text, list)
-        given = asked.text if isinstance(asked.text, list) else [asked.text]
-        texts = check_texts([text.encode() for text in given], self.settings)
+        first, second = (_listed(given) for given in (asked.text, asked.text_pair))
         async with self.models.use(name, asked.version, deadline) as served:
+            texts = check_texts(first, second, served.model, self.settings)
             job, _, answers = await self._answer(request, served, texts, [], deadline)
             about = {"model": name, "version": served.model.version}
         content = {"predictions": answers, **about} if many else {**answers[0], **about}
@@ -169,8 +173,15 @@ class Server:
         guess = sum(min(model.max_length, 2 + len(text) // BYTES_PER_TOKEN) for text in texts or ())
         job = Job(texts, ids, guess or sum(map(len, ids)), deadline, loop, loop.create_future())
         self.metrics.waiting.labels(model.name, model.version).set(served.batcher.rows)
-        logits = await _while_there(request, job.done, served.batcher.submit(job))
-        answers = [] if texts is None else model.answers(texts, logits)
+        try:
+            logits = await _while_there(request, job.done, served.batcher.submit(job))
+        finally:
+            self.metrics.waiting.labels(model.name, model.version).set(served.batcher.rows)
+        answers = []
+        if texts is not None and model.task.per_token:  # looks for its words in the text again: off the event loop
+            answers = await asyncio.to_thread(model.answers, texts, logits)
+        elif texts is not None:
+            answers = model.answers(texts, logits)
         lengths = list(map(len, job.ids))
         if texts is not None:
             self.metrics.tokenise.labels(model.name, model.version).observe(job.tokenise_s)
@@ -212,6 +223,11 @@ async def _while_there(request: Request, done: asyncio.Future, answer: Awaitable
         return await answer
     finally:
         watching.cancel()
+
+
+def _listed(given: str | list[str] | None) -> list[bytes]:
+    """The texts of a field that holds one, several or none, as UTF-8."""
+    return [text.encode() for text in ([given] if isinstance(given, str) else given or ())]
 
 
 def _asked(request: Request) -> tuple[str, str | None]:

@@ -25,8 +25,8 @@ from .refused import Refused
 from .settings import Settings
 
 log = logging.getLogger("paredown")
-MARGIN = 0.8  # share of the time to the deadline that the estimate of the wait may take
-SMOOTH = 0.1  # weight of the newest call in the estimate of seconds per token
+MARGIN = 0.5  # share of the time to the deadline that the estimate of the wait may take
+SLOWER, QUICKER = 0.3, 0.05  # weight of the newest call in the estimate of seconds per token: careful soon, bold late
 
 
 class Gone(Exception):
@@ -67,6 +67,7 @@ class Batcher:
         self.model, self.settings, self.observe = model, settings, observe
         self.rows = self.tokens = 0  # admitted and not done
         self._seconds_per_token = model.seconds_per_token
+        self._free = 0.0  # time.monotonic at which the last call ended
         self._lock = threading.Lock()  # of the three above
         self._new: SimpleQueue[Job | None] = SimpleQueue()
         self._ready: SimpleQueue[Job | None] = SimpleQueue()
@@ -110,6 +111,11 @@ class Batcher:
             self.rows -= rows
             self.tokens -= tokens
 
+    @property
+    def alive(self) -> bool:
+        """Both threads are there."""
+        return all(thread.is_alive() for thread in self._threads)
+
     def close(self, timeout: float = 10) -> None:
         """Answer what was admitted, then stop the threads."""
         self._new.put(None)
@@ -125,15 +131,25 @@ class Batcher:
                     self._release(job.left, job.tokens)
                 elif job is not None:
                     alive.append(job)
-            with self._failing(alive):
-                self._tokenise_all(alive)
+            self._tokenise_all(alive)
             if closing:
                 self._ready.put(None)
                 return
 
     def _tokenise_all(self, jobs: list[Job]) -> None:
         begin = time.monotonic()
-        ids = self.model.tokenise([text for job in jobs for text in job.texts or ()])
+        try:
+            ids = self.model.tokenise([text for job in jobs for text in job.texts or ()])
+        except BaseException as error:  # a panic of the tokenizers' library is no Exception
+            if len(jobs) > 1:  # whose text was it? the others are to be answered
+                for job in jobs:
+                    self._tokenise_all([job])
+                return
+            log.exception("the tokeniser failed on a request")
+            for job in jobs:
+                self._release(job.left, job.tokens)
+                _on_loop(job.loop, [(job, RuntimeError(f"the tokeniser failed: {error}"))])
+            return
         seconds = time.monotonic() - begin
         place = 0
         for job in jobs:
@@ -199,7 +215,7 @@ class Batcher:
         begin = time.monotonic()
         try:
             logits = self.model.run(ids)
-        except Exception as error:
+        except BaseException as error:
             if len(rows) > 1:  # whose row was it? the others are to be answered
                 for row in rows:
                     self._call([row])
@@ -209,9 +225,14 @@ class Batcher:
             job = rows[0][0]
             _on_loop(job.loop, [(job, RuntimeError(f"the model failed: {error}"))])
             return
-        seconds = time.monotonic() - begin
+        end = time.monotonic()
+        seconds = end - begin
+        busy = end - max(self._free, min(job.begin for job, _ in rows))  # with all that comes between two calls
+        self._free = end
         with self._lock:
-            self._seconds_per_token += SMOOTH * (seconds / tokens - self._seconds_per_token)
+            here = busy / (tokens + self.model.slack)  # what a call costs beside its tokens is no token's
+            change = here - self._seconds_per_token
+            self._seconds_per_token += (SLOWER if change > 0 else QUICKER) * change
         self._release(len(rows), tokens)
         finished: dict[asyncio.AbstractEventLoop, list] = {}
         for (job, i), found in zip(rows, logits, strict=True):
@@ -226,17 +247,10 @@ class Batcher:
             job.model_s += seconds
         for loop, jobs in finished.items():
             _on_loop(loop, jobs)
-        self.observe(len(rows), tokens, seconds)
-
-    @contextlib.contextmanager
-    def _failing(self, jobs: list[Job]) -> Iterator[None]:
         try:
-            yield
-        except Exception as error:
-            log.exception("the tokeniser failed")
-            for job in jobs:
-                self._release(job.left, job.tokens)
-                _on_loop(job.loop, [(job, RuntimeError(f"the tokeniser failed: {error}"))])
+            self.observe(len(rows), tokens, seconds)
+        except Exception:  # a figure that is lost is no reason to stop
+            log.exception("a call was not counted")
 
 
 def _on_loop(loop: asyncio.AbstractEventLoop, results: list[tuple[Job, np.ndarray | BaseException]]) -> None:

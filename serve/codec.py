@@ -110,13 +110,13 @@ def _from_json(tensor: Tensor) -> np.ndarray:
     if kind == "BYTES":
         if not all(isinstance(value, str) for value in data):
             raise Refused(400, f"{tensor.name}: BYTES are JSON strings")
-        return np.array([value.encode() for value in data], dtype=object).reshape(shape)
+        return _shaped(tensor, np.array([value.encode() for value in data], dtype=object))
     allowed = (bool,) if kind == "BOOL" else (int, float) if kind.startswith("FP") else (int,)
     if not all(type(value) in allowed for value in data):
         raise Refused(400, f"{tensor.name}: a value is not {kind}")
     try:
         with np.errstate(over="ignore"):
-            return np.array(data, dtype=NUMPY[kind]).reshape(shape)
+            return _shaped(tensor, np.array(data, dtype=NUMPY[kind]))
     except OverflowError:
         raise Refused(400, f"{tensor.name}: a value does not fit {kind}") from None
 
@@ -128,8 +128,8 @@ def _from_bytes(tensor: Tensor, raw: bytes) -> np.ndarray:
         if len(raw) != count * item.itemsize:
             raise Refused(400, f"{tensor.name}: {len(raw)} bytes do not fit {kind} of shape {tensor.shape}")
         if kind == "BOOL":
-            return (np.frombuffer(raw, "u1") != 0).reshape(tensor.shape)
-        return np.frombuffer(raw, item).reshape(tensor.shape)
+            return _shaped(tensor, np.frombuffer(raw, "u1") != 0)
+        return _shaped(tensor, np.frombuffer(raw, item))
     values, place = [], 0
     while place + 4 <= len(raw):
         (size,) = struct.unpack_from("<I", raw, place)
@@ -140,7 +140,15 @@ def _from_bytes(tensor: Tensor, raw: bytes) -> np.ndarray:
         place += size
     if place != len(raw) or len(values) != count:
         raise Refused(400, f"{tensor.name}: {len(values)} elements in the bytes, shape {tensor.shape}")
-    return np.array(values, dtype=object).reshape(tensor.shape)
+    return _shaped(tensor, np.array(values, dtype=object))
+
+
+def _shaped(tensor: Tensor, values: np.ndarray) -> np.ndarray:
+    """The values in the tensor's shape; numpy has limits of its own, also for an array that is empty."""
+    try:
+        return values.reshape(tensor.shape)
+    except ValueError:
+        raise Refused(400, f"{tensor.name}: no array has the shape {tensor.shape}") from None
 
 
 def encode(

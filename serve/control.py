@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Mapping
 
 from .models import Models
 from .refused import Refused
@@ -18,17 +19,15 @@ TELL_S = 1.0  # how often the drift counts are told
 class Control:
     """One worker's side of it; with `shared` None there is one process, and the order is its own."""
 
-    def __init__(self, models: Models, shared: Shared | None) -> None:
+    def __init__(self, models: Models, shared: Shared | None, orders: Mapping[str, dict] | None = None) -> None:
+        """`orders`: those that were given before the models were opened. A worker that comes back begins with what was
+        on disk then: these loads are done with.
+        """
         self.models, self.shared = models, shared
-        self._followed = 0
         self._failed: dict[str, str] = {}
         self._task: asyncio.Task | None = None
-        if shared is not None:  # a worker that comes back begins with what is on disk now: loads are done with
-            orders = shared.wanted()
-            self._followed = max((order["number"] for order in orders.values()), default=0)
-            self._begin_without = [name for name, order in orders.items() if order["action"] == "unload"]
-        else:
-            self._begin_without = []
+        self._followed = max((order["number"] for order in (orders or {}).values()), default=0)
+        self._begin_without = [name for name, order in (orders or {}).items() if order["action"] == "unload"]
 
     async def start(self) -> None:
         for name in self._begin_without:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .metrics import Metrics
 from .refused import Refused
-from .settings import Settings
+from .settings import LOCAL, Settings
 
 log = logging.getLogger("paredown.request")
 REQUEST_ID = "X-Request-Id"
@@ -81,10 +81,18 @@ class Front:
                     "request", extra={"fields": {**line, "status": status, "ms": round(1e3 * seconds, 2), **fields}}
                 )
 
+    def _same_site(self, origin: str, host: str | None) -> bool:
+        """The page that asks came from here. A server of this machine's alone has a local name: another site's name may
+        be made to lead here (DNS rebinding)."""
+        netloc = _netloc(origin)
+        if netloc is None or netloc != host:
+            return False
+        return not self.settings.local or urlsplit(origin).hostname in LOCAL
+
     def _refused(self, scope: Scope, headers: Headers) -> Refused | None:
         path, health = scope["path"], scope["path"].startswith("/v2/health/")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and not self._same_site(origin, headers.get("host")):
             return Refused(403, "requests from another site's pages are refused")
         if self.gate.draining and not health:
             return Refused(503, "the server is shutting down", retry_after=1)
@@ -95,6 +103,15 @@ class Front:
             given = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
             if not hmac.compare_digest(given.encode(), key.encode()):
                 return Refused(401, "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
+        return None
+
+
+def _netloc(origin: str) -> str | None:
+    """The host and port of an origin; None for what is none."""
+    try:
+        parts = urlsplit(origin)
+        return parts.netloc if parts.hostname else None
+    except ValueError:
         return None
 
 

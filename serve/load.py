@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..export.errors import InputError, missing_extra
+from ..export.predict import columns_of
 
 try:
     import aiohttp
@@ -65,11 +66,14 @@ def due_times(rps: float, seconds: float, arrivals: str, seed: int) -> Iterator[
 
 
 def bodies(texts: Sequence[str], url: str, model: str | None) -> tuple[str, list[bytes]]:
-    """(address, request bodies): v2 inference for a model, else POST /predict."""
+    """(address, request bodies): v2 inference for a model, else POST /predict. A row of two texts has both."""
     if model is None:
-        return f"{url}/predict", [json.dumps({"text": text}).encode() for text in texts]
-    tensor = {"name": "text", "datatype": "BYTES", "shape": [1]}
-    made = [json.dumps({"inputs": [{**tensor, "data": [text]}]}).encode() for text in texts]
+        return f"{url}/predict", [json.dumps(columns_of(text)).encode() for text in texts]
+    tensor = {"datatype": "BYTES", "shape": [1]}
+    made = [
+        json.dumps({"inputs": [{"name": n, **tensor, "data": [t]} for n, t in columns_of(text).items()]}).encode()
+        for text in texts
+    ]
     return f"{url}/v2/models/{model}/infer", made
 
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from ..export.archive import unpacked
+from ..export.errors import InputError
 from ..export.manifest import DIGEST
-from ..export.predict import Predictor, collate, softmax
+from ..export.predict import Predictor, collate, is_text, rows_of_texts, sigmoid, softmax
 from . import calls
 from .refused import Refused
 from .settings import Settings
 
 ONE_AT_A_TIME = threading.Lock()  # a call of any model uses every thread that the worker may use
-TEXT, IDS, MASK = "text", "input_ids", "attention_mask"
+TEXT, SECOND, IDS, MASK = "text", "text_pair", "input_ids", "attention_mask"
 
 
 class Model:
@@ -27,7 +28,7 @@ class Model:
         self._files = contextlib.ExitStack()
         try:
             bundle = self._files.enter_context(unpacked(source))
-            self.predictor = Predictor(bundle, threads)
+            self.predictor = Predictor(bundle, threads, alone=False)  # HTTP, tokenisers and other models are here too
             self.digest = hashlib.sha256((bundle / DIGEST).read_bytes()).hexdigest()
             self.bytes = sum(entry["bytes"] for entry in self.predictor.manifest["files"].values())
         except BaseException:
@@ -44,6 +45,20 @@ class Model:
         self.output = self.task.output
         ordinary = self.tokenise(["an ordinary sentence, as long as most of them are"])[0]
         self.slack, self.seconds_per_token = calls.measure(self.run, ordinary, self.max_length)
+
+    @property
+    def texts(self) -> list[str]:
+        """The inputs that take text."""
+        return [TEXT, SECOND] if self.task.columns.second else [TEXT]
+
+    @property
+    def outputs(self) -> dict[str, tuple[str, list[int]]]:
+        """What protocol v2 gives, name -> (datatype, shape)."""
+        one = [-1, -1] if self.task.per_token else [-1]  # a row, or its tokens
+        two = [*one, len(self.labels)]
+        if self.task.number:
+            return {"value": ("FP32", one), self.output: ("FP32", two)}
+        return {"label": ("BYTES", one), "scores": ("FP32", two), self.output: ("FP32", two)}
 
     def tokenise(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text; one padding token where a text has none, because a model takes no empty row."""
@@ -65,6 +80,16 @@ class Model:
 
     def tensors(self, logits: np.ndarray, lengths: list[int]) -> dict[str, tuple]:
         """The outputs of protocol v2, name -> (datatype, values, shape), for rows of these lengths in tokens."""
+        if self.task.number:
+            values = ("FP32", logits[:, 0], [len(logits)])
+            return {"value": values, self.output: ("FP32", logits, list(logits.shape))}
+        if self.task.several:
+            answers = self.task.decode(logits, self.labels, (), self.predictor.encoder)
+            return {
+                "label": ("BYTES", [";".join(answer["labels"]) for answer in answers], [len(logits)]),
+                "scores": ("FP32", sigmoid(logits), list(logits.shape)),
+                self.output: ("FP32", logits, list(logits.shape)),
+            }
         scores, best = softmax(logits), logits.argmax(axis=-1)
         names = [self.labels[i] for i in best]
         if not self.task.per_token:
@@ -90,20 +115,14 @@ class Model:
 
     def metadata(self) -> dict:
         """Inputs and outputs as GET /v2/models/{model} lists them; a request gives the text or the ids."""
-        one = [-1, -1] if self.task.per_token else [-1]  # a row, or its tokens
-        two = [*one, len(self.labels)]
         return {
             "platform": self.platform,
             "inputs": [
-                {"name": TEXT, "datatype": "BYTES", "shape": [-1]},
+                *({"name": name, "datatype": "BYTES", "shape": [-1]} for name in self.texts),
                 {"name": IDS, "datatype": "INT64", "shape": [-1, -1]},
                 {"name": MASK, "datatype": "INT64", "shape": [-1, -1]},
             ],
-            "outputs": [
-                {"name": "label", "datatype": "BYTES", "shape": one},
-                {"name": "scores", "datatype": "FP32", "shape": two},
-                {"name": self.output, "datatype": "FP32", "shape": two},
-            ],
+            "outputs": [{"name": n, "datatype": kind, "shape": shape} for n, (kind, shape) in self.outputs.items()],
             "labels": list(self.labels),
             "max_length": self.max_length,
         }
@@ -113,28 +132,36 @@ def rows_of(
     values: dict[str, np.ndarray], model: Model, settings: Settings
 ) -> tuple[list[str] | None, list[list[int]]]:
     """(texts, []) or (None, rows of ids) of a request's inputs; Refused 400 or 413 where they do not fit the model."""
-    if set(values) == {TEXT}:
-        given = values[TEXT]
-        if given.dtype != object or given.ndim not in (1, 2) or given.shape[1:] not in ((), (1,)):
-            raise Refused(400, f"{TEXT}: BYTES of shape [rows] is expected")
-        return check_texts(given.ravel().tolist(), settings), []
+    if set(values) in ({TEXT}, {TEXT, SECOND}):
+        for name, given in values.items():
+            if given.dtype != object or given.ndim not in (1, 2) or given.shape[1:] not in ((), (1,)):
+                raise Refused(400, f"{name}: BYTES of shape [rows] is expected")
+        first, second = (values[name].ravel().tolist() if name in values else [] for name in (TEXT, SECOND))
+        return check_texts(first, second, model, settings), []
     if set(values) not in ({IDS, MASK}, {IDS}):
+        texts = " and ".join(f"'{name}'" for name in model.texts)
         raise Refused(
-            400, f"inputs: either '{TEXT}' (BYTES), or '{IDS}' and '{MASK}' (INT64); got {', '.join(sorted(values))}"
+            400, f"inputs: either {texts} (BYTES), or '{IDS}' and '{MASK}' (INT64); got {', '.join(sorted(values))}"
         )
     return None, _check_ids(values[IDS], values.get(MASK), model, settings)
 
 
-def check_texts(texts: list[bytes], settings: Settings) -> list[str]:
-    """The texts of one request, before anything is tokenised."""
-    _check_rows(len(texts), settings)
-    longest = max(map(len, texts))
+def check_texts(first: list[bytes], second: list[bytes], model: Model, settings: Settings) -> list[str]:
+    """The rows of one request, before anything is tokenised; `second`: the other text of each, where two make a row."""
+    _check_rows(len(first), settings)
+    longest = max(map(len, [*first, *second]))
     if longest > settings.text_bytes:
         raise Refused(413, f"a text of {longest} bytes; at most {settings.text_bytes} are taken")
     try:
-        return [text.decode() for text in texts]
+        texts, pairs = ([text.decode() for text in texts] for texts in (first, second))
     except UnicodeDecodeError:
         raise Refused(400, "a text is not UTF-8") from None
+    if not all(map(is_text, [*texts, *pairs])):
+        raise Refused(400, "a text holds U+001E, which parts two texts")
+    try:
+        return rows_of_texts(model.task, texts, pairs)
+    except InputError as error:
+        raise Refused(400, f"{TEXT}, {SECOND}: {error}") from None
 
 
 def _check_rows(count: int, settings: Settings) -> None:

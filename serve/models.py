@@ -64,9 +64,38 @@ class Models:
         """Open what is served from the start, before the event loop runs. Raises BundleError, InputError."""
         self.found = find(self.settings)
         for name, versions in self.found.items():
-            wanted = {"latest": [latest(versions)], "all": sorted(versions, key=int), "none": []}[self.settings.load]
-            for version in wanted:
+            if self.settings.load == "latest":
+                self._open_latest(name, sorted(versions, key=int, reverse=True))
+            for version in sorted(versions, key=int) if self.settings.load == "all" else ():
                 self.served[name, version] = self._open(name, version)
+
+    def _open_latest(self, name: str, versions: list[str]) -> None:
+        """The first that opens, of versions in this order: a worker that comes back serves what served before a newer
+        version came that is not right. The error of the first when none does.
+        """
+        errors = []
+        for version in versions:
+            try:
+                self.served[name, version] = self._open(name, version)
+                return
+            except (BundleError, InputError) as error:
+                errors.append(error)
+                self._failed[name, version] = time.monotonic(), str(error)
+                log.error("not loaded", extra={"fields": {"model": name, "version": version, "reason": str(error)}})
+        raise errors[0]
+
+    @property
+    def alive(self) -> bool:
+        """Every open model still has the threads that it is run by."""
+        return all(served.batcher.alive for served in self.served.values())
+
+    async def look(self, name: str) -> None:
+        """Look at the directory again. Refused 404 for a name that is not in it, 400 where it cannot be read."""
+        try:
+            self.found = await asyncio.to_thread(find, self.settings)
+        except (BundleError, InputError) as error:
+            raise Refused(400, f"'{name}' was not loaded: {error}") from None
+        self.versions(name)
 
     def index(self) -> list[dict]:
         """Every version that was found: name, version, state, reason."""
@@ -85,6 +114,11 @@ class Models:
             raise Refused(404, f"unknown model '{name[:100]}'; known: {', '.join(sorted(self.found))}")
         return sorted(self.found[name], key=int)
 
+    def there(self, name: str) -> None:
+        """Refused 404 for a name that is neither served nor known; what is served may be gone from the directory."""
+        if not any(key[0] == name for key in self.served):
+            self.versions(name)
+
     def _known(self, name: str, version: str | None) -> list[str]:
         known = self.versions(name)
         if version is not None and version not in known:
@@ -92,10 +126,11 @@ class Models:
         return [version] if version is not None else known
 
     def default(self, name: str) -> str:
-        """The version that answers when none is asked for: the latest loaded, else the latest there is."""
+        """The version that answers when none is asked for: the latest loaded, else the latest that may open."""
         known = self.versions(name)
         loaded = [version for version in known if (name, version) in self.served]
-        return (loaded or known)[-1]
+        hopeful = [version for version in known if (name, version) not in self._failed]
+        return (loaded or hopeful or known)[-1]
 
     def ready(self, name: str, version: str | None) -> bool:
         """Whether the version, or any, is open. Refused 404 for one that is not there."""
@@ -133,21 +168,20 @@ class Models:
         """Look at the directory again and serve the latest version of a model; the one that answered until now goes
         on until its last request is done. Refused 400 when the bundle is not right: then nothing changes.
         """
+        await self.look(name)
+        version = latest(self.found[name])
         try:
-            self.found = await asyncio.to_thread(find, self.settings)
-            self.versions(name)
-            self._stopped.discard(name)
-            version = latest(self.found[name])
             await self._load(name, version, again=True)
         except (BundleError, InputError) as error:
             raise Refused(400, f"'{name}' was not loaded: {error}") from None
+        self._stopped.discard(name)
         if self.settings.load != "all":
             for key in [key for key in self.served if key[0] == name and key[1] != version]:
                 self._retire(self.served.pop(key))
 
     async def unload(self, name: str) -> None:
         """Stop serving a model until it is loaded again; requests under way are answered."""
-        self.versions(name)
+        self.there(name)
         self._stopped.add(name)
         for key in [key for key in self.served if key[0] == name]:
             self._retire(self.served.pop(key))
@@ -161,12 +195,18 @@ class Models:
             if why and not again and time.monotonic() - when < RETRY_S:
                 raise InputError(why)
             try:
-                await self._make_room(self.found[name][version])
+                await self._make_room(name, version)
                 opened = await asyncio.to_thread(self._open, name, version)
             except (BundleError, InputError) as error:
                 self._failed[key] = time.monotonic(), str(error)
                 raise
+            except OSError as error:  # gone, or not readable any more
+                self._failed[key] = time.monotonic(), str(error)
+                raise InputError(str(error)) from None
             self._failed.pop(key, None)
+            if name in self._stopped and not again:  # while it was being opened
+                self._retire(opened)
+                raise InputError("it was unloaded")
             before = self.served.pop(key, None)
             self.served[key] = opened
             if before is not None:
@@ -186,19 +226,21 @@ class Models:
             log.warning(note, extra={"fields": {"model": name, "version": version}})
         return Served(model, batcher, drift, megabytes, used=time.monotonic())
 
-    async def _make_room(self, source: Path) -> None:
-        """Close the models that were not used for longest, until another fits under the memory cap."""
+    async def _make_room(self, name: str, version: str) -> None:
+        """Close the models that were not used for longest, until another fits under the memory cap; its own other
+        versions, which should answer until it is open, last.
+        """
         limit = self.settings.memory_mb
         if limit is None:
             return
-        needed = _size_mb(source)
-        idle = sorted((s.used, key) for key, s in self.served.items() if not s.users)
+        needed = _size_mb(self.found[name][version])
+        idle = sorted((key[0] == name, s.used, key) for key, s in self.served.items() if not s.users)
         while sum(s.megabytes for s in self.served.values()) + needed > limit:
             if not idle:
                 raise InputError(
                     f"--memory-mb {limit:g}: no room for {needed:.0f} MB more, every other model is at work"
                 )
-            self._retire(self.served.pop(idle.pop(0)[1]))
+            self._retire(self.served.pop(idle.pop(0)[-1]))
 
     def _retire(self, served: Served) -> None:
         async def close() -> None:

@@ -40,9 +40,11 @@ def document() -> dict[str, Any]:
     from .app import Predict, Switch
 
     entity = _object(label=STRING, text=STRING, start=INTEGER, end=INTEGER, score={"type": "number"})
-    tagged = _object(entities=_list(entity))
-    tagged["properties"] |= {"model": STRING, "version": STRING}
-    prediction = {"anyOf": [CLASSIFIED, tagged]}
+    several = _object(labels=_list(STRING), scores=CLASSIFIED["properties"]["scores"])
+    number, tagged = _object(value={"type": "number"}), _object(entities=_list(entity))
+    for kind in (several, number, tagged):
+        kind["properties"] |= {"model": STRING, "version": STRING}
+    prediction = {"anyOf": [CLASSIFIED, several, number, tagged]}
     schemas: dict[str, Any] = {"Error": _object(error=STRING), "Prediction": prediction}
     for kind in (InferRequest, Predict, Switch):
         schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -60,17 +62,17 @@ def document() -> dict[str, Any]:
     answer = _object(model_name=STRING, model_version=STRING, outputs=_list(tensor))
     answer["properties"]["id"] = STRING
     row = _object(name=STRING, version=STRING, state=STRING, reason=STRING)
-    several = _object(predictions=_list(_ref("Prediction")))
+    many = _object(predictions=_list(_ref("Prediction")))
     text = {"200": {"description": "text", "content": {"text/plain": {"schema": STRING}}}}
     wanted = {"type": "object", "properties": {"ready": {"type": "boolean"}}}
-    predicted = {"anyOf": [_ref("Prediction"), several]}
+    predicted = {"anyOf": [_ref("Prediction"), many]}
     get: dict[str, Any] = {
         "/v2": _get("What this server is", _object(name=STRING, version=STRING, extensions=_list(STRING))),
         "/v2/health/live": _get("Is it alive?", _object(live={"type": "boolean"})),
         "/v2/health/ready": _get("May requests be sent?", _object(ready={"type": "boolean"}), 503),
         "/metrics": {"get": {"summary": "Prometheus metrics", "responses": text | _errors(401, 403, 429, 503)}},
         "/v2/repository/index": _post("Models and their state", _list(row), wanted),
-        "/predict": _post("A text, or several: labels and scores, or entities", predicted, _ref("Predict")),
+        "/predict": _post("A text, or several: labels and scores, a number, or entities", predicted, _ref("Predict")),
     }
     for action in ("load", "unload"):
         path = f"/v2/repository/models/{{model}}/{action}"

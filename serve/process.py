@@ -93,8 +93,10 @@ def run(settings: Settings, listener: socket.socket, directory: Path | None = No
     start_logging()
     metrics, gate = Metrics(), Gate()
     models = Models(settings, metrics.call)
+    shared = Shared(directory) if directory else None
+    orders = shared.wanted() if shared else {}  # before the models are opened: a later order is still to be followed
     models.open_first()
-    control = Control(models, Shared(directory) if directory else None)
+    control = Control(models, shared, orders)
     config = uvicorn.Config(
         create_app(settings, models, metrics, control, gate),
         log_config=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import time
@@ -10,6 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..export.errors import InputError
+from ..export.predict import columns_of
+
+log = logging.getLogger("paredown")
 
 
 class Samples:
@@ -22,18 +26,30 @@ class Samples:
             raise InputError(f"--sample-file {path}: {error.strerror}") from None
         self._share, self._limit = share, megabytes * 1e6
         self._random = random.Random()
+        self._broken = False
 
     def add(self, model: str, version: str, texts: Sequence[str], answers: Sequence[dict]) -> None:
         """Each text with the probability `share`, until the file is full."""
-        chosen = [i for i in range(len(texts)) if texts[i].strip() and self._random.random() < self._share]
-        if not chosen or os.fstat(self._file).st_size >= self._limit:
+        whole = [i for i in range(len(texts)) if all(part.strip() for part in columns_of(texts[i]).values())]
+        chosen = [i for i in whole if self._random.random() < self._share]
+        if self._broken or not chosen or os.fstat(self._file).st_size >= self._limit:
             return
-        lines = [
-            {"text": texts[i], "answer": answers[i]["label"], "score": answers[i]["score"], "model": model,
-             "version": version, "time": round(time.time(), 3)}
-            for i in chosen
-        ]  # fmt: skip
-        os.write(self._file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+        about = {"model": model, "version": version, "time": round(time.time(), 3)}
+        lines = [columns_of(texts[i]) | _said(answers[i]) | about for i in chosen]
+        data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+        try:
+            self._broken = os.write(self._file, data) < len(data)
+        except OSError:
+            self._broken = True
+        if self._broken:  # the disk is full: the answers matter more
+            log.error("sampling stopped: the sample file takes no more", exc_info=True)
 
     def close(self) -> None:
         os.close(self._file)
+
+
+def _said(answer: dict) -> dict:
+    """The label and its score, the labels, the number, or the entities; under names that are not read as labels."""
+    if "label" in answer:
+        return {"answer": answer["label"], "score": answer["score"]}
+    return {"answer": next(answer[name] for name in ("labels", "value", "entities") if name in answer)}

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+LOCAL = ("127.0.0.1", "localhost", "::1")  # names of this machine for itself
+
 
 class Settings(BaseModel):
     """Every figure that an operator may set, with its unit."""
@@ -43,7 +45,7 @@ class Settings(BaseModel):
     @property
     def local(self) -> bool:
         """Nobody but this machine can reach it."""
-        return self.host in ("127.0.0.1", "localhost", "::1")
+        return self.host in LOCAL
 
     @property
     def controlled(self) -> bool:

@@ -114,7 +114,7 @@ def _stop(workers: list[Worker], settings: Settings) -> int:
     alive = [worker.process for worker in workers if worker.process.poll() is None]
     for process in alive:
         process.terminate()
-    until = time.monotonic() + settings.drain_s + CLOSE_S + KILL_S
+    until, code = time.monotonic() + settings.drain_s + CLOSE_S + KILL_S, 0
     for process in alive:
         try:
             process.wait(max(0.0, until - time.monotonic()))
@@ -122,8 +122,8 @@ def _stop(workers: list[Worker], settings: Settings) -> int:
             log.error("a worker did not stop", extra={"fields": {"pid": process.pid}})
             process.kill()
             process.wait()
-            return 1
-    return 0
+            code = 1
+    return code
 
 
 def main() -> int:

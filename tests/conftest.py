@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -22,12 +23,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch: two workers' two thread
 
 import torch
 import transformers
+from paredown.benchmarks.latency import LatencySettings
 from paredown.compress import data
 from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from paredown.compress.settings import Finetune
 from paredown.compress.tasks import TASKS, Task
 from paredown.compress.train import finetune
-from paredown.pipeline import cli
+from paredown.pipeline import cli, latency_table
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 TASK, IMAGES = TASKS["text-classification"], TASKS["image-classification"]
@@ -63,7 +65,7 @@ def write_tokenizer(path: Path) -> int:
     tokenizer.normalizer = normalizers.Lowercase()  # type: ignore[assignment]
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
     tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     tokenizer.save(str(path / "tokenizer.json"))
     return len(words)
@@ -153,6 +155,14 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, untrained: Checkpoint, fil
 def copy_of_teacher(teacher: Checkpoint, tmp_path: Path) -> Path:
     """The teacher's directory, to be damaged."""
     return shutil.copytree(teacher.path, tmp_path / "checkpoint")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_tables() -> Iterator[None]:
+    """Latency tables from a few calls: what is tested is how they are made and used, not how steady they are."""
+    few = LatencySettings(processes=1, extra_processes=0, rounds=2, min_seconds=0.1, min_repeats=24)
+    with mock.patch.multiple(latency_table, SETTINGS=few, PAIR=few, TRIES=1):
+        yield
 
 
 def paredown(*args: object, cwd: Path | None = None, env: dict | None = None) -> subprocess.CompletedProcess[str]:

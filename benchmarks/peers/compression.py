@@ -32,17 +32,15 @@ class Peer:
 
     name: str
     packages: tuple[str, ...]
-    commands: tuple[
-        tuple[str, ...], ...
-    ]  # {bin} of its environment, {checkpoint}, {onnx}, {rows}, {work} are filled in
+    commands: tuple[tuple[str, ...], ...]  # {bin}, {scripts}, {checkpoint}, {onnx}, {rows}, {work} are filled in
     portable: bool = True
 
 
 PEERS = (
     Peer("onnxruntime", (f"onnxruntime=={version('onnxruntime')}", "onnx", "sympy"),
-         (("{bin}/python", "plain_onnxruntime.py", "{onnx}", "{work}"),)),
+         (("{bin}/python", "{scripts}/plain_onnxruntime.py", "{onnx}", "{work}"),)),
     Peer("NNCF and OpenVINO", (f"nncf=={version('nncf')}", f"openvino=={version('openvino')}", "onnx"),
-         (("{bin}/python", "nncf_openvino.py", "{onnx}", "{work}", "{rows}"),)),
+         (("{bin}/python", "{scripts}/nncf_openvino.py", "{onnx}", "{work}", "{rows}"),)),
     Peer("optimum-onnx", ("optimum-onnx[onnxruntime]", "torch==2.13.0"),
          (("{bin}/optimum-cli", "export", "onnx", "--model", "{checkpoint}", "--task", "text-classification",
            "{work}/plain"),
@@ -53,7 +51,8 @@ PEERS = (
            "--device", "cpu", "--provider", "CPUExecutionProvider", "--precision", "int8",
            "--output_path", "{work}"),)),
     Peer("neural-compressor", ("neural-compressor[pt]", "torch==2.13.0", "transformers"),
-         (("{bin}/python", "neural_compressor.py", "{checkpoint}", "{work}", "{rows}"),), portable=False),
+         (("{bin}/python", "{scripts}/neural_compressor_static.py", "{checkpoint}", "{work}", "{rows}"),),
+         portable=False),
 )  # fmt: skip
 
 
@@ -72,6 +71,12 @@ def main() -> None:
     values = {"checkpoint": checkpoint, **inputs(checkpoint, args.train, args.max_length, out)}
     made = [make(peer, values, checkpoint, out) for peer in PEERS if peer.name in args.only]
     served = {entry["name"]: out / entry["name"] / "artifact" for entry in made if "failed" not in entry}
+    file = out / "compression.json"
+    if not served and file.is_file():  # nothing new to time: what became of these, beside what was measured before
+        bench, again = json.loads(file.read_text()), {entry["name"]: entry for entry in made}
+        bench["peers"] = [again.pop(entry["name"], entry) for entry in bench["peers"]] + list(again.values())
+        file.write_text(json.dumps(bench, indent=1))
+        return
     ours = {f"paredown, {path.name}": path for path in args.ours}
     command = [sys.executable, "-m", "paredown.pipeline.cli", "bench", checkpoint, *served.values(), *ours.values(),
                "--data", args.data, "--max-length", args.max_length, "--json", out / "bench.json"]  # fmt: skip
@@ -79,7 +84,7 @@ def main() -> None:
     bench = json.loads((out / "bench.json").read_text())
     for label, entry in zip(["the checkpoint in PyTorch", *served, *ours], bench["artifacts"], strict=True):
         entry["label"] = label
-    (out / "compression.json").write_text(json.dumps(bench | {"peers": made}, indent=1))
+    file.write_text(json.dumps(bench | {"peers": made}, indent=1))
 
 
 def inputs(checkpoint: Path, train: str, length: int, out: Path) -> dict[str, Path]:
@@ -115,7 +120,7 @@ def make(peer: Peer, values: dict[str, Path], checkpoint: Path, out: Path) -> di
     work.mkdir()
     began = time.monotonic()
     for number, command in enumerate(peer.commands):
-        words = [part.format(bin=place / "bin", work=work, **values) for part in command]
+        words = [part.format(bin=place / "bin", scripts=SCRIPTS, work=work, **values) for part in command]
         failed = told(words, home / f"command-{number}.log")
         if failed:
             return entry | {"failed": failed}
@@ -139,7 +144,7 @@ def told(words: list, log: Path) -> str | None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
         code = subprocess.run(
-            [str(word) for word in words], cwd=SCRIPTS, stdout=file, stderr=subprocess.STDOUT, check=False,
+            [str(word) for word in words], cwd=log.parent, stdout=file, stderr=subprocess.STDOUT, check=False,
             env={**os.environ, "OLIVE_DISABLE_TELEMETRY": "1"},
         ).returncode  # fmt: skip
     lines = [line for line in log.read_text().splitlines() if line.strip()]

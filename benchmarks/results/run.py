@@ -32,9 +32,6 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="where data and teachers go; the recipes expect build/results")
     parser.add_argument("--banking77", type=Path, help="directory with train.csv and test.csv")
     parser.add_argument("--only", nargs="*", default=list(SETS), choices=list(SETS))
-    parser.add_argument(
-        "--peers", type=Path, default=Path("build/peers/compression.json"), help="see peers/compression.py"
-    )
     parser.add_argument("--page", action="store_true", help="write docs/results.md from what is there, run nothing")
     args = parser.parse_args()
     if not args.page:
@@ -42,7 +39,7 @@ def main() -> None:
             call(sys.executable, Path(__file__).with_name("data.py"), args.out, "--banking77", args.banking77)
         for name in args.only:
             make(name, args.out)
-    (ROOT / "docs" / "results.md").write_text(page(args.out, args.peers))
+    (ROOT / "docs" / "results.md").write_text(page(args.out))
 
 
 def make(name: str, out: Path) -> None:

@@ -67,6 +67,12 @@ def test_a_tie_in_cost_goes_to_the_simpler_unless_it_is_measurably_worse() -> No
     assert pick(quiet, max_drop=5) == "complex"
 
 
+def test_simplicity_is_worth_a_tenth_however_noisy_the_hour_was() -> None:
+    noisy = [row("simple", 0.133, 848, steps=1, noise=0.3), row("complex", 0.109, 849, steps=3, noise=0.3)]
+    assert costs_tie(*noisy)
+    assert pick(noisy, max_drop=5) == "complex"
+
+
 def test_what_cannot_run_is_listed_and_never_picked() -> None:
     absent = Row(
         {"name": "bf16", "latency_ms": None, "cost_per_million": None},

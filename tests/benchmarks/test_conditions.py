@@ -1,6 +1,8 @@
 from pathlib import Path
 
-from paredown.benchmarks.conditions import Joules, cpu_ticks, steal_share
+import pytest
+from paredown.benchmarks.conditions import Gpu, Joules, cpu_ticks, steal_share
+from paredown.export.machine import gpus
 
 
 def zone(powercap: Path, name: str, energy: int) -> Path:
@@ -27,6 +29,22 @@ def test_without_counters_there_are_no_joules(tmp_path: Path) -> None:
     zone(tmp_path, "intel-rapl:0", 1)
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("secret")
     assert Joules(tmp_path).taken() is None
+
+
+@pytest.mark.skipif(bool(gpus()), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_says_nothing(tmp_path: Path) -> None:
+    gpu = Gpu()
+    assert gpu.joules() is None
+    assert gpu.memory_mb() is None
+    assert Joules(tmp_path, gpu).taken() is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not gpus(), reason="needs an NVIDIA GPU")
+def test_a_gpu_tells_its_energy(tmp_path: Path) -> None:
+    gpu = Gpu()
+    assert gpu.joules() is not None
+    assert Joules(tmp_path, gpu).taken() is not None
 
 
 def test_steal_is_the_share_of_ticks_between_two_readings(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from paredown.compress.encoder import run_rows
 from paredown.compress.errors import InputError
 from paredown.compress.inference import forward
+from paredown.compress.losses import Judge
 from paredown.compress.qat import fake_quantized
 from paredown.compress.settings import Distill, Heal
 from paredown.compress.structure import blocks
-from paredown.compress.train import Judge
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from conftest import LABELS, TASK
 from paredown.compress import data, train
 from paredown.compress.checkpoint import Checkpoint, load
 from paredown.compress.errors import StepError
+from paredown.compress.inference import forward
 from paredown.compress.settings import Finetune
 
 WORDS, HEAD = "bert.embeddings.word_embeddings.weight", "classifier.weight"
@@ -69,6 +70,6 @@ def test_out_of_memory_halves_the_rows_at_a_time_and_keeps_the_batch(untrained: 
 
 def test_forward_gives_float32_logits(teacher: Checkpoint) -> None:
     batch = teacher.encoder().pad([[2, 5, 3], [2, 6, 7, 3]])
-    out = train.forward(load(teacher, TASK), batch)["logits"]
+    out = forward(load(teacher, TASK), batch)["logits"]
     assert out.shape == (2, 2)
     assert out.dtype == np.float32

@@ -13,6 +13,7 @@ import pytest
 from conftest import SMALL, paredown, refused, write_recipe
 from paredown.compress.checkpoint import Checkpoint
 from paredown.export.selftest import selftest
+from paredown.pipeline.store import lock
 
 KEYS = {
     "name", "runtime", "precision", "metric", "metric_validation", "metric_test", "drop_validation", "drop_test",
@@ -75,24 +76,11 @@ def test_dry_run_shows_the_plan_and_does_nothing(finished: Path, tmp_path: Path)
     assert "to do" not in done.stdout
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("uninterrupted")
-    done = paredown("run", write_recipe(path / "recipe.yaml", teacher, files, **SMALL), "--output-dir", path / "run")
-    assert done.returncode == 0, done.stderr
-    return path / "run"
-
-
 @pytest.mark.parametrize("where", ["distil-1-1-distill", "teacher-onnxruntime-int8-dynamic", "measure", "publish"])
-def test_killed_anywhere_it_goes_on_to_the_same_result(
-    where: str, uninterrupted: Path, teacher: Checkpoint, files: dict, tmp_path: Path
-) -> None:
-    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)
-    run_dir = tmp_path / "run"
-    if where != "distil-1-1-distill":  # one from the start; the others begin where the finished steps are there
-        run_dir.mkdir()
-        gone = shutil.ignore_patterns(f"{where}-*", "measure-*" if where != "publish" else "")
-        shutil.copytree(uninterrupted / "steps", run_dir / "steps", ignore=gone)
+def test_killed_anywhere_it_goes_on_to_the_same_result(where: str, finished: Path, tmp_path: Path) -> None:
+    recipe = finished.parent / "recipe.yaml"
+    run_dir = tmp_path / "run"  # the other steps are there: what is to be done again is the one that was killed
+    shutil.copytree(finished / "steps", run_dir / "steps", ignore=shutil.ignore_patterns(f"{where}-*"))
     command = [sys.executable, "-m", "paredown.pipeline.cli", "run", str(recipe), "--output-dir", str(run_dir)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     scratch = run_dir / ".tmp-publish" if where == "publish" else run_dir / "steps" / f".tmp-{where}"
@@ -111,11 +99,13 @@ def test_killed_anywhere_it_goes_on_to_the_same_result(
     events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     assert len([e for e in events if e["event"] == "cached"]) == len(finished_before)
     assert contents(run_dir).items() >= finished_before.items()
-    assert contents(run_dir) == contents(uninterrupted)
+    assert contents(run_dir) == contents(finished)
     assert not list(run_dir.rglob(".tmp-*"))
 
 
-def test_the_second_of_two_runs_says_who_holds_the_lock(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+def test_the_second_of_two_runs_says_who_holds_the_lock_and_the_dead_hold_none(
+    teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)
     command = [sys.executable, "-m", "paredown.pipeline.cli", "run", str(recipe), "--output-dir", str(tmp_path / "run")]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -127,7 +117,8 @@ def test_the_second_of_two_runs_says_who_holds_the_lock(teacher: Checkpoint, fil
     finally:
         first.kill()
         first.wait()
-    assert paredown("run", recipe, "--output-dir", tmp_path / "run").returncode == 0  # the dead hold no lock
+    with lock(tmp_path / "run"):
+        pass
 
 
 def test_a_damaged_step_is_done_again(finished: Path, tmp_path: Path) -> None:
@@ -140,13 +131,11 @@ def test_a_damaged_step_is_done_again(finished: Path, tmp_path: Path) -> None:
     assert started == ["pruned-onnxruntime-fp32"]
 
 
-def test_a_parity_miss_names_the_step_and_leaves_no_bundle(
-    uninterrupted: Path, teacher: Checkpoint, files: dict, tmp_path: Path
-) -> None:
-    changes = SMALL | {"max_length: 32": "max_length: 32\nparity: {int8-dynamic: {max_difference: 1.0e-9, "
-                       "min_agreement: 1, max_metric_drop: 0}}"}  # fmt: skip
-    shutil.copytree(uninterrupted, tmp_path / "run")
-    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **changes)
+def test_a_parity_miss_names_the_step_and_leaves_no_bundle(finished: Path, tmp_path: Path) -> None:
+    strict = "parity: {int8-dynamic: {max_difference: 1.0e-9, min_agreement: 1, max_metric_drop: 0}}\n"
+    shutil.copytree(finished, tmp_path / "run")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(strict + (finished.parent / "recipe.yaml").read_text())
     done = paredown("run", recipe, "--output-dir", tmp_path / "run")
     assert done.returncode == 1
     error = done.stderr.strip().splitlines()[-1]

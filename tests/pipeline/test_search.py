@@ -8,8 +8,12 @@ from conftest import SMALL, paredown, refused, write_recipe
 from paredown.compress.allocate import LatencyTable
 from paredown.compress.checkpoint import Checkpoint
 from paredown.compress.settings import Prune
+from paredown.pipeline.job import prepare
 from paredown.pipeline.recipe import Search
+from paredown.pipeline.recipe_file import read_recipe
+from paredown.pipeline.run import _search
 from paredown.pipeline.search import Trial, _affordable, _seconds, _study, _worth_training
+from paredown.pipeline.store import Store
 
 
 def trial(number: int, ms: float, kl: float, agreement: float = 0.9) -> Trial:
@@ -80,11 +84,12 @@ def test_a_study_goes_on_where_it_was(searched: tuple[Path, str]) -> None:
     journal = next((run / "search").iterdir())
     before = journal.read_bytes()
     shutil.rmtree(next((run / "steps").glob("search-*")))
-    done = paredown("run", home / "recipe.yaml", "--output-dir", run)
-    assert done.returncode == 0, done.stderr
+    job = prepare(read_recipe(home / "recipe.yaml"))
+    assert job.recipe.search is not None
+    done, ran = _search(job, job.recipe.search, Store(run / "steps"), run)
+    assert ran == 1
     assert journal.read_bytes()[: len(before)] == before
-    again = json.loads((run / "measurements.json").read_text())["search"]["trials"]
-    assert again >= 4
+    assert done.result["trials"] >= 4
 
 
 def test_a_speedup_out_of_reach_is_refused_before_training(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:

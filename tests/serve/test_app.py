@@ -161,7 +161,11 @@ def test_each_request_has_an_id_that_cannot_forge_a_line_of_log(client: TestClie
 def test_another_sites_page_is_refused(client: TestClient) -> None:
     body = json.dumps({"text": "a"})
     assert client.post("/predict", content=body, headers={"Origin": "http://evil.example"}).status_code == 403
-    assert client.post("/predict", content=body, headers={"Origin": "http://testserver"}).status_code == 200
+    assert client.post("/predict", content=body, headers={"Origin": "http://["}).status_code == 403
+    own = {"Host": "localhost:8000", "Origin": "http://localhost:8000"}
+    assert client.post("/predict", content=body, headers=own).status_code == 200
+    led_here = {"Host": "evil.example", "Origin": "http://evil.example"}  # a name that was made to lead to this machine
+    assert client.post("/predict", content=body, headers=led_here).status_code == 403
 
 
 def test_metrics_count_what_happened(client: TestClient) -> None:

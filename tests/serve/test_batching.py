@@ -140,6 +140,34 @@ def test_a_deadline_holds_while_a_call_is_running(model: Model, held: Held) -> N
     asyncio.run(ask())
 
 
+def test_a_text_that_no_tokenizer_takes_fails_alone(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenise = model.tokenise
+
+    def strict(texts: list[str]) -> list[list[int]]:
+        if "poison" in texts:
+            raise BaseException("a panic in another language")
+        return tokenise(texts)
+
+    monkeypatch.setattr(model, "tokenise", strict)
+
+    def uncounted(rows: int, tokens: int, seconds: float) -> None:
+        raise OSError("figures that are lost stop nothing")
+
+    async def ask() -> None:
+        batcher = Batcher(model, Settings(), observe=uncounted)
+        good, bad = job(["a film"]), job(["poison"])
+        answer, failed = await asyncio.gather(batcher.submit(good), batcher.submit(bad), return_exceptions=True)
+        assert isinstance(answer, np.ndarray)
+        assert isinstance(failed, RuntimeError)
+        assert batcher.alive
+        assert isinstance(await batcher.submit(job(["a plot"])), np.ndarray)
+        batcher.close()
+        assert not batcher.alive
+        assert (batcher.rows, batcher.tokens) == (0, 0)
+
+    asyncio.run(ask())
+
+
 def test_a_number_that_is_not_finite_is_an_error_that_says_so(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     session = model.predictor.session
     monkeypatch.setattr(model.predictor, "session", lambda batch: {k: v * np.nan for k, v in session(batch).items()})

@@ -99,6 +99,7 @@ def test_any_bytes_are_read_or_refused(data: st.DataObject) -> None:
         ({"shape": [1], "datatype": "INT64", "parameters": {"binary_data_size": 8}, "data": [1]}, "not both"),
         ({"shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 8}}, "longer than the bytes"),
         ({"shape": [-1], "datatype": "INT64", "data": []}, "inputs.0.shape.0"),
+        ({"shape": [0, *[2**31 - 1] * 3], "datatype": "INT64", "data": []}, "no array has the shape"),
         ({"shape": [1], "datatype": "TEXT", "data": ["a"]}, "inputs.0.datatype"),
     ],
 )

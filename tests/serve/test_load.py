@@ -19,6 +19,8 @@ def test_both_ways_to_ask() -> None:
     address, (body,) = bodies(["a"], "http://h", "m")
     assert address == "http://h/v2/models/m/infer"
     assert json.loads(body)["inputs"][0]["data"] == ["a"]
+    _, (body,) = bodies(["a\x1eb"], "http://h", "m")
+    assert [tensor["data"] for tensor in json.loads(body)["inputs"]] == [["a"], ["b"]]
 
 
 def test_a_server_that_stalls_is_charged_for_all_who_would_have_waited() -> None:

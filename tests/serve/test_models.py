@@ -86,6 +86,27 @@ def test_a_bad_bundle_changes_nothing(directory: Path) -> None:
         assert "tokenizer.json" in row["reason"]
 
 
+def test_a_worker_that_comes_back_serves_what_opens(directory: Path) -> None:
+    broken = shutil.copytree(directory / "films" / "1", directory / "films" / "3")
+    (broken / "tokenizer.json").write_text("{}")
+    with client_of(models=directory) as (client, models, _):
+        assert client.post("/predict", json={**ASK, "model": "films"}).json()["version"] == "2"
+        models.served.pop(("films", "2")).batcher.close()  # as the memory cap does
+        assert client.post("/predict", json={**ASK, "model": "films"}).json()["version"] == "2"
+
+
+def test_a_new_name_is_loaded_when_told(directory: Path) -> None:
+    with client_of(models=directory) as (client, _, _):
+        assert client.post("/v2/repository/models/late/load").status_code == 404
+        shutil.copytree(directory / "other", directory / "late")
+        assert client.post("/v2/repository/models/late/load").status_code == 200
+        assert client.post("/predict", json={**ASK, "model": "late"}).status_code == 200
+        shutil.rmtree(directory / "late")
+        assert client.post("/v2/repository/models/films/load").status_code == 200  # looks at the directory
+        assert client.post("/v2/repository/models/late/unload").status_code == 200
+        assert client.post("/predict", json={**ASK, "model": "late"}).status_code == 404
+
+
 def test_unloaded_means_unloaded(directory: Path) -> None:
     with client_of(models=directory) as (client, _, _):
         unload = {"parameters": {"unload_dependents": False}}

@@ -12,6 +12,6 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 model, out = sys.argv[1], Path(sys.argv[2])
 out.mkdir(parents=True, exist_ok=True)
 prepared = out / "prepared.onnx"
-quant_pre_process(model, prepared)
+quant_pre_process(model, prepared, skip_symbolic_shape=True)  # it says "incomplete" of this graph, and stops
 quantize_dynamic(prepared, out / "model.onnx")
 prepared.unlink()

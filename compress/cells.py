@@ -1,0 +1,110 @@
+"""What one cell of a table holds: a text, a label, several, a number, or words and their tags. Without torch.
+
+Every InputError names the file and the row (`where`) and the column.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from .encoder import PAIR
+from .errors import InputError, nearest
+
+
+def text_of(record: Mapping[str, object], column: str, of_words: bool, where: str) -> str:
+    """The text in a cell, its words where it has a list of them."""
+    value = record.get(column)
+    if of_words:
+        value = " ".join(words(value, where, column))
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{where}: column '{column}' is empty; remove the row or fill it in")
+    if not is_text(value):
+        raise InputError(f"{where}: column '{column}' holds half a character (a lone surrogate) or U+001E")
+    return value
+
+
+def is_text(value: str) -> bool:
+    """False for a string that UTF-8 cannot write, which no tokenizer takes, and for one that would be read as two."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return PAIR not in value
+
+
+def columns_of(row: str) -> dict[str, str]:
+    """A row's text, or two texts, under names that `read` finds again."""
+    first, pair, second = row.partition(PAIR)
+    return {"text": first, "text_pair": second} if pair else {"text": first}
+
+
+def one_label(value: object, known: dict[str, int], where: str, column: str, text: str) -> int:
+    """The number of the label in a cell, which is one of `known` or its number."""
+    name = str(value).strip() if value is not None else ""
+    if name in known:
+        return known[name]
+    if is_number(name) and int(name) < len(known):
+        return int(name)
+    raise InputError(
+        f"{where}: unknown label '{name}' in column '{column}' of the row {text[:60]!r}; {nearest(name, known)}"
+    )
+
+
+def number(value: object, known: dict[str, int], where: str, column: str, text: str) -> float:
+    """The number in a cell."""
+    try:
+        found = float(str(value)) if not isinstance(value, bool) else math.nan
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise InputError(f"{where}: a number is expected in column '{column}' of the row {text[:60]!r}, not {value!r}")
+    return found
+
+
+def several_labels(value: object, known: dict[str, int], where: str, column: str, text: str) -> np.ndarray:
+    """1 for each of `known` that a cell names, else 0: (known,) int64."""
+    found = np.zeros(len(known), dtype=np.int64)
+    for name in listed(value, where, column):
+        found[one_label(name, known, where, column, text)] = 1
+    return found
+
+
+def listed(value: object, where: str, column: str) -> list[str]:
+    """The labels of a row that may have none: of a list, or of a string with semicolons between them."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(";") if part.strip()]
+    if value is None:
+        raise InputError(f"{where}: column '{column}' is missing; an empty list, or an empty cell, says: no label")
+    names = value if isinstance(value, list) and all(type(part) in (str, int) for part in value) else None
+    if names is None or len(set(names)) < len(names):
+        raise InputError(
+            f"{where}: column '{column}': a list of a row's labels, or a cell with semicolons between them, is "
+            "expected, each label once (not a 0 or 1 for every label)"
+        )
+    return [str(part).strip() for part in names]
+
+
+def words(value: object, where: str, column: str) -> list[str]:
+    """The words (or tags) of a cell: a list, or a string with blanks between them; no word holds a blank."""
+    if isinstance(value, str):
+        return value.split()
+    if not isinstance(value, list) or not all(isinstance(word, str | int) for word in value):
+        raise InputError(f"{where}: column '{column}': a list of words, or words with blanks between them, is expected")
+    return ["".join(str(word).split()) or "_" for word in value]
+
+
+def tags(value: object, known: dict[str, int], where: str, column: str, text: str) -> np.ndarray:
+    """The numbers of the tags in a cell, one for each word of `text`, (words,) int64."""
+    given, known_words = words(value, where, column), text.split()
+    if len(given) != len(known_words):
+        raise InputError(
+            f"{where}: {len(known_words)} words and {len(given)} tags in column '{column}'; one a word is needed"
+        )
+    return np.array([one_label(tag, known, where, column, text) for tag in given], dtype=np.int64)
+
+
+def is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and len(name) < 10

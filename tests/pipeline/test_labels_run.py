@@ -1,0 +1,182 @@
+"""Rows with several labels, or none, the whole way: one recipe, then its bundle behind every door."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import BAD, FILLER, GOOD, paredown, refused, write_tokenizer
+from paredown.compress.checkpoint import load, open_checkpoint, save, with_new_head
+from paredown.compress.errors import InputError
+from paredown.compress.settings import Finetune
+from paredown.compress.tasks import TASKS
+from paredown.compress.train import finetune
+from serving import client_of
+
+TASK = TASKS["multi-label-classification"]
+NAMES = ("blame", "praise", "question")
+RECIPE = """
+name: remarks
+task: multi-label-classification
+checkpoint: ./teacher
+data: {train: ./train.jsonl, validation: ./validation.csv, test: ./test.jsonl, unlabeled: ./unlabeled.jsonl}
+max_length: 32
+calibration_rows: 32
+models:
+  - name: cut
+    steps:
+      - prune: {heads: 0.8, ffn: 0.8, multiple: 8, recover: {epochs: 2, learning_rate: 0.003, label_weight: 0.5}}
+      - trim: {frequent: 0}
+  - name: static
+    steps:
+      - static: {epochs: 8, width: 8, pairs: 64, learning_rate: 0.02}
+targets:
+  - {runtime: onnxruntime}
+  - {runtime: onnxruntime, precision: int8-dynamic}
+latency: {threads: 1, processes: 1, extra_processes: 0, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
+choose: {max_drop: 20}
+"""
+
+
+def rows(count: int, seed: int) -> list[dict]:
+    rng, found = random.Random(seed), []
+    for _ in range(count):
+        labels = [name for name in NAMES if rng.randrange(2)]
+        telling = {"blame": BAD[:2], "praise": GOOD[:2], "question": ["is", "was"]}
+        words = [word for name in labels for word in rng.choices(telling[name], k=2)]
+        words += rng.choices([word for word in FILLER if word not in telling["question"]], k=2)
+        found.append({"text": " ".join(rng.sample(words, len(words))), "labels": labels})
+    return found
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, a trained teacher, the recipe, and its run in `run`."""
+    path = tmp_path_factory.mktemp("home")
+    for seed, (name, count) in enumerate({"train": 600, "test": 200}.items()):
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(count, seed)))
+    cells = "".join(f"{row['text']},{';'.join(row['labels'])}\n" for row in rows(200, 7))
+    (path / "validation.csv").write_text(f"text,labels\n{cells}")
+    (path / "unlabeled.jsonl").write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in rows(60, 8)))
+    base = path / "base"
+    base.mkdir()
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=write_tokenizer(base), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=64, pad_token_id=0,
+    )  # fmt: skip
+    transformers.BertForSequenceClassification(config).save_pretrained(base)
+    source = open_checkpoint(base)
+    train = TASK.read(str(path / "train.jsonl"), names=NAMES)
+    settings = Finetune(epochs=16, batch_size=8, learning_rate=2e-3, freeze_embeddings=False)
+    model = finetune(with_new_head(source, TASK, NAMES, 0), source.encoder().ids(train.texts), train.gold, settings)
+    save(model, source, path / "teacher")
+    (path / "recipe.yaml").write_text(RECIPE)
+    done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_f1_counts_labels_of_all_rows_together() -> None:
+    logits = np.array([[1.0, -1.0], [2.0, 3.0], [-1.0, -1.0]])
+    gold = np.array([[1, 1], [1, 0], [0, 0]])
+    assert TASK.metric(logits, gold) == pytest.approx(100 * 2 * 2 / (2 * 2 + 1 + 1))  # 2 right, 1 too many, 1 missed
+
+
+def test_the_run_chooses_by_f1(home: Path) -> None:
+    choice = json.loads((home / "run" / "choice.json").read_text())
+    assert choice["chosen"]["metric"] == "F1"
+    assert choice["baseline"]["metric_validation"] > 85
+    assert choice["chosen"]["metric_validation"] > 70
+    static = next(c for c in choice["candidates"] if c["name"] == "static/onnxruntime/fp32")
+    assert static["metric_validation"] > 70  # learned the yes and the no of each label from the teacher
+    assert static["macro_f1"] is None
+    assert open_checkpoint(home / "teacher", TASK).labels == NAMES
+    assert load(open_checkpoint(home / "teacher"), TASK).config.problem_type == "multi_label_classification"
+
+
+def test_the_bundle_answers_behind_every_door(home: Path) -> None:
+    bundle, text = home / "run" / "bundle", "a good fine plot with a bad dull actor"
+    done = subprocess.run([sys.executable, bundle / "selftest.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = paredown("verify", bundle, "--data", home / "test.jsonl")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(paredown("predict", bundle, "--text", text, "--text", "the film").stdout.splitlines()[0])
+    assert found["labels"] == [name for name in NAMES if found["scores"][name] > 0.5]
+    assert set(found["labels"]) >= {"blame", "praise"}
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [2], "data": [text, "the film"]}
+    with client_of(bundle=bundle) as (client, _, _):
+        assert client.post("/predict", json={"text": text}).json()["labels"] == found["labels"]
+        outputs = client.post("/v2/models/remarks/infer", json={"inputs": [tensor]}).json()["outputs"]
+        assert [out["shape"] for out in outputs] == [[2], [2, 3], [2, 3]]
+        assert outputs[0]["data"][0] == ";".join(found["labels"])
+        assert max(outputs[1]["data"][:3]) == pytest.approx(max(found["scores"].values()), abs=0.02)
+
+
+def test_stages_alone(home: Path, tmp_path: Path) -> None:
+    data = ["--task", TASK.name, "--train", home / "train.jsonl", "--validation", home / "validation.csv"]
+    quick = ["--epochs", 1, "--output-dir"]
+    done = paredown("finetune", home / "base", *data, *quick, tmp_path / "tuned", "--learning-rate", 0.005)
+    assert done.returncode == 0, done.stderr
+    assert open_checkpoint(tmp_path / "tuned").labels == NAMES
+    done = paredown("update", home / "teacher", *data, "--new", home / "test.jsonl", *quick, tmp_path / "updated")
+    assert done.returncode == 0, done.stderr
+    assert "forgetting" in done.stdout
+    searched = ["--minutes", 0.02, "--trials", 1, *quick, tmp_path / "searched"]
+    done = paredown("tune", home / "teacher", *data, *searched)
+    assert done.returncode == 0, done.stderr
+    rows = ["--data", home / "test.jsonl", "--task", TASK.name]
+    done = paredown("bench", home / "run" / "bundle", home / "teacher", *rows,
+                    "--min-seconds", 0.05, "--min-repeats", 10, "--processes", 1, "--rounds", 2)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_augmented_rows_keep_their_labels(home: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more.jsonl"
+    done = paredown("augment", "--task", TASK.name, "--train", home / "test.jsonl", "--output", more, "--kind", "swap")
+    assert done.returncode == 0, done.stderr
+    before, after = (TASK.read(str(file), names=NAMES) for file in (home / "test.jsonl", more))
+    assert len(after) > 1.5 * len(before)
+    assert (after.gold[: len(before)] == before.gold).all()
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ('{"text": "a film", "labels": [0, 1, 0]}', "not a 0 or 1 for every label"),
+        ('{"text": "a film", "labels": [true]}', "a list of a row's labels"),
+        ('{"text": "a film"}', "is missing"),
+    ],
+)
+def test_rows_that_mean_something_else(row: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a plot", "labels": []}\n' + row + "\n")
+    with pytest.raises(InputError, match=words):
+        TASK.read(str(tmp_path / "rows.jsonl"), names=NAMES)
+
+
+def test_what_is_refused(home: Path, tmp_path: Path) -> None:
+    data = ["--task", TASK.name, "--train", home / "train.jsonl", "--output-dir", tmp_path / "out"]
+    done = paredown("finetune", home / "teacher", *data, "--class-weights", "balanced")
+    assert done.returncode == 2
+    assert "class_weights: for rows of one label" in done.stderr
+    (tmp_path / "new.jsonl").write_text('{"text": "a film", "labels": ["spam"]}\n' * 6)
+    refused(paredown("update", home / "teacher", *data, "--validation", home / "validation.csv", "--new",
+                     tmp_path / "new.jsonl"), "spam", "old rows do not say")  # fmt: skip
+    (tmp_path / "odd.jsonl").write_text('{"text": "a film", "labels": ["prase"]}\n')
+    refused(
+        paredown("verify", home / "run" / "bundle", "--data", tmp_path / "odd.jsonl"),
+        "line 1",
+        "did you mean 'praise'?",
+    )
+    text = (home / "recipe.yaml").read_text().replace("./", f"{home}/")
+    cascade = "  - name: both\n    cascade: {first: static, then: cut}\ntargets:"
+    (tmp_path / "recipe.yaml").write_text(text.replace("targets:", cascade))
+    refused(paredown("run", tmp_path / "recipe.yaml", "--dry-run"), "'both'", "may have several")
+    other = text.replace("multi-label-", "text-").replace(".jsonl", ".csv")
+    (tmp_path / "recipe.yaml").write_text(other)
+    refused(paredown("run", tmp_path / "recipe.yaml", "--dry-run"), "multi-label-classification", "--task")

@@ -1,0 +1,149 @@
+"""Texts with a number, the whole way: one recipe, then its bundle behind every door."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import BAD, FILLER, GOOD, paredown, refused, write_tokenizer
+from paredown.compress.checkpoint import load, open_checkpoint
+from paredown.compress.errors import InputError
+from paredown.compress.tasks import TASKS
+from serving import client_of
+
+TASK = TASKS["text-regression"]
+RECIPE = """
+name: stars
+task: text-regression
+checkpoint: ./teacher
+data: {train: ./train.jsonl, validation: ./validation.csv, test: ./test.jsonl, unlabeled: ./unlabeled.jsonl}
+max_length: 32
+calibration_rows: 32
+models:
+  - name: cut
+    steps:
+      - prune: {heads: 0.8, ffn: 0.8, multiple: 8, recover: {epochs: 2, learning_rate: 0.003, label_weight: 0.5}}
+      - trim: {frequent: 0}
+  - name: static
+    steps:
+      - static: {epochs: 8, width: 8, pairs: 64, learning_rate: 0.02}
+targets:
+  - {runtime: onnxruntime}
+  - {runtime: onnxruntime, precision: int8-dynamic}
+latency: {threads: 1, processes: 1, extra_processes: 0, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
+choose: {max_drop: 20}
+"""
+
+
+def rows(count: int, seed: int) -> list[dict]:
+    """A thousand for nothing said, 200 up for each good word, 200 down for each bad one."""
+    rng, found = random.Random(seed), []
+    for _ in range(count):
+        good, bad = rng.randrange(4), rng.randrange(4)
+        words = rng.choices(GOOD[:3], k=good) + rng.choices(BAD[:3], k=bad) + rng.choices(FILLER, k=3)
+        found.append({"text": " ".join(rng.sample(words, len(words))), "score": 1000 + 200 * (good - bad)})
+    return found
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, a base model, a teacher that `finetune` made of it, the recipe, and its run in `run`."""
+    path = tmp_path_factory.mktemp("home")
+    for seed, (name, count) in enumerate({"train": 600, "test": 200}.items()):
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(count, seed)))
+    cells = "".join(f"{row['text']},{row['score']}\n" for row in rows(200, 7))
+    (path / "validation.csv").write_text(f"text,score\n{cells}")
+    (path / "unlabeled.jsonl").write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in rows(60, 8)))
+    base = path / "base"
+    base.mkdir()
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=write_tokenizer(base), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=64, pad_token_id=0,
+    )  # fmt: skip
+    transformers.BertForSequenceClassification(config).save_pretrained(base)
+    data = ["--task", TASK.name, "--train", "train.jsonl", "--validation", "validation.csv"]
+    done = paredown("finetune", "base", *data, "--epochs", 12, "--batch-size", 8, "--learning-rate", 2e-3,
+                    "--no-freeze-embeddings", "--output-dir", "teacher", cwd=path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (path / "recipe.yaml").write_text(RECIPE)
+    done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_r2_is_the_share_of_the_variance_that_is_explained() -> None:
+    gold, said = np.array([1.0, 2.0, 3.0, 6.0]), np.array([[1.0], [2.0], [4.0], [5.0]])
+    assert TASK.metric(said, gold) == pytest.approx(100 * (1 - 2 / 14))
+    assert TASK.metric(np.full((4, 1), 3.0), gold) == pytest.approx(0)
+
+
+def test_the_run_chooses_by_r2(home: Path) -> None:
+    choice = json.loads((home / "run" / "choice.json").read_text())
+    assert choice["chosen"]["metric"] == "R2"
+    assert choice["baseline"]["metric_validation"] > 85
+    assert choice["chosen"]["metric_validation"] > 70
+    static = next(c for c in choice["candidates"] if c["name"] == "static/onnxruntime/fp32")
+    assert static["metric_validation"] > 70  # a head that began at 0 has learned numbers around 1000
+    assert static["macro_f1"] is None
+    assert load(open_checkpoint(home / "teacher", TASK), TASK).config.problem_type == "regression"
+
+
+def test_the_bundle_answers_behind_every_door(home: Path) -> None:
+    bundle, text = home / "run" / "bundle", "a good fine plot"
+    done = subprocess.run([sys.executable, bundle / "selftest.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = paredown("verify", bundle, "--data", home / "test.jsonl")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(paredown("predict", bundle, "--text", text, "--text", "the film").stdout.splitlines()[0])
+    assert 1100 < found["value"] < 1700
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [2], "data": [text, "the film"]}
+    with client_of(bundle=bundle) as (client, _, _):
+        assert client.post("/predict", json={"text": text}).json()["value"] == pytest.approx(found["value"], rel=0.02)
+        answer = client.post("/v2/models/stars/infer", json={"inputs": [tensor]}).json()
+        assert [(out["name"], out["shape"]) for out in answer["outputs"]] == [("value", [2]), ("logits", [2, 1])]
+        assert answer["outputs"][0]["data"][0] == pytest.approx(found["value"], rel=0.02)
+        told = client.get("/v2/models/stars").json()["outputs"]
+        edges = json.loads((bundle / "reference.json").read_text())["quantities"]["confidence"]["edges"]
+        assert max(edges) - min(edges) > 100  # drift counts the numbers
+        assert [out["name"] for out in told] == ["value", "logits"]
+
+
+def test_stages_alone(home: Path, tmp_path: Path) -> None:
+    data = ["--task", TASK.name, "--train", home / "train.jsonl", "--validation", home / "validation.csv"]
+    quick = ["--epochs", 1, "--output-dir"]
+    done = paredown("update", home / "teacher", *data, "--new", home / "test.jsonl", *quick, tmp_path / "updated")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "updated" / "update.json").read_text())["forgetting"] < 10
+    done = paredown("tune", home / "teacher", *data, "--minutes", 0.02, "--trials", 1, *quick, tmp_path / "searched")
+    assert done.returncode == 0, done.stderr
+    done = paredown("augment", "--task", TASK.name, "--train", home / "test.jsonl", "--output", tmp_path / "more.jsonl",
+                    "--kind", "swap")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    before, after = (TASK.read(str(file)) for file in (home / "test.jsonl", tmp_path / "more.jsonl"))
+    assert len(after) > 1.5 * len(before)
+    assert (after.gold[: len(before)] == before.gold).all()
+    done = paredown("bench", home / "run" / "bundle", home / "teacher", "--data", home / "test.jsonl", "--task",
+                    TASK.name, "--min-seconds", 0.05, "--min-repeats", 10, "--processes", 1, "--rounds", 2)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_refused(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd.csv").write_text("text,score\na film,3.5\na plot,four\n")
+    with pytest.raises(InputError, match=r"odd.csv, line 3.*a number is expected.*'four'"):
+        TASK.read(str(tmp_path / "odd.csv"))
+    data = ["--task", TASK.name, "--train", home / "train.jsonl", "--output-dir", tmp_path / "out"]
+    done = paredown("finetune", home / "teacher", *data, "--class-weights", "balanced")
+    assert done.returncode == 2
+    assert "nor of a number" in done.stderr
+    text = (home / "recipe.yaml").read_text().replace("./", f"{home}/")
+    cascade = "  - name: both\n    cascade: {first: static, then: cut}\ntargets:"
+    (tmp_path / "recipe.yaml").write_text(text.replace("targets:", cascade))
+    refused(paredown("run", tmp_path / "recipe.yaml", "--dry-run"), "'both'", "have a number")
+    (tmp_path / "recipe.yaml").write_text(text.replace("text-regression", "text-classification"))
+    refused(paredown("run", tmp_path / "recipe.yaml", "--dry-run"), "text-regression", "--task")
