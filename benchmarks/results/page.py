@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from loop_page import looped
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "results.md"
 TITLES = {"rotten-tomatoes": "Rotten Tomatoes", "banking77": "banking77", "imdb": "IMDb"}
 AIMS = {"rotten-tomatoes": 10, "banking77": 8, "imdb": 10}  # times faster than PyTorch at a point of loss or less
 
@@ -45,8 +47,9 @@ precision.
 
 
 def page(out: Path) -> str:
-    """The whole page, of what is there. `out`: where run.py left NAME.json, and `repeat.py` its file; beside it, what
-    `benchmarks/peers/compression.py` and `benchmarks/serving.py` left."""
+    """The whole page: parts that are measured here are new, the others stay as they stand on it. `out`: where run.py
+    left NAME.json, and `repeat.py` its file; beside it, what `benchmarks/peers/compression.py` and
+    `benchmarks/serving.py` left."""
     parts = [section(name, out) for name in TITLES if (out / f"{name}.json").is_file()]
     for part, file in (
         (side_by_side, out.parent / "peers" / "compression.json"),
@@ -55,10 +58,27 @@ def page(out: Path) -> str:
     ):
         if file.is_file():
             parts.append(part(json.loads(file.read_text())))
+    before = titled(PAGE.read_text()) if PAGE.is_file() else {}
     runs = [json.loads(file.read_text()) for file in out.parent.glob("serving*/serving.json")]
     if runs:
         parts.append(served(sorted(runs, key=lambda run: (run["candidate"], run["p99_ms"]))))
-    return "\n".join([HEAD, *parts])
+    return "\n".join([HEAD, *merged(before, titled("\n".join(parts)))])
+
+
+def titled(text: str) -> dict[str, str]:
+    """The parts of a page by their titles, down to those inside "The loop", in their order."""
+    found = re.split(r"^(?=###? )", text, flags=re.MULTILINE)[1:]
+    return {part.partition("\n")[0]: part.rstrip("\n") + "\n" for part in found}
+
+
+def merged(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """The parts of the page: those of `now` in place of those of `before`; one more comes behind its neighbour."""
+    titles, last = list(before), -1
+    for title in now:
+        if title not in before:
+            titles.insert(last + 1, title)
+        last = titles.index(title)
+    return [(before | now)[title] for title in titles]
 
 
 def section(name: str, out: Path) -> str:

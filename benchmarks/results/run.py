@@ -16,7 +16,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from page import page
+from page import PAGE, page
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = {
@@ -39,7 +39,7 @@ def main() -> None:
             call(sys.executable, Path(__file__).with_name("data.py"), args.out, "--banking77", args.banking77)
         for name in args.only:
             make(name, args.out)
-    (ROOT / "docs" / "results.md").write_text(page(args.out))
+    PAGE.write_text(page(args.out))
 
 
 def make(name: str, out: Path) -> None:
