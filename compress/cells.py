@@ -87,6 +87,38 @@ def listed(value: object, where: str, column: str) -> list[str]:
     return [str(part).strip() for part in names]
 
 
+def answers_of(value: object, context: str, where: str, column: str) -> tuple[tuple[int, str], ...]:
+    """The answers in a cell, each with the character of `context` that it begins at; none: the context does not say.
+
+    As in SQuAD, {"text": [...], "answer_start": [...]} or a list of {"text": ..., "answer_start": ...}; or a text, or a
+    list of them, each at the first place where the context has it.
+    """
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        begins = value.get("answer_start") or [None] * len(value["text"])
+        if not isinstance(begins, list) or len(begins) != len(value["text"]):
+            raise InputError(f"{where}: column '{column}': text and answer_start are lists of one length")
+        given: list = list(zip(value["text"], begins, strict=True))
+    elif isinstance(value, list):
+        given = [(v.get("text"), v.get("answer_start")) if isinstance(v, dict) else (v, None) for v in value]
+    else:
+        given = [(value, None)] if value != "" else []
+    found = []
+    for text, begin in given:
+        if not isinstance(text, str) or not text.strip() or not (begin is None or type(begin) is int):
+            raise InputError(
+                f"{where}: column '{column}': an answer's text is expected, or SQuAD's text and answer_start; no "
+                f"answer is an empty cell or an empty list, not {value!r:.60}"
+            )
+        place = context.find(text) if begin is None else begin
+        if place < 0 or context[place : place + len(text)] != text:
+            at = "" if begin is None else f" at character {begin}"
+            raise InputError(
+                f"{where}: the context has no {text[:60]!r}{at}; an answer is a part of it, letter by letter"
+            )
+        found.append((place, text))
+    return tuple(found)
+
+
 def words(value: object, where: str, column: str) -> list[str]:
     """The words (or tags) of a cell: a list, or a string with blanks between them; no word holds a blank."""
     if isinstance(value, str):

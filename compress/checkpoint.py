@@ -18,6 +18,7 @@ from .encoder import Encoder
 from .errors import InputError, missing_extra
 from .families import FAMILIES, STATIC
 from .origin import inherit
+from .questions import ENDS
 from .tasks import SEVERAL, TASKS, Task
 from .untrusted import WEIGHTS, find_weights, read_config, read_json
 
@@ -42,6 +43,8 @@ class Checkpoint:
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names by index; transformers leaves the default names out of config.json."""
+        if self.architecture.endswith(TASKS["question-answering"].head):
+            return ENDS
         named = self.config.get("id2label") or {}
         count = len(named) or self.config.get("num_labels") or 2
         return tuple(str(named.get(str(i), f"LABEL_{i}")) for i in range(count))
@@ -246,7 +249,12 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
 
 
 def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
-    """The model; of a task that reads two texts, one that tells them apart."""
+    """The model; of a task that reads two texts, one that tells them apart; of one that looks for answers, with one
+    output."""
+    if task.answer:
+        from .inference import join_ends
+
+        join_ends(model)
     if task.columns.second:
         from .pairs import tell_types
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .cells import is_number, listed, number, one_label, several_labels, tags, text_of, words
+from .cells import answers_of, is_number, listed, number, one_label, several_labels, tags, text_of, words
 from .encoder import PAIR, Encoder
 from .errors import InputError, nearest
 from .files import open_table
@@ -27,6 +27,7 @@ class Columns:
     second: tuple[str, ...] = ()  # of the text that makes a row of two
     several: bool = False  # labels a row: a list of them, or a cell with semicolons between them
     number: bool = False  # instead of a label
+    answers: bool = False  # parts of the second text, which answer the first
 
 
 TEXT = Columns()
@@ -37,6 +38,9 @@ PAIRS = Columns(
 LABELS = Columns(label=("labels", *LABEL_COLUMNS), several=True)
 NUMBERS = Columns(label=NUMBER_COLUMNS, number=True)
 PAIR_NUMBERS = replace(PAIRS, label=NUMBER_COLUMNS, number=True)
+QUESTIONS = Columns(
+    ("question", "text"), ("answers", "answer"), second=("context", "passage", "paragraph", "text_pair"), answers=True
+)
 WORDS = Columns(("tokens", "words", *TEXT_COLUMNS), ("tags", "ner_tags", "labels"), of_words=True)
 
 
@@ -50,7 +54,8 @@ class Rows:
 
     source: str
     texts: tuple[str, ...]
-    labels: np.ndarray | None  # (rows,) int64 or float64, (rows, names) int64; of words: (rows,) of arrays (words,)
+    # (rows,) int64 or float64, (rows, names) int64; of words: (rows,) of arrays (words,); of questions: of tuples
+    labels: np.ndarray | None
     names: tuple[str, ...] = ()
     groups: tuple[str, ...] | None = None  # the value of the column that was asked for as `group`
 
@@ -75,6 +80,8 @@ class Rows:
     def renamed(self, names: Sequence[str]) -> Rows:
         """The same rows, their labels counted as in `names`; one that is not there comes behind them all."""
         every = (*names, *(name for name in self.names if name not in names))
+        if every == self.names or isinstance(self.gold[0], tuple):  # answers are of no label
+            return replace(self, names=every)
         number = np.array([every.index(name) for name in self.names], dtype=np.int64)
         labels = self.gold
         if labels.dtype == np.float64:
@@ -137,11 +144,14 @@ def read(
         if label_column is not None:
             found = tags if columns.of_words else several_labels if columns.several else one_label
             found = number if columns.number else found
+            if columns.answers:
+                labels.append(answers_of(record.get(label_column), value.partition(PAIR)[2], where, label_column))
+                continue
             labels.append(found(record.get(label_column), known, where, label_column, value))
     if not texts:
         raise InputError(f"{source}: no rows; a header line and at least one row are expected")
     gold = None
-    if label_column is not None and columns.of_words:
+    if label_column is not None and (columns.of_words or columns.answers):
         gold = np.empty(len(labels), dtype=object)
         gold[:] = labels
     elif label_column is not None:
@@ -174,9 +184,11 @@ def read_unlabeled(source: str, *, columns: Columns = TEXT, text: str | None = N
 
 def label_names(source: str, label: str | None = None, columns: Columns = TEXT) -> tuple[str, ...]:
     """The distinct labels of the data, sorted (as numbers when all are): for a checkpoint that has no head yet. Of
-    numbers, the name of their column."""
+    numbers, the name of their column; of answers, the names of their ends."""
     there, records = open_table(source)
     column = _find(source, there, label, columns.label, "label")
+    if columns.answers:
+        return ("start", "end")  # questions.ENDS
     if columns.number:
         return (column,)
     found: set[str] = set()
@@ -200,6 +212,10 @@ def require_two_classes(rows: Rows, names: Sequence[str]) -> None:
     if rows.gold.dtype == np.float64:
         if len(np.unique(rows.gold)) < 2:
             raise InputError(f"{rows.source}: every row has the number {rows.gold[0]:g}; rows that differ are needed")
+        return
+    if isinstance(rows.gold[0], tuple):
+        if len(set(rows.gold)) < 2:
+            raise InputError(f"{rows.source}: every row has the same answer; rows that differ are needed")
         return
     found = np.unique(rows.gold, axis=0) if rows.gold.ndim > 1 else np.unique(rows.every_label())
     if len(found) < 2 and found.ndim > 1:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from .encoder import per_row, run_rows
 from .errors import InputError
-from .inference import answers, divergence, forward, gives_number, has_several
+from .inference import Kind, answers, divergence, forward, kind_of
 from .losses import Judge, Labels, labels_key, supervised
 from .numbers import standard_units
 from .relation import relation_loss, relations
@@ -97,9 +97,10 @@ def heal(
 
 
 def _no_labels(student: PreTrainedModel, rows: int) -> np.ndarray:
-    if gives_number(student):
+    kind = kind_of(student)
+    if kind is Kind.NUMBER:
         return np.full(rows, np.nan)
-    return np.full((rows, len(label_names(student))) if has_several(student) else rows, NO_LABEL)
+    return np.full((rows, len(label_names(student))) if kind is Kind.SEVERAL else rows, NO_LABEL)
 
 
 def _heal(
@@ -113,7 +114,7 @@ def _heal(
     seed: int,
     progress: Progress | None,
 ) -> PreTrainedModel:
-    name, several = labels_key(student), has_several(student)
+    name, kind = labels_key(student), kind_of(student)
     rows = [
         {"input_ids": row, name: label, "teacher_logits": score}
         for row, label, score in zip(ids, given, per_row(scores, ids), strict=True)
@@ -125,7 +126,7 @@ def _heal(
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         with relations(student) if settings.relation_weight else nullcontext([]) as ours:
             out = net(**inputs, output_hidden_states=settings.hidden_weight > 0)
-        logits, taught = (answers(x, inputs["attention_mask"], several) for x in (out.logits, batch["teacher_logits"]))
+        logits, taught = (answers(x, inputs["attention_mask"], kind) for x in (out.logits, batch["teacher_logits"]))
         total = divergence(logits, taught, settings.temperature)
         if looks_inside:
             with torch.no_grad(), relations(teacher) if settings.relation_weight else nullcontext([]) as theirs:
@@ -138,7 +139,7 @@ def _heal(
             if settings.relation_weight:
                 total = total + settings.relation_weight * relation_loss(ours, theirs, mask)
         if settings.label_weight:
-            total = total + settings.label_weight * supervised(out.logits, batch)
+            total = total + settings.label_weight * supervised(out.logits, batch, kind)
         return total
 
     with ExitStack() as during:

@@ -65,6 +65,16 @@ class Encoder:
             found.append(Words(spans, first, len(encoding.ids)))
         return found
 
+    def places(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Of two texts with PAIR between them, where each token of both stands in the second: (tokens, 2) int64,
+        characters, the end not included; -1 for tokens that are not of it."""
+        found = []
+        for encoding in self.tokenizer.encode_batch([parts_of(text) for text in texts]):
+            of_second = np.array([part == 1 for part in encoding.sequence_ids], dtype=bool)
+            places = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+            found.append(np.where(of_second[:, None] & (places[:, :1] < places[:, 1:]), places, -1))
+        return found
+
     def pad(self, rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
         """`collate` of rows of ids with this tokenizer's padding."""
         return collate(rows, self.pad_id)

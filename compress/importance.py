@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 
 from .encoder import Batch
 from .errors import InputError
-from .inference import answers, divergence, has_several, tensors
+from .inference import answers, divergence, kind_of, tensors
 from .structure import sublayers
+from .tasks import near
 
 DAMPING = 1e-3  # of the mean diagonal of a Gram matrix, so that units which never fire do not blow up
 
@@ -136,8 +137,16 @@ def kl_to(model: PreTrainedModel, batches: Sequence[Batch], wanted: Sequence[tor
 def log_probabilities(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """(rows, labels) or (real tokens, labels) float32, the model as it is; numbers (rows, 1) as they are."""
     inputs = tensors(batch)
-    found = answers(model(**inputs).logits, inputs.get("attention_mask"), has_several(model))
+    found = answers(model(**inputs).logits, inputs.get("attention_mask"), kind_of(model))
     return found if found.shape[-1] == 1 else found.log_softmax(-1)
+
+
+def agreement(ours: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
+    """Share of the answers that two models have alike, 0..1; of each what `log_probabilities` gave, one a batch."""
+    if wanted[0].shape[-1] == 1:
+        return float(near(torch.cat(list(ours)).numpy(), torch.cat(list(wanted)).numpy()).mean())
+    pairs = zip(ours, wanted, strict=True)
+    return float(torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in pairs]).float().mean())
 
 
 @contextmanager
@@ -176,7 +185,7 @@ def _traced(model: PreTrainedModel, batches: Sequence[Batch], seed: int):
     for batch in batches:
         with watching(layers, look), torch.enable_grad():
             given = tensors(batch)
-            lines = answers(model(**given).logits, given.get("attention_mask"), has_several(model))
+            lines = answers(model(**given).logits, given.get("attention_mask"), kind_of(model))
             sign = torch.randint(0, 2, lines.shape, generator=signs) * 2.0 - 1.0
             logs = lines.log_softmax(-1)
             terms = lines if lines.shape[-1] == 1 else (logs.detach() / 2).exp() * logs

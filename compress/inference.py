@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import TokenClassifierOutput
 
 from .encoder import Batch
+from .questions import ENDS, NOWHERE
 from .tasks import SEVERAL
 
 
@@ -16,15 +22,38 @@ def tensors(batch: Batch) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
-def answers(logits: torch.Tensor, mask: torch.Tensor | None, several: bool = False) -> torch.Tensor:
-    """One answer a line, float32: (rows, labels) as they are; of (rows, tokens, labels), those of the real tokens. A
+class Kind(Enum):
+    """What the logits of a model choose."""
+
+    LABEL = "one label, of a row or of each token"
+    SEVERAL = "any of the labels"
+    NUMBER = "nothing: they are a number"
+    ENDS = "two tokens of the row, where an answer begins and ends"
+
+
+def kind_of(model: PreTrainedModel) -> Kind:
+    """Told by the class and the config of a model."""
+    if type(model).__name__.endswith("ForQuestionAnswering"):
+        return Kind.ENDS
+    if model.config.problem_type == SEVERAL:
+        return Kind.SEVERAL
+    return Kind.NUMBER if model.config.num_labels == 1 else Kind.LABEL
+
+
+def answers(logits: torch.Tensor, mask: torch.Tensor | None, kind: Kind) -> torch.Tensor:
+    """One choice a line, float32: (rows, labels) as they are; of (rows, tokens, labels), those of the real tokens. A
     line of one is a number.
 
-    `several`: each label is a choice of its own, no or yes, (rows * labels, 2), so that a KL is one of Bernoullis.
+    Several labels: each is a choice of its own, no or yes, (rows * labels, 2), so that a KL is one of Bernoullis. Ends:
+    (rows * 2, tokens), padding with a logit of NOWHERE.
     """
-    if several:
+    if kind is Kind.SEVERAL:
         yes = logits.float().reshape(-1, 1)
         return torch.cat([torch.zeros_like(yes), yes], dim=1)
+    if kind is Kind.ENDS:
+        assert mask is not None
+        there = mask.bool().repeat_interleave(2, dim=0)
+        return logits.float().transpose(1, 2).reshape(len(there), -1).masked_fill(~there, NOWHERE)
     return (logits if logits.ndim == 2 or mask is None else logits[mask.bool()]).float()
 
 
@@ -37,14 +66,18 @@ def divergence(ours: torch.Tensor, wanted: torch.Tensor, temperature: float = 1.
     return temperature**2 * functional.kl_div(mine, target, reduction="batchmean", log_target=True)
 
 
-def has_several(model: PreTrainedModel) -> bool:
-    """A row of this model's may have several labels."""
-    return model.config.problem_type == SEVERAL
+def join_ends(model: PreTrainedModel) -> None:
+    """Let a question-answering model, in place, give its two outputs as one, `logits` (rows, tokens, 2), as the others
+    do."""
+    model.forward = partial(_joined, model.forward)  # not a hook: adapters call forward itself
+    model.config.id2label = dict(enumerate(ENDS))
+    model.config.label2id = {name: i for i, name in enumerate(ENDS)}
 
 
-def gives_number(model: PreTrainedModel) -> bool:
-    """This model's answer is a number, not a label."""
-    return model.config.num_labels == 1 and not has_several(model)
+def _joined(forward: Any, *args: Any, **kwargs: Any) -> TokenClassifierOutput:
+    out = forward(*args, **kwargs)
+    logits = torch.stack([out.start_logits, out.end_logits], dim=-1)
+    return TokenClassifierOutput(logits=logits, hidden_states=out.hidden_states, attentions=out.attentions)  # type: ignore[arg-type]
 
 
 def forward(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

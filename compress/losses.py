@@ -10,15 +10,16 @@ from typing import cast
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from .encoder import run_rows
-from .inference import answers, divergence, forward, gives_number, has_several
+from .inference import Kind, answers, divergence, forward, kind_of
 from .tags import NO_LABEL
 
 CHOSEN = "chosen"  # of a row that may have several labels: 1 and 0, (labels,)
 Labels = np.ndarray | Sequence[np.ndarray]  # (rows,) int64, or (tokens,) of each row; NO_LABEL where there is none;
-# numbers: (rows,) float64, NaN where there is none
+# numbers: (rows,) float64, NaN where there is none; ends of an answer: (tokens, 2) int64, 1 where it begins and ends
 
 
 def one_a_line(labels: Labels) -> np.ndarray:
@@ -28,24 +29,33 @@ def one_a_line(labels: Labels) -> np.ndarray:
 
 def labels_key(model: PreTrainedModel) -> str:
     """The name under which a row to train on has its labels: of a row or its tokens, or 1 and 0 for every label."""
-    return CHOSEN if has_several(model) else "labels"
+    return CHOSEN if kind_of(model) is Kind.SEVERAL else "labels"
 
 
-def answered(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def answered(logits: torch.Tensor, batch: dict[str, torch.Tensor], kind: Kind) -> tuple[torch.Tensor, torch.Tensor]:
     """A model's answers, (lines, labels) float32, and their labels (lines,) int64 (numbers: float64): a line a row, a
-    real token, or a label of a row that may have several."""
-    if CHOSEN in batch:
-        return answers(logits, None, several=True), batch[CHOSEN].reshape(-1)
+    real token, a label of a row that may have several, or an end of an answer."""
+    if kind is Kind.SEVERAL:
+        return answers(logits, None, kind), batch[CHOSEN].reshape(-1)
     mask, labels = batch["attention_mask"], batch["labels"]
-    return answers(logits, mask), labels if labels.ndim == 1 else labels[mask.bool()]
+    lines = answers(logits, mask, kind)
+    if kind is Kind.ENDS:
+        return lines, chosen_tokens(labels)
+    return lines, labels if labels.ndim == 1 else labels[mask.bool()]
+
+
+def chosen_tokens(marks: torch.Tensor) -> torch.Tensor:
+    """(rows, tokens, 2), 1 where an answer begins and ends -> (rows * 2,) int64 the tokens; NO_LABEL where no 1 is."""
+    there = (marks == 1).transpose(1, 2).flatten(0, 1)
+    return torch.where(there.any(dim=1), there.long().argmax(dim=1), NO_LABEL)
 
 
 def supervised(
-    logits: torch.Tensor, batch: dict[str, torch.Tensor], weights: torch.Tensor | None = None
+    logits: torch.Tensor, batch: dict[str, torch.Tensor], kind: Kind, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Mean cross-entropy with the labels that there are, nats; with numbers, half the mean squared error. 0 where no
     row of the batch has one. `weights`: of each label, (labels,)."""
-    lines, labels = answered(logits, batch)
+    lines, labels = answered(logits, batch, kind)
     there = ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
     if not there.any():
         return lines.new_zeros(())
@@ -72,11 +82,22 @@ class Judge:
             run_rows(partial(forward, model), self.ids, int(model.config.pad_token_id or 0), "logits")
         )
         cast(nn.Module, model).to(device).train(training)
-        wanted = torch.from_numpy(one_a_line(self.wanted))
-        if gives_number(model):
+        wanted, kind = torch.from_numpy(one_a_line(self.wanted)), kind_of(model)
+        if kind is Kind.NUMBER:
             return float(divergence(logits, wanted.reshape(-1, 1).to(logits.dtype)))
-        if has_several(model):
-            logits = answers(logits, None, several=True)
-            wanted = answers(wanted, None, several=True) if wanted.is_floating_point() else wanted.reshape(-1)
+        if kind is Kind.SEVERAL:
+            logits = answers(logits, None, kind)
+            wanted = answers(wanted, None, kind) if wanted.is_floating_point() else wanted.reshape(-1)
+        if kind is Kind.ENDS:
+            (logits, mask), (wanted, _) = (rows_again(lines, self.ids) for lines in (logits, wanted))
+            logits = answers(logits, mask, kind)
+            wanted = answers(wanted, mask, kind) if wanted.is_floating_point() else chosen_tokens(wanted)
         wanted = wanted if wanted.ndim == 1 else wanted.softmax(-1)
         return float(nn.functional.cross_entropy(logits, wanted, weight=self.weights))
+
+
+def rows_again(lines: torch.Tensor, ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(tokens of all rows, ...) -> (rows, longest, ...) with zeros behind a row's end, and where its tokens are."""
+    parts = lines.split([len(row) for row in ids])
+    mask = [torch.ones(len(row), dtype=torch.bool) for row in ids]
+    return pad_sequence(parts, batch_first=True), pad_sequence(mask, batch_first=True)

@@ -110,9 +110,15 @@ MEASURED: dict[str, Change] = {"typos": typos, "case": capitals, "length": twice
 KEEP_THE_WORDS = (typos, capitals)  # as many words in the same order, so that labels of words stay true
 
 
-def all_changed(texts: Sequence[str], change: Change, share: float = SHARE, seed: int = 0) -> tuple[str, ...]:
-    """Every text under a change; always the same result for the same texts."""
-    return tuple(changed(text, change, share, np.random.default_rng([seed, i])) for i, text in enumerate(texts))
+def all_changed(
+    texts: Sequence[str], change: Change, share: float = SHARE, seed: int = 0, first: bool = False
+) -> tuple[str, ...]:
+    """Every text under a change; always the same result for the same texts. `first`: of two texts, the first alone."""
+    found = []
+    for i, text in enumerate(texts):
+        head, pair, tail = text.partition(PAIR) if first else (text, "", "")
+        found.append(changed(head, change, share, np.random.default_rng([seed, i])) + pair + tail)
+    return tuple(found)
 
 
 def _beside(letter: str, random: np.random.Generator) -> str:

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .encoder import run_rows
-from .inference import forward, gives_number
+from .inference import Kind, forward, kind_of
 from .tasks import spread
 
 LOOK_ROWS = 256  # that tell where the model stands
@@ -35,7 +35,7 @@ def standard_units(
     A model that is further from them in the mean than they are spread, as one with a fresh head is, is moved there. One
     that answers with labels is left as it is, and the block is given what changes nothing.
     """
-    if not gives_number(model):
+    if kind_of(model) is not Kind.NUMBER:
         yield lambda given: given
         return
     numbers = np.asarray(values, dtype=np.float64).ravel()

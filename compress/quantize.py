@@ -21,6 +21,7 @@ import numpy as np
 
 from .encoder import Batch
 from .errors import InputError, missing_extra
+from .questions import NOWHERE
 from .smooth import smooth
 from .tasks import near, softmax
 
@@ -29,10 +30,11 @@ AGREEMENT = 0.99  # share of rows whose answer INT8 must not change; below it, t
 SLOW_ROWS = 48  # rows for the calibration methods that keep histograms of every activation
 
 
-def dynamic(source: Path, target: Path, judging: Batches = (), *, reduce_range: bool) -> dict:
+def dynamic(source: Path, target: Path, judging: Batches = (), *, reduce_range: bool, ends: bool = False) -> dict:
     """Weights to INT8 now, activations at run time. Works on the graph with fused attention.
 
     `judging`: batches on which the answers are compared with the float model's; without them nothing is compared.
+    `ends`: an output is a choice among a row's tokens, not of each token's label.
     Returns what was found, for the artefact's details.
     """
     quantization = _onnxruntime()
@@ -51,11 +53,17 @@ def dynamic(source: Path, target: Path, judging: Batches = (), *, reduce_range: 
     with tempfile.TemporaryDirectory() as scratch:
         plain = _without_value_info(source, Path(scratch))
         make(plain, target, [])
-        return _mended(plain, target, make, judging, Path(scratch)) if judging else {}
+        return _mended(plain, target, make, judging, Path(scratch), ends=ends) if judging else {}
 
 
 def static(
-    source: Path, target: Path, batches: Batches, *, reduce_range: bool = False, symmetric: bool = False
+    source: Path,
+    target: Path,
+    batches: Batches,
+    *,
+    reduce_range: bool = False,
+    symmetric: bool = False,
+    ends: bool = False,
 ) -> dict:
     """QDQ around MatMul and Gemm; three quarters of `batches` (training rows) give the ranges, the rest judge.
 
@@ -63,6 +71,7 @@ def static(
     them too measured slower and less accurate on this kind of model. Returns what was found.
     `symmetric`: the graph that TensorRT takes, S8 x S8 with zero point 0, float biases, and Q/DQ at the inputs of the
     products only ("Working with Quantized Types", TensorRT's developer guide); judged in the arithmetic it states.
+    `ends`: as in `dynamic`.
     """
     quantization = _onnxruntime()
     of_target: dict = {"DefaultTensorType": 1, "MatMulConstBOnly": True}
@@ -108,19 +117,19 @@ def static(
         scratch = Path(name)
         plain = _without_value_info(source, scratch)
         smoothed = smooth(plain, scratch / "smoothed.onnx", calibrating[:SLOW_ROWS])
-        wanted = _logits(plain, judging)
+        wanted = _logits(plain, judging, ends=ends)
         tried, best = {}, ("", np.inf)
         for method, (_, smoothly, _) in methods.items():
             out = scratch / f"{method}.onnx"
             make(smoothed if smoothly else plain, out, [], method, scratch)
-            tried[method] = _distance(_logits(out, judging, as_stated=symmetric), wanted)
+            tried[method] = _distance(_logits(out, judging, symmetric, ends), wanted)
             if tried[method] < best[1]:
                 best = (method, tried[method])
         chosen = best[0]
         shutil.copyfile(scratch / f"{chosen}.onnx", target)
         base = smoothed if methods[chosen][1] else plain
         remake = partial(make, method=chosen, scratch=scratch)
-        found = _mended(base, target, remake, judging, scratch, as_stated=symmetric)
+        found = _mended(base, target, remake, judging, scratch, symmetric, ends)
         return {"calibration": chosen, "calibration_kl": tried, **found}
 
 
@@ -149,13 +158,14 @@ def _mended(
     judging: Batches,
     scratch: Path,
     as_stated: bool = False,
+    ends: bool = False,
 ) -> dict:
     """Where INT8 changes more answers than AGREEMENT allows, leave the products that hurt most in float, one by one.
 
     The scan quantises each matrix product alone. It stops as soon as the answers are back, or at half of the products.
     """
-    answers = partial(_logits, batches=judging, as_stated=as_stated)
-    wanted = _logits(plain, judging)
+    answers = partial(_logits, batches=judging, as_stated=as_stated, ends=ends)
+    wanted = _logits(plain, judging, ends=ends)
     agreement = _agreement(answers(target), wanted)
     if agreement >= AGREEMENT:
         return {"agreement": agreement, "left_in_float": []}
@@ -199,8 +209,8 @@ def _products(model: Path) -> list[str]:
     ]
 
 
-def _logits(model: Path, batches: Batches, as_stated: bool = False) -> np.ndarray:
-    """First output of every batch, (rows, labels), or (tokens of all rows, labels).
+def _logits(model: Path, batches: Batches, as_stated: bool = False, ends: bool = False) -> np.ndarray:
+    """First output of every batch, (rows, labels), or (tokens of all rows, labels); `ends`: (2 * rows, longest).
 
     `as_stated`: each Q/DQ node computed as it stands, for a target whose INT8 is not this CPU's.
     """
@@ -213,7 +223,17 @@ def _logits(model: Path, batches: Batches, as_stated: bool = False) -> np.ndarra
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     names = {entry.name for entry in session.get_inputs()}
     found = [(np.asarray(session.run(None, {n: a for n, a in b.items() if n in names})[0]), b) for b in batches]
+    if ends:
+        longest = max(batch["attention_mask"].shape[1] for batch in batches)
+        return np.concatenate([_choices(out, batch["attention_mask"], longest) for out, batch in found])
     return np.concatenate([out if out.ndim == 2 else out[batch["attention_mask"] == 1] for out, batch in found])
+
+
+def _choices(out: np.ndarray, mask: np.ndarray, longest: int) -> np.ndarray:
+    """(rows, tokens, 2) -> (2 * rows, longest), NOWHERE where a row has no token."""
+    there = np.repeat(mask == 1, 2, axis=0)
+    lines = np.where(there, out.transpose(0, 2, 1).reshape(there.shape), NOWHERE)
+    return np.pad(lines, [(0, 0), (0, longest - lines.shape[1])], constant_values=NOWHERE)
 
 
 def _distance(ours: np.ndarray, wanted: np.ndarray) -> float:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from . import data, tags
-from .data import LABELS, NUMBERS, PAIR_NUMBERS, PAIRS, TEXT, WORDS, Columns, Rows
+from . import data, noise, questions, tags
+from .data import LABELS, NUMBERS, PAIR_NUMBERS, PAIRS, QUESTIONS, TEXT, WORDS, Columns, Rows
 from .encoder import PAIR, Encoder
 from .errors import InputError
 
@@ -47,13 +47,20 @@ class Task:
         return self.columns.number
 
     @property
+    def answer(self) -> bool:
+        """The answer is a part of the second text: each output is a choice among the tokens of a row."""
+        return self.columns.answers
+
+    @property
     def one_label(self) -> bool:
         """A row has exactly one label."""
         return not self.per_token and not self.several and not self.number
 
-    def same(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    def same(self, ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int] = ()) -> np.ndarray:
         """Which rows, or tokens, two models answer alike, (rows,) bool: all labels the same; numbers within a tenth of
-        how far `theirs` are spread."""
+        how far `theirs` are spread. `lengths`: of the rows in tokens, where the answers are parts of them."""
+        if self.answer:
+            return questions.alike(ours, theirs, lengths)
         if self.number:
             return near(ours, theirs)
         if self.several:
@@ -68,14 +75,27 @@ class Task:
         """`data.read` with this task's columns."""
         return data.read(source, columns=self.columns, **how)
 
+    def changed(
+        self, texts: Sequence[str], change: noise.Change, share: float = noise.SHARE, seed: int = 0
+    ) -> tuple[str, ...]:
+        """`noise.all_changed`; of a question and a context the question alone, so that the answer stays where it is."""
+        return noise.all_changed(texts, change, share, seed, first=self.answer)
+
+    def bears(self, change: noise.Change) -> bool:
+        """The labels of a row stay true under a change."""
+        return not self.columns.of_words or change in noise.KEEP_THE_WORDS
+
     def metric(self, outputs: np.ndarray, gold: Any) -> float:
         """What was gained of what could be, in points, 0..100: the mean of `correct` where that is of bools."""
         return points(self.correct(outputs, gold))
 
     def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
-        """(rows, labels) of rows that are `lengths` tokens long; per token: their mean. Numbers as they are."""
+        """(rows, labels) of rows that are `lengths` tokens long; per token: their mean. Numbers as they are; of answers
+        (rows, 2): that there is none, and that it is the likeliest."""
         if self.number:
             return outputs
+        if self.answer:
+            return questions.says(outputs, lengths)
         found = sigmoid(outputs) if self.several else softmax(outputs)
         if not self.per_token:
             return found
@@ -185,6 +205,10 @@ def _entities(logits: np.ndarray, labels: tuple[str, ...], texts: Sequence[str],
     return tags.decode(softmax(logits), labels, texts, encoder)
 
 
+def _found_answers(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
+    return questions.decode(outputs, texts, encoder)
+
+
 TASKS = {
     "text-classification": Task(
         name="text-classification",
@@ -263,6 +287,20 @@ TASKS = {
         correct=tags.found,
         decode=_entities,
         columns=WORDS,
+        per_token=True,
+    ),
+    "question-answering": Task(
+        name="question-answering",
+        head="ForQuestionAnswering",
+        auto_class="AutoModelForQuestionAnswering",
+        inputs=("input_ids", "attention_mask"),
+        output="logits",
+        metric_name="F1",
+        gold=questions.asked,
+        taught=questions.ends,
+        correct=questions.right,
+        decode=_found_answers,
+        columns=QUESTIONS,
         per_token=True,
     ),
     # Can be cut, saved, loaded and exported; recipes and the command line read text only.

@@ -21,7 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from .encoder import collate
 from .errors import InputError, StepError, nearest
-from .inference import gives_number, has_several
+from .inference import Kind, kind_of
 from .losses import Judge, Labels, labels_key, one_a_line, supervised
 from .numbers import standard_units
 from .settings import Finetune, Training
@@ -68,15 +68,15 @@ def _finetune(
     progress: Progress | None,
     callbacks: Sequence[TrainerCallback],
 ) -> PreTrainedModel:
-    name = labels_key(model)
+    name, kind = labels_key(model), kind_of(model)
     rows = [{"input_ids": row, name: label} for row, label in zip(ids, labels, strict=True)]
-    if settings.class_weights is not None and (has_several(model) or gives_number(model)):
-        raise InputError("class_weights: for rows of one label each, not of several, nor of a number")
+    if settings.class_weights is not None and kind_of(model) is not Kind.LABEL:
+        raise InputError("class_weights: for rows, or words, of one label each, not of several, a number or an answer")
     weights = label_weights(settings.class_weights, labels, label_names(model))
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         logits = net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        return supervised(logits, batch, weights)
+        return supervised(logits, batch, kind, weights)
 
     judge = None if validation is None else Judge(*validation, weights)
     train = partial(fit, model, rows, judge=judge, seed=seed, progress=progress)

@@ -19,8 +19,9 @@ from transformers import PreTrainedModel, TrainerCallback
 from .data import some_of
 from .distill import teacher_scores
 from .errors import InputError, StepError, missing_extra
-from .inference import gives_number, has_several
+from .inference import Kind, kind_of
 from .losses import Labels, one_a_line
+from .questions import alike
 from .settings import Adapter, Adversary, Finetune, Tune
 from .tags import NO_LABEL
 from .tasks import labels_right, points
@@ -148,13 +149,18 @@ class _Watch(TrainerCallback):
         self.trial, self.ids, self.labels, self.looked = trial, ids, labels, 0
 
     def metric(self, model: PreTrainedModel) -> float:
-        """Accuracy on the held-out rows, or their words, in points; F1 where a row may have several labels; of numbers,
-        the square of the correlation, which does not depend on the unit that they are trained in."""
+        """Accuracy on the held-out rows, or their words, in points; F1 where a row may have several labels; of
+        answers, the rows with both ends right; of numbers, the square of the correlation, which does not depend on the
+        unit that they are trained in."""
         gold, scores = one_a_line(self.labels), teacher_scores(model, self.ids)
-        if has_several(model):
+        if kind_of(model) is Kind.SEVERAL:
             return points(labels_right(scores, gold))
-        if gives_number(model):
+        if kind_of(model) is Kind.NUMBER:
             return float(100 * np.corrcoef(scores[:, 0], gold)[0, 1] ** 2) if scores.std() and gold.std() else 0.0
+        if kind_of(model) is Kind.ENDS:
+            marks = np.split(gold, np.cumsum([len(row) for row in self.ids])[:-1])
+            cut_off = np.array([bool((row == NO_LABEL).any()) for row in marks])
+            return float(100 * alike(scores, gold, [len(row) for row in self.ids])[~cut_off].mean())
         return float(100 * (scores.argmax(-1) == gold)[gold != NO_LABEL].mean())
 
     def on_step_end(self, args, state, control, **kwargs):

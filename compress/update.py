@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from .distill import teacher_scores
 from .encoder import per_row
 from .errors import InputError
-from .inference import answers, divergence, gives_number, has_several
+from .inference import Kind, answers, divergence, kind_of
 from .losses import Judge, Labels, labels_key, one_a_line, supervised
 from .numbers import standard_units
 from .settings import Update
@@ -66,7 +66,7 @@ def _update(
 ) -> PreTrainedModel:
     """`update` in the model's units; `kept`: old rows that tell what its weights are worth."""
     known = model.num_labels
-    name, several = labels_key(model), has_several(model)
+    name, kind = labels_key(model), kind_of(model)
     rows: list[dict] = [{"input_ids": row, name: label} for row, label in zip(ids, wanted, strict=True)]
     if settings.lwf:
         for row, score in zip(rows, per_row(teacher_scores(model, ids), ids), strict=True):
@@ -77,10 +77,10 @@ def _update(
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         mask = batch["attention_mask"]
         logits = net(input_ids=batch["input_ids"], attention_mask=mask).logits
-        total = supervised(logits, batch)
+        total = supervised(logits, batch, kind)
         if settings.lwf:
-            before = answers(batch["old_logits"], mask, several)
-            now = answers(logits[..., :known], mask, several)
+            before = answers(batch["old_logits"], mask, kind)
+            now = answers(logits[..., :known], mask, kind)
             total = total + settings.lwf * divergence(now, before, settings.temperature)
         if hold is not None:
             total = total + settings.ewc / 2 * hold.distance(model)
@@ -150,8 +150,8 @@ class _Hold:
         for row in ids:
             batch = torch.tensor([row])
             mask = torch.ones_like(batch)
-            lines = answers(frozen(input_ids=batch, attention_mask=mask).logits, mask, has_several(model))
-            if not gives_number(model):
+            lines = answers(frozen(input_ids=batch, attention_mask=mask).logits, mask, kind_of(model))
+            if kind_of(model) is not Kind.NUMBER:
                 chances = lines.log_softmax(-1)
                 lines = chances.gather(1, torch.multinomial(chances.exp(), 1, generator=random))
             cast(nn.Module, frozen).zero_grad()

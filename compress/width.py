@@ -14,7 +14,7 @@ from .data import some_of
 from .encoder import batches_of
 from .errors import InputError
 from .importance import observe, removal_path, watching
-from .inference import answers, has_several, tensors
+from .inference import answers, kind_of, tensors
 from .structure import blocks, cut, describe_by_config, family, head_size, structure_of, sublayers
 
 ROWS = 128  # that the width is chosen on
@@ -71,7 +71,7 @@ def _worth(model: PreTrainedModel, batches) -> torch.Tensor:
     for batch in batches:
         with watching(norms, look), torch.enable_grad():
             given = tensors(batch)
-            logits = answers(model(**given).logits, given["attention_mask"], has_several(model))
+            logits = answers(model(**given).logits, given["attention_mask"], kind_of(model))
             sure = logits if logits.shape[-1] == 1 else logits.log_softmax(-1).amax(-1)
             gradients = torch.autograd.grad(sure.sum(), outputs)
         for output, gradient in zip(outputs, gradients, strict=True):

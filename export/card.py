@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from ..compress.origin import card_head
+from ..compress.questions import LONGEST
 from ..compress.tasks import TASKS
 
 LIBRARY = {"onnxruntime": "onnx", "openvino": "openvino"}  # the Hub's names
@@ -141,6 +142,8 @@ def _data(about: About) -> str:
 
 
 def _limits(manifest: dict) -> str:
+    if TASKS[manifest["task"]].answer:
+        return f"an answer is {LONGEST} tokens long at most, and what is cut off of a long context is not looked at."
     if TASKS[manifest["task"]].per_token:
         return "words are what blanks part, and one that is cut off has no label."
     if TASKS[manifest["task"]].several:
@@ -152,6 +155,8 @@ def _limits(manifest: dict) -> str:
 
 def _answer(manifest: dict) -> str:
     """Python that prints the answer of `logits`, in the bundle's directory."""
+    if TASKS[manifest["task"]].answer:
+        return "logits[0].argmax(0).tolist()  # its first and its last token"
     if TASKS[manifest["task"]].per_token:
         return '[manifest["labels"][i] for i in logits[0].argmax(-1)]'
     if TASKS[manifest["task"]].several:

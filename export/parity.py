@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,15 @@ class Parity:
         return asdict(self)
 
 
-def compare(ours: np.ndarray, theirs: np.ndarray, gold: Any, task: Task) -> Parity:
+def compare(ours: np.ndarray, theirs: np.ndarray, gold: Any, task: Task, lengths: Sequence[int] = ()) -> Parity:
     """Compare outputs (rows, labels) of an artefact with its checkpoint's; `gold` as `Task.correct` takes it, None
-    where nobody knows what is right: then the metric counts for nothing.
+    where nobody knows what is right: then the metric counts for nothing. `lengths`: as `Task.same` takes them.
     """
     difference = np.abs(ours.astype(np.float64) - theirs) / (spread(theirs) if task.number else 1.0)
     return Parity(
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),
-        agreement=float(task.same(ours, theirs).mean()),
+        agreement=float(task.same(ours, theirs, lengths).mean()),
         metric_drop=0.0 if gold is None else float(task.metric(theirs, gold) - task.metric(ours, gold)),
     )
 

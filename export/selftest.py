@@ -29,6 +29,7 @@ else:
 import numpy as np
 
 SEVERAL = "multi-label-classification"  # the task whose rows may have several labels
+ENDS = "question-answering"  # whose answer is a part of the second text
 NUMBERS = ("text-regression", "text-pair-regression")  # whose answer is a number
 __all__ = ["MANIFEST", "BundleError", "check_files", "read_manifest"]  # for those who want all the checks from here
 
@@ -121,11 +122,13 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encode
     return worst
 
 
-def answer_of(output: np.ndarray, labels: list[str], task: str) -> str | list[str] | float:
+def answer_of(output: np.ndarray, labels: list[str], task: str) -> str | list[str] | list[int] | float:
     """The likeliest label of (labels,), or of each token of (tokens, labels); all that are likely, where a text may
-    have several; the number."""
+    have several; the number; the likeliest token for each end of an answer."""
     if task in NUMBERS:
         return float(output[0])
+    if task == ENDS:
+        return output.argmax(axis=0).tolist()
     if task == SEVERAL:
         return [label for label, logit in zip(labels, output, strict=True) if logit > 0]
     best = output.argmax(axis=-1)

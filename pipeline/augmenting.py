@@ -44,7 +44,9 @@ def augment(
         raise InputError(f"--output {output}: a new file that ends in .jsonl is expected")
     kinds = task_named(task)
     if kinds.per_token:
-        raise InputError(f"--task {task}: augment changes, moves and leaves out words, and their tags with them")
+        raise InputError(
+            f"--task {task}: augment changes, moves and leaves out words, and their tags or answers with them"
+        )
     settings = checked(
         Augment,
         {

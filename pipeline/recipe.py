@@ -27,6 +27,7 @@ TaskName = Literal[
     "text-regression",
     "text-pair-regression",
     "token-classification",
+    "question-answering",
 ]
 Sink = Literal["mlflow", "tensorboard", "wandb"]
 assert set(get_args(TaskName)) == {name for name, task in TASKS.items() if task.reads_text}
@@ -241,12 +242,12 @@ class Recipe(Settings):
             )
         if whole and TASKS[self.task].per_token:
             raise ValueError(
-                f"models: '{whole[0]}': cascades and static students answer for a whole text, {self.task} for each word"
+                f"models: '{whole[0]}': cascades and static students answer for a whole text, {self.task} for its words"
             )
         if self.explain_rows and (not TASKS[self.task].one_label or TASKS[self.task].columns.second):
             raise ValueError(f"explain_rows: for tasks that give one whole text one label, not {self.task}")
         if TASKS[self.task].per_token and any(entry.augment for entry in self.adapt):
-            raise ValueError("adapt: augment changes, moves and leaves out words, and their tags with them")
+            raise ValueError("adapt: augment changes, moves and leaves out words, and their tags or answers with them")
         if not any(target.runtime != "pytorch" for target in self.targets):
             raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
         return self

@@ -46,15 +46,14 @@ def robustness(
     changes = noise.MEASURED | {"deletion": noise.deletion, "swap": noise.swap}
     if synonyms is not None:
         changes["synonyms"] = noise.synonyms(noise.read_synonyms(synonyms))
-    if kind.per_token:
-        changes = {name: change for name, change in changes.items() if change in noise.KEEP_THE_WORDS}
+    changes = {name: change for name, change in changes.items() if kind.bears(change)}
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InputError(f"--json {json_file}: no such directory")
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         artifacts = adopted(models, Path(scratch), kind, max_length)
         read = [kind.read(data, text=text_column, label=label_column, names=a.labels) for a in artifacts]
         texts = {"as they are": read[0].texts} | {
-            name: noise.all_changed(read[0].texts, change, share, seed) for name, change in changes.items()
+            name: kind.changed(read[0].texts, change, share, seed) for name, change in changes.items()
         }
         try:
             right = [

@@ -36,7 +36,8 @@ def evaluate(
         if rows is None:
             continue
         report(share, f"scoring {name}")
-        outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, job.task.output)
+        ids = encoder.ids(rows.texts)
+        outputs = run_rows(session, ids, encoder.pad_id, job.task.output)
         np.save(out / f"{name}.npy", outputs)
         gold = job.task.gold(rows, encoder)
         correct = job.task.correct(outputs, gold)
@@ -44,7 +45,7 @@ def evaluate(
         result[f"correct_{name}"] = _recorded(correct)
         if candidate != reference and name == "validation":
             theirs = _expected(job, candidate, reference, done)
-            parity = compare(outputs, theirs, gold, job.task)
+            parity = compare(outputs, theirs, gold, job.task, list(map(len, ids)))
             precision = candidate.target.precision
             gate(
                 parity,
@@ -69,9 +70,9 @@ def _robustness(job: Job, session: Session, encoder: Encoder) -> dict[str, str |
     """For each change of the texts, which of the same validation rows are right under it."""
     sample, found = job.validation.sample(job.recipe.robustness_rows), {}
     for name, change in noise.MEASURED.items():
-        if job.task.per_token and change not in noise.KEEP_THE_WORDS:
+        if not job.task.bears(change):
             continue
-        rows = replace(sample, texts=noise.all_changed(sample.texts, change))
+        rows = replace(sample, texts=job.task.changed(sample.texts, change))
         outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, job.task.output)
         found[name] = _recorded(job.task.correct(outputs, job.task.gold(rows, encoder)))
     return found

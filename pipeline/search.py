@@ -107,9 +107,7 @@ def _trials(
     began: float,
     report: Report,
 ) -> list[Trial]:
-    import torch
-
-    from ..compress.importance import kl_to, log_probabilities
+    from ..compress.importance import agreement, kl_to, log_probabilities
     from ..compress.prune import prune, shape_of, weigh
 
     ids, _ = all_rows(job, job.checkpoint)
@@ -137,10 +135,9 @@ def _trials(
         smaller = copy.deepcopy(model)
         prune(smaller, batches, cut, table=table, weighed=weighed)
         ours = [log_probabilities(smaller, batch) for batch in judging]
-        agreement = job.task.same(*(torch.cat(found).numpy() for found in (ours, wanted))).mean()
         ms = table.predict(shape_of(smaller))
         trial.set_user_attr("settings", cut.model_dump(mode="json", exclude_defaults=True))
-        trial.set_user_attr("agreement", float(agreement))
+        trial.set_user_attr("agreement", agreement(ours, wanted))
         return ms, kl_to(smaller, judging, wanted)
 
     while len(study.trials) < MOST_TRIALS and (
@@ -248,8 +245,8 @@ def _models(chosen: list[Trial], epochs: float, task: Task) -> list[Model]:
 
 
 def _commonest(job: Job) -> float:
-    """Share of the commonest label among the training rows; 0 for numbers."""
-    if job.task.number:
+    """Share of the commonest label among the training rows; 0 for numbers and answers."""
+    if job.task.number or job.task.answer:
         return 0.0
     labels = job.train.every_label()
     return float(np.bincount(labels).max() / len(labels))

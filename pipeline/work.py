@@ -124,7 +124,9 @@ def all_rows(job: Job, source: Checkpoint) -> tuple[list[list[int]], list[np.nda
     ids, labels = encoder.ids(all_texts(job)), list(job.task.taught(job.train, encoder))
     shape = (len(job.checkpoint.labels),) if job.task.several else ()
     filler = np.nan if job.task.number else NO_LABEL
-    none = [np.full(len(row) if job.task.per_token else shape, filler) for row in ids[len(labels) :]]
+    if job.task.answer:
+        shape = (2,)
+    none = [np.full((len(row), *shape) if job.task.per_token else shape, filler) for row in ids[len(labels) :]]
     return ids, labels + none
 
 

@@ -140,8 +140,8 @@ class Server:
             model = served.model
             wanted, binary = binary_outputs(asked, list(model.outputs))
             texts, ids = rows_of(values, model, self.settings)
-            job, logits, _ = await self._answer(request, served, texts, ids, deadline)
-            made = model.tensors(logits, list(map(len, job.ids)))
+            job, logits, answers = await self._answer(request, served, texts, ids, deadline)
+            made = model.tensors(logits, list(map(len, job.ids)), answers)
             head = {"model_name": name, "model_version": model.version}
             head |= {} if asked.id is None else {"id": asked.id}
             content, length = encode(head, [(n, *made[n]) for n in wanted], binary)

@@ -56,6 +56,9 @@ class Model:
         """What protocol v2 gives, name -> (datatype, shape)."""
         one = [-1, -1] if self.task.per_token else [-1]  # a row, or its tokens
         two = [*one, len(self.labels)]
+        if self.task.answer:
+            ends = {name: ("INT64", [-1]) for name in ("start", "end")}
+            return {"answer": ("BYTES", [-1]), **ends, "score": ("FP32", [-1]), self.output: ("FP32", two)}
         if self.task.number:
             return {"value": ("FP32", one), self.output: ("FP32", two)}
         return {"label": ("BYTES", one), "scores": ("FP32", two), self.output: ("FP32", two)}
@@ -78,8 +81,21 @@ class Model:
         """One answer per text; `logits` are one line a row, or a token."""
         return self.task.decode(logits, self.labels, texts, self.predictor.encoder)
 
-    def tensors(self, logits: np.ndarray, lengths: list[int]) -> dict[str, tuple]:
-        """The outputs of protocol v2, name -> (datatype, values, shape), for rows of these lengths in tokens."""
+    def tensors(self, logits: np.ndarray, lengths: list[int], answers: list[dict]) -> dict[str, tuple]:
+        """The outputs of protocol v2, name -> (datatype, values, shape), for rows of these lengths in tokens; `answers`
+        to their texts, if they came as texts."""
+        if self.task.answer:
+            place = np.arange(max(lengths)) < np.array(lengths)[:, None]
+            wide = np.zeros([*place.shape, 2], np.float32)
+            wide[place] = logits
+            count = [len(answers)]
+            ends = {n: ("INT64", np.array([a[n] for a in answers], np.int64), count) for n in ("start", "end")}
+            return {
+                "answer": ("BYTES", [a["answer"] for a in answers], count),
+                **ends,
+                "score": ("FP32", np.array([a["score"] for a in answers], np.float32), count),
+                self.output: ("FP32", wide, list(wide.shape)),
+            }
         if self.task.number:
             values = ("FP32", logits[:, 0], [len(logits)])
             return {"value": values, self.output: ("FP32", logits, list(logits.shape))}
@@ -115,12 +131,12 @@ class Model:
 
     def metadata(self) -> dict:
         """Inputs and outputs as GET /v2/models/{model} lists them; a request gives the text or the ids."""
+        ids = () if self.task.answer else (IDS, MASK)  # an answer is a part of a text
         return {
             "platform": self.platform,
             "inputs": [
                 *({"name": name, "datatype": "BYTES", "shape": [-1]} for name in self.texts),
-                {"name": IDS, "datatype": "INT64", "shape": [-1, -1]},
-                {"name": MASK, "datatype": "INT64", "shape": [-1, -1]},
+                *({"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in ids),
             ],
             "outputs": [{"name": n, "datatype": kind, "shape": shape} for n, (kind, shape) in self.outputs.items()],
             "labels": list(self.labels),
@@ -138,6 +154,8 @@ def rows_of(
                 raise Refused(400, f"{name}: BYTES of shape [rows] is expected")
         first, second = (values[name].ravel().tolist() if name in values else [] for name in (TEXT, SECOND))
         return check_texts(first, second, model, settings), []
+    if model.task.answer:
+        raise Refused(400, f"inputs: '{TEXT}' and '{SECOND}' (BYTES), a question and where its answer is looked for")
     if set(values) not in ({IDS, MASK}, {IDS}):
         texts = " and ".join(f"'{name}'" for name in model.texts)
         raise Refused(
