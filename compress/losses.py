@@ -98,6 +98,6 @@ class Judge:
 
 def rows_again(lines: torch.Tensor, ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """(tokens of all rows, ...) -> (rows, longest, ...) with zeros behind a row's end, and where its tokens are."""
-    parts = lines.split([len(row) for row in ids])
+    parts = list(lines.split([len(row) for row in ids]))
     mask = [torch.ones(len(row), dtype=torch.bool) for row in ids]
     return pad_sequence(parts, batch_first=True), pad_sequence(mask, batch_first=True)
