@@ -70,7 +70,8 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
 
 def _ticks(low: float, high: float) -> list[float]:
     span = (high - low) / 5
-    step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if s >= span or s == 50)
+    every = (m * 10.0**e for e in range(-1, 300) for m in (1, 2, 5))
+    step = next(s for s in every if s >= span)
     return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 

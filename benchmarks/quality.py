@@ -72,10 +72,11 @@ def mcnemar_p(baseline: np.ndarray, candidate: np.ndarray) -> float:
 
 
 def negative_flips(baseline: np.ndarray, candidate: np.ndarray) -> int:
-    """Rows that were right before and are wrong now; of points: those that lose some."""
+    """Rows that were right before and are wrong now; of points: those that lose more than a hundredth of one, which
+    rounding moves a number by."""
     if baseline.ndim == 2:
         lost = [possible - gained for gained, possible in (baseline.T, candidate.T)]
-        return int((lost[1] > lost[0]).sum())
+        return int((lost[1] > lost[0] + 0.01).sum())
     return int((baseline & ~candidate).sum())
 
 

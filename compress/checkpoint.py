@@ -125,7 +125,8 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
             )
         raise InputError(
             f"{path / 'config.json'}: architectures is '{checkpoint.architecture}', but {task.name} needs a head that "
-            f"ends in '{task.head}'; fine-tune it first: paredown finetune {path} --train F --validation F"
+            f"ends in '{task.head}'; fine-tune it first: paredown finetune {path} --task {task.name} --train F "
+            "--validation F"
         )
     if task is not None and not task.reads_text:
         return checkpoint

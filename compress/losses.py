@@ -24,7 +24,7 @@ Labels = np.ndarray | Sequence[np.ndarray]  # (rows,) int64, or (tokens,) of eac
 
 def one_a_line(labels: Labels) -> np.ndarray:
     """Labels (or logits) of rows as they are; those of tokens, one row's after another's."""
-    return labels if isinstance(labels, np.ndarray) else np.concatenate(labels)
+    return labels if isinstance(labels, np.ndarray) else np.concatenate([np.atleast_1d(label) for label in labels])
 
 
 def labels_key(model: PreTrainedModel) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .data import some_of
 from .encoder import run_rows
 from .inference import Kind, forward, kind_of
 from .tasks import spread
@@ -27,13 +28,14 @@ Values = TypeVar("Values")
 
 @contextmanager
 def standard_units(
-    model: PreTrainedModel, ids: Sequence[Sequence[int]], values: Sequence | np.ndarray
+    model: PreTrainedModel, ids: Sequence[Sequence[int]], values: Sequence | np.ndarray, *, move: bool = True
 ) -> Iterator[Callable[[Values], Values]]:
     """While the block runs, `model` answers in the unit in which `values` (rows,) or (rows, 1), the numbers that belong
     to `ids`, have mean 0 and variance 1; the block is given what brings others to it.
 
-    A model that is further from them in the mean than they are spread, as one with a fresh head is, is moved there. One
-    that answers with labels is left as it is, and the block is given what changes nothing.
+    A model that is further from them in the mean than they are spread, as one with a fresh head is, is moved there,
+    unless what it says is to be kept (`move`). One that answers with labels is left as it is, and the block is given
+    what changes nothing.
     """
     if kind_of(model) is not Kind.NUMBER:
         yield lambda given: given
@@ -42,8 +44,9 @@ def standard_units(
     unit = spread(numbers)
     head = last_layer(model)
     mean = float(numbers.mean()) if head.bias is not None else 0.0
-    said = run_rows(partial(forward, model), ids[:LOOK_ROWS], int(model.config.pad_token_id or 0), "logits")
-    off = float(numbers[:LOOK_ROWS].mean() - said.mean())
+    look = some_of(len(ids), LOOK_ROWS)
+    said = run_rows(partial(forward, model), [ids[i] for i in look], int(model.config.pad_token_id or 0), "logits")
+    off = float(numbers[look].mean() - said.mean()) if move else 0.0
     with torch.no_grad():
         head.weight.div_(unit)
         if head.bias is not None:

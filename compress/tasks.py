@@ -129,8 +129,10 @@ def near(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def spread(outputs: np.ndarray) -> float:
-    """The standard deviation of a model's numbers; their size where they are all the same, 1 where that is 0."""
-    return float(outputs.std()) or float(np.abs(outputs).max(initial=0)) or 1.0
+    """The standard deviation of a model's numbers; their size where they are all the same but for rounding, 1 where
+    that is 0."""
+    deviation, size = float(outputs.std()), float(np.abs(outputs).max(initial=0))
+    return deviation if deviation > 1e-6 * size else size or 1.0
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -187,13 +189,13 @@ def _label_scores(logits: np.ndarray, labels: tuple[str, ...], texts: Sequence[s
 
 
 def explained(outputs: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """outputs (rows, 1), gold (rows,) -> (rows, 2): how much nearer to the truth than its mean, squared; and how far
-    the mean is from it, squared.
+    """outputs (rows, 1), gold (rows,) -> (rows, 2): 1 less the squared error in variances of all gold numbers; and 1.
 
-    The ratio of the sums is R2, the share of the variance that is explained; below 0 for a model worse than the mean.
+    The mean is R2, the share of the variance that is explained; below 0 for a model worse than the mean. Part of the
+    rows is held against the variance of all of them, so that a group whose numbers are alike is not judged by those.
     """
-    missed = np.square(gold - gold.mean())
-    return np.stack([missed - np.square(gold - outputs[:, 0]), missed], axis=1)
+    gained = 1 - np.square((gold - outputs[:, 0]) / spread(gold))
+    return np.stack([gained, np.ones_like(gained)], axis=1)
 
 
 def _values(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:

@@ -129,6 +129,7 @@ def fit(
 
         loss = hardened(loss, model, settings.adversarial)
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    forward = vars(model).get("forward")
     try:
         if settings.freeze_embeddings:
             embeddings.requires_grad_(False)
@@ -158,6 +159,10 @@ def fit(
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+        for name in ("forward", "_original_forward"):  # accelerate's, which computes in bf16 where that is fast
+            vars(model).pop(name, None)
+        if forward is not None:
+            model.forward = forward
     cast(nn.Module, model).to("cpu").eval()
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():

@@ -156,7 +156,8 @@ class _Watch(TrainerCallback):
         if kind_of(model) is Kind.SEVERAL:
             return points(labels_right(scores, gold))
         if kind_of(model) is Kind.NUMBER:
-            return float(100 * np.corrcoef(scores[:, 0], gold)[0, 1] ** 2) if scores.std() and gold.std() else 0.0
+            correlation = np.corrcoef(scores[:, 0], gold)[0, 1] if scores.std() and gold.std() else 0.0
+            return float(100 * max(0.0, correlation) ** 2)  # the other way round is nothing learned
         if kind_of(model) is Kind.ENDS:
             marks = np.split(gold, np.cumsum([len(row) for row in self.ids])[:-1])
             cut_off = np.array([bool((row == NO_LABEL).any()) for row in marks])

@@ -47,7 +47,7 @@ def update(
     picked = replayed(old[1], round(settings.replay * len(new[1])), seed)
     ids = [*new[0], *(old[0][i] for i in picked)]
     wanted = [*new[1], *(old[1][i] for i in picked)]
-    with standard_units(model, ids, wanted) as unit:
+    with standard_units(model, ids, wanted, move=False) as unit:  # what it said before is to be kept
         judge = None if validation is None else Judge(validation[0], unit(validation[1]))
         kept = [old[0][i] for i in replayed(old[1], settings.ewc_rows, seed)]
         return _update(model, ids, unit(wanted), kept, labels, settings, judge, seed, progress)

@@ -117,13 +117,15 @@ def write_bundle(
     (out / "README.md").write_text(model_card(manifest, choice, about, sizes), encoding="utf-8")
     write_sbom(out, name, manifest["version"], about.licence, tool, loaded, packages, environment)
     session, encoder = open_model(out, manifest)
-    _write_golden(out, manifest, golden_texts, session, encoder)
+    size = 0.0
     if reference_texts:
         ids = [row or [encoder.pad_id] for row in encoder.ids(reference_texts)]
         outputs = encoder_module.run_rows(session, ids, encoder.pad_id, manifest["outputs"][0])
+        size = spread(outputs)
         shares = TASKS[artifact.task].probabilities(outputs, [len(row) for row in ids])
         reference = describe(ids, shares, _unknown_token(encoder))
         (out / "reference.json").write_text(json.dumps(reference) + "\n")
+    _write_golden(out, manifest, golden_texts, session, encoder, size)
     manifest["files"] = {
         path.relative_to(out).as_posix(): {"sha256": _sha256(path), "bytes": path.stat().st_size}
         for path in sorted(out.rglob("*"))
@@ -135,8 +137,14 @@ def write_bundle(
 
 
 def _write_golden(
-    out: Path, manifest: dict, texts: Sequence[str], session: Session, encoder: encoder_module.Encoder
+    out: Path,
+    manifest: dict,
+    texts: Sequence[str],
+    session: Session,
+    encoder: encoder_module.Encoder,
+    size: float,
 ) -> None:
+    """`size`: how far numbers are spread, 0 where only these rows can tell; their tolerance goes with it."""
     runtime, rows = manifest["runtime"], []
     for text in texts[:GOLDEN_ROWS]:
         ids = encoder.ids([text])[0]
@@ -145,7 +153,7 @@ def _write_golden(
         rows.append({"text": text, "input_ids": ids, "output": output.tolist(), "answer": answer})
     tolerance = GOLDEN_TOLERANCE[runtime][manifest["precision"]]
     if TASKS[manifest["task"]].number:  # which has a unit, as a logit has not
-        tolerance *= spread(np.array([row["output"] for row in rows]))
+        tolerance *= size or spread(np.array([row["output"] for row in rows]))
     golden = {"tolerance": {runtime: tolerance}, "rows": rows}
     (out / manifest["golden"]).write_text(json.dumps(golden, indent=1) + "\n")
 

@@ -12,7 +12,8 @@ from ..compress.questions import LONGEST
 from ..compress.tasks import TASKS
 
 LIBRARY = {"onnxruntime": "onnx", "openvino": "openvino"}  # the Hub's names
-HUB_TASK = dict.fromkeys(("text-pair-classification", "multi-label-classification"), "text-classification")
+TEXT_TASKS = ("text-pair-classification", "multi-label-classification", "text-regression", "text-pair-regression")
+HUB_TASK = dict.fromkeys(TEXT_TASKS, "text-classification")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ was picked on the validation rows, so the test rows are the fairer figure. Measu
 
 ## Intended use and limits
 
-For {manifest["task"]} of texts like those it was trained on, into {len(manifest["labels"])} labels; {_limits(manifest)}
+For {manifest["task"]} of texts like those it was trained on, {_into(manifest)}; {_limits(manifest)}
 
 - Inputs are cut at {manifest["max_length"]} tokens, on the right.
 - Inputs unlike the training data were not tested, nor was fairness between groups of people; whatever bias the
@@ -139,6 +140,13 @@ def _head(manifest: dict, chosen: dict, about: About) -> dict:
 def _data(about: About) -> str:
     lines = [f"- {split}: {about.rows.get(split, '?')} rows, {name}" for split, name in about.data.items()]
     return "\n".join(lines) if lines else "Not stated."
+
+
+def _into(manifest: dict) -> str:
+    task = TASKS[manifest["task"]]
+    if task.number or task.answer:
+        return "into a number" if task.number else "for a part of the context"
+    return f"into {len(manifest['labels'])} labels"
 
 
 def _limits(manifest: dict) -> str:

@@ -161,7 +161,7 @@ def prepare(recipe: Recipe) -> Job:
 
 def _teacher(source: str, checkpoint: Checkpoint, task: Task) -> Checkpoint:
     teacher = open_checkpoint(source, task)
-    if sorted(teacher.labels) != sorted(checkpoint.labels):
+    if not task.number and sorted(teacher.labels) != sorted(checkpoint.labels):
         raise InputError(
             f"teachers: {source} has the labels {', '.join(teacher.labels[:5])}, the checkpoint "
             f"{', '.join(checkpoint.labels[:5])}; the mean of their logits needs the same labels"
@@ -182,7 +182,7 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: 
         stage, settings = entry.stage
         if isinstance(settings, Distill) and settings.student is not None:
             student = open_checkpoint(settings.student)
-            if student.has_head(task) and student.labels != checkpoint.labels:
+            if not task.number and student.has_head(task) and student.labels != checkpoint.labels:
                 raise InputError(f"models: '{model.name}': {settings.student} has other labels than the checkpoint")
             same_tokens = student.tokenizer_bytes() == checkpoint.tokenizer_bytes()
             if task.per_token and not same_tokens:

@@ -180,9 +180,9 @@ def distill(
     others = [open_checkpoint(path, kind) for path in teacher or []]
     elsewhere = open_checkpoint(student, kind) if student else None
     for other in others:
-        if sorted(other.labels) != sorted(source.labels):
+        if not kind.number and sorted(other.labels) != sorted(source.labels):
             raise InputError(f"{other.path}: its labels are not those of {source.path}")
-    if elsewhere and elsewhere.labels != source.labels:
+    if elsewhere and not kind.number and elsewhere.labels != source.labels:
         raise InputError(f"{elsewhere.path}: its labels are not those of {source.path}, in the same order")
     for other in (*others, *([elsewhere] if elsewhere else [])):
         if kind.per_token and not _same_tokens(source, other):

@@ -28,6 +28,16 @@ def test_a_unit_goes_into_the_last_layer_and_out_again(tmp_path: Path, kind: str
         np.testing.assert_allclose(forward(model, batch)["logits"], inside, atol=1e-4)
 
 
+def test_what_a_model_says_can_be_kept(tmp_path: Path) -> None:
+    """`update` learns from its own answers to old rows, wherever the new ones are."""
+    model = with_new_head(make_checkpoint(tmp_path / "base", layers=1), NUMBERS, ("score",), 0)
+    batch = {"input_ids": np.array(IDS[0])[None], "attention_mask": np.ones((1, 4), np.int64)}
+    before = forward(model, batch)["logits"]
+    with standard_units(model, IDS, np.array([900.0, 1000.0, 1100.0]), move=False) as unit:
+        np.testing.assert_allclose(forward(model, batch)["logits"], unit(before), rtol=1e-5)
+    np.testing.assert_allclose(forward(model, batch)["logits"], before, rtol=1e-3)
+
+
 def test_labels_are_left_as_they_are(tmp_path: Path) -> None:
     model = load(make_checkpoint(tmp_path / "base", layers=1), TASK)
     before, labels = last_layer(model).weight.clone(), np.array([0, 1, 1])

@@ -3,7 +3,7 @@ import pytest
 import torch
 from conftest import LABELS, TASK
 from paredown.compress import data, train
-from paredown.compress.checkpoint import Checkpoint, load
+from paredown.compress.checkpoint import Checkpoint, load, save
 from paredown.compress.errors import StepError
 from paredown.compress.inference import forward
 from paredown.compress.settings import Finetune
@@ -73,3 +73,21 @@ def test_forward_gives_float32_logits(teacher: Checkpoint) -> None:
     out = forward(load(teacher, TASK), batch)["logits"]
     assert out.shape == (2, 2)
     assert out.dtype == np.float32
+
+
+def test_what_computes_in_bf16_while_it_trains_does_not_afterwards(
+    untrained: Checkpoint, files: dict, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate leaves its wrapper around `forward`, and the answers were others than those of the saved model."""
+    monkeypatch.setattr(train, "fast_bf16", lambda: True)
+    ids, gold = rows_of(untrained, files)
+    model = train.finetune(load(untrained, TASK), ids[:64], gold[:64], Finetune(epochs=1))
+    again = load(save(model, untrained, tmp_path / "saved"), TASK)
+    batch = untrained.encoder().pad(ids[:4])
+    np.testing.assert_array_equal(forward(model, batch)["logits"], forward(again, batch)["logits"])
+
+
+def test_class_weights_of_rows_that_come_one_by_one(untrained: Checkpoint, files: dict) -> None:
+    """As a recipe's step gives them: a list of numbers."""
+    ids, gold = rows_of(untrained, files)
+    train.finetune(load(untrained, TASK), ids[:32], list(gold[:32]), Finetune(epochs=1, class_weights="balanced"))

@@ -11,9 +11,10 @@ import pytest
 import torch
 import transformers
 from conftest import BAD, FILLER, GOOD, paredown, refused, write_tokenizer
+from paredown.benchmarks.quality import by_key, negative_flips, paired_drop
 from paredown.compress.checkpoint import load, open_checkpoint
 from paredown.compress.errors import InputError
-from paredown.compress.tasks import TASKS
+from paredown.compress.tasks import TASKS, spread
 from serving import client_of
 
 TASK = TASKS["text-regression"]
@@ -81,6 +82,23 @@ def test_r2_is_the_share_of_the_variance_that_is_explained() -> None:
     gold, said = np.array([1.0, 2.0, 3.0, 6.0]), np.array([[1.0], [2.0], [4.0], [5.0]])
     assert TASK.metric(said, gold) == pytest.approx(100 * (1 - 2 / 14))
     assert TASK.metric(np.full((4, 1), 3.0), gold) == pytest.approx(0)
+
+
+def test_no_unit_changes_what_is_sure() -> None:
+    rng = np.random.default_rng(0)
+    gold, noise = rng.normal(3, 1, 300), rng.normal(0, 0.5, (2, 300, 1))
+    found = []
+    for unit in (1e-3, 1e3):
+        ours, theirs = (TASK.correct(unit * (gold[:, None] + part), unit * gold) for part in noise)
+        found.append(paired_drop(theirs, ours))
+        nearly = TASK.correct(unit * (gold[:, None] + noise[0] + 1e-7), unit * gold)
+        assert negative_flips(ours, nearly) == 0
+        alike = np.where(gold > 4, "high", "other")  # a constant says little about these, however far from the mean
+        (high,) = (part for part in by_key(theirs, ours, alike) if part["name"] == "high")
+        assert 0 < high["metric"] < 100
+    assert found[0] == pytest.approx(found[1])
+    assert found[0][1] > 0.5
+    assert spread(np.array([0.1] * 3)) == pytest.approx(0.1)
 
 
 def test_the_run_chooses_by_r2(home: Path) -> None:
