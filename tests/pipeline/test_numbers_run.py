@@ -93,7 +93,7 @@ def test_no_unit_changes_what_is_sure() -> None:
         found.append(paired_drop(theirs, ours))
         nearly = TASK.correct(unit * (gold[:, None] + noise[0] + 1e-7), unit * gold)
         assert negative_flips(ours, nearly) == 0
-        alike = ["high" if number > 4 else "other" for number in gold]  # a constant says little about these, however far from the mean
+        alike = ["high" if number > 4 else "other" for number in gold]  # a constant would say little about the high
         (high,) = (part for part in by_key(theirs, ours, alike) if part["name"] == "high")
         assert 0 < high["metric"] < 100
     assert found[0] == pytest.approx(found[1])
