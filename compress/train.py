@@ -71,7 +71,7 @@ def _finetune(
     name, kind = labels_key(model), kind_of(model)
     rows = [{"input_ids": row, name: label} for row, label in zip(ids, labels, strict=True)]
     if settings.class_weights is not None and kind_of(model) is not Kind.LABEL:
-        raise InputError("class_weights: for rows, or words, of one label each, not of several, a number or an answer")
+        raise InputError("class_weights: for rows of one label each, not of several, nor of a number or an answer")
     weights = label_weights(settings.class_weights, labels, label_names(model))
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:

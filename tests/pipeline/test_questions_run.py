@@ -166,4 +166,4 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
     weights = ["--class-weights", "balanced", "--output-dir", tmp_path / "x"]
     done = paredown("finetune", home / "teacher", *data, *weights)
     assert done.returncode == 2
-    assert "error: class_weights: for rows, or words, of one label" in done.stderr
+    assert "error: class_weights: for rows of one label" in done.stderr
