@@ -10,11 +10,15 @@ import ctypes
 import functools
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# OpenVINO tells Google Analytics of every import, and forks this process to do it; without this package it does not.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 Session = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 

@@ -118,7 +118,7 @@ def bench(
     batch_size: Annotated[int, typer.Option(help="rows a call in the throughput scenario")] = 8,
     min_seconds: Annotated[float, typer.Option(help="seconds of calls per artefact and scenario")] = 3.0,
     min_repeats: Annotated[int, typer.Option(help="calls per artefact and scenario, at least")] = 100,
-    processes: Annotated[int, typer.Option(help="fresh processes per artefact")] = 2,
+    processes: Annotated[int, typer.Option(help="fresh processes per artefact, up to twice that if unsteady")] = 2,
     rounds: Annotated[int, typer.Option(help="turns in each process")] = 6,
     max_length: Annotated[int, typer.Option(help="longest input in tokens, for what does not say")] = 128,
     task: stages.TaskOption = "text-classification",
@@ -136,7 +136,7 @@ def bench(
         LatencySettings,
         {
             "threads": threads, "batch_size": batch_size, "min_seconds": min_seconds, "min_repeats": min_repeats,
-            "processes": processes, "rounds": rounds,
+            "processes": processes, "extra_processes": processes, "rounds": rounds,
             "sweep": Sweep(
                 batch_sizes=[1, 2, 4, 8, 16, 32],
                 threads=sorted({1, *(2**i for i in range(10) if 2**i < cores()), cores()}),

@@ -18,8 +18,10 @@ from unittest import mock
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch: two workers' two threads each would wait for each other
-    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # Before torch: a core for each worker. Threads of two workers on the same cores wait for each other, spinning.
+    mine = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {mine[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(mine)]})
 
 import torch
 import transformers
