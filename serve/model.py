@@ -85,9 +85,7 @@ class Model:
         """The outputs of protocol v2, name -> (datatype, values, shape), for rows of these lengths in tokens; `answers`
         to their texts, if they came as texts."""
         if self.task.answer:
-            place = np.arange(max(lengths)) < np.array(lengths)[:, None]
-            wide = np.zeros([*place.shape, 2], np.float32)
-            wide[place] = logits
+            wide = _padded(logits, lengths)
             count = [len(answers)]
             ends = {n: ("INT64", np.array([a[n] for a in answers], np.int64), count) for n in ("start", "end")}
             return {
@@ -115,15 +113,12 @@ class Model:
                 "scores": ("FP32", scores, shape),
                 self.output: ("FP32", logits, shape),
             }
-        place = np.arange(max(lengths)) < np.array(lengths)[:, None]  # the real tokens of the padded rows
-        shape = [*place.shape, logits.shape[1]]
-        wide = {name: np.zeros(shape, np.float32) for name in ("scores", self.output)}
-        wide["scores"][place], wide[self.output][place] = scores, logits
-        labels = np.full(place.shape, "", dtype=object)
-        labels[place] = names
+        wide = _padded(logits, lengths)
+        labels = _padded(np.array(names, dtype=object), lengths, "")
         return {
-            "label": ("BYTES", labels.ravel().tolist(), shape[:2]),
-            **{n: ("FP32", a, shape) for n, a in wide.items()},
+            "label": ("BYTES", labels.ravel().tolist(), list(labels.shape)),
+            "scores": ("FP32", _padded(scores, lengths), list(wide.shape)),
+            self.output: ("FP32", wide, list(wide.shape)),
         }
 
     def close(self) -> None:
@@ -142,6 +137,14 @@ class Model:
             "labels": list(self.labels),
             "max_length": self.max_length,
         }
+
+
+def _padded(values: np.ndarray, lengths: list[int], fill: float | str = 0) -> np.ndarray:
+    """(tokens of all rows, ...) to (rows, longest, ...): `fill` where a row has no more tokens."""
+    place = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    wide = np.full([*place.shape, *values.shape[1:]], fill, values.dtype)
+    wide[place] = values
+    return wide
 
 
 def rows_of(
