@@ -1,4 +1,4 @@
-# make demo | test | check: each does all the set-up it needs, and may be run again.
+# make demo | test | test-all | check: each does all the set-up it needs, and may be run again.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,11 +6,11 @@ INSTALLED := $(VENV)/.installed
 DEMO := build/demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint results clean
+.PHONY: demo test test-all check lint results clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[compress,explain,cpu,rtx,serve,load,sign,plot,track,demo,dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[compress,explain,cpu,rtx,serve,load,sign,plot,track,demo,dev]"
 	mkdir -p $(VENV)/types/paredown
 	for room in pipeline benchmarks serve export compress; do ln -sfn ../../../$$room $(VENV)/types/paredown/$$room; done
 	touch $@
@@ -33,6 +33,9 @@ results: | $(INSTALLED)
 	$(BIN)/python benchmarks/results/run.py build/results --banking77 $(BANKING77)
 
 test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)

@@ -17,13 +17,15 @@ from .encoder import Encoder
 from .errors import missing_extra
 from .families import STATIC
 
-STEPS = 32  # of the path integral
+STEPS, MOST_STEPS = 32, 256  # of the path integral; where the logit rises steeply, 32 saw a quarter of the rise
+MISSED = 0.05  # of the rise, at most: what the sum over the tokens may be off by
 
 
 def integrated_gradients(model: PreTrainedModel, ids: Sequence[int], label: int, pad_id: int) -> np.ndarray:
     """What each token adds to the logit of `label`, (tokens,) float; the sum is the logit's rise over padding alone.
 
-    The path goes from padding between the row's own first and last token to the row.
+    The path goes from padding between the row's own first and last token to the row. Its steps are doubled until the
+    sum is within MISSED of the rise (completeness: Sundararajan et al. 2017, who ask for 5 %), MOST_STEPS at most.
     """
     try:
         from captum.attr import LayerIntegratedGradients
@@ -37,8 +39,17 @@ def integrated_gradients(model: PreTrainedModel, ids: Sequence[int], label: int,
         return model(input_ids=given, attention_mask=torch.ones_like(given)).logits
 
     method = LayerIntegratedGradients(logits, model.get_input_embeddings())
-    found: Any = method.attribute(row, baselines=nothing, target=label, n_steps=STEPS, internal_batch_size=STEPS)
-    return found[0].sum(-1).detach().numpy()
+    steps = STEPS
+    while True:
+        found: Any
+        found, missed = method.attribute(
+            row, nothing, label, n_steps=steps, internal_batch_size=STEPS, return_convergence_delta=True
+        )
+        values = found[0].sum(-1).detach().numpy()
+        rise = values.sum() - float(missed)
+        if abs(float(missed)) <= MISSED * max(abs(rise), 1) or steps >= MOST_STEPS:
+            return values
+        steps *= 2
 
 
 def rollout(model: PreTrainedModel, ids: Sequence[int]) -> np.ndarray | None:

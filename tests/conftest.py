@@ -26,7 +26,7 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
 import torch
 import transformers
 from paredown.benchmarks.latency import LatencySettings
-from paredown.compress import data
+from paredown.compress import data, train
 from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from paredown.compress.settings import Finetune
 from paredown.compress.tasks import TASKS, Task
@@ -159,11 +159,25 @@ def copy_of_teacher(teacher: Checkpoint, tmp_path: Path) -> Path:
     return shutil.copytree(teacher.path, tmp_path / "checkpoint")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One file that needs the finished run, then those that do not, then the others: one worker makes it for both."""
+    need = list(dict.fromkeys(i.path for i in items if "finished" in getattr(i, "fixturenames", ())))
+    first = need[-1:]  # tests/test_readme.py, the longest
+    items.sort(key=lambda i: 0 if i.path in first else 1 + (i.path in need))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quick_tables() -> Iterator[None]:
     """Latency tables from a few calls: what is tested is how they are made and used, not how steady they are."""
     few = LatencySettings(processes=1, extra_processes=0, rounds=2, min_seconds=0.1, min_repeats=24)
     with mock.patch.multiple(latency_table, SETTINGS=few, PAIR=few, TRIES=1):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_arithmetic() -> Iterator[None]:
+    """Training in float32 also where bf16 is fast: the tiny models are the same on every machine."""
+    with mock.patch.object(train, "fast_bf16", return_value=False):
         yield
 
 

@@ -15,11 +15,14 @@ from conftest import paredown
 from paredown.compress.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
+SLOW = {"choosing.md", "compression.md", "loop.md", "tasks.md"}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=[pytest.mark.slow] * (p.name in SLOW)) for p in PAGES], ids=lambda p: p.name
+)
 def test_blocks_run(page: Path, finished: Path, teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
     shutil.copytree(teacher.path, tmp_path / "checkpoint")
     shutil.copytree(finished, tmp_path / "runs" / "demo")

@@ -107,6 +107,7 @@ def test_measuring_real_artefacts(finished: Path, tmp_path: Path) -> None:
     assert conditions["processes"] > 2 or seen == sorted(seen)
 
 
+@pytest.mark.slow
 def test_it_measures_longer_while_the_control_does_not_contain_one(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ def test_a_masked_model_fills_gaps_with_whole_words(tmp_path: Path) -> None:
         assert 1 <= sum(a != b for a, b in zip(before, after, strict=True)) <= max(1, round(0.3 * len(before)))
 
 
+@pytest.mark.slow
 def test_back_translation_goes_there_and_back(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(make_checkpoint(tmp_path / "bert").path / "tokenizer.json"))
     fast = transformers.PreTrainedTokenizerFast(

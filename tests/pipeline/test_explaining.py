@@ -18,7 +18,7 @@ def test_gradients_add_up_to_the_rise_of_the_logit_and_point_at_the_telling_word
     nothing = [encoding.ids[0], *[0] * (len(encoding.ids) - 2), encoding.ids[-1]]
     rows = np.array([encoding.ids, nothing])
     full, empty = forward(model, {"input_ids": rows, "attention_mask": np.ones_like(rows)})["logits"][:, 1]
-    assert values.sum() == pytest.approx(full - empty, rel=0.1, abs=0.05)
+    assert values.sum() == pytest.approx(full - empty, rel=0.05, abs=0.05)
     words = by_word(TEXT, encoding, values)
     telling = [i for i, word in enumerate(TEXT.split()) if word in GOOD + BAD]
     assert set(np.argsort(words)[-2:]) == set(telling)

@@ -18,6 +18,8 @@ from paredown.compress.tasks import TASKS
 from paredown.compress.train import finetune
 from serving import client_of
 
+pytestmark = pytest.mark.slow
+
 TASK = TASKS["multi-label-classification"]
 NAMES = ("blame", "praise", "question")
 RECIPE = """

@@ -17,6 +17,8 @@ from paredown.compress.errors import InputError
 from paredown.compress.tasks import TASKS, spread
 from serving import client_of
 
+pytestmark = pytest.mark.slow
+
 TASK = TASKS["text-regression"]
 RECIPE = """
 name: stars

@@ -24,6 +24,8 @@ from paredown.pipeline.store import Store
 from serving import client_of
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+pytestmark = pytest.mark.slow
+
 TASK = TASKS["text-pair-classification"]
 RECIPE = """
 name: agreement

@@ -76,7 +76,15 @@ def test_dry_run_shows_the_plan_and_does_nothing(finished: Path, tmp_path: Path)
     assert "to do" not in done.stdout
 
 
-@pytest.mark.parametrize("where", ["distil-1-1-distill", "teacher-onnxruntime-int8-dynamic", "measure", "publish"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "distil-1-1-distill",
+        "teacher-onnxruntime-int8-dynamic",
+        pytest.param("measure", marks=pytest.mark.slow),
+        "publish",
+    ],
+)
 def test_killed_anywhere_it_goes_on_to_the_same_result(where: str, finished: Path, tmp_path: Path) -> None:
     recipe = finished.parent / "recipe.yaml"
     run_dir = tmp_path / "run"  # the other steps are there: what is to be done again is the one that was killed

@@ -161,6 +161,7 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
     assert "task: token-classification" in (tmp_path / "r.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_new_tags_are_learned_and_the_old_ones_are_kept(home: Path, tmp_path: Path) -> None:
     """Also the class weights, the search and the check against an older bundle count words where they are meant to."""
     rows = [(["ann", "new", "then", "york"], ["B-person", "B-food", "O", "B-place"])] * 30

@@ -61,15 +61,16 @@ def test_a_model_is_swapped_while_it_answers(directory: Path) -> None:
         (directory / "waiting.tar.gz").rename(directory / "films" / "2.tar.gz")
         assert client.post("/v2/repository/models/films/load").status_code == 200
         until = time.monotonic() + PATIENCE_S
-        while versions[-1:] != ["2"] and time.monotonic() < until:
+        while "2" not in versions and time.monotonic() < until:
             time.sleep(0.01)
         stop.set()
         for thread in clients:
             thread.join()
         assert states(client)["films", "1"] == "UNAVAILABLE"
+        assert client.post("/predict", json={**ASK, "model": "films"}).json()["version"] == "2"
     assert statuses == {200}
     assert versions[0] == "1"
-    assert versions[-1] == "2"
+    assert "2" in versions  # the last one need not be: a client may write down an early answer late
 
 
 def test_a_bad_bundle_changes_nothing(directory: Path) -> None:
