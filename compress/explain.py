@@ -41,13 +41,11 @@ def integrated_gradients(model: PreTrainedModel, ids: Sequence[int], label: int,
     method = LayerIntegratedGradients(logits, model.get_input_embeddings())
     steps = STEPS
     while True:
-        found: Any
-        found, missed = method.attribute(
+        result: Any = method.attribute(
             row, nothing, label, n_steps=steps, internal_batch_size=STEPS, return_convergence_delta=True
         )
-        values = found[0].sum(-1).detach().numpy()
-        rise = values.sum() - float(missed)
-        if abs(float(missed)) <= MISSED * max(abs(rise), 1) or steps >= MOST_STEPS:
+        values, missed = result[0][0].sum(-1).detach().numpy(), float(result[1])
+        if abs(missed) <= MISSED * max(abs(values.sum() - missed), 1) or steps >= MOST_STEPS:
             return values
         steps *= 2
 
