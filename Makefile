@@ -21,7 +21,7 @@ demo: $(DEMO)/teacher/config.json
 	$(BIN)/paredown verify runs/demo/bundle
 
 $(DEMO)/train.csv: recipes/rotten_tomatoes.py | $(INSTALLED)
-	$(BIN)/python recipes/rotten_tomatoes.py $(DEMO) --train 2500 --unlabeled 1500
+	$(BIN)/python recipes/rotten_tomatoes.py $(DEMO) --train 1600 --unlabeled 800
 
 $(DEMO)/teacher/config.json: $(DEMO)/train.csv
 	rm -rf $(DEMO)/teacher
