@@ -1,4 +1,4 @@
-"""What pyright reads for transformers, whose own front page leads it through every architecture: 3000 files for one name."""
+"""What pyright reads for transformers, whose own page leads it through every architecture: 3000 files for one name."""
 
 from typing import Any
 
