@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ from .encoder import parts_of
 from .errors import InputError
 from .families import FAMILIES, STATIC
 from .settings import Trim
+
+NAMED = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")  # tokens in a config
 
 
 def trim(model: PreTrainedModel, tokenizer_json: Path, texts: Sequence[str], settings: Trim) -> str:
@@ -49,6 +51,15 @@ def trim(model: PreTrainedModel, tokenizer_json: Path, texts: Sequence[str], set
     _write_vocabulary(data, old, new)
     _cut_embedding(model, np.array([old[token] for token in kept]), {old[token]: i for token, i in new.items()})
     return json.dumps(data, ensure_ascii=False)
+
+
+def keep_tokens(model: PreTrainedModel, tokens: Iterable[int]) -> dict[int, int]:
+    """Cut the model's embedding in place to these tokens and those that its config names; returns their new numbers."""
+    named = {getattr(model.config, key, None) for key in NAMED}
+    kept = sorted({*tokens, *(token for token in named if isinstance(token, int))})
+    numbers = {token: i for i, token in enumerate(kept)}
+    _cut_embedding(model, np.array(kept), numbers)
+    return numbers
 
 
 def changed_share(before: Path, after: str, texts: Sequence[str]) -> float:
@@ -137,6 +148,6 @@ def _cut_embedding(model: PreTrainedModel, rows: np.ndarray, numbers: dict[int, 
         new.weight.copy_(words.weight[torch.from_numpy(rows)])
     model.set_input_embeddings(new)
     model.config.vocab_size = len(rows)
-    for key in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+    for key in NAMED:
         if getattr(model.config, key, None) is not None:
             setattr(model.config, key, numbers.get(getattr(model.config, key)))

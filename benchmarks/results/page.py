@@ -187,8 +187,9 @@ def measured_again(found: dict) -> str:
     ratios = [entry["ratio"] for entry in control]
     return f"""## Measured again
 
-`python benchmarks/results/repeat.py recipes/demo.yaml runs/demo`: the step `measure` of the demo done {len(runs)} times
-more, with the same models. The control (the teacher timed twice, under two names) contained 1 in {contained} of
+`python benchmarks/results/repeat.py recipes/demo.yaml runs/demo`: the step `measure` of the demo (as it was
+then, with 2,500 training rows) done {len(runs)} times more, with the same models. The control (the teacher timed
+twice, under two names) contained 1 in {contained} of
 {len(runs)} runs, {longer} of which had measured longer until it did; its ratio lay between {min(ratios):.2f} and
 {max(ratios):.2f}. `{found["first"]}` was chosen in {same} of {len(runs)}, at {speedups[0]:.1f}x to
 {speedups[-1]:.1f}x of the teacher (median {speedups[len(speedups) // 2]:.1f}x).

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import TASK, make_checkpoint
 from paredown.compress.checkpoint import load, save
 from paredown.compress.prune import shape_of
@@ -23,3 +24,20 @@ def test_a_model_that_was_cut_before_has_stand_ins_of_every_shape(kind: str, tmp
     for number, shapes in enumerate(([(4, 64)] * 3, [(4, 16), (1, 64)], watch.full)):
         stand_in = watch._stand_in(shapes, tmp_path / str(number))
         assert shape_of(load(stand_in, TASK)) == shapes
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert"])
+def test_a_stand_in_knows_only_the_tokens_of_its_rows_and_answers_them_as_the_checkpoint_does(
+    kind: str, tmp_path: Path
+) -> None:
+    source = make_checkpoint(tmp_path / "whole", kind)
+    rows = [[2, 7, 3], [2, 9, 11, 3]]
+    watch = Stopwatch(source, TASK, rows, Timed(), 32)
+    stand_in = watch._stand_in(watch.full, tmp_path / "stand-in")
+    assert stand_in.config["vocab_size"] < source.config["vocab_size"]
+    assert [len(row) for row in watch._known] == [3, 4]
+    for row, known in zip(rows, watch._known, strict=True):
+        wanted, found = (
+            load(model, TASK)(torch.tensor([ids])).logits for model, ids in ((source, row), (stand_in, known))
+        )
+        torch.testing.assert_close(found, wanted)

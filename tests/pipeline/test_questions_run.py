@@ -17,6 +17,8 @@ from paredown.compress.tasks import TASKS
 from paredown.compress.train import finetune
 from serving import client_of
 
+pytestmark = pytest.mark.slow
+
 TASK = TASKS["question-answering"]
 RECIPE = """
 name: finder
