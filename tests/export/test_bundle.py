@@ -209,7 +209,8 @@ def bundle_of(finished: Path, runtime: str, out: Path) -> tuple[Path, float]:
     return out, choice["chosen"]["metric_test"]
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.slow  # .ci/run does the first half with the demo's bundle
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_the_bundle_proves_itself_without_torch_and_gives_the_reported_metric(
     runtime: str, finished: Path, files: dict, tmp_path: Path
 ) -> None:
