@@ -35,7 +35,7 @@ def measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str,
         "conditions": measured.conditions,
         "sweep": sweep(artifacts, rows, settings, seed=seed, progress=report),
         "why_slower": _why_slower(candidates, artifacts, rows, timings, threads),
-        "profile": _profiles(candidates, artifacts, rows, timings, threads),
+        "profile": _profiles(candidates, artifacts, rows, timings, threads, report),
         "tokenizer_ms": latency.tokenizer_ms(encoder.ids, job.validation.texts),
         "tokens_median": float(np.median([len(row) for row in ids])),
     }
@@ -61,13 +61,14 @@ def _why_slower(
 
 
 def _profiles(
-    candidates: list[Candidate], artifacts: dict[str, Path], rows: dict, timings: dict, threads: int
+    candidates: list[Candidate], artifacts: dict[str, Path], rows: dict, timings: dict, threads: int, report: Report
 ) -> dict[str, str]:
     """For every artefact of a CPU runtime one paragraph on what keeps it from being faster."""
     found, rates = {}, machine_rates(threads, seconds=0.3)
     for c in candidates:
         if c.name not in artifacts or c.target.runtime not in ("onnxruntime", "openvino") or timings[c.name].cannot_run:
             continue
+        report(1.0, f"where the time goes in {c.name}")
         artifact, floor = read_artifact(artifacts[c.name]), None
         if c.target.runtime == "onnxruntime" and c.model.cascade is None:  # a cascade does not do all of it each time
             always, _ = work_of(artifact.path / artifact.files[0])

@@ -225,7 +225,7 @@ data: {{train: {train}, validation: {validation}, test: {test}, unlabeled: {unla
 max_length: 32
 calibration_rows: 32
 models:
-{pruned}  - name: distil-1
+  - name: distil-1
     steps:
       - distill: {{layers: 1, epochs: 2, learning_rate: 0.005}}
       - trim: {{frequent: 0}}
@@ -240,10 +240,6 @@ choose: {{max_drop: 5, budgets: {{size_mb: 0.2}}}}  # two turns tie with nearly 
 """
 
 
-PRUNED = """  - name: pruned
-    steps:
-      - prune: {heads: 0.6, ffn: 0.5, multiple: 8, recover: {epochs: 1, learning_rate: 0.003}}
-"""
 STATIC = """  - name: static
     steps:
       - static: {epochs: 8, width: 8, pairs: 64, learning_rate: 0.02}
@@ -256,12 +252,12 @@ OPENVINO = """  - {runtime: openvino}
   - {runtime: openvino, precision: int8-static}
 """
 # Two models in two targets are enough where the candidates are not the point.
-SMALL = {PRUNED: "", STATIC: "", OPENVINO: ""}
+SMALL = {STATIC: "", OPENVINO: ""}
 
 
 def write_recipe(path: Path, teacher: Checkpoint, files: dict[str, Path], **changes: str) -> Path:
     """The tiny recipe; `changes` replace text in it."""
-    text = RECIPE.format(checkpoint=teacher.path, pruned=PRUNED, static=STATIC, **files)
+    text = RECIPE.format(checkpoint=teacher.path, static=STATIC, **files)
     for old, new in changes.items():
         assert old in text
         text = text.replace(old, new)

@@ -100,7 +100,9 @@ def test_the_quantised_rest_of_a_cpu_graph_stays_asymmetric(
     assert not (tmp_path / "model.engine").exists()
 
 
-@pytest.mark.parametrize("kind", ["roberta", "distilbert", "modernbert", "deberta-v2"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(k, marks=pytest.mark.slow) for k in ("roberta", "distilbert", "modernbert")), "deberta-v2"]
+)
 def test_other_architectures_build(kind: str, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", kind, layers=2)
     graph = plain_onnx(checkpoint, TASK, tmp_path / "plain.onnx")

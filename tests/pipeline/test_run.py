@@ -131,12 +131,12 @@ def test_the_second_of_two_runs_says_who_holds_the_lock_and_the_dead_hold_none(
 
 def test_a_damaged_step_is_done_again(finished: Path, tmp_path: Path) -> None:
     run_dir = shutil.copytree(finished, tmp_path / "run")
-    victim = next(run_dir.glob("steps/pruned-onnxruntime-fp32-*/model.onnx"))
+    victim = next(run_dir.glob("steps/distil-1-onnxruntime-fp32-*/model.onnx"))
     victim.write_bytes(victim.read_bytes()[:-1] + b"x")
     done = paredown("run", finished.parent / "recipe.yaml", "--output-dir", run_dir)
     assert done.returncode == 0, done.stderr
     started = [json.loads(line)["step"] for line in done.stderr.splitlines() if '"start"' in line]
-    assert started == ["pruned-onnxruntime-fp32"]
+    assert started == ["distil-1-onnxruntime-fp32"]
 
 
 def test_a_parity_miss_names_the_step_and_leaves_no_bundle(finished: Path, tmp_path: Path) -> None:
