@@ -202,9 +202,17 @@ def paredown(*args: object, cwd: Path | None = None, env: dict | None = None) ->
     return subprocess.CompletedProcess(command, code, stdout.getvalue(), stderr.getvalue())
 
 
+IN_FLOAT32 = """
+from paredown.compress import train
+from paredown.pipeline.cli import main
+train.fast_bf16 = lambda: False
+main()
+"""
+
+
 def paredown_alone(*args: object, cwd: Path | None = None, env: dict | None = None) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, where that matters."""
-    command = [sys.executable, "-m", "paredown.pipeline.cli", *map(str, args)]
+    """The command line in a process of its own, where that matters; it trains in float32 too (`one_arithmetic`)."""
+    command = [sys.executable, "-c", IN_FLOAT32, *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False)
 
 
