@@ -22,7 +22,9 @@ except ImportError as error:
 from .settings import Settings
 
 log = logging.getLogger("paredown")
-UNREADY_S = 0.3  # seconds of "not ready" at least, before the socket is closed: what is in its backlog gets an answer
+# Turns of the event loop's clock, 0.1 s each, that are "not ready" before the socket is closed: what is in its backlog
+# gets an answer. Turns, not seconds: a process that the machine lets wait for its turn has read nothing meanwhile.
+UNREADY_TURNS = 4
 CLOSE_S = 5  # seconds for the last answers to leave
 
 
@@ -34,6 +36,7 @@ class Server(uvicorn.Server):
         self.settings, self.gate = settings, gate
         self.parent = os.getppid() if settings.workers > 1 else None
         self.drain_begin: float | None = None
+        self.drain_turns = 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.drain_begin is not None:
@@ -45,8 +48,9 @@ class Server(uvicorn.Server):
         if self.parent is not None and os.getppid() != self.parent and self.drain_begin is None:
             self.handle_exit(0, None)  # the supervisor is dead
         if self.drain_begin is not None:
-            seconds = time.monotonic() - self.drain_begin
-            if (seconds > UNREADY_S and not self.gate.under_way) or seconds > self.settings.drain_s:
+            self.drain_turns += 1
+            drained = self.drain_turns >= UNREADY_TURNS and not self.gate.under_way
+            if drained or time.monotonic() - self.drain_begin > self.settings.drain_s:
                 self.should_exit = True
         return await super().on_tick(counter)
 

@@ -20,9 +20,9 @@ def test_a_cut_outlives_the_healing_that_fails_after_it() -> None:
 
 
 def test_learning_from_unlabelled_rows_alone_needs_some(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
-    path = write_recipe(tmp_path / "recipe.yaml", teacher, files)
-    text = path.read_text().replace("recover: {", "recover: {learn_from: unlabeled, ")
-    path.write_text(text)
+    pruned = "  - name: pruned\n    steps: [prune: {heads: 0.5, recover: {learn_from: unlabeled, epochs: 1}}]\n"
+    path = write_recipe(tmp_path / "recipe.yaml", teacher, files, **{"models:\n": f"models:\n{pruned}"})
+    text = path.read_text()
     job = prepare(read_recipe(path))
     lesson = next(s for m in job.models for s in chain_of(m).values() if isinstance(s, Recover))
     assert job.unlabeled is not None

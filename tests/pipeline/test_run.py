@@ -38,7 +38,7 @@ def test_the_run_directory_holds_what_the_design_says(finished: Path) -> None:
     assert choice["baseline"].keys() >= KEYS
     assert choice["baseline"]["name"] == "teacher/pytorch/fp32"
     assert choice["baseline"]["drop_validation"] == 0
-    assert len(choice["candidates"]) == 23
+    assert len(choice["candidates"]) == 18
     for candidate in choice["candidates"]:
         assert candidate.keys() >= KEYS, candidate["name"]
     assert set(choice["chosen"]["latency_ms"]) >= {"p50", "p95", "p99"}
