@@ -33,7 +33,7 @@ def chart(points: list[dict], key: str, floor: float | None, width: int) -> dict
         "top": top,
         "bottom": height - bottom,
         "points": placed,
-        "labels": [_label(p, width) for p in placed if p["chosen"] or p["base"]],
+        "labels": [_label(p) for p in placed],
         "front": " ".join(f"{p['x']},{p['y']}" for p in best),
         "floor": y(floor) if floor is not None else None,
         "xticks": [(x(t), _short(t)) for t in _log_ticks(low, high, 4 if width < 500 else 8)],
@@ -41,19 +41,15 @@ def chart(points: list[dict], key: str, floor: float | None, width: int) -> dict
     }
 
 
-def _label(point: dict, width: int) -> dict:
-    right_half = point["x"] > width * 0.55
-    text = (
-        ("chosen: " if point["chosen"] else "") + point["name"]
-        if width > 500
-        else ("chosen" if point["chosen"] else "as it came")
-    )
+def _label(point: dict) -> dict:
+    """The number that the table has too; of the one chosen a word more, under it."""
+    chosen = point["chosen"]
     return {
-        "x": point["x"] + (-12 if right_half else 12),
-        "y": point["y"] + (-12 if point["chosen"] else 20),
-        "anchor": "end" if right_half else "start",
-        "text": text,
-        "bold": point["chosen"],
+        "x": point["x"] + (0 if chosen else 8),
+        "y": point["y"] + (26 if chosen else -6),
+        "anchor": "middle" if chosen else "start",
+        "text": f"{point['number']}: chosen" if chosen else str(point["number"]),
+        "bold": chosen,
     }
 
 

@@ -12,11 +12,11 @@ from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ..export.errors import InputError, StepError
+from ..export.errors import StepError
 from .intervals import half_width, t975
-from .limits import Budgets, broken, gate_of, limits_of
+from .limits import Budgets, broken, excess, gate_of, limits_of
 from .quality import Z95_TWO_SIDED, paired_drop
 
 Rule = Literal["cheapest", "lambda", "knee"]
@@ -50,6 +50,12 @@ class ChooseSettings(BaseModel):
         for gate in gates:
             gate_of(gate)
         return gates
+
+    @model_validator(mode="after")
+    def _priced(self) -> ChooseSettings:
+        if self.rule == "lambda" and self.value_per_point is None:
+            raise ValueError("rule lambda needs value_per_point (--value-per-point): what one point is worth")
+        return self
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ def choose(rows: Sequence[Row], baseline: Row, settings: ChooseSettings) -> dict
     reasons = reasons_of(rows, settings)
     able = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
     if not able:
-        raise StepError("no candidate keeps the budgets: " + _nearest_misses(rows, reasons))
+        raise StepError("no candidate keeps the budgets: " + _nearest_misses(rows, reasons, settings))
     picked, tied, why = pick(able, settings)
     candidates = []
     for row, reason in zip(rows, reasons, strict=True):
@@ -125,8 +131,7 @@ def pick(able: Sequence[Row], settings: ChooseSettings) -> Pick:
         return _cheapest(able, settings.max_drop)
     if settings.rule == "knee":
         return _knee(able)
-    if settings.value_per_point is None:
-        raise InputError("rule 'lambda' needs choose.value_per_point (--value-per-point): what one point is worth")
+    assert settings.value_per_point is not None
     chosen, tied = Frontier.of(able).pick(settings.value_per_point)
     why = f"the most value for money when a point is worth {settings.value_per_point:g} per million requests"
     return able[chosen], [able[i] for i in tied], why
@@ -222,7 +227,8 @@ def _cheapest(able: Sequence[Row], max_drop: float) -> Pick:
     tied = [row for row in good if costs_tie(row, least)]
     best = max(tied, key=lambda r: r.value)  # among equals in cost: not one that is measurably worse, then the simpler
     picked = _simplest([row for row in tied if values_tie(best, row)])
-    return picked, tied, f"the cheapest of the {len(good)} candidates that lose at most {max_drop:g} points"
+    lose = f"lose at most {max_drop:g} point{'s' * (max_drop != 1)}"
+    return picked, tied, f"the cheapest of the {len(good)} candidates that {lose}"
 
 
 def _knee(able: Sequence[Row]) -> Pick:
@@ -274,5 +280,10 @@ def _paired(a: _Answers, b: _Answers) -> tuple[float, float]:
     return paired_drop(a.array(), b.array())
 
 
-def _nearest_misses(rows: Sequence[Row], reasons: Sequence[str | None]) -> str:
-    return "; ".join(f"{row.name}: {reason}" for row, reason in list(zip(rows, reasons, strict=True))[:3])
+def _nearest_misses(rows: Sequence[Row], reasons: Sequence[str | None], settings: ChooseSettings) -> str:
+    """The three that come nearest to keeping every limit, and why they do not; what can never be picked comes last."""
+    limits = limits_of(settings.budgets, settings.gates)
+    order = sorted(
+        zip(rows, reasons, strict=True), key=lambda e: (e[0].cannot is not None, excess(e[0].figures, limits))
+    )
+    return "; ".join(f"{row.name}: {reason}" for row, reason in order[:3])

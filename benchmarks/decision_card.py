@@ -94,7 +94,9 @@ def _limits(rows: Sequence[Row], settings: ChooseSettings) -> list[dict]:
     if settings.rule == "cheapest":
         limit = Limit("drop_validation", settings.max_drop)
         moved = _moves(rows, settings, limit, lambda value: settings.model_copy(update={"max_drop": value}))
-        found.append({"limit": f"max_drop {settings.max_drop:g} points", "set": True, **moved})
+        found.append(
+            {"limit": f"max_drop {settings.max_drop:g} point{'s' * (settings.max_drop != 1)}", "set": True, **moved}
+        )
     for limit in given:
         found.append({"limit": str(limit), "set": True, **_moves(rows, settings, limit, _mover(settings, limit))})
     for key in Budgets.model_fields:

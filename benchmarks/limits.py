@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,9 +28,11 @@ FIGURES = {
     "p50_ms": Figure("ms", "less", ("latency_ms", "p50")),
     "p95_ms": Figure("ms", "less", ("latency_ms", "p95")),
     "p99_ms": Figure("ms", "less", ("latency_ms", "p99")),
+    "mean_ms": Figure("ms", "less", ("latency_ms", "mean")),
     "throughput_per_s": Figure("rows/s", "more"),
     "server_per_s": Figure("requests/s", "more"),
     "speedup_vs_baseline": Figure("x", "more"),
+    "speedup_mean": Figure("x", "more"),
     "load_s": Figure("s", "less"),
     "first_call_ms": Figure("ms", "less"),
     "cold_start_s": Figure("s", "less"),
@@ -65,7 +68,7 @@ FIGURES = {
 class Budgets(BaseModel):
     """Hard limits: a candidate that breaks one, or lacks the figure, can never be picked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
     p95_ms: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="p95 latency of one row, at most, ms"
@@ -96,7 +99,8 @@ class Limit:
         return "<=" if FIGURES[self.figure].better == "less" else ">="
 
     def __str__(self) -> str:
-        return f"{self.figure} {self.sign} {self.value:g} {FIGURES[self.figure].unit}"
+        unit = FIGURES[self.figure].unit
+        return f"{self.figure} {self.sign} {self.value:g} {'point' if (self.value, unit) == (1, 'points') else unit}"
 
     def broken_by(self, entry: dict) -> str | None:
         """Why a candidate's entry breaks the limit; None when it keeps it."""
@@ -130,11 +134,13 @@ def gate_of(text: str) -> Limit:
             f"'{text}': unknown figure '{name}'; " + (f"did you mean '{close[0]}'?" if close else ", ".join(FIGURES))
         )
     limit = Limit(name, float(number or 1))
+    if not math.isfinite(limit.value):
+        raise ValueError(f"'{text}': {number} is too large; leave the gate out")
     meant = f"{name} {limit.sign} {number or 'NUMBER'} {FIGURES[name].unit}"
     if sign != limit.sign:
         reason = "has no direction" if not sign else f"{FIGURES[name].better} is better"
         raise ValueError(f"'{text}': {reason}; write '{meant}'")
-    if not number or unit != FIGURES[name].unit:
+    if not number or (unit + "s" * (unit == "point")) != FIGURES[name].unit:
         reason = "has no number" if not number else f"has the unit '{unit}'" if unit else "has no unit"
         raise ValueError(f"'{text}': {reason}; write '{meant}'")
     return limit
@@ -150,3 +156,16 @@ def limits_of(budgets: Budgets, gates: Sequence[str]) -> list[Limit]:
 def broken(entry: dict, limits: Sequence[Limit]) -> str | None:
     """Why an entry breaks the first of the limits that it breaks."""
     return next((reason for limit in limits if (reason := limit.broken_by(entry))), None)
+
+
+def excess(entry: dict, limits: Sequence[Limit]) -> float:
+    """How far an entry is over the limits that it breaks, added up, each relative to the limit; inf where a figure is
+    missing."""
+    total = 0.0
+    for limit in limits:
+        found = value_of(entry, limit.figure)
+        if found is None:
+            return math.inf
+        if limit.broken_by(entry):
+            total += abs(found - limit.value) / max(abs(limit.value), 1e-9)
+    return total

@@ -46,15 +46,14 @@ class Profile:
     int8_count: int
     float_count: int
     others: dict[str, float]  # the costliest operators that are neither product nor conversion, by their share
-    overhead_ms: float  # of a call, beside its operators, with the profiler on
+    overhead_ms: float  # of a call, beside its operators
 
 
 def profile(artifact: Artifact, rows: Sequence[Sequence[int]], threads: int) -> Profile:
     """Run up to ROWS rows one by one with the runtime's own profiler on."""
     encoder = artifact.encoder()
     batches = [encoder.pad([row]) for row in rows[:ROWS]]
-    run = {"onnxruntime": _onnxruntime, "openvino": _openvino}[artifact.runtime]
-    times, wall = run(artifact.path / artifact.files[0], batches, threads)
+    times, wall = PROFILED[artifact.runtime](artifact.path / artifact.files[0], batches, threads)
     nodes = list(times.values())
     total = sum(node.ms for node in nodes) or 1.0
     others: dict[str, float] = {}
@@ -81,13 +80,13 @@ def why_not_faster(found: Profile, mean_ms: float, floor_ms: float | None) -> st
         f"{found.int8_count + found.float_count} of them in INT8",
         f"{found.conversions:.0%} converts and reorders",
         *([f"the costliest others are {others}"] if others else []),
-        f"a call takes {found.overhead_ms:.2f} ms beside its operators",
+        f"a call takes {found.overhead_ms:.2g} ms beside its operators",
     ]
     text = "; ".join(said) + "."
-    far = None if floor_ms is None else mean_ms / floor_ms
+    far = mean_ms / floor_ms if floor_ms else None
     if far is not None:
         text += (
-            f" Its products alone would take {floor_ms:.2f} ms at this machine's best rate: {far:.1f} times the floor."
+            f" Its products alone would take {floor_ms:.2g} ms at this machine's best rate: {far:.3g} times the floor."
         )
     if overhead > 0.25:
         limit = "the overhead of a call: larger batches or a leaner runtime help, less arithmetic does not"
@@ -137,18 +136,23 @@ Times = dict[str, Node]
 def _onnxruntime(model: Path, batches: Sequence[dict[str, np.ndarray]], threads: int) -> tuple[Times, float]:
     import onnxruntime
 
-    with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
+    def run(prefix: Path | None) -> tuple[onnxruntime.InferenceSession, float]:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(scratch) / "profile")
+        if prefix is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(prefix)
         session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         names = [entry.name for entry in session.get_inputs()]
         began = time.perf_counter()
         for batch in batches:
             session.run(None, {name: batch[name] for name in names})
-        wall = (time.perf_counter() - began) * 1e3
+        return session, (time.perf_counter() - began) * 1e3
+
+    with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
+        session, _ = run(Path(scratch) / "profile")
+        _, wall = run(None)  # writing events down takes longer than a small model does
         events = json.loads(Path(session.end_profiling()).read_text())
     times: Times = {}
     for event in events:
@@ -187,3 +191,6 @@ def _openvino(model: Path, batches: Sequence[dict[str, np.ndarray]], threads: in
 
 def _other(operator: str) -> str:
     return "conversion" if operator in CONVERSIONS else "other"
+
+
+PROFILED = {"onnxruntime": _onnxruntime, "openvino": _openvino}  # runtime -> how its time is looked into

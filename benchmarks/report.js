@@ -22,6 +22,20 @@
   };
   const short = (value) => String(Number(value.toPrecision(3)));
 
+  // Round numbers between two: evenly spaced, about five; and for a logarithmic axis 1, 2 and 5 times powers of ten.
+  function even(low, high) {
+    const rough = (high - low) / 5, power = 10 ** Math.floor(Math.log10(rough));
+    const step = power * [1, 2, 5, 10].find((m) => m * power >= rough), found = [];
+    for (let k = Math.ceil(low / step); k * step <= high; k++) found.push(k * step);
+    return found;
+  }
+  function decades(low, high) {
+    const found = [];
+    for (let e = Math.floor(Math.log10(low)); 10 ** e <= high; e++) found.push(...[1, 2, 5].map((m) => m * 10 ** e));
+    const inside = found.filter((v) => v >= low && v <= high), step = Math.ceil(inside.length / 9);
+    return inside.filter((_, i) => i % step === 0);
+  }
+
   function draw() {
     const kx = $("x").value, ky = $("y").value;
     const points = data.points.filter((p) => p[kx] > 0 && p[ky] !== null);
@@ -33,10 +47,11 @@
     const lambdaPick = f.names[pick(worth()).chosen];
     svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
     svg.replaceChildren();
-    for (let i = 0; i <= 5; i++) {
-      const vy = y0 + (y1 - y0) * i / 5, vx = Math.exp(x0 + (x1 - x0) * i / 5);
+    for (const vy of even(y0, y1)) {
       svg.append(drawn("line", { class: "grid", x1: L, x2: W - R, y1: y(vy), y2: y(vy) }));
-      svg.append(drawn("text", { x: L - 8, y: y(vy) + 4, "text-anchor": "end" }, vy.toFixed(1)));
+      svg.append(drawn("text", { x: L - 8, y: y(vy) + 4, "text-anchor": "end" }, short(vy)));
+    }
+    for (const vx of decades(Math.exp(x0), Math.exp(x1))) {
       svg.append(drawn("text", { x: x(vx), y: H - B + 19, "text-anchor": "middle" }, short(vx)));
     }
     svg.append(drawn("text", { x: W - R, y: H - 6, "text-anchor": "end" }, `${data.axes.x[kx]} (log)`));
@@ -51,10 +66,9 @@
       const g = drawn("g", { tabindex: 0, role: "img", "aria-label": words, "data-name": p.name });
       g.append(drawn("circle", { cx: x(p[kx]), cy: y(p[ky]), r: 6, fill: p.able ? p.colour : "transparent", stroke: p.colour }));
       if (p.chosen) g.append(drawn("circle", { class: "ring", cx: x(p[kx]), cy: y(p[ky]), r: 11 }));
-      if (p.chosen) {
-        const right = x(p[kx]) > W * 0.55;
-        g.append(drawn("text", { class: "bold", x: x(p[kx]) + (right ? -20 : 20), y: y(p[ky]) + 22, "text-anchor": right ? "end" : "start" }, p.name));
-      }
+      g.append(p.chosen
+        ? drawn("text", { class: "bold", x: x(p[kx]), y: y(p[ky]) + 27, "text-anchor": "middle" }, `${p.number}: chosen`)
+        : drawn("text", { x: x(p[kx]) + 9, y: y(p[ky]) - 7 }, p.number));
       if (p.name === lambdaPick) g.append(drawn("rect", { class: "ring", x: x(p[kx]) - 15, y: y(p[ky]) - 15, width: 30, height: 30 }));
       g.append(drawn("title", {}, words));
       for (const event of ["mouseenter", "focus"]) g.addEventListener(event, () => { $("about").textContent = words; });

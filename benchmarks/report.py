@@ -8,11 +8,13 @@ from pathlib import Path
 from ..export.errors import missing_extra
 from .chart import chart
 from .words import (
+    by_cost,
     card_lines,
     conditions_line,
     control_warning,
     engines,
     learned,
+    money,
     note,
     promises,
     quality_table,
@@ -49,15 +51,19 @@ def write_report(path: Path, measurements: dict, choice: dict, command: str) -> 
     floor = None
     if choice["rule"]["rule"] == "cheapest":
         floor = choice["baseline"]["metric_validation"] - choice["rule"]["max_drop"]
+    rows = by_cost(choice)
     points = [
-        _point(entry, choice, colours) for entry in choice["candidates"] if entry["metric_validation"] is not None
+        _point(number, entry, choice, colours)
+        for number, entry in enumerate(rows, start=1)
+        if entry["metric_validation"] is not None
     ]
     page = template.render(
         m=measurements,
         c=choice,
         chosen=choice["chosen"],
         base=choice["baseline"],
-        rows=sorted(choice["candidates"], key=lambda e: (e["cost_per_million"] is None, e["cost_per_million"] or 0.0)),
+        rows=rows,
+        money=money,
         sentence=sentence(choice, measurements),
         noisy=control_warning(choice),
         colours=colours,
@@ -83,10 +89,11 @@ def write_report(path: Path, measurements: dict, choice: dict, command: str) -> 
     return path
 
 
-def _point(entry: dict, choice: dict, colours: dict[str, str]) -> dict:
+def _point(number: int, entry: dict, choice: dict, colours: dict[str, str]) -> dict:
     name = entry["name"]
     return {
         "name": name,
+        "number": number,
         "cost": entry["cost_per_million"],
         "p50": entry["latency_ms"]["p50"],
         "value": entry["metric_validation"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 # Titles of the table of quality: the figure that must be there, and the cell.
@@ -17,6 +18,11 @@ QUALITY = {
     "worst label, loss (at most)": ("label_drop", "{label_drop:+.1f} ({label_drop_upper_95:.1f})"),
     "worst group, loss (at most)": ("group_drop", "{group_drop:+.1f} ({group_drop_upper_95:.1f})"),
 }
+
+
+def money(value: float) -> str:
+    """Three digits that say something, and two behind the point at least."""
+    return f"{value:.{max(2, 2 - math.floor(math.log10(value))) if value > 0 else 2}f}"
 
 
 def sentence(choice: dict, measurements: dict) -> str:
@@ -84,7 +90,7 @@ def card_lines(choice: dict, currency: str) -> list[str]:
     if chosen["payback_requests"] is not None:
         days = f", {chosen['payback_days']:.3g} days of the traffic" if chosen["payback_days"] is not None else ""
         lines.append(
-            f"What it took to make it, {chosen['cost_parts']['run']:.3g} {currency}, is saved after "
+            f"What it took to make it, {money(chosen['cost_parts']['run'])} {currency}, is saved after "
             f"{chosen['payback_requests']:,.0f} requests{days}."
         )
     return lines
@@ -112,9 +118,7 @@ def _or_nothing(name: str | None) -> str:
 
 def table_rows(choice: dict) -> Iterable[tuple[str, ...]]:
     """Cells of the terminal's table, cheapest first: candidate, metric, drop, p50, speed-up, MB, cost, note."""
-    for entry in sorted(
-        choice["candidates"], key=lambda e: (e["cost_per_million"] is None, e["cost_per_million"] or 0.0)
-    ):
+    for entry in by_cost(choice):
         if entry["metric_validation"] is None:
             yield (entry["name"], "", "", "", "", f"{entry['size_mb']:.1f}", "", entry["rejected_because"])
             continue
@@ -125,9 +129,14 @@ def table_rows(choice: dict) -> Iterable[tuple[str, ...]]:
             f"{entry['latency_ms']['p50']:.2f}",
             f"{entry['speedup_vs_baseline']:.1f}x",
             f"{entry['size_mb']:.1f}",
-            f"{entry['cost_per_million']:.3f}",
+            money(entry["cost_per_million"]),
             "chosen" if entry["name"] == choice["chosen"]["name"] else note(entry, choice),
         )
+
+
+def by_cost(choice: dict) -> list[dict]:
+    """All candidates, cheapest first; those without a cost last. Their places are their numbers in the report."""
+    return sorted(choice["candidates"], key=lambda e: (e["cost_per_million"] is None, e["cost_per_million"] or 0.0))
 
 
 def note(entry: dict, choice: dict) -> str:

@@ -38,6 +38,9 @@ def choose(
     gate: Annotated[
         list[str] | None, typer.Option(help="a further budget, with direction and unit: 'p99_ms <= 20 ms'; repeatable")
     ] = None,
+    no_limit: Annotated[
+        list[str] | None, typer.Option(help="lift the recipe's budget and gates on this figure; repeatable")
+    ] = None,
 ) -> None:
     """Pick again from what was measured, without running again; report and bundle follow."""
     from ..benchmarks.choose import ChooseSettings
@@ -58,11 +61,21 @@ def choose(
     with lock(run_dir):
         measurements = read_measurements(run_dir)
         settings = measurements["choose"] | {key: value for key, value in given.items() if value is not None}
+        if value_per_point is not None and settings["rule"] != "lambda":
+            raise InputError(f"--value-per-point is of --rule lambda; the rule is {settings['rule']}")
+        if max_drop is not None and settings["rule"] != "cheapest":
+            raise InputError(
+                f"--max-drop is of --rule cheapest; the rule is {settings['rule']}: --gate 'drop_validation <= "
+                f"{max_drop:g} points' holds for every rule"
+            )
+        for figure in no_limit or []:
+            _lift(settings, figure)
         settings["budgets"] |= {key: value for key, value in limits.items() if value is not None}
         settings["gates"] = [*settings["gates"], *(gate or [])]
         choice = decide(measurements, checked(ChooseSettings, settings))
         words = [f"--{k.replace('_', '-')} {v}" for k, v in (given | limits).items() if v is not None]
         words += [f"--gate {shlex.quote(text)}" for text in gate or []]
+        words += [f"--no-limit {figure}" for figure in no_limit or []]
         publish(run_dir.resolve(), measurements, choice, " ".join([f"paredown choose {run_dir}", *words]))
     show_choice(choice, measurements)
 
@@ -82,19 +95,14 @@ def report(
     from ..benchmarks.report import markdown, write_picture, write_report
     from .measurements import read_measurements
 
-    measurements = read_measurements(run_dir)
-    try:
-        choice = json.loads((run_dir / "choice.json").read_text())
-    except (OSError, ValueError):
-        raise InputError(
-            f"{run_dir / 'choice.json'}: missing or damaged; make it with: paredown choose {run_dir}"
-        ) from None
-    if "card" not in choice:
-        raise InputError(f"{run_dir / 'choice.json'}: of an older paredown; make it with: paredown choose {run_dir}")
-    command = f"paredown run {run_dir.resolve() / 'recipe.resolved.yaml'}"
     path = output or run_dir / {"html": "report.html", "md": "report.md"}.get(format, f"frontier.{format}")
     if not path.absolute().parent.is_dir():
         raise InputError(f"--output {path}: no such directory")
+    if path.is_dir():
+        raise InputError(f"--output {path}: a directory; name the file to write")
+    measurements = read_measurements(run_dir)
+    choice = _read_choice(run_dir, measurements)
+    command = f"paredown run {run_dir.resolve() / 'recipe.resolved.yaml'}"
     if format == "html":
         show_choice(choice, measurements)
         print(write_report(path, measurements, choice, command))
@@ -163,6 +171,35 @@ def bench(
         from .store import write_atomic
 
         write_atomic(json_file, json.dumps(result, indent=2) + "\n")
+
+
+def _lift(settings: dict, figure: str) -> None:
+    """Take the limits on a figure out of the recipe's settings; InputError where there is none."""
+    from ..benchmarks.limits import gate_of
+
+    gates = [text for text in settings["gates"] if gate_of(text).figure != figure]
+    set_ones = [*(key for key, value in settings["budgets"].items() if value is not None)]
+    set_ones += [gate_of(text).figure for text in settings["gates"]]
+    if figure not in set_ones:
+        raise InputError(f"--no-limit {figure}: the recipe limits {', '.join(set_ones) or 'no figure'}")
+    settings["gates"] = gates
+    settings["budgets"] = {key: value for key, value in settings["budgets"].items() if key != figure}
+
+
+def _read_choice(run_dir: Path, measurements: dict) -> dict:
+    """choice.json of the run that `measurements` are of."""
+    file = run_dir / "choice.json"
+    again = f"make it with: paredown choose {run_dir}"
+    try:
+        choice = json.loads(file.read_text())
+        chosen, rows = choice["chosen"]["name"], choice["candidates"]
+        there = {entry["name"] for entry in measurements["candidates"]}
+        whole = all(isinstance(choice.get(key), dict) for key in ("baseline", "rule", "card", "control", "conditions"))
+        if not whole or chosen not in there or {row["name"] for row in rows} != there:
+            raise InputError(f"{file}: not of these measurements, or of an older paredown; {again}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{file}: missing or damaged; {again}") from None
+    return choice
 
 
 def show_choice(choice: dict, measurements: dict) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..benchmarks.choose import ChooseSettings
+from ..benchmarks.cost import Prices
 from ..benchmarks.latency import CONTROL
 from ..benchmarks.quality import calibration_error, worst_flips
 from ..compress.encoder import PAIR
@@ -174,8 +176,14 @@ def read_measurements(run_dir: Path) -> dict:
         data = json.loads(path.read_text())
         if data["schema"] != SCHEMA:
             raise InputError(f"{path}: schema {data['schema']}; this paredown reads {SCHEMA}: run the recipe again")
+        entries, base = {entry["name"]: entry for entry in data["candidates"]}, data["baseline"]
+        timed = [entry["timing"]["turns"] for entry in entries.values() if entry.get("timing")]
+        if not all(all(turns.values()) for turns in [entries[base]["timing"]["turns"], *timed]):
+            raise ValueError("no samples")
+        Prices.model_validate(data["prices"])
+        ChooseSettings.model_validate(data["choose"])
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file; a run directory is what `paredown run` has made") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: damaged; run the recipe again, finished steps are kept") from None
     return data

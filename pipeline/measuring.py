@@ -11,9 +11,9 @@ import numpy as np
 from ..benchmarks import latency
 from ..benchmarks.floor import floor_ms, machine_rates, work_of
 from ..benchmarks.intervals import ratio
-from ..benchmarks.profile import profile, why_int8_is_slower, why_not_faster
+from ..benchmarks.profile import PROFILED, Profile, profile, why_int8_is_slower, why_not_faster
 from ..benchmarks.sweep import sweep
-from ..export.artifact import ON_GPU, read_artifact
+from ..export.artifact import read_artifact
 from ..export.machine import cores
 from .job import Candidate, Job, evaluation_name
 from .progress import Report
@@ -31,48 +31,63 @@ def measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str,
     measured = latency.measure(artifacts, rows, settings, seed=seed, progress=report)
     timings = measured.timings
     (out / "timings.json").write_text(json.dumps({name: vars(timing) for name, timing in timings.items()}))
+    swept = sweep(artifacts, rows, settings, seed=seed, progress=report)
+    seen = _profiles(candidates, artifacts, rows, timings, threads, report)
     return {
         "conditions": measured.conditions,
-        "sweep": sweep(artifacts, rows, settings, seed=seed, progress=report),
-        "why_slower": _why_slower(candidates, artifacts, rows, timings, threads),
-        "profile": _profiles(candidates, artifacts, rows, timings, threads, report),
+        "sweep": swept,
+        "why_slower": _why_slower(candidates, seen, timings),
+        "profile": _why_not_faster(candidates, seen, artifacts, rows, timings, threads),
         "tokenizer_ms": latency.tokenizer_ms(encoder.ids, job.validation.texts),
         "tokens_median": float(np.median([len(row) for row in ids])),
     }
 
 
-def _why_slower(
-    candidates: list[Candidate], artifacts: dict[str, Path], rows: dict, timings: dict, threads: int
-) -> dict[str, str]:
+def _profiles(
+    candidates: list[Candidate], artifacts: dict[str, Path], rows: dict, timings: dict, threads: int, report: Report
+) -> dict[str, Profile]:
+    """Where the time of every artefact of a CPU runtime goes."""
+    found = {}
+    for c in candidates:
+        if c.name in artifacts and c.target.runtime in PROFILED and not timings[c.name].cannot_run:
+            report(1.0, f"where the time goes in {c.name}")
+            found[c.name] = profile(read_artifact(artifacts[c.name]), rows[c.name], threads)
+    return found
+
+
+def _why_slower(candidates: list[Candidate], seen: dict[str, Profile], timings: dict) -> dict[str, str]:
     """For every INT8 artefact that is slower than the same model in float: the reason that its profile gives."""
     found = {}
     for c in candidates:
         plain = f"{c.model.name}/{c.target.runtime}/fp32"
         if c.model.cascade is not None or not c.target.precision.startswith("int8"):
             continue  # cascades differ in how many rows their first model answers
-        if c.target.runtime in ON_GPU or c.name not in artifacts or plain not in artifacts:
-            continue  # profiles are of CPU runtimes
-        ours, theirs = timings[c.name], timings[plain]
-        slower, lo, _ = ratio(ours.turns[latency.SINGLE], theirs.turns[latency.SINGLE], ours.processes)
-        if lo > 1:
-            seen = profile(read_artifact(artifacts[c.name]), rows[c.name], threads)
-            found[c.name] = why_int8_is_slower(seen, slower)
+        if c.name in seen and plain in seen:
+            ours, theirs = timings[c.name], timings[plain]
+            slower, lo, _ = ratio(ours.turns[latency.SINGLE], theirs.turns[latency.SINGLE], ours.processes)
+            if lo > 1:
+                found[c.name] = why_int8_is_slower(seen[c.name], slower)
     return found
 
 
-def _profiles(
-    candidates: list[Candidate], artifacts: dict[str, Path], rows: dict, timings: dict, threads: int, report: Report
+def _why_not_faster(
+    candidates: list[Candidate],
+    seen: dict[str, Profile],
+    artifacts: dict[str, Path],
+    rows: dict,
+    timings: dict,
+    threads: int,
 ) -> dict[str, str]:
-    """For every artefact of a CPU runtime one paragraph on what keeps it from being faster."""
+    """For every artefact that was profiled one paragraph on what keeps it from being faster."""
     found, rates = {}, machine_rates(threads, seconds=0.3)
     for c in candidates:
-        if c.name not in artifacts or c.target.runtime not in ("onnxruntime", "openvino") or timings[c.name].cannot_run:
+        if c.name not in seen:
             continue
-        report(1.0, f"where the time goes in {c.name}")
         artifact, floor = read_artifact(artifacts[c.name]), None
-        if c.target.runtime == "onnxruntime" and c.model.cascade is None:  # a cascade does not do all of it each time
-            always, _ = work_of(artifact.path / artifact.files[0])
-            floor = floor_ms(always, [len(row) for row in rows[c.name]], rates)
-        seen = profile(artifact, rows[c.name], threads)
-        found[c.name] = why_not_faster(seen, timings[c.name].summary(latency.SINGLE).mean, floor)
+        if c.target.runtime == "onnxruntime":
+            always, sometimes = work_of(artifact.path / artifact.files[0])
+            lengths = [len(row) for row in rows[c.name]]
+            unsure = 1 - artifact.details["cascade"]["answered_by_first"] if c.model.cascade is not None else 0.0
+            floor = floor_ms(always, lengths, rates) + unsure * floor_ms(sometimes, lengths, rates)
+        found[c.name] = why_not_faster(seen[c.name], timings[c.name].summary(latency.SINGLE).mean, floor)
     return found

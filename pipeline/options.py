@@ -19,5 +19,6 @@ def checked(kind: type[Kind], values: dict) -> Kind:
         problem = error.errors(include_url=False)[0]
         if not problem["loc"]:  # several options together
             raise InputError(problem["msg"].removeprefix("Value error, ")) from None
-        option = "--" + str(problem["loc"][0]).replace("_", "-")
+        names = [part for part in problem["loc"] if isinstance(part, str)]
+        option = "--" + names[-1].replace("_", "-")  # of a budget: its own name
         raise InputError(f"{option}: {problem['msg']} (given: {problem['input']!r})") from None

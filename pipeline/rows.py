@@ -144,7 +144,7 @@ def _quality(entry: dict, base: dict, measurements: dict) -> dict:
         "negative_flip_share": flip_share(base_correct, correct),
         "calibration_error": entry["calibration_error"],
         "attribution_agreement": _mean_agreement(entry),
-        "slices": {kind: by_key(base_correct, correct, keys) for kind, keys in measurements["keys"].items()},
+        "slices": {kind: _parts(kind, base_correct, correct, keys) for kind, keys in measurements["keys"].items()},
     }
     for kind in ("label", "group"):
         found = figures["slices"].get(kind)
@@ -158,6 +158,14 @@ def _quality(entry: dict, base: dict, measurements: dict) -> dict:
             found = (points(ours), paired_drop(theirs, ours)[0], drop_upper_95(theirs, ours))
         figures |= dict(zip(names, found, strict=True))
     return figures
+
+
+def _parts(kind: str, base: np.ndarray, correct: np.ndarray, keys: list[str]) -> list[dict]:
+    """Groups of rows, the worst first; those by length as they grow."""
+    parts = by_key(base, correct, keys)
+    if kind == "length":
+        parts.sort(key=lambda part: (part["name"].startswith("more"), not part["name"].startswith("up")))
+    return parts
 
 
 def _mean_agreement(entry: dict) -> float | None:

@@ -1,26 +1,45 @@
-"""A finished run, told to experiment trackers (`report_to`, as in transformers). A failing one never kills a run."""
+"""A finished run, told to experiment trackers (`report_to`, as in transformers). One that fails, exits or does not come
+back never kills a run."""
 
 from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .recipe import Sink
+
+PATIENCE = 300.0  # seconds for one tracker
 
 
 def track(sinks: Sequence[Sink], choice: dict, name: str, run_dir: Path) -> list[str]:
     """Log rule, figures of every candidate, choice.json and report.html; returns a line for each sink that failed."""
     problems = []
     for sink in sinks:
-        try:
-            SINKS[sink](choice, name, run_dir)
-        except Exception as error:  # whatever a tracker raises: no package, no login, no network
-            reason = (str(error).splitlines() or [""])[0]
-            problems.append(f"report_to {sink}: {type(error).__name__}: {reason}; the run itself is whole")
+        problem = _told(sink, choice, name, run_dir)
+        if problem is not None:
+            problems.append(f"report_to {sink}: {problem}; the run itself is whole")
             print(f"warning: {problems[-1]}", file=sys.stderr)
     return problems
+
+
+def _told(sink: Sink, choice: dict, name: str, run_dir: Path) -> str | None:
+    """What went wrong. In a thread of its own, which is left behind when it takes too long."""
+    problems = [f"not done after {PATIENCE:g} s"]
+
+    def tell() -> None:
+        try:
+            SINKS[sink](choice, name, run_dir)
+            problems.clear()
+        except BaseException as error:  # whatever a tracker raises: no package, no login, no network, an exit
+            problems[:] = [f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"]
+
+    thread = threading.Thread(target=tell, name=f"report_to-{sink}", daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return problems[0] if problems else None
 
 
 def figures_of(entry: dict, prefix: str = "") -> Iterator[tuple[str, float]]:

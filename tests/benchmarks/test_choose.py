@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from candidates import row, settings, simulated
 from paredown.benchmarks.choose import Frontier, Row, choose, clear, costs_tie, pareto, values_tie
 from paredown.benchmarks.intervals import t975
 from paredown.benchmarks.limits import Budgets
-from paredown.export.errors import InputError, StepError
+from paredown.export.errors import StepError
 
 
 def pick(rows: list[Row], **values) -> str:
@@ -24,8 +26,8 @@ def test_lambda_weighs_value_against_money() -> None:
     rows = [row("good", 1.0, 850), row("cheap", 0.1, 800)]
     assert pick(rows, rule="lambda", value_per_point=1.0) == "good"
     assert pick(rows, rule="lambda", value_per_point=0.1) == "cheap"
-    with pytest.raises(InputError, match="value_per_point"):
-        pick(rows, rule="lambda")
+    with pytest.raises(ValueError, match="value_per_point"):  # before anything is run
+        settings(rule="lambda")
 
 
 def test_knee_is_where_the_frontier_bends() -> None:
@@ -46,6 +48,17 @@ def test_budgets_are_hard_under_every_rule(rule: str) -> None:
     assert "was not measured" in reasons["unknown"]
     with pytest.raises(StepError, match="keeps the budgets"):
         choose(rows, rows[0], settings(rule=rule, value_per_point=1, budgets={"p95_ms": 0.1}))
+
+
+def test_when_nothing_fits_the_nearest_misses_are_named_first() -> None:
+    rows = [
+        row("far", 0.1, 850, size_mb=90.0),
+        row("near", 0.2, 850, size_mb=11.0),
+        row("middle", 0.2, 850, size_mb=30.0),
+    ]
+    never = replace(row("torch", 0.3, 850, size_mb=1.0), cannot="a bundle runs without torch")
+    with pytest.raises(StepError, match=r"budgets: near: size_mb .*; middle: .*; far: "):
+        choose([never, *rows], rows[0], settings(budgets={"size_mb": 10}))
 
 
 def test_the_upper_bound_can_be_a_budget() -> None:

@@ -40,7 +40,7 @@ def test_how_far_the_price_may_move() -> None:
 def test_how_far_the_limits_may_move() -> None:
     rows = [row("a", 0.5, 850), row("b", 0.2, 842, size_mb=30.0), row("c", 0.1, 820)]
     at = moved(rows, "max_drop", max_drop=1)
-    assert at == {"limit": "max_drop 1 points", "set": True, "tighter": {"at": 0.8, "name": "a"},
+    assert at == {"limit": "max_drop 1 point", "set": True, "tighter": {"at": 0.8, "name": "a"},
                   "looser": {"at": 3.0, "name": "c"}}  # fmt: skip
     at = moved(rows, "size_mb", max_drop=1, budgets={"size_mb": 20})
     assert (at["tighter"], at["looser"]) == ({"at": 10.0, "name": None}, {"at": 30.0, "name": "b"})

@@ -1,5 +1,5 @@
 import pytest
-from paredown.benchmarks.limits import FIGURES, Budgets, broken, gate_of, limits_of, value_of
+from paredown.benchmarks.limits import FIGURES, Budgets, broken, excess, gate_of, limits_of, value_of
 
 ENTRY = {"latency_ms": {"p99": 3.0}, "throughput_per_s": 100.0, "negative_flips": 4, "label_drop": None}
 
@@ -32,12 +32,13 @@ def test_a_gate_is_kept_or_says_what_breaks_it(text: str, reason: str | None) ->
         ("throughput_per_s <= 20 rows/s", ["more is better", "throughput_per_s >= 20 rows/s"]),
         ("p99_ms <= ms", ["has no number"]),
         ("p99 <= 20 ms", ["unknown figure 'p99'", "did you mean 'p99_ms'?"]),
+        ("p99_ms <= 1e999 ms", ["too large"]),
         ("", ["is no gate"]),
         ("<= 20 ms", ["is no gate"]),
     ],
 )
 def test_a_gate_without_unit_or_direction_is_an_error_that_shows_the_right_one(text: str, words: list[str]) -> None:
-    with pytest.raises(ValueError, match=r"write|did you mean") as caught:
+    with pytest.raises(ValueError, match=r"write|did you mean|leave the gate out") as caught:
         gate_of(text)
     assert all(word in str(caught.value) for word in words), caught.value
 
@@ -48,3 +49,19 @@ def test_limits_read_as_they_are_written() -> None:
     assert all(gate_of(str(limit)) == limit for limit in limits)
     assert set(Budgets.model_fields) <= set(FIGURES)
     assert value_of(ENTRY, "p99_ms") == 3.0
+    one = gate_of("drop_validation <= 1 points")
+    assert str(one) == "drop_validation <= 1 point"
+    assert gate_of(str(one)) == one
+
+
+def test_a_budget_is_a_number() -> None:
+    assert Budgets.model_validate({"p95_ms": 20}).p95_ms == 20
+    for odd in (True, "20", float("inf")):
+        with pytest.raises(ValueError, match="p95_ms"):
+            Budgets.model_validate({"p95_ms": odd})
+
+
+def test_excess_tells_the_nearest_miss() -> None:
+    limits = limits_of(Budgets(size_mb=10, cost_per_million=1), [])
+    near, far = {"size_mb": 11.0, "cost_per_million": 0.5}, {"size_mb": 30.0, "cost_per_million": 2.0}
+    assert 0 < excess(near, limits) < excess(far, limits) < excess({"size_mb": 1.0}, limits)

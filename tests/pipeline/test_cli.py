@@ -87,6 +87,11 @@ def test_choose_picks_again_without_running_again(finished: Path, tmp_path: Path
     choice = json.loads((run_dir / "choice.json").read_text())
     assert choice["chosen"]["size_mb"] <= sizes[1]
     assert any("size_mb" in c.get("rejected_because", "") for c in choice["candidates"])
+    done = paredown("choose", run_dir, "--no-limit", "size_mb")
+    assert done.returncode == 0, done.stderr
+    choice = json.loads((run_dir / "choice.json").read_text())
+    assert "size_mb" not in choice["rule"]["budgets"]
+    assert not any("size_mb" in c.get("rejected_because", "") for c in choice["candidates"])
     done = paredown("choose", run_dir, "--size-mb", "0.0001")
     assert done.returncode == 1
     assert "no candidate keeps the budgets" in done.stderr
@@ -99,6 +104,10 @@ def test_choose_refuses_what_it_cannot_use(finished: Path, tmp_path: Path) -> No
     refused(paredown("choose", tmp_path), "measurements.json", "paredown run")
     run_dir = shutil.copytree(finished, tmp_path / "run")
     refused(paredown("choose", run_dir, "--rule", "lambda"), "--value-per-point")
+    refused(paredown("choose", run_dir, "--value-per-point", "1"), "--rule lambda")
+    refused(paredown("choose", run_dir, "--rule", "knee", "--max-drop", "1"), "--rule cheapest", "--gate")
+    refused(paredown("choose", run_dir, "--p95-ms", "0"), "--p95-ms")
+    refused(paredown("choose", run_dir, "--no-limit", "memory_mb"), "memory_mb: the recipe limits size_mb")
     refused(paredown("choose", run_dir, "--gate", "p99_ms <= 20"), "has no unit", "p99_ms <= 20 ms")
     refused(paredown("choose", run_dir, "--gate", "p99_ms 20 ms"), "has no direction")
     done = paredown("choose", run_dir, "--gate", "payback_requests <= -1 requests")
@@ -115,6 +124,25 @@ def test_report_writes_the_same_page_again(finished: Path, tmp_path: Path) -> No
     assert "times as fast" in (run_dir / "report.html").read_text()
     (run_dir / "choice.json").unlink()
     refused(paredown("report", run_dir), "choice.json", "paredown choose")
+    refused(paredown("report", run_dir, "--format", "md", "--output", tmp_path), "a directory")
+
+
+def test_damaged_files_of_a_run_are_one_line(finished: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("steps", "bundle*"))
+    choice, measurements = (json.loads((run_dir / name).read_text()) for name in ("choice.json", "measurements.json"))
+    for damaged in ([], {"card": 1}, {**choice, "chosen": {"name": "nobody"}}, {**choice, "candidates": []}):
+        (run_dir / "choice.json").write_text(json.dumps(damaged))
+        refused(paredown("report", run_dir), "choice.json", "paredown choose")
+    base = measurements["candidates"][0]
+    silent = {**base, "timing": {**base["timing"], "turns": {"single_stream": [], "offline": []}}}
+    for damaged in (
+        [],
+        {"schema": 2},
+        {**measurements, "prices": {**measurements["prices"], "price_per_hour": -3}},
+        {**measurements, "candidates": [silent, *measurements["candidates"][1:]]},
+    ):
+        (run_dir / "measurements.json").write_text(json.dumps(damaged))
+        refused(paredown("choose", run_dir), "measurements.json", "run the recipe again")
 
 
 def test_verify_and_predict_a_bundle_and_its_archive(finished: Path, files: dict) -> None:

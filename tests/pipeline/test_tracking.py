@@ -1,11 +1,14 @@
 """Real trackers, writing to this disk; what they raise is a warning."""
 
 import json
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 from conftest import paredown, write_recipe
 from paredown.compress.checkpoint import Checkpoint
+from paredown.pipeline import tracking
 from paredown.pipeline.recipe_file import read_recipe
 from paredown.pipeline.tracking import figures_of, track
 
@@ -63,6 +66,19 @@ def test_a_sink_that_fails_is_a_warning(run_dir: Path, capsys: pytest.CaptureFix
     (problem,) = track(["tensorboard"], CHOICE, "sentiment", run_dir)
     assert problem.startswith("report_to tensorboard: ")
     assert "the run itself is whole" in capsys.readouterr().err
+
+
+def test_a_sink_that_exits_or_does_not_come_back_is_a_warning_too(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    monkeypatch.setitem(tracking.SINKS, "wandb", lambda *_: sys.exit("no login"))
+    monkeypatch.setitem(tracking.SINKS, "mlflow", lambda *_: never.wait())
+    gone, late = track(["wandb", "mlflow"], CHOICE, "sentiment", run_dir)
+    assert gone.startswith("report_to wandb: SystemExit: no login")
+    assert late.startswith("report_to mlflow: not done after 0.2 s")
+    never.set()
 
 
 def test_the_recipe_names_the_sinks(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
