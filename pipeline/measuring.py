@@ -13,6 +13,7 @@ from ..benchmarks.floor import floor_ms, machine_rates, work_of
 from ..benchmarks.intervals import ratio
 from ..benchmarks.profile import profile, why_int8_is_slower, why_not_faster
 from ..benchmarks.sweep import sweep
+from ..compress.encoder import PIXELS
 from ..export.artifact import ON_GPU, read_artifact
 from ..export.machine import cores
 from .job import Candidate, Job, evaluation_name
@@ -37,7 +38,7 @@ def measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str,
         "why_slower": _why_slower(candidates, artifacts, rows, timings, threads),
         "profile": _profiles(candidates, artifacts, rows, timings, threads, report),
         "tokenizer_ms": latency.tokenizer_ms(encoder.ids, job.validation.texts),
-        "tokens_median": float(np.median([len(row) for row in ids])),
+        "tokens_median": float(np.median([len(row) for row in ids])) if job.task.reads_text else None,
     }
 
 
@@ -70,7 +71,8 @@ def _profiles(
             continue
         report(1.0, f"where the time goes in {c.name}")
         artifact, floor = read_artifact(artifacts[c.name]), None
-        if c.target.runtime == "onnxruntime" and c.model.cascade is None:  # a cascade does not do all of it each time
+        plain = c.model.cascade is None and PIXELS not in artifact.inputs  # a cascade does not do all of it each time,
+        if c.target.runtime == "onnxruntime" and plain:  # and what an image's products are of is no token
             always, _ = work_of(artifact.path / artifact.files[0])
             floor = floor_ms(always, [len(row) for row in rows[c.name]], rates)
         seen = profile(artifact, rows[c.name], threads)
