@@ -250,6 +250,9 @@ def _check_layers(model: Model, depth: int) -> None:
     for entry in model.steps:
         stage, settings = entry.stage
         layers = getattr(settings, "layers", None)
+        if isinstance(settings, Distill) and settings.student is not None:
+            depth = open_checkpoint(settings.student).depth
+            continue
         if layers is None:
             continue
         fits = 1 <= layers <= depth if isinstance(layers, int) else layers == sorted({*layers} & {*range(depth)}) != []

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +60,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = untrained(path / "untrained")
     untrained(path / "net", "resnet")
     train = TASK.read(str(path / "train.csv"), names=NAMES)
-    settings = Finetune(epochs=6, batch_size=16, learning_rate=3e-3, freeze_embeddings=False)
+    settings = Finetune(epochs=10, batch_size=16, learning_rate=3e-3, freeze_embeddings=False)
     model = finetune(load(source, TASK), source.encoder().ids(train.texts), train.gold, settings, seed=0)
     save(model, source, path / "teacher")
     (path / "recipe.yaml").write_text(RECIPE)
@@ -80,20 +79,6 @@ def test_the_run_sees_images(home: Path) -> None:
     assert all(c["typos_metric"] is None for c in whole.values())
     report = (home / "run" / "report.html").read_text()
     assert "decoding and resizing of images" in report
-
-
-def test_moving_the_images_is_another_run(home: Path, tmp_path: Path) -> None:
-    """What is in the files counts, not where they lie."""
-    for name in ("teacher", "net", "train-images", "validation-images", "test", "run"):
-        shutil.copytree(home / name, tmp_path / name)
-    for name in ("recipe.yaml", "train.csv", "validation.csv"):
-        shutil.copyfile(home / name, tmp_path / name)
-    done = paredown("run", "recipe.yaml", "--output-dir", "run", "--dry-run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "to do" not in done.stdout
-    (tmp_path / "train-images" / "0.png").write_bytes(png(picture(12, 12)))
-    done = paredown("run", "recipe.yaml", "--output-dir", "run", "--dry-run", cwd=tmp_path)
-    assert "to do" in done.stdout
 
 
 def test_the_bundle_proves_itself_without_tokenizers_and_torch(home: Path, tmp_path: Path) -> None:
@@ -116,8 +101,6 @@ def test_the_bundle_proves_itself_without_tokenizers_and_torch(home: Path, tmp_p
     card = (bundle / "README.md").read_text()
     assert "--image FILE" in card
     assert "tokens" not in card
-    golden[0]["text"] = "/etc/passwd"
-    assert "OK" in done.stdout
 
 
 def test_the_bundle_answers(home: Path, tmp_path: Path) -> None:
@@ -188,7 +171,8 @@ def test_a_server_refuses_what_it_should_not_decode(home: Path) -> None:
         assert ask(whole)[0] == 200
         for raw, status, why in (
             (bomb.getvalue(), 413, "4000 x 4000 pixels"),
-            (whole + bytes(30_000), 413, "at most 20000 are taken"),
+            (whole + bytes(20_000), 413, "at most 20000 are taken"),
+            (whole + bytes(60_000), 413, "at most 20000 bytes are taken"),
             (whole[:-200], 400, "a broken image"),
             (b"a text", 400, "not an image"),
             (b"", 400, "not an image"),
@@ -245,7 +229,9 @@ def test_what_is_about_words_is_refused(home: Path, tmp_path: Path) -> None:
     refused(paredown("augment", *data, "--output", tmp_path / "a.jsonl"), "for tasks that read text")
     refused(paredown("robustness", home / "teacher", "--data", home / "test", *data[:2]), "for tasks that read text")
     refused(paredown("export", home / "teacher", *data[:2], "--lengths", "8", *out), "for tasks that read text")
-    refused(paredown("prune", home / "net", *data, "--ffn", 0.5, *out), "cannot cut a 'resnet' model")
+    done = paredown("prune", home / "net", *data, "--ffn", 0.5, *out)
+    assert done.returncode == 2
+    assert "error: cannot cut a 'resnet' model" in done.stderr
     for old, new, why in (
         ("distill: {layers: 1, epochs: 2}", "trim: {}", "for tasks that read text"),
         ("distill: {layers: 1, epochs: 2}", "static: {}", "for tasks that read text"),
