@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +75,12 @@ class Rows:
         if self.labels is None:
             raise InputError(f"{self.source}: labels are needed here and the data has none")
         return self.labels
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over texts (of images: their files) and labels."""
+        labels = None if self.labels is None else [np.asarray(label).tolist() for label in self.labels]
+        return hashlib.sha256(json.dumps([self.texts, labels]).encode()).hexdigest()
 
     def sample(self, count: int) -> Rows:
         """`count` rows (or all) from everywhere, always the same ones: files are often sorted by label."""

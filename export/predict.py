@@ -60,7 +60,13 @@ class Predictor:
         return self.task.decode(self._outputs(texts), self.labels, texts, self.encoder)
 
     def _outputs(self, texts: Sequence[str]) -> np.ndarray:
-        return run_rows(self.session, self.encoder.ids(texts), self.encoder.pad_id, self.task.output)
+        try:
+            rows = self.encoder.ids(texts)
+        except ValueError as error:
+            if self.task.reads_text:
+                raise
+            raise InputError(f"an image: {error}") from None
+        return run_rows(self.session, rows, self.encoder.pad_id, self.task.output)
 
     def score(self, source: str, text: str | None = None, label: str | None = None) -> tuple[float, int]:
         """The metric, in points, on labelled data (see `data.read`), and the number of rows."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-
-import numpy as np
 
 from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, open_checkpoint
@@ -265,10 +261,7 @@ def _check_layers(model: Model, depth: int) -> None:
 
 
 def rows_digest(rows: Rows | None) -> str | None:
-    if rows is None:
-        return None
-    labels = None if rows.labels is None else [np.asarray(label).tolist() for label in rows.labels]
-    return hashlib.sha256(json.dumps([rows.texts, labels]).encode()).hexdigest()
+    return None if rows is None else rows.digest
 
 
 def graph_name(model: Model) -> str:

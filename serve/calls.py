@@ -48,4 +48,4 @@ def measure(run: Callable[[list], object], row: Sequence[int], max_length: int) 
     matrix = np.stack([weights, tokens * weights], axis=1)
     a, b = np.linalg.lstsq(matrix, np.ones(len(shapes)), rcond=None)[0]
     b = max(b, 1e-9)
-    return float(np.clip(a / b, min(SLACK[0], max_length - 1), SLACK[1])), float(b)  # an image is one token, a dear one
+    return float(np.clip(a / b, min(SLACK[0], max_length / 2), SLACK[1])), float(b)  # an image is one token, a dear one
