@@ -159,9 +159,7 @@ def measure(
     ticks, load, began = cpu_ticks(), load_average(), time.monotonic()
     process = 0
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-        files = {name: Path(scratch) / f"{i}.json" for i, name in enumerate(artifacts)}
-        for name, file in files.items():
-            file.write_text(json.dumps([list(row) for row in rows[name]]))
+        files = {name: _written(rows[name], Path(scratch) / str(i)) for i, name in enumerate(artifacts)}
         while process < settings.processes or (
             process < settings.processes + settings.extra_processes and not _steady(timings, first, kinds[0].name)
         ):
@@ -188,6 +186,15 @@ def measure(
             "seconds": time.monotonic() - began,
         },
     )
+
+
+def _written(rows: Sequence[Sequence[int]], path: Path) -> Path:
+    """Rows for a worker: token ids in JSON; pixels, each (1, channels, height, width), as one array."""
+    if isinstance(rows[0], np.ndarray):
+        np.save(path, np.concatenate(rows))
+        return path.with_suffix(".npy")
+    path.write_text(json.dumps([list(row) for row in rows]))
+    return path
 
 
 def _one_process(

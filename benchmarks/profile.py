@@ -22,8 +22,11 @@ INT8_PRODUCTS = {
     "QLinearMatMul",
     "QGemm",
     "QAttention",
+    "QLinearConv",
 }
-FLOAT_PRODUCTS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention", "MultiHeadAttention"}
+FLOAT_PRODUCTS = {
+    "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention", "MultiHeadAttention", "Conv", "FusedConv",
+}  # fmt: skip
 CONTROL_FLOW = {"If", "Loop", "Scan"}  # their time is that of the nodes inside, which are listed too
 CONVERSIONS = {
     "DynamicQuantizeLinear",
@@ -182,7 +185,7 @@ def _openvino(model: Path, batches: Sequence[dict[str, np.ndarray]], threads: in
         wall += (time.perf_counter() - began) * 1e3
         for info in request.profiling_info:
             int8 = "i8" in info.exec_type or "u8" in info.exec_type
-            product = info.node_type in ("FullyConnected", "MatMul", "ScaledDotProductAttention")
+            product = info.node_type in ("FullyConnected", "MatMul", "ScaledDotProductAttention", "Convolution")
             kind = "product" if product else _other(info.node_type)
             node = times.setdefault(info.node_name, Node(info.node_type, kind, int8))
             node.ms += info.real_time.total_seconds() * 1e3

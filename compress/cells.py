@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from .encoder import PAIR
-from .errors import InputError, nearest
+from .errors import InputError, missing_extra, nearest
 
 
 def text_of(record: Mapping[str, object], column: str, of_words: bool, where: str) -> str:
@@ -26,6 +27,30 @@ def text_of(record: Mapping[str, object], column: str, of_words: bool, where: st
     return value
 
 
+def image_of(value: object, folder: Path, where: str) -> str:
+    """An image as a data URI: that of the file at a path (relative to `folder`), of a data URI, or of bytes as
+    `datasets` keeps them, {"bytes": ..., "path": ...}."""
+    try:
+        from .images import bytes_of, uri
+    except ImportError as error:
+        raise missing_extra(error.name or "PIL", "images") from None
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    shown = repr(value)[:200] if isinstance(value, str) else "it"
+    try:
+        if isinstance(value, str) and value.startswith("data:"):
+            value, shown = bytes_of(value), "a data URI"
+        elif isinstance(value, str) and value.strip():
+            value = (folder / value.strip()).read_bytes()
+        if isinstance(value, bytes):
+            return uri(value)
+    except OSError as error:
+        raise InputError(f"{where}: {shown}: {error.strerror}; a path is relative to {folder}") from None
+    except ValueError as error:
+        raise InputError(f"{where}: {shown}: {error}; mend the file or remove the row") from None
+    raise InputError(f"{where}: the path of an image file, or a data URI, is expected")
+
+
 def is_text(value: str) -> bool:
     """False for a string that UTF-8 cannot write, which no tokenizer takes, and for one that would be read as two."""
     try:
@@ -36,7 +61,9 @@ def is_text(value: str) -> bool:
 
 
 def columns_of(row: str) -> dict[str, str]:
-    """A row's text, or two texts, under names that `read` finds again."""
+    """A row's text, or two texts, or its image, under names that `read` finds again."""
+    if row.startswith("data:image/"):
+        return {"image": row}
     first, pair, second = row.partition(PAIR)
     return {"text": first, "text_pair": second} if pair else {"text": first}
 

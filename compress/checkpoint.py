@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .encoder import Encoder
+from .encoder import INPUTS, PIXELS, Encoder, reader_file
 from .errors import InputError, missing_extra
-from .families import FAMILIES, STATIC
+from .families import FAMILIES, STATIC, WHOLE
 from .origin import inherit
 from .questions import ENDS
 from .tasks import SEVERAL, TASKS, Task
@@ -90,17 +90,42 @@ class Checkpoint:
         number = len(self.labels) == 1 and not several
         return self.architecture.endswith(task.head) and (several, number) == (task.several, task.number)
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the model takes: pixels where its head says so, or where a preprocessor alone lies beside it."""
+        images = TASKS["image-classification"]
+        alone = [(self.path / reader_file(inputs)).is_file() for inputs in (images.inputs, INPUTS[:2])]
+        pixels = self.architecture.endswith(images.head) or alone == [True, False]
+        return images.inputs if pixels else INPUTS[:2]
+
     def tokenizer_bytes(self) -> bytes:
-        """Two checkpoints with the same bytes cut every text into the same tokens."""
-        return (self.path / "tokenizer.json").read_bytes()
+        """Two checkpoints with the same bytes cut every text into the same tokens, or see an image alike."""
+        return (self.path / reader_file(self.inputs)).read_bytes()
 
     def size_mb(self) -> float:
         return sum(path.stat().st_size for path in self.files) / 1e6
 
     def encoder(self, max_length: int | None = None) -> Encoder:
-        """The checkpoint's tokenizer, cut at `max_length` tokens or at the longest input it can take."""
+        """The checkpoint's tokenizer, cut at `max_length` tokens or at the longest input it can take; its preprocessor,
+        where it sees images."""
+        if PIXELS in self.inputs:
+            return self._image_encoder()
         longest = min(max_length or self.positions, self.positions)
         return Encoder(self.path / "tokenizer.json", longest, self.pad_id)
+
+    def _image_encoder(self) -> Encoder:
+        """ValueError where the model takes images of another size than the preprocessor makes."""
+        try:
+            from .images import ImageEncoder
+        except ImportError as error:
+            raise missing_extra(error.name or "PIL", "images") from None
+        encoder = ImageEncoder(self.path / reader_file(self.inputs), self.config.get("num_channels"))
+        free = self.config.get("model_type") in WHOLE or "image_size" not in self.config  # a convolution takes any size
+        sides = encoder.shape[1:] if free else self.config["image_size"]
+        wanted = (self.config.get("num_channels", 3), *((sides, sides) if isinstance(sides, int) else sides))
+        if wanted != encoder.shape:
+            raise ValueError(f"it makes images of {encoder.shape}, and the model takes {wanted}")
+        return encoder
 
 
 def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
@@ -117,7 +142,7 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
     weights = find_weights(path)
     checkpoint = Checkpoint(path, config, weights)
     if task is not None and not checkpoint.has_head(task):
-        other = next((t.name for t in TASKS.values() if t.reads_text and checkpoint.has_head(t)), None)
+        other = next((t.name for t in TASKS.values() if checkpoint.has_head(t)), None)
         if other is not None:
             raise InputError(
                 f"{path / 'config.json'}: '{checkpoint.architecture}' is made for {other}, not {task.name}; give "
@@ -128,17 +153,21 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
             f"ends in '{task.head}'; fine-tune it first: paredown finetune {path} --task {task.name} --train F "
             "--validation F"
         )
-    if task is not None and not task.reads_text:
-        return checkpoint
-    if not (path / "tokenizer.json").is_file():
+    images = not task.reads_text if task is not None else PIXELS in checkpoint.inputs
+    file = path / reader_file([PIXELS] if images else INPUTS[:2])
+    if not file.is_file():
+        auto = "AutoImageProcessor" if images else "AutoTokenizer"
         raise InputError(
-            f'{path}: no tokenizer.json; write it with: python -c "from transformers import AutoTokenizer as A; '
+            f'{path}: no {file.name}; write it with: python -c "from transformers import {auto} as A; '
             f"A.from_pretrained('{path}').save_pretrained('{path}')\""
         )
     try:
         checkpoint.encoder()
-    except Exception as error:  # tokenizers raises the bare class
-        raise InputError(f"{path / 'tokenizer.json'}: not a tokenizer ({error}); is the download whole?") from None
+    except InputError:
+        raise
+    except Exception as error:  # tokenizers raises the bare class; a preprocessor may hold anything
+        kind = "preprocessor that is known here" if images else "tokenizer"
+        raise InputError(f"{file}: not a {kind} ({error}); is the download whole?") from None
     return checkpoint
 
 
@@ -151,7 +180,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
     if kind == STATIC:
         from . import static_model  # noqa: F401 - makes its architecture known to transformers
     known = FAMILIES.get(kind)
-    attention = known.attention if known else "sdpa"
+    attention = known.attention if known else "eager" if kind in WHOLE else "sdpa"
     if (path / STRUCTURE).is_file():
         from safetensors.torch import load_file
 
@@ -210,7 +239,7 @@ def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: 
     inherit(source.path, out)
     if tokenizer_json is not None:
         _write_tokenizer(out, tokenizer_json)
-    return open_checkpoint(out, TASKS["image-classification"] if model.main_input_name == "pixel_values" else None)
+    return open_checkpoint(out)
 
 
 def _write_tokenizer(out: Path, tokenizer_json: str) -> None:

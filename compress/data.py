@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
-from .cells import answers_of, is_number, listed, number, one_label, several_labels, tags, text_of, words
+from .cells import answers_of, image_of, is_number, listed, number, one_label, several_labels, tags, text_of, words
 from .encoder import PAIR, Encoder
 from .errors import InputError, nearest
 from .files import open_table
@@ -28,6 +32,7 @@ class Columns:
     several: bool = False  # labels a row: a list of them, or a cell with semicolons between them
     number: bool = False  # instead of a label
     answers: bool = False  # parts of the second text, which answer the first
+    images: bool = False  # instead of a text
 
 
 TEXT = Columns()
@@ -41,6 +46,7 @@ PAIR_NUMBERS = replace(PAIRS, label=NUMBER_COLUMNS, number=True)
 QUESTIONS = Columns(
     ("question", "text"), ("answers", "answer"), second=("context", "passage", "paragraph", "text_pair"), answers=True
 )
+IMAGES = Columns(("image", "path", "file", "file_name", "image_path"), images=True)
 WORDS = Columns(("tokens", "words", *TEXT_COLUMNS), ("tags", "ner_tags", "labels"), of_words=True)
 
 
@@ -49,7 +55,8 @@ class Rows:
     """Texts with their labels (None when unlabelled): indices into `names`, one a text, or an array of one a word;
     where a text may have several, 1 and 0 for each of `names`; or numbers, which `names` has one name for.
 
-    The words of a text are what blanks part. Two texts that make a row have PAIR between them.
+    The words of a text are what blanks part. Two texts that make a row have PAIR between them. An image is a data URI
+    that holds its file.
     """
 
     source: str
@@ -68,6 +75,12 @@ class Rows:
         if self.labels is None:
             raise InputError(f"{self.source}: labels are needed here and the data has none")
         return self.labels
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over texts (of images: their files) and labels."""
+        labels = None if self.labels is None else [np.asarray(label).tolist() for label in self.labels]
+        return hashlib.sha256(json.dumps([self.texts, labels]).encode()).hexdigest()
 
     def sample(self, count: int) -> Rows:
         """`count` rows (or all) from everywhere, always the same ones: files are often sorted by label."""
@@ -120,9 +133,10 @@ def read(
     """Read rows. Columns are `text` and `label`, or found among the usual names when None; `group` must be there.
 
     `source` is a path ending in .csv, .jsonl, .parquet or .conll, or `name[:split]` of the `datasets` library (split
-    defaults to "train"). `labelled=None`: labels if there are any. A label is one of `names`, or an index into them.
-    Words and their tags are lists, or a cell with blanks between them. Rows of two texts: `text` is both columns with
-    a comma between them. Raises InputError that names the file and the row.
+    defaults to "train"); of images also a directory with one for each label. `labelled=None`: labels if there are any.
+    A label is one of `names`, or an index into them. Words and their tags are lists, or a cell with blanks between
+    them. Rows of two texts: `text` is both columns with a comma between them. Raises InputError that names the file and
+    the row.
     """
     there, records = open_table(source)
     text_columns = _text_columns(source, there, text, columns)
@@ -137,7 +151,10 @@ def read(
     known = {name: i for i, name in enumerate(names)}
     for row, record in records:
         where = f"{source}, {row}"
-        value = PAIR.join(text_of(record, column, columns.of_words, where) for column in text_columns)
+        if columns.images:
+            value = image_of(record.get(text_columns[0]), Path(source).parent, f"{where}: column '{text_columns[0]}'")
+        else:
+            value = PAIR.join(text_of(record, column, columns.of_words, where) for column in text_columns)
         texts.append(value)
         if group is not None:
             groups.append("" if record.get(group) is None else str(record[group]).strip())
@@ -240,6 +257,8 @@ def _find(source: str, columns: Sequence[str], given: str | None, usual: Sequenc
 def encode(encoder: Encoder, rows: Rows) -> list[list[int]]:
     """Token ids of every row; InputError when no row has a token of its own (the model would see padding only)."""
     ids = encoder.ids(rows.texts)
+    if isinstance(ids[0], np.ndarray):  # an image always says something
+        return ids
     bare = encoder.ids([PAIR if PAIR in rows.texts[0] else ""])[0]  # what stands around texts
     unknown = encoder.tokenizer.token_to_id("[UNK]")
     if all(len(row) <= len(bare) or (unknown is not None and set(row) - set(bare) == {unknown}) for row in ids):

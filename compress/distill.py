@@ -19,14 +19,15 @@ from transformers import PreTrainedModel
 
 from .encoder import per_row, run_rows
 from .errors import InputError
-from .inference import Kind, answers, divergence, forward, kind_of
+from .families import WHOLE
+from .inference import Kind, answers, divergence, forward, inputs_of, kind_of, pad_id
 from .losses import Judge, Labels, labels_key, supervised
 from .numbers import standard_units
 from .relation import relation_loss, relations
 from .settings import Distill, Heal
 from .structure import blocks, keep_blocks
 from .tags import NO_LABEL
-from .train import Progress, fit, label_names
+from .train import ROW, Progress, fit, label_names
 
 
 def distill(
@@ -116,23 +117,23 @@ def _heal(
 ) -> PreTrainedModel:
     name, kind = labels_key(student), kind_of(student)
     rows = [
-        {"input_ids": row, name: label, "teacher_logits": score}
+        {ROW: row, name: label, "teacher_logits": score}
         for row, label, score in zip(ids, given, per_row(scores, ids), strict=True)
     ]
     pairs = _matched_layers(len(blocks(student)), len(blocks(teacher))) if settings.hidden_weight else []
     looks_inside = bool(settings.hidden_weight or settings.relation_weight)
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        inputs = inputs_of(batch)
         with relations(student) if settings.relation_weight else nullcontext([]) as ours:
             out = net(**inputs, output_hidden_states=settings.hidden_weight > 0)
-        logits, taught = (answers(x, inputs["attention_mask"], kind) for x in (out.logits, batch["teacher_logits"]))
+        mask = inputs.get("attention_mask")
+        logits, taught = (answers(x, mask, kind) for x in (out.logits, batch["teacher_logits"]))
         total = divergence(logits, taught, settings.temperature)
         if looks_inside:
             with torch.no_grad(), relations(teacher) if settings.relation_weight else nullcontext([]) as theirs:
                 there = cast(nn.Module, teacher).to(logits.device)
                 wanted = there(**inputs, output_hidden_states=settings.hidden_weight > 0)
-            mask = inputs["attention_mask"]
             if settings.hidden_weight:
                 hidden = _hidden_loss(out.hidden_states, wanted.hidden_states, pairs, mask)
                 total = total + settings.hidden_weight * hidden
@@ -166,7 +167,7 @@ def _without_dropout(model: nn.Module) -> Iterator[None]:
 
 def teacher_scores(teacher: PreTrainedModel, ids: Sequence[Sequence[int]]) -> np.ndarray:
     """The teacher's logits for every row, as `run_rows` gives them: the dearest part of a short distillation."""
-    return run_rows(partial(forward, teacher), ids, int(teacher.config.pad_token_id or 0), "logits")
+    return run_rows(partial(forward, teacher), ids, pad_id(teacher), "logits")
 
 
 def mean_scores(teachers: Sequence[tuple[PreTrainedModel, Sequence[Sequence[int]]]]) -> np.ndarray:
@@ -186,7 +187,13 @@ def mean_scores(teachers: Sequence[tuple[PreTrainedModel, Sequence[Sequence[int]
 def _check_fits(student: PreTrainedModel, teacher: PreTrainedModel, settings: Heal) -> None:
     """Losses inside the models compare token by token, and hidden states number by number."""
     ours, theirs = student.config, teacher.config
-    if (settings.hidden_weight or settings.relation_weight) and ours.vocab_size != theirs.vocab_size:
+    inside = settings.hidden_weight or settings.relation_weight
+    if inside and {ours.model_type, theirs.model_type} & {*WHOLE}:
+        raise InputError(
+            "hidden_weight and relation_weight compare the models token by token, and a convolutional net has none; "
+            "set both to 0"
+        )
+    if inside and getattr(ours, "vocab_size", None) != getattr(theirs, "vocab_size", None):
         raise InputError(
             "hidden_weight and relation_weight compare the models token by token, and this student has another "
             "vocabulary than its teacher; set both to 0"
@@ -203,10 +210,10 @@ def _matched_layers(student: int, teacher: int) -> list[tuple[int, int]]:
     return [(i, round(i * teacher / student)) for i in range(1, student + 1)]
 
 
-def _hidden_loss(student, teacher, pairs: list[tuple[int, int]], mask: torch.Tensor) -> torch.Tensor:
+def _hidden_loss(student, teacher, pairs: list[tuple[int, int]], mask: torch.Tensor | None) -> torch.Tensor:
     """Mean squared difference over real tokens, relative to the teacher's own mean square, averaged over the pairs."""
-    real = mask.unsqueeze(-1).float()
-    total = torch.zeros((), device=mask.device)
+    real = 1.0 if mask is None else mask.unsqueeze(-1).float()  # an image has no padding
+    total = torch.zeros((), device=teacher[0].device)
     for i, j in pairs:
         want = teacher[j].float()
         error = ((student[i].float() - want) ** 2 * real).sum()

@@ -1,7 +1,7 @@
-"""Text to token ids, with numpy and `tokenizers` alone.
+"""Text to token ids, with numpy and `tokenizers` alone; and rows of either kind, tokens or pixels, to a model's inputs.
 
 The same file runs in training, in measuring and inside the bundle (it is copied there as it stands), so what was
-measured is what is served. It imports nothing of ours.
+measured is what is served. It imports nothing of ours but its sibling `images`, where there are images.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
 PAIR = "\x1e"  # between two texts that are read as one row: the record separator, which no text holds
+PIXELS = "pixel_values"  # the one input of a model that sees images
+INPUTS = ("input_ids", "attention_mask", PIXELS)  # what a model of either kind takes
 Batch = dict[str, np.ndarray]  # a model's inputs by name, (rows, ...)
 
 
@@ -33,6 +34,8 @@ class Encoder:
     """A tokenizer.json with one length policy: cut at `max_length` tokens, pad to the longest row of the batch."""
 
     def __init__(self, tokenizer_json: Path, max_length: int, pad_id: int) -> None:
+        from tokenizers import Tokenizer  # not there, where a bundle sees images
+
         self.tokenizer = Tokenizer.from_file(str(tokenizer_json))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_length)
@@ -79,6 +82,40 @@ class Encoder:
         """`collate` of rows of ids with this tokenizer's padding."""
         return collate(rows, self.pad_id)
 
+    @property
+    def example(self) -> str:
+        """An ordinary row."""
+        return "an ordinary sentence, as long as most of them are"
+
+    def write(self, folder: Path) -> None:
+        """Complete the file beside an artefact; a tokenizer's says all there is."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of one row that do not change: none of a text, (channels, height, width) of an image."""
+        return ()
+
+    def small(self, text: str) -> str:
+        """The row for keeping: a text as it is, an image no larger than the model sees it."""
+        return text
+
+
+def reader_file(inputs: Sequence[str]) -> str:
+    """Name of the file that says how rows become these inputs."""
+    return "preprocessor_config.json" if PIXELS in inputs else "tokenizer.json"
+
+
+def encoder_of(folder: Path, inputs: Sequence[str], max_length: int, pad_id: int) -> Encoder:
+    """What makes rows into these inputs, by the file in `folder`."""
+    file = folder / reader_file(inputs)
+    if PIXELS not in inputs:
+        return Encoder(file, max_length, pad_id)
+    if __package__:
+        from .images import ImageEncoder
+    else:
+        from images import ImageEncoder  # pyright: ignore[reportMissingImports]
+    return ImageEncoder(file)
+
 
 def parts_of(text: str) -> str | tuple[str, str]:
     """A text as the tokenizer takes it: itself, or two."""
@@ -87,7 +124,12 @@ def parts_of(text: str) -> str | tuple[str, str]:
 
 
 def collate(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, np.ndarray]:
-    """Token ids of uneven length -> input_ids and attention_mask, both (rows, longest) int64."""
+    """Token ids of uneven length -> input_ids and attention_mask, both (rows, longest) int64.
+
+    Images, each (1, channels, height, width) float32 -> pixel_values, (rows, channels, height, width).
+    """
+    if isinstance(rows[0], np.ndarray):
+        return {PIXELS: np.concatenate(rows)}
     longest = max(len(row) for row in rows)
     input_ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
     attention_mask = np.zeros((len(rows), longest), dtype=np.int64)

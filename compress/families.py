@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 STATIC = "paredown-static"  # model_type of the student without layers (static.py)
+WHOLE = ("resnet", "convnext")  # convolutional nets: they learn, teach and are exported, and are not cut
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from .errors import InputError, missing_extra
 
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")  # of a directory with one of them for each label
 Table = tuple[list[str], Iterator[tuple[str, dict]]]  # columns, then (where it stands, the row)
 
 
 def open_table(source: str) -> Table:
-    """Columns and rows of a file, or of a `datasets` name; InputError names the file and the line."""
+    """Columns and rows of a file, of a directory of images, or of a `datasets` name; InputError names the file and the
+    line."""
     suffix = Path(source).suffix.lower()
     if suffix in READERS:
         path = Path(source)
@@ -25,6 +27,10 @@ def open_table(source: str) -> Table:
         if not there:
             raise InputError(f"{source}: no such file; give a file that ends in {', '.join(READERS)}")
         return READERS[suffix](path)
+    images = sorted(path for path in Path(source).glob("*/*") if path.suffix.lower() in IMAGES)
+    if images:
+        records = ({"image": str(path.absolute()), "label": path.parent.name} for path in images)
+        return ["image", "label"], ((f"{r['label']}/{Path(r['image']).name}", r) for r in records)
     if "/" in source and Path(source).parent.is_dir() and (suffix or Path(source).exists()):
         raise InputError(f"{source}: unknown kind of file '{suffix}'; expected {', '.join(READERS)} or a datasets name")
     return _read_hub(source)
@@ -110,7 +116,10 @@ def _read_hub(source: str) -> Table:
         raise InputError(f"'{source}' is neither a file here nor a data set that can be loaded: {reason}") from None
     if not isinstance(data, datasets.Dataset):
         raise InputError(f"'{source}': name one split, for example {name}:train")
+    images = [column for column, feature in data.features.items() if isinstance(feature, datasets.Image)]
     table: datasets.Dataset = data
+    for column in images:  # the file's bytes, not what they decode to
+        table = table.cast_column(column, datasets.Image(decode=False))
 
     def rows() -> Iterator[tuple[str, dict]]:
         inner = {c: getattr(f, "feature", f) for c, f in table.features.items()}

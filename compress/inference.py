@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from .encoder import Batch
+from .encoder import INPUTS, Batch
 from .questions import ENDS, NOWHERE
 from .tasks import SEVERAL
 
@@ -20,6 +20,16 @@ from .tasks import SEVERAL
 def tensors(batch: Batch) -> dict[str, torch.Tensor]:
     """A batch for a model; the numbers are shared, not copied."""
     return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What of a batch goes into the model."""
+    return {name: batch[name] for name in INPUTS if name in batch}
+
+
+def pad_id(model: PreTrainedModel) -> int:
+    """The token that fills short rows; 0 where there is none, as in a model that sees images."""
+    return int(getattr(model.config, "pad_token_id", None) or 0)
 
 
 class Kind(Enum):
@@ -81,8 +91,8 @@ def _joined(forward: Any, *args: Any, **kwargs: Any) -> TokenClassifierOutput:
 
 
 def forward(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One inference call: input_ids and attention_mask (rows, length) int64 -> {"logits": float32}, (rows, labels) or
-    (rows, length, labels).
+    """One inference call: input_ids and attention_mask (rows, length) int64, or pixel_values (rows, channels, height,
+    width) float32 -> {"logits": float32}, (rows, labels) or (rows, length, labels).
     """
     with torch.inference_mode():
         out = model(**tensors(batch))

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from .encoder import run_rows
-from .inference import Kind, answers, divergence, forward, kind_of
+from .inference import Kind, answers, divergence, forward, kind_of, pad_id
 from .tags import NO_LABEL
 
 CHOSEN = "chosen"  # of a row that may have several labels: 1 and 0, (labels,)
@@ -37,11 +37,11 @@ def answered(logits: torch.Tensor, batch: dict[str, torch.Tensor], kind: Kind) -
     real token, a label of a row that may have several, or an end of an answer."""
     if kind is Kind.SEVERAL:
         return answers(logits, None, kind), batch[CHOSEN].reshape(-1)
-    mask, labels = batch["attention_mask"], batch["labels"]
+    mask, labels = batch.get("attention_mask"), batch["labels"]
     lines = answers(logits, mask, kind)
     if kind is Kind.ENDS:
         return lines, chosen_tokens(labels)
-    return lines, labels if labels.ndim == 1 else labels[mask.bool()]
+    return lines, labels if labels.ndim == 1 or mask is None else labels[mask.bool()]
 
 
 def chosen_tokens(marks: torch.Tensor) -> torch.Tensor:
@@ -78,9 +78,7 @@ class Judge:
         is left as it was."""
         training, device = model.training, model.device
         cast(nn.Module, model).to("cpu").eval()
-        logits = torch.from_numpy(
-            run_rows(partial(forward, model), self.ids, int(model.config.pad_token_id or 0), "logits")
-        )
+        logits = torch.from_numpy(run_rows(partial(forward, model), self.ids, pad_id(model), "logits"))
         cast(nn.Module, model).to(device).train(training)
         wanted, kind = torch.from_numpy(one_a_line(self.wanted)), kind_of(model)
         if kind is Kind.NUMBER:

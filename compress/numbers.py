@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from .data import some_of
 from .encoder import run_rows
-from .inference import Kind, forward, kind_of
+from .inference import Kind, forward, kind_of, pad_id
 from .tasks import spread
 
 LOOK_ROWS = 256  # that tell where the model stands
@@ -45,7 +45,7 @@ def standard_units(
     head = last_layer(model)
     mean = float(numbers.mean()) if head.bias is not None else 0.0
     look = some_of(len(ids), LOOK_ROWS)
-    said = run_rows(partial(forward, model), [ids[i] for i in look], int(model.config.pad_token_id or 0), "logits")
+    said = run_rows(partial(forward, model), [ids[i] for i in look], pad_id(model), "logits")
     off = float(numbers[look].mean() - said.mean()) if move else 0.0
     with torch.no_grad():
         head.weight.div_(unit)

@@ -46,7 +46,7 @@ def dynamic(source: Path, target: Path, judging: Batches = (), *, reduce_range: 
             per_channel=True,
             reduce_range=reduce_range,
             weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=left_in_float,
+            nodes_to_exclude=[*left_in_float, *_convolutions(model)],
             extra_options={"DefaultTensorType": 1},  # FLOAT, for outputs of fused nodes whose type is not inferred
         )
 
@@ -65,7 +65,7 @@ def static(
     symmetric: bool = False,
     ends: bool = False,
 ) -> dict:
-    """QDQ around MatMul and Gemm; three quarters of `batches` (training rows) give the ranges, the rest judge.
+    """QDQ around MatMul, Gemm and Conv; three quarters of `batches` (training rows) give the ranges, the rest judge.
 
     Min-max, percentile, entropy, and min-max after SmoothQuant are tried. Other operators stay in float: quantising
     them too measured slower and less accurate on this kind of model. Returns what was found.
@@ -102,7 +102,7 @@ def static(
                 out,
                 Reader(),
                 quant_format=quantization.QuantFormat.QDQ,
-                op_types_to_quantize=["MatMul", "Gemm"],
+                op_types_to_quantize=["MatMul", "Gemm", "Conv"],
                 per_channel=True,
                 reduce_range=reduce_range,
                 activation_type=quantization.QuantType.QInt8 if symmetric else quantization.QuantType.QUInt8,
@@ -133,8 +133,8 @@ def static(
         return {"calibration": chosen, "calibration_kl": tried, **found}
 
 
-def openvino_static(source: Path, target: Path, batches: Batches) -> None:
-    """OpenVINO IR to INT8 IR by NNCF's post-training quantisation for transformers (SmoothQuant included)."""
+def openvino_static(source: Path, target: Path, batches: Batches, *, transformer: bool = True) -> None:
+    """OpenVINO IR to INT8 IR by NNCF's post-training quantisation, for transformers with SmoothQuant."""
     try:
         import nncf
         import openvino
@@ -146,7 +146,10 @@ def openvino_static(source: Path, target: Path, batches: Batches) -> None:
     model = openvino.Core().read_model(source)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         quantised = nncf.quantize(
-            model, nncf.Dataset(list(batches)), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(batches)
+            model,
+            nncf.Dataset(list(batches)),
+            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            subset_size=len(batches),
         )
     openvino.save_model(quantised, target, compress_to_fp16=False)
 
@@ -189,11 +192,20 @@ def _mended(
     return {"agreement": agreement, "left_in_float": kept}
 
 
-def _of_one_length(batches: Batches) -> list[Batch]:
+def _of_one_length(batches: Batches) -> Batches:
     """Those of at least median length, cut there: ONNX Runtime's histograms stack activations and need one shape."""
+    if "input_ids" not in batches[0]:  # images are of one size
+        return batches
     length = int(np.median([batch["input_ids"].shape[1] for batch in batches]))
     long = [batch for batch in batches if batch["input_ids"].shape[1] >= length]
     return [{name: array[:, :length] for name, array in batch.items()} for batch in long]
+
+
+def _convolutions(model: Path) -> list[str]:
+    """Names of those nodes, whose ranges are not to be found at run time: ConvInteger takes no signed weights."""
+    import onnx
+
+    return [node.name for node in onnx.load(model, load_external_data=False).graph.node if node.op_type == "Conv"]
 
 
 def _products(model: Path) -> list[str]:
@@ -205,7 +217,7 @@ def _products(model: Path) -> list[str]:
     return [
         node.name
         for node in graph.node
-        if node.op_type in ("MatMul", "Gemm", "Attention") and any(name in constants for name in node.input)
+        if node.op_type in ("MatMul", "Gemm", "Attention", "Conv") and any(name in constants for name in node.input)
     ]
 
 
@@ -259,12 +271,24 @@ def _onnxruntime():
     return quantization
 
 
+def _own_biases(graph) -> None:
+    """The exporter writes equal biases once and hands them on; a convolution's is rounded only where it is its own."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    of_convolutions = {name for node in graph.node if node.op_type == "Conv" for name in node.input[2:]}
+    for node in [node for node in graph.node if node.op_type == "Identity"]:
+        if node.output[0] in of_convolutions and node.input[0] in constants:
+            graph.initializer.add().CopyFrom(constants[node.input[0]])
+            graph.initializer[-1].name = node.output[0]
+            graph.node.remove(node)
+
+
 def _without_value_info(source: Path, scratch: Path) -> Path:
     """Shapes that the exporter noted contradict the quantiser's own inference; it works them out again."""
     import onnx
 
     model = onnx.load(source)
     del model.graph.value_info[:]
+    _own_biases(model.graph)
     for i, node in enumerate(model.graph.node):  # the scan calls them by name
         node.name = node.name or f"{node.op_type}_{i}"
     onnx.save(model, scratch / "model.onnx")

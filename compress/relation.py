@@ -32,8 +32,11 @@ def relations(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
             hook.remove()
 
 
-def relation_loss(ours: list[torch.Tensor], theirs: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-    """Mean KL, over queries, keys, values, heads and real tokens, of softmax(x x^T / sqrt(d)): teacher to student."""
+def relation_loss(ours: list[torch.Tensor], theirs: list[torch.Tensor], mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean KL, over queries, keys, values, heads and real tokens, of softmax(x x^T / sqrt(d)): teacher to student.
+    No mask: all tokens are real."""
+    if mask is None:
+        mask = torch.ones(ours[0].shape[:2], device=ours[0].device)
     total = torch.zeros((), device=mask.device)
     for mine, want in zip(ours, theirs, strict=True):
         total = total + functional.kl_div(

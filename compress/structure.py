@@ -61,7 +61,7 @@ def family(model: PreTrainedModel) -> Family:
     """The family record of a model; InputError names the supported ones when it is not among them."""
     kind = model.config.model_type
     if kind not in FAMILIES:
-        raise InputError(f"cannot cut a '{kind}' model; supported: {', '.join(FAMILIES)}")
+        raise InputError(f"cannot cut a '{kind}' model, nor look inside; supported: {', '.join(FAMILIES)}")
     return FAMILIES[kind]
 
 

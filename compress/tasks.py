@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from . import data, noise, questions, tags
-from .data import LABELS, NUMBERS, PAIR_NUMBERS, PAIRS, QUESTIONS, TEXT, WORDS, Columns, Rows
-from .encoder import PAIR, Encoder
+from .data import IMAGES, LABELS, NUMBERS, PAIR_NUMBERS, PAIRS, QUESTIONS, TEXT, WORDS, Columns, Rows
+from .encoder import PAIR, PIXELS, Encoder
 from .errors import InputError
 
 SEVERAL = "multi_label_classification"  # `problem_type` in config.json, as transformers calls it
@@ -69,7 +69,7 @@ class Task:
 
     @property
     def reads_text(self) -> bool:
-        return "input_ids" in self.inputs
+        return not self.columns.images
 
     def read(self, source: str, **how: Any) -> Rows:
         """`data.read` with this task's columns."""
@@ -83,7 +83,7 @@ class Task:
 
     def bears(self, change: noise.Change) -> bool:
         """The labels of a row stay true under a change."""
-        return not self.columns.of_words or change in noise.KEEP_THE_WORDS
+        return self.reads_text and (not self.columns.of_words or change in noise.KEEP_THE_WORDS)
 
     def metric(self, outputs: np.ndarray, gold: Any) -> float:
         """What was gained of what could be, in points, 0..100: the mean of `correct` where that is of bools."""
@@ -268,13 +268,13 @@ _RECORDS = (
         columns=QUESTIONS,
         per_token=True,
     ),
-    # Can be cut, saved, loaded and exported; recipes and the command line read text only.
     replace(
         _CLASSES,
         name="image-classification",
         head="ForImageClassification",
         auto_class="AutoModelForImageClassification",
-        inputs=("pixel_values",),
+        inputs=(PIXELS,),
+        columns=IMAGES,
     ),
 )
 TASKS = {task.name: task for task in _RECORDS}

@@ -21,7 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from .encoder import collate
 from .errors import InputError, StepError, nearest
-from .inference import Kind, kind_of
+from .inference import Kind, inputs_of, kind_of, pad_id
 from .losses import Judge, Labels, labels_key, one_a_line, supervised
 from .numbers import standard_units
 from .settings import Finetune, Training
@@ -29,6 +29,7 @@ from .tags import NO_LABEL
 
 Progress = Callable[[float, str], None]  # share done 0..1, what is happening
 Loss = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
+ROW = "input_ids"  # the key under which a row to train on has what the encoder gave; Trainer looks there for its length
 
 
 def label_names(model: PreTrainedModel) -> list[str]:
@@ -69,13 +70,13 @@ def _finetune(
     callbacks: Sequence[TrainerCallback],
 ) -> PreTrainedModel:
     name, kind = labels_key(model), kind_of(model)
-    rows = [{"input_ids": row, name: label} for row, label in zip(ids, labels, strict=True)]
+    rows = [{ROW: row, name: label} for row, label in zip(ids, labels, strict=True)]
     if settings.class_weights is not None and kind is not Kind.LABEL:
         raise InputError("class_weights: for rows of one label each, not of several, nor of a number or an answer")
     weights = label_weights(settings.class_weights, labels, label_names(model))
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits = net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        logits = net(**inputs_of(batch)).logits
         return supervised(logits, batch, kind, weights)
 
     judge = None if validation is None else Judge(*validation, weights)
@@ -118,10 +119,10 @@ def fit(
 ) -> PreTrainedModel:
     """Train in place, then leave the model in evaluation mode on the CPU; returns it.
 
-    `rows` are {"input_ids": [int], "labels": int, float or (tokens,), ...}; further keys: float tensors. Raises
+    `rows` are {ROW: [int] or pixels, "labels": int, float or (tokens,), ...}; further keys: float tensors. Raises
     StepError when the loss or a weight is not finite. Out of memory: half the rows at a time, the same rows per step.
     """
-    embeddings = model.base_model.get_submodule("embeddings")
+    embeddings = next(part for name, part in model.base_model.named_children() if name in ("embeddings", "embedder"))
     trained = [p for p in embeddings.parameters() if p.requires_grad]
     micro = settings.batch_size
     if settings.adversarial is not None:
@@ -254,8 +255,8 @@ def _trainer(
         disable_tqdm=True,
         remove_unused_columns=False,
     )
-    pad_id = int(model.config.pad_token_id or 0)
-    trainer = _Trainer(model=model, args=args, train_dataset=rows, data_collator=lambda part: _stack(part, pad_id))  # type: ignore[arg-type]
+    filler = pad_id(model)
+    trainer = _Trainer(model=model, args=args, train_dataset=rows, data_collator=lambda part: _stack(part, filler))  # type: ignore[arg-type]
     trainer.our_loss = loss
     trainer.model_accepts_loss_kwargs = False  # our loss is a mean: let it be divided when gradients accumulate
     with contextlib.suppress(ValueError):
@@ -265,15 +266,15 @@ def _trainer(
     return trainer
 
 
-def _stack(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
-    batch = {name: torch.from_numpy(a) for name, a in collate([row["input_ids"] for row in rows], pad_id).items()}
-    longest = batch["input_ids"].shape[1]
-    for name in rows[0].keys() - {"input_ids"}:
+def _stack(rows: list[dict], filler: int) -> dict[str, torch.Tensor]:
+    batch = {name: torch.from_numpy(a) for name, a in collate([row[ROW] for row in rows], filler).items()}
+    longest = max(len(row[ROW]) for row in rows)
+    for name in rows[0].keys() - {ROW}:
         values = [np.asarray(row[name]) for row in rows]
         if values[0].ndim > (name != "labels"):  # one a token: as long as the longest row
-            filler = NO_LABEL if name == "labels" else 0
+            none = NO_LABEL if name == "labels" else 0
             values = [
-                np.pad(v, [(0, longest - len(v)), *[(0, 0)] * (v.ndim - 1)], constant_values=filler) for v in values
+                np.pad(v, [(0, longest - len(v)), *[(0, 0)] * (v.ndim - 1)], constant_values=none) for v in values
             ]
         batch[name] = torch.from_numpy(np.stack(values))
     return batch

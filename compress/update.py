@@ -16,14 +16,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .distill import teacher_scores
-from .encoder import per_row
+from .encoder import collate, per_row
 from .errors import InputError
-from .inference import Kind, answers, divergence, kind_of
+from .inference import Kind, answers, divergence, inputs_of, kind_of, tensors
 from .losses import Judge, Labels, labels_key, one_a_line, supervised
 from .numbers import standard_units
 from .settings import Update
 from .tags import NO_LABEL
-from .train import Progress, fit, label_names
+from .train import ROW, Progress, fit, label_names
 
 Labelled = tuple[Sequence[Sequence[int]], Labels]  # token ids and labels of each row
 
@@ -67,7 +67,7 @@ def _update(
     """`update` in the model's units; `kept`: old rows that tell what its weights are worth."""
     known = model.num_labels
     name, kind = labels_key(model), kind_of(model)
-    rows: list[dict] = [{"input_ids": row, name: label} for row, label in zip(ids, wanted, strict=True)]
+    rows: list[dict] = [{ROW: row, name: label} for row, label in zip(ids, wanted, strict=True)]
     if settings.lwf:
         for row, score in zip(rows, per_row(teacher_scores(model, ids), ids), strict=True):
             row["old_logits"] = score
@@ -75,8 +75,8 @@ def _update(
     grow(model, labels, seed)
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        mask = batch["attention_mask"]
-        logits = net(input_ids=batch["input_ids"], attention_mask=mask).logits
+        mask = batch.get("attention_mask")
+        logits = net(**inputs_of(batch)).logits
         total = supervised(logits, batch, kind)
         if settings.lwf:
             before = answers(batch["old_logits"], mask, kind)
@@ -148,9 +148,8 @@ class _Hold:
         self.weights = {name: p.detach() for name, p in frozen.named_parameters()}
         self.worth = {name: torch.zeros_like(p) for name, p in self.weights.items()}
         for row in ids:
-            batch = torch.tensor([row])
-            mask = torch.ones_like(batch)
-            lines = answers(frozen(input_ids=batch, attention_mask=mask).logits, mask, kind_of(model))
+            batch = tensors(collate([row], 0))
+            lines = answers(frozen(**batch).logits, batch.get("attention_mask"), kind_of(model))
             if kind_of(model) is not Kind.NUMBER:
                 chances = lines.log_softmax(-1)
                 lines = chances.gather(1, torch.multinomial(chances.exp(), 1, generator=random))

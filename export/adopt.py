@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from ..compress.checkpoint import Checkpoint, open_checkpoint
+from ..compress.encoder import reader_file
 from ..compress.errors import InputError
 from ..compress.tasks import Task
 from ..compress.untrusted import read_config
@@ -19,7 +20,8 @@ SUFFIX_RUNTIME = {".onnx": "onnxruntime", ".xml": "openvino"}
 
 def adopt(path: Path, scratch: Path, task: Task, max_length: int) -> Artifact:
     """The artefact at `path`: a directory, a bundle's .tar.gz, or an .onnx or .xml file with config.json and
-    tokenizer.json beside it. Copies what lacks an artifact.json to `scratch`. Raises InputError, BundleError.
+    tokenizer.json (of images preprocessor_config.json) beside it. Copies what lacks an artifact.json to `scratch`.
+    Raises InputError, BundleError.
     """
     if not path.exists():
         raise InputError(f"{path}: no such artefact; give an exported directory, a bundle, a checkpoint, .onnx or .xml")
@@ -51,7 +53,8 @@ def _from_bundle(bundle: Path, scratch: Path) -> Artifact:
     model = Path(manifest["model"])
     out = scratch / "bundle"
     shutil.copytree(bundle / model.parent, out)
-    shutil.copyfile(bundle / "tokenizer.json", out / "tokenizer.json")
+    reader = reader_file(manifest["inputs"])
+    shutil.copyfile(bundle / reader, out / reader)
     files = (model.name, *sorted(p.name for p in (bundle / model.parent).iterdir() if p.name != model.name))
     return Artifact(
         path=out,
@@ -71,16 +74,19 @@ def _from_bundle(bundle: Path, scratch: Path) -> Artifact:
 
 def _foreign(model: Path, scratch: Path, task: Task, max_length: int) -> Artifact:
     """A model file of another tool; labels and padding come from the config.json beside it."""
-    folder = next((f for f in (model.parent, model.parent.parent) if (f / "tokenizer.json").is_file()), None)
+    reader = reader_file(task.inputs)
+    folder = next((f for f in (model.parent, model.parent.parent) if (f / reader).is_file()), None)
     if folder is None or not (folder / "config.json").is_file():
-        raise InputError(f"{model}: tokenizer.json and config.json are needed beside it")
+        raise InputError(f"{model}: {reader} and config.json are needed beside it")
     checkpoint = Checkpoint(folder, read_config(folder / "config.json"), ())
     out = scratch / "foreign"
     out.mkdir(parents=True)
     names = [model.name, *(p.name for p in model.parent.glob(f"{model.stem}*") if p.name != model.name)]
     for name in names:
         shutil.copyfile(model.parent / name, out / name)
-    shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")
+    shutil.copyfile(folder / reader, out / reader)
+    encoder = checkpoint.encoder(max_length)
+    encoder.write(out)
     return Artifact(
         path=out,
         name=model.stem,
@@ -88,10 +94,10 @@ def _foreign(model: Path, scratch: Path, task: Task, max_length: int) -> Artifac
         runtime=SUFFIX_RUNTIME[model.suffix],
         precision="unknown",
         files=tuple(names),
-        inputs=("input_ids", "attention_mask"),
+        inputs=task.inputs,
         outputs=(task.output,),
         labels=checkpoint.labels,
-        max_length=min(max_length, checkpoint.positions),
+        max_length=encoder.max_length,
         pad_id=checkpoint.pad_id,
         source="",
     ).write()

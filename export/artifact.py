@@ -1,6 +1,7 @@
 """What a runtime loads: files, runtime, precision, inputs and outputs, and where it came from. Without torch.
 
-A directory with `artifact.json`, the model files and `tokenizer.json`: enough to open, time and score it.
+A directory with `artifact.json`, the model files and `tokenizer.json` (of images `preprocessor_config.json`): enough to
+open, time and score it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..compress.encoder import Encoder
+from ..compress.encoder import Encoder, encoder_of, reader_file
 from ..compress.errors import InputError, missing_extra
 from .modelfile import check_model_file
 from .session import ENGINES, PROVIDERS, RUNTIMES, Session, open_session, padded
@@ -87,12 +88,12 @@ class Artifact:
         return session
 
     def encoder(self) -> Encoder:
-        """The tokenizer that goes with the model."""
-        return Encoder(self.path / "tokenizer.json", self.max_length, self.pad_id)
+        """The tokenizer, or the preprocessor of images, that goes with the model."""
+        return encoder_of(self.path, self.inputs, self.max_length, self.pad_id)
 
     def size_mb(self) -> float:
         """Size on disk of what must be shipped to run it: model files and tokenizer, in MB (1e6 bytes)."""
-        return sum((self.path / name).stat().st_size for name in (*self.files, "tokenizer.json")) / 1e6
+        return sum((self.path / name).stat().st_size for name in (*self.files, reader_file(self.inputs))) / 1e6
 
 
 def read_artifact(path: Path) -> Artifact:
@@ -111,7 +112,7 @@ def read_artifact(path: Path) -> Artifact:
         raise InputError(f"{file}: not an artefact of paredown ({error})") from None
     if artifact.runtime not in (*RUNTIMES, "pytorch"):
         raise InputError(f"{file}: unknown runtime '{artifact.runtime}'; known: {', '.join(RUNTIMES)}")
-    for name in (*artifact.files, "tokenizer.json"):
+    for name in (*artifact.files, reader_file(artifact.inputs)):
         inside = (path / name).resolve()
         if not inside.is_relative_to(path.resolve()) or not inside.is_file():
             raise InputError(f"{file}: '{name}' is not a file inside {path}")

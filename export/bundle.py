@@ -50,6 +50,7 @@ RUNTIME_PACKAGE = {
 }
 METRIC_KEYS = ("metric", "metric_validation", "metric_validation_ci", "metric_test", "metric_test_ci", "drop_upper_95")
 CODE = (selftest_module, manifest_module, modelfile_module, session_module, encoder_module)  # copied as it is
+IMAGES_CODE = Path(encoder_module.__file__).with_name("images.py")  # and where there are images
 
 
 def write_bundle(
@@ -76,10 +77,12 @@ def write_bundle(
     (out / "model").mkdir(parents=True)
     for file in artifact.files:
         shutil.copyfile(artifact.path / file, out / "model" / file)
-    shutil.copyfile(artifact.path / "tokenizer.json", out / "tokenizer.json")
-    for code in (*(Path(str(module.__file__)) for module in CODE), SCHEMA_FILE, *extra_files):
+    reader, images = encoder_module.reader_file(artifact.inputs), encoder_module.PIXELS in artifact.inputs
+    shutil.copyfile(artifact.path / reader, out / reader)
+    code_files = [*(Path(str(module.__file__)) for module in CODE), *[IMAGES_CODE] * images]
+    for code in (*code_files, SCHEMA_FILE, *extra_files):
         shutil.copyfile(code, out / code.name)
-    packages = (*RUNTIME_PACKAGE[artifact.runtime], "tokenizers", "numpy")
+    packages = (*RUNTIME_PACKAGE[artifact.runtime], "pillow" if images else "tokenizers", "numpy")
     requirements = {package: version(package) or "" for package in packages}
     environment = installed(packages)
     here = machine()
@@ -112,18 +115,18 @@ def write_bundle(
         "metric": {key: chosen[key] for key in METRIC_KEYS},
         "packed_on": {key: value for key, value in here.items() if key not in ("versions", "isa")},
     }
-    loaded = [*sorted((out / "model").iterdir()), out / "tokenizer.json"]
+    loaded = [*sorted((out / "model").iterdir()), out / reader]
     sizes = {path.relative_to(out).as_posix(): path.stat().st_size for path in loaded}
     (out / "README.md").write_text(model_card(manifest, choice, about, sizes), encoding="utf-8")
     write_sbom(out, name, manifest["version"], about.licence, tool, loaded, packages, environment)
     session, encoder = open_model(out, manifest)
     size = 0.0
     if reference_texts:
-        ids = [row or [encoder.pad_id] for row in encoder.ids(reference_texts)]
+        ids = [row if len(row) else [encoder.pad_id] for row in encoder.ids(reference_texts)]
         outputs = encoder_module.run_rows(session, ids, encoder.pad_id, manifest["outputs"][0])
         size = spread(outputs)
         shares = TASKS[artifact.task].probabilities(outputs, [len(row) for row in ids])
-        reference = describe(ids, shares, _unknown_token(encoder))
+        reference = describe(ids, shares, None if images else _unknown_token(encoder))
         (out / "reference.json").write_text(json.dumps(reference) + "\n")
     _write_golden(out, manifest, golden_texts, session, encoder, size)
     manifest["files"] = {
@@ -146,11 +149,12 @@ def _write_golden(
 ) -> None:
     """`size`: how far numbers are spread, 0 where only these rows can tell; their tolerance goes with it."""
     runtime, rows = manifest["runtime"], []
-    for text in texts[:GOLDEN_ROWS]:
+    for text in map(encoder.small, texts[:GOLDEN_ROWS]):
         ids = encoder.ids([text])[0]
         output = np.asarray(session(encoder.pad([ids]))[manifest["outputs"][0]], dtype=np.float32)[0]
         answer = selftest_module.answer_of(output, manifest["labels"], manifest["task"])
-        rows.append({"text": text, "input_ids": ids, "output": output.tolist(), "answer": answer})
+        tokens = ids if isinstance(ids, list) else None
+        rows.append({"text": text, "input_ids": tokens, "output": output.tolist(), "answer": answer})
     tolerance = GOLDEN_TOLERANCE[runtime][manifest["precision"]]
     if TASKS[manifest["task"]].number:  # which has a unit, as a logit has not
         tolerance *= size or spread(np.array([row["output"] for row in rows]))

@@ -79,9 +79,9 @@ was picked on the validation rows, so the test rows are the fairer figure. Measu
 
 ## Intended use and limits
 
-For {manifest["task"]} of texts like those it was trained on, {_into(manifest)}; {_limits(manifest)}
+For {manifest["task"]} of {_kind(manifest)} like those it was trained on, {_into(manifest)}; {_limits(manifest)}
 
-- Inputs are cut at {manifest["max_length"]} tokens, on the right.
+- {_cut(manifest)}
 - Inputs unlike the training data were not tested, nor was fairness between groups of people; whatever bias the
   checkpoint and its data have is still in it. Compression can lose more on rare inputs than the mean shows.
 - {_cpus(manifest)}
@@ -176,15 +176,29 @@ def _answer(manifest: dict) -> str:
     return 'manifest["labels"][logits[0].argmax()]'
 
 
+def _kind(manifest: dict) -> str:
+    return "texts" if TASKS[manifest["task"]].reads_text else "images"
+
+
+def _cut(manifest: dict) -> str:
+    if TASKS[manifest["task"]].reads_text:
+        return f"Inputs are cut at {manifest['max_length']} tokens, on the right."
+    return "Images are resized as `preprocessor_config.json` says, whatever their size."
+
+
 def _asked(manifest: dict) -> str:
     """The options of `paredown predict` that give one row."""
+    if not TASKS[manifest["task"]].reads_text:
+        return "--image FILE" + 22 * " "
     if TASKS[manifest["task"]].columns.second:
         return '--text "..." --text-pair "..."'
     return '--text "..."' + 23 * " "
 
 
 def _row(manifest: dict) -> str:
-    """One row as Python: a text, or two with the sign between them that the encoder looks for."""
+    """One row as Python: a text, or two with the sign between them that the encoder looks for; an image as its URI."""
+    if not TASKS[manifest["task"]].reads_text:
+        return '"data:image/png;base64,..."'
     return r'"...\x1e..."' if TASKS[manifest["task"]].columns.second else '"..."'
 
 

@@ -28,7 +28,7 @@ class ColdStart:
 
     @property
     def ours(self) -> float:
-        """What is left: Python, numpy, tokenizers, paredown, hashes, golden rows, the first answer."""
+        """What is left: Python, numpy, tokenizers or Pillow, paredown, hashes, golden rows, the first answer."""
         return self.total - self.runtime - self.session
 
 
@@ -54,7 +54,7 @@ def _main(bundle: Path, started: float) -> dict[str, float]:
         import_module(runtime)
     imported = time.monotonic() - begin
     predictor = predict.Predictor(bundle)
-    predictor(["a"], ["b"] if predictor.task.columns.second else ())
+    predictor([predictor.encoder.example], ["b"] if predictor.task.columns.second else ())
     return {"total": time.monotonic() - started, "runtime": imported, "session": predictor.session_s}
 
 

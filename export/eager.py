@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ..compress.checkpoint import Checkpoint, open_checkpoint
+from ..compress.encoder import reader_file
 from ..compress.tasks import TASKS, Task
 from .artifact import Artifact
 from .session import Session
@@ -15,19 +16,21 @@ from .session import Session
 def to_pytorch(checkpoint: Checkpoint, task: Task, out: Path, max_length: int) -> Artifact:
     """Copy the checkpoint to `out` as an artefact of the runtime `pytorch`."""
     out.mkdir(parents=True, exist_ok=True)
+    encoder = checkpoint.encoder(max_length)
     for file in checkpoint.files:
         shutil.copyfile(file, out / file.name)
+    encoder.write(out)
     return Artifact(
         path=out,
         name=out.name,
         task=task.name,
         runtime="pytorch",
         precision="fp32",
-        files=tuple(file.name for file in checkpoint.files if file.name != "tokenizer.json"),
-        inputs=("input_ids", "attention_mask"),
+        files=tuple(file.name for file in checkpoint.files if file.name != reader_file(task.inputs)),
+        inputs=task.inputs,
         outputs=(task.output,),
         labels=checkpoint.labels,
-        max_length=checkpoint.encoder(max_length).max_length,
+        max_length=encoder.max_length,
         pad_id=checkpoint.pad_id,
         source=checkpoint.digest,
     ).write()

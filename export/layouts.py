@@ -11,16 +11,19 @@ import json
 import shutil
 from pathlib import Path
 
+from ..compress.encoder import PIXELS, reader_file
 from ..compress.errors import InputError
 from ..compress.tasks import TASKS
 from .archive import files_of, pack, write_tar_gz
 from .manifest import read_manifest
+from .selftest import open_encoder
 
 # Triton: requests that arrive together are run together, up to this many rows, after waiting at most this long.
 TRITON_MAX_BATCH = 32
 TRITON_QUEUE_DELAY_US = 1000
 TRITON_BACKENDS = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
 OCI_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+READERS = (reader_file(["input_ids"]), reader_file([PIXELS]))
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -40,8 +43,8 @@ def to_archive(bundle: Path, out: Path) -> None:
 def to_triton(bundle: Path, out: Path) -> None:
     """OUT is a model repository: NAME/config.pbtxt, NAME/labels.txt, NAME/1/model.onnx (or model.xml and model.bin).
 
-    The model takes token ids: tokenizer.json goes beside it for the client. Raises InputError for a runtime that
-    Triton has no backend for here.
+    The model takes token ids, or pixels: tokenizer.json, or preprocessor_config.json, goes beside it for the client.
+    Raises InputError for a runtime that Triton has no backend for here.
     """
     manifest = read_manifest(bundle)
     if manifest["runtime"] not in TRITON_BACKENDS:
@@ -54,12 +57,14 @@ def to_triton(bundle: Path, out: Path) -> None:
     (home / "labels.txt").write_text(
         "".join(f"{' '.join(label.split())}\n" for label in manifest["labels"]), encoding="utf-8"
     )
-    (home / "config.pbtxt").write_text(triton_config(manifest), encoding="utf-8")
-    shutil.copyfile(bundle / "tokenizer.json", home / "tokenizer.json")
+    reader, shape = reader_file(manifest["inputs"]), open_encoder(bundle, manifest).shape
+    (home / "config.pbtxt").write_text(triton_config(manifest, shape), encoding="utf-8")
+    shutil.copyfile(bundle / reader, home / reader)
 
 
-def triton_config(manifest: dict) -> str:
+def triton_config(manifest: dict, image: tuple[int, ...] = ()) -> str:
     """config.pbtxt: dims are without the batch, -1 is any length; only requests of one length are run together.
+    `image`: its (channels, height, width).
 
     A fixed batch size is a dimension like the others, and nothing is run together then.
     """
@@ -67,8 +72,9 @@ def triton_config(manifest: dict) -> str:
     length = lengths[0] if isinstance(lengths, list) and len(lengths) == 1 else -1
     batch = f"{rows}, " if rows else ""
     together = "" if rows else f"dynamic_batching {{\n  max_queue_delay_microseconds: {TRITON_QUEUE_DELAY_US}\n}}\n"
+    kind, dims = ("FP32", ", ".join(map(str, image))) if image else ("INT64", f"{batch}{length}")
     inputs = ",\n".join(
-        f"  {{ name: {_quoted(name)} data_type: TYPE_INT64 dims: [ {batch}{length} ] }}" for name in manifest["inputs"]
+        f"  {{ name: {_quoted(name)} data_type: TYPE_{kind} dims: [ {dims} ] }}" for name in manifest["inputs"]
     )
     task = TASKS.get(manifest["task"])
     tokens = task is not None and task.per_token
@@ -105,7 +111,7 @@ def to_oci(bundle: Path, out: Path) -> None:
     manifest = read_manifest(bundle)
     blobs = out / "blobs" / "sha256"
     blobs.mkdir(parents=True)
-    weights = [path for path in files_of(bundle) if path.parent != bundle or path.name == "tokenizer.json"]
+    weights = [path for path in files_of(bundle) if path.parent != bundle or path.name in READERS]
     rest = [path for path in files_of(bundle) if path not in weights]
     layers, contents = [], []
     for files in (weights, rest):

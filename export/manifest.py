@@ -59,7 +59,8 @@ def read_manifest(bundle: Path) -> dict:
         raise BundleError(f"{SCHEMA_FILE}: damaged") from None
     for name in manifest["files"]:
         inside(name)
-    for name in (manifest["model"], manifest["golden"], "tokenizer.json"):
+    reader = "preprocessor_config.json" if "pixel_values" in manifest["inputs"] else "tokenizer.json"
+    for name in (manifest["model"], manifest["golden"], reader):
         if inside(name) not in manifest["files"]:
             raise BundleError(f"{path}: {name!r} is not among its files")
     return manifest

@@ -1,4 +1,4 @@
-"""Answers of a bundle: text in, labels and scores out. Without torch."""
+"""Answers of a bundle: texts or images in, labels and scores out. Without torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..compress.cells import columns_of, is_text
+from ..compress.cells import columns_of, image_of, is_text
 from ..compress.encoder import collate, run_rows
 from ..compress.errors import InputError
 from ..compress.tasks import TASKS, points, rows_of_texts, sigmoid, softmax
@@ -22,7 +22,7 @@ from .selftest import (
     read_manifest,
 )
 
-__all__ = ["Predictor", "collate", "columns_of", "is_text", "points", "rows_of_texts", "sigmoid", "softmax"]
+__all__ = ["Predictor", "collate", "columns_of", "image_of", "is_text", "points", "rows_of_texts", "sigmoid", "softmax"]
 
 
 class Predictor:
@@ -48,17 +48,25 @@ class Predictor:
     def __call__(self, texts: Sequence[str], seconds: Sequence[str] = ()) -> list[dict]:
         """One answer per text: {label, score, scores}; {labels, scores} where a text may have several; {value} where
         it has a number; {entities} for token-classification; {answer, start, end, score} for question-answering.
-        `seconds`: the other text of each, for a task that reads two.
+        `seconds`: the other text of each, for a task that reads two. An image is a data URI (`image_of`).
         """
         if not texts:
             return []
+        if not self.task.reads_text and not all(text.startswith("data:image/") for text in texts):
+            raise InputError(f"{self.task.name} sees images: give --image FILE (in Python: image_of(FILE, ...))")
         if not all(map(is_text, [*texts, *seconds])):
             raise InputError("a text holds half a character (a lone surrogate) or U+001E; give UTF-8")
         texts = rows_of_texts(self.task, texts, seconds)
         return self.task.decode(self._outputs(texts), self.labels, texts, self.encoder)
 
     def _outputs(self, texts: Sequence[str]) -> np.ndarray:
-        return run_rows(self.session, self.encoder.ids(texts), self.encoder.pad_id, self.task.output)
+        try:
+            rows = self.encoder.ids(texts)
+        except ValueError as error:
+            if self.task.reads_text:
+                raise
+            raise InputError(f"an image: {error}") from None
+        return run_rows(self.session, rows, self.encoder.pad_id, self.task.output)
 
     def score(self, source: str, text: str | None = None, label: str | None = None) -> tuple[float, int]:
         """The metric, in points, on labelled data (see `data.read`), and the number of rows."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ROWS = 1000  # validation texts that go in, at most
+IMAGES = 200  # images, which measurements.json holds whole
 WORDS = 50  # the most frequent tokens that are counted one by one
 BINS = 10
 SHARES = [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]  # upper edges of the share of unknown tokens
@@ -33,15 +34,14 @@ def quantities(reference: dict) -> dict[str, Quantity]:
 
 
 def describe(ids: Sequence[Sequence[int]], probabilities: np.ndarray, unknown: int | None) -> dict:
-    """The content of reference.json for rows of token ids and the model's probabilities (rows, labels) on them."""
-    tokens, times = np.unique(np.concatenate([np.asarray(row) for row in ids]), return_counts=True)
-    words = tokens[np.argsort(-times, kind="stable")][:WORDS].tolist()
-    lengths = np.array([len(row) for row in ids])
-    edges = {
-        "length": _deciles(lengths),
-        "unknown_share": SHARES,
-        "confidence": _deciles(probabilities.max(axis=1)),
-    }
+    """The content of reference.json for rows of token ids, or of pixels, and the model's probabilities (rows, labels)
+    on them."""
+    words: list[int] = []
+    if not isinstance(ids[0], np.ndarray):
+        tokens, times = np.unique(np.concatenate([np.asarray(row) for row in ids]), return_counts=True)
+        words = tokens[np.argsort(-times, kind="stable")][:WORDS].tolist()
+    values = {**_measured(ids, unknown), "confidence": probabilities.max(axis=1)}
+    edges = {name: SHARES if name == "unknown_share" else _deciles(value) for name, value in values.items()}
     counts = count(ids, probabilities, unknown, words, edges)
     entries = {
         name: {"counts": c.tolist()} | ({"edges": edges[name]} if name in edges else {}) for name, c in counts.items()
@@ -58,19 +58,28 @@ def count(
 ) -> dict[str, np.ndarray]:
     """Counts of some rows in the bins of a reference; every row is in one bin of each quantity, every token in one of
     `vocabulary`."""
-    flat = np.concatenate([np.asarray(row, np.int64) for row in ids])
-    lengths = np.array([len(row) for row in ids])
-    strange = np.add.reduceat(flat == unknown, np.concatenate([[0], np.cumsum(lengths)[:-1]])) / lengths
-    values = {"length": lengths, "unknown_share": strange, "confidence": probabilities.max(axis=1)}
-    place = {word: i for i, word in enumerate(words)}
-    kinds = np.fromiter((place.get(token, len(words)) for token in flat.tolist()), np.int64, len(flat))
+    values = {**_measured(ids, unknown), "confidence": probabilities.max(axis=1)}
     found = {
         name: np.bincount(np.searchsorted(edges[name], value), minlength=len(edges[name]) + 1)
         for name, value in values.items()
     }
-    found["vocabulary"] = np.bincount(kinds, minlength=len(words) + 1)
+    if not isinstance(ids[0], np.ndarray):
+        place = {word: i for i, word in enumerate(words)}
+        flat = [place.get(token, len(words)) for row in ids for token in row]
+        found["vocabulary"] = np.bincount(flat, minlength=len(words) + 1)
     found["label"] = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
     return found
+
+
+def _measured(rows: Sequence[Sequence[int]], unknown: int | None) -> dict[str, np.ndarray]:
+    """What is counted of each row by itself, (rows,): of an image brightness and contrast, in the model's own units; of
+    a text its tokens and the share of unknown ones."""
+    if isinstance(rows[0], np.ndarray):
+        return {"brightness": np.array([np.mean(row) for row in rows]), "contrast": np.array([np.std(r) for r in rows])}
+    flat = np.concatenate([np.asarray(row, np.int64) for row in rows])
+    lengths = np.array([len(row) for row in rows])
+    strange = np.add.reduceat(flat == unknown, np.concatenate([[0], np.cumsum(lengths)[:-1]])) / lengths
+    return {"length": lengths, "unknown_share": strange}
 
 
 def psi(reference: np.ndarray, now: np.ndarray) -> float:

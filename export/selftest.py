@@ -1,7 +1,7 @@
 """Does this bundle arrive whole, fit this machine, and still compute the same? Run it: python selftest.py
 
-Needs numpy, tokenizers and the bundle's runtime. paredown itself uses these functions for `paredown verify`, and
-never runs the copy that came inside a bundle.
+Needs numpy, tokenizers (of images Pillow) and the bundle's runtime. paredown itself uses these functions for
+`paredown verify`, and never runs the copy that came inside a bundle.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 
 if __package__:
-    from ..compress.encoder import Encoder
+    from ..compress.encoder import Encoder, encoder_of, reader_file
     from .manifest import MANIFEST, BundleError, check_files, read_manifest
     from .session import CannotRunHere, Session, open_session, padded
 else:
     sys.dont_write_bytecode = True  # a bundle stays as it was packed
     try:
-        from encoder import Encoder  # pyright: ignore[reportMissingImports]
+        from encoder import Encoder, encoder_of, reader_file  # pyright: ignore[reportMissingImports]
         from manifest import MANIFEST, BundleError, check_files, read_manifest  # pyright: ignore[reportMissingImports]
         from session import CannotRunHere, Session, open_session, padded  # pyright: ignore[reportMissingImports]
     except Exception as error:  # numpy or tokenizers not installed; a file beside this one missing or damaged
@@ -68,11 +68,11 @@ def cpu_flags() -> set[str]:
 
 
 def open_encoder(bundle: Path, manifest: dict) -> Encoder:
-    """The bundle's tokenizer. Check the files first."""
+    """The bundle's tokenizer, or its preprocessor of images. Check the files first."""
     try:
-        return Encoder(bundle / "tokenizer.json", manifest["max_length"], manifest["pad_id"])
+        return encoder_of(bundle, manifest["inputs"], manifest["max_length"], manifest["pad_id"])
     except Exception as error:
-        raise BundleError(f"tokenizer.json does not open here: {_line(error)}") from None
+        raise BundleError(f"{reader_file(manifest['inputs'])} does not open here: {_line(error)}") from None
 
 
 def open_runtime(bundle: Path, manifest: dict, threads: int | None = None, alone: bool = True) -> Session:
@@ -103,7 +103,7 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encode
     for i, row in enumerate(rows):
         try:
             ids = encoder.ids([row["text"]])[0]
-            if ids != row["input_ids"]:
+            if row["input_ids"] is not None and ids != row["input_ids"]:  # an image has none: its output decides
                 raise BundleError(f"golden row {i}: the tokenizer gives other tokens here")
             got = np.asarray(session(encoder.pad([ids]))[output], dtype=np.float64)[0]
         except BundleError:
@@ -143,7 +143,8 @@ def _golden(bundle: Path, manifest: dict) -> tuple[list[dict], float]:
         rows, tolerances = golden["rows"], golden["tolerance"]
         right = all(
             isinstance(row["text"], str)
-            and all(type(i) is int for i in row["input_ids"])
+            and (row["input_ids"] is None) == ("pixel_values" in manifest["inputs"])
+            and all(type(i) is int for i in row["input_ids"] or ())
             and row["output"]
             and all(type(x) is float for line in row["output"] for x in (line if type(line) is list else [line]))
             for row in rows

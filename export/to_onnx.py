@@ -31,7 +31,7 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
     """Write the checkpoint as an unfused ONNX file, which every runtime's artefact starts from; returns `target`.
 
     Text: inputs (batch, length) int64, both sizes dynamic. Images: (batch, channels, height, width) float32, of the
-    config's size. Output `task.output` float32, (batch, labels), or (batch, length, labels).
+    preprocessor's size. Output `task.output` float32, (batch, labels), or (batch, length, labels).
     """
     import torch
 
@@ -50,8 +50,7 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
     if task.reads_text:
         example, axes = torch.ones(2, 16, dtype=torch.long), {0: "batch", 1: "length"}  # 1 would become a constant
     else:
-        size = checkpoint.config["image_size"]
-        example, axes = torch.zeros(2, checkpoint.config.get("num_channels", 3), size, size), {0: "batch"}
+        example, axes = torch.zeros(2, *checkpoint.encoder().shape), {0: "batch"}
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -127,10 +126,12 @@ def artifact_of(
     files: tuple[str, ...],
     details: dict,
 ) -> Artifact:
-    """Finish an exported directory: config and tokenizer beside the model, and artifact.json."""
+    """Finish an exported directory: config and tokenizer or preprocessor beside the model, and artifact.json."""
+    encoder = checkpoint.encoder(max_length)
     for file in checkpoint.files:
         if file not in checkpoint.weights:
             shutil.copyfile(file, out / file.name)
+    encoder.write(out)
     return Artifact(
         path=out,
         name=f"{runtime}-{precision}",
@@ -141,7 +142,7 @@ def artifact_of(
         inputs=task.inputs,
         outputs=(task.output,),
         labels=checkpoint.labels,
-        max_length=checkpoint.encoder(max_length).max_length,
+        max_length=encoder.max_length,
         pad_id=checkpoint.pad_id,
         source=checkpoint.digest,
         details=details,
@@ -161,14 +162,16 @@ def fuse(source: Path, target: Path, checkpoint: Checkpoint) -> dict[str, int]:
         raise missing_extra(error.name or "onnxruntime", "cpu") from None
     import onnx
 
-    from ..compress.families import FAMILIES, STATIC
+    from ..compress.families import FAMILIES, STATIC, WHOLE
 
     kind = checkpoint.config.get("model_type", "")
-    if kind == STATIC or (kind in FAMILIES and not FAMILIES[kind].fuses):
+    if kind in (STATIC, *WHOLE) or (kind in FAMILIES and not FAMILIES[kind].fuses):
         shutil.copyfile(source, target)
         return {}
     if kind not in FAMILIES:
-        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(FAMILIES)}")
+        raise InputError(
+            f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join((*FAMILIES, *WHOLE))}"
+        )
     heads = int(checkpoint.config.get("num_attention_heads") or checkpoint.config["n_heads"])
     hidden = int(checkpoint.config.get("hidden_size") or checkpoint.config["dim"])
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..compress.checkpoint import Checkpoint
 from ..compress.errors import missing_extra
+from ..compress.families import WHOLE
 from ..compress.tasks import Task
 from .artifact import Artifact
 from .to_onnx import artifact_of
@@ -43,7 +44,8 @@ def to_openvino(
         converted = openvino.convert_model(source)
         if precision == "int8-static":
             openvino.save_model(converted, ir, compress_to_fp16=False)
-            quantize.openvino_static(ir, out / "model.xml", calibration)
+            transformer = checkpoint.config.get("model_type") not in WHOLE
+            quantize.openvino_static(ir, out / "model.xml", calibration, transformer=transformer)
         else:
             openvino.save_model(converted, out / "model.xml", compress_to_fp16=precision == "fp16")
     files = ("model.xml", "model.bin")

@@ -17,7 +17,7 @@ from ..compress.settings import Augment
 from ..compress.tasks import Task
 from .options import checked
 from .progress import Report, Reporter
-from .stages import Seed, TaskOption, out, task_named
+from .stages import Seed, TaskOption, about_words, out, task_named
 from .store import write_atomic
 
 app = typer.Typer()
@@ -43,6 +43,7 @@ def augment(
     if output.exists() or output.suffix != ".jsonl":
         raise InputError(f"--output {output}: a new file that ends in .jsonl is expected")
     kinds = task_named(task)
+    about_words(kinds, "augment")
     if kinds.per_token:
         raise InputError(
             f"--task {task}: augment changes, moves and leaves out words, and their tags or answers with them"

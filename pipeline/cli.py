@@ -142,18 +142,24 @@ def schema() -> None:
 @app.command()
 def predict(
     bundle: BundlePath,
-    text: Annotated[list[str], typer.Option(help="text to classify; may be given several times")],
+    text: Annotated[list[str] | None, typer.Option(help="text to classify; may be given several times")] = None,
     text_pair: Annotated[list[str] | None, typer.Option(help="the second text of each, for pairs of texts")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="image file to classify; may be given several times")] = None,
 ) -> None:
-    """Answer texts with a bundle; one JSON line each."""
+    """Answer texts, or images, with a bundle; one JSON line each."""
     from ..export.archive import unpacked
-    from ..export.predict import Predictor
+    from ..export.predict import Predictor, image_of
 
+    if bool(text) == bool(image):
+        raise InputError("give --text, or --image for a bundle that sees images")
     with unpacked(bundle) as path:
-        seconds = text_pair or []
-        answers = Predictor(path)(text, seconds)
+        predictor, seconds = Predictor(path), text_pair or []
+        if image and predictor.task.reads_text:
+            raise InputError(f"--image: the bundle is for {predictor.task.name}; give --text")
+        answers = predictor(text or [image_of(file, Path(), "--image") for file in image or ()], seconds)
         for i, answer in enumerate(answers):
-            given = {"text": text[i], **({"text_pair": seconds[i]} if seconds else {})}
+            given = {"image": image[i]} if image else {"text": (text or ())[i]}
+            given |= {"text_pair": seconds[i]} if seconds else {}
             print(json.dumps({**given, **answer}, ensure_ascii=False))
 
 

@@ -17,11 +17,13 @@ PARTS = {
     "tensorrt_rtx_bindings": ("TensorRT for RTX", "rtx"),
     "onnxruntime_ep_nv_tensorrt_rtx": ("its libraries", "rtx"),
     "cuda.bindings": ("running TensorRT engines", "rtx"),
+    "PIL": ("images", "images"),
     "starlette": ("serving", "serve"),
     "uvicorn": ("serving", "serve"),
 }
 DISTRIBUTIONS = {
     "torch_pruning": "torch-pruning",
+    "PIL": "pillow",
     "tensorrt_rtx_bindings": "tensorrt-rtx-cu13-bindings",
     "onnxruntime_ep_nv_tensorrt_rtx": "onnxruntime-ep-nv-tensorrt-rtx-cu13",
     "cuda.bindings": "cuda-bindings",

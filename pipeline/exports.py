@@ -16,7 +16,7 @@ from ..compress.checkpoint import Checkpoint, load, open_checkpoint
 from ..compress.encoder import collate, run_rows
 from ..compress.errors import InputError, nearest
 from ..compress.tasks import Task
-from ..export.artifact import PRECISIONS, Artifact
+from ..export.artifact import ON_GPU, PRECISIONS, Artifact
 from ..export.engine import Engine, require
 from ..export.machine import cores
 from ..export.session import ENGINES, CannotRunHere
@@ -104,6 +104,8 @@ def _export_to(
 
     kind = task_named(task)
     more: dict = {}
+    if runtime in ON_GPU and not kind.reads_text:
+        raise InputError(f"--to {runtime}: images run on CPUs so far: onnx, openvino")
     if runtime in ENGINES:
         require(runtime)
         more["engine"] = checked(Engine, {"lengths": lengths or None})
@@ -167,12 +169,19 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
         limits = replace(limits, min_agreement=0.0)
     where = partial(departure, plain, artifact, artifact.encoder().pad(rows[:8]))
     gate(parity, limits, artifact.name, artifact.precision, where)
-    where_from = "random tokens" if judged is None else f"{len(rows)} rows, {parity.agreement:.1%} of the answers agree"
+    where_from = (
+        f"random {'tokens' if task.reads_text else 'pixels'}"
+        if judged is None
+        else f"{len(rows)} rows, {parity.agreement:.1%} of the answers agree"
+    )
     return f"logits differ from the checkpoint's by {parity.max_difference:.2g} at most on {where_from}"
 
 
-def _random_rows(artifact: Artifact) -> list[list[int]]:
+def _random_rows(artifact: Artifact) -> list:
     random = np.random.default_rng(0)
+    shape = artifact.encoder().shape
+    if shape:  # of images
+        return list(random.normal(size=(32, 1, *shape)).astype(np.float32))
     known = artifact.encoder().tokenizer.get_vocab_size()
     lengths = random.integers(4, min(48, artifact.max_length) + 1, size=32)
     return [random.integers(min(1000, known // 2), known, size=n).tolist() for n in lengths]

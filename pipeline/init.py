@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from ..compress import data as data_module
 from ..compress.checkpoint import open_checkpoint
 from ..compress.errors import InputError
+from ..compress.families import WHOLE
 from ..compress.settings import Distill, Prune, Recover
 from ..compress.tasks import Task
 from .recipe import Data, Model, Recipe, Step, default_targets
@@ -46,7 +47,9 @@ def write_recipe(
             test=_beside(test, out) if test else None,
             unlabeled=_beside(unlabeled, out) if unlabeled else None,
         ),
-        models=[
+        models=[]
+        if found.config.get("model_type") in WHOLE
+        else [
             Model(name="pruned", steps=[Step(prune=Prune(heads=0.7, ffn=0.6, recover=Recover(epochs=1.0)))]),
             Model(name=f"distil-{half}", steps=[Step(distill=Distill(layers=half, epochs=3.0))]),
         ],

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
-
 from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.data import Rows
 from ..compress.errors import InputError
-from ..compress.families import FAMILIES
+from ..compress.families import FAMILIES, WHOLE
 from ..compress.settings import Distill, Heal, Prune, Stage, Timed
 from ..compress.tasks import TASKS, Task
 from ..export.artifact import EXTRA
@@ -133,9 +129,11 @@ def prepare(recipe: Recipe) -> Job:
         if a.source == b.source or rows_digest(a) == rows_digest(b):
             raise InputError(f"{b.source}: the same rows as {a.source}; what is judged on must not be learned from")
     kind = checkpoint.config.get("model_type", "")
-    if kind not in FAMILIES:
-        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(FAMILIES)}")
+    if kind not in (*FAMILIES, *WHOLE):
+        known = ", ".join((*FAMILIES, *WHOLE))
+        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {known}")
     for model in recipe.models:
+        _check_kind(model, kind)
         _check_layers(model, checkpoint.depth)
         _check_lessons(model, checkpoint, task, unlabeled=unlabeled is not None)
     teachers = (checkpoint, *(_teacher(source, checkpoint, task) for source in recipe.teachers))
@@ -143,7 +141,8 @@ def prepare(recipe: Recipe) -> Job:
     for rows in (train, validation, test):
         if rows is not None:
             data_module.require_two_classes(rows, checkpoint.labels)
-            data_module.encode(encoder, rows)
+            if task.reads_text:  # images were looked at when they were read
+                data_module.encode(encoder, rows)
     for target in recipe.targets:
         if target.runtime in ENGINES:
             require(target.runtime)
@@ -174,6 +173,19 @@ def _teacher(source: str, checkpoint: Checkpoint, task: Task) -> Checkpoint:
     return teacher
 
 
+def _check_kind(model: Model, kind: str) -> None:
+    """A convolutional net is not cut, and none is made of its layers."""
+    for entry in model.steps:
+        stage, settings = entry.stage
+        if isinstance(settings, Distill) and settings.student is not None:
+            kind = open_checkpoint(settings.student).config.get("model_type", "")
+        elif kind in WHOLE and isinstance(settings, Prune | Distill):
+            raise InputError(
+                f"models: '{model.name}', {stage}: a '{kind}' model is not cut; supported: {', '.join(FAMILIES)}. As a "
+                "student it comes from elsewhere: distill: {student: DIR}"
+            )
+
+
 def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: bool) -> None:
     """A student from elsewhere opens, the losses inside the models are off when it cuts text into other tokens, and
     there are the rows that each step learns from."""
@@ -185,6 +197,10 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: 
             if not task.number and student.has_head(task) and student.labels != checkpoint.labels:
                 raise InputError(f"models: '{model.name}': {settings.student} has other labels than the checkpoint")
             same_tokens = student.tokenizer_bytes() == checkpoint.tokenizer_bytes()
+            same_tokens = same_tokens and not {
+                student.config.get("model_type"),
+                checkpoint.config.get("model_type"),
+            } & {*WHOLE}
             if task.per_token and not same_tokens:
                 raise InputError(
                     f"models: '{model.name}': {settings.student} cuts text into other tokens than the checkpoint; "
@@ -197,8 +213,8 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: 
             raise InputError(f"models: '{model.name}', {stage}: learn_from: unlabeled needs data.unlabeled")
         if isinstance(lesson, Heal) and not same_tokens and (lesson.hidden_weight or lesson.relation_weight):
             raise InputError(
-                f"models: '{model.name}', {stage}: its student cuts text into other tokens than the checkpoint; set "
-                "hidden_weight and relation_weight to 0"
+                f"models: '{model.name}', {stage}: its student cuts text into other tokens than the checkpoint, or "
+                "sees images otherwise; set hidden_weight and relation_weight to 0"
             )
         if isinstance(settings, Prune) and settings.timed and narrowed:
             raise InputError(
@@ -230,6 +246,9 @@ def _check_layers(model: Model, depth: int) -> None:
     for entry in model.steps:
         stage, settings = entry.stage
         layers = getattr(settings, "layers", None)
+        if isinstance(settings, Distill) and settings.student is not None:
+            depth = open_checkpoint(settings.student).depth
+            continue
         if layers is None:
             continue
         fits = 1 <= layers <= depth if isinstance(layers, int) else layers == sorted({*layers} & {*range(depth)}) != []
@@ -242,10 +261,7 @@ def _check_layers(model: Model, depth: int) -> None:
 
 
 def rows_digest(rows: Rows | None) -> str | None:
-    if rows is None:
-        return None
-    labels = None if rows.labels is None else [np.asarray(label).tolist() for label in rows.labels]
-    return hashlib.sha256(json.dumps([rows.texts, labels]).encode()).hexdigest()
+    return None if rows is None else rows.digest
 
 
 def graph_name(model: Model) -> str:

@@ -110,8 +110,10 @@ class Stopwatch:
         return self._small[0]
 
     @property
-    def _known(self) -> list[list[int]]:
-        """The rows in the stand-ins' token numbers."""
+    def _known(self) -> list:
+        """The rows in the stand-ins' token numbers; images as they are."""
+        if not self.task.reads_text:
+            return self._rows
         numbers = self._small[1]
         return [[numbers[token] for token in row] for row in self._rows]
 
@@ -119,11 +121,13 @@ class Stopwatch:
     def _small(self) -> tuple[PreTrainedModel, dict[int, int]]:
         """The checkpoint with the embeddings of the rows' tokens only, and the numbers it gives to them."""
         model = load(self.checkpoint, self.task)
+        if not self.task.reads_text:
+            return model, {}
         return model, keep_tokens(model, {token for row in self._rows for token in row})
 
     @cached_property
-    def _rows(self) -> list[list[int]]:
-        return [list(self.ids[i]) for i in some_of(len(self.ids), ROWS)]
+    def _rows(self) -> list:
+        return [self.ids[i] for i in some_of(len(self.ids), ROWS)]
 
     def _remembered(self, question: str, measured: Callable[[], Any]) -> Any:
         """The answer as it was measured on this machine before, or measured now; JSON."""

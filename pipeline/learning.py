@@ -78,7 +78,7 @@ def finetune(
         {
             "epochs": epochs, "learning_rate": learning_rate or (1e-3 if peft else 1e-4), "batch_size": batch_size,
             "freeze_embeddings": freeze_embeddings, "class_weights": class_weights, "patience": patience,
-            "schedule": schedule, "adversarial": pushes(adversarial),
+            "schedule": schedule, "adversarial": pushes(adversarial, kind),
             "peft": checked(Adapter, {"kind": peft, "rank": rank}) if peft else None,
         },
     )  # fmt: skip
@@ -124,7 +124,7 @@ def update(
         Update,
         {
             "replay": replay, "lwf": lwf, "ewc": ewc, "retrain": retrain, "epochs": epochs, "batch_size": batch_size,
-            "learning_rate": learning_rate, "patience": patience, "adversarial": pushes(adversarial),
+            "learning_rate": learning_rate, "patience": patience, "adversarial": pushes(adversarial, kind),
         },
     )  # fmt: skip
     with writing(output_dir, "update") as (target, report):

@@ -17,6 +17,7 @@ from ..compress.errors import InputError
 from ..compress.settings import Prune
 from ..compress.tasks import softmax
 from ..export.machine import machine
+from ..export.reference import IMAGES as REFERENCE_IMAGES
 from ..export.reference import ROWS as REFERENCE_ROWS
 from .attributing import agreement_of
 from .job import (
@@ -45,7 +46,8 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
     """Everything that was measured, raw samples included: the content of measurements.json."""
     measured = done["measure"].result
     timings = json.loads((done["measure"].path / "timings.json").read_text())
-    candidates = []
+    candidates, texts = [], job.validation.texts
+    small, most = job.checkpoint.encoder().small, REFERENCE_ROWS if job.task.reads_text else REFERENCE_IMAGES
     for candidate in job.candidates:
         evaluated = done[evaluation_name(candidate)]
         export = done[candidate.step]
@@ -84,8 +86,8 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
             "test": len(job.test) if job.test else 0,
         },
         "data": {split: source for split, source in job.recipe.data.model_dump().items() if split in SPLITS and source},
-        "golden_texts": list(job.validation.texts[:8]),
-        "reference_texts": list(job.validation.texts[:: 1 + (len(job.validation) - 1) // REFERENCE_ROWS]),
+        "golden_texts": [small(text) for text in texts[:8]],
+        "reference_texts": [small(text) for text in texts[:: 1 + (len(texts) - 1) // most]],
         "latency": job.recipe.latency.model_dump(),
         "prices": job.recipe.cost.model_dump(),
         "choose": job.recipe.choose.model_dump(),
@@ -110,12 +112,13 @@ def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:
     if not job.task.one_label:
         return {"predicted_validation": None, "calibration_error": None, "flips": []}
     gold, texts, labels = job.validation.gold, job.validation.texts, job.checkpoint.labels
+    small = job.checkpoint.encoder().small
     logits, before = (np.load(step.path / "validation.npy") for step in (evaluated, baseline))
     said, said_before = logits.argmax(axis=-1), before.argmax(axis=-1)
     sure = softmax(logits).max(axis=-1)
     flips = [
         {
-            "text": texts[i].replace(PAIR, " | ")[:FLIP_CHARACTERS],
+            "text": texts[i].replace(PAIR, " | ")[:FLIP_CHARACTERS] if job.task.reads_text else small(texts[i]),
             "gold": labels[gold[i]],
             "now": labels[said[i]],
             "confidence": float(sure[i]),
@@ -132,12 +135,15 @@ def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:
 def _keys(job: Job) -> dict[str, list[str]]:
     """How the validation rows fall into groups: by label (of whole texts), by length in thirds, by `data.groups`."""
     rows, labels = job.validation, job.checkpoint.labels
+    keys = {} if not job.task.one_label else {"label": [labels[label] for label in rows.gold]}
+    if rows.groups is not None:
+        keys["group"] = list(rows.groups)
+    if not job.task.reads_text:  # images are all of one size
+        return keys
     lengths = np.array([len(ids) for ids in job.checkpoint.encoder(job.recipe.max_length).ids(rows.texts)])
     low, high = (int(x) for x in np.percentile(lengths, [100 / 3, 200 / 3]))
     names = (f"up to {low} tokens", f"{low + 1} to {high} tokens", f"more than {high} tokens")
-    keys = {} if not job.task.one_label else {"label": [labels[label] for label in rows.gold]}
-    keys["length"] = [names[int(n > low) + int(n > high)] for n in lengths]
-    return keys | ({"group": list(rows.groups)} if rows.groups is not None else {})
+    return keys | {"length": [names[int(n > low) + int(n > high)] for n in lengths]}
 
 
 def _steps_of(model: Model) -> list[dict]:

@@ -13,6 +13,7 @@ from ..benchmarks.floor import floor_ms, machine_rates, work_of
 from ..benchmarks.intervals import ratio
 from ..benchmarks.profile import PROFILED, Profile, profile, why_int8_is_slower, why_not_faster
 from ..benchmarks.sweep import sweep
+from ..compress.encoder import PIXELS
 from ..export.artifact import read_artifact
 from ..export.machine import cores
 from .job import Candidate, Job, evaluation_name
@@ -39,7 +40,7 @@ def measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str,
         "why_slower": _why_slower(candidates, seen, timings),
         "profile": _why_not_faster(candidates, seen, artifacts, rows, timings, threads),
         "tokenizer_ms": latency.tokenizer_ms(encoder.ids, job.validation.texts),
-        "tokens_median": float(np.median([len(row) for row in ids])),
+        "tokens_median": float(np.median([len(row) for row in ids])) if job.task.reads_text else None,
     }
 
 
@@ -84,7 +85,7 @@ def _why_not_faster(
         if c.name not in seen:
             continue
         artifact, floor = read_artifact(artifacts[c.name]), None
-        if c.target.runtime == "onnxruntime":
+        if c.target.runtime == "onnxruntime" and PIXELS not in artifact.inputs:  # an image's products are of no token
             always, sometimes = work_of(artifact.path / artifact.files[0])
             lengths = [len(row) for row in rows[c.name]]
             unsure = 1 - artifact.details["cascade"]["answered_by_first"] if c.model.cascade is not None else 0.0

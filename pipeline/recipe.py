@@ -28,13 +28,15 @@ TaskName = Literal[
     "text-pair-regression",
     "token-classification",
     "question-answering",
+    "image-classification",
 ]
 Sink = Literal["mlflow", "tensorboard", "wandb"]
-assert set(get_args(TaskName)) == {name for name, task in TASKS.items() if task.reads_text}
+assert set(get_args(TaskName)) == set(TASKS)
 
 
 class Data(Settings):
-    """Files (.csv, .jsonl, .parquet, .conll; relative to the recipe) or `datasets` names (`name:split`)."""
+    """Files (.csv, .jsonl, .parquet, .conll; relative to the recipe), directories of images, or `datasets` names
+    (`name:split`)."""
 
     train: str = Field(description="labelled rows to learn from; calibration is drawn from them too")
     validation: str = Field(description="labelled rows that the pick is made on")
@@ -42,7 +44,7 @@ class Data(Settings):
         default=None, description="labelled rows for the published figures; nothing else ever sees them"
     )
     unlabeled: str | None = Field(default=None, description="further text of the same kind, for distillation")
-    text: str | None = Field(default=None, description="name of the text (or words') column (default: found)")
+    text: str | None = Field(default=None, description="name of the text (words', image's) column (default: found)")
     label: str | None = Field(default=None, description="name of the label (or tags') column (default: found)")
     groups: str | None = Field(default=None, description="a validation column whose groups are also judged one by one")
 
@@ -248,14 +250,35 @@ class Recipe(Settings):
             raise ValueError(f"explain_rows: for tasks that give one whole text one label, not {self.task}")
         if TASKS[self.task].per_token and any(entry.augment for entry in self.adapt):
             raise ValueError("adapt: augment changes, moves and leaves out words, and their tags or answers with them")
+        if not TASKS[self.task].reads_text:
+            self._of_images()
         if not any(target.runtime != "pytorch" for target in self.targets):
             raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
         return self
+
+    def _of_images(self) -> None:
+        """ValueError for what is about words."""
+        words = [m.name for m in self.models if m.cascade or any(step.trim or step.static for step in m.steps)]
+        if words:
+            raise ValueError(f"models: '{words[0]}': cascades, static and trim are for tasks that read text")
+        if self.lengths or self.explain_rows or any(entry.augment for entry in self.adapt):
+            raise ValueError(f"lengths, explain_rows and augment are about words, and {self.task} has none")
+        if any(target.runtime in ON_GPU for target in self.targets):
+            raise ValueError("targets: images run on CPUs so far: onnxruntime, openvino")
+        if _asks_for(self, "adversarial"):
+            raise ValueError("adversarial: it pushes the embeddings of words, and images have none")
 
     def tolerance(self, precision: str) -> Tolerance:
         """The parity gate's limits for a precision."""
         given = self.parity.get(precision)  # type: ignore[call-overload]
         return Tolerance(**given.model_dump()) if given else TOLERANCES[precision]
+
+
+def _asks_for(part: object, key: str) -> bool:
+    """Whether a key is set somewhere in settings, however deep."""
+    if isinstance(part, Settings):
+        return bool(getattr(part, key, None)) or any(_asks_for(value, key) for _, value in part)
+    return isinstance(part, list) and any(_asks_for(value, key) for value in part)
 
 
 BASELINE = "teacher"  # the checkpoint as it came

@@ -19,7 +19,7 @@ from ..compress.tasks import points
 from ..export.session import CannotRunHere
 from .bundles import LabelColumn, TextColumn
 from .side_by_side import adopted, correct
-from .stages import Seed, TaskOption, out, task_named
+from .stages import Seed, TaskOption, about_words, out, task_named
 from .store import write_atomic
 
 app = typer.Typer()
@@ -43,6 +43,7 @@ def robustness(
     """The metric on rows as they are, with typos, in capitals, twice, with words left out, swapped, replaced by
     synonyms; models side by side."""
     kind = task_named(task)
+    about_words(kind, "robustness")
     changes = noise.MEASURED | {"deletion": noise.deletion, "swap": noise.swap}
     if synonyms is not None:
         changes["synonyms"] = noise.synonyms(noise.read_synonyms(synonyms))

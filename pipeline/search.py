@@ -230,15 +230,16 @@ def _late(chosen: list[Trial], picked: list[Trial]) -> dict[str, str]:
 
 def _models(chosen: list[Trial], epochs: float, task: Task) -> list[Model]:
     """Each cut healed and trimmed; a static student and the cascades of both, where the task knows them."""
-    trim = Step.model_validate({"trim": {}})
-    models = [] if task.per_token else [Model(name="static", steps=[Step.model_validate({"static": {}}), trim])]
+    trim = [Step.model_validate({"trim": {}})] if task.reads_text else []
+    whole = task.reads_text and not task.per_token
+    models = [Model(name="static", steps=[Step.model_validate({"static": {}}), *trim])] if whole else []
     for t in chosen:
         cut = t.settings.model_dump(mode="json", exclude_defaults=True)
         if epochs:
             cut["recover"] = {"epochs": epochs}
         name = f"found-{t.number}"
-        models.append(Model(name=name, steps=[Step.model_validate({"prune": cut}), trim]))
-        if task.one_label:
+        models.append(Model(name=name, steps=[Step.model_validate({"prune": cut}), *trim]))
+        if task.one_label and task.reads_text:
             cascade = {"first": "static", "then": name}
             models.append(Model.model_validate({"name": f"{name}-cascade", "cascade": cascade}))
     return models

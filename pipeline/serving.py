@@ -36,6 +36,8 @@ def serve(
     deadline_ms: Annotated[float, typer.Option(help="ms from a request to its answer, at most")] = 1000,
     body_bytes: Annotated[int, typer.Option(help="bytes of one request")] = 1_000_000,
     text_bytes: Annotated[int, typer.Option(help="bytes of one text")] = 20_000,
+    image_bytes: Annotated[int, typer.Option(help="bytes of one image file; see --body-bytes too")] = 700_000,
+    image_pixels: Annotated[int, typer.Option(help="pixels of one image")] = 20_000_000,
     request_rows: Annotated[int, typer.Option(help="texts in one request")] = 256,
     connections: Annotated[int, typer.Option(help="requests under way; more get 429")] = 1000,
     drain_s: Annotated[float, typer.Option(help="seconds for requests under way after SIGTERM")] = 10,

@@ -17,6 +17,7 @@ from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from ..compress.data import Rows
 from ..compress.encoder import batches_of, run_rows
 from ..compress.errors import InputError, nearest
+from ..compress.families import WHOLE
 from ..compress.settings import Distill, Prune, Recover, Static, Timed, Trim
 from ..compress.tasks import TASKS, Task
 from .options import checked
@@ -99,7 +100,7 @@ def prune(
                 Recover,
                 {
                     "epochs": recover_epochs, "learning_rate": learning_rate, "batch_size": batch_size,
-                    "adversarial": pushes(adversarial),
+                    "adversarial": pushes(adversarial, kind),
                 },
             )  # fmt: skip
             heal(model, load(source, kind), ids + more, recover, seed=seed, progress=report)
@@ -128,6 +129,7 @@ def trim(
     from ..compress.vocabulary import trim as cut
 
     kind = task_named(task)
+    about_words(kind, "trim")
     source = open_checkpoint(checkpoint, kind)
     texts = [*kind.read(train, labelled=False).texts]
     texts += data_module.read_unlabeled(unlabeled, columns=kind.columns).texts if unlabeled else ()
@@ -190,6 +192,8 @@ def distill(
                 f"{other.path}: it cuts text into other tokens than {source.path}, and {kind.name} "
                 "compares answers token by token"
             )
+    if static:
+        about_words(kind, "--static")
     if static and kind.per_token:
         raise InputError(f"--static: its students answer for a whole text, and {kind.name} for every word")
     data = kind.read(train, labelled=False)
@@ -198,7 +202,7 @@ def distill(
     if patience and held_out is None:
         raise InputError("--patience stops on validation: give --validation F")
     given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "temperature": temperature}
-    given |= {"patience": patience, "adversarial": pushes(adversarial)}
+    given |= {"patience": patience, "adversarial": pushes(adversarial, kind)}
     if static:
         if student or layers or width or hidden_weight or relation_weight or quantize_aware:
             raise InputError("--static: a student without layers takes none of the options about layers")
@@ -216,7 +220,8 @@ def distill(
         )  # fmt: skip
         if elsewhere and not _same_tokens(source, elsewhere) and (settings.hidden_weight or settings.relation_weight):
             raise InputError(
-                f"--student {student}: it cuts text into other tokens; leave hidden and relation losses out"
+                f"--student {student}: it cuts text into other tokens, or sees images otherwise; leave hidden and "
+                "relation losses out"
             )
     texts = [*data.texts, *more]
     learner = elsewhere or source
@@ -247,15 +252,23 @@ def writing(output_dir: Path, stage: str) -> Iterator[tuple[Path, Report]]:
         yield target, report
 
 
-def pushes(kind: str | None) -> dict | None:
-    return None if kind is None else {"kind": kind}
+def pushes(kind: str | None, task: Task) -> dict | None:
+    if kind is None:
+        return None
+    about_words(task, "--adversarial")
+    return {"kind": kind}
 
 
 def task_named(name: str) -> Task:
-    known = [task.name for task in TASKS.values() if task.reads_text]
-    if name not in known:
-        raise InputError(f"--task {name}: {nearest(name, known)}")
+    if name not in TASKS:
+        raise InputError(f"--task {name}: {nearest(name, TASKS)}")
     return TASKS[name]
+
+
+def about_words(task: Task, what: str) -> None:
+    """InputError where a task has none."""
+    if not task.reads_text:
+        raise InputError(f"{what}: for tasks that read text, not {task.name}")
 
 
 def optional(source: str | None, task: Task, names: tuple[str, ...]) -> Rows | None:
@@ -270,7 +283,8 @@ def _more(source: Checkpoint, task: Task, unlabeled: str | None, max_length: int
 
 
 def _same_tokens(a: Checkpoint, b: Checkpoint) -> bool:
-    return a.tokenizer_bytes() == b.tokenizer_bytes()
+    kinds = {a.config.get("model_type"), b.config.get("model_type")}
+    return a.tokenizer_bytes() == b.tokenizer_bytes() and not kinds & {*WHOLE}
 
 
 def _layers(given: str | None) -> int | list[int] | None:

@@ -16,7 +16,20 @@ from ..compress.settings import Finetune, Tune
 from ..compress.tasks import Task, points
 from .options import checked
 from .progress import Report
-from .stages import BatchSize, Epochs, MaxLength, OutputDir, Seed, Source, TaskOption, Train, out, task_named, writing
+from .stages import (
+    BatchSize,
+    Epochs,
+    MaxLength,
+    OutputDir,
+    Seed,
+    Source,
+    TaskOption,
+    Train,
+    about_words,
+    out,
+    task_named,
+    writing,
+)
 
 app = typer.Typer()
 
@@ -109,6 +122,8 @@ def tune(
     labels = source.labels if source.has_head(kind) else data_module.label_names(train, columns=kind.columns)
     rows, held = (kind.read(path, names=labels) for path in (train, validation))
     data_module.require_two_classes(rows, labels)
+    if adversarial:
+        about_words(kind, "--adversarial")
     start = checked(Finetune, {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size})
     settings = checked(
         Tune, {"minutes": minutes, "trials": trials, "peft": peft, "adversarial": adversarial, "finetune": start}

@@ -25,7 +25,7 @@ from .codec import HEADER_LENGTH, binary_outputs, decode, encode, parsed
 from .control import Control
 from .front import Front, Gate, refusal
 from .metrics import Metrics
-from .model import check_texts, rows_of
+from .model import check_images, check_texts, rows_of
 from .models import Models, Served
 from .openapi import document
 from .refused import Refused
@@ -40,9 +40,11 @@ Result = TypeVar("Result")
 
 
 class Predict(BaseModel):
-    """The JSON of POST /predict: a text, or several; for pairs of texts as many second ones."""
+    """The JSON of POST /predict: a text, or several; for pairs of texts as many second ones. Or images, each the base64
+    of a file or a data URI of it."""
 
-    text: str | list[str]
+    text: str | list[str] | None = None
+    image: str | list[str] | None = None
     text_pair: str | list[str] | None = None
     model: str | None = Field(None, description="default: the first by name")
     version: str | None = Field(None, description="default: the latest")
@@ -156,10 +158,15 @@ class Server:
         asked = parsed(Predict, body)
         name = asked.model or min(self.models.found)
         deadline = self._deadline(request)
-        many = isinstance(asked.text, list)
-        first, second = (_listed(given) for given in (asked.text, asked.text_pair))
+        if (asked.text is None) == (asked.image is None):
+            raise Refused(400, "body: either 'text' or 'image' is expected")
+        many = isinstance(asked.text if asked.image is None else asked.image, list)
+        first, second, images = (_listed(given) for given in (asked.text, asked.text_pair, asked.image))
         async with self.models.use(name, asked.version, deadline) as served:
-            texts = check_texts(first, second, served.model, self.settings)
+            if asked.image is None:
+                texts = check_texts(first, second, served.model, self.settings)
+            else:
+                texts = check_images(images, served.model, self.settings)
             job, _, answers = await self._answer(request, served, texts, [], deadline)
             about = {"model": name, "version": served.model.version}
         content = {"predictions": answers, **about} if many else {**answers[0], **about}

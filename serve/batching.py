@@ -66,6 +66,7 @@ class Batcher:
         """`observe(rows, tokens, seconds)` is called after each call of the model, in its thread."""
         self.model, self.settings, self.observe = model, settings, observe
         self.rows = self.tokens = 0  # admitted and not done
+        self._most = max(1, settings.batch_tokens // model.tokens_a_piece)
         self._seconds_per_token = model.seconds_per_token
         self._free = 0.0  # time.monotonic at which the last call ended
         self._lock = threading.Lock()  # of the three above
@@ -145,10 +146,12 @@ class Batcher:
                 for job in jobs:
                     self._tokenise_all([job])
                 return
-            log.exception("the tokeniser failed on a request")
+            if not isinstance(error, Refused):
+                log.exception("the tokeniser failed on a request")
             for job in jobs:
                 self._release(job.left, job.tokens)
-                _on_loop(job.loop, [(job, RuntimeError(f"the tokeniser failed: {error}"))])
+                ours = error if isinstance(error, Refused) else RuntimeError(f"the tokeniser failed: {error}")
+                _on_loop(job.loop, [(job, ours)])
             return
         seconds = time.monotonic() - begin
         place = 0
@@ -173,7 +176,7 @@ class Batcher:
                 closing = self._wait_for_company(waiting)
             taken = self._round(waiting)
             lengths = [len(job.ids[i]) for job, i in taken]
-            for call in split(lengths, self.model.slack, self.settings.batch_tokens):
+            for call in split(lengths, self.model.slack, self._most):
                 self._call([taken[i] for i in call])
 
     def _wait_for_company(self, waiting: deque[tuple[Job, int]]) -> bool:
@@ -181,7 +184,7 @@ class Batcher:
         if not self.settings.max_wait_ms or not waiting:
             return False
         until = waiting[0][0].begin + self.settings.max_wait_ms / 1e3
-        while sum(len(job.ids[i]) for job, i in waiting) < self.settings.batch_tokens:
+        while sum(len(job.ids[i]) for job, i in waiting) < self._most:
             try:
                 job = self._ready.get(timeout=max(0.0, until - time.monotonic()))
             except Empty:
@@ -200,7 +203,7 @@ class Batcher:
             length = len(job.ids[i])
             if job.done.done():
                 self._release(1, length)
-            elif taken and tokens + length > self.settings.batch_tokens:
+            elif taken and tokens + length > self._most:
                 break
             else:
                 taken.append((job, i))

@@ -28,7 +28,7 @@ def split(lengths: Sequence[int], slack: float, most: int) -> list[list[int]]:
     return calls
 
 
-def measure(run: Callable[[list[list[int]]], object], row: Sequence[int], max_length: int) -> tuple[float, float]:
+def measure(run: Callable[[list], object], row: Sequence[int], max_length: int) -> tuple[float, float]:
     """(slack, seconds per token) of a model on this machine, now.
 
     A call takes about a + b * rows * longest seconds; the slack is a / b tokens, fitted to the fastest of a few calls
@@ -39,7 +39,7 @@ def measure(run: Callable[[list[list[int]]], object], row: Sequence[int], max_le
     seconds = np.full(len(shapes), np.inf)
     for _ in range(REPEATS):
         for i, (rows, length) in enumerate(shapes):
-            ids = (list(row) * length)[:length]
+            ids = row if len(row) == length else (list(row) * length)[:length]
             begin = time.perf_counter()
             run([ids] * rows)
             seconds[i] = min(seconds[i], time.perf_counter() - begin)
@@ -48,4 +48,4 @@ def measure(run: Callable[[list[list[int]]], object], row: Sequence[int], max_le
     matrix = np.stack([weights, tokens * weights], axis=1)
     a, b = np.linalg.lstsq(matrix, np.ones(len(shapes)), rcond=None)[0]
     b = max(b, 1e-9)
-    return float(np.clip(a / b, *SLACK)), float(b)
+    return float(np.clip(a / b, min(SLACK[0], max_length / 2), SLACK[1])), float(b)  # an image is one token, a dear one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import threading
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from .settings import Settings
 
 ONE_AT_A_TIME = threading.Lock()  # a call of any model uses every thread that the worker may use
 TEXT, SECOND, IDS, MASK = "text", "text_pair", "input_ids", "attention_mask"
+IMAGE, PIXELS = "image", "pixel_values"
+PATCH = 16 * 16  # pixels that count as one token, as in ViT's own patches
 
 
 class Model:
@@ -40,15 +43,19 @@ class Model:
         self.labels, self.task = self.predictor.labels, self.predictor.task
         self.max_length: int = manifest["max_length"]
         self.platform = f"paredown_{manifest['runtime']}"
-        tokenizer = self.predictor.encoder.tokenizer
-        self.vocabulary = tokenizer.get_vocab_size()
+        encoder = self.predictor.encoder
+        self.shape = encoder.shape  # of an image
+        self.tokens_a_piece = max(1, math.prod(self.shape[1:]) // PATCH)  # 1 of a text, whose tokens are counted
+        self.vocabulary: int = encoder.tokenizer.get_vocab_size() if self.task.reads_text else 0
         self.output = self.task.output
-        ordinary = self.tokenise(["an ordinary sentence, as long as most of them are"])[0]
+        ordinary = self.tokenise([encoder.example])[0]
         self.slack, self.seconds_per_token = calls.measure(self.run, ordinary, self.max_length)
 
     @property
     def texts(self) -> list[str]:
-        """The inputs that take text."""
+        """The inputs that take text, or an image."""
+        if not self.task.reads_text:
+            return [IMAGE]
         return [TEXT, SECOND] if self.task.columns.second else [TEXT]
 
     @property
@@ -64,9 +71,15 @@ class Model:
         return {"label": ("BYTES", one), "scores": ("FP32", two), self.output: ("FP32", two)}
 
     def tokenise(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text; one padding token where a text has none, because a model takes no empty row."""
+        """Ids of each text; one padding token where a text has none, because a model takes no empty row. Refused 400
+        for a broken image."""
         encoder = self.predictor.encoder
-        return [ids or [encoder.pad_id] for ids in encoder.ids(texts)]
+        try:
+            return [ids if len(ids) else [encoder.pad_id] for ids in encoder.ids(texts)]
+        except ValueError as error:
+            if self.task.reads_text:
+                raise
+            raise Refused(400, f"{IMAGE}: {error}") from None
 
     def run(self, rows: list[list[int]]) -> np.ndarray:
         """One call of the model: (rows, labels) float32, or (rows, length, labels)."""
@@ -125,13 +138,16 @@ class Model:
         self._files.close()
 
     def metadata(self) -> dict:
-        """Inputs and outputs as GET /v2/models/{model} lists them; a request gives the text or the ids."""
-        ids = () if self.task.answer else (IDS, MASK)  # an answer is a part of a text
+        """Inputs and outputs as GET /v2/models/{model} lists them; a request gives the text or the ids, or the image or
+        its pixels."""
+        tokens = [{"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in (IDS, MASK)]
+        pixels = [{"name": PIXELS, "datatype": "FP32", "shape": [-1, *self.shape]}]
+        other = pixels if self.shape else [] if self.task.answer else tokens  # an answer is a part of a text
         return {
             "platform": self.platform,
             "inputs": [
                 *({"name": name, "datatype": "BYTES", "shape": [-1]} for name in self.texts),
-                *({"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in ids),
+                *other,
             ],
             "outputs": [{"name": n, "datatype": kind, "shape": shape} for n, (kind, shape) in self.outputs.items()],
             "labels": list(self.labels),
@@ -151,6 +167,8 @@ def rows_of(
     values: dict[str, np.ndarray], model: Model, settings: Settings
 ) -> tuple[list[str] | None, list[list[int]]]:
     """(texts, []) or (None, rows of ids) of a request's inputs; Refused 400 or 413 where they do not fit the model."""
+    if not model.task.reads_text:
+        return _image_rows(values, model, settings)
     if set(values) in ({TEXT}, {TEXT, SECOND}):
         for name, given in values.items():
             if given.dtype != object or given.ndim not in (1, 2) or given.shape[1:] not in ((), (1,)):
@@ -167,8 +185,47 @@ def rows_of(
     return None, _check_ids(values[IDS], values.get(MASK), model, settings)
 
 
+def _image_rows(values: dict[str, np.ndarray], model: Model, settings: Settings) -> tuple[list[str] | None, list]:
+    """`rows_of` for a model that sees images."""
+    given = next(iter(values.values()))
+    if set(values) == {IMAGE} and given.dtype == object and given.shape[1:] in ((), (1,)):
+        return check_images(given.ravel().tolist(), model, settings), []
+    if set(values) != {PIXELS} or given.dtype != np.float32 or given.shape[1:] != model.shape:
+        raise Refused(
+            400, f"inputs: either '{IMAGE}' (BYTES of shape [rows]), or '{PIXELS}' (FP32 of shape [rows, "
+            f"{', '.join(map(str, model.shape))}])",
+        )  # fmt: skip
+    _check_rows(len(given), settings)
+    if not np.isfinite(given).all():
+        raise Refused(400, f"{PIXELS}: a number is not finite")
+    return None, [given[i : i + 1] for i in range(len(given))]
+
+
+def check_images(given: list[bytes], model: Model, settings: Settings) -> list[str]:
+    """The rows of one request, before any pixel is decoded: each a file, or the base64 of one."""
+    from ..export.images import TooLarge, bytes_of, uri
+
+    if model.task.reads_text:
+        raise Refused(400, f"{IMAGE}: '{model.name}' reads text; give {' and '.join(model.texts)}")
+    _check_rows(len(given), settings)
+    rows = []
+    for file in given:
+        if len(file) > 2 * settings.image_bytes + 100:  # of base64 it is a third more
+            raise Refused(413, f"{IMAGE}: at most {settings.image_bytes} bytes are taken")
+        try:
+            raw = bytes_of(file.decode()) if file.isascii() else file
+            rows.append(uri(raw, settings.image_bytes, settings.image_pixels, whole=False))
+        except TooLarge as error:
+            raise Refused(413, f"{IMAGE}: {error}") from None
+        except ValueError as error:
+            raise Refused(400, f"{IMAGE}: {error}") from None
+    return rows
+
+
 def check_texts(first: list[bytes], second: list[bytes], model: Model, settings: Settings) -> list[str]:
     """The rows of one request, before anything is tokenised; `second`: the other text of each, where two make a row."""
+    if not model.task.reads_text:
+        raise Refused(400, f"{TEXT}: '{model.name}' sees images; give {IMAGE}")
     _check_rows(len(first), settings)
     longest = max(map(len, [*first, *second]))
     if longest > settings.text_bytes:

@@ -13,7 +13,7 @@ ERRORS = {
     "403": "refused: another site's page, or a server that others reach too",
     "404": "no such model or version",
     "408": "the request came too slowly",
-    "413": "the request, or a text of it, is too long",
+    "413": "the request, or a text or image of it, is too large",
     "415": "a Content-Encoding that is not taken",
     "429": "overloaded; Retry-After says when to come back",
     "500": "the server failed",
@@ -73,7 +73,9 @@ def document() -> dict[str, Any]:
         "/v2/health/ready": _get("May requests be sent?", _object(ready={"type": "boolean"}), 503),
         "/metrics": {"get": {"summary": "Prometheus metrics", "responses": text | _errors(401, 403, 429, 503)}},
         "/v2/repository/index": _post("Models and their state", _list(row), wanted),
-        "/predict": _post("A text, or several: labels, a number, entities or an answer", predicted, _ref("Predict")),
+        "/predict": _post(
+            "A text or an image, or several: labels, a number, entities or an answer", predicted, _ref("Predict")
+        ),
     }
     for action in ("load", "unload"):
         path = f"/v2/repository/models/{{model}}/{action}"

@@ -29,6 +29,8 @@ class Settings(BaseModel):
     deadline_ms: float = Field(default=1000, gt=0, description="ms from a request's arrival to its answer, at most")
     body_bytes: int = Field(default=1_000_000, ge=1000, description="bytes of one request, unpacked")
     text_bytes: int = Field(default=20_000, ge=1, description="bytes of one text")
+    image_bytes: int = Field(default=700_000, ge=1, description="bytes of one image file, before its base64")
+    image_pixels: int = Field(default=20_000_000, ge=1, description="pixels of one image")
     request_rows: int = Field(default=256, ge=1, description="texts or rows of tokens in one request")
     connections: int = Field(default=1000, ge=1, description="requests under way; more are refused with 429")
     drain_s: float = Field(default=10, gt=0, description="seconds that requests under way get after SIGTERM")

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import fcntl
 import io
+import json
 import os
 import random
 import shutil
@@ -108,8 +109,15 @@ def _make_vit(path: Path, layers: int, seed: int) -> Checkpoint:
         patch_size=8, id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)},
     )  # fmt: skip
     transformers.ViTForImageClassification(config).save_pretrained(path)
-    (path / "preprocessor_config.json").write_text("{}")
+    write_preprocessor(path, 16)
     return open_checkpoint(path, IMAGES)
+
+
+def write_preprocessor(path: Path, size: int) -> None:
+    """What transformers saves for a ViT that takes images of this size."""
+    known = {"do_resize": True, "size": {"height": size, "width": size}, "resample": 2, "do_normalize": True,
+             "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_processor_type": "ViTImageProcessor"}  # fmt: skip
+    (path / "preprocessor_config.json").write_text(json.dumps(known))
 
 
 def example_inputs(kind: str, rows: int = 2) -> dict[str, torch.Tensor]:
