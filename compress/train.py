@@ -27,6 +27,7 @@ from .numbers import standard_units
 from .settings import Finetune, Training
 from .tags import NO_LABEL
 
+PARTNER = "partner"  # of a row to train on: the ids of the text that belongs to it
 Progress = Callable[[float, str], None]  # share done 0..1, what is happening
 Loss = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
 
@@ -70,8 +71,12 @@ def _finetune(
 ) -> PreTrainedModel:
     name, kind = labels_key(model), kind_of(model)
     rows = [{"input_ids": row, name: label} for row, label in zip(ids, labels, strict=True)]
+    if kind is Kind.VECTOR:  # a pair is learned from as one; a text without another is not
+        rows = [row | {PARTNER: ids[i + 1]} for i, row in enumerate(rows) if not np.isnan(row[name])]
+        if not rows:
+            raise InputError("finetune: pairs of texts are needed, and the rows have one text each")
     if settings.class_weights is not None and kind is not Kind.LABEL:
-        raise InputError("class_weights: for rows of one label each, not of several, nor of a number or an answer")
+        raise InputError("class_weights: for rows of one label each, not of several, nor of a number, an answer or a vector")
     weights = label_weights(settings.class_weights, labels, label_names(model))
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -118,8 +123,9 @@ def fit(
 ) -> PreTrainedModel:
     """Train in place, then leave the model in evaluation mode on the CPU; returns it.
 
-    `rows` are {"input_ids": [int], "labels": int, float or (tokens,), ...}; further keys: float tensors. Raises
-    StepError when the loss or a weight is not finite. Out of memory: half the rows at a time, the same rows per step.
+    `rows` are {"input_ids": [int], "labels": int, float or (tokens,), ...}; further keys: float tensors; PARTNER: the
+    ids of a second text, whose rows stand behind the others in a batch. Raises StepError when the loss or a weight is
+    not finite. Out of memory: half the rows at a time, the same rows per step.
     """
     embeddings = model.base_model.get_submodule("embeddings")
     trained = [p for p in embeddings.parameters() if p.requires_grad]
@@ -266,9 +272,10 @@ def _trainer(
 
 
 def _stack(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
-    batch = {name: torch.from_numpy(a) for name, a in collate([row["input_ids"] for row in rows], pad_id).items()}
+    ids = [row[name] for name in ("input_ids", PARTNER) for row in rows if name in row]
+    batch = {name: torch.from_numpy(a) for name, a in collate(ids, pad_id).items()}
     longest = batch["input_ids"].shape[1]
-    for name in rows[0].keys() - {"input_ids"}:
+    for name in rows[0].keys() - {"input_ids", PARTNER}:
         values = [np.asarray(row[name]) for row in rows]
         if values[0].ndim > (name != "labels"):  # one a token: as long as the longest row
             filler = NO_LABEL if name == "labels" else 0

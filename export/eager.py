@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -15,15 +14,14 @@ from .session import Session
 def to_pytorch(checkpoint: Checkpoint, task: Task, out: Path, max_length: int) -> Artifact:
     """Copy the checkpoint to `out` as an artefact of the runtime `pytorch`."""
     out.mkdir(parents=True, exist_ok=True)
-    for file in checkpoint.files:
-        shutil.copyfile(file, out / file.name)
+    names = checkpoint.copy_to(out, weights=True)
     return Artifact(
         path=out,
         name=out.name,
         task=task.name,
         runtime="pytorch",
         precision="fp32",
-        files=tuple(file.name for file in checkpoint.files if file.name != "tokenizer.json"),
+        files=tuple(name for name in names if name != "tokenizer.json"),
         inputs=("input_ids", "attention_mask"),
         outputs=(task.output,),
         labels=checkpoint.labels,

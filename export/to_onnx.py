@@ -128,9 +128,7 @@ def artifact_of(
     details: dict,
 ) -> Artifact:
     """Finish an exported directory: config and tokenizer beside the model, and artifact.json."""
-    for file in checkpoint.files:
-        if file not in checkpoint.weights:
-            shutil.copyfile(file, out / file.name)
+    checkpoint.copy_to(out)
     return Artifact(
         path=out,
         name=f"{runtime}-{precision}",
