@@ -48,8 +48,7 @@ class Checkpoint:
         if self.architecture.endswith(TASKS["question-answering"].head):
             return ENDS
         if self.is_encoder:
-            sizes = (self.config.get(key) for key in ("vector_size", "hidden_size", "dim"))
-            return tuple(map(str, range(next(filter(None, sizes), 0))))
+            return tuple(map(str, range(self.width)))
         named = self.config.get("id2label") or {}
         count = len(named) or self.config.get("num_labels") or 2
         return tuple(str(named.get(str(i), f"LABEL_{i}")) for i in range(count))
@@ -68,6 +67,11 @@ class Checkpoint:
     def depth(self) -> int:
         """Number of encoder layers; DistilBERT has a name of its own for it."""
         return int(self.config.get("num_hidden_layers") or self.config.get("n_layers") or 0)
+
+    @property
+    def width(self) -> int:
+        """Numbers of its hidden state, and of the vector that it answers with where it has no head."""
+        return next((int(self.config[key]) for key in ("vector_size", "hidden_size", "dim") if self.config.get(key)), 0)
 
     @property
     def files(self) -> list[Path]:

@@ -95,7 +95,8 @@ class Rows:
         picked = some_of(len(self.texts), count)
         begins = self.begins
         if 0 < len(begins) < len(self):
-            picked = (begins[some_of(len(begins), max(1, count // 2)), None] + [0, 1]).ravel()
+            first = begins[some_of(len(begins), max(1, count // 2))]
+            picked = np.stack([first, first + 1], axis=1).ravel()
         labels = None if self.labels is None else self.labels[picked]
         groups = None if self.groups is None else tuple(self.groups[i] for i in picked)
         texts = tuple(self.texts[i] for i in picked)
@@ -255,7 +256,7 @@ def require_two_classes(rows: Rows, names: Sequence[str]) -> None:
         numbers = rows.gold[np.isfinite(rows.gold)]
         if len(numbers) and len(np.unique(numbers)) < 2:
             raise InputError(f"{rows.source}: every row has the number {numbers[0]:g}; rows that differ are needed")
-        if np.isinf(rows.gold).any() and len({rows.texts[i + 1] for i in rows.begins}) < 2:
+        if np.isinf(rows.gold).any() and len({rows.texts[i + 1] for i in rows.begins.tolist()}) < 2:
             raise InputError(f"{rows.source}: every row has the same second text; rows that differ are needed")
         return
     if isinstance(rows.gold[0], tuple):

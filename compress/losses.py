@@ -97,8 +97,8 @@ class Judge:
     weights: torch.Tensor | None = None  # of each label, (labels,)
 
     def __call__(self, model: PreTrainedModel) -> float:
-        """Mean cross-entropy against the wanted distribution or labels, nats, or half the mean squared error; of vectors,
-        1 less the mean cosine, or the mean of `pair_loss`; the model is left as it was."""
+        """Mean cross-entropy against the wanted distribution or labels, nats, or half the mean squared error; of
+        vectors, 1 less the mean cosine, or the mean of `pair_loss`; the model is left as it was."""
         training, device = model.training, model.device
         cast(nn.Module, model).to("cpu").eval()
         logits = torch.from_numpy(
@@ -128,7 +128,7 @@ def _pairs_loss(vectors: torch.Tensor, numbers: torch.Tensor, ids: Sequence[Sequ
     losses = []
     for first in torch.nonzero(~numbers.isnan())[:, 0].split(JUDGED):
         rows = torch.cat([first, first + 1])
-        padded = pad_sequence([torch.tensor(ids[i]) for i in rows], batch_first=True, padding_value=-1)
+        padded = pad_sequence([torch.tensor(ids[i]) for i in rows.tolist()], batch_first=True, padding_value=-1)
         losses.append(float(pair_loss(vectors[rows], numbers[first], padded)) * len(first))
     return sum(losses) / max(1, int((~numbers.isnan()).sum()))
 

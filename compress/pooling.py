@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 
 @dataclass
@@ -33,7 +33,7 @@ def without_pooler(model: PreTrainedModel) -> None:
     """Take off, in place, the layer that was trained to tell whether two sentences follow each other: nothing reads
     it, and some checkpoints have it while others do not."""
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None
+        model.register_module("pooler", None)
 
 
 def _embedded(forward: Any, pooling: str, *args: Any, **kwargs: Any) -> Vectors:

@@ -25,16 +25,22 @@ def pooling_of(path: Path) -> str:
         return "mean"
     settings = read_json(path / POOLING)
     said = settings.get("pooling_mode")
-    modes = [said] if said is not None else [key for key in settings if key.startswith("pooling_mode_") and settings[key]]
+    modes = (
+        [said] if said is not None else [key for key in settings if key.startswith("pooling_mode_") and settings[key]]
+    )
     found = [MODES.get(mode, mode) for mode in modes if isinstance(mode, str)]
     if len(found) != 1 or found[0] not in MODES.values():
-        raise InputError(f"{path / POOLING}: pooling {', '.join(map(str, modes)) or 'by nothing'}; mean or cls is known")
+        raise InputError(
+            f"{path / POOLING}: pooling {', '.join(map(str, modes)) or 'by nothing'}; mean or cls is known"
+        )
     return found[0]
 
 
 def _check_modules(path: Path) -> None:
     modules = read_json(path / MODULES, list)
-    parts = [(str(m.get("type")).rpartition(".")[2], m.get("path")) if isinstance(m, dict) else ("", "") for m in modules]
+    parts = [
+        (str(m.get("type")).rpartition(".")[2], m.get("path")) if isinstance(m, dict) else ("", "") for m in modules
+    ]
     kinds = [kind for kind, _ in parts]
     if kinds not in ([*KNOWN], [*KNOWN[:2]], [*KNOWN[:1]]):
         raise InputError(

@@ -6,6 +6,7 @@ reads each text by itself: in `Rows` the two texts of a pair are two rows, one a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,7 @@ def pairs(rows: Rows, encoder: Encoder | None = None) -> Pairs:
             "'text_pair', 'passage' or the like, or both are named: data.text (--text-column): FIRST,SECOND"
         )
     numbers = rows.gold[first]
-    _, passage = np.unique(np.array([rows.texts[i + 1] for i in first], dtype=object), return_inverse=True)
+    _, passage = np.unique(np.array([rows.texts[i + 1] for i in first.tolist()], dtype=object), return_inverse=True)
     return Pairs(first, None if np.isinf(numbers).all() else numbers, passage)
 
 
@@ -69,6 +70,11 @@ def right(outputs: np.ndarray, gold: Pairs) -> np.ndarray:
         _, once = np.unique(gold.passage, return_index=True)
         gained = 1 / _places(queries, passages[once], gold.passage)
     return np.stack([gained, np.ones(len(gained))], axis=1).astype(np.float64)
+
+
+def decode(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
+    """outputs (rows, width) -> one {embedding} per row, to seven decimals, which is what float32 tells."""
+    return [{"embedding": row} for row in outputs.astype(np.float64).round(7).tolist()]
 
 
 def alike(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

@@ -114,8 +114,8 @@ class Task:
         return points(self.correct(outputs, gold))
 
     def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
-        """(rows, labels) of rows that are `lengths` tokens long; per token: their mean. Numbers and vectors as they are;
-        of answers (rows, 2): that there is none, and that it is the likeliest."""
+        """(rows, labels) of rows that are `lengths` tokens long; per token: their mean. Numbers and vectors as they
+        are; of answers (rows, 2): that there is none, and that it is the likeliest."""
         if self.has_unit:
             return outputs
         if self.answer:
@@ -227,11 +227,6 @@ def _values(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], 
     return [{"value": float(row[0])} for row in outputs]
 
 
-def _vectors(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
-    """outputs (rows, width) -> one {embedding} per row, to seven decimals, which is what float32 tells."""
-    return [{"embedding": row} for row in outputs.astype(np.float64).round(7).tolist()]
-
-
 def _entities(logits: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
     return tags.decode(softmax(logits), labels, texts, encoder)
 
@@ -305,7 +300,7 @@ _RECORDS = (
         metric_name="similarity",  # `judging` says which
         gold=similar.pairs,
         correct=similar.right,
-        decode=_vectors,
+        decode=similar.decode,
         columns=ALIKE,
     ),
     # Can be cut, saved, loaded and exported; recipes and the command line read text only.

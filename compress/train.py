@@ -76,7 +76,9 @@ def _finetune(
         if not rows:
             raise InputError("finetune: pairs of texts are needed, and the rows have one text each")
     if settings.class_weights is not None and kind is not Kind.LABEL:
-        raise InputError("class_weights: for rows of one label each, not of several, nor of a number, an answer or a vector")
+        raise InputError(
+            "class_weights: for rows of one label each, not of several, nor of a number, an answer or a vector"
+        )
     weights = label_weights(settings.class_weights, labels, label_names(model))
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:

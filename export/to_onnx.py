@@ -92,12 +92,12 @@ def to_onnx(
     with tempfile.TemporaryDirectory() as scratch:
         ready = out / "model.onnx"
         if precision == "int8-static":  # QDQ goes around MatMul, which a fused Attention would hide
-            details |= quantize.static(plain, ready, calibration, reduce_range=reduce_range, ends=task.answer)
+            details |= quantize.static(plain, ready, calibration, reduce_range=reduce_range, task=task)
         else:
             fused = Path(scratch) / "fused.onnx"
             details["fused"] = fuse(plain, fused, checkpoint)
             if precision == "int8-dynamic":
-                details |= quantize.dynamic(fused, ready, calibration, reduce_range=reduce_range, ends=task.answer)
+                details |= quantize.dynamic(fused, ready, calibration, reduce_range=reduce_range, task=task)
             elif precision == "fp16":
                 half(fused, ready)
             else:

@@ -43,6 +43,8 @@ def augment(
     if output.exists() or output.suffix != ".jsonl":
         raise InputError(f"--output {output}: a new file that ends in .jsonl is expected")
     kinds = task_named(task)
+    if kinds.vector:
+        raise InputError(f"--task {task}: augment changes rows of one text, and these are pairs")
     if kinds.per_token:
         raise InputError(
             f"--task {task}: augment changes, moves and leaves out words, and their tags or answers with them"
