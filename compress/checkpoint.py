@@ -182,10 +182,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
 
         config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
         model = auto.from_config(config, trust_remote_code=False, attn_implementation=attention)
-        if task.vector:
-            from .pooling import without_pooler
-
-            without_pooler(model)
+        model = _told(model, checkpoint, task)
         reshape(model, Structure.from_json(read_json(path / STRUCTURE), str(path / STRUCTURE)))
         try:
             model.load_state_dict(load_file(path / WEIGHTS), strict=True)
@@ -213,7 +210,8 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
         missing = sorted(k for k in report["missing_keys"] if not (task.vector and k.startswith("pooler.")))
         if missing:
             raise InputError(f"{path}: weights are missing: {', '.join(missing[:4])}")
-    return _told(model.eval(), checkpoint, task)
+        model = _told(model, checkpoint, task)
+    return model.eval()
 
 
 def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: str | None = None) -> Checkpoint:

@@ -25,15 +25,9 @@ class Vectors(ModelOutput):
 def embed(model: PreTrainedModel, pooling: str) -> None:
     """Let `model`, in place, give the finished vector as `logits`. `pooling`: "mean" of the real tokens, or "cls", the
     first one. One that gives a vector of its own, as a static student does, has it brought to length 1."""
-    without_pooler(model)
-    model.forward = partial(_embedded, model.forward, pooling)  # not a hook: adapters call forward itself
-
-
-def without_pooler(model: PreTrainedModel) -> None:
-    """Take off, in place, the layer that was trained to tell whether two sentences follow each other: nothing reads
-    it, and some checkpoints have it while others do not."""
-    if getattr(model, "pooler", None) is not None:
+    if getattr(model, "pooler", None) is not None:  # for other ends: nothing reads it, and not every checkpoint has it
         model.register_module("pooler", None)
+    model.forward = partial(_embedded, model.forward, pooling)  # not a hook: adapters call forward itself
 
 
 def _embedded(forward: Any, pooling: str, *args: Any, **kwargs: Any) -> Vectors:

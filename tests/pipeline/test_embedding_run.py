@@ -136,7 +136,7 @@ def test_the_bundle_answers_behind_every_door(home: Path, tmp_path: Path) -> Non
     assert np.linalg.norm(first) == pytest.approx(1, abs=1e-4)
     tensor = {"name": "text", "datatype": "BYTES", "shape": [2], "data": texts}
     file = tmp_path / "samples.jsonl"
-    with client_of(bundle=bundle, sample_file=file, sample_share=1) as (client, models, _):
+    with client_of(bundle=bundle, sample_file=file, sample_share=1) as (client, _, _):
         assert client.post("/predict", json={"text": texts[0]}).json()["embedding"] == pytest.approx(first, abs=0.05)
         reply = client.post("/v2/models/finder/infer", json={"inputs": [tensor]}).json()
         assert [(out["name"], out["datatype"], out["shape"]) for out in reply["outputs"]] == [
