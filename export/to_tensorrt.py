@@ -56,7 +56,7 @@ def to_tensorrt(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch) / "model.onnx"
-        details = typed_graph(plain, graph, precision, calibration)
+        details = typed_graph(plain, graph, precision, calibration, task)
         quantised = details.get("quantised_products", 0)
         profiles = settings.profiles(checkpoint.encoder(max_length).max_length if task.reads_text else 1)
         details["engine"] = build(graph, out, trt, log, settings.compute_capabilities, profiles)

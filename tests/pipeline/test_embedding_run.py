@@ -69,7 +69,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(count, seed)))
     cells = "".join(",".join(row.values()) + "\n" for row in rows(150, 7))
     (path / "validation.csv").write_text(f"query,passage,kind\n{cells}")
-    (path / "more.jsonl").write_text("".join(json.dumps({"text": row["query"]}) + "\n" for row in rows(60, 8)))
+    alone = [{"text": row["query"], "kind": row["kind"]} for row in rows(60, 8)]
+    (path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in alone))
     base = path / "base"
     (base / "1_Pooling").mkdir(parents=True)
     torch.manual_seed(0)
