@@ -50,13 +50,13 @@ def adapted(model: PreTrainedModel, settings: Adapter, steps: int) -> Iterator[B
         import peft
     except ImportError as error:
         raise missing_extra(error.name or "peft", "compress") from None
-    base = f"{model.base_model_prefix}."
+    base = "" if model.base_model is model else f"{model.base_model_prefix}."  # an encoder has no head
     inside = [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and name.startswith(base)]
     if not inside:
         raise InputError("peft: this model has no linear layers below its head; fine-tune it in full")
     wrapped = cast(Any, peft.get_peft_model(model, _config(peft, settings, inside, steps)))  # type: ignore[arg-type]
     for name, parameter in model.named_parameters():
-        if not name.startswith(base):
+        if base and not name.startswith(base):
             parameter.requires_grad_(True)
     adaptive = settings.kind == "adalora"
     yield Beside(model, [_Allocate(wrapped.base_model)] if adaptive else [], adaptive)

@@ -19,6 +19,8 @@ from .errors import InputError, missing_extra
 from .families import FAMILIES, STATIC, WHOLE
 from .origin import inherit
 from .questions import ENDS
+from .sentence_layout import FILES as SENTENCE_FILES
+from .sentence_layout import pooling_of
 from .tasks import SEVERAL, TASKS, Task
 from .untrusted import WEIGHTS, find_weights, read_config, read_json
 
@@ -45,6 +47,8 @@ class Checkpoint:
         """Label names by index; transformers leaves the default names out of config.json."""
         if self.architecture.endswith(TASKS["question-answering"].head):
             return ENDS
+        if self.is_encoder:
+            return tuple(map(str, range(self.width)))
         named = self.config.get("id2label") or {}
         count = len(named) or self.config.get("num_labels") or 2
         return tuple(str(named.get(str(i), f"LABEL_{i}")) for i in range(count))
@@ -65,9 +69,15 @@ class Checkpoint:
         return int(self.config.get("num_hidden_layers") or self.config.get("n_layers") or 0)
 
     @property
+    def width(self) -> int:
+        """Numbers of its hidden state, and of the vector that it answers with where it has no head."""
+        return next((int(self.config[key]) for key in ("vector_size", "hidden_size", "dim") if self.config.get(key)), 0)
+
+    @property
     def files(self) -> list[Path]:
         """Every file the checkpoint is made of, in a fixed order."""
         others = [self.path / name for name in ("config.json", STRUCTURE, *TOKENIZER_FILES)]
+        others += [self.path / name for name in SENTENCE_FILES if self.is_encoder]
         return [*(p for p in others if p.is_file()), *self.weights]
 
     @cached_property
@@ -84,6 +94,11 @@ class Checkpoint:
         """The class that it was saved as; "none" where config.json does not say."""
         return (self.config.get("architectures") or ["none"])[0]
 
+    @property
+    def is_encoder(self) -> bool:
+        """It has no head: what it answers with is a vector."""
+        return self.architecture.endswith(TASKS["sentence-embedding"].head)
+
     def has_head(self, task: Task) -> bool:
         """True when it was fine-tuned for the task."""
         several = self.config.get("problem_type") == SEVERAL
@@ -97,6 +112,13 @@ class Checkpoint:
         alone = [(self.path / reader_file(inputs)).is_file() for inputs in (images.inputs, INPUTS[:2])]
         pixels = self.architecture.endswith(images.head) or alone == [True, False]
         return images.inputs if pixels else INPUTS[:2]
+
+    def copy_to(self, out: Path, *, weights: bool = False) -> list[str]:
+        """Copy all files, without the weights or with them; returns their names below `out`."""
+        names = [file.relative_to(self.path) for file in self.files if weights or file not in self.weights]
+        for name in names:
+            _copy(self.path, out, name)
+        return [name.as_posix() for name in names]
 
     def tokenizer_bytes(self) -> bytes:
         """Two checkpoints with the same bytes cut every text into the same tokens, or see an image alike."""
@@ -142,7 +164,8 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
     weights = find_weights(path)
     checkpoint = Checkpoint(path, config, weights)
     if task is not None and not checkpoint.has_head(task):
-        other = next((t.name for t in TASKS.values() if checkpoint.has_head(t)), None)
+        heads = (t for t in TASKS.values() if not t.vector)  # any encoder gives vectors
+        other = next((t.name for t in heads if checkpoint.has_head(t)), None)
         if other is not None:
             raise InputError(
                 f"{path / 'config.json'}: '{checkpoint.architecture}' is made for {other}, not {task.name}; give "
@@ -188,6 +211,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
 
         config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
         model = auto.from_config(config, trust_remote_code=False, attn_implementation=attention)
+        model = _told(model, checkpoint, task)
         reshape(model, Structure.from_json(read_json(path / STRUCTURE), str(path / STRUCTURE)))
         try:
             model.load_state_dict(load_file(path / WEIGHTS), strict=True)
@@ -212,10 +236,11 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
             raise InputError(f"{path}: does not load: {' '.join(str(error).split())[:300]}") from None
         finally:
             quiet.set_verbosity(level)
-        if report["missing_keys"]:
-            missing = sorted(report["missing_keys"])
+        missing = sorted(k for k in report["missing_keys"] if not (task.vector and k.startswith("pooler.")))
+        if missing:
             raise InputError(f"{path}: weights are missing: {', '.join(missing[:4])}")
-    return _told(model.eval(), checkpoint, task)
+        model = _told(model, checkpoint, task)
+    return model.eval()
 
 
 def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: str | None = None) -> Checkpoint:
@@ -233,13 +258,19 @@ def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: 
         (out / STRUCTURE).write_text(json.dumps(structure_of(model).to_json(), indent=2) + "\n")
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, out / WEIGHTS, metadata={"format": "pt"})  # the names that `load` will ask for
-    for name in (*TOKENIZER_FILES, *LICENCE_FILES):
+    beside = SENTENCE_FILES if type(model).__name__.endswith(TASKS["sentence-embedding"].head) else ()
+    for name in (*TOKENIZER_FILES, *LICENCE_FILES, *beside):
         if (source.path / name).is_file():
-            shutil.copyfile(source.path / name, out / name)
+            _copy(source.path, out, name)
     inherit(source.path, out)
     if tokenizer_json is not None:
         _write_tokenizer(out, tokenizer_json)
     return open_checkpoint(out)
+
+
+def _copy(source: Path, out: Path, name: str | Path) -> None:
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source / name, out / name)
 
 
 def _write_tokenizer(out: Path, tokenizer_json: str) -> None:
@@ -254,12 +285,20 @@ def _write_tokenizer(out: Path, tokenizer_json: str) -> None:
 
 
 def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], seed: int) -> PreTrainedModel:
-    """The checkpoint's encoder under a fresh head for `labels`: what fine-tuning a base model starts from."""
+    """The checkpoint's encoder under a fresh head for `labels`: what fine-tuning a base model starts from. Vectors need
+    no head."""
     torch, transformers = _libraries()
     torch.manual_seed(seed)
     quiet = transformers.utils.logging
     level = quiet.get_verbosity()
     quiet.set_verbosity_error()
+    head = {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: i for i, name in enumerate(labels)},
+        "problem_type": SEVERAL if task.several else "regression" if task.number else None,
+        "ignore_mismatched_sizes": True,
+    }
     try:
         model = getattr(transformers, task.auto_class).from_pretrained(
             checkpoint.path,
@@ -267,11 +306,7 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
             use_safetensors=True,
             local_files_only=True,
             dtype=torch.float32,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={name: i for i, name in enumerate(labels)},
-            problem_type=SEVERAL if task.several else "regression" if task.number else None,
-            ignore_mismatched_sizes=True,
+            **({} if task.vector else head),
         )
     finally:
         quiet.set_verbosity(level)
@@ -280,7 +315,11 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
 
 def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
     """The model; of a task that reads two texts, one that tells them apart; of one that looks for answers, with one
-    output."""
+    output; of one that asks for vectors, with that of a whole text."""
+    if task.vector:
+        from .pooling import embed
+
+        embed(model, pooling_of(checkpoint.path))
     if task.answer:
         from .inference import join_ends
 

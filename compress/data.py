@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,6 +34,7 @@ class Columns:
     number: bool = False  # instead of a label
     answers: bool = False  # parts of the second text, which answer the first
     images: bool = False  # instead of a text
+    partner: tuple[str, ...] = ()  # of a text that belongs to it: the two are read each by itself
 
 
 TEXT = Columns()
@@ -47,6 +49,14 @@ QUESTIONS = Columns(
     ("question", "text"), ("answers", "answer"), second=("context", "passage", "paragraph", "text_pair"), answers=True
 )
 IMAGES = Columns(("image", "path", "file", "file_name", "image_path"), images=True)
+ALIKE = Columns(
+    ("text", "sentence1", "question1", "premise", "query", "anchor", "question", "text1", *TEXT_COLUMNS[1:]),
+    NUMBER_COLUMNS,
+    partner=(
+        "text_pair", "sentence2", "question2", "hypothesis", "passage", "positive", "document", "answer", "context",
+        "text2",
+    ),
+)  # fmt: skip
 WORDS = Columns(("tokens", "words", *TEXT_COLUMNS), ("tags", "ner_tags", "labels"), of_words=True)
 
 
@@ -55,8 +65,9 @@ class Rows:
     """Texts with their labels (None when unlabelled): indices into `names`, one a text, or an array of one a word;
     where a text may have several, 1 and 0 for each of `names`; or numbers, which `names` has one name for.
 
-    The words of a text are what blanks part. Two texts that make a row have PAIR between them. An image is a data URI
-    that holds its file.
+    The words of a text are what blanks part. Two texts that make a row have PAIR between them. Two that are read each
+    by itself are two rows: the first is labelled with how alike they are (inf: they belong together), the next one,
+    and a text that has no other, with NaN. An image is a data URI that holds its file.
     """
 
     source: str
@@ -82,9 +93,22 @@ class Rows:
         labels = None if self.labels is None else [np.asarray(label).tolist() for label in self.labels]
         return hashlib.sha256(json.dumps([self.texts, labels]).encode()).hexdigest()
 
+    @property
+    def begins(self) -> np.ndarray:
+        """Numbers of the rows that are judged: all, but of texts that are read each by itself those that begin a
+        pair."""
+        if self.labels is None or self.labels.dtype != np.float64:
+            return np.arange(len(self))
+        return np.flatnonzero(~np.isnan(self.labels))
+
     def sample(self, count: int) -> Rows:
-        """`count` rows (or all) from everywhere, always the same ones: files are often sorted by label."""
+        """`count` rows (or all) from everywhere, always the same ones: files are often sorted by label. Pairs stay
+        together."""
         picked = some_of(len(self.texts), count)
+        begins = self.begins
+        if 0 < len(begins) < len(self):
+            first = begins[some_of(len(begins), max(1, count // 2))]
+            picked = np.stack([first, first + 1], axis=1).ravel()
         labels = None if self.labels is None else self.labels[picked]
         groups = None if self.groups is None else tuple(self.groups[i] for i in picked)
         texts = tuple(self.texts[i] for i in picked)
@@ -135,14 +159,16 @@ def read(
     `source` is a path ending in .csv, .jsonl, .parquet or .conll, or `name[:split]` of the `datasets` library (split
     defaults to "train"); of images also a directory with one for each label. `labelled=None`: labels if there are any.
     A label is one of `names`, or an index into them. Words and their tags are lists, or a cell with blanks between
-    them. Rows of two texts: `text` is both columns with a comma between them. Raises InputError that names the file and
-    the row.
+    them. Rows of two texts: `text` is both columns with a comma between them; that of a text that belongs to another
+    may be missing. Raises InputError that names the file and the row.
     """
     there, records = open_table(source)
     text_columns = _text_columns(source, there, text, columns)
+    pairs = bool(columns.partner) and len(text_columns) == 2
     if labelled is None:
-        labelled = label is not None or any(name in there for name in columns.label)
-    label_column = _find(source, there, label, columns.label, "label") if labelled else None
+        labelled = pairs if columns.partner else label is not None or any(name in there for name in columns.label)
+    numbered = not columns.partner or (pairs and (label is not None or any(name in there for name in columns.label)))
+    label_column = _find(source, there, label, columns.label, "label") if labelled and numbered else None
     if group is not None and group not in there:
         raise InputError(f"{source}: no column '{group}' (data.groups, --group); {nearest(group, there)}")
     texts: list[str] = []
@@ -152,12 +178,20 @@ def read(
     for row, record in records:
         where = f"{source}, {row}"
         if columns.images:
-            value = image_of(record.get(text_columns[0]), Path(source).parent, f"{where}: column '{text_columns[0]}'")
+            parts = [image_of(record.get(text_columns[0]), Path(source).parent, f"{where}: column '{text_columns[0]}'")]
         else:
-            value = PAIR.join(text_of(record, column, columns.of_words, where) for column in text_columns)
-        texts.append(value)
+            parts = [text_of(record, column, columns.of_words, where) for column in text_columns]
+        value = PAIR.join(parts)
+        texts += parts if columns.partner else [value]
         if group is not None:
-            groups.append("" if record.get(group) is None else str(record[group]).strip())
+            named = "" if record.get(group) is None else str(record[group]).strip()
+            groups += [named] * (len(parts) if columns.partner else 1)
+        if columns.partner:
+            alike = math.inf  # they belong together
+            if label_column is not None:
+                alike = number(record.get(label_column), known, where, label_column, parts[0])
+            labels += [alike, math.nan] if pairs else [math.nan]
+            continue
         if label_column is not None:
             found = tags if columns.of_words else several_labels if columns.several else one_label
             found = number if columns.number else found
@@ -171,13 +205,18 @@ def read(
     if label_column is not None and (columns.of_words or columns.answers):
         gold = np.empty(len(labels), dtype=object)
         gold[:] = labels
-    elif label_column is not None:
-        gold = np.array(labels, dtype=np.float64 if columns.number else np.int64)
+    elif label_column is not None or (columns.partner and labelled):
+        gold = np.array(labels, dtype=np.float64 if columns.number or columns.partner else np.int64)
     return Rows(source, tuple(texts), gold, tuple(names), tuple(groups) if group is not None else None)
 
 
 def _text_columns(source: str, there: Sequence[str], given: str | None, columns: Columns) -> list[str]:
-    """The column of the text, or the two columns of texts that make a row."""
+    """The column of the text, or the two columns of texts that make a row, or that belong together."""
+    if columns.partner:
+        first, _, second = (part.strip() for part in (given or "").partition(","))
+        one = _find(source, there, first or None, columns.text, "text")
+        usual = columns.partner if given is None else (second,)
+        return [one, *[name for name in usual if name in there and name != one][:1]]
     if not columns.second:
         return [_find(source, there, given, columns.text, "text")]
     first, _, second = (given or "").partition(",")
@@ -203,6 +242,8 @@ def label_names(source: str, label: str | None = None, columns: Columns = TEXT) 
     """The distinct labels of the data, sorted (as numbers when all are): for a checkpoint that has no head yet. Of
     numbers, the name of their column; of answers, the names of their ends."""
     there, records = open_table(source)
+    if columns.partner:
+        return ()  # the components of a vector, which the checkpoint knows
     column = _find(source, there, label, columns.label, "label")
     if columns.answers:
         return ("start", "end")  # questions.ENDS
@@ -227,8 +268,11 @@ def label_names(source: str, label: str | None = None, columns: Columns = TEXT) 
 def require_two_classes(rows: Rows, names: Sequence[str]) -> None:
     """Raise InputError when every row has the same label: nothing can be learned or judged from it."""
     if rows.gold.dtype == np.float64:
-        if len(np.unique(rows.gold)) < 2:
-            raise InputError(f"{rows.source}: every row has the number {rows.gold[0]:g}; rows that differ are needed")
+        numbers = rows.gold[np.isfinite(rows.gold)]
+        if len(numbers) and len(np.unique(numbers)) < 2:
+            raise InputError(f"{rows.source}: every row has the number {numbers[0]:g}; rows that differ are needed")
+        if np.isinf(rows.gold).any() and len({rows.texts[i + 1] for i in rows.begins.tolist()}) < 2:
+            raise InputError(f"{rows.source}: every row has the same second text; rows that differ are needed")
         return
     if isinstance(rows.gold[0], tuple):
         if len(set(rows.gold)) < 2:

@@ -83,11 +83,13 @@ def heal(
     stops on these.
     loss = T^2 KL(teacher / T || student / T) + hidden_weight * MSE of matched hidden states
     + relation_weight * KL of the last layers' token relations + label_weight * CE. Numbers: half the squared
-    difference, in standard units, stands for KL and CE.
+    difference, in standard units, stands for KL and CE. Vectors: 1 less the cosine stands for KL.
     """
     if settings.label_weight and labels is None:
         raise InputError("label_weight is above 0 and no row has a label; give labels or set it to 0")
     _check_fits(student, teacher, settings)
+    if settings.label_weight and kind_of(student) is Kind.VECTOR:
+        raise InputError("label_weight: a pair's number is not of one text; set it to 0, or finetune afterwards")
     teacher = teacher.eval()
     if scores is None:
         scores = teacher_scores(teacher, ids)
@@ -176,6 +178,8 @@ def mean_scores(teachers: Sequence[tuple[PreTrainedModel, Sequence[Sequence[int]
 
     Labels count as the first teacher has them; the others may have the same ones in another order.
     """
+    if len(teachers) == 1:
+        return teacher_scores(*teachers[0])
     wanted, scores = label_names(teachers[0][0]), []
     for teacher, ids in teachers:
         names = label_names(teacher)

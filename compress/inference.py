@@ -39,12 +39,15 @@ class Kind(Enum):
     SEVERAL = "any of the labels"
     NUMBER = "nothing: they are a number"
     ENDS = "two tokens of the row, where an answer begins and ends"
+    VECTOR = "nothing: they are a vector of length 1"
 
 
 def kind_of(model: PreTrainedModel) -> Kind:
     """Told by the class and the config of a model."""
     if type(model).__name__.endswith("ForQuestionAnswering"):
         return Kind.ENDS
+    if type(model).__name__.endswith("Model"):
+        return Kind.VECTOR
     if model.config.problem_type == SEVERAL:
         return Kind.SEVERAL
     return Kind.NUMBER if model.config.num_labels == 1 else Kind.LABEL
@@ -55,8 +58,11 @@ def answers(logits: torch.Tensor, mask: torch.Tensor | None, kind: Kind) -> torc
     line of one is a number.
 
     Several labels: each is a choice of its own, no or yes, (rows * labels, 2), so that a KL is one of Bernoullis. Ends:
-    (rows * 2, tokens), padding with a logit of NOWHERE.
+    (rows * 2, tokens), padding with a logit of NOWHERE. A vector is as many numbers, (rows * width, 1), in a unit in
+    which half their mean squared difference is 1 less the cosine.
     """
+    if kind is Kind.VECTOR:
+        return logits.float().reshape(-1, 1) * logits.shape[-1] ** 0.5
     if kind is Kind.SEVERAL:
         yes = logits.float().reshape(-1, 1)
         return torch.cat([torch.zeros_like(yes), yes], dim=1)

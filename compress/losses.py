@@ -17,6 +17,8 @@ from .encoder import run_rows
 from .inference import Kind, answers, divergence, forward, kind_of, pad_id
 from .tags import NO_LABEL
 
+SCALE = 20.0  # of cosines, as in sentence-transformers: 1 / temperature
+JUDGED = 256  # pairs whose loss is one
 CHOSEN = "chosen"  # of a row that may have several labels: 1 and 0, (labels,)
 Labels = np.ndarray | Sequence[np.ndarray]  # (rows,) int64, or (tokens,) of each row; NO_LABEL where there is none;
 # numbers: (rows,) float64, NaN where there is none; ends of an answer: (tokens, 2) int64, 1 where it begins and ends
@@ -53,8 +55,10 @@ def chosen_tokens(marks: torch.Tensor) -> torch.Tensor:
 def supervised(
     logits: torch.Tensor, batch: dict[str, torch.Tensor], kind: Kind, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean cross-entropy with the labels that there are, nats; with numbers, half the mean squared error. 0 where no
-    row of the batch has one. `weights`: of each label, (labels,)."""
+    """Mean cross-entropy with the labels that there are, nats; with numbers, half the mean squared error; of vectors,
+    `pair_loss`. 0 where no row of the batch has one. `weights`: of each label, (labels,)."""
+    if kind is Kind.VECTOR:
+        return pair_loss(logits, batch["labels"], batch["input_ids"])
     lines, labels = answered(logits, batch, kind)
     there = ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
     if not there.any():
@@ -63,6 +67,25 @@ def supervised(
         return divergence(lines[there], labels[there, None].to(lines.dtype))
     given = None if weights is None else weights.to(lines.device)
     return nn.functional.cross_entropy(lines, labels, weight=given, ignore_index=NO_LABEL)
+
+
+def pair_loss(vectors: torch.Tensor, numbers: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """The loss of pairs: `vectors` (2 * pairs, width) and `ids` (2 * pairs, length) are of all first texts, then of
+    all second ones; `numbers` (pairs,) how alike they are, inf where the second answers the first.
+
+    With numbers CoSENT's: log(1 + sum exp(SCALE * (cos_b - cos_a))) over pairs a, b of which a has the higher number,
+    which asks for their order alone. Without: the cross-entropy of finding the own passage among all of the batch
+    (Henderson et al. 2017, arXiv 1705.00652), other copies of it left out.
+    """
+    first, second = vectors.float().chunk(2)
+    if not numbers.isinf().any():
+        near = SCALE * (first * second).sum(1)
+        apart = (near[None, :] - near[:, None])[numbers[:, None] > numbers[None, :]]
+        return torch.cat([apart, apart.new_zeros(1)]).logsumexp(0)
+    passages = ids.chunk(2)[1]
+    same = (passages[:, None] == passages[None, :]).all(-1).fill_diagonal_(False)
+    near = (SCALE * first @ second.T).masked_fill(same, -torch.inf)
+    return nn.functional.cross_entropy(near, torch.arange(len(near), device=near.device))
 
 
 @dataclass
@@ -74,13 +97,17 @@ class Judge:
     weights: torch.Tensor | None = None  # of each label, (labels,)
 
     def __call__(self, model: PreTrainedModel) -> float:
-        """Mean cross-entropy against the wanted distribution or labels, nats, or half the mean squared error; the model
-        is left as it was."""
+        """Mean cross-entropy against the wanted distribution or labels, nats, or half the mean squared error; of
+        vectors, 1 less the mean cosine, or the mean of `pair_loss`; the model is left as it was."""
         training, device = model.training, model.device
         cast(nn.Module, model).to("cpu").eval()
         logits = torch.from_numpy(run_rows(partial(forward, model), self.ids, pad_id(model), "logits"))
         cast(nn.Module, model).to(device).train(training)
         wanted, kind = torch.from_numpy(one_a_line(self.wanted)), kind_of(model)
+        if kind is Kind.VECTOR:
+            if wanted.ndim > 1:
+                return float(divergence(answers(logits, None, kind), answers(wanted, None, kind)))
+            return _pairs_loss(logits, wanted, self.ids)
         if kind is Kind.NUMBER:
             return float(divergence(logits, wanted.reshape(-1, 1).to(logits.dtype)))
         if kind is Kind.SEVERAL:
@@ -92,6 +119,16 @@ class Judge:
             wanted = answers(wanted, mask, kind) if wanted.is_floating_point() else chosen_tokens(wanted)
         wanted = wanted if wanted.ndim == 1 else wanted.softmax(-1)
         return float(nn.functional.cross_entropy(logits, wanted, weight=self.weights))
+
+
+def _pairs_loss(vectors: torch.Tensor, numbers: torch.Tensor, ids: Sequence[Sequence[int]]) -> float:
+    """Mean `pair_loss` of rows as `Rows` has them, JUDGED pairs at a time."""
+    losses = []
+    for first in torch.nonzero(~numbers.isnan())[:, 0].split(JUDGED):
+        rows = torch.cat([first, first + 1])
+        padded = pad_sequence([torch.tensor(ids[i]) for i in rows.tolist()], batch_first=True, padding_value=-1)
+        losses.append(float(pair_loss(vectors[rows], numbers[first], padded)) * len(first))
+    return sum(losses) / max(1, int((~numbers.isnan()).sum()))
 
 
 def rows_again(lines: torch.Tensor, ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

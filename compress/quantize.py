@@ -22,19 +22,20 @@ import numpy as np
 from .encoder import Batch
 from .errors import InputError, missing_extra
 from .questions import NOWHERE
+from .similar import alike, cosines
 from .smooth import smooth
-from .tasks import near, softmax
+from .tasks import Task, near, softmax
 
 Batches = Sequence[Batch]
 AGREEMENT = 0.99  # share of rows whose answer INT8 must not change; below it, the worst layers stay in float
 SLOW_ROWS = 48  # rows for the calibration methods that keep histograms of every activation
 
 
-def dynamic(source: Path, target: Path, judging: Batches = (), *, reduce_range: bool, ends: bool = False) -> dict:
+def dynamic(source: Path, target: Path, judging: Batches = (), *, reduce_range: bool, task: Task | None = None) -> dict:
     """Weights to INT8 now, activations at run time. Works on the graph with fused attention.
 
     `judging`: batches on which the answers are compared with the float model's; without them nothing is compared.
-    `ends`: an output is a choice among a row's tokens, not of each token's label.
+    `task`: what the outputs are; None: labels, of a row or of each token.
     Returns what was found, for the artefact's details.
     """
     quantization = _onnxruntime()
@@ -53,7 +54,7 @@ def dynamic(source: Path, target: Path, judging: Batches = (), *, reduce_range: 
     with tempfile.TemporaryDirectory() as scratch:
         plain = _without_value_info(source, Path(scratch))
         make(plain, target, [])
-        return _mended(plain, target, make, judging, Path(scratch), ends=ends) if judging else {}
+        return _mended(plain, target, make, judging, Path(scratch), task=task) if judging else {}
 
 
 def static(
@@ -63,7 +64,7 @@ def static(
     *,
     reduce_range: bool = False,
     symmetric: bool = False,
-    ends: bool = False,
+    task: Task | None = None,
 ) -> dict:
     """QDQ around MatMul, Gemm and Conv; three quarters of `batches` (training rows) give the ranges, the rest judge.
 
@@ -71,7 +72,7 @@ def static(
     them too measured slower and less accurate on this kind of model. Returns what was found.
     `symmetric`: the graph that TensorRT takes, S8 x S8 with zero point 0, float biases, and Q/DQ at the inputs of the
     products only ("Working with Quantized Types", TensorRT's developer guide); judged in the arithmetic it states.
-    `ends`: as in `dynamic`.
+    `task`: as in `dynamic`.
     """
     quantization = _onnxruntime()
     of_target: dict = {"DefaultTensorType": 1, "MatMulConstBOnly": True}
@@ -117,19 +118,19 @@ def static(
         scratch = Path(name)
         plain = _without_value_info(source, scratch)
         smoothed = smooth(plain, scratch / "smoothed.onnx", calibrating[:SLOW_ROWS])
-        wanted = _logits(plain, judging, ends=ends)
+        wanted = _logits(plain, judging, task=task)
         tried, best = {}, ("", np.inf)
         for method, (_, smoothly, _) in methods.items():
             out = scratch / f"{method}.onnx"
             make(smoothed if smoothly else plain, out, [], method, scratch)
-            tried[method] = _distance(_logits(out, judging, symmetric, ends), wanted)
+            tried[method] = _distance(_logits(out, judging, symmetric, task), wanted, task)
             if tried[method] < best[1]:
                 best = (method, tried[method])
         chosen = best[0]
         shutil.copyfile(scratch / f"{chosen}.onnx", target)
         base = smoothed if methods[chosen][1] else plain
         remake = partial(make, method=chosen, scratch=scratch)
-        found = _mended(base, target, remake, judging, scratch, symmetric, ends)
+        found = _mended(base, target, remake, judging, scratch, symmetric, task)
         return {"calibration": chosen, "calibration_kl": tried, **found}
 
 
@@ -161,28 +162,28 @@ def _mended(
     judging: Batches,
     scratch: Path,
     as_stated: bool = False,
-    ends: bool = False,
+    task: Task | None = None,
 ) -> dict:
     """Where INT8 changes more answers than AGREEMENT allows, leave the products that hurt most in float, one by one.
 
     The scan quantises each matrix product alone. It stops as soon as the answers are back, or at half of the products.
     """
-    answers = partial(_logits, batches=judging, as_stated=as_stated, ends=ends)
-    wanted = _logits(plain, judging, ends=ends)
-    agreement = _agreement(answers(target), wanted)
+    answers = partial(_logits, batches=judging, as_stated=as_stated, task=task)
+    wanted = _logits(plain, judging, task=task)
+    agreement = _agreement(answers(target), wanted, task)
     if agreement >= AGREEMENT:
         return {"agreement": agreement, "left_in_float": []}
     nodes = _products(plain)
     hurt, alone = {}, scratch / "alone.onnx"
     for node in nodes:
         make(plain, alone, [other for other in nodes if other != node])
-        hurt[node] = _distance(answers(alone), wanted)
+        hurt[node] = _distance(answers(alone), wanted, task)
     left: list[str] = []
     kept: list[str] = []
     for node in sorted(nodes, key=lambda name: -hurt[name])[: len(nodes) // 2]:
         left.append(node)
         make(plain, alone, left)
-        now = _agreement(answers(alone), wanted)
+        now = _agreement(answers(alone), wanted, task)
         if now > agreement:
             agreement = now
             shutil.copyfile(alone, target)
@@ -221,8 +222,8 @@ def _products(model: Path) -> list[str]:
     ]
 
 
-def _logits(model: Path, batches: Batches, as_stated: bool = False, ends: bool = False) -> np.ndarray:
-    """First output of every batch, (rows, labels), or (tokens of all rows, labels); `ends`: (2 * rows, longest).
+def _logits(model: Path, batches: Batches, as_stated: bool = False, task: Task | None = None) -> np.ndarray:
+    """First output of every batch, (rows, labels), or (tokens of all rows, labels); of ends (2 * rows, longest).
 
     `as_stated`: each Q/DQ node computed as it stands, for a target whose INT8 is not this CPU's.
     """
@@ -235,7 +236,7 @@ def _logits(model: Path, batches: Batches, as_stated: bool = False, ends: bool =
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     names = {entry.name for entry in session.get_inputs()}
     found = [(np.asarray(session.run(None, {n: a for n, a in b.items() if n in names})[0]), b) for b in batches]
-    if ends:
+    if task is not None and task.answer:
         longest = max(batch["attention_mask"].shape[1] for batch in batches)
         return np.concatenate([_choices(out, batch["attention_mask"], longest) for out, batch in found])
     return np.concatenate([out if out.ndim == 2 else out[batch["attention_mask"] == 1] for out, batch in found])
@@ -248,15 +249,20 @@ def _choices(out: np.ndarray, mask: np.ndarray, longest: int) -> np.ndarray:
     return np.pad(lines, [(0, 0), (0, longest - lines.shape[1])], constant_values=NOWHERE)
 
 
-def _distance(ours: np.ndarray, wanted: np.ndarray) -> float:
-    """Mean KL from the float model's answers, nats a row; of numbers, the mean squared difference."""
+def _distance(ours: np.ndarray, wanted: np.ndarray, task: Task | None = None) -> float:
+    """Mean KL from the float model's answers, nats a row; of numbers, the mean squared difference; of vectors, 1 less
+    the mean cosine."""
+    if task is not None and task.vector:
+        return float(1 - cosines(ours, wanted).mean())
     if wanted.shape[-1] == 1:
         return float(np.square(ours - wanted).mean())
     p, q = np.log(softmax(wanted) + 1e-9), np.log(softmax(ours) + 1e-9)
     return float((np.exp(p) * (p - q)).sum(-1).mean())
 
 
-def _agreement(ours: np.ndarray, wanted: np.ndarray) -> float:
+def _agreement(ours: np.ndarray, wanted: np.ndarray, task: Task | None = None) -> float:
+    if task is not None and task.vector:
+        return float(alike(ours, wanted).mean())
     if wanted.shape[-1] == 1:
         return float(near(ours, wanted).mean())
     return float((ours.argmax(-1) == wanted.argmax(-1)).mean())

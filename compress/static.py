@@ -15,8 +15,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .distill import heal
+from .inference import Kind, kind_of
+from .pooling import embed
 from .settings import Static
-from .static_model import StaticConfig, StaticForSequenceClassification
+from .static_model import StaticConfig, StaticForSequenceClassification, StaticModel
 from .structure import family
 from .train import Progress
 
@@ -42,8 +44,10 @@ def untaught(teacher: PreTrainedModel, settings: Static, seed: int) -> StaticFor
     width = min(settings.width, vectors.shape[1], vectors.shape[0])
     _, _, axes = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
     start = (vectors - vectors.mean(0)) @ axes[:width].T
-    start = start / start.norm(dim=1).mean()
+    size = start.norm(dim=1).mean()
+    start = start / size
     torch.manual_seed(seed)
+    embeds = kind_of(teacher) is Kind.VECTOR
     config = StaticConfig(
         vocab_size=len(vectors),
         hidden_size=width,
@@ -53,12 +57,18 @@ def untaught(teacher: PreTrainedModel, settings: Static, seed: int) -> StaticFor
         id2label=teacher.config.id2label,
         label2id=teacher.config.label2id,
         problem_type=teacher.config.problem_type,
+        vector_size=vectors.shape[1] if embeds else 0,
     )
-    student = StaticForSequenceClassification(config)
+    student = StaticModel(config) if embeds else StaticForSequenceClassification(config)
     with torch.no_grad():
         student.embeddings.weight.copy_(start)
+        if embeds:  # back from the components: the mean of what the teacher makes of the tokens, as model2vec's
+            student.classifier.weight.copy_(axes[:width].T)
+            student.classifier.bias.copy_(vectors.mean(0) / size)
         if student.pair_embeddings is not None:
             student.pair_embeddings.weight.zero_()
+    if embeds:
+        embed(student, "mean")
     return student
 
 

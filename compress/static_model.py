@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .families import STATIC
@@ -13,17 +13,25 @@ HASH = 509  # a prime; with at most 2^15 buckets all stays below 2^24, where Ope
 
 
 class StaticConfig(PreTrainedConfig):
-    """hidden_size: width of the embeddings. pairs: buckets of the pair embeddings, 0 for none."""
+    """hidden_size: width of the embeddings. pairs: buckets of the pair embeddings, 0 for none. vector_size: width of
+    the vectors that it answers with, 0 for one that answers with labels."""
 
     model_type = STATIC
 
     def __init__(
-        self, vocab_size: int = 1, hidden_size: int = 64, pairs: int = 0, max_position_embeddings: int = 512, **others
+        self,
+        vocab_size: int = 1,
+        hidden_size: int = 64,
+        pairs: int = 0,
+        max_position_embeddings: int = 512,
+        vector_size: int = 0,
+        **others,
     ) -> None:
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.pairs = pairs
         self.max_position_embeddings = max_position_embeddings  # longer texts are cut there, as the teacher's were
+        self.vector_size = vector_size
         super().__init__(**others)
 
 
@@ -38,7 +46,7 @@ class StaticForSequenceClassification(PreTrainedModel):
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.pair_embeddings = nn.Embedding(config.pairs, config.hidden_size) if config.pairs else None
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
+        self.classifier = nn.Linear(config.hidden_size, config.vector_size or config.num_labels or 2)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -58,5 +66,10 @@ class StaticForSequenceClassification(PreTrainedModel):
         return SequenceClassifierOutput(logits=self.classifier(pooled))
 
 
+class StaticModel(StaticForSequenceClassification):
+    """Logits are vectors (rows, vector_size) of any length."""
+
+
 AutoConfig.register(STATIC, StaticConfig)
+AutoModel.register(StaticConfig, StaticModel)
 AutoModelForSequenceClassification.register(StaticConfig, StaticForSequenceClassification)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from . import data, noise, questions, tags
-from .data import IMAGES, LABELS, NUMBERS, PAIR_NUMBERS, PAIRS, QUESTIONS, TEXT, WORDS, Columns, Rows
+from . import data, noise, questions, similar, tags
+from .data import ALIKE, IMAGES, LABELS, NUMBERS, PAIR_NUMBERS, PAIRS, QUESTIONS, TEXT, WORDS, Columns, Rows
 from .encoder import PAIR, PIXELS, Encoder
 from .errors import InputError
 
@@ -52,13 +52,32 @@ class Task:
         return self.columns.answers
 
     @property
+    def vector(self) -> bool:
+        """The answer is a vector of length 1, whose components the labels number."""
+        return bool(self.columns.partner)
+
+    @property
+    def has_unit(self) -> bool:
+        """A difference of two outputs is told in `spread`s, as that of logits is not."""
+        return self.number or self.vector
+
+    @property
     def one_label(self) -> bool:
         """A row has exactly one label."""
-        return not self.per_token and not self.several and not self.number
+        return not self.per_token and not self.several and not self.has_unit
+
+    def judging(self, rows: Rows | None, *others: Rows | None) -> Task:
+        """This task with the metric that goes with `rows`; InputError where those of `others` have another one."""
+        if not self.vector or rows is None:
+            return self
+        return replace(self, metric_name=similar.metric_of(rows, *others))
 
     def same(self, ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int] = ()) -> np.ndarray:
         """Which rows, or tokens, two models answer alike, (rows,) bool: all labels the same; numbers within a tenth of
-        how far `theirs` are spread. `lengths`: of the rows in tokens, where the answers are parts of them."""
+        how far `theirs` are spread; vectors of nearly one direction. `lengths`: of the rows in tokens, where the
+        answers are parts of them."""
+        if self.vector:
+            return similar.alike(ours, theirs)
         if self.answer:
             return questions.alike(ours, theirs, lengths)
         if self.number:
@@ -78,7 +97,12 @@ class Task:
     def changed(
         self, texts: Sequence[str], change: noise.Change, share: float = noise.SHARE, seed: int = 0
     ) -> tuple[str, ...]:
-        """`noise.all_changed`; of a question and a context the question alone, so that the answer stays where it is."""
+        """`noise.all_changed`; of a question and a context the question alone, so that the answer stays where it is.
+        A passage that answers several questions stays one."""
+        if self.vector:
+            once = tuple(dict.fromkeys(texts))
+            new = dict(zip(once, noise.all_changed(once, change, share, seed), strict=True))
+            return tuple(new[text] for text in texts)
         return noise.all_changed(texts, change, share, seed, first=self.answer)
 
     def bears(self, change: noise.Change) -> bool:
@@ -90,9 +114,9 @@ class Task:
         return points(self.correct(outputs, gold))
 
     def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
-        """(rows, labels) of rows that are `lengths` tokens long; per token: their mean. Numbers as they are; of answers
-        (rows, 2): that there is none, and that it is the likeliest."""
-        if self.number:
+        """(rows, labels) of rows that are `lengths` tokens long; per token: their mean. Numbers and vectors as they
+        are; of answers (rows, 2): that there is none, and that it is the likeliest."""
+        if self.has_unit:
             return outputs
         if self.answer:
             return questions.says(outputs, lengths)
@@ -267,6 +291,17 @@ _RECORDS = (
         decode=_found_answers,
         columns=QUESTIONS,
         per_token=True,
+    ),
+    replace(
+        _CLASSES,
+        name="sentence-embedding",
+        head="Model",
+        auto_class="AutoModel",
+        metric_name="similarity",  # `judging` says which
+        gold=similar.pairs,
+        correct=similar.right,
+        decode=similar.decode,
+        columns=ALIKE,
     ),
     replace(
         _CLASSES,

@@ -27,6 +27,7 @@ from .numbers import standard_units
 from .settings import Finetune, Training
 from .tags import NO_LABEL
 
+PARTNER = "partner"  # of a row to train on: the ids of the text that belongs to it
 Progress = Callable[[float, str], None]  # share done 0..1, what is happening
 Loss = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
 ROW = "input_ids"  # the key under which a row to train on has what the encoder gave; Trainer looks there for its length
@@ -71,8 +72,14 @@ def _finetune(
 ) -> PreTrainedModel:
     name, kind = labels_key(model), kind_of(model)
     rows = [{ROW: row, name: label} for row, label in zip(ids, labels, strict=True)]
+    if kind is Kind.VECTOR:  # a pair is learned from as one; a text without another is not
+        rows = [row | {PARTNER: ids[i + 1]} for i, row in enumerate(rows) if not np.isnan(row[name])]
+        if not rows:
+            raise InputError("finetune: pairs of texts are needed, and the rows have one text each")
     if settings.class_weights is not None and kind is not Kind.LABEL:
-        raise InputError("class_weights: for rows of one label each, not of several, nor of a number or an answer")
+        raise InputError(
+            "class_weights: for rows of one label each, not of several, nor of a number, an answer or a vector"
+        )
     weights = label_weights(settings.class_weights, labels, label_names(model))
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -119,8 +126,9 @@ def fit(
 ) -> PreTrainedModel:
     """Train in place, then leave the model in evaluation mode on the CPU; returns it.
 
-    `rows` are {ROW: [int] or pixels, "labels": int, float or (tokens,), ...}; further keys: float tensors. Raises
-    StepError when the loss or a weight is not finite. Out of memory: half the rows at a time, the same rows per step.
+    `rows` are {ROW: [int] or pixels, "labels": int, float or (tokens,), ...}; further keys: float tensors; PARTNER:
+    the ids of a second text, whose rows stand behind the others in a batch. Raises StepError when the loss or a weight
+    is not finite. Out of memory: half the rows at a time, the same rows per step.
     """
     embeddings = next(part for name, part in model.base_model.named_children() if name in ("embeddings", "embedder"))
     trained = [p for p in embeddings.parameters() if p.requires_grad]
@@ -267,9 +275,10 @@ def _trainer(
 
 
 def _stack(rows: list[dict], filler: int) -> dict[str, torch.Tensor]:
-    batch = {name: torch.from_numpy(a) for name, a in collate([row[ROW] for row in rows], filler).items()}
-    longest = max(len(row[ROW]) for row in rows)
-    for name in rows[0].keys() - {ROW}:
+    given = [row[name] for name in (ROW, PARTNER) for row in rows if name in row]
+    batch = {name: torch.from_numpy(a) for name, a in collate(given, filler).items()}
+    longest = max(map(len, given))
+    for name in rows[0].keys() - {ROW, PARTNER}:
         values = [np.asarray(row[name]) for row in rows]
         if values[0].ndim > (name != "labels"):  # one a token: as long as the longest row
             none = NO_LABEL if name == "labels" else 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 
@@ -28,7 +29,8 @@ SIZES = (
 )  # fmt: skip
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path, kind: type = dict) -> Any:
+    """A JSON object (or a list, as `kind` says). Raises InputError."""
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -37,8 +39,8 @@ def read_json(path: Path) -> dict:
         raise InputError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); is the download whole?") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: a JSON object is expected")
+    if not isinstance(data, kind):
+        raise InputError(f"{path}: a JSON {'object' if kind is dict else 'list'} is expected")
     return data
 
 

@@ -14,7 +14,7 @@ from .data import some_of
 from .encoder import batches_of
 from .errors import InputError
 from .importance import observe, removal_path, watching
-from .inference import answers, kind_of, pad_id, tensors
+from .inference import Kind, answers, kind_of, pad_id, tensors
 from .structure import blocks, cut, describe_by_config, family, head_size, structure_of, sublayers
 
 ROWS = 128  # that the width is chosen on
@@ -32,6 +32,8 @@ def narrow(model: PreTrainedModel, ids: Sequence[Sequence[int]], width: int) -> 
         raise InputError(f"width: {width} is not a multiple of the size of a head, {size}, between {size} and {hidden}")
     if width == hidden:
         return
+    if kind_of(model) is Kind.VECTOR:
+        raise InputError("width: a student's vectors have to be as wide as its teacher's; cut layers, heads or ffn")
     batches = batches_of([ids[i] for i in some_of(len(ids), ROWS)], pad_id(model))
     heads = [removal_path(s, [width // size])[width // size].units for s in observe(model, batches)[0::2]]
     cut(model, heads, [np.arange(layer.ffn) for layer in structure_of(model).layers])

@@ -126,7 +126,8 @@ def write_bundle(
         outputs = encoder_module.run_rows(session, ids, encoder.pad_id, manifest["outputs"][0])
         size = spread(outputs)
         shares = TASKS[artifact.task].probabilities(outputs, [len(row) for row in ids])
-        reference = describe(ids, shares, None if images else _unknown_token(encoder))
+        unknown = None if images else _unknown_token(encoder)
+        reference = describe(ids, shares, unknown, vectors=TASKS[artifact.task].vector)
         (out / "reference.json").write_text(json.dumps(reference) + "\n")
     _write_golden(out, manifest, golden_texts, session, encoder, size)
     manifest["files"] = {
@@ -147,7 +148,8 @@ def _write_golden(
     encoder: encoder_module.Encoder,
     size: float,
 ) -> None:
-    """`size`: how far numbers are spread, 0 where only these rows can tell; their tolerance goes with it."""
+    """`size`: how far numbers, or those of vectors, are spread, 0 where only these rows can tell; their tolerance goes
+    with it."""
     runtime, rows = manifest["runtime"], []
     for text in map(encoder.small, texts[:GOLDEN_ROWS]):
         ids = encoder.ids([text])[0]
@@ -156,7 +158,7 @@ def _write_golden(
         tokens = ids if isinstance(ids, list) else None
         rows.append({"text": text, "input_ids": tokens, "output": output.tolist(), "answer": answer})
     tolerance = GOLDEN_TOLERANCE[runtime][manifest["precision"]]
-    if TASKS[manifest["task"]].number:  # which has a unit, as a logit has not
+    if TASKS[manifest["task"]].has_unit:
         tolerance *= size or spread(np.array([row["output"] for row in rows]))
     golden = {"tolerance": {runtime: tolerance}, "rows": rows}
     (out / manifest["golden"]).write_text(json.dumps(golden, indent=1) + "\n")

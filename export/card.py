@@ -13,7 +13,7 @@ from ..compress.tasks import TASKS
 
 LIBRARY = {"onnxruntime": "onnx", "openvino": "openvino"}  # the Hub's names
 TEXT_TASKS = ("text-pair-classification", "multi-label-classification", "text-regression", "text-pair-regression")
-HUB_TASK = dict.fromkeys(TEXT_TASKS, "text-classification")
+HUB_TASK = {**dict.fromkeys(TEXT_TASKS, "text-classification"), "sentence-embedding": "sentence-similarity"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def model_card(manifest: dict, choice: dict, about: About, sizes: dict[str, int]
 
 # {manifest["name"]}
 
-{manifest["task"]}, labels: {", ".join(manifest["labels"])}. Made by paredown {manifest["tool"]["paredown"]} from a
+{manifest["task"]}{_labels(manifest)}. Made by paredown {manifest["tool"]["paredown"]} from a
 fine-tuned checkpoint as candidate `{chosen["name"]}` ({manifest["runtime"]}, {manifest["precision"]}).
 
 ## Metrics
@@ -142,8 +142,14 @@ def _data(about: About) -> str:
     return "\n".join(lines) if lines else "Not stated."
 
 
+def _labels(manifest: dict) -> str:
+    return "" if TASKS[manifest["task"]].vector else f", labels: {', '.join(manifest['labels'])}"
+
+
 def _into(manifest: dict) -> str:
     task = TASKS[manifest["task"]]
+    if task.vector:
+        return f"each a vector of {len(manifest['labels'])} numbers and of length 1, so that products are cosines"
     if task.number or task.answer:
         return "into a number" if task.number else "for a part of the context"
     return f"into {len(manifest['labels'])} labels"
@@ -159,6 +165,8 @@ def _limits(manifest: dict) -> str:
         return "each label is a yes or a no of its own, at a probability of 0.5."
     if task.number:
         return "it gives a number, and no word on how sure it is of it."
+    if task.vector:
+        return "vectors of two models are not to be compared: embed again what was embedded by another."
     return "it has no way to say that none of them fits."
 
 
@@ -173,6 +181,8 @@ def _answer(manifest: dict) -> str:
         return '[label for label, logit in zip(manifest["labels"], logits[0]) if logit > 0]'
     if task.number:
         return "float(logits[0, 0])"
+    if task.vector:
+        return "logits[0]  # its vector"
     return 'manifest["labels"][logits[0].argmax()]'
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +16,7 @@ def to_pytorch(checkpoint: Checkpoint, task: Task, out: Path, max_length: int) -
     """Copy the checkpoint to `out` as an artefact of the runtime `pytorch`."""
     out.mkdir(parents=True, exist_ok=True)
     encoder = checkpoint.encoder(max_length)
-    for file in checkpoint.files:
-        shutil.copyfile(file, out / file.name)
+    names = checkpoint.copy_to(out, weights=True)
     encoder.write(out)
     return Artifact(
         path=out,
@@ -26,7 +24,7 @@ def to_pytorch(checkpoint: Checkpoint, task: Task, out: Path, max_length: int) -
         task=task.name,
         runtime="pytorch",
         precision="fp32",
-        files=tuple(file.name for file in checkpoint.files if file.name != reader_file(task.inputs)),
+        files=tuple(name for name in names if name != reader_file(task.inputs)),
         inputs=task.inputs,
         outputs=(task.output,),
         labels=checkpoint.labels,

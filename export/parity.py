@@ -19,7 +19,9 @@ from .depart import VALUES, first_departure
 class Tolerance:
     """How far an artefact may be from its checkpoint."""
 
-    max_difference: float | None  # of a logit, absolute, or of a number, in `spread`s; None where only answers count
+    max_difference: (
+        float | None
+    )  # of a logit, absolute, or of a number or vector, in `spread`s; None where only answers count
     min_agreement: float  # share of rows with the same prediction, 0..1 (Task.same)
     max_metric_drop: float  # points
 
@@ -52,7 +54,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray, gold: Any, task: Task, lengths
     """Compare outputs (rows, labels) of an artefact with its checkpoint's; `gold` as `Task.correct` takes it, None
     where nobody knows what is right: then the metric counts for nothing. `lengths`: as `Task.same` takes them.
     """
-    difference = np.abs(ours.astype(np.float64) - theirs) / (spread(theirs) if task.number else 1.0)
+    difference = np.abs(ours.astype(np.float64) - theirs) / (spread(theirs) if task.has_unit else 1.0)
     return Parity(
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),

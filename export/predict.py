@@ -47,7 +47,8 @@ class Predictor:
 
     def __call__(self, texts: Sequence[str], seconds: Sequence[str] = ()) -> list[dict]:
         """One answer per text: {label, score, scores}; {labels, scores} where a text may have several; {value} where
-        it has a number; {entities} for token-classification; {answer, start, end, score} for question-answering.
+        it has a number; {embedding} where it has a vector; {entities} for token-classification; {answer, start, end,
+        score} for question-answering.
         `seconds`: the other text of each, for a task that reads two. An image is a data URI (`image_of`).
         """
         if not texts:
@@ -69,8 +70,8 @@ class Predictor:
         return run_rows(self.session, rows, self.encoder.pad_id, self.task.output)
 
     def score(self, source: str, text: str | None = None, label: str | None = None) -> tuple[float, int]:
-        """The metric, in points, on labelled data (see `data.read`), and the number of rows."""
+        """The metric, in points, on labelled data (see `data.read`), and the number of rows (or pairs)."""
         rows = self.task.read(source, text=text, label=label, names=self.labels)
         if not len(rows):
             raise InputError(f"{source}: no rows")
-        return self.task.metric(self._outputs(rows.texts), self.task.gold(rows, self.encoder)), len(rows)
+        return self.task.metric(self._outputs(rows.texts), self.task.gold(rows, self.encoder)), len(rows.begins)

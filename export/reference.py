@@ -33,9 +33,19 @@ def quantities(reference: dict) -> dict[str, Quantity]:
     }
 
 
-def describe(ids: Sequence[Sequence[int]], probabilities: np.ndarray, unknown: int | None) -> dict:
+def describe(
+    ids: Sequence[Sequence[int]], probabilities: np.ndarray, unknown: int | None, *, vectors: bool = False
+) -> dict:
     """The content of reference.json for rows of token ids, or of pixels, and the model's probabilities (rows, labels)
-    on them."""
+    on them.
+
+    `vectors`: they are vectors, of which the product with their mean is counted.
+    """
+    centre = {}
+    if vectors:
+        mean = probabilities.mean(axis=0, dtype=np.float64)
+        centre = {"centre": (mean / max(float(np.linalg.norm(mean)), 1e-12)).tolist()}
+        probabilities = towards(probabilities, centre["centre"])
     words: list[int] = []
     if not isinstance(ids[0], np.ndarray):
         tokens, times = np.unique(np.concatenate([np.asarray(row) for row in ids]), return_counts=True)
@@ -46,7 +56,12 @@ def describe(ids: Sequence[Sequence[int]], probabilities: np.ndarray, unknown: i
     entries = {
         name: {"counts": c.tolist()} | ({"edges": edges[name]} if name in edges else {}) for name, c in counts.items()
     }
-    return {"schema": 1, "rows": len(ids), "unknown": unknown, "words": words, "quantities": entries}
+    return {"schema": 1, "rows": len(ids), "unknown": unknown, "words": words, "quantities": entries} | centre
+
+
+def towards(vectors: np.ndarray, centre: Sequence[float]) -> np.ndarray:
+    """How far vectors (rows, width) of length 1 point to where the reference's do in the mean, (rows, 1)."""
+    return vectors @ np.asarray(centre, dtype=vectors.dtype)[:, None]
 
 
 def count(

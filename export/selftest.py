@@ -30,6 +30,7 @@ import numpy as np
 
 SEVERAL = "multi-label-classification"  # the task whose rows may have several labels
 ENDS = "question-answering"  # whose answer is a part of the second text
+VECTORS = "sentence-embedding"  # whose answer is a vector
 NUMBERS = ("text-regression", "text-pair-regression")  # whose answer is a number
 __all__ = ["MANIFEST", "BundleError", "check_files", "read_manifest"]  # for those who want all the checks from here
 
@@ -113,8 +114,8 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encode
         want = np.asarray(row["output"], dtype=np.float64)
         difference = float(np.abs(got - want).max()) if got.shape == want.shape else float("inf")
         worst = max(worst, difference)
-        one = got.ndim == 1 and manifest["task"] != SEVERAL
-        flipped = one and got.argmax() != want.argmax()  # of many tokens, or labels, one may be undecided
+        one = got.ndim == 1 and manifest["task"] not in (SEVERAL, VECTORS)
+        flipped = one and got.argmax() != want.argmax()  # of many tokens, labels or numbers, one may be undecided
         if not difference <= tolerance or flipped:
             raise BundleError(f"golden row {i}: off by {difference:.3g}, tolerance {tolerance:g}: {got} for {want}")
         if len(labels) != got.shape[-1] or answer_of(want, labels, manifest["task"]) != row["answer"]:
@@ -124,7 +125,7 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encode
 
 def answer_of(output: np.ndarray, labels: list[str], task: str) -> str | list[str] | list[int] | float:
     """The likeliest label of (labels,), or of each token of (tokens, labels); all that are likely, where a text may
-    have several; the number; the likeliest token for each end of an answer."""
+    have several; the number; the likeliest token for each end of an answer; which number of a vector is largest."""
     if task in NUMBERS:
         return float(output[0])
     if task == ENDS:

@@ -91,12 +91,12 @@ def to_onnx(
     with tempfile.TemporaryDirectory() as scratch:
         ready = out / "model.onnx"
         if precision == "int8-static":  # QDQ goes around MatMul, which a fused Attention would hide
-            details |= quantize.static(plain, ready, calibration, reduce_range=reduce_range, ends=task.answer)
+            details |= quantize.static(plain, ready, calibration, reduce_range=reduce_range, task=task)
         else:
             fused = Path(scratch) / "fused.onnx"
             details["fused"] = fuse(plain, fused, checkpoint)
             if precision == "int8-dynamic":
-                details |= quantize.dynamic(fused, ready, calibration, reduce_range=reduce_range, ends=task.answer)
+                details |= quantize.dynamic(fused, ready, calibration, reduce_range=reduce_range, task=task)
             elif precision == "fp16":
                 half(fused, ready)
             else:
@@ -128,9 +128,7 @@ def artifact_of(
 ) -> Artifact:
     """Finish an exported directory: config and tokenizer or preprocessor beside the model, and artifact.json."""
     encoder = checkpoint.encoder(max_length)
-    for file in checkpoint.files:
-        if file not in checkpoint.weights:
-            shutil.copyfile(file, out / file.name)
+    checkpoint.copy_to(out)
     encoder.write(out)
     return Artifact(
         path=out,

@@ -56,7 +56,7 @@ def to_tensorrt(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch) / "model.onnx"
-        details = typed_graph(plain, graph, precision, calibration)
+        details = typed_graph(plain, graph, precision, calibration, task)
         quantised = details.get("quantised_products", 0)
         profiles = settings.profiles(checkpoint.encoder(max_length).max_length if task.reads_text else 1)
         details["engine"] = build(graph, out, trt, log, settings.compute_capabilities, profiles)
@@ -82,16 +82,16 @@ def to_provider(
         made = to_onnx(plain, checkpoint, task, out, max_length, precision)
         return replace(made, name=f"{runtime}-{precision}", runtime=runtime).write()
     out.mkdir(parents=True, exist_ok=True)
-    details = typed_graph(plain, out / "model.onnx", precision, calibration, task.answer)
+    details = typed_graph(plain, out / "model.onnx", precision, calibration, task)
     return artifact_of(checkpoint, task, out, max_length, runtime, precision, ("model.onnx",), details)
 
 
 def typed_graph(
-    plain: Path, target: Path, precision: str, calibration: Sequence[dict[str, np.ndarray]], ends: bool = False
+    plain: Path, target: Path, precision: str, calibration: Sequence[dict[str, np.ndarray]], task: Task | None = None
 ) -> dict:
     """Write the ONNX graph whose own types are the precision; returns what was found, for the artefact's details.
 
-    int8-static: Q/DQ at the inputs of matrix products (S8, zero point 0), everything else float16. `ends`: as in
+    int8-static: Q/DQ at the inputs of matrix products (S8, zero point 0), everything else float16. `task`: as in
     `quantize.static`.
     """
     if precision == "fp32":
@@ -102,7 +102,7 @@ def typed_graph(
 
         from ..compress import quantize
 
-        details = quantize.static(plain, target, calibration, symmetric=True, ends=ends)
+        details = quantize.static(plain, target, calibration, symmetric=True, task=task)
         onnx.save(version_converter.convert_version(onnx.load(target), TYPED_SCALES), target)
         half(target, target)
         details |= {"weights": "S8 per channel", "activations": "S8 symmetric", "rest": "float16"}

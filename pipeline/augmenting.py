@@ -44,6 +44,8 @@ def augment(
         raise InputError(f"--output {output}: a new file that ends in .jsonl is expected")
     kinds = task_named(task)
     about_words(kinds, "augment")
+    if kinds.vector:
+        raise InputError(f"--task {task}: augment changes rows of one text, and these are pairs")
     if kinds.per_token:
         raise InputError(
             f"--task {task}: augment changes, moves and leaves out words, and their tags or answers with them"

@@ -14,6 +14,7 @@ from ..export.manifest import BundleError
 
 app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
+NO_COUNT = ("R2", "Spearman", "MRR")  # they hang on how far these rows are spread, or on how many passages there are
 BundlePath = Annotated[Path, typer.Argument(help="a bundle (directory or .tar.gz), or a run directory that holds one")]
 TextColumn = Annotated[str | None, typer.Option(help="name of the text column (default: found)")]
 LabelColumn = Annotated[str | None, typer.Option(help="name of the label column (default: found)")]
@@ -98,14 +99,14 @@ def pack(
 def _judged(known: dict, data: str, metric: float, rows: int) -> str:
     """The metric beside the manifest's. BundleError when a model at the lower end of the manifest's interval would
     have so few rows right, or fewer, less than once in 1000 times (the binomial distribution). Nothing is concluded of
-    numbers."""
+    numbers and vectors."""
     split = "validation" if known["metric_test"] is None else "test"
     line = f"metric on {data}: {metric:.2f} ({rows} rows); the manifest says {known[f'metric_{split}']:.2f} on {split}"
     interval = known[f"metric_{split}_ci"]
     if interval is None:
         return line
     line += f", {interval[0]:.2f} to {interval[1]:.2f}"
-    if known["metric"] == "R2":  # it hangs on how far the numbers of these rows are spread: no count of right rows
+    if known["metric"] in NO_COUNT:
         return line
     rate, width = interval[0] / 100, (interval[1] - interval[0]) / 100
     if known["metric"] != "accuracy" and width > 0:  # of an F1, as many rows as would give an accuracy this interval

@@ -13,7 +13,7 @@ from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.data import Rows
 from ..compress.errors import InputError
 from ..compress.families import FAMILIES, WHOLE
-from ..compress.settings import Distill, Heal, Prune, Stage, Timed
+from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Timed
 from ..compress.tasks import TASKS, Task
 from ..export.artifact import EXTRA
 from ..export.engine import Engine, require
@@ -120,6 +120,7 @@ def prepare(recipe: Recipe) -> Job:
     train = read(recipe.data.train, label=recipe.data.label)
     validation = read(recipe.data.validation, label=recipe.data.label, group=recipe.data.groups)
     test = read(recipe.data.test, label=recipe.data.label) if recipe.data.test else None
+    task = task.judging(validation, test, train)
     unlabeled = None
     if recipe.data.unlabeled:
         unlabeled = data_module.read_unlabeled(
@@ -136,6 +137,8 @@ def prepare(recipe: Recipe) -> Job:
         _check_kind(model, kind)
         _check_layers(model, checkpoint.depth)
         _check_lessons(model, checkpoint, task, unlabeled=unlabeled is not None)
+    if not len(train.begins) and any(isinstance(s, Finetune) for m in recipe.models for s in chain_of(m).values()):
+        raise InputError(f"{train.source}: finetune learns from pairs, and these are single texts")
     teachers = (checkpoint, *(_teacher(source, checkpoint, task) for source in recipe.teachers))
     encoder = checkpoint.encoder(recipe.max_length)
     for rows in (train, validation, test):
@@ -196,6 +199,11 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: 
             student = open_checkpoint(settings.student)
             if not task.number and student.has_head(task) and student.labels != checkpoint.labels:
                 raise InputError(f"models: '{model.name}': {settings.student} has other labels than the checkpoint")
+            if task.vector and student.width != checkpoint.width:
+                raise InputError(
+                    f"models: '{model.name}': {settings.student} gives vectors of {student.width} numbers, the "
+                    f"checkpoint of {checkpoint.width}; a student's have to be as wide"
+                )
             same_tokens = student.tokenizer_bytes() == checkpoint.tokenizer_bytes()
             same_tokens = same_tokens and not {
                 student.config.get("model_type"),

@@ -69,6 +69,7 @@ def finetune(
     rows = kind.read(train, names=names)
     data_module.require_two_classes(rows, names)
     held_out = optional(validation, kind, names)
+    kind = kind.judging(rows, held_out)
     if patience and held_out is None:
         raise InputError("--patience stops on validation: give --validation F")
     if rank and not peft:
@@ -90,7 +91,7 @@ def finetune(
         train_model(model, ids, labels, settings, validation=judged, seed=seed, progress=report)
         saved = save(model, source, target)
         value = metric(saved, kind, held_out, max_length)
-    say(output_dir, kind, value)
+    say(output_dir, kind.judging(held_out), value)
 
 
 @app.command()
@@ -116,6 +117,8 @@ def update(
 ) -> None:
     """Teach a checkpoint new rows, and new labels, without forgetting the old ones; update.json says at what price."""
     kind = task_named(task)
+    if kind.vector:
+        raise InputError(f"--task {task}: update keeps rows of one text; finetune on the old pairs and the new ones")
     source = open_checkpoint(checkpoint, kind)
     arrivals = read_arrivals(kind, source.labels, new, new_validation)
     old, held = kind.read(train, names=source.labels), optional(validation, kind, source.labels)

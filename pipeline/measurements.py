@@ -133,14 +133,17 @@ def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:
 
 
 def _keys(job: Job) -> dict[str, list[str]]:
-    """How the validation rows fall into groups: by label (of whole texts), by length in thirds, by `data.groups`."""
+    """How the validation rows fall into groups: by label (of whole texts), by length in thirds, by `data.groups`; pairs
+    by their first text."""
     rows, labels = job.validation, job.checkpoint.labels
+    begins = rows.begins.tolist()
     keys = {} if not job.task.one_label else {"label": [labels[label] for label in rows.gold]}
     if rows.groups is not None:
-        keys["group"] = list(rows.groups)
+        keys["group"] = [rows.groups[i] for i in begins]
     if not job.task.reads_text:  # images are all of one size
         return keys
-    lengths = np.array([len(ids) for ids in job.checkpoint.encoder(job.recipe.max_length).ids(rows.texts)])
+    texts = [rows.texts[i] for i in begins]
+    lengths = np.array([len(ids) for ids in job.checkpoint.encoder(job.recipe.max_length).ids(texts)])
     low, high = (int(x) for x in np.percentile(lengths, [100 / 3, 200 / 3]))
     names = (f"up to {low} tokens", f"{low + 1} to {high} tokens", f"more than {high} tokens")
     return keys | {"length": [names[int(n > low) + int(n > high)] for n in lengths]}

@@ -13,7 +13,20 @@ from ..benchmarks.choose import ChooseSettings
 from ..benchmarks.cost import Prices
 from ..benchmarks.latency import LatencySettings
 from ..compress.errors import nearest
-from ..compress.settings import Augment, Distill, Finetune, Prune, Settings, Stage, Static, Timed, Trim, Tune, Update
+from ..compress.settings import (
+    Augment,
+    Distill,
+    Finetune,
+    Heal,
+    Prune,
+    Settings,
+    Stage,
+    Static,
+    Timed,
+    Trim,
+    Tune,
+    Update,
+)
 from ..compress.tasks import TASKS
 from ..export.artifact import ON_GPU, PRECISIONS
 from ..export.engine import Bucket, Engine
@@ -29,6 +42,7 @@ TaskName = Literal[
     "token-classification",
     "question-answering",
     "image-classification",
+    "sentence-embedding",
 ]
 Sink = Literal["mlflow", "tensorboard", "wandb"]
 assert set(get_args(TaskName)) == set(TASKS)
@@ -237,11 +251,14 @@ class Recipe(Settings):
             raise ValueError("lengths: a cascade asks its second model about shorter rows; give more than one length")
         whole = [m.name for m in self.models if m.cascade or any(step.static for step in m.steps)]
         cascades = [model.name for model in self.models if model.cascade]
-        if cascades and (TASKS[self.task].several or TASKS[self.task].number):
+        if cascades and (TASKS[self.task].several or TASKS[self.task].has_unit):
+            have = "have a number" if TASKS[self.task].number else "may have several"
             raise ValueError(
                 f"models: '{cascades[0]}': a cascade asks how sure the first model is of one label; rows of "
-                f"{self.task} {'have a number' if TASKS[self.task].number else 'may have several'}"
+                f"{self.task} {'have a vector' if TASKS[self.task].vector else have}"
             )
+        if TASKS[self.task].vector:
+            self._of_vectors()
         if whole and TASKS[self.task].per_token:
             raise ValueError(
                 f"models: '{whole[0]}': cascades and static students answer for a whole text, {self.task} for its words"
@@ -267,6 +284,27 @@ class Recipe(Settings):
             raise ValueError("targets: images run on CPUs so far: onnxruntime, openvino")
         if _asks_for(self, "adversarial"):
             raise ValueError("adversarial: it pushes the embeddings of words, and images have none")
+
+    def _of_vectors(self) -> None:
+        """What needs labels, or vectors of one space and width, is refused."""
+        for model in self.models:
+            for stage, settings in (step.stage for step in model.steps):
+                lesson = settings.recover if isinstance(settings, Prune) else settings
+                if isinstance(lesson, Heal) and lesson.label_weight:
+                    raise ValueError(
+                        f"models: '{model.name}', {stage}: label_weight: a pair's number is not of one text; set it "
+                        "to 0, or finetune afterwards"
+                    )
+                if isinstance(settings, Distill) and settings.width is not None:
+                    raise ValueError(
+                        f"models: '{model.name}', {stage}: width: the vectors of {self.task} are as wide as the hidden "
+                        "state, and the student's have to be as wide as the teacher's; cut layers, heads or ffn"
+                    )
+        if self.teachers:
+            raise ValueError(f"teachers: two models' vectors are not of one space, so {self.task} takes one teacher")
+        other = next((entry.stage[0] for entry in self.adapt if entry.finetune is None), None)
+        if other is not None:
+            raise ValueError(f"adapt: {other} is for rows of one text, and those of {self.task} are pairs; finetune is")
 
     def tolerance(self, precision: str) -> Tolerance:
         """The parity gate's limits for a precision."""

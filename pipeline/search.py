@@ -246,8 +246,8 @@ def _models(chosen: list[Trial], epochs: float, task: Task) -> list[Model]:
 
 
 def _commonest(job: Job) -> float:
-    """Share of the commonest label among the training rows; 0 for numbers and answers."""
-    if job.task.number or job.task.answer:
+    """Share of the commonest label among the training rows; 0 for numbers, vectors and answers."""
+    if job.task.has_unit or job.task.answer:
         return 0.0
     labels = job.train.every_label()
     return float(np.bincount(labels).max() / len(labels))

@@ -37,6 +37,7 @@ def run(
     artifacts = adopted(paths, scratch, task, max_length)
     read = partial(task.read, source, text=text, label=label)
     rows = read(names=artifacts[0].labels, labelled=None)
+    task = task if rows.labels is None else task.judging(rows)
     reporter = Reporter(len(artifacts) + 1)
     scored = []
     for path, artifact in zip(paths, artifacts, strict=True):

@@ -111,7 +111,7 @@ def prune(
             wanted = promised.to_json()["promised_speedup"]
             got, lo, hi = watch.speedup(saved)
             promise = f"; promised {wanted:.2f}x in {runtime} {precision}, measured {got:.2f}x [{lo:.2f}, {hi:.2f}]"
-    say(output_dir, kind, value, promise)
+    say(output_dir, kind.judging(held_out), value, promise)
 
 
 @app.command()
@@ -181,9 +181,17 @@ def distill(
     source = open_checkpoint(checkpoint, kind)
     others = [open_checkpoint(path, kind) for path in teacher or []]
     elsewhere = open_checkpoint(student, kind) if student else None
+    if kind.vector and (others or width is not None):
+        raise InputError(
+            f"--teacher, --width: {kind.name} takes one teacher, and its student's vectors are as wide as the teacher's"
+        )
     for other in others:
         if not kind.number and sorted(other.labels) != sorted(source.labels):
             raise InputError(f"{other.path}: its labels are not those of {source.path}")
+    if elsewhere and kind.vector and elsewhere.width != source.width:
+        raise InputError(
+            f"{elsewhere.path}: it gives vectors of {elsewhere.width} numbers, {source.path} of {source.width}"
+        )
     if elsewhere and not kind.number and elsewhere.labels != source.labels:
         raise InputError(f"{elsewhere.path}: its labels are not those of {source.path}, in the same order")
     for other in (*others, *([elsewhere] if elsewhere else [])):
@@ -243,7 +251,7 @@ def distill(
         heal(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)
         saved = save(pupil, learner, target)
         value = metric(saved, kind, held_out, max_length)
-    say(output_dir, kind, value)
+    say(output_dir, kind.judging(held_out), value)
 
 
 @contextmanager

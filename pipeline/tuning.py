@@ -12,6 +12,7 @@ from ..benchmarks.quality import mcnemar_p, paired_drop
 from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
 from ..compress.data import Rows
+from ..compress.errors import InputError
 from ..compress.settings import Finetune, Tune
 from ..compress.tasks import Task, points
 from .options import checked
@@ -119,6 +120,8 @@ def tune(
 ) -> None:
     """Search for fine-tuning settings; run it again to go on. tune.json has trials and what each knob is worth."""
     kind, source = task_named(task), open_checkpoint(checkpoint)
+    if kind.vector:
+        raise InputError(f"--task {task}: tune holds rows of one text out, and these are pairs; finetune is")
     labels = source.labels if source.has_head(kind) else data_module.label_names(train, columns=kind.columns)
     rows, held = (kind.read(path, names=labels) for path in (train, validation))
     data_module.require_two_classes(rows, labels)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..export.manifest import BundleError
-from ..export.reference import count, ks, psi, quantities
+from ..export.reference import count, ks, psi, quantities, towards
 from .model import Model
 from .settings import Settings
 
@@ -26,6 +26,7 @@ class Drift:
         self.expected = quantities(reference)
         self.settings = settings
         self._unknown, self._words = reference["unknown"], reference["words"]
+        self._centre = reference.get("centre")  # of a model that answers with vectors
         self._edges = {name: list(q.edges) for name, q in self.expected.items() if q.edges is not None}
         self._now, self._before = self._empty(), self._empty()
         self._rows = 0
@@ -43,7 +44,9 @@ class Drift:
             raise BundleError(f"{REFERENCE}: damaged: {error}") from None
 
     def add(self, ids: Sequence[Sequence[int]], probabilities: np.ndarray) -> None:
-        """Rows that were answered: their ids and the probabilities (rows, labels)."""
+        """Rows that were answered: their ids and the probabilities (rows, labels), or vectors (rows, width)."""
+        if self._centre is not None:
+            probabilities = towards(probabilities, self._centre)
         self._waiting.extend(zip(ids, probabilities, strict=True))
         if len(self._waiting) >= FLUSH:
             self._flush()

@@ -22,6 +22,7 @@ ONE_AT_A_TIME = threading.Lock()  # a call of any model uses every thread that t
 TEXT, SECOND, IDS, MASK = "text", "text_pair", "input_ids", "attention_mask"
 IMAGE, PIXELS = "image", "pixel_values"
 PATCH = 16 * 16  # pixels that count as one token, as in ViT's own patches
+VECTOR = "embedding"  # what the output is called where it is a vector
 
 
 class Model:
@@ -66,6 +67,8 @@ class Model:
         if self.task.answer:
             ends = {name: ("INT64", [-1]) for name in ("start", "end")}
             return {"answer": ("BYTES", [-1]), **ends, "score": ("FP32", [-1]), self.output: ("FP32", two)}
+        if self.task.vector:
+            return {VECTOR: ("FP32", two)}
         if self.task.number:
             return {"value": ("FP32", one), self.output: ("FP32", two)}
         return {"label": ("BYTES", one), "scores": ("FP32", two), self.output: ("FP32", two)}
@@ -107,6 +110,8 @@ class Model:
                 "score": ("FP32", np.array([a["score"] for a in answers], np.float32), count),
                 self.output: ("FP32", wide, list(wide.shape)),
             }
+        if self.task.vector:
+            return {VECTOR: ("FP32", logits, list(logits.shape))}
         if self.task.number:
             values = ("FP32", logits[:, 0], [len(logits)])
             return {"value": values, self.output: ("FP32", logits, list(logits.shape))}

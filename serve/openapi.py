@@ -43,9 +43,10 @@ def document() -> dict[str, Any]:
     several = _object(labels=_list(STRING), scores=CLASSIFIED["properties"]["scores"])
     number, tagged = _object(value={"type": "number"}), _object(entities=_list(entity))
     answered = _object(answer=STRING, start=INTEGER, end=INTEGER, score={"type": "number"})
-    for kind in (several, number, tagged, answered):
+    embedded = _object(embedding=_list({"type": "number"}))
+    for kind in (several, number, tagged, answered, embedded):
         kind["properties"] |= {"model": STRING, "version": STRING}
-    prediction = {"anyOf": [CLASSIFIED, several, number, tagged, answered]}
+    prediction = {"anyOf": [CLASSIFIED, several, number, tagged, answered, embedded]}
     schemas: dict[str, Any] = {"Error": _object(error=STRING), "Prediction": prediction}
     for kind in (InferRequest, Predict, Switch):
         schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -74,7 +75,9 @@ def document() -> dict[str, Any]:
         "/metrics": {"get": {"summary": "Prometheus metrics", "responses": text | _errors(401, 403, 429, 503)}},
         "/v2/repository/index": _post("Models and their state", _list(row), wanted),
         "/predict": _post(
-            "A text or an image, or several: labels, a number, entities or an answer", predicted, _ref("Predict")
+            "A text or an image, or several: labels, a number, a vector, entities or an answer",
+            predicted,
+            _ref("Predict"),
         ),
     }
     for action in ("load", "unload"):

@@ -50,7 +50,9 @@ class Samples:
 
 def _said(answer: dict) -> dict:
     """The label and its score, the labels, the number, the entities, or the answer; under names that are not read as
-    labels."""
+    labels. Of a vector nothing."""
+    if "embedding" in answer:
+        return {}
     if "answer" in answer:
         return {"found": answer["answer"], "score": answer["score"]}
     if "label" in answer:

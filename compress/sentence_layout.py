@@ -1,0 +1,52 @@
+"""What lies beside an encoder in the layout of sentence-transformers: read as JSON, none of its code runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .errors import InputError
+from .untrusted import read_json
+
+MODULES, POOLING = "modules.json", "1_Pooling/config.json"
+FILES = (MODULES, POOLING, "sentence_bert_config.json", "config_sentence_transformers.json")
+KNOWN = ("Transformer", "Pooling", "Normalize")  # in this order; vectors are of length 1 here in any case
+MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+
+
+def pooling_of(path: Path) -> str:
+    """How a checkpoint makes one vector of its tokens': "mean" or "cls"; the mean where nothing is said.
+
+    InputError for modules and ways of pooling that are not known here.
+    """
+    if not (path / MODULES).is_file():
+        return "mean"
+    _check_modules(path)
+    if not (path / POOLING).is_file():
+        return "mean"
+    settings = read_json(path / POOLING)
+    said = settings.get("pooling_mode")
+    modes = (
+        [said] if said is not None else [key for key in settings if key.startswith("pooling_mode_") and settings[key]]
+    )
+    found = [MODES.get(mode, mode) for mode in modes if isinstance(mode, str)]
+    if len(found) != 1 or found[0] not in MODES.values():
+        raise InputError(
+            f"{path / POOLING}: pooling {', '.join(map(str, modes)) or 'by nothing'}; mean or cls is known"
+        )
+    return found[0]
+
+
+def _check_modules(path: Path) -> None:
+    modules = read_json(path / MODULES, list)
+    parts = [
+        (str(m.get("type")).rpartition(".")[2], m.get("path")) if isinstance(m, dict) else ("", "") for m in modules
+    ]
+    kinds = [kind for kind, _ in parts]
+    if kinds not in ([*KNOWN], [*KNOWN[:2]], [*KNOWN[:1]]):
+        raise InputError(
+            f"{path / MODULES}: the modules {', '.join(kinds) or 'none'}; {', '.join(KNOWN)} are known: fine-tune "
+            "without the others, or leave the file out"
+        )
+    for place, (kind, where) in zip(("", "1_Pooling"), parts, strict=False):
+        if where != place:
+            raise InputError(f"{path / MODULES}: {kind} at {where!r}; '{place}' is expected")

@@ -1,0 +1,115 @@
+"""Which texts are alike: pairs that vectors of texts are judged by. Without torch.
+
+A pair has a number that says how alike its texts are, or it is a question and the passage that answers it. A model
+reads each text by itself: in `Rows` the two texts of a pair are two rows, one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .data import Rows
+from .encoder import Encoder
+from .errors import InputError
+
+SPEARMAN, MRR = "Spearman", "MRR"  # the metrics of pairs with numbers, and of those without
+ALIKE = 0.98  # cosine of two models' vectors for a text from which on they say the same of it
+QUERIES = 1024  # that are held against all passages at once
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What `right` compares with."""
+
+    first: np.ndarray  # (pairs,) int64: the rows that begin a pair; its other text comes next
+    numbers: np.ndarray | None  # (pairs,) float64: how alike the two are; None: the second answers the first
+    passage: np.ndarray  # (pairs,) int64: which of the different second texts a pair has
+
+
+def pairs(rows: Rows, encoder: Encoder | None = None) -> Pairs:
+    """The pairs of some rows; InputError where these are texts without a second one."""
+    first = rows.begins
+    if not len(first):
+        raise InputError(
+            f"{rows.source}: pairs of texts are needed here, and it has one text a row; the second column is "
+            "'text_pair', 'passage' or the like, or both are named: data.text (--text-column): FIRST,SECOND"
+        )
+    numbers = rows.gold[first]
+    _, passage = np.unique(np.array([rows.texts[i + 1] for i in first.tolist()], dtype=object), return_inverse=True)
+    return Pairs(first, None if np.isinf(numbers).all() else numbers, passage)
+
+
+def metric_of(rows: Rows, *others: Rows | None) -> str:
+    """The metric that goes with these rows; InputError where other rows have pairs of the other kind."""
+    name = _metric(rows)
+    for other in others:
+        if other is not None and len(other.begins) and _metric(other) != name:
+            said = ("have numbers", "have none")
+            ours, theirs = said if name == SPEARMAN else said[::-1]
+            raise InputError(
+                f"{other.source}: its pairs {theirs}, and those of {rows.source} {ours}; either all have a column "
+                "with a number (data.label), or none"
+            )
+    return name
+
+
+def right(outputs: np.ndarray, gold: Pairs) -> np.ndarray:
+    """outputs (rows, width) -> (pairs, 2): what a pair adds to the metric, whose mean it is, and 1.
+
+    With numbers: the product of the standardised ranks of cosine and number, whose mean is Spearman's correlation.
+    Without: one by the rank that the right passage has among all the different ones; equals are half before it.
+    """
+    unit = outputs / np.maximum(np.linalg.norm(outputs, axis=1, keepdims=True), 1e-12)
+    queries, passages = unit[gold.first], unit[gold.first + 1]
+    if gold.numbers is not None:
+        gained = _standard(ranks((queries * passages).sum(axis=1))) * _standard(ranks(gold.numbers))
+    else:
+        _, once = np.unique(gold.passage, return_index=True)
+        gained = 1 / _places(queries, passages[once], gold.passage)
+    return np.stack([gained, np.ones(len(gained))], axis=1).astype(np.float64)
+
+
+def decode(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
+    """outputs (rows, width) -> one {embedding} per row, to seven decimals, which is what float32 tells."""
+    return [{"embedding": row} for row in outputs.astype(np.float64).round(7).tolist()]
+
+
+def alike(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Which texts two models give vectors (rows, width) of nearly one direction, (rows,) bool."""
+    return cosines(ours, theirs) >= ALIKE
+
+
+def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """The cosine of the vectors of each row, (rows,)."""
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return (ours * theirs).sum(axis=1) / np.maximum(norms, 1e-12)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """The rank of each value from 1, equals having the mean of theirs."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[which]
+
+
+def _places(queries: np.ndarray, passages: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The rank, from 1, of the passage `right` (queries,) for each query."""
+    found = []
+    for start in range(0, len(queries), QUERIES):
+        part = right[start : start + QUERIES]
+        near = queries[start : start + QUERIES] @ passages.T
+        own = near[np.arange(len(part)), part][:, None]
+        found.append(1 + (near > own).sum(axis=1) + ((near == own).sum(axis=1) - 1) / 2)
+    return np.concatenate(found)
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    """With mean 0 and variance 1; all 0 where they do not differ."""
+    spread = values.std()
+    return (values - values.mean()) / spread if spread else np.zeros(len(values))
+
+
+def _metric(rows: Rows) -> str:
+    return MRR if pairs(rows).numbers is None else SPEARMAN
