@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from .encoder import Encoder
 from .errors import InputError, missing_extra
-from .families import FAMILIES, STATIC
+from .families import FAMILIES, HALVES, STATIC
 from .origin import inherit
 from .questions import ENDS
 from .tasks import SEVERAL, TASKS, Task
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STRUCTURE = "structure.json"
+GENERATION = "generation_config.json"  # of models that write, as transformers has it
+MAX_NEW_TOKENS = 64  # of an answer, where nothing else is said
+LONGEST_ANSWER = 4096
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "preprocessor_config.json",
 )  # fmt: skip
@@ -39,12 +42,15 @@ class Checkpoint:
     path: Path
     config: dict
     weights: tuple[Path, ...]
+    max_new_tokens: int | None = None  # of an answer, where a recipe says so
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names by index; transformers leaves the default names out of config.json."""
         if self.architecture.endswith(TASKS["question-answering"].head):
             return ENDS
+        if self.architecture.endswith(TASKS["text-to-text"].head):
+            return ()
         named = self.config.get("id2label") or {}
         count = len(named) or self.config.get("num_labels") or 2
         return tuple(str(named.get(str(i), f"LABEL_{i}")) for i in range(count))
@@ -61,19 +67,48 @@ class Checkpoint:
 
     @property
     def depth(self) -> int:
-        """Number of encoder layers; DistilBERT has a name of its own for it."""
+        """Number of encoder layers; DistilBERT has a name of its own for it. Of two halves, the larger number."""
+        if self.config.get("model_type") in HALVES:
+            encoder, decoder = HALVES[self.config["model_type"]].depths
+            layers = int(self.config.get(encoder) or 0)
+            return max(layers, int(self.config.get(decoder) or layers))
         return int(self.config.get("num_hidden_layers") or self.config.get("n_layers") or 0)
+
+    @cached_property
+    def generation(self) -> dict[str, int]:
+        """How a model that writes does it: `start_id`, `eos_id`, `pad_id` and `max_new_tokens`. Raises InputError."""
+        own = read_json(self.path / GENERATION) if (self.path / GENERATION).is_file() else {}
+        size = int(self.config.get("vocab_size") or 0)
+        found = {}
+        for name, key in (
+            ("start_id", "decoder_start_token_id"),
+            ("eos_id", "eos_token_id"),
+            ("pad_id", "pad_token_id"),
+        ):
+            value = own.get(key, self.config.get(key))
+            if type(value) is not int or not 0 <= value < size:
+                raise InputError(
+                    f"{self.path / 'config.json'}: '{key}' is {value!r}; a model that writes needs a token number "
+                    f"below vocab_size ({size})"
+                )
+            found[name] = value
+        longest = self.max_new_tokens or own.get("max_new_tokens") or MAX_NEW_TOKENS
+        if type(longest) is not int or not 1 <= longest <= LONGEST_ANSWER:
+            raise InputError(
+                f"{self.path / GENERATION}: 'max_new_tokens' is {longest!r}; 1 to {LONGEST_ANSWER} are expected"
+            )
+        return {**found, "max_new_tokens": min(longest, int(self.config.get("max_position_embeddings") or longest))}
 
     @property
     def files(self) -> list[Path]:
         """Every file the checkpoint is made of, in a fixed order."""
-        others = [self.path / name for name in ("config.json", STRUCTURE, *TOKENIZER_FILES)]
+        others = [self.path / name for name in ("config.json", STRUCTURE, GENERATION, *TOKENIZER_FILES)]
         return [*(p for p in others if p.is_file()), *self.weights]
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the names and bytes of all files."""
-        total = hashlib.sha256()
+        """sha256 over the names and bytes of all files, and what a recipe says of its answers."""
+        total = hashlib.sha256(b"" if self.max_new_tokens is None else f"{self.max_new_tokens}\n".encode())
         for path in self.files:
             with path.open("rb") as file:
                 total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
@@ -125,21 +160,39 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
             )
         raise InputError(
             f"{path / 'config.json'}: architectures is '{checkpoint.architecture}', but {task.name} needs a head that "
-            f"ends in '{task.head}'; fine-tune it first: paredown finetune {path} --task {task.name} --train F "
+            f"ends in {_either(task.head)}; fine-tune it first: paredown finetune {path} --task {task.name} --train F "
             "--validation F"
         )
     if task is not None and not task.reads_text:
         return checkpoint
+    kind = config.get("model_type")
+    if task is not None and task.writes and kind not in HALVES:
+        raise InputError(f"{path}: a '{kind}' model cannot be made to write here; supported: {', '.join(HALVES)}")
     if not (path / "tokenizer.json").is_file():
+        if kind == "marian":
+            raise InputError(
+                f"{path}: no tokenizer.json, and transformers cannot make one of Marian's two SentencePiece models; "
+                "give one file of the `tokenizers` library that cuts both languages into the vocabulary of vocab.json "
+                "and puts the end token behind each text"
+            )
         raise InputError(
             f'{path}: no tokenizer.json; write it with: python -c "from transformers import AutoTokenizer as A; '
             f"A.from_pretrained('{path}').save_pretrained('{path}')\""
         )
     try:
-        checkpoint.encoder()
+        encoder = checkpoint.encoder()
     except Exception as error:  # tokenizers raises the bare class
         raise InputError(f"{path / 'tokenizer.json'}: not a tokenizer ({error}); is the download whole?") from None
+    if task is not None and task.writes and encoder.ids(["a"])[0][-1:] != [checkpoint.generation["eos_id"]]:
+        raise InputError(
+            f"{path / 'tokenizer.json'}: a text does not end with the token {checkpoint.generation['eos_id']} "
+            "(eos_token_id), so a model would never learn where to stop; add it with a post-processor of `tokenizers`"
+        )
     return checkpoint
+
+
+def _either(head: str | tuple[str, ...]) -> str:
+    return " or ".join(f"'{name}'" for name in ([head] if isinstance(head, str) else head))
 
 
 def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
@@ -226,6 +279,11 @@ def _write_tokenizer(out: Path, tokenizer_json: str) -> None:
 
 def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], seed: int) -> PreTrainedModel:
     """The checkpoint's encoder under a fresh head for `labels`: what fine-tuning a base model starts from."""
+    if task.writes:
+        raise InputError(
+            f"{checkpoint.path}: '{checkpoint.architecture}' has no decoder that writes, and a new one would have to "
+            "learn the language first; give a T5 or Marian checkpoint"
+        )
     torch, transformers = _libraries()
     torch.manual_seed(seed)
     quiet = transformers.utils.logging
@@ -251,7 +309,11 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
 
 def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
     """The model; of a task that reads two texts, one that tells them apart; of one that looks for answers, with one
-    output."""
+    output; of one that writes, one that knows how long."""
+    if task.writes:
+        rules, own = checkpoint.generation, model.generation_config
+        own.decoder_start_token_id, own.eos_token_id = rules["start_id"], rules["eos_id"]
+        own.pad_token_id, own.max_new_tokens = rules["pad_id"], rules["max_new_tokens"]
     if task.answer:
         from .inference import join_ends
 

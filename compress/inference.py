@@ -29,12 +29,23 @@ class Kind(Enum):
     SEVERAL = "any of the labels"
     NUMBER = "nothing: they are a number"
     ENDS = "two tokens of the row, where an answer begins and ends"
+    TEXT = "the next token of a text that the model writes"
+
+
+def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """What of a batch to train on a model is called with."""
+    given: dict[str, Any] = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    if "decoder_input_ids" in batch:  # all tokens of a text at once: nothing is held for a next one
+        given |= {"decoder_input_ids": batch["decoder_input_ids"], "use_cache": False}
+    return given
 
 
 def kind_of(model: PreTrainedModel) -> Kind:
     """Told by the class and the config of a model."""
     if type(model).__name__.endswith("ForQuestionAnswering"):
         return Kind.ENDS
+    if model.config.is_encoder_decoder:
+        return Kind.TEXT
     if model.config.problem_type == SEVERAL:
         return Kind.SEVERAL
     return Kind.NUMBER if model.config.num_labels == 1 else Kind.LABEL
@@ -82,8 +93,12 @@ def _joined(forward: Any, *args: Any, **kwargs: Any) -> TokenClassifierOutput:
 
 def forward(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One inference call: input_ids and attention_mask (rows, length) int64 -> {"logits": float32}, (rows, labels) or
-    (rows, length, labels).
+    (rows, length, labels); of a model that writes {"sequences": int64}, (rows, tokens).
     """
+    if kind_of(model) is Kind.TEXT:
+        from .seq2seq import write
+
+        return write(model, batch)
     with torch.inference_mode():
         out = model(**tensors(batch))
     return {"logits": out.logits.float().numpy()}

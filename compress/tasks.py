@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from . import data, noise, questions, tags
-from .data import LABELS, NUMBERS, PAIR_NUMBERS, PAIRS, QUESTIONS, TEXT, WORDS, Columns, Rows
+from . import data, noise, questions, tags, written
+from .data import LABELS, NUMBERS, PAIR_NUMBERS, PAIRS, QUESTIONS, TEXT, TEXTS, WORDS, Columns, Rows
 from .encoder import PAIR, Encoder
 from .errors import InputError
 
@@ -24,11 +24,12 @@ SEVERAL = "multi_label_classification"  # `problem_type` in config.json, as tran
 class Task:
     """How one kind of model is read, scored and answered.
 
-    `outputs` are what `run_rows` gives: (rows, labels), or (tokens of all rows, labels) when `per_token`.
+    `outputs` are what `run_rows` gives: (rows, labels), or (tokens of all rows, labels) when `per_token`; or token ids,
+    (rows, tokens), of a model that writes.
     """
 
     name: str
-    head: str  # what the architecture's class name ends in
+    head: str | tuple[str, ...]  # what the architecture's class name ends in
     auto_class: str  # the transformers class that loads it
     inputs: tuple[str, ...]  # names of the model's inputs
     output: str  # name of the model output that is compared and scored
@@ -40,6 +41,7 @@ class Task:
     columns: Columns = TEXT
     per_token: bool = False  # the model answers for every token, not for the row
     several: bool = False  # a row may have several labels, or none: each logit is a yes or a no of its own
+    beside: Callable[[np.ndarray, Any], dict[str, float]] | None = None  # further figures of the rows, in points
 
     @property
     def number(self) -> bool:
@@ -52,15 +54,27 @@ class Task:
         return self.columns.answers
 
     @property
+    def writes(self) -> bool:
+        """The answer is a text of the model's own: token ids, and a text that it is taught with."""
+        return self.columns.written
+
+    @property
+    def token_by_token(self) -> bool:
+        """Two models can be compared only where they cut text into the same tokens."""
+        return self.per_token or self.writes
+
+    @property
     def one_label(self) -> bool:
         """A row has exactly one label."""
-        return not self.per_token and not self.several and not self.number
+        return not (self.per_token or self.several or self.number or self.writes)
 
     def same(self, ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int] = ()) -> np.ndarray:
         """Which rows, or tokens, two models answer alike, (rows,) bool: all labels the same; numbers within a tenth of
         how far `theirs` are spread. `lengths`: of the rows in tokens, where the answers are parts of them."""
         if self.answer:
             return questions.alike(ours, theirs, lengths)
+        if self.writes:
+            return written.alike(ours, theirs)
         if self.number:
             return near(ours, theirs)
         if self.several:
@@ -83,7 +97,7 @@ class Task:
 
     def bears(self, change: noise.Change) -> bool:
         """The labels of a row stay true under a change."""
-        return not self.columns.of_words or change in noise.KEEP_THE_WORDS
+        return not (self.columns.of_words or self.writes) or change in noise.KEEP_THE_WORDS
 
     def metric(self, outputs: np.ndarray, gold: Any) -> float:
         """What was gained of what could be, in points, 0..100: the mean of `correct` where that is of bools."""
@@ -91,9 +105,11 @@ class Task:
 
     def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
         """(rows, labels) of rows that are `lengths` tokens long; per token: their mean. Numbers as they are; of answers
-        (rows, 2): that there is none, and that it is the likeliest."""
+        (rows, 2): that there is none, and that it is the likeliest; of what was written (rows, 1): how long it is."""
         if self.number:
             return outputs
+        if self.writes:
+            return written.lengths(outputs)
         if self.answer:
             return questions.says(outputs, lengths)
         found = sigmoid(outputs) if self.several else softmax(outputs)
@@ -267,6 +283,20 @@ _RECORDS = (
         decode=_found_answers,
         columns=QUESTIONS,
         per_token=True,
+    ),
+    Task(
+        name="text-to-text",
+        head=("ForConditionalGeneration", "MTModel"),
+        auto_class="AutoModelForSeq2SeqLM",
+        inputs=("input_ids", "attention_mask"),
+        output="sequences",
+        metric_name="ROUGE-L",
+        gold=written.wanted,
+        taught=written.targets,
+        correct=written.rouge,
+        decode=written.decode,
+        columns=TEXTS,
+        beside=written.beside,
     ),
     # Can be cut, saved, loaded and exported; recipes and the command line read text only.
     replace(

@@ -21,7 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from .encoder import collate
 from .errors import InputError, StepError, nearest
-from .inference import Kind, kind_of
+from .inference import Kind, inputs_of, kind_of
 from .losses import Judge, Labels, labels_key, one_a_line, supervised
 from .numbers import standard_units
 from .settings import Finetune, Training
@@ -69,14 +69,18 @@ def _finetune(
     callbacks: Sequence[TrainerCallback],
 ) -> PreTrainedModel:
     name, kind = labels_key(model), kind_of(model)
-    rows = [{"input_ids": row, name: label} for row, label in zip(ids, labels, strict=True)]
+    if kind is Kind.TEXT:
+        from .seq2seq import taught
+
+        rows = taught(model, ids, labels)
+    else:
+        rows = [{"input_ids": row, name: label} for row, label in zip(ids, labels, strict=True)]
     if settings.class_weights is not None and kind is not Kind.LABEL:
         raise InputError("class_weights: for rows of one label each, not of several, nor of a number or an answer")
     weights = label_weights(settings.class_weights, labels, label_names(model))
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits = net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        return supervised(logits, batch, kind, weights)
+        return supervised(net(**inputs_of(batch)).logits, batch, kind, weights)
 
     judge = None if validation is None else Judge(*validation, weights)
     train = partial(fit, model, rows, judge=judge, seed=seed, progress=progress)
@@ -121,10 +125,14 @@ def fit(
     `rows` are {"input_ids": [int], "labels": int, float or (tokens,), ...}; further keys: float tensors. Raises
     StepError when the loss or a weight is not finite. Out of memory: half the rows at a time, the same rows per step.
     """
-    embeddings = model.base_model.get_submodule("embeddings")
+    embeddings = model.get_input_embeddings()
+    if kind_of(model) is not Kind.TEXT:  # positions and norms too
+        embeddings = model.base_model.get_submodule("embeddings")
     trained = [p for p in embeddings.parameters() if p.requires_grad]
     micro = settings.batch_size
     if settings.adversarial is not None:
+        if kind_of(model) is Kind.TEXT:
+            raise InputError("adversarial: pushes the texts that are read, and this model's own share their embeddings")
         from .adversarial import hardened
 
         loss = hardened(loss, model, settings.adversarial)
@@ -255,7 +263,7 @@ def _trainer(
         remove_unused_columns=False,
     )
     pad_id = int(model.config.pad_token_id or 0)
-    trainer = _Trainer(model=model, args=args, train_dataset=rows, data_collator=lambda part: _stack(part, pad_id))  # type: ignore[arg-type]
+    trainer = _Trainer(model=model, args=args, train_dataset=rows, data_collator=lambda part: stack(part, pad_id))  # type: ignore[arg-type]
     trainer.our_loss = loss
     trainer.model_accepts_loss_kwargs = False  # our loss is a mean: let it be divided when gradients accumulate
     with contextlib.suppress(ValueError):
@@ -265,13 +273,14 @@ def _trainer(
     return trainer
 
 
-def _stack(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
+def stack(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
+    """A batch of rows to train on; what has one entry a token is padded, labels and targets with NO_LABEL."""
     batch = {name: torch.from_numpy(a) for name, a in collate([row["input_ids"] for row in rows], pad_id).items()}
-    longest = batch["input_ids"].shape[1]
     for name in rows[0].keys() - {"input_ids"}:
         values = [np.asarray(row[name]) for row in rows]
-        if values[0].ndim > (name != "labels"):  # one a token: as long as the longest row
-            filler = NO_LABEL if name == "labels" else 0
+        if values[0].ndim:
+            longest = max(map(len, values))
+            filler = NO_LABEL if name in ("labels", "targets") else 0
             values = [
                 np.pad(v, [(0, longest - len(v)), *[(0, 0)] * (v.ndim - 1)], constant_values=filler) for v in values
             ]

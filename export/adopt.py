@@ -48,7 +48,7 @@ def adopt(path: Path, scratch: Path, task: Task, max_length: int) -> Artifact:
 def _from_bundle(bundle: Path, scratch: Path) -> Artifact:
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
-    model = Path(manifest["model"])
+    model, rules = Path(manifest["model"]), manifest.get("generation")
     out = scratch / "bundle"
     shutil.copytree(bundle / model.parent, out)
     shutil.copyfile(bundle / "tokenizer.json", out / "tokenizer.json")
@@ -66,11 +66,14 @@ def _from_bundle(bundle: Path, scratch: Path) -> Artifact:
         max_length=manifest["max_length"],
         pad_id=manifest["pad_id"],
         source=manifest["source"]["checkpoint"],
+        generation=rules and rules | {"decoder": Path(rules["decoder"]).name},
     ).write()
 
 
 def _foreign(model: Path, scratch: Path, task: Task, max_length: int) -> Artifact:
     """A model file of another tool; labels and padding come from the config.json beside it."""
+    if task.writes:
+        raise InputError(f"{model}: of a model that writes, our own export or bundle is expected: two graphs and rules")
     folder = next((f for f in (model.parent, model.parent.parent) if (f / "tokenizer.json").is_file()), None)
     if folder is None or not (folder / "config.json").is_file():
         raise InputError(f"{model}: tokenizer.json and config.json are needed beside it")

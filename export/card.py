@@ -13,7 +13,7 @@ from ..compress.tasks import TASKS
 
 LIBRARY = {"onnxruntime": "onnx", "openvino": "openvino"}  # the Hub's names
 TEXT_TASKS = ("text-pair-classification", "multi-label-classification", "text-regression", "text-pair-regression")
-HUB_TASK = dict.fromkeys(TEXT_TASKS, "text-classification")
+HUB_TASK = dict.fromkeys(TEXT_TASKS, "text-classification") | {"text-to-text": "text2text-generation"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def model_card(manifest: dict, choice: dict, about: About, sizes: dict[str, int]
 
 # {manifest["name"]}
 
-{manifest["task"]}, labels: {", ".join(manifest["labels"])}. Made by paredown {manifest["tool"]["paredown"]} from a
+{manifest["task"]}{_labels(manifest)}. Made by paredown {manifest["tool"]["paredown"]} from a
 fine-tuned checkpoint as candidate `{chosen["name"]}` ({manifest["runtime"]}, {manifest["precision"]}).
 
 ## Metrics
@@ -101,7 +101,7 @@ Without paredown, in this directory:
     manifest = read_manifest(here)
     check_files(here, manifest)
     session, encoder = open_model(here, manifest)
-    logits = session(encoder.pad(encoder.ids([{_row(manifest)}])))["{manifest["outputs"][0]}"]
+    {_output(manifest)} = session(encoder.pad(encoder.ids([{_row(manifest)}])))["{manifest["outputs"][0]}"]
     print({_answer(manifest)})
 
 ## Size
@@ -142,8 +142,14 @@ def _data(about: About) -> str:
     return "\n".join(lines) if lines else "Not stated."
 
 
+def _labels(manifest: dict) -> str:
+    return f", labels: {', '.join(manifest['labels'])}" if manifest["labels"] else ""
+
+
 def _into(manifest: dict) -> str:
     task = TASKS[manifest["task"]]
+    if task.writes:
+        return f"answered with a text of {manifest['generation']['max_new_tokens']} tokens at most"
     if task.number or task.answer:
         return "into a number" if task.number else "for a part of the context"
     return f"into {len(manifest['labels'])} labels"
@@ -151,6 +157,8 @@ def _into(manifest: dict) -> str:
 
 def _limits(manifest: dict) -> str:
     task = TASKS[manifest["task"]]
+    if task.writes:
+        return "it writes the likeliest token each time, and may write what the text does not say."
     if task.answer:
         return f"an answer is {LONGEST} tokens long at most, and what is cut off of a long context is not looked at."
     if task.per_token:
@@ -162,9 +170,16 @@ def _limits(manifest: dict) -> str:
     return "it has no way to say that none of them fits."
 
 
+def _output(manifest: dict) -> str:
+    """What the first output is called there."""
+    return "sequences" if TASKS[manifest["task"]].writes else "logits"
+
+
 def _answer(manifest: dict) -> str:
     """Python that prints the answer of `logits`, in the bundle's directory."""
     task = TASKS[manifest["task"]]
+    if task.writes:
+        return "encoder.text(sequences[0])"
     if task.answer:
         return "logits[0].argmax(0).tolist()  # its first and its last token"
     if task.per_token:

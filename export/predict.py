@@ -47,7 +47,8 @@ class Predictor:
 
     def __call__(self, texts: Sequence[str], seconds: Sequence[str] = ()) -> list[dict]:
         """One answer per text: {label, score, scores}; {labels, scores} where a text may have several; {value} where
-        it has a number; {entities} for token-classification; {answer, start, end, score} for question-answering.
+        it has a number; {entities} for token-classification; {answer, start, end, score} for question-answering;
+        {text} that it wrote.
         `seconds`: the other text of each, for a task that reads two.
         """
         if not texts:

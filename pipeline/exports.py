@@ -16,7 +16,7 @@ from ..compress.checkpoint import Checkpoint, load, open_checkpoint
 from ..compress.encoder import collate, run_rows
 from ..compress.errors import InputError, nearest
 from ..compress.tasks import Task
-from ..export.artifact import PRECISIONS, Artifact
+from ..export.artifact import Artifact, precisions_of
 from ..export.engine import Engine, require
 from ..export.machine import cores
 from ..export.session import ENGINES, CannotRunHere
@@ -102,17 +102,21 @@ def _export_to(
     from ..export.shapes import shaped
     from ..export.to_onnx import plain_onnx
 
-    kind = task_named(task)
+    kind = task_named(task, writes=True)
     more: dict = {}
     if runtime in ENGINES:
         require(runtime)
         more["engine"] = checked(Engine, {"lengths": lengths or None})
         if batch_size:
             raise InputError("--batch-size: an engine takes any up to its largest; leave it out")
-    if (lengths or batch_size) and not kind.reads_text:
-        raise InputError(f"--lengths, --batch-size: for tasks that read text, not {kind.name}")
-    if precision not in PRECISIONS[runtime]:
-        raise InputError(f"--precision {precision}: {runtime} runs {', '.join(PRECISIONS[runtime])}")
+    if (lengths or batch_size) and (not kind.reads_text or kind.writes):
+        raise InputError(f"--lengths, --batch-size: for tasks that read text in one call, not {kind.name}")
+    if mobile and kind.writes:
+        raise InputError(f"--to ort: for models of one graph, not {kind.name}; give --to onnx")
+    allowed = precisions_of(kind.writes).get(runtime, ())
+    if precision not in allowed:
+        runs = f"runs {', '.join(allowed)}" if allowed else "does not run"
+        raise InputError(f"--precision {precision}: {runtime} {runs}{f' for {kind.name}' if kind.writes else ''}")
     source = open_checkpoint(checkpoint, kind)
     batches, judged = [], None
     if precision == "int8-static" and train is None:
@@ -152,7 +156,7 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
     Rounding turns near ties, of which random tokens have many: there, answers count for fp32 alone.
     """
     from ..compress.inference import forward
-    from ..export.parity import TOLERANCES, compare, departure, gate
+    from ..export.parity import compare, departure, gate, tolerance_of
 
     rows = judged or _random_rows(artifact)
     try:
@@ -162,11 +166,13 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
     theirs = run_rows(partial(forward, load(source, task)), rows, source.pad_id, task.output)
     ours = run_rows(session, rows, source.pad_id, task.output)
     parity = compare(ours, theirs, None, task, list(map(len, rows)))  # nobody knows what is right
-    limits = TOLERANCES[artifact.precision]
+    limits = tolerance_of(task, artifact.precision)
     if judged is None and artifact.precision != "fp32":
         limits = replace(limits, min_agreement=0.0)
     where = partial(departure, plain, artifact, artifact.encoder().pad(rows[:8]))
     gate(parity, limits, artifact.name, artifact.precision, where)
+    if task.writes:
+        return f"{parity.agreement:.1%} of the texts are the checkpoint's, of {len(rows)} rows"
     where_from = "random tokens" if judged is None else f"{len(rows)} rows, {parity.agreement:.1%} of the answers agree"
     return f"logits differ from the checkpoint's by {parity.max_difference:.2g} at most on {where_from}"
 

@@ -34,8 +34,9 @@ def measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str,
     return {
         "conditions": measured.conditions,
         "sweep": sweep(artifacts, rows, settings, seed=seed, progress=report),
-        "why_slower": _why_slower(candidates, artifacts, rows, timings, threads),
-        "profile": _profiles(candidates, artifacts, rows, timings, threads, report),
+        # of a model that writes, a profile of one call of one of its graphs would say little
+        "why_slower": {} if job.task.writes else _why_slower(candidates, artifacts, rows, timings, threads),
+        "profile": {} if job.task.writes else _profiles(candidates, artifacts, rows, timings, threads, report),
         "tokenizer_ms": latency.tokenizer_ms(encoder.ids, job.validation.texts),
         "tokens_median": float(np.median([len(row) for row in ids])),
     }

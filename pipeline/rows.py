@@ -142,6 +142,8 @@ def _quality(entry: dict, base: dict, measurements: dict) -> dict:
     figures: dict = {
         **_of_labels(entry, base, measurements),
         "negative_flip_share": flip_share(base_correct, correct),
+        "beside_validation": entry.get("beside_validation"),
+        "beside_test": entry.get("beside_test"),
         "calibration_error": entry["calibration_error"],
         "attribution_agreement": _mean_agreement(entry),
         "slices": {kind: by_key(base_correct, correct, keys) for kind, keys in measurements["keys"].items()},

@@ -154,6 +154,9 @@ def distill(
     layers: Annotated[
         str | None, typer.Option(help="a number of the teacher's layers, or a list such as 0,2,5")
     ] = None,
+    decoder_layers: Annotated[
+        str | None, typer.Option(help="text-to-text: layers of the half that writes (default: as --layers)")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="hidden size of the student")] = None,
     teacher: Annotated[list[str] | None, typer.Option(help="a further teacher; may be given several times")] = None,
     epochs: Annotated[float | None, typer.Option(help="passes over the rows (default: 3, static: 6)")] = None,
@@ -175,7 +178,7 @@ def distill(
     from ..compress.distill import heal, mean_scores, student_of
     from ..compress.static import untaught
 
-    kind = task_named(task)
+    kind = task_named(task, writes=True)
     source = open_checkpoint(checkpoint, kind)
     others = [open_checkpoint(path, kind) for path in teacher or []]
     elsewhere = open_checkpoint(student, kind) if student else None
@@ -185,12 +188,12 @@ def distill(
     if elsewhere and not kind.number and elsewhere.labels != source.labels:
         raise InputError(f"{elsewhere.path}: its labels are not those of {source.path}, in the same order")
     for other in (*others, *([elsewhere] if elsewhere else [])):
-        if kind.per_token and not _same_tokens(source, other):
+        if kind.token_by_token and not _same_tokens(source, other):
             raise InputError(
                 f"{other.path}: it cuts text into other tokens than {source.path}, and {kind.name} "
                 "compares answers token by token"
             )
-    if static and kind.per_token:
+    if static and kind.token_by_token:
         raise InputError(f"--static: its students answer for a whole text, and {kind.name} for every word")
     data = kind.read(train, labelled=False)
     more = data_module.read_unlabeled(unlabeled, columns=kind.columns).texts if unlabeled else ()
@@ -210,7 +213,8 @@ def distill(
             Distill,
             {
                 "epochs": 3.0, **{key: value for key, value in given.items() if value is not None}, "student": student,
-                "layers": _layers(layers), "width": width, "hidden_weight": hidden_weight,
+                "layers": _layers(layers), "decoder_layers": _layers(decoder_layers), "width": width,
+                "hidden_weight": hidden_weight,
                 "relation_weight": relation_weight, "quantize_aware": quantize_aware,
             },
         )  # fmt: skip
@@ -251,10 +255,16 @@ def pushes(kind: str | None) -> dict | None:
     return None if kind is None else {"kind": kind}
 
 
-def task_named(name: str) -> Task:
+def task_named(name: str, *, writes: bool = False) -> Task:
+    """The task that reads text of this name; `writes`: it may be one whose answer is a text of the model's own."""
     known = [task.name for task in TASKS.values() if task.reads_text]
     if name not in known:
         raise InputError(f"--task {name}: {nearest(name, known)}")
+    if TASKS[name].writes and not writes:
+        raise InputError(
+            f"--task {name}: not for this verb; init, run, finetune, distill, quantize, export, bench and robustness "
+            "know models that write"
+        )
     return TASKS[name]
 
 

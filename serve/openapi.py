@@ -43,9 +43,10 @@ def document() -> dict[str, Any]:
     several = _object(labels=_list(STRING), scores=CLASSIFIED["properties"]["scores"])
     number, tagged = _object(value={"type": "number"}), _object(entities=_list(entity))
     answered = _object(answer=STRING, start=INTEGER, end=INTEGER, score={"type": "number"})
-    for kind in (several, number, tagged, answered):
+    written = _object(text=STRING)
+    for kind in (several, number, tagged, answered, written):
         kind["properties"] |= {"model": STRING, "version": STRING}
-    prediction = {"anyOf": [CLASSIFIED, several, number, tagged, answered]}
+    prediction = {"anyOf": [CLASSIFIED, several, number, tagged, answered, written]}
     schemas: dict[str, Any] = {"Error": _object(error=STRING), "Prediction": prediction}
     for kind in (InferRequest, Predict, Switch):
         schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -73,7 +74,7 @@ def document() -> dict[str, Any]:
         "/v2/health/ready": _get("May requests be sent?", _object(ready={"type": "boolean"}), 503),
         "/metrics": {"get": {"summary": "Prometheus metrics", "responses": text | _errors(401, 403, 429, 503)}},
         "/v2/repository/index": _post("Models and their state", _list(row), wanted),
-        "/predict": _post("A text, or several: labels, a number, entities or an answer", predicted, _ref("Predict")),
+        "/predict": _post("A text, or several: labels, a number, entities or a text", predicted, _ref("Predict")),
     }
     for action in ("load", "unload"):
         path = f"/v2/repository/models/{{model}}/{action}"
