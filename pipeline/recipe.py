@@ -194,7 +194,7 @@ class Recipe(Settings):
     )
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         default=None,
-        description="text-to-text: longest answer, tokens (default: the checkpoint's, in generation_config.json, or 64)",
+        description="text-to-text: longest answer, tokens (default: as generation_config.json says, or 64)",
     )
     seed: int = Field(default=13, ge=0, lt=2**32, description="of every random choice")
     calibration_rows: Annotated[int, Field(ge=1)] = Field(
