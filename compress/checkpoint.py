@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from .encoder import Encoder
 from .errors import InputError, missing_extra
 from .families import FAMILIES, HALVES, STATIC
+from .generation import GENERATION, needs_end, rules, tell_rules, without_tokenizer
 from .origin import inherit
 from .questions import ENDS
 from .tasks import SEVERAL, TASKS, Task
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STRUCTURE = "structure.json"
-GENERATION = "generation_config.json"  # of models that write, as transformers has it
-MAX_NEW_TOKENS = 64  # of an answer, where nothing else is said
-LONGEST_ANSWER = 4096
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "preprocessor_config.json",
 )  # fmt: skip
@@ -77,27 +75,7 @@ class Checkpoint:
     @cached_property
     def generation(self) -> dict[str, int]:
         """How a model that writes does it: `start_id`, `eos_id`, `pad_id` and `max_new_tokens`. Raises InputError."""
-        own = read_json(self.path / GENERATION) if (self.path / GENERATION).is_file() else {}
-        size = int(self.config.get("vocab_size") or 0)
-        found = {}
-        for name, key in (
-            ("start_id", "decoder_start_token_id"),
-            ("eos_id", "eos_token_id"),
-            ("pad_id", "pad_token_id"),
-        ):
-            value = own.get(key, self.config.get(key))
-            if type(value) is not int or not 0 <= value < size:
-                raise InputError(
-                    f"{self.path / 'config.json'}: '{key}' is {value!r}; a model that writes needs a token number "
-                    f"below vocab_size ({size})"
-                )
-            found[name] = value
-        longest = self.max_new_tokens or own.get("max_new_tokens") or MAX_NEW_TOKENS
-        if type(longest) is not int or not 1 <= longest <= LONGEST_ANSWER:
-            raise InputError(
-                f"{self.path / GENERATION}: 'max_new_tokens' is {longest!r}; 1 to {LONGEST_ANSWER} are expected"
-            )
-        return {**found, "max_new_tokens": min(longest, int(self.config.get("max_position_embeddings") or longest))}
+        return rules(self.path, self.config, self.max_new_tokens)
 
     @property
     def files(self) -> list[Path]:
@@ -165,16 +143,11 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
         )
     if task is not None and not task.reads_text:
         return checkpoint
-    kind = config.get("model_type")
+    kind = config.get("model_type", "")
     if task is not None and task.writes and kind not in HALVES:
         raise InputError(f"{path}: a '{kind}' model cannot be made to write here; supported: {', '.join(HALVES)}")
     if not (path / "tokenizer.json").is_file():
-        if kind == "marian":
-            raise InputError(
-                f"{path}: no tokenizer.json, and transformers cannot make one of Marian's two SentencePiece models; "
-                "give one file of the `tokenizers` library that cuts both languages into the vocabulary of vocab.json "
-                "and puts the end token behind each text"
-            )
+        without_tokenizer(path, kind)
         raise InputError(
             f'{path}: no tokenizer.json; write it with: python -c "from transformers import AutoTokenizer as A; '
             f"A.from_pretrained('{path}').save_pretrained('{path}')\""
@@ -183,11 +156,8 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
         encoder = checkpoint.encoder()
     except Exception as error:  # tokenizers raises the bare class
         raise InputError(f"{path / 'tokenizer.json'}: not a tokenizer ({error}); is the download whole?") from None
-    if task is not None and task.writes and encoder.ids(["a"])[0][-1:] != [checkpoint.generation["eos_id"]]:
-        raise InputError(
-            f"{path / 'tokenizer.json'}: a text does not end with the token {checkpoint.generation['eos_id']} "
-            "(eos_token_id), so a model would never learn where to stop; add it with a post-processor of `tokenizers`"
-        )
+    if task is not None and task.writes:
+        needs_end(path, encoder, checkpoint.generation)
     return checkpoint
 
 
@@ -311,9 +281,7 @@ def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrai
     """The model; of a task that reads two texts, one that tells them apart; of one that looks for answers, with one
     output; of one that writes, one that knows how long."""
     if task.writes:
-        rules, own = checkpoint.generation, model.generation_config
-        own.decoder_start_token_id, own.eos_token_id = rules["start_id"], rules["eos_id"]
-        own.pad_token_id, own.max_new_tokens = rules["pad_id"], rules["max_new_tokens"]
+        tell_rules(model, checkpoint.generation)
     if task.answer:
         from .inference import join_ends
 

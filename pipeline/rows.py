@@ -54,9 +54,10 @@ def why_worse(entry: dict) -> str | None:
     parity = entry.get("parity")
     if not entry["precision"].startswith("int8") or not parity or parity["metric_drop"] <= 0:
         return None
+    moved = parity["mean_difference"]  # none of texts
     return (
         f"INT8 alone loses {parity['metric_drop']:.1f} of these points: it changes {1 - parity['agreement']:.1%} of "
-        f"the answers and moves a logit by {parity['mean_difference']:.2f} in the mean"
+        f"the answers{f' and moves a logit by {moved:.2f} in the mean' if moved else ''}"
     )
 
 

@@ -14,10 +14,11 @@ import json
 import random
 from pathlib import Path
 
-ROWS = {"test": 600, "validation": 600, "unlabeled": 1000, "train": 6000}
+ROWS = {"test": 400, "validation": 400, "unlabeled": 1000, "train": 4000}
 FORMS = (
-    "{day} {month} {year}", "{month} {day}, {year}", "the {day}{th} of {month} {year}", "{weekday}, {day} {short} {year}",
-    "{day:02}.{number:02}.{year}", "{short} {day}{th} {year}", "{day}-{short}-{year}", "{weekday} {month} {day} {year}",
+    "{day} {month} {year}", "{month} {day}, {year}", "the {day}{th} of {month} {year}",
+    "{weekday}, {day} {short} {year}", "{day:02}.{number:02}.{year}", "{short} {day}{th} {year}",
+    "{day}-{short}-{year}", "{weekday} {month} {day} {year}",
 )  # fmt: skip
 WORDS = ("due {}", "on {}", "as of {}", "{}, at noon", "by {} at the latest", "{}")
 
@@ -26,7 +27,8 @@ def spelt(date: datetime.date, rng: random.Random) -> str:
     """A date in words, in one of many forms."""
     th = "th" if date.day in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(date.day % 10, "th")
     text = rng.choice(FORMS).format(
-        day=date.day, month=f"{date:%B}", short=f"{date:%b}", number=date.month, year=date.year, weekday=f"{date:%A}", th=th
+        day=date.day, month=f"{date:%B}", short=f"{date:%b}", number=date.month, year=date.year,
+        weekday=f"{date:%A}", th=th,
     )  # fmt: skip
     text = rng.choice(WORDS).format(text)
     return text.lower() if rng.random() < 0.3 else text
@@ -43,8 +45,12 @@ def write_model(path: Path, texts: list[str]) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)  # type: ignore[assignment]
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     special = ["<pad>", "</s>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=384, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
         single="$A </s>", special_tokens=[("</s>", 1)]
