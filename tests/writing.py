@@ -38,11 +38,11 @@ def make_writer(path: Path, kind: str = "t5", spread: float | None = None) -> Ch
         "decoder_start_token_id": 0,
     }  # fmt: skip
     if kind == "marian":
-        sizes = {"encoder_layers": 3, "decoder_layers": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+        sizes = {"encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
         sizes |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 64}
         sizes |= {"forced_eos_token_id": None}
     else:
-        sizes = {"d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4, "dropout_rate": 0.0}
+        sizes = {"d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
     torch.manual_seed(0)
     model = transformers.AutoModelForSeq2SeqLM.from_config(transformers.AutoConfig.for_model(kind, **common, **sizes))
     if spread is not None:

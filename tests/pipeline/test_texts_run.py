@@ -23,8 +23,8 @@ checkpoint: ./teacher
 data: {train: ./train.jsonl, validation: ./validation.jsonl, test: ./test.jsonl, unlabeled: ./more.jsonl}
 max_length: 16
 max_new_tokens: 6
-calibration_rows: 12
-robustness_rows: 20
+calibration_rows: 4
+robustness_rows: 8
 models:
   - name: shallow
     steps:
@@ -43,7 +43,7 @@ choose: {max_drop: 90}
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, a teacher that has learned a little, the recipe, and its run in `run`."""
     path = tmp_path_factory.mktemp("home")
-    for seed, (name, count) in enumerate({"train": 320, "validation": 40, "test": 40, "more": 16}.items()):
+    for seed, (name, count) in enumerate({"train": 240, "validation": 24, "test": 24, "more": 16}.items()):
         write_rows(path / f"{name}.jsonl", count, seed, labelled=name != "more")
     source = make_writer(path / "untrained")
     train, encoder = TASK.read(str(path / "train.jsonl")), source.encoder(16)
@@ -59,7 +59,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_run_chooses_and_reports_bleu_beside_the_metric(home: Path) -> None:
     choice = json.loads((home / "run" / "choice.json").read_text())
     assert choice["baseline"]["metric"] == "ROUGE-L"
-    assert choice["baseline"]["metric_validation"] > 30
+    assert choice["baseline"]["metric_validation"] > 20
     assert set(choice["chosen"]["beside_test"]) == {"BLEU", "exact"}
     assert len([c for c in choice["candidates"] if c.get("metric_test") is not None]) == 7
     assert choice["chosen"]["typos_metric"] is not None
@@ -86,7 +86,7 @@ def test_the_bundle_proves_itself_without_us_and_answers(home: Path, tmp_path: P
     assert isinstance(json.loads(done.stdout)["text"], str)
     done = paredown("verify", bundle, "--data", home / "test.jsonl")
     assert done.returncode == 0, done.stderr
-    assert "40 rows" in done.stdout
+    assert "24 rows" in done.stdout
     refused(paredown("pack", bundle, "--layout", "triton", "--output-dir", tmp_path / "x"), "token by token")
 
 
@@ -132,6 +132,7 @@ def test_it_is_served(home: Path) -> None:
         assert {tensor["name"] for tensor in about["outputs"]} == {"text", "sequences"}
 
 
+@pytest.mark.slow
 def test_stages_alone(home: Path, tmp_path: Path) -> None:
     data = ["--task", TASK.name, "--train", home / "test.jsonl"]
     more = ["--validation", home / "validation.jsonl", "--max-length", 16, "--epochs", 0.5]
