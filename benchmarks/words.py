@@ -188,6 +188,8 @@ def engines(measurements: dict) -> list[dict]:
 def quality_table(choice: dict) -> dict:
     """Figures of quality beside the metric: titles, and (candidate, cells); without what the chosen one has none of."""
     columns = {title: cell for title, (key, cell) in QUALITY.items() if choice["chosen"].get(key) is not None}
+    further = {name: f"{{beside_validation[{name}]:.1f}}" for name in choice["chosen"].get("beside_validation") or ()}
+    columns = further | columns
     entries = [entry for entry in choice["candidates"] if entry["metric_validation"] is not None]
     return {
         "titles": list(columns),

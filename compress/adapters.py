@@ -50,8 +50,13 @@ def adapted(model: PreTrainedModel, settings: Adapter, steps: int) -> Iterator[B
         import peft
     except ImportError as error:
         raise missing_extra(error.name or "peft", "compress") from None
-    base = "" if model.base_model is model else f"{model.base_model_prefix}."  # an encoder has no head
-    inside = [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and name.startswith(base)]
+    own = model.base_model is not model and hasattr(model, model.base_model_prefix)
+    base = f"{model.base_model_prefix}." if own else ""  # "": an encoder has no head, a model that writes one
+    inside = [
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, nn.Linear) and name.startswith(base) and part is not model.get_output_embeddings()
+    ]
     if not inside:
         raise InputError("peft: this model has no linear layers below its head; fine-tune it in full")
     wrapped = cast(Any, peft.get_peft_model(model, _config(peft, settings, inside, steps)))  # type: ignore[arg-type]

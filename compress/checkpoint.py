@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from .encoder import INPUTS, PIXELS, Encoder, reader_file
 from .errors import InputError, missing_extra
-from .families import FAMILIES, STATIC, WHOLE
+from .families import FAMILIES, HALVES, STATIC, WHOLE
+from .generation import GENERATION, needs_end, rules, tell_rules, without_tokenizer
 from .origin import inherit
 from .questions import ENDS
 from .sentence_layout import FILES as SENTENCE_FILES
@@ -41,12 +42,15 @@ class Checkpoint:
     path: Path
     config: dict
     weights: tuple[Path, ...]
+    max_new_tokens: int | None = None  # of an answer, where a recipe says so
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names by index; transformers leaves the default names out of config.json."""
         if self.architecture.endswith(TASKS["question-answering"].head):
             return ENDS
+        if self.architecture.endswith(TASKS["text-to-text"].head):
+            return ()
         if self.is_encoder:
             return tuple(map(str, range(self.width)))
         named = self.config.get("id2label") or {}
@@ -65,8 +69,17 @@ class Checkpoint:
 
     @property
     def depth(self) -> int:
-        """Number of encoder layers; DistilBERT has a name of its own for it."""
+        """Number of encoder layers; DistilBERT has a name of its own for it. Of two halves, the larger number."""
+        if self.config.get("model_type") in HALVES:
+            encoder, decoder = HALVES[self.config["model_type"]].depths
+            layers = int(self.config.get(encoder) or 0)
+            return max(layers, int(self.config.get(decoder) or layers))
         return int(self.config.get("num_hidden_layers") or self.config.get("n_layers") or 0)
+
+    @cached_property
+    def generation(self) -> dict[str, int]:
+        """How a model that writes does it: `start_id`, `eos_id`, `pad_id` and `max_new_tokens`. Raises InputError."""
+        return rules(self.path, self.config, self.max_new_tokens)
 
     @property
     def width(self) -> int:
@@ -76,14 +89,14 @@ class Checkpoint:
     @property
     def files(self) -> list[Path]:
         """Every file the checkpoint is made of, in a fixed order."""
-        others = [self.path / name for name in ("config.json", STRUCTURE, *TOKENIZER_FILES)]
+        others = [self.path / name for name in ("config.json", STRUCTURE, GENERATION, *TOKENIZER_FILES)]
         others += [self.path / name for name in SENTENCE_FILES if self.is_encoder]
         return [*(p for p in others if p.is_file()), *self.weights]
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the names and bytes of all files."""
-        total = hashlib.sha256()
+        """sha256 over the names and bytes of all files, and what a recipe says of its answers."""
+        total = hashlib.sha256(b"" if self.max_new_tokens is None else f"{self.max_new_tokens}\n".encode())
         for path in self.files:
             with path.open("rb") as file:
                 total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
@@ -97,10 +110,13 @@ class Checkpoint:
     @property
     def is_encoder(self) -> bool:
         """It has no head: what it answers with is a vector."""
-        return self.architecture.endswith(TASKS["sentence-embedding"].head)
+        written = self.architecture.endswith(TASKS["text-to-text"].head)  # MarianMTModel
+        return self.architecture.endswith(TASKS["sentence-embedding"].head) and not written
 
     def has_head(self, task: Task) -> bool:
         """True when it was fine-tuned for the task."""
+        if task.vector:
+            return self.is_encoder
         several = self.config.get("problem_type") == SEVERAL
         number = len(self.labels) == 1 and not several
         return self.architecture.endswith(task.head) and (several, number) == (task.several, task.number)
@@ -173,25 +189,35 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
             )
         raise InputError(
             f"{path / 'config.json'}: architectures is '{checkpoint.architecture}', but {task.name} needs a head that "
-            f"ends in '{task.head}'; fine-tune it first: paredown finetune {path} --task {task.name} --train F "
+            f"ends in {_either(task.head)}; fine-tune it first: paredown finetune {path} --task {task.name} --train F "
             "--validation F"
         )
     images = not task.reads_text if task is not None else PIXELS in checkpoint.inputs
     file = path / reader_file([PIXELS] if images else INPUTS[:2])
+    family = config.get("model_type", "")
+    if task is not None and task.writes and family not in HALVES:
+        raise InputError(f"{path}: a '{family}' model cannot be made to write here; supported: {', '.join(HALVES)}")
     if not file.is_file():
+        without_tokenizer(path, family)
         auto = "AutoImageProcessor" if images else "AutoTokenizer"
         raise InputError(
             f'{path}: no {file.name}; write it with: python -c "from transformers import {auto} as A; '
             f"A.from_pretrained('{path}').save_pretrained('{path}')\""
         )
     try:
-        checkpoint.encoder()
+        encoder = checkpoint.encoder()
     except InputError:
         raise
     except Exception as error:  # tokenizers raises the bare class; a preprocessor may hold anything
         kind = "preprocessor that is known here" if images else "tokenizer"
         raise InputError(f"{file}: not a {kind} ({error}); is the download whole?") from None
+    if task is not None and task.writes:
+        needs_end(path, encoder, checkpoint.generation)
     return checkpoint
+
+
+def _either(head: str | tuple[str, ...]) -> str:
+    return " or ".join(f"'{name}'" for name in ([head] if isinstance(head, str) else head))
 
 
 def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
@@ -287,6 +313,11 @@ def _write_tokenizer(out: Path, tokenizer_json: str) -> None:
 def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], seed: int) -> PreTrainedModel:
     """The checkpoint's encoder under a fresh head for `labels`: what fine-tuning a base model starts from. Vectors need
     no head."""
+    if task.writes:
+        raise InputError(
+            f"{checkpoint.path}: '{checkpoint.architecture}' has no decoder that writes, and a new one would have to "
+            "learn the language first; give a T5 or Marian checkpoint"
+        )
     torch, transformers = _libraries()
     torch.manual_seed(seed)
     quiet = transformers.utils.logging
@@ -315,11 +346,13 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
 
 def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
     """The model; of a task that reads two texts, one that tells them apart; of one that looks for answers, with one
-    output; of one that asks for vectors, with that of a whole text."""
+    output; of one that asks for vectors, with that of a whole text; of one that writes, one that knows how long."""
     if task.vector:
         from .pooling import embed
 
         embed(model, pooling_of(checkpoint.path))
+    if task.writes:
+        tell_rules(model, checkpoint.generation)
     if task.answer:
         from .inference import join_ends
 

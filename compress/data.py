@@ -19,6 +19,8 @@ from .files import open_table
 
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "utterance")
 LABEL_COLUMNS = ("label", "labels", "category", "class", "intent", "sentiment")
+SOURCE_COLUMNS = ("text", "source", "input", "article", "document", "dialogue", "sentence")
+TARGET_COLUMNS = ("target", "summary", "highlights", "translation", "output", "label")
 NUMBER_COLUMNS = ("score", "rating", "stars", "value", "similarity", "similarity_score", "label")
 
 
@@ -35,6 +37,12 @@ class Columns:
     answers: bool = False  # parts of the second text, which answer the first
     images: bool = False  # instead of a text
     partner: tuple[str, ...] = ()  # of a text that belongs to it: the two are read each by itself
+    written: bool = False  # a text of its own instead of a label
+
+    @property
+    def named(self) -> bool:
+        """Labels are names, of which there are so many."""
+        return not (self.number or self.answers or self.written)
 
 
 TEXT = Columns()
@@ -57,13 +65,14 @@ ALIKE = Columns(
         "text2",
     ),
 )  # fmt: skip
+TEXTS = Columns(SOURCE_COLUMNS, TARGET_COLUMNS, written=True)
 WORDS = Columns(("tokens", "words", *TEXT_COLUMNS), ("tags", "ner_tags", "labels"), of_words=True)
 
 
 @dataclass(frozen=True)
 class Rows:
     """Texts with their labels (None when unlabelled): indices into `names`, one a text, or an array of one a word;
-    where a text may have several, 1 and 0 for each of `names`; or numbers, which `names` has one name for.
+    where a text may have several, 1 and 0 for each of `names`; or numbers, which `names` has one name for; or texts.
 
     The words of a text are what blanks part. Two texts that make a row have PAIR between them. Two that are read each
     by itself are two rows: the first is labelled with how alike they are (inf: they belong together), the next one,
@@ -72,7 +81,8 @@ class Rows:
 
     source: str
     texts: tuple[str, ...]
-    # (rows,) int64 or float64, (rows, names) int64; of words: (rows,) of arrays (words,); of questions: of tuples
+    # (rows,) int64 or float64, (rows, names) int64; of words: (rows,) of arrays (words,); of questions: of
+    # tuples; of texts: of strings
     labels: np.ndarray | None
     names: tuple[str, ...] = ()
     groups: tuple[str, ...] | None = None  # the value of the column that was asked for as `group`
@@ -117,7 +127,7 @@ class Rows:
     def renamed(self, names: Sequence[str]) -> Rows:
         """The same rows, their labels counted as in `names`; one that is not there comes behind them all."""
         every = (*names, *(name for name in self.names if name not in names))
-        if every == self.names or isinstance(self.gold[0], tuple):  # answers are of no label
+        if every == self.names or isinstance(self.gold[0], tuple | str):  # answers and texts are of no label
             return replace(self, names=every)
         number = np.array([every.index(name) for name in self.names], dtype=np.int64)
         labels = self.gold
@@ -195,6 +205,9 @@ def read(
         if label_column is not None:
             found = tags if columns.of_words else several_labels if columns.several else one_label
             found = number if columns.number else found
+            if columns.written:
+                labels.append(text_of(record, label_column, False, where))
+                continue
             if columns.answers:
                 labels.append(answers_of(record.get(label_column), value.partition(PAIR)[2], where, label_column))
                 continue
@@ -202,7 +215,7 @@ def read(
     if not texts:
         raise InputError(f"{source}: no rows; a header line and at least one row are expected")
     gold = None
-    if label_column is not None and (columns.of_words or columns.answers):
+    if label_column is not None and (columns.of_words or columns.answers or columns.written):
         gold = np.empty(len(labels), dtype=object)
         gold[:] = labels
     elif label_column is not None or (columns.partner and labelled):
@@ -240,13 +253,15 @@ def read_unlabeled(source: str, *, columns: Columns = TEXT, text: str | None = N
 
 def label_names(source: str, label: str | None = None, columns: Columns = TEXT) -> tuple[str, ...]:
     """The distinct labels of the data, sorted (as numbers when all are): for a checkpoint that has no head yet. Of
-    numbers, the name of their column; of answers, the names of their ends."""
+    numbers, the name of their column; of answers, the names of their ends; of texts, none."""
     there, records = open_table(source)
     if columns.partner:
         return ()  # the components of a vector, which the checkpoint knows
     column = _find(source, there, label, columns.label, "label")
     if columns.answers:
         return ("start", "end")  # questions.ENDS
+    if columns.written:
+        return ()
     if columns.number:
         return (column,)
     found: set[str] = set()
@@ -274,7 +289,7 @@ def require_two_classes(rows: Rows, names: Sequence[str]) -> None:
         if np.isinf(rows.gold).any() and len({rows.texts[i + 1] for i in rows.begins.tolist()}) < 2:
             raise InputError(f"{rows.source}: every row has the same second text; rows that differ are needed")
         return
-    if isinstance(rows.gold[0], tuple):
+    if isinstance(rows.gold[0], tuple | str):
         if len(set(rows.gold)) < 2:
             raise InputError(f"{rows.source}: every row has the same answer; rows that differ are needed")
         return

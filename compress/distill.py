@@ -49,6 +49,10 @@ def student_of(teacher: PreTrainedModel, settings: Distill, ids: Sequence[Sequen
 
     `ids`: rows that the width is chosen on, when `width` is given.
     """
+    if kind_of(teacher) is Kind.TEXT:
+        from .seq2seq import fewer_layers
+
+        return fewer_layers(teacher, settings)
     depth, layers = len(blocks(teacher)), settings.layers
     if isinstance(layers, int):
         if not 1 <= layers <= depth:
@@ -80,7 +84,7 @@ def heal(
     `ids`: rows of the student's tokens. `labels`: NO_LABEL (-100; a number: NaN) where a row, or a token, has none;
     used when `label_weight` is above 0. `scores`: the logits to learn, as `run_rows` gives them, where they were made
     before (several students, several teachers). `validation`: token ids and the teacher's logits on them; `patience`
-    stops on these.
+    stops on these. Of models that write, scores are what the teacher wrote, and rows learn along their own texts.
     loss = T^2 KL(teacher / T || student / T) + hidden_weight * MSE of matched hidden states
     + relation_weight * KL of the last layers' token relations + label_weight * CE. Numbers: half the squared
     difference, in standard units, stands for KL and CE. Vectors: 1 less the cosine stands for KL.
@@ -93,6 +97,8 @@ def heal(
     teacher = teacher.eval()
     if scores is None:
         scores = teacher_scores(teacher, ids)
+    if kind_of(student) is Kind.TEXT:
+        return _heal_writer(student, teacher, ids, scores, labels, settings, validation, seed, progress)
     with standard_units(student, ids, scores) as unit:
         judge = None if validation is None else Judge(validation[0], unit(validation[1]))
         given = _no_labels(student, len(ids)) if labels is None else unit(labels)
@@ -154,6 +160,45 @@ def _heal(
         return fit(student, rows, loss, settings, judge=judge, seed=seed, progress=progress)
 
 
+def _heal_writer(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    ids: Sequence[Sequence[int]],
+    said: np.ndarray,
+    labels: Labels | None,
+    settings: Heal,
+    validation: tuple[Sequence[Sequence[int]], Labels] | None,
+    seed: int,
+    progress: Progress | None,
+) -> PreTrainedModel:
+    """`heal` of models that write: the teacher is asked in every step, along the texts of `seq2seq.along`."""
+    from .seq2seq import along, depths, same_vocabulary
+
+    same_vocabulary(student, teacher)
+    pairs = [_matched_layers(*both) for both in zip(depths(student), depths(teacher), strict=True)]
+
+    def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        inputs = inputs_of(batch) | {"output_hidden_states": settings.hidden_weight > 0}
+        out, there = net(**inputs), batch["targets"] != NO_LABEL
+        with torch.no_grad():
+            wanted = cast(nn.Module, teacher).to(there.device)(**inputs)
+        total = divergence(out.logits[there].float(), wanted.logits[there].float(), settings.temperature)
+        if settings.hidden_weight:
+            for half, mask, matched in zip(
+                ("encoder", "decoder"), (batch["attention_mask"], there), pairs, strict=True
+            ):
+                ours, theirs = out[f"{half}_hidden_states"], wanted[f"{half}_hidden_states"]
+                total = total + settings.hidden_weight / 2 * _hidden_loss(ours, theirs, matched, mask)
+        if settings.label_weight:
+            total = total + settings.label_weight * supervised(out.logits, batch, Kind.TEXT)
+        return total
+
+    judge = None if validation is None else Judge(*validation)
+    with _without_dropout(student):
+        rows = along(student, ids, labels, said)
+        return fit(student, rows, loss, settings, judge=judge, seed=seed, progress=progress)
+
+
 @contextmanager
 def _without_dropout(model: nn.Module) -> Iterator[None]:
     """Noise that the teacher does not have: with it, a cut model that was near its teacher moves away."""
@@ -168,8 +213,10 @@ def _without_dropout(model: nn.Module) -> Iterator[None]:
 
 
 def teacher_scores(teacher: PreTrainedModel, ids: Sequence[Sequence[int]]) -> np.ndarray:
-    """The teacher's logits for every row, as `run_rows` gives them: the dearest part of a short distillation."""
-    return run_rows(partial(forward, teacher), ids, pad_id(teacher), "logits")
+    """The teacher's logits for every row, as `run_rows` gives them, or what it writes: the dearest part of a short
+    distillation."""
+    output = "sequences" if kind_of(teacher) is Kind.TEXT else "logits"
+    return run_rows(partial(forward, teacher), ids, pad_id(teacher), output)
 
 
 def mean_scores(teachers: Sequence[tuple[PreTrainedModel, Sequence[Sequence[int]]]]) -> np.ndarray:
@@ -178,6 +225,8 @@ def mean_scores(teachers: Sequence[tuple[PreTrainedModel, Sequence[Sequence[int]
 
     Labels count as the first teacher has them; the others may have the same ones in another order.
     """
+    if kind_of(teachers[0][0]) is Kind.TEXT and len(teachers) > 1:
+        raise InputError("teachers: what several models write has no mean; give one")
     if len(teachers) == 1:
         return teacher_scores(*teachers[0])
     wanted, scores = label_names(teachers[0][0]), []
@@ -191,6 +240,8 @@ def mean_scores(teachers: Sequence[tuple[PreTrainedModel, Sequence[Sequence[int]
 def _check_fits(student: PreTrainedModel, teacher: PreTrainedModel, settings: Heal) -> None:
     """Losses inside the models compare token by token, and hidden states number by number."""
     ours, theirs = student.config, teacher.config
+    if kind_of(student) is Kind.TEXT and (settings.relation_weight or settings.quantize_aware):
+        raise InputError("relation_weight, quantize_aware: not for models that write; leave them out")
     inside = settings.hidden_weight or settings.relation_weight
     if inside and {ours.model_type, theirs.model_type} & {*WHOLE}:
         raise InputError(

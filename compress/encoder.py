@@ -48,6 +48,10 @@ class Encoder:
         """
         return [encoding.ids for encoding in self.tokenizer.encode_batch([parts_of(text) for text in texts])]
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
     def words(self, texts: Sequence[str], around: str = "") -> list[Words]:
         """Which token each word of each text begins with: what word-aligned labels are read from and written to.
 
@@ -158,7 +162,7 @@ def run_rows(
     output: str,
     batch_size: int = 16,
 ) -> np.ndarray:
-    """One model output for every row, in the rows' order: (rows, labels) float32.
+    """One model output for every row, in the rows' order: (rows, labels) float32; token ids stay int64.
 
     A model that answers for every token gives (tokens of all rows, labels), none of the padding; `per_row` parts them
     again. Always the same batches for the same rows: a dynamically quantised model answers a little
@@ -166,7 +170,8 @@ def run_rows(
     """
     found: list[np.ndarray] = [np.empty(0)] * len(rows)
     for batch in by_length(rows, batch_size):
-        part = np.asarray(session(collate([rows[i] for i in batch], pad_id))[output], dtype=np.float32)
+        part = np.asarray(session(collate([rows[i] for i in batch], pad_id))[output])
+        part = part if part.dtype.kind == "i" else part.astype(np.float32)
         for i, answer in zip(batch, part, strict=True):
             found[i] = answer[: len(rows[i])] if answer.ndim > 1 else answer[None]
     if not found:

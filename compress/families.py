@@ -1,4 +1,4 @@
-"""The architectures that can be cut and exported: one record each, in FAMILIES. Without torch."""
+"""The architectures that can be cut and exported: a record each, in FAMILIES; those that write in HALVES. No torch."""
 
 from __future__ import annotations
 
@@ -101,5 +101,43 @@ FAMILIES = {
         pre_norm=True,
         head_size_key="head_dim",
         fuses=False,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Where an encoder-decoder keeps its parts: paths from the model to the blocks of both halves, and from a block of
+    the decoder to what it looks at the encoder with."""
+
+    encoder: str
+    decoder: str
+    key: str
+    value: str
+    depths: tuple[str, str]  # the config's names for the number of blocks
+    heads: str  # and for the decoder's number of heads
+    first_stays: bool = False  # the first block of each half is built differently
+
+
+_T5 = Halves(
+    encoder="encoder.block",
+    decoder="decoder.block",
+    key="layer.1.EncDecAttention.k",
+    value="layer.1.EncDecAttention.v",
+    depths=("num_layers", "num_decoder_layers"),
+    heads="num_heads",
+    first_stays=True,  # it holds the relative positions of all of them
+)
+
+HALVES = {
+    "t5": _T5,
+    "mt5": _T5,
+    "marian": Halves(
+        encoder="model.encoder.layers",
+        decoder="model.decoder.layers",
+        key="encoder_attn.k_proj",
+        value="encoder_attn.v_proj",
+        depths=("encoder_layers", "decoder_layers"),
+        heads="decoder_attention_heads",
     ),
 }

@@ -22,11 +22,6 @@ def tensors(batch: Batch) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
-def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What of a batch goes into the model."""
-    return {name: batch[name] for name in INPUTS if name in batch}
-
-
 def pad_id(model: PreTrainedModel) -> int:
     """The token that fills short rows; 0 where there is none, as in a model that sees images."""
     return int(getattr(model.config, "pad_token_id", None) or 0)
@@ -40,12 +35,23 @@ class Kind(Enum):
     NUMBER = "nothing: they are a number"
     ENDS = "two tokens of the row, where an answer begins and ends"
     VECTOR = "nothing: they are a vector of length 1"
+    TEXT = "the next token of a text that the model writes"
+
+
+def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """What of a batch to train on a model is called with."""
+    given: dict[str, Any] = {name: batch[name] for name in INPUTS if name in batch}
+    if "decoder_input_ids" in batch:  # all tokens of a text at once: nothing is held for a next one
+        given |= {"decoder_input_ids": batch["decoder_input_ids"], "use_cache": False}
+    return given
 
 
 def kind_of(model: PreTrainedModel) -> Kind:
     """Told by the class and the config of a model."""
     if type(model).__name__.endswith("ForQuestionAnswering"):
         return Kind.ENDS
+    if model.config.is_encoder_decoder:
+        return Kind.TEXT
     if type(model).__name__.endswith("Model"):
         return Kind.VECTOR
     if model.config.problem_type == SEVERAL:
@@ -98,8 +104,13 @@ def _joined(forward: Any, *args: Any, **kwargs: Any) -> TokenClassifierOutput:
 
 def forward(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One inference call: input_ids and attention_mask (rows, length) int64, or pixel_values (rows, channels, height,
-    width) float32 -> {"logits": float32}, (rows, labels) or (rows, length, labels).
+    width) float32 -> {"logits": float32}, (rows, labels) or (rows, length, labels); of a model that writes
+    {"sequences": int64}, (rows, tokens).
     """
+    if kind_of(model) is Kind.TEXT:
+        from .seq2seq import write
+
+        return write(model, batch)
     with torch.inference_mode():
         out = model(**tensors(batch))
     return {"logits": out.logits.float().numpy()}

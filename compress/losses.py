@@ -21,7 +21,8 @@ SCALE = 20.0  # of cosines, as in sentence-transformers: 1 / temperature
 JUDGED = 256  # pairs whose loss is one
 CHOSEN = "chosen"  # of a row that may have several labels: 1 and 0, (labels,)
 Labels = np.ndarray | Sequence[np.ndarray]  # (rows,) int64, or (tokens,) of each row; NO_LABEL where there is none;
-# numbers: (rows,) float64, NaN where there is none; ends of an answer: (tokens, 2) int64, 1 where it begins and ends
+# numbers: (rows,) float64, NaN where there is none; ends of an answer: (tokens, 2) int64, 1 where it begins and ends;
+# a text to write: its tokens
 
 
 def one_a_line(labels: Labels) -> np.ndarray:
@@ -36,10 +37,12 @@ def labels_key(model: PreTrainedModel) -> str:
 
 def answered(logits: torch.Tensor, batch: dict[str, torch.Tensor], kind: Kind) -> tuple[torch.Tensor, torch.Tensor]:
     """A model's answers, (lines, labels) float32, and their labels (lines,) int64 (numbers: float64): a line a row, a
-    real token, a label of a row that may have several, or an end of an answer."""
+    real token, a label of a row that may have several, an end of an answer, or a token of a text that is written."""
     if kind is Kind.SEVERAL:
         return answers(logits, None, kind), batch[CHOSEN].reshape(-1)
     mask, labels = batch.get("attention_mask"), batch["labels"]
+    if kind is Kind.TEXT:
+        return logits[labels != NO_LABEL].float(), labels[labels != NO_LABEL]
     lines = answers(logits, mask, kind)
     if kind is Kind.ENDS:
         return lines, chosen_tokens(labels)
@@ -93,7 +96,7 @@ class Judge:
     """Validation during training: how far the model's answers are from the wanted ones; less is better."""
 
     ids: Sequence[Sequence[int]]
-    wanted: Labels  # logits to come near, as `run_rows` gives them, or labels or numbers to predict
+    wanted: Labels  # logits to come near, as `run_rows` gives them, or labels, numbers or texts to predict
     weights: torch.Tensor | None = None  # of each label, (labels,)
 
     def __call__(self, model: PreTrainedModel) -> float:
@@ -101,6 +104,12 @@ class Judge:
         vectors, 1 less the mean cosine, or the mean of `pair_loss`; the model is left as it was."""
         training, device = model.training, model.device
         cast(nn.Module, model).to("cpu").eval()
+        if kind_of(model) is Kind.TEXT:
+            from .seq2seq import cross_entropy
+
+            value = cross_entropy(model, self.ids, self.wanted)
+            cast(nn.Module, model).to(device).train(training)
+            return value
         logits = torch.from_numpy(run_rows(partial(forward, model), self.ids, pad_id(model), "logits"))
         cast(nn.Module, model).to(device).train(training)
         wanted, kind = torch.from_numpy(one_a_line(self.wanted)), kind_of(model)

@@ -196,6 +196,10 @@ class Distill(Heal):
         default=None,
         description="hidden size of the student, a multiple of the size of a head (default: the teacher's)",
     )
+    decoder_layers: int | list[int] | None = Field(
+        default=None,
+        description="text-to-text: layers of the half that writes, which is run for every token (default: as `layers`)",
+    )
     student: str | None = Field(
         default=None,
         description="another checkpoint as the student instead: directory or hub id; layers and width are its own",
@@ -203,7 +207,7 @@ class Distill(Heal):
 
     @model_validator(mode="after")
     def _fits(self) -> Distill:
-        if self.student is not None and {"layers", "width"} & self.model_fields_set:
+        if self.student is not None and {"layers", "decoder_layers", "width"} & self.model_fields_set:
             raise ValueError("a student from elsewhere has layers and a width of its own; leave these out")
         if self.width is not None and self.hidden_weight:
             raise ValueError(

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from . import data, noise, questions, similar, tags
-from .data import ALIKE, IMAGES, LABELS, NUMBERS, PAIR_NUMBERS, PAIRS, QUESTIONS, TEXT, WORDS, Columns, Rows
+from . import data, noise, questions, similar, tags, written
+from .data import ALIKE, IMAGES, LABELS, NUMBERS, PAIR_NUMBERS, PAIRS, QUESTIONS, TEXT, TEXTS, WORDS, Columns, Rows
 from .encoder import PAIR, PIXELS, Encoder
 from .errors import InputError
 
@@ -24,11 +24,12 @@ SEVERAL = "multi_label_classification"  # `problem_type` in config.json, as tran
 class Task:
     """How one kind of model is read, scored and answered.
 
-    `outputs` are what `run_rows` gives: (rows, labels), or (tokens of all rows, labels) when `per_token`.
+    `outputs` are what `run_rows` gives: (rows, labels), or (tokens of all rows, labels) when `per_token`; or token ids,
+    (rows, tokens), of a model that writes.
     """
 
     name: str
-    head: str  # what the architecture's class name ends in
+    head: str | tuple[str, ...]  # what the architecture's class name ends in
     auto_class: str  # the transformers class that loads it
     inputs: tuple[str, ...]  # names of the model's inputs
     output: str  # name of the model output that is compared and scored
@@ -40,6 +41,7 @@ class Task:
     columns: Columns = TEXT
     per_token: bool = False  # the model answers for every token, not for the row
     several: bool = False  # a row may have several labels, or none: each logit is a yes or a no of its own
+    beside: Callable[[np.ndarray, Any], dict[str, float]] | None = None  # further figures of the rows, in points
 
     @property
     def number(self) -> bool:
@@ -62,9 +64,19 @@ class Task:
         return self.number or self.vector
 
     @property
+    def writes(self) -> bool:
+        """The answer is a text of the model's own: token ids, and a text that it is taught with."""
+        return self.columns.written
+
+    @property
+    def token_by_token(self) -> bool:
+        """Two models can be compared only where they cut text into the same tokens."""
+        return self.per_token or self.writes
+
+    @property
     def one_label(self) -> bool:
         """A row has exactly one label."""
-        return not self.per_token and not self.several and not self.has_unit
+        return not (self.per_token or self.several or self.has_unit or self.writes)
 
     def judging(self, rows: Rows | None, *others: Rows | None) -> Task:
         """This task with the metric that goes with `rows`; InputError where those of `others` have another one."""
@@ -80,6 +92,8 @@ class Task:
             return similar.alike(ours, theirs)
         if self.answer:
             return questions.alike(ours, theirs, lengths)
+        if self.writes:
+            return written.alike(ours, theirs)
         if self.number:
             return near(ours, theirs)
         if self.several:
@@ -107,7 +121,8 @@ class Task:
 
     def bears(self, change: noise.Change) -> bool:
         """The labels of a row stay true under a change."""
-        return self.reads_text and (not self.columns.of_words or change in noise.KEEP_THE_WORDS)
+        moved = self.columns.of_words or self.writes
+        return self.reads_text and (not moved or change in noise.KEEP_THE_WORDS)
 
     def metric(self, outputs: np.ndarray, gold: Any) -> float:
         """What was gained of what could be, in points, 0..100: the mean of `correct` where that is of bools."""
@@ -115,9 +130,12 @@ class Task:
 
     def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
         """(rows, labels) of rows that are `lengths` tokens long; per token: their mean. Numbers and vectors as they
-        are; of answers (rows, 2): that there is none, and that it is the likeliest."""
+        are; of answers (rows, 2): that there is none, and that it is the likeliest; of what was written (rows, 1): how
+        long it is."""
         if self.has_unit:
             return outputs
+        if self.writes:
+            return written.lengths(outputs)
         if self.answer:
             return questions.says(outputs, lengths)
         found = sigmoid(outputs) if self.several else softmax(outputs)
@@ -302,6 +320,20 @@ _RECORDS = (
         correct=similar.right,
         decode=similar.decode,
         columns=ALIKE,
+    ),
+    Task(
+        name="text-to-text",
+        head=("ForConditionalGeneration", "MTModel"),
+        auto_class="AutoModelForSeq2SeqLM",
+        inputs=("input_ids", "attention_mask"),
+        output="sequences",
+        metric_name="ROUGE-L",
+        gold=written.wanted,
+        taught=written.targets,
+        correct=written.rouge,
+        decode=written.decode,
+        columns=TEXTS,
+        beside=written.beside,
     ),
     replace(
         _CLASSES,

@@ -71,7 +71,12 @@ def _finetune(
     callbacks: Sequence[TrainerCallback],
 ) -> PreTrainedModel:
     name, kind = labels_key(model), kind_of(model)
-    rows = [{ROW: row, name: label} for row, label in zip(ids, labels, strict=True)]
+    if kind is Kind.TEXT:
+        from .seq2seq import taught
+
+        rows = taught(model, ids, labels)
+    else:
+        rows = [{ROW: row, name: label} for row, label in zip(ids, labels, strict=True)]
     if kind is Kind.VECTOR:  # a pair is learned from as one; a text without another is not
         rows = [row | {PARTNER: ids[i + 1]} for i, row in enumerate(rows) if not np.isnan(row[name])]
         if not rows:
@@ -83,8 +88,7 @@ def _finetune(
     weights = label_weights(settings.class_weights, labels, label_names(model))
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits = net(**inputs_of(batch)).logits
-        return supervised(logits, batch, kind, weights)
+        return supervised(net(**inputs_of(batch)).logits, batch, kind, weights)
 
     judge = None if validation is None else Judge(*validation, weights)
     train = partial(fit, model, rows, judge=judge, seed=seed, progress=progress)
@@ -130,10 +134,15 @@ def fit(
     the ids of a second text, whose rows stand behind the others in a batch. Raises StepError when the loss or a weight
     is not finite. Out of memory: half the rows at a time, the same rows per step.
     """
-    embeddings = next(part for name, part in model.base_model.named_children() if name in ("embeddings", "embedder"))
+    embeddings = model.get_input_embeddings() if kind_of(model) is Kind.TEXT else None
+    if embeddings is None:  # positions and norms too
+        parts = model.base_model.named_children()
+        embeddings = next(part for name, part in parts if name in ("embeddings", "embedder"))
     trained = [p for p in embeddings.parameters() if p.requires_grad]
     micro = settings.batch_size
     if settings.adversarial is not None:
+        if kind_of(model) is Kind.TEXT:
+            raise InputError("adversarial: pushes the texts that are read, and this model's own share their embeddings")
         from .adversarial import hardened
 
         loss = hardened(loss, model, settings.adversarial)
@@ -264,7 +273,7 @@ def _trainer(
         remove_unused_columns=False,
     )
     filler = pad_id(model)
-    trainer = _Trainer(model=model, args=args, train_dataset=rows, data_collator=lambda part: _stack(part, filler))  # type: ignore[arg-type]
+    trainer = _Trainer(model=model, args=args, train_dataset=rows, data_collator=lambda part: stack(part, filler))  # type: ignore[arg-type]
     trainer.our_loss = loss
     trainer.model_accepts_loss_kwargs = False  # our loss is a mean: let it be divided when gradients accumulate
     with contextlib.suppress(ValueError):
@@ -274,14 +283,15 @@ def _trainer(
     return trainer
 
 
-def _stack(rows: list[dict], filler: int) -> dict[str, torch.Tensor]:
+def stack(rows: list[dict], filler: int) -> dict[str, torch.Tensor]:
+    """A batch of rows to train on; what has one entry a token is padded, labels and targets with NO_LABEL."""
     given = [row[name] for name in (ROW, PARTNER) for row in rows if name in row]
     batch = {name: torch.from_numpy(a) for name, a in collate(given, filler).items()}
-    longest = max(map(len, given))
     for name in rows[0].keys() - {ROW, PARTNER}:
         values = [np.asarray(row[name]) for row in rows]
-        if values[0].ndim > (name != "labels"):  # one a token: as long as the longest row
-            none = NO_LABEL if name == "labels" else 0
+        if values[0].ndim:
+            longest = max(map(len, values))
+            none = NO_LABEL if name in ("labels", "targets") else 0
             values = [
                 np.pad(v, [(0, longest - len(v)), *[(0, 0)] * (v.ndim - 1)], constant_values=none) for v in values
             ]

@@ -50,7 +50,7 @@ def adopt(path: Path, scratch: Path, task: Task, max_length: int) -> Artifact:
 def _from_bundle(bundle: Path, scratch: Path) -> Artifact:
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
-    model = Path(manifest["model"])
+    model, rules = Path(manifest["model"]), manifest.get("generation")
     out = scratch / "bundle"
     shutil.copytree(bundle / model.parent, out)
     reader = reader_file(manifest["inputs"])
@@ -69,11 +69,14 @@ def _from_bundle(bundle: Path, scratch: Path) -> Artifact:
         max_length=manifest["max_length"],
         pad_id=manifest["pad_id"],
         source=manifest["source"]["checkpoint"],
+        generation=rules and rules | {"decoder": Path(rules["decoder"]).name},
     ).write()
 
 
 def _foreign(model: Path, scratch: Path, task: Task, max_length: int) -> Artifact:
     """A model file of another tool; labels and padding come from the config.json beside it."""
+    if task.writes:
+        raise InputError(f"{model}: of a model that writes, our own export or bundle is expected: two graphs and rules")
     reader = reader_file(task.inputs)
     folder = next((f for f in (model.parent, model.parent.parent) if (f / reader).is_file()), None)
     if folder is None or not (folder / "config.json").is_file():

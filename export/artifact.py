@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..compress.encoder import Encoder, encoder_of, reader_file
 from ..compress.errors import InputError, missing_extra
+from ..compress.greedy import writer
 from .modelfile import check_model_file
 from .session import ENGINES, PROVIDERS, RUNTIMES, Session, open_session, padded
 
@@ -28,8 +29,19 @@ PRECISIONS = {
     "tensorrt": ("fp32", "fp16", "bf16", "int8-static"),
     "tensorrt_rtx": ("fp32", "fp16", "bf16", "int8-static"),
 }
+# Of models that write, which are two graphs.
+OF_TEXTS = {
+    "pytorch": ("fp32",),
+    "onnxruntime": ("fp32", "int8-dynamic"),
+    "openvino": ("fp32", "bf16", "int8-static"),
+}
 ON_GPU = (*PROVIDERS, *ENGINES)
 EXTRA = {**dict.fromkeys(ON_GPU, "gpu"), "tensorrt_rtx": "rtx"}  # what brings a runtime's packages; "cpu" otherwise
+
+
+def precisions_of(writes: bool) -> dict[str, tuple[str, ...]]:
+    """What each runtime can be asked for, of a model that writes or of another."""
+    return OF_TEXTS if writes else PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,8 @@ class Artifact:
     details: dict = field(default_factory=dict)  # opset, fused counts, how it was quantised
     lengths: tuple[int, ...] = ()  # tokens; calls are padded to the next of them. None: to their longest row
     batch_size: int | None = None  # rows of every call; None: any
+    # of a model that writes: the file that is its decoder, and what `writer` is told
+    generation: dict | None = None
 
     def write(self) -> Artifact:
         """Write artifact.json beside the files."""
@@ -66,8 +80,9 @@ class Artifact:
         if self.runtime == "pytorch":
             from .eager import open_pytorch
 
-            return open_pytorch(self.path, self.task, threads)
-        model = self.path / self.files[0]
+            return open_pytorch(self.path, self.task, threads, self.generation)
+        model, rules = self.path / self.files[0], dict(self.generation or {})
+        models = [model, self.path / rules.pop("decoder")] if rules else [model]
         if self.runtime in ENGINES:  # executable code: only the very bytes that were built
             with model.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -75,14 +90,17 @@ class Artifact:
                 raise InputError(
                     f"{model}: not the engine that {MANIFEST} was written for; build it again where it came from"
                 )
+        for file in models:
+            try:
+                check_model_file(file, self.runtime)
+            except (OSError, ValueError) as error:
+                raise InputError(f"{file}: {error}") from None
         try:
-            check_model_file(model, self.runtime)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{model}: {error}") from None
-        try:
-            session = open_session(model, self.runtime, self.precision, threads)
+            session, *decoder = (open_session(file, self.runtime, self.precision, threads) for file in models)
         except ImportError as error:
             raise missing_extra(error.name or self.runtime, EXTRA.get(self.runtime, "cpu")) from None
+        if rules:
+            return writer(session, *decoder, **rules)
         if self.lengths or self.batch_size:
             return padded(session, self.lengths, self.pad_id, self.batch_size)
         return session
@@ -104,6 +122,8 @@ def read_artifact(path: Path) -> Artifact:
         for key in ("files", "inputs", "outputs", "labels", "lengths"):
             data[key] = tuple(data.get(key, ()))
         artifact = Artifact(path=path, **data)
+        if artifact.generation and artifact.generation["decoder"] not in artifact.files:
+            raise ValueError("generation.decoder")
         if not artifact.files or type(artifact.max_length) is not int or type(artifact.pad_id) is not int:
             raise ValueError("files, max_length and pad_id")
     except FileNotFoundError:

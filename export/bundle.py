@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ..compress import encoder as encoder_module
+from ..compress import greedy as greedy_module
 from ..compress.errors import InputError
 from ..compress.tasks import TASKS, spread
 from . import manifest as manifest_module
@@ -40,6 +41,7 @@ GOLDEN_TOLERANCE = {
     "openvino": {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2},
     **{key: {"fp32": 0.005, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2} for key in ON_GPU},
 }
+OTHER_TEXTS = 0.5  # of a model that writes, where rounding is coarse: the share of golden rows with another text
 RUNTIME_PACKAGE = {
     "onnxruntime": ("onnxruntime",),
     "onnxruntime-cuda": ("onnxruntime-gpu",),
@@ -49,7 +51,14 @@ RUNTIME_PACKAGE = {
     "tensorrt_rtx": ("tensorrt-rtx-cu13-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13", "cuda-bindings"),
 }
 METRIC_KEYS = ("metric", "metric_validation", "metric_validation_ci", "metric_test", "metric_test_ci", "drop_upper_95")
-CODE = (selftest_module, manifest_module, modelfile_module, session_module, encoder_module)  # copied as it is
+CODE = (
+    selftest_module,
+    manifest_module,
+    modelfile_module,
+    session_module,
+    encoder_module,
+    greedy_module,
+)  # copied as it is
 IMAGES_CODE = Path(encoder_module.__file__).with_name("images.py")  # and where there are images
 
 
@@ -70,10 +79,12 @@ def write_bundle(
     `about` knows of licence and data. `reference_texts`, ordinary inputs, become reference.json. `extra_files` are
     copied to the top as they are.
     """
-    try:
-        check_model_file(artifact.path / artifact.files[0], artifact.runtime)
-    except ValueError as error:
-        raise InputError(f"{artifact.path / artifact.files[0]}: {error}") from None
+    written = dict(artifact.generation or {})
+    for file in (artifact.files[0], *([written["decoder"]] if written else [])):
+        try:
+            check_model_file(artifact.path / file, artifact.runtime)
+        except ValueError as error:
+            raise InputError(f"{artifact.path / file}: {error}") from None
     (out / "model").mkdir(parents=True)
     for file in artifact.files:
         shutil.copyfile(artifact.path / file, out / "model" / file)
@@ -101,6 +112,7 @@ def write_bundle(
         "inputs": list(artifact.inputs),
         "outputs": list(artifact.outputs),
         "labels": list(artifact.labels),
+        **({"generation": written | {"decoder": f"model/{written['decoder']}"}} if written else {}),
         "max_length": artifact.max_length,
         "pad_id": artifact.pad_id,
         "length_policy": {"truncate": "right", "pad": "right", "pad_to": list(artifact.lengths) or "longest"},
@@ -153,13 +165,19 @@ def _write_golden(
     runtime, rows = manifest["runtime"], []
     for text in map(encoder.small, texts[:GOLDEN_ROWS]):
         ids = encoder.ids([text])[0]
-        output = np.asarray(session(encoder.pad([ids]))[manifest["outputs"][0]], dtype=np.float32)[0]
-        answer = selftest_module.answer_of(output, manifest["labels"], manifest["task"])
+        output = np.asarray(session(encoder.pad([ids]))[manifest["outputs"][0]])[0]
+        if "generation" in manifest:
+            answer = encoder.text(output)
+        else:
+            output = output.astype(np.float32)
+            answer = selftest_module.answer_of(output, manifest["labels"], manifest["task"])
         tokens = ids if isinstance(ids, list) else None
         rows.append({"text": text, "input_ids": tokens, "output": output.tolist(), "answer": answer})
     tolerance = GOLDEN_TOLERANCE[runtime][manifest["precision"]]
     if TASKS[manifest["task"]].has_unit:
         tolerance *= size or spread(np.array([row["output"] for row in rows]))
+    if "generation" in manifest:
+        tolerance = 0.0 if manifest["precision"] == "fp32" else OTHER_TEXTS
     golden = {"tolerance": {runtime: tolerance}, "rows": rows}
     (out / manifest["golden"]).write_text(json.dumps(golden, indent=1) + "\n")
 

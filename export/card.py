@@ -13,7 +13,11 @@ from ..compress.tasks import TASKS
 
 LIBRARY = {"onnxruntime": "onnx", "openvino": "openvino"}  # the Hub's names
 TEXT_TASKS = ("text-pair-classification", "multi-label-classification", "text-regression", "text-pair-regression")
-HUB_TASK = {**dict.fromkeys(TEXT_TASKS, "text-classification"), "sentence-embedding": "sentence-similarity"}
+HUB_TASK = {
+    **dict.fromkeys(TEXT_TASKS, "text-classification"),
+    "sentence-embedding": "sentence-similarity",
+    "text-to-text": "text2text-generation",
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ Without paredown, in this directory:
     manifest = read_manifest(here)
     check_files(here, manifest)
     session, encoder = open_model(here, manifest)
-    logits = session(encoder.pad(encoder.ids([{_row(manifest)}])))["{manifest["outputs"][0]}"]
+    {_output(manifest)} = session(encoder.pad(encoder.ids([{_row(manifest)}])))["{manifest["outputs"][0]}"]
     print({_answer(manifest)})
 
 ## Size
@@ -143,13 +147,17 @@ def _data(about: About) -> str:
 
 
 def _labels(manifest: dict) -> str:
-    return "" if TASKS[manifest["task"]].vector else f", labels: {', '.join(manifest['labels'])}"
+    if TASKS[manifest["task"]].vector or not manifest["labels"]:
+        return ""
+    return f", labels: {', '.join(manifest['labels'])}"
 
 
 def _into(manifest: dict) -> str:
     task = TASKS[manifest["task"]]
     if task.vector:
         return f"each a vector of {len(manifest['labels'])} numbers and of length 1, so that products are cosines"
+    if task.writes:
+        return f"answered with a text of {manifest['generation']['max_new_tokens']} tokens at most"
     if task.number or task.answer:
         return "into a number" if task.number else "for a part of the context"
     return f"into {len(manifest['labels'])} labels"
@@ -157,6 +165,8 @@ def _into(manifest: dict) -> str:
 
 def _limits(manifest: dict) -> str:
     task = TASKS[manifest["task"]]
+    if task.writes:
+        return "it writes the likeliest token each time, and may write what the text does not say."
     if task.answer:
         return f"an answer is {LONGEST} tokens long at most, and what is cut off of a long context is not looked at."
     if task.per_token:
@@ -170,9 +180,16 @@ def _limits(manifest: dict) -> str:
     return "it has no way to say that none of them fits."
 
 
+def _output(manifest: dict) -> str:
+    """What the first output is called there."""
+    return "sequences" if TASKS[manifest["task"]].writes else "logits"
+
+
 def _answer(manifest: dict) -> str:
     """Python that prints the answer of `logits`, in the bundle's directory."""
     task = TASKS[manifest["task"]]
+    if task.writes:
+        return "encoder.text(sequences[0])"
     if task.answer:
         return "logits[0].argmax(0).tolist()  # its first and its last token"
     if task.per_token:

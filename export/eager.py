@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.encoder import reader_file
 from ..compress.tasks import TASKS, Task
 from .artifact import Artifact
+from .halves import generation_of
 from .session import Session
 
 
@@ -31,14 +33,18 @@ def to_pytorch(checkpoint: Checkpoint, task: Task, out: Path, max_length: int) -
         max_length=encoder.max_length,
         pad_id=checkpoint.pad_id,
         source=checkpoint.digest,
+        generation=generation_of(checkpoint, task, ("model.safetensors",)),
     ).write()
 
 
-def open_pytorch(path: Path, task: str, threads: int) -> Session:
+def open_pytorch(path: Path, task: str, threads: int, generation: dict | None = None) -> Session:
     """The checkpoint directory as a session, float32, `threads` intra-op threads for the whole process."""
     from ..compress.checkpoint import load
 
-    model = load(open_checkpoint(path, TASKS[task]), TASKS[task])
+    checkpoint = open_checkpoint(path, TASKS[task])
+    if generation:
+        checkpoint = replace(checkpoint, max_new_tokens=generation["max_new_tokens"])
+    model = load(checkpoint, TASKS[task])
     import torch
 
     from ..compress.inference import forward

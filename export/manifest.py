@@ -60,10 +60,15 @@ def read_manifest(bundle: Path) -> dict:
     for name in manifest["files"]:
         inside(name)
     reader = "preprocessor_config.json" if "pixel_values" in manifest["inputs"] else "tokenizer.json"
-    for name in (manifest["model"], manifest["golden"], reader):
+    for name in (*models_of(manifest), manifest["golden"], reader):
         if inside(name) not in manifest["files"]:
             raise BundleError(f"{path}: {name!r} is not among its files")
     return manifest
+
+
+def models_of(manifest: dict) -> list[str]:
+    """The files that the runtime opens: one, or the two halves of a model that writes."""
+    return [manifest["model"], *([manifest["generation"]["decoder"]] if "generation" in manifest else [])]
 
 
 def digest_line(raw: bytes) -> bytes:
@@ -96,6 +101,8 @@ def conforms(value: object, schema: dict, root: dict, key: str = "") -> None:
         raise ValueError(f"{name} does not match {schema['pattern']}")
     if type(value) in (int, float) and value < schema.get("minimum", float("-inf")):  # type: ignore[operator]
         raise ValueError(f"{name} is less than {schema['minimum']}")
+    if type(value) in (int, float) and value > schema.get("maximum", float("inf")):  # type: ignore[operator]
+        raise ValueError(f"{name} is more than {schema['maximum']}")
     if isinstance(value, list):
         if len(value) < schema.get("minItems", 0):
             raise ValueError(f"{name} is empty")
@@ -144,10 +151,11 @@ def check_files(bundle: Path, manifest: dict) -> None:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
                 raise BundleError(f"{name}: its sha256 is not the manifest's; the file was changed")
-    try:
-        check_model_file(bundle / manifest["model"], manifest["runtime"])
-    except ValueError as error:
-        raise BundleError(f"{manifest['model']}: {error}") from None
+    for name in models_of(manifest):
+        try:
+            check_model_file(bundle / name, manifest["runtime"])
+        except ValueError as error:
+            raise BundleError(f"{name}: {error}") from None
 
 
 def _read(path: Path) -> bytes:

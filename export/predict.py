@@ -48,7 +48,7 @@ class Predictor:
     def __call__(self, texts: Sequence[str], seconds: Sequence[str] = ()) -> list[dict]:
         """One answer per text: {label, score, scores}; {labels, scores} where a text may have several; {value} where
         it has a number; {embedding} where it has a vector; {entities} for token-classification; {answer, start, end,
-        score} for question-answering.
+        score} for question-answering; {text} that it wrote.
         `seconds`: the other text of each, for a task that reads two. An image is a data URI (`image_of`).
         """
         if not texts:

@@ -13,13 +13,21 @@ from pathlib import Path
 
 if __package__:
     from ..compress.encoder import Encoder, encoder_of, reader_file
-    from .manifest import MANIFEST, BundleError, check_files, read_manifest
+    from ..compress.greedy import writer
+    from .manifest import MANIFEST, BundleError, check_files, models_of, read_manifest
     from .session import CannotRunHere, Session, open_session, padded
 else:
     sys.dont_write_bytecode = True  # a bundle stays as it was packed
     try:
         from encoder import Encoder, encoder_of, reader_file  # pyright: ignore[reportMissingImports]
-        from manifest import MANIFEST, BundleError, check_files, read_manifest  # pyright: ignore[reportMissingImports]
+        from greedy import writer  # pyright: ignore[reportMissingImports]
+        from manifest import (  # pyright: ignore[reportMissingImports]
+            MANIFEST,
+            BundleError,
+            check_files,
+            models_of,
+            read_manifest,
+        )
         from session import CannotRunHere, Session, open_session, padded  # pyright: ignore[reportMissingImports]
     except Exception as error:  # numpy or tokenizers not installed; a file beside this one missing or damaged
         if __name__ != "__main__":
@@ -80,12 +88,15 @@ def open_runtime(bundle: Path, manifest: dict, threads: int | None = None, alone
     """The bundle's model in its runtime, on all cores or on `threads`. Check the files first. `alone`: open_session."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        file, runtime, precision = bundle / manifest["model"], manifest["runtime"], manifest["precision"]
-        model = open_session(file, runtime, precision, threads or here, alone)
+        runtime, precision = manifest["runtime"], manifest["precision"]
+        files = [bundle / name for name in models_of(manifest)]
+        model, *decoder = (open_session(file, runtime, precision, threads or here, alone) for file in files)
     except CannotRunHere as error:
         raise BundleError(f"the {manifest['precision']} model cannot run on this machine: {error}") from None
     except Exception as error:  # each runtime raises its own classes for a file that is no model
         raise BundleError(f"the model does not open here: {_line(error)}") from None
+    if decoder:
+        return writer(model, *decoder, **{key: n for key, n in manifest["generation"].items() if key != "decoder"})
     lengths, rows = manifest["length_policy"]["pad_to"], manifest["batch_size"]
     if lengths == "longest" and rows is None:
         return model
@@ -98,9 +109,11 @@ def open_model(bundle: Path, manifest: dict, threads: int | None = None) -> tupl
 
 
 def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encoder) -> float:
-    """Tokens, outputs and answers of the golden rows are those that were packed; returns the largest difference."""
+    """Tokens, outputs and answers of the golden rows are those that were packed; returns the largest difference, of a
+    model that writes the share of rows, 0..1, that it answers with another text."""
     output, labels, worst = manifest["outputs"][0], manifest["labels"], 0.0
     rows, tolerance = _golden(bundle, manifest)
+    writes, others = "generation" in manifest, 0
     for i, row in enumerate(rows):
         try:
             ids = encoder.ids([row["text"]])[0]
@@ -112,6 +125,11 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encode
         except Exception as error:  # a model with other inputs or outputs; each runtime has its own classes
             raise BundleError(f"golden row {i}: the model does not answer: {_line(error)}") from None
         want = np.asarray(row["output"], dtype=np.float64)
+        if writes:
+            if encoder.text(row["output"]) != row["answer"]:
+                raise BundleError(f"golden row {i}: the tokenizer gives another text for the tokens that were written")
+            others += got.shape != want.shape or bool((got != want).any())
+            continue
         difference = float(np.abs(got - want).max()) if got.shape == want.shape else float("inf")
         worst = max(worst, difference)
         one = got.ndim == 1 and manifest["task"] not in (SEVERAL, VECTORS)
@@ -120,6 +138,10 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encode
             raise BundleError(f"golden row {i}: off by {difference:.3g}, tolerance {tolerance:g}: {got} for {want}")
         if len(labels) != got.shape[-1] or answer_of(want, labels, manifest["task"]) != row["answer"]:
             raise BundleError(f"golden row {i}: the answer was {row['answer']!r}, the manifest's labels say otherwise")
+    if writes:  # one token that is another makes all behind it others: what counts is how many texts are
+        worst = others / len(rows)
+        if worst > tolerance:
+            raise BundleError(f"{others} of {len(rows)} golden rows are answered with another text here")
     return worst
 
 
@@ -142,12 +164,13 @@ def _golden(bundle: Path, manifest: dict) -> tuple[list[dict], float]:
     try:
         golden = json.loads((bundle / name).read_bytes())
         rows, tolerances = golden["rows"], golden["tolerance"]
+        kind = int if "generation" in manifest else float  # tokens, or numbers
         right = all(
             isinstance(row["text"], str)
             and (row["input_ids"] is None) == ("pixel_values" in manifest["inputs"])
             and all(type(i) is int for i in row["input_ids"] or ())
             and row["output"]
-            and all(type(x) is float for line in row["output"] for x in (line if type(line) is list else [line]))
+            and all(type(x) is kind for line in row["output"] for x in (line if type(line) is list else [line]))
             for row in rows
         )
         if not right or not all(type(t) is float for t in tolerances.values()):

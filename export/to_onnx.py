@@ -20,6 +20,7 @@ from ..compress.checkpoint import Checkpoint, load
 from ..compress.errors import InputError, StepError, missing_extra
 from ..compress.tasks import Task
 from .artifact import Artifact
+from .halves import DECODER, ENCODER, generation_of, plain_decoder, recorded, trace
 from .machine import has_int8_isa
 from .onnx_file import finish
 
@@ -31,10 +32,16 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
     """Write the checkpoint as an unfused ONNX file, which every runtime's artefact starts from; returns `target`.
 
     Text: inputs (batch, length) int64, both sizes dynamic. Images: (batch, channels, height, width) float32, of the
-    preprocessor's size. Output `task.output` float32, (batch, labels), or (batch, length, labels).
+    preprocessor's size. Output `task.output` float32, (batch, labels), or (batch, length, labels). Of a model that
+    writes, `halves.trace` writes two files.
     """
     import torch
 
+    if task.writes:
+        with warnings.catch_warnings(), _quiet():
+            warnings.simplefilter("ignore")
+            trace(checkpoint, task, target, OPSET)
+        return _small(target, plain_decoder(target))
     model = load(checkpoint, task)
     model.set_attn_implementation("eager")
 
@@ -64,9 +71,15 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
             do_constant_folding=True,
             dynamo=False,
         )
-    if target.stat().st_size > SINGLE_FILE_LIMIT:
-        raise StepError(f"{target.name} is over 2 GB, which one ONNX file cannot hold")
-    return target
+    return _small(target)
+
+
+def _small(*files: Path) -> Path:
+    """The first of the files; StepError when one is more than an ONNX file can hold."""
+    for file in files:
+        if file.stat().st_size > SINGLE_FILE_LIMIT:
+            raise StepError(f"{file.name} is over 2 GB, which one ONNX file cannot hold")
+    return files[0]
 
 
 def to_onnx(
@@ -83,13 +96,38 @@ def to_onnx(
     `plain`: what `plain_onnx` wrote for this checkpoint. `calibration`: batches of training rows, needed for
     int8-static; int8-dynamic is judged on them where there are some. Raises StepError when attention was not fused.
     """
-    from ..compress import quantize
-
     out.mkdir(parents=True, exist_ok=True)
     details: dict = {"opset": OPSET}
     reduce_range = not has_int8_isa()
+    if task.writes:
+        calls = recorded(plain, checkpoint, calibration) if calibration and precision.startswith("int8") else []
+        files = (f"{ENCODER}.onnx", f"{DECODER}.onnx")
+        details[ENCODER] = _ready(plain, out / files[0], checkpoint, task, precision, (), reduce_range)
+        details[DECODER] = _ready(
+            plain_decoder(plain), out / files[1], checkpoint, task, precision, calls, reduce_range
+        )
+    else:
+        files = ("model.onnx",)
+        details |= _ready(plain, out / files[0], checkpoint, task, precision, calibration, reduce_range)
+    if precision.startswith("int8"):
+        details |= {"weights": "S8 per channel", "activations": "U8", "reduce_range": reduce_range}
+    return artifact_of(checkpoint, task, out, max_length, "onnxruntime", precision, files, details)
+
+
+def _ready(
+    plain: Path,
+    ready: Path,
+    checkpoint: Checkpoint,
+    task: Task,
+    precision: str,
+    calibration: Sequence[dict[str, np.ndarray]],
+    reduce_range: bool,
+) -> dict:
+    """One graph in its precision, written to `ready`; what was found, for the artefact's details."""
+    from ..compress import quantize
+
+    details: dict = {}
     with tempfile.TemporaryDirectory() as scratch:
-        ready = out / "model.onnx"
         if precision == "int8-static":  # QDQ goes around MatMul, which a fused Attention would hide
             details |= quantize.static(plain, ready, calibration, reduce_range=reduce_range, task=task)
         else:
@@ -102,9 +140,7 @@ def to_onnx(
             else:
                 shutil.copyfile(fused, ready)
     finish(ready, task=task.name, labels=checkpoint.labels, source=checkpoint.digest, precision=precision)
-    if precision.startswith("int8"):
-        details |= {"weights": "S8 per channel", "activations": "U8", "reduce_range": reduce_range}
-    return artifact_of(checkpoint, task, out, max_length, "onnxruntime", precision, ("model.onnx",), details)
+    return details
 
 
 def half(source: Path, target: Path) -> None:
@@ -144,6 +180,7 @@ def artifact_of(
         pad_id=checkpoint.pad_id,
         source=checkpoint.digest,
         details=details,
+        generation=generation_of(checkpoint, task, files),
     ).write()
 
 
@@ -160,10 +197,10 @@ def fuse(source: Path, target: Path, checkpoint: Checkpoint) -> dict[str, int]:
         raise missing_extra(error.name or "onnxruntime", "cpu") from None
     import onnx
 
-    from ..compress.families import FAMILIES, STATIC, WHOLE
+    from ..compress.families import FAMILIES, HALVES, STATIC, WHOLE
 
     kind = checkpoint.config.get("model_type", "")
-    if kind in (STATIC, *WHOLE) or (kind in FAMILIES and not FAMILIES[kind].fuses):
+    if kind in (STATIC, *WHOLE, *HALVES) or (kind in FAMILIES and not FAMILIES[kind].fuses):
         shutil.copyfile(source, target)
         return {}
     if kind not in FAMILIES:

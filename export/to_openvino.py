@@ -13,6 +13,7 @@ from ..compress.errors import missing_extra
 from ..compress.families import WHOLE
 from ..compress.tasks import Task
 from .artifact import Artifact
+from .halves import DECODER, ENCODER, plain_decoder, recorded
 from .to_onnx import artifact_of
 
 
@@ -31,22 +32,40 @@ def to_openvino(
     on disk stay float32; fp16 halves them. `calibration`: batches of training rows, needed for int8-static.
     """
     try:
-        import openvino
+        import openvino  # noqa: F401 - before minutes are spent
     except ImportError as error:
         raise missing_extra(error.name or "openvino", "cpu") from None
+    out.mkdir(parents=True, exist_ok=True)
+    graphs = {"model": (plain, calibration)}
+    if task.writes:
+        calls = recorded(plain, checkpoint, calibration) if precision == "int8-static" else []
+        graphs = {ENCODER: (plain, calibration), DECODER: (plain_decoder(plain), calls)}
+    transformer = checkpoint.config.get("model_type") not in WHOLE
+    for name, (graph, batches) in graphs.items():
+        _convert(graph, out / f"{name}.xml", precision, batches, transformer)
+    files = tuple(f"{name}.{suffix}" for name in graphs for suffix in ("xml", "bin"))
+    return artifact_of(checkpoint, task, out, max_length, "openvino", precision, files, {})
+
+
+def _convert(
+    plain: Path, target: Path, precision: str, calibration: Sequence[dict[str, np.ndarray]], transformer: bool
+) -> None:
+    import onnx
+    import openvino
+
     from ..compress import quantize
 
-    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         ir = Path(scratch) / "plain.xml"
         source = Path(scratch) / "plain.onnx"  # convert_model takes a comma in a path for two files
         source.symlink_to(plain.absolute())
         converted = openvino.convert_model(source)
+        given = onnx.load(plain, load_external_data=False).graph
+        for ports, entries in ((converted.inputs, given.input), (converted.outputs, given.output)):
+            for port, entry in zip(ports, entries, strict=True):  # a tensor that is only passed on has several names
+                port.get_tensor().set_names({entry.name})
         if precision == "int8-static":
             openvino.save_model(converted, ir, compress_to_fp16=False)
-            transformer = checkpoint.config.get("model_type") not in WHOLE
-            quantize.openvino_static(ir, out / "model.xml", calibration, transformer=transformer)
+            quantize.openvino_static(ir, target, calibration, transformer=transformer)
         else:
-            openvino.save_model(converted, out / "model.xml", compress_to_fp16=precision == "fp16")
-    files = ("model.xml", "model.bin")
-    return artifact_of(checkpoint, task, out, max_length, "openvino", precision, files, {})
+            openvino.save_model(converted, target, compress_to_fp16=precision == "fp16")

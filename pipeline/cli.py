@@ -127,7 +127,7 @@ def init(
 
     if output.exists():
         raise InputError(f"{output}: exists already; remove it or choose another --output")
-    write_recipe(output, checkpoint, train, validation, test, unlabeled, stages.task_named(task))
+    write_recipe(output, checkpoint, train, validation, test, unlabeled, stages.task_named(task, writes=True))
     out.print(f"{output}: look it over, then: paredown run {output}", soft_wrap=True)
 
 

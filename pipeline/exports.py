@@ -16,7 +16,7 @@ from ..compress.checkpoint import Checkpoint, load, open_checkpoint
 from ..compress.encoder import collate, run_rows
 from ..compress.errors import InputError, nearest
 from ..compress.tasks import Task
-from ..export.artifact import ON_GPU, PRECISIONS, Artifact
+from ..export.artifact import ON_GPU, Artifact, precisions_of
 from ..export.engine import Engine, require
 from ..export.machine import cores
 from ..export.session import ENGINES, CannotRunHere
@@ -102,7 +102,7 @@ def _export_to(
     from ..export.shapes import shaped
     from ..export.to_onnx import plain_onnx
 
-    kind = task_named(task)
+    kind = task_named(task, writes=True)
     more: dict = {}
     if runtime in ON_GPU and not kind.reads_text:
         raise InputError(f"--to {runtime}: images run on CPUs so far: onnx, openvino")
@@ -111,10 +111,14 @@ def _export_to(
         more["engine"] = checked(Engine, {"lengths": lengths or None})
         if batch_size:
             raise InputError("--batch-size: an engine takes any up to its largest; leave it out")
-    if (lengths or batch_size) and not kind.reads_text:
-        raise InputError(f"--lengths, --batch-size: for tasks that read text, not {kind.name}")
-    if precision not in PRECISIONS[runtime]:
-        raise InputError(f"--precision {precision}: {runtime} runs {', '.join(PRECISIONS[runtime])}")
+    if (lengths or batch_size) and (not kind.reads_text or kind.writes):
+        raise InputError(f"--lengths, --batch-size: for tasks that read text in one call, not {kind.name}")
+    if mobile and kind.writes:
+        raise InputError(f"--to ort: for models of one graph, not {kind.name}; give --to onnx")
+    allowed = precisions_of(kind.writes).get(runtime, ())
+    if precision not in allowed:
+        runs = f"runs {', '.join(allowed)}" if allowed else "does not run"
+        raise InputError(f"--precision {precision}: {runtime} {runs}{f' for {kind.name}' if kind.writes else ''}")
     source = open_checkpoint(checkpoint, kind)
     batches, judged = [], None
     if precision == "int8-static" and train is None:
@@ -154,7 +158,7 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
     Rounding turns near ties, of which random tokens have many: there, answers count for fp32 alone.
     """
     from ..compress.inference import forward
-    from ..export.parity import TOLERANCES, compare, departure, gate
+    from ..export.parity import compare, departure, gate, tolerance_of
 
     rows = judged or _random_rows(artifact)
     try:
@@ -164,11 +168,13 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
     theirs = run_rows(partial(forward, load(source, task)), rows, source.pad_id, task.output)
     ours = run_rows(session, rows, source.pad_id, task.output)
     parity = compare(ours, theirs, None, task, list(map(len, rows)))  # nobody knows what is right
-    limits = TOLERANCES[artifact.precision]
+    limits = tolerance_of(task, artifact.precision)
     if judged is None and artifact.precision != "fp32":
         limits = replace(limits, min_agreement=0.0)
     where = partial(departure, plain, artifact, artifact.encoder().pad(rows[:8]))
     gate(parity, limits, artifact.name, artifact.precision, where)
+    if task.writes:
+        return f"{parity.agreement:.1%} of the texts are the checkpoint's, of {len(rows)} rows"
     where_from = (
         f"random {'tokens' if task.reads_text else 'pixels'}"
         if judged is None

@@ -42,7 +42,7 @@ def read_arrivals(
 ) -> NewRows:
     """Read new rows; a fifth of them is held out when no `validation` is given. Raises InputError."""
     numbers = [str(i) for i in range(len(known))]
-    found = () if task.number or task.answer else data_module.label_names(new, label, task.columns)
+    found = data_module.label_names(new, label, task.columns) if task.columns.named else ()
     more = [name for name in found if name not in known and name not in numbers]
     if more and task.several:
         raise InputError(

@@ -37,6 +37,7 @@ def write_recipe(
     if unlabeled is not None:
         task.read(unlabeled, labelled=False)
     half = max(1, found.depth // 2)
+    pruned = Model(name="pruned", steps=[Step(prune=Prune(heads=0.7, ffn=0.6, recover=Recover(epochs=1.0)))])
     recipe = Recipe(
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", Path(checkpoint).resolve().name).strip("-.") or "model",
         task=task.name,  # type: ignore[arg-type]
@@ -50,10 +51,10 @@ def write_recipe(
         models=[]
         if found.config.get("model_type") in WHOLE
         else [
-            Model(name="pruned", steps=[Step(prune=Prune(heads=0.7, ffn=0.6, recover=Recover(epochs=1.0)))]),
+            *([] if task.writes else [pruned]),
             Model(name=f"distil-{half}", steps=[Step(distill=Distill(layers=half, epochs=3.0))]),
         ],
-        targets=default_targets(),
+        targets=default_targets({"task": task.name}),
     )
     head = "# A recipe for paredown; run it: paredown run " + out.name + "\n# Every field is here with its default.\n"
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +12,7 @@ from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.data import Rows
 from ..compress.errors import InputError
-from ..compress.families import FAMILIES, WHOLE
+from ..compress.families import FAMILIES, HALVES, WHOLE
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Timed
 from ..compress.tasks import TASKS, Task
 from ..export.artifact import EXTRA
@@ -115,7 +115,9 @@ class Job:
 def prepare(recipe: Recipe) -> Job:
     """Open the checkpoint, read all data, and check what can be checked now. Raises InputError."""
     task = TASKS[recipe.task]
-    checkpoint = open_checkpoint(recipe.checkpoint, task)
+    checkpoint = replace(open_checkpoint(recipe.checkpoint, task), max_new_tokens=recipe.max_new_tokens)
+    if task.writes:
+        checkpoint.generation  # noqa: B018 - refused now where its rules are wrong
     read = partial(task.read, text=recipe.data.text, names=checkpoint.labels)
     train = read(recipe.data.train, label=recipe.data.label)
     validation = read(recipe.data.validation, label=recipe.data.label, group=recipe.data.groups)
@@ -130,9 +132,9 @@ def prepare(recipe: Recipe) -> Job:
         if a.source == b.source or rows_digest(a) == rows_digest(b):
             raise InputError(f"{b.source}: the same rows as {a.source}; what is judged on must not be learned from")
     kind = checkpoint.config.get("model_type", "")
-    if kind not in (*FAMILIES, *WHOLE):
-        known = ", ".join((*FAMILIES, *WHOLE))
-        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {known}")
+    known = HALVES if task.writes else (*FAMILIES, *WHOLE)
+    if kind not in known:
+        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(known)}")
     for model in recipe.models:
         _check_kind(model, kind)
         _check_layers(model, checkpoint.depth)
@@ -168,7 +170,7 @@ def _teacher(source: str, checkpoint: Checkpoint, task: Task) -> Checkpoint:
             f"teachers: {source} has the labels {', '.join(teacher.labels[:5])}, the checkpoint "
             f"{', '.join(checkpoint.labels[:5])}; the mean of their logits needs the same labels"
         )
-    if task.per_token and teacher.tokenizer_bytes() != checkpoint.tokenizer_bytes():
+    if task.token_by_token and teacher.tokenizer_bytes() != checkpoint.tokenizer_bytes():
         raise InputError(
             f"teachers: {source} cuts text into other tokens than the checkpoint; {task.name} compares "
             "answers token by token"
@@ -209,7 +211,7 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: 
                 student.config.get("model_type"),
                 checkpoint.config.get("model_type"),
             } & {*WHOLE}
-            if task.per_token and not same_tokens:
+            if task.token_by_token and not same_tokens:
                 raise InputError(
                     f"models: '{model.name}': {settings.student} cuts text into other tokens than the checkpoint; "
                     f"{task.name} compares answers token by token"

@@ -153,7 +153,7 @@ def bench(
         },
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-        kind = stages.task_named(task)
+        kind = stages.task_named(task, writes=True)
         result = side_by_side.run(artifacts, data, text_column, label_column, settings, max_length, Path(scratch), kind)
     table = Table("artefact", "runtime", "precision", "p50 ms", "p95", "p99", "ratio (95 %)", "rows/s", "MB", "metric")
     for a in result["artifacts"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import typer
@@ -56,14 +57,19 @@ def finetune(
     schedule: Annotated[Literal["linear", "cosine", "constant"], typer.Option(help="of the learning rate")] = "linear",
     adversarial: Adversarial = None,
     max_length: MaxLength = 128,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="text-to-text: longest answer, kept in the checkpoint")
+    ] = None,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
 ) -> None:
     """Train a checkpoint on labelled rows, in full or with adapters; a base model gets a new head."""
     from ..compress.train import finetune as train_model
 
-    kind = task_named(task)
-    source = open_checkpoint(checkpoint)
+    kind = task_named(task, writes=True)
+    source = replace(open_checkpoint(checkpoint), max_new_tokens=max_new_tokens)
+    if max_new_tokens and not kind.writes:
+        raise InputError(f"--max-new-tokens: for a task whose answer is a text, not {kind.name}")
     has_head = source.has_head(kind)
     names = source.labels if has_head else data_module.label_names(train, columns=kind.columns)
     rows = kind.read(train, names=names)

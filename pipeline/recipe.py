@@ -5,7 +5,8 @@ Every field is described once, here or beside the stage that uses it; unknown ke
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -28,9 +29,9 @@ from ..compress.settings import (
     Update,
 )
 from ..compress.tasks import TASKS
-from ..export.artifact import ON_GPU, PRECISIONS
+from ..export.artifact import ON_GPU, PRECISIONS, precisions_of
 from ..export.engine import Bucket, Engine
-from ..export.parity import TOLERANCES, Tolerance
+from ..export.parity import Tolerance, tolerance_of
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 TaskName = Literal[
@@ -43,6 +44,7 @@ TaskName = Literal[
     "question-answering",
     "image-classification",
     "sentence-embedding",
+    "text-to-text",
 ]
 Sink = Literal["mlflow", "tensorboard", "wandb"]
 assert set(get_args(TaskName)) == set(TASKS)
@@ -182,11 +184,12 @@ class Gate(Settings):
     max_metric_drop: Annotated[float, Field(ge=0)] = Field(description="points lost against the own checkpoint")
 
 
-def default_targets() -> list[Target]:
-    """Every runtime and precision that may pay on a CPU (fp16 is for GPUs)."""
+def default_targets(data: Mapping[str, Any]) -> list[Target]:
+    """Every runtime and precision that may pay on a CPU (fp16 is for GPUs), for the recipe's `task`."""
+    task = TASKS.get(data.get("task", ""))
     return [
         Target.model_validate({"runtime": r, "precision": p})
-        for r, ps in PRECISIONS.items()
+        for r, ps in precisions_of(task is not None and task.writes).items()
         for p in ps
         if r not in ON_GPU and p != "fp16"
     ]
@@ -204,6 +207,10 @@ class Recipe(Settings):
         default_factory=list,
         description="pad each call to the next of these (max_length is always the last), for runtimes that like few "
         "shapes; max_length alone writes it into the model. Empty: every call at its own length",
+    )
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        default=None,
+        description="text-to-text: longest answer, tokens (default: as generation_config.json says, or 64)",
     )
     seed: int = Field(default=13, ge=0, lt=2**32, description="of every random choice")
     calibration_rows: Annotated[int, Field(ge=1)] = Field(
@@ -259,9 +266,9 @@ class Recipe(Settings):
             )
         if TASKS[self.task].vector:
             self._of_vectors()
-        if whole and TASKS[self.task].per_token:
+        if whole and TASKS[self.task].token_by_token:
             raise ValueError(
-                f"models: '{whole[0]}': cascades and static students answer for a whole text, {self.task} for its words"
+                f"models: '{whole[0]}': cascades and static students answer for a whole text, {self.task} for tokens"
             )
         if self.explain_rows and (not TASKS[self.task].one_label or TASKS[self.task].columns.second):
             raise ValueError(f"explain_rows: for tasks that give one whole text one label, not {self.task}")
@@ -269,6 +276,10 @@ class Recipe(Settings):
             raise ValueError("adapt: augment changes, moves and leaves out words, and their tags or answers with them")
         if not TASKS[self.task].reads_text:
             self._of_images()
+        if TASKS[self.task].writes:
+            self._of_texts()
+        elif self.max_new_tokens is not None:
+            raise ValueError(f"max_new_tokens: for a task whose answer is a text, not {self.task}")
         if not any(target.runtime != "pytorch" for target in self.targets):
             raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
         return self
@@ -306,10 +317,28 @@ class Recipe(Settings):
         if other is not None:
             raise ValueError(f"adapt: {other} is for rows of one text, and those of {self.task} are pairs; finetune is")
 
+    def _of_texts(self) -> None:
+        """ValueError for what models that write are not known to."""
+        for key in ("search", "teachers", "lengths"):
+            if getattr(self, key):
+                raise ValueError(f"{key}: not for {self.task}; leave it out")
+        for where, steps, known in (
+            ("adapt", self.adapt, ("finetune",)),
+            *((f"models: '{model.name}'", model.steps, ("finetune", "distill")) for model in self.models),
+        ):
+            other = next((step.stage[0] for step in steps if step.stage[0] not in known), None)
+            if other is not None:
+                raise ValueError(f"{where}: {other} does not know models that write; {' and '.join(known)} do")
+        for target in self.targets:
+            runs = precisions_of(True).get(target.runtime, ())
+            if target.precision not in runs:
+                allowed = "; ".join(f"{r} {', '.join(ps)}" for r, ps in precisions_of(True).items())
+                raise ValueError(f"targets: {target.runtime} {target.precision}: {self.task} runs in {allowed}")
+
     def tolerance(self, precision: str) -> Tolerance:
         """The parity gate's limits for a precision."""
         given = self.parity.get(precision)  # type: ignore[call-overload]
-        return Tolerance(**given.model_dump()) if given else TOLERANCES[precision]
+        return Tolerance(**given.model_dump()) if given else tolerance_of(TASKS[self.task], precision)
 
 
 def _asks_for(part: object, key: str) -> bool:

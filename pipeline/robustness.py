@@ -42,7 +42,7 @@ def robustness(
 ) -> None:
     """The metric on rows as they are, with typos, in capitals, twice, with words left out, swapped, replaced by
     synonyms; models side by side."""
-    kind = task_named(task)
+    kind = task_named(task, writes=True)
     about_words(kind, "robustness")
     changes = noise.MEASURED | {"deletion": noise.deletion, "swap": noise.swap}
     if synonyms is not None:

@@ -54,9 +54,10 @@ def why_worse(entry: dict) -> str | None:
     parity = entry.get("parity")
     if not entry["precision"].startswith("int8") or not parity or parity["metric_drop"] <= 0:
         return None
+    moved = parity["mean_difference"]  # none of texts
     return (
         f"INT8 alone loses {parity['metric_drop']:.1f} of these points: it changes {1 - parity['agreement']:.1%} of "
-        f"the answers and moves a logit by {parity['mean_difference']:.2f} in the mean"
+        f"the answers{f' and moves a logit by {moved:.2f} in the mean' if moved else ''}"
     )
 
 
@@ -142,6 +143,8 @@ def _quality(entry: dict, base: dict, measurements: dict) -> dict:
     figures: dict = {
         **_of_labels(entry, base, measurements),
         "negative_flip_share": flip_share(base_correct, correct),
+        "beside_validation": entry.get("beside_validation"),
+        "beside_test": entry.get("beside_test"),
         "calibration_error": entry["calibration_error"],
         "attribution_agreement": _mean_agreement(entry),
         "slices": {kind: _parts(kind, base_correct, correct, keys) for kind, keys in measurements["keys"].items()},

@@ -43,6 +43,8 @@ def evaluate(
         correct = job.task.correct(outputs, gold)
         result[f"metric_{name}"] = job.task.metric(outputs, gold)
         result[f"correct_{name}"] = _recorded(correct)
+        if job.task.beside is not None:
+            result[f"beside_{name}"] = job.task.beside(outputs, gold)
         if candidate != reference and name == "validation":
             theirs = _expected(job, candidate, reference, done)
             parity = compare(outputs, theirs, gold, job.task, list(map(len, ids)))

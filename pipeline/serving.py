@@ -90,7 +90,7 @@ def load(
         raise InputError(f"{url}: an address that begins with http:// or https:// is expected")
     if bool(text) == bool(data):
         raise InputError("give either --text or --data")
-    texts = list(task_named(task).read(data, labelled=False).texts) if data else text or []
+    texts = list(task_named(task, writes=True).read(data, labelled=False).texts) if data else text or []
     key = _key(api_key_file)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     address, requests = bodies(texts, url.rstrip("/"), model)

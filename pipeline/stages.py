@@ -156,6 +156,9 @@ def distill(
     layers: Annotated[
         str | None, typer.Option(help="a number of the teacher's layers, or a list such as 0,2,5")
     ] = None,
+    decoder_layers: Annotated[
+        str | None, typer.Option(help="text-to-text: layers of the half that writes (default: as --layers)")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="hidden size of the student")] = None,
     teacher: Annotated[list[str] | None, typer.Option(help="a further teacher; may be given several times")] = None,
     epochs: Annotated[float | None, typer.Option(help="passes over the rows (default: 3, static: 6)")] = None,
@@ -177,7 +180,7 @@ def distill(
     from ..compress.distill import heal, mean_scores, student_of
     from ..compress.static import untaught
 
-    kind = task_named(task)
+    kind = task_named(task, writes=True)
     source = open_checkpoint(checkpoint, kind)
     others = [open_checkpoint(path, kind) for path in teacher or []]
     elsewhere = open_checkpoint(student, kind) if student else None
@@ -195,14 +198,14 @@ def distill(
     if elsewhere and not kind.number and elsewhere.labels != source.labels:
         raise InputError(f"{elsewhere.path}: its labels are not those of {source.path}, in the same order")
     for other in (*others, *([elsewhere] if elsewhere else [])):
-        if kind.per_token and not _same_tokens(source, other):
+        if kind.token_by_token and not _same_tokens(source, other):
             raise InputError(
                 f"{other.path}: it cuts text into other tokens than {source.path}, and {kind.name} "
                 "compares answers token by token"
             )
     if static:
         about_words(kind, "--static")
-    if static and kind.per_token:
+    if static and kind.token_by_token:
         raise InputError(f"--static: its students answer for a whole text, and {kind.name} for every word")
     data = kind.read(train, labelled=False)
     more = data_module.read_unlabeled(unlabeled, columns=kind.columns).texts if unlabeled else ()
@@ -222,7 +225,8 @@ def distill(
             Distill,
             {
                 "epochs": 3.0, **{key: value for key, value in given.items() if value is not None}, "student": student,
-                "layers": _layers(layers), "width": width, "hidden_weight": hidden_weight,
+                "layers": _layers(layers), "decoder_layers": _layers(decoder_layers), "width": width,
+                "hidden_weight": hidden_weight,
                 "relation_weight": relation_weight, "quantize_aware": quantize_aware,
             },
         )  # fmt: skip
@@ -267,9 +271,15 @@ def pushes(kind: str | None, task: Task) -> dict | None:
     return {"kind": kind}
 
 
-def task_named(name: str) -> Task:
+def task_named(name: str, *, writes: bool = False) -> Task:
+    """The task of this name; `writes`: it may be one whose answer is a text of the model's own."""
     if name not in TASKS:
         raise InputError(f"--task {name}: {nearest(name, TASKS)}")
+    if TASKS[name].writes and not writes:
+        raise InputError(
+            f"--task {name}: not for this verb; init, run, finetune, distill, quantize, export, bench and robustness "
+            "know models that write"
+        )
     return TASKS[name]
 
 

@@ -28,7 +28,9 @@ def split(lengths: Sequence[int], slack: float, most: int) -> list[list[int]]:
     return calls
 
 
-def measure(run: Callable[[list], object], row: Sequence[int], max_length: int) -> tuple[float, float]:
+def measure(
+    run: Callable[[list], object], row: Sequence[int], max_length: int, repeats: int = REPEATS
+) -> tuple[float, float]:
     """(slack, seconds per token) of a model on this machine, now.
 
     A call takes about a + b * rows * longest seconds; the slack is a / b tokens, fitted to the fastest of a few calls
@@ -37,7 +39,7 @@ def measure(run: Callable[[list], object], row: Sequence[int], max_length: int) 
     short, long = max(1, min(16, max_length)), max(1, min(64, max_length))
     shapes = [(1, short), (8, short), (1, long), (4, long)]
     seconds = np.full(len(shapes), np.inf)
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for i, (rows, length) in enumerate(shapes):
             ids = row if len(row) == length else (list(row) * length)[:length]
             begin = time.perf_counter()

@@ -50,7 +50,8 @@ class Model:
         self.vocabulary: int = encoder.tokenizer.get_vocab_size() if self.task.reads_text else 0
         self.output = self.task.output
         ordinary = self.tokenise([encoder.example])[0]
-        self.slack, self.seconds_per_token = calls.measure(self.run, ordinary, self.max_length)
+        repeats = 1 if self.task.writes else calls.REPEATS  # whole answers take long
+        self.slack, self.seconds_per_token = calls.measure(self.run, ordinary, self.max_length, repeats)
 
     @property
     def texts(self) -> list[str]:
@@ -64,6 +65,8 @@ class Model:
         """What protocol v2 gives, name -> (datatype, shape)."""
         one = [-1, -1] if self.task.per_token else [-1]  # a row, or its tokens
         two = [*one, len(self.labels)]
+        if self.task.writes:
+            return {"text": ("BYTES", [-1]), self.output: ("INT64", [-1, -1])}
         if self.task.answer:
             ends = {name: ("INT64", [-1]) for name in ("start", "end")}
             return {"answer": ("BYTES", [-1]), **ends, "score": ("FP32", [-1]), self.output: ("FP32", two)}
@@ -85,10 +88,11 @@ class Model:
             raise Refused(400, f"{IMAGE}: {error}") from None
 
     def run(self, rows: list[list[int]]) -> np.ndarray:
-        """One call of the model: (rows, labels) float32, or (rows, length, labels)."""
+        """One call of the model: (rows, labels) float32, or (rows, length, labels); token ids int64, (rows, tokens)."""
         batch = collate(rows, self.predictor.encoder.pad_id)
         with ONE_AT_A_TIME:
-            found = np.asarray(self.predictor.session(batch)[self.output], dtype=np.float32)
+            found = np.asarray(self.predictor.session(batch)[self.output])
+        found = found if self.task.writes else found.astype(np.float32)
         if not np.isfinite(found).all():
             raise ValueError("the model gave a number that is not finite")
         return found
@@ -100,6 +104,12 @@ class Model:
     def tensors(self, logits: np.ndarray, lengths: list[int], answers: list[dict]) -> dict[str, tuple]:
         """The outputs of protocol v2, name -> (datatype, values, shape), for rows of these lengths in tokens; `answers`
         to their texts, if they came as texts."""
+        if self.task.writes:
+            answers = self.task.decode(logits, self.labels, (), self.predictor.encoder)  # also of rows of ids
+            return {
+                "text": ("BYTES", [answer["text"] for answer in answers], [len(logits)]),
+                self.output: ("INT64", logits, list(logits.shape)),
+            }
         if self.task.answer:
             wide = _padded(logits, lengths)
             count = [len(answers)]

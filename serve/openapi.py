@@ -44,9 +44,10 @@ def document() -> dict[str, Any]:
     number, tagged = _object(value={"type": "number"}), _object(entities=_list(entity))
     answered = _object(answer=STRING, start=INTEGER, end=INTEGER, score={"type": "number"})
     embedded = _object(embedding=_list({"type": "number"}))
-    for kind in (several, number, tagged, answered, embedded):
+    written = _object(text=STRING)
+    for kind in (several, number, tagged, answered, embedded, written):
         kind["properties"] |= {"model": STRING, "version": STRING}
-    prediction = {"anyOf": [CLASSIFIED, several, number, tagged, answered, embedded]}
+    prediction = {"anyOf": [CLASSIFIED, several, number, tagged, answered, embedded, written]}
     schemas: dict[str, Any] = {"Error": _object(error=STRING), "Prediction": prediction}
     for kind in (InferRequest, Predict, Switch):
         schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -75,7 +76,7 @@ def document() -> dict[str, Any]:
         "/metrics": {"get": {"summary": "Prometheus metrics", "responses": text | _errors(401, 403, 429, 503)}},
         "/v2/repository/index": _post("Models and their state", _list(row), wanted),
         "/predict": _post(
-            "A text or an image, or several: labels, a number, a vector, entities or an answer",
+            "A text or an image, or several: labels, a number, a vector, entities, an answer or a text",
             predicted,
             _ref("Predict"),
         ),

@@ -49,12 +49,12 @@ class Samples:
 
 
 def _said(answer: dict) -> dict:
-    """The label and its score, the labels, the number, the entities, or the answer; under names that are not read as
-    labels. Of a vector nothing."""
+    """The label and its score, the labels, the number, the entities, the answer or the text; under names that are not
+    read as labels. Of a vector nothing."""
     if "embedding" in answer:
         return {}
     if "answer" in answer:
         return {"found": answer["answer"], "score": answer["score"]}
     if "label" in answer:
         return {"answer": answer["label"], "score": answer["score"]}
-    return {"answer": next(answer[name] for name in ("labels", "value", "entities") if name in answer)}
+    return {"answer": next(answer[name] for name in ("labels", "value", "entities", "text") if name in answer)}

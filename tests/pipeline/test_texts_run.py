@@ -1,0 +1,173 @@
+"""Texts that are written the whole way: one recipe, then its bundle behind every door."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import paredown, refused
+from paredown.compress.checkpoint import load, open_checkpoint, save
+from paredown.compress.settings import Finetune
+from paredown.compress.train import finetune
+from paredown.export.artifact import read_artifact
+from paredown.export.manifest import BundleError, check_files, read_manifest
+from serving import client_of
+from writing import TASK, make_writer, rows, write_rows
+
+RECIPE = """
+name: good-words
+task: text-to-text
+checkpoint: ./teacher
+data: {train: ./train.jsonl, validation: ./validation.jsonl, test: ./test.jsonl, unlabeled: ./more.jsonl}
+max_length: 16
+max_new_tokens: 6
+calibration_rows: 4
+robustness_rows: 8
+models:
+  - name: shallow
+    steps:
+      - distill: {layers: 2, decoder_layers: 1, epochs: 1, label_weight: 0.5, learning_rate: 0.003}
+targets:
+  - {runtime: onnxruntime}
+  - {runtime: onnxruntime, precision: int8-dynamic}
+  - {runtime: openvino}
+parity: {int8-dynamic: {min_agreement: 0, max_metric_drop: 60}}
+latency: {threads: 1, processes: 1, extra_processes: 0, rounds: 2, min_seconds: 0.05, min_repeats: 8, batch_size: 4}
+choose: {max_drop: 90}
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, a teacher that has learned a little, the recipe, and its run in `run`."""
+    path = tmp_path_factory.mktemp("home")
+    for seed, (name, count) in enumerate({"train": 240, "validation": 24, "test": 24, "more": 16}.items()):
+        write_rows(path / f"{name}.jsonl", count, seed, labelled=name != "more")
+    source = make_writer(path / "untrained")
+    train, encoder = TASK.read(str(path / "train.jsonl")), source.encoder(16)
+    settings = Finetune(epochs=6, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
+    model = finetune(load(source, TASK), encoder.ids(train.texts), TASK.taught(train, encoder), settings, seed=0)
+    save(model, source, path / "teacher")
+    (path / "recipe.yaml").write_text(RECIPE)
+    done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_the_run_chooses_and_reports_bleu_beside_the_metric(home: Path) -> None:
+    choice = json.loads((home / "run" / "choice.json").read_text())
+    assert choice["baseline"]["metric"] == "ROUGE-L"
+    assert choice["baseline"]["metric_validation"] > 20
+    assert set(choice["chosen"]["beside_test"]) == {"BLEU", "exact"}
+    assert len([c for c in choice["candidates"] if c.get("metric_test") is not None]) == 7
+    assert choice["chosen"]["typos_metric"] is not None
+    assert choice["chosen"]["length_metric"] is None
+    report = (home / "run" / "report.html").read_text()
+    assert "<th>BLEU</th>" in report
+    entries = json.loads((home / "run" / "measurements.json").read_text())["candidates"]
+    exact = [e["parity"]["agreement"] for e in entries if e["precision"] == "fp32" and "parity" in e]
+    assert exact == [1.0] * len(exact)
+    int8 = next(e for e in entries if e["name"] == "teacher/onnxruntime/int8-dynamic")
+    assert int8["details"]["decoder"]["agreement"] > 0.9
+
+
+def test_the_bundle_proves_itself_without_us_and_answers(home: Path, tmp_path: Path) -> None:
+    bundle = home / "run" / "bundle"
+    manifest = read_manifest(bundle)
+    assert manifest["generation"]["max_new_tokens"] == 6
+    assert manifest["labels"] == []
+    done = subprocess.run([sys.executable, bundle / "selftest.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    row = rows(1, 9)[0]
+    done = paredown("predict", bundle, "--text", row["text"])
+    assert done.returncode == 0, done.stderr
+    assert isinstance(json.loads(done.stdout)["text"], str)
+    done = paredown("verify", bundle, "--data", home / "test.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "24 rows" in done.stdout
+    refused(paredown("pack", bundle, "--layout", "triton", "--output-dir", tmp_path / "x"), "token by token")
+
+
+def test_a_decoder_that_was_changed_is_not_opened(home: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(home / "run" / "bundle", tmp_path / "bundle")
+    manifest = read_manifest(bundle)
+    decoder = bundle / manifest["generation"]["decoder"]
+    decoder.write_bytes(decoder.read_bytes() + b"\0")
+    with pytest.raises(BundleError, match="decoder"):
+        check_files(bundle, manifest)
+
+
+def test_a_changed_text_is_found(home: Path, tmp_path: Path) -> None:
+    from paredown.export.selftest import check_golden, open_model
+
+    bundle = shutil.copytree(home / "run" / "bundle", tmp_path / "bundle")
+    manifest = read_manifest(bundle)
+    session, encoder = open_model(bundle, manifest)
+    assert check_golden(bundle, manifest, session, encoder) == 0
+    golden = json.loads((bundle / "golden.json").read_text())
+    for entry in golden["rows"]:
+        entry["output"] = [5, 1, 0, 0, 0, 0]
+        entry["answer"] = encoder.text(entry["output"])
+    (bundle / "golden.json").write_text(json.dumps(golden))
+    with pytest.raises(BundleError, match="answered with another text"):
+        check_golden(bundle, manifest, session, encoder)
+
+
+def test_it_is_served(home: Path) -> None:
+    ask = [row["text"] for row in rows(2, 9)]
+    with client_of(bundle=home / "run" / "bundle") as (client, _, _):
+        found = client.post("/predict", json={"text": ask}).json()["predictions"]
+        tensors = [{"name": "text", "datatype": "BYTES", "shape": [2], "data": ask}]
+        reply = client.post("/v2/models/good-words/infer", json={"inputs": tensors}).json()
+        outputs = {tensor["name"]: tensor for tensor in reply["outputs"]}
+        assert outputs["text"]["data"] == [answer["text"] for answer in found]
+        assert outputs["sequences"]["shape"] == [2, 6]
+        assert outputs["sequences"]["datatype"] == "INT64"
+        ids = [{"name": "input_ids", "datatype": "INT64", "shape": [1, 2], "data": [4, 1]}]
+        reply = client.post("/v2/models/good-words/infer", json={"inputs": ids})
+        assert reply.status_code == 200, reply.text
+        about = client.get("/v2/models/good-words").json()
+        assert {tensor["name"] for tensor in about["outputs"]} == {"text", "sequences"}
+
+
+@pytest.mark.slow
+def test_stages_alone(home: Path, tmp_path: Path) -> None:
+    data = ["--task", TASK.name, "--train", home / "test.jsonl"]
+    more = ["--validation", home / "validation.jsonl", "--max-length", 16, "--epochs", 0.5]
+    lora = ["--peft", "lora", "--max-new-tokens", 5, "--output-dir", tmp_path / "tuned"]
+    done = paredown("finetune", home / "teacher", *data, *more, *lora)
+    assert done.returncode == 0, done.stderr
+    assert "ROUGE-L" in done.stdout
+    assert open_checkpoint(tmp_path / "tuned", TASK).generation["max_new_tokens"] == 5
+    one = ["--layers", 1, "--output-dir", tmp_path / "one"]
+    done = paredown("distill", tmp_path / "tuned", *data, *more, *one)
+    assert done.returncode == 0, done.stderr
+    onnx = ["--to", "openvino", "--precision", "int8-static", "--max-length", 16]
+    done = paredown("export", tmp_path / "one", *data, *onnx, "--output-dir", tmp_path / "ov")
+    assert done.returncode == 0, done.stderr
+    assert "of the texts are the checkpoint's" in done.stdout
+    assert read_artifact(tmp_path / "ov").files[::2] == ("encoder.xml", "decoder.xml")
+    done = paredown("bench", tmp_path / "ov", home / "run" / "bundle", "--task", TASK.name, "--data",
+                    home / "validation.jsonl", "--min-seconds", 0.05, "--min-repeats", 4, "--processes", 1,
+                    "--rounds", 2, "--batch-size", 2)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    refused(paredown("prune", home / "teacher", *data, "--output-dir", tmp_path / "x"), "models that write")
+    refused(paredown("export", home / "teacher", "--task", TASK.name, "--precision", "fp16", "--output-dir",
+                     tmp_path / "x"), "onnxruntime runs fp32, int8-dynamic")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("distill: {layers: 2,", "prune: {ffn: 0.5}\n      - distill: {layers: 2,", "prune does not know models that"),
+        ("max_length: 16", "max_length: 16\nlengths: [8]", "lengths: not for text-to-text"),
+        ("precision: int8-dynamic", "precision: int8-static", "text-to-text runs in"),
+        ("task: text-to-text\n", "", "max_new_tokens: for a task whose answer is a text"),
+    ],
+)
+def test_a_recipe_that_asks_for_more_is_refused(home: Path, tmp_path: Path, old: str, new: str, why: str) -> None:
+    assert old in RECIPE
+    (home / "other.yaml").write_text(RECIPE.replace(old, new))
+    refused(paredown("run", home / "other.yaml", "--dry-run"), why)
