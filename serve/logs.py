@@ -21,10 +21,13 @@ class JsonLines(logging.Formatter):
 
 
 def start_logging() -> None:
-    """For the loggers of paredown and uvicorn; the latter's warnings and errors only."""
+    """For the loggers of paredown, and for the warnings and errors of uvicorn and asyncio (no more files to open)."""
+    # What no line shows, and each request would pay for: docs.python.org/3/howto/logging.html#optimization
+    logging._srcfile = None  # type: ignore[assignment]
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, level in (("paredown", logging.INFO), ("uvicorn", logging.WARNING)):
+    for name, level in (("paredown", logging.INFO), ("uvicorn", logging.WARNING), ("asyncio", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
