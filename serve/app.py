@@ -172,11 +172,11 @@ class Server:
         model, loop = served.model, asyncio.get_running_loop()
         guess = sum(min(model.max_length, 2 + len(text) // BYTES_PER_TOKEN) for text in texts or ())
         job = Job(texts, ids, guess or sum(map(len, ids)), deadline, loop, loop.create_future())
-        self.metrics.waiting.labels(model.name, model.version).set(served.batcher.rows)
+        self.metrics.waiting.labels(model.name, model.version).set(served.batcher.admitted.rows)
         try:
             logits = await _while_there(request, job.done, served.batcher.submit(job))
         finally:
-            self.metrics.waiting.labels(model.name, model.version).set(served.batcher.rows)
+            self.metrics.waiting.labels(model.name, model.version).set(served.batcher.admitted.rows)
         answers = []
         if texts is not None and model.task.per_token:  # looks for its words in the text again: off the event loop
             answers = await asyncio.to_thread(model.answers, texts, logits)
