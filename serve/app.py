@@ -78,7 +78,7 @@ class Server:
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        ready = not self.gate.draining and self.models.alive
+        ready = not self.gate.draining and self.models.able
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     async def server(self, request: Request) -> Response:
