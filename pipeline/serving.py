@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from ..compress.errors import InputError
+from ..compress.errors import InputError, StepError
 from .options import checked
 from .stages import TaskOption, task_named
 
@@ -106,6 +106,8 @@ def load(
         from .store import write_atomic
 
         write_atomic(json_file, json.dumps(found, indent=2) + "\n")
+    if not found["ok"]:
+        raise StepError(f"{address}: not one request succeeded")
 
 
 def _key(file: Path | None) -> str | None:
