@@ -100,8 +100,9 @@ class Front:
             return Refused(429, f"overloaded: {self.gate.under_way} requests are under way", retry_after=1)
         key = self.settings.api_key
         if key is not None and path not in OPEN:
-            given = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
-            if not hmac.compare_digest(given.encode(), key.encode()):
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            tried = [headers.get("x-api-key", ""), given.strip() if scheme.lower() == "bearer" else ""]
+            if not any(hmac.compare_digest(one.encode(), key.encode()) for one in tried):
                 return Refused(401, "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
         return None
 

@@ -230,6 +230,7 @@ def test_a_key_is_asked_for_where_it_matters(bundle: Path) -> None:
         for path in ("/v2", "/metrics", "/v2/models/tiny"):
             assert client.get(path).status_code == 401
             assert client.get(path, headers={"Authorization": "Bearer s3cret"}).status_code == 200
+            assert client.get(path, headers={"Authorization": "bearer s3cret"}).status_code == 200
             assert client.get(path, headers={"X-API-Key": "s3cret"}).status_code == 200
             assert client.get(path, headers={"X-API-Key": "wrong"}).status_code == 401
 
