@@ -6,18 +6,26 @@ import json
 import logging
 import sys
 import time
+from functools import lru_cache
+
+ENCODE = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps would make one for each line
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 class JsonLines(logging.Formatter):
     """time, level, message, and the `fields` that a call gave as extra."""
 
     def format(self, record: logging.LogRecord) -> str:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+        stamp = f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
         line = {"time": stamp, "level": record.levelname.lower(), "message": record.getMessage()}
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return ENCODE(line)
 
 
 def start_logging() -> None:
