@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from ..compress.errors import InputError
+from ..compress.errors import InputError, StepError
 from .options import checked
 from .stages import TaskOption, task_named
 
@@ -108,16 +108,22 @@ def load(
         from .store import write_atomic
 
         write_atomic(json_file, json.dumps(found, indent=2) + "\n")
+    if not found["ok"]:
+        raise StepError(f"{address}: not one request succeeded")
 
 
 def _key(file: Path | None) -> str | None:
     """The API key of a file or the environment; never of the command line, which every user of the machine can read."""
     if file is None:
-        return os.environ.get(KEY) or None
-    try:
-        key = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--api-key-file {file}: {getattr(error, 'strerror', None) or 'not text'}") from None
-    if not key:
-        raise InputError(f"--api-key-file {file}: empty")
-    return key
+        where, key = f"${KEY}", os.environ.get(KEY, "").strip()
+    else:
+        where = f"--api-key-file {file}"
+        try:
+            key = file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{where}: {getattr(error, 'strerror', None) or 'not text'}") from None
+        if not key:
+            raise InputError(f"{where}: empty")
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"{where}: only printable ASCII can be sent in a header; take another key")
+    return key or None

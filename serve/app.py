@@ -34,6 +34,7 @@ from .settings import Settings
 
 PAGE = Path(__file__).with_name("page.html")
 EXTENSIONS = ["binary_tensor_data", "model_repository"]
+NOT_HERE = {"sequence_id", "sequence_start", "sequence_end", "priority"}  # Triton's, which would change the answer
 BYTES_PER_TOKEN = 3  # a guess that queueing goes by until a text is tokenised
 TEXT_PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 Result = TypeVar("Result")
@@ -80,7 +81,7 @@ class Server:
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        ready = not self.gate.draining and self.models.alive
+        ready = not self.gate.draining and self.models.able
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     async def server(self, request: Request) -> Response:
@@ -137,7 +138,10 @@ class Server:
         self.models.versions(name)  # 404 before the body is read
         body = await read_body(request, self.settings.body_bytes, self._seconds)
         asked, values = decode(body, request.headers.get(HEADER_LENGTH))
-        deadline = self._deadline(request, (asked.parameters or {}).get("timeout"))
+        parameters = asked.parameters or {}
+        if not_here := parameters.keys() & NOT_HERE:
+            raise Refused(400, f"parameters: '{min(not_here)}' is not supported here")
+        deadline = self._deadline(request, parameters.get("timeout"))
         async with self.models.use(name, version, deadline) as served:
             model = served.model
             wanted, binary = binary_outputs(asked, list(model.outputs))
@@ -179,11 +183,11 @@ class Server:
         model, loop = served.model, asyncio.get_running_loop()
         guess = sum(min(model.max_length, 2 + len(text) // BYTES_PER_TOKEN) for text in texts or ())
         job = Job(texts, ids, guess or sum(map(len, ids)), deadline, loop, loop.create_future())
-        self.metrics.waiting.labels(model.name, model.version).set(served.batcher.rows)
+        self.metrics.waiting.labels(model.name, model.version).set(served.batcher.admitted.rows)
         try:
             logits = await _while_there(request, job.done, served.batcher.submit(job))
         finally:
-            self.metrics.waiting.labels(model.name, model.version).set(served.batcher.rows)
+            self.metrics.waiting.labels(model.name, model.version).set(served.batcher.admitted.rows)
         answers = []
         if texts is not None and model.task.per_token:  # looks for its words in the text again: off the event loop
             answers = await asyncio.to_thread(model.answers, texts, logits)
@@ -206,8 +210,8 @@ class Server:
 
     def _deadline(self, request: Request, timeout: object = None) -> float:
         """time.monotonic at which an answer is too late; `timeout` is Triton's parameter, in microseconds."""
-        if timeout is not None and (type(timeout) is not int or timeout < 0):
-            raise Refused(400, f"parameters: timeout {timeout!r}: microseconds are expected")
+        if timeout is not None and (type(timeout) is not int or not 0 <= timeout < 2**64):
+            raise Refused(400, f"parameters: timeout {timeout!r:.100}: microseconds are expected, a UINT64")
         seconds = min(self._seconds, timeout / 1e6) if timeout else self._seconds  # type: ignore[operator]
         return request.scope["begin"] + seconds
 
@@ -286,12 +290,14 @@ def create_app(
         if samples is not None:
             samples.close()
 
-    return Starlette(
+    app = Starlette(
         routes=routes,
         lifespan=lifespan,
         middleware=[Middleware(Front, settings=settings, metrics=metrics, gate=gate)],
         exception_handlers={Refused: _refused, HTTPException: _no_route, Gone: _gone, ClientDisconnect: _gone},
     )
+    app.router.redirect_slashes = False  # the redirect would lead to whatever Host the client named
+    return app
 
 
 async def _refused(request: Request, error: Exception) -> Response:

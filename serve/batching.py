@@ -1,7 +1,8 @@
 """Requests of many clients in few calls of the model: one thread tokenises, one runs the model, the event loop waits.
 
 A request is admitted only when the queue has room and what is in front of it will be done in time; it then gets its
-answer, or 504 at its deadline, also while a call is running. A row of a request that is gone is dropped unrun.
+answer, or 504 at its deadline, also while a call is running. Requests take turns of `batch_tokens`: one with many rows
+holds up no small one. A row of a request that is gone is dropped unrun.
 """
 
 from __future__ import annotations
@@ -9,24 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from queue import Empty, SimpleQueue
 
 import numpy as np
 
+from .admission import Admission
 from .calls import split
 from .model import Model
 from .refused import Refused
 from .settings import Settings
 
 log = logging.getLogger("paredown")
-MARGIN = 0.5  # share of the time to the deadline that the estimate of the wait may take
-SLOWER, QUICKER = 0.3, 0.05  # weight of the newest call in the estimate of seconds per token: careful soon, bold late
 
 
 class Gone(Exception):
@@ -46,6 +46,8 @@ class Job:
     begin: float = field(default_factory=time.monotonic)
     found: dict[int, np.ndarray] = field(default_factory=dict)  # row -> its logits, (lines, labels)
     left: int = 0  # rows without an answer
+    taken: int = 0  # rows that have had their turn
+    waits: int = 0  # tokens of those that are admitted
     tokenise_s: float = 0.0
     queue_s: float = 0.0  # until the first row's call began
     model_s: float = 0.0  # of the calls that its rows were in
@@ -65,11 +67,9 @@ class Batcher:
     def __init__(self, model: Model, settings: Settings, observe: Callable[[int, int, float], None] = lambda *_: None):
         """`observe(rows, tokens, seconds)` is called after each call of the model, in its thread."""
         self.model, self.settings, self.observe = model, settings, observe
-        self.rows = self.tokens = 0  # admitted and not done
-        self._most = max(1, settings.batch_tokens // model.tokens_a_piece)
-        self._seconds_per_token = model.seconds_per_token
+        self._most = max(1, settings.batch_tokens // model.tokens_a_piece)  # pieces of rows a round
+        self.admitted = Admission(settings.queue_rows, self._most, model.seconds_per_token)
         self._free = 0.0  # time.monotonic at which the last call ended
-        self._lock = threading.Lock()  # of the three above
         self._new: SimpleQueue[Job | None] = SimpleQueue()
         self._ready: SimpleQueue[Job | None] = SimpleQueue()
         self._threads = [
@@ -82,11 +82,11 @@ class Batcher:
     async def submit(self, job: Job) -> np.ndarray:
         """Logits in the rows' order, a line a row or a token, (lines, labels) float32.
 
-        Refused 429 when there is no room, 504 at the deadline.
+        Refused 413 when it could not be done alone, 429 when there is no room now, 504 at the deadline.
         """
         count = len(job.texts if job.texts is not None else job.ids)
         job.left = count
-        self._admit(job, count)
+        self.admitted.admit(job, count)
         late = Refused(504, "no answer before the deadline")
         timer = job.loop.call_at(job.loop.time() + job.deadline - time.monotonic(), job.finish, late)
         try:
@@ -94,23 +94,6 @@ class Batcher:
             return await job.done
         finally:
             timer.cancel()
-
-    def _admit(self, job: Job, count: int) -> None:
-        with self._lock:
-            wait = self.tokens * self._seconds_per_token
-            needed = wait + job.tokens * self._seconds_per_token
-            full = self.rows + count > self.settings.queue_rows
-            late = needed > MARGIN * (job.deadline - time.monotonic())
-            if self.rows and (full or late):
-                why = f"{self.rows} rows are waiting"
-                raise Refused(429, f"overloaded: {why}, about {wait:.2f} s of work", max(1, math.ceil(wait)))
-            self.rows += count
-            self.tokens += job.tokens
-
-    def _release(self, rows: int, tokens: int) -> None:
-        with self._lock:
-            self.rows -= rows
-            self.tokens -= tokens
 
     @property
     def alive(self) -> bool:
@@ -129,7 +112,7 @@ class Batcher:
             alive = []
             for job in jobs:
                 if job is not None and job.done.done():
-                    self._release(job.left, job.tokens)
+                    self.admitted.count(job, -job.left, -job.tokens)
                 elif job is not None:
                     alive.append(job)
             self._tokenise_all(alive)
@@ -149,7 +132,7 @@ class Batcher:
             if not isinstance(error, Refused):
                 log.exception("the tokeniser failed on a request")
             for job in jobs:
-                self._release(job.left, job.tokens)
+                self.admitted.count(job, -job.left, -job.tokens)
                 ours = error if isinstance(error, Refused) else RuntimeError(f"the tokeniser failed: {error}")
                 _on_loop(job.loop, [(job, ours)])
             return
@@ -159,55 +142,67 @@ class Batcher:
             job.ids = ids[place : place + job.left]
             place += job.left
             tokens = sum(map(len, job.ids))
-            self._release(0, job.tokens - tokens)
+            self.admitted.count(job, 0, tokens - job.tokens)
             job.tokens, job.tokenise_s = tokens, seconds
             self._ready.put(job)
 
     def _run(self) -> None:
-        waiting: deque[tuple[Job, int]] = deque()
+        waiting: deque[Job] = deque()
         closing = False
         while not closing or waiting:
             arrived = _take(self._ready) if not waiting else _drain(self._ready)
             for job in arrived:
                 closing = closing or job is None
                 if job is not None:
-                    waiting.extend((job, i) for i in range(job.left))
+                    waiting.append(job)
             if not closing:
                 closing = self._wait_for_company(waiting)
             taken = self._round(waiting)
             lengths = [len(job.ids[i]) for job, i in taken]
             for call in split(lengths, self.model.slack, self._most):
-                self._call([taken[i] for i in call])
+                if rows := [taken[i] for i in call if self._wanted(*taken[i])]:
+                    self._call(rows)
 
-    def _wait_for_company(self, waiting: deque[tuple[Job, int]]) -> bool:
+    def _wanted(self, job: Job, i: int) -> bool:
+        """Whether somebody waits for this row; else it is dropped."""
+        if gone := job.done.done():
+            self.admitted.count(job, -1, -len(job.ids[i]))
+        return not gone
+
+    def _wait_for_company(self, waiting: deque[Job]) -> bool:
         """Up to `max_wait_ms` after the oldest row came, or until the batch is full; True when closing."""
         if not self.settings.max_wait_ms or not waiting:
             return False
-        until = waiting[0][0].begin + self.settings.max_wait_ms / 1e3
-        while sum(len(job.ids[i]) for job, i in waiting) < self._most:
+        until = min(job.begin for job in waiting) + self.settings.max_wait_ms / 1e3
+        while sum(map(len, chain.from_iterable(job.ids[job.taken :] for job in waiting))) < self._most:
             try:
                 job = self._ready.get(timeout=max(0.0, until - time.monotonic()))
             except Empty:
                 return False
             if job is None:
                 return True
-            waiting.extend((job, i) for i in range(job.left))
+            waiting.append(job)
         return False
 
-    def _round(self, waiting: deque[tuple[Job, int]]) -> list[tuple[Job, int]]:
-        """The oldest rows, `batch_tokens` at most but one row at least; those of a request that is gone are dropped."""
+    def _round(self, waiting: deque[Job]) -> list[tuple[Job, int]]:
+        """The oldest requests' rows, `batch_tokens` at most but one row at least. A request that has had all of them
+        goes to the end of the line.
+        """
         taken: list[tuple[Job, int]] = []
         tokens = 0
         while waiting:
-            job, i = waiting[0]
-            length = len(job.ids[i])
-            if job.done.done():
-                self._release(1, length)
-            elif taken and tokens + length > self._most:
-                break
-            else:
-                taken.append((job, i))
-                tokens += length
+            job = waiting[0]
+            while job.taken < len(job.ids):
+                row = job, job.taken
+                length = len(job.ids[job.taken])
+                if self._wanted(*row):
+                    if taken and tokens + length > self._most:
+                        if taken[0][0] is job:
+                            waiting.rotate(-1)
+                        return taken
+                    taken.append(row)
+                    tokens += length
+                job.taken += 1
             waiting.popleft()
         return taken
 
@@ -224,24 +219,21 @@ class Batcher:
                     self._call([row])
                 return
             log.exception("the model failed on a row")
-            self._release(1, tokens)
             job = rows[0][0]
+            self.admitted.count(job, -1, -tokens)
             _on_loop(job.loop, [(job, RuntimeError(f"the model failed: {error}"))])
             return
         end = time.monotonic()
         seconds = end - begin
         busy = end - max(self._free, min(job.begin for job, _ in rows))  # with all that comes between two calls
         self._free = end
-        with self._lock:
-            here = busy / (tokens + self.model.slack)  # what a call costs beside its tokens is no token's
-            change = here - self._seconds_per_token
-            self._seconds_per_token += (SLOWER if change > 0 else QUICKER) * change
-        self._release(len(rows), tokens)
+        self.admitted.learn(busy / (tokens + self.model.slack))  # what a call costs beside its tokens is no token's
         finished: dict[asyncio.AbstractEventLoop, list] = {}
         for (job, i), found in zip(rows, logits, strict=True):
             if not job.found:
                 job.queue_s = begin - job.begin - job.tokenise_s
             job.found[i] = found[: len(job.ids[i])] if found.ndim > 1 else found[None]
+            self.admitted.count(job, -1, -len(job.ids[i]))
             job.left -= 1
             if not job.left:
                 lines = np.concatenate([job.found[i] for i in range(len(job.ids))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import itertools
 import logging
 import re
 import secrets
@@ -20,6 +21,8 @@ from .settings import LOCAL, Settings
 log = logging.getLogger("paredown.request")
 REQUEST_ID = "X-Request-Id"
 OPEN = ("/", "/openapi.json", "/v2/health/live", "/v2/health/ready")  # no key: they tell nothing and change nothing
+
+_PROCESS, _NUMBERS = secrets.token_hex(4), itertools.count()  # of request ids: one call of the system for all of them
 
 
 class Gate:
@@ -43,7 +46,7 @@ class Front:
         begin = time.monotonic()
         headers = Headers(scope=scope)
         given = headers.get(REQUEST_ID, "")
-        request_id = given if re.fullmatch(r"[\w.:-]{1,128}", given, re.ASCII) else secrets.token_hex(8)
+        request_id = given if re.fullmatch(r"[\w.:-]{1,128}", given, re.ASCII) else f"{_PROCESS}{next(_NUMBERS):08x}"
         status = 499  # as nginx writes it: the client was gone before there was an answer
         scope["fields"] = fields = {}  # what the route adds to the line of log
         scope["begin"] = begin
@@ -100,8 +103,9 @@ class Front:
             return Refused(429, f"overloaded: {self.gate.under_way} requests are under way", retry_after=1)
         key = self.settings.api_key
         if key is not None and path not in OPEN:
-            given = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
-            if not hmac.compare_digest(given.encode(), key.encode()):
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            tried = [headers.get("x-api-key", ""), given.strip() if scheme.lower() == "bearer" else ""]
+            if not any(hmac.compare_digest(one.encode(), key.encode()) for one in tried):
                 return Refused(401, "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
         return None
 

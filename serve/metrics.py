@@ -49,7 +49,7 @@ class Metrics:
     def text(self, control: Control) -> bytes:
         """The page at /metrics, of all workers."""
         for (name, version), served in control.models.served.items():
-            self.waiting.labels(name, version).set(served.batcher.rows)
+            self.waiting.labels(name, version).set(served.batcher.admitted.rows)
         found = self.registry
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             found = CollectorRegistry()

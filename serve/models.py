@@ -9,26 +9,27 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..export.archive import unpacked
 from ..export.errors import InputError
-from ..export.manifest import MANIFEST, BundleError, read_manifest
+from ..export.manifest import BundleError
 from .batching import Batcher
+from .directory import find, latest, size_mb
 from .drift import Drift
 from .model import Model
 from .refused import Refused
 from .settings import Settings
 
 log = logging.getLogger("paredown")
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-SUFFIX = ".tar.gz"
 RETRY_S = 60  # seconds until a model that did not open is tried again for a request
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+class NoRoom(InputError):
+    """The memory cap does not let a model be opened now."""
 
 
 @dataclass(eq=False)
@@ -52,7 +53,7 @@ class Models:
 
     def __init__(self, settings: Settings, observe: Callable[[str, str, int, int, float], None]) -> None:
         self.settings, self._observe = settings, observe
-        self.threads = settings.threads or max(1, _cores() // settings.workers)
+        self.threads = settings.threads_each
         self.found: dict[str, dict[str, Path]] = {}
         self.served: dict[tuple[str, str], Served] = {}
         self._stopped: set[str] = set()  # names that a client unloaded: not loaded on demand
@@ -61,33 +62,48 @@ class Models:
         self._closing: set[asyncio.Task] = set()
 
     def open_first(self) -> None:
-        """Open what is served from the start, before the event loop runs. Raises BundleError, InputError."""
-        self.found = find(self.settings)
-        for name, versions in self.found.items():
-            if self.settings.load == "latest":
-                self._open_latest(name, sorted(versions, key=int, reverse=True))
-            for version in sorted(versions, key=int) if self.settings.load == "all" else ():
-                self.served[name, version] = self._open(name, version)
-
-    def _open_latest(self, name: str, versions: list[str]) -> None:
-        """The first that opens, of versions in this order: a worker that comes back serves what served before a newer
-        version came that is not right. The error of the first when none does.
+        """Open what is served from the start, before the event loop runs. What does not open, or has no room, is said
+        in the log and not served; BundleError or InputError when that is everything.
         """
+        self.found = find(self.settings)
         errors = []
-        for version in versions:
-            try:
-                self.served[name, version] = self._open(name, version)
-                return
-            except (BundleError, InputError) as error:
-                errors.append(error)
-                self._failed[name, version] = time.monotonic(), str(error)
-                log.error("not loaded", extra={"fields": {"model": name, "version": version, "reason": str(error)}})
-        raise errors[0]
+        for name, versions in self.found.items() if self.settings.load != "none" else ():
+            for version in sorted(versions, key=int, reverse=True):
+                try:
+                    self.served[name, version] = self._open_within(name, version)
+                except (BundleError, InputError) as error:
+                    errors.append(error)
+                    log.error("not loaded", extra={"fields": {"model": name, "version": version, "reason": str(error)}})
+                    if isinstance(error, NoRoom):
+                        break
+                    self._failed[name, version] = time.monotonic(), str(error)
+                    continue  # a worker that comes back serves what served before a newer version that is not right
+                if self.settings.load == "latest":
+                    break
+        if errors and not self.served:
+            raise errors[0]
+
+    def _open_within(self, name: str, version: str) -> Served:
+        """Within the memory cap, closing no other for it."""
+        self._make_room(name, size_mb(self.found[name][version]), close=False)
+        opened = self._open(name, version)
+        try:
+            self._make_room(name, opened.megabytes, close=False)
+        except NoRoom:
+            opened.close()
+            raise
+        return opened
 
     @property
-    def alive(self) -> bool:
-        """Every open model still has the threads that it is run by."""
-        return all(served.batcher.alive for served in self.served.values())
+    def able(self) -> bool:
+        """Some model answers, or will be opened when it is asked for; and each that is open has its threads."""
+        hopeful = any(
+            (name, version) not in self._failed
+            for name, versions in self.found.items()
+            for version in versions
+            if name not in self._stopped
+        )
+        return (bool(self.served) or hopeful) and all(served.batcher.alive for served in self.served.values())
 
     async def look(self, name: str) -> None:
         """Look at the directory again. Refused 404 for a name that is not in it, 400 where it cannot be read."""
@@ -194,15 +210,16 @@ class Models:
             when, why = self._failed.get(key, (0.0, ""))
             if why and not again and time.monotonic() - when < RETRY_S:
                 raise InputError(why)
+            self._make_room(name, size_mb(self.found[name][version]))
+            opened = None
             try:
-                await self._make_room(name, version)
                 opened = await asyncio.to_thread(self._open, name, version)
+                self._make_room(name, opened.megabytes)
             except (BundleError, InputError) as error:
                 self._failed[key] = time.monotonic(), str(error)
+                if opened is not None:
+                    self._retire(opened)
                 raise
-            except OSError as error:  # gone, or not readable any more
-                self._failed[key] = time.monotonic(), str(error)
-                raise InputError(str(error)) from None
             self._failed.pop(key, None)
             if name in self._stopped and not again:  # while it was being opened
                 self._retire(opened)
@@ -213,8 +230,12 @@ class Models:
                 self._retire(before)
 
     def _open(self, name: str, version: str) -> Served:
+        """Raises BundleError, and InputError for a bundle that cannot be read."""
         before, begin = _resident_mb(), time.monotonic()
-        model = Model(self.found[name][version], self.threads, name, version)
+        try:
+            model = Model(self.found[name][version], self.threads, name, version)
+        except OSError as error:
+            raise InputError(str(error)) from None
         batcher = Batcher(model, self.settings, lambda *call: self._observe(name, version, *call))
         drift = Drift.of(model, self.settings)
         megabytes = max(_resident_mb() - before, model.bytes / 1e6)
@@ -226,21 +247,21 @@ class Models:
             log.warning(note, extra={"fields": {"model": name, "version": version}})
         return Served(model, batcher, drift, megabytes, used=time.monotonic())
 
-    async def _make_room(self, name: str, version: str) -> None:
-        """Close the models that were not used for longest, until another fits under the memory cap; its own other
-        versions, which should answer until it is open, last.
+    def _make_room(self, name: str, needed: float, close: bool = True) -> None:
+        """Close the models that were not used for longest, until `needed` MB more are within the memory cap; the other
+        versions of `name`, which should answer until it is open, last. NoRoom, and none closed, if that is too little.
         """
-        limit = self.settings.memory_mb
-        if limit is None:
-            return
-        needed = _size_mb(self.found[name][version])
-        idle = sorted((key[0] == name, s.used, key) for key, s in self.served.items() if not s.users)
-        while sum(s.megabytes for s in self.served.values()) + needed > limit:
-            if not idle:
-                raise InputError(
-                    f"--memory-mb {limit:g}: no room for {needed:.0f} MB more, every other model is at work"
-                )
-            self._retire(self.served.pop(idle.pop(0)[-1]))
+        limit, taken, idle = self.settings.memory_mb, sum(s.megabytes for s in self.served.values()), []
+        if close:
+            idle = sorted((key[0] == name, s.used, key) for key, s in self.served.items() if not s.users)
+        chosen = []
+        while limit is not None and taken + needed > limit:
+            if len(chosen) == len(idle):
+                raise NoRoom(f"--memory-mb {limit:g}: no room for {needed:.0f} MB more")
+            chosen.append(idle[len(chosen)][-1])
+            taken -= self.served[chosen[-1]].megabytes
+        for key in chosen:
+            self._retire(self.served.pop(key))
 
     def _retire(self, served: Served) -> None:
         async def close() -> None:
@@ -258,51 +279,8 @@ class Models:
         self.served = {}
 
 
-def find(settings: Settings) -> dict[str, dict[str, Path]]:
-    """Bundles by name and version: the one of `settings.bundle`, or those in the directory `settings.models`, where
-    NAME or NAME.tar.gz is a bundle (version 1), or NAME holds one per VERSION (a number)."""
-    if settings.bundle is not None:
-        with unpacked(settings.bundle) as path:
-            manifest = read_manifest(path)
-        return {manifest["name"]: {manifest["version"]: settings.bundle}}
-    assert settings.models is not None
-    if not settings.models.is_dir():
-        raise InputError(f"--models {settings.models}: no such directory")
-    found: dict[str, dict[str, Path]] = {}
-    for entry in sorted(settings.models.iterdir()):
-        name = entry.name.removesuffix(SUFFIX)
-        if not NAME.fullmatch(name):
-            continue
-        if _is_bundle(entry):
-            found.setdefault(name, {})["1"] = entry
-        elif entry.is_dir():
-            for part in sorted(entry.iterdir()):
-                number = part.name.removesuffix(SUFFIX)
-                if re.fullmatch("[1-9][0-9]{0,17}", number) and _is_bundle(part):
-                    found.setdefault(name, {})[number] = part
-    if not found:
-        raise InputError(f"--models {settings.models}: no bundle there; expected NAME or NAME/1, or their {SUFFIX}")
-    return found
-
-
-def latest(versions: dict[str, Path]) -> str:
-    return max(versions, key=int)
-
-
-def _is_bundle(path: Path) -> bool:
-    return (path / MANIFEST).is_file() or (path.name.endswith(SUFFIX) and path.is_file())
-
-
-def _size_mb(path: Path) -> float:
-    return sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file()) / 1e6
-
-
 def _resident_mb() -> float:
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_MB
     except OSError:
         return 0.0
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

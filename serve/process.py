@@ -13,12 +13,14 @@ from types import FrameType
 from ..export.errors import InputError, missing_extra
 
 try:
+    import httptools  # noqa: F401
     import prometheus_client  # noqa: F401
     import starlette  # noqa: F401
     import uvicorn
 except ImportError as error:
     raise missing_extra(error.name or "uvicorn", "serve") from None
 
+from .connections import Connections
 from .settings import Settings
 
 log = logging.getLogger("paredown")
@@ -26,6 +28,7 @@ log = logging.getLogger("paredown")
 # gets an answer. Turns, not seconds: a process that the machine lets wait for its turn has read nothing meanwhile.
 UNREADY_TURNS = 4
 CLOSE_S = 5  # seconds for the last answers to leave
+OPEN_PER_REQUEST = 4  # connections that may be open, for each request that may be under way
 
 
 class Server(uvicorn.Server):
@@ -34,6 +37,8 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, settings: Settings, gate) -> None:
         super().__init__(config)
         self.settings, self.gate = settings, gate
+        self.connections = Connections(OPEN_PER_REQUEST * settings.connections)
+        config.http = self.connections.made  # type: ignore[assignment]
         self.parent = os.getppid() if settings.workers > 1 else None
         self.drain_begin: float | None = None
         self.drain_turns = 0
@@ -45,6 +50,7 @@ class Server(uvicorn.Server):
         self.drain_begin = self.drain_begin or time.monotonic()
 
     async def on_tick(self, counter: int) -> bool:
+        self.connections.close_slow()
         if self.parent is not None and os.getppid() != self.parent and self.drain_begin is None:
             self.handle_exit(0, None)  # the supervisor is dead
         if self.drain_begin is not None:

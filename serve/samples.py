@@ -38,11 +38,12 @@ class Samples:
         lines = [columns_of(texts[i]) | _said(answers[i]) | about for i in chosen]
         data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
         try:
-            self._broken = os.write(self._file, data) < len(data)
-        except OSError:
-            self._broken = True
+            written, reason = os.write(self._file, data), f"of {len(data)} bytes, not all were written"
+        except OSError as error:
+            written, reason = 0, error.strerror
+        self._broken = written < len(data)
         if self._broken:  # the disk is full: the answers matter more
-            log.error("sampling stopped: the sample file takes no more", exc_info=True)
+            log.error("sampling stopped: the sample file takes no more", extra={"fields": {"reason": reason}})
 
     def close(self) -> None:
         os.close(self._file)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ def forget(directory: Path, pid: int) -> None:
     """Remove the words of a worker that is dead."""
     for path in directory.glob(f"*-{pid}.json"):
         path.unlink(missing_ok=True)
+
+
+def leave(directory: Path) -> None:
+    """Take back this worker's words; the last one takes the directory along."""
+    forget(directory, os.getpid())
+    if not any(directory.glob("worker-*.json")):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _write(path: Path, content: Any) -> None:

@@ -22,7 +22,7 @@ from ..export.manifest import BundleError
 from .logs import start_logging
 from .process import CLOSE_S, address, listen, run
 from .settings import Settings
-from .shared import forget
+from .shared import forget, leave
 
 log = logging.getLogger("paredown")
 BACKOFF_S = (0.1, 0.5, 2.0, 5.0)  # before the first, second, ... start after deaths in a row
@@ -55,7 +55,7 @@ def serve(settings: Settings) -> int:
 def _start(settings: Settings, listener: socket.socket, directory: Path) -> subprocess.Popen:
     metrics = directory / "metrics"
     metrics.mkdir(exist_ok=True)
-    threads = str(settings.threads or max(1, (os.cpu_count() or 1) // settings.workers))
+    threads = str(settings.threads_each)
     environment = {
         **os.environ,
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),
@@ -107,6 +107,7 @@ def _supervise(settings: Settings, listener: socket.socket, directory: Path) -> 
                 log.error("a worker died", extra={"fields": {"pid": pid, "status": status, "deaths": worker.deaths}})
             elif worker.again is not None and now >= worker.again:
                 worker.process, worker.begin, worker.again = _start(settings, listener, directory), now, None
+    listener.close()  # one that stays open here would take connections that no worker is going to read
     return max(code, _stop(workers, settings))
 
 
@@ -130,15 +131,18 @@ def main() -> int:
     """A worker."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     settings = Settings.model_validate(json.load(sys.stdin))
-    listener = socket.socket(fileno=int(sys.argv[1]))
+    listener, directory, supervisor = socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]), os.getppid()
     try:
-        run(settings, listener, Path(sys.argv[2]))
+        run(settings, listener, directory)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BundleError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    finally:
+        if os.getppid() != supervisor:  # it is dead, and cannot clean up
+            leave(directory)
     return 0
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GOOD
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from paredown.compress import data
 from paredown.export.predict import Predictor
 from paredown.serve.models import Models
@@ -48,8 +50,9 @@ def test_metadata_health_and_index(client: TestClient) -> None:
         "/v2/models/tiny/versions/2",
         "/v2/models/tiny/versions/..%2f..",
         "/nowhere",
+        "/v2/",
     ):
-        missing = client.get(path)
+        missing = client.get(path, follow_redirects=False)
         assert missing.status_code == 404
         assert missing.json()["error"]
     assert client.post("/v2/health/live").status_code == 405
@@ -116,6 +119,9 @@ def masked(rows: list, mask: list) -> dict:
         (b'{"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["\\ud800"]}]}', 400),
         (tensor(["a"]) | {"id": 7}, 400),
         (tensor(["a"]) | {"parameters": {"timeout": -1}}, 400),
+        (tensor(["a"]) | {"parameters": {"timeout": 10**400}}, 400),
+        (tensor(["a"]) | {"parameters": {"sequence_id": 3}}, 400),
+        (tensor(["a"]) | {"parameters": {"priority": 1}}, 400),
         (tensor(["a"]) | {"outputs": [{"name": "secret"}]}, 400),
         (tensor([]), 400),
         (tensor(["a"] * 65), 413),
@@ -140,6 +146,19 @@ def test_bad_requests_get_an_error_and_the_server_goes_on(client: TestClient, bo
     assert client.post("/predict", json={"text": "a good film"}).status_code == 200
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers() | st.integers(0, 4000).map(lambda digits: 10**digits), st.integers(0, 4))
+def test_no_integer_breaks_the_server(client: TestClient, number: int, place: int) -> None:
+    everywhere = [
+        tensor(["a"]) | {"parameters": {"timeout": number}},
+        tensor(["a"], parameters={"binary_data_size": number}),
+        tensor(["a"], shape=[number]),
+        ids([[number]]),
+        masked([[2, 5]], [[1, number]]),
+    ]
+    assert client.post(INFER, json=everywhere[place]).status_code != 500
+
+
 def test_packed_bodies_keep_the_limits(client: TestClient) -> None:
     def post(content: bytes, coding: str = "gzip") -> int:
         return client.post(INFER, content=content, headers={"Content-Encoding": coding}).status_code
@@ -154,8 +173,8 @@ def test_packed_bodies_keep_the_limits(client: TestClient) -> None:
 
 def test_each_request_has_an_id_that_cannot_forge_a_line_of_log(client: TestClient) -> None:
     assert client.get("/v2", headers={"X-Request-Id": "abc-1"}).headers["X-Request-Id"] == "abc-1"
-    made = client.get("/v2", headers={"X-Request-Id": 'a"b c'}).headers["X-Request-Id"]
-    assert len(made) == 16
+    made = {client.get("/v2", headers={"X-Request-Id": 'a"b c'}).headers["X-Request-Id"] for _ in range(3)}
+    assert [len(one) for one in made] == [16, 16, 16]
 
 
 def test_another_sites_page_is_refused(client: TestClient) -> None:
@@ -211,7 +230,11 @@ def test_a_key_is_asked_for_where_it_matters(bundle: Path) -> None:
         for path in ("/v2", "/metrics", "/v2/models/tiny"):
             assert client.get(path).status_code == 401
             assert client.get(path, headers={"Authorization": "Bearer s3cret"}).status_code == 200
+            assert client.get(path, headers={"Authorization": "bearer s3cret"}).status_code == 200
             assert client.get(path, headers={"X-API-Key": "s3cret"}).status_code == 200
+            both = {"Authorization": "Basic x", "X-API-Key": "s3cret"}  # the one may be a proxy's
+            assert client.get(path, headers=both).status_code == 200
+            assert client.get(path, headers={"Authorization": "Basic s3cret"}).status_code == 401
             assert client.get(path, headers={"X-API-Key": "wrong"}).status_code == 401
 
 

@@ -53,6 +53,10 @@ def job(texts: list[str] | None = None, ids: list[list[int]] | None = None, seco
     return Job(texts, ids or [], tokens, time.monotonic() + seconds, loop, loop.create_future())
 
 
+def left_over(batcher: Batcher) -> tuple[int, int, int]:
+    return batcher.admitted.rows, batcher.admitted.tokens, batcher.admitted._next
+
+
 async def inside(held: Held) -> None:
     assert await asyncio.to_thread(held.inside.wait, LONG_S)
 
@@ -68,7 +72,7 @@ def test_answers_come_in_each_requests_order_whatever_the_batches_were(model: Mo
             return await asyncio.gather(*map(batcher.submit, jobs))
         finally:
             batcher.close()
-            assert (batcher.rows, batcher.tokens) == (0, 0)
+            assert left_over(batcher) == (0, 0, 0)
 
     for i, found in enumerate(asyncio.run(ask())):
         np.testing.assert_allclose(found, alone[i : i + 1 + i % 3], atol=0.2)  # INT8: see run_rows
@@ -118,7 +122,7 @@ def test_one_that_leaves_or_fails_does_not_take_its_mates_along(model: Model, he
         assert isinstance(answer, np.ndarray)
         assert isinstance(await first, np.ndarray)
         batcher.close()
-        assert (batcher.rows, batcher.tokens) == (0, 0)
+        assert left_over(batcher) == (0, 0, 0)
 
     asyncio.run(ask())
     assert not any([2, 6, 3] in call for call in held.calls)
@@ -163,7 +167,7 @@ def test_a_text_that_no_tokenizer_takes_fails_alone(model: Model, monkeypatch: p
         assert isinstance(await batcher.submit(job(["a plot"])), np.ndarray)
         batcher.close()
         assert not batcher.alive
-        assert (batcher.rows, batcher.tokens) == (0, 0)
+        assert left_over(batcher) == (0, 0, 0)
 
     asyncio.run(ask())
 
@@ -213,3 +217,64 @@ def test_what_was_admitted_is_answered_when_it_closes(model: Model, held: Held) 
         return await asyncio.gather(*tasks)
 
     assert [len(found) for found in asyncio.run(ask())] == [2] * 6
+
+
+def test_a_request_that_could_not_be_done_alone_is_refused_at_once(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "seconds_per_token", 0.5)
+
+    async def ask() -> None:
+        batcher = Batcher(model, Settings(queue_rows=4))
+        for large in (job(ids=[[2]] * 5), job(ids=[[2, 5, 3]] * 4, seconds=5)):
+            with pytest.raises(Refused) as refused:
+                await batcher.submit(large)
+            assert refused.value.status == 413
+        assert len(await batcher.submit(job(ids=[[2, 5, 3]] * 4, seconds=20))) == 4
+        batcher.close()
+        assert left_over(batcher) == (0, 0, 0)
+
+    asyncio.run(ask())
+
+
+def test_a_large_request_lets_small_ones_pass(model: Model, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They get their turn after one of the large one's, and are let in by that."""
+    monkeypatch.setattr(model, "seconds_per_token", 0.5)
+
+    async def ask() -> None:
+        batcher = Batcher(model, Settings(batch_tokens=6))
+        large = asyncio.ensure_future(batcher.submit(job(ids=[[2, 5, 3]] * 40, seconds=100)))
+        await inside(held)
+        small = [asyncio.ensure_future(batcher.submit(job(ids=[[2, row, 3]]))) for row in (6, 7)]
+        await asyncio.sleep(0)
+        held.go.set()
+        assert len((await asyncio.gather(large, *small))[0]) == 40
+        batcher.close()
+        assert left_over(batcher) == (0, 0, 0)
+
+    asyncio.run(ask())
+    place = next(i for i, call in enumerate(held.calls) if [2, 6, 3] in call)
+    assert place <= 2
+    assert len(held.calls) == 21
+
+
+def test_what_nobody_waits_for_is_dropped_between_the_calls_of_a_round(
+    model: Model, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "slack", 1.0)  # each row is a call
+
+    async def ask() -> None:
+        batcher = Batcher(model, Settings())
+        leaving = job(ids=[[5] * length for length in (8, 4, 1)])
+        task = asyncio.ensure_future(batcher.submit(leaving))
+        await inside(held)
+        leaving.done.set_exception(Gone())
+        held.go.set()
+        assert len(await batcher.submit(job(ids=[[2, 6, 3]]))) == 1
+        with pytest.raises(Gone):
+            await task
+        batcher.close()
+        assert left_over(batcher) == (0, 0, 0)
+
+    asyncio.run(ask())
+    assert [len(call[0]) for call in held.calls] == [8, 3]

@@ -1,8 +1,12 @@
 import asyncio
 import json
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+from conftest import paredown
 from paredown.serve.load import bodies, due_times, load
 
 
@@ -50,3 +54,23 @@ def test_a_server_that_stalls_is_charged_for_all_who_would_have_waited() -> None
     assert slow >= 39  # each of them waited for the end of that second
     assert found["p50_ms"] < found["max_ms"]
     assert found["lag_p99_ms"] >= 0
+
+
+def test_not_one_success_is_a_failure(tmp_path: Path) -> None:
+    """And the figures are written all the same."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(401)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url, figures = f"http://127.0.0.1:{server.server_port}", tmp_path / "figures.json"
+        done = paredown("load", url, "--rps", 20, "--seconds", 0.2, "--text", "a", "--timeout", 60, "--json", figures)
+        server.shutdown()
+    assert done.returncode == 1
+    assert done.stderr == f"error: {url}/predict: not one request succeeded\n"
+    assert json.loads(figures.read_text())["ok"] == 0

@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 import threading
@@ -8,7 +9,8 @@ import pytest
 from paredown.export.archive import pack
 from paredown.export.errors import InputError
 from paredown.export.manifest import BundleError
-from paredown.serve.models import find
+from paredown.serve import models
+from paredown.serve.directory import find
 from paredown.serve.settings import Settings
 from serving import PATIENCE_S, client_of
 
@@ -127,21 +129,74 @@ def test_strangers_may_not_switch_models(directory: Path) -> None:
         assert client.post("/v2/repository/models/films/unload").status_code == 403
 
 
-def test_the_memory_cap_closes_what_was_not_used_for_longest(directory: Path) -> None:
-    with client_of(models=directory, load="none", memory_mb=10**6) as (client, models, _):
-        for version in ("1", "2"):
+@pytest.fixture
+def same_size(finished: Path, monkeypatch: pytest.MonkeyPatch) -> float:
+    """MB that every model takes: what the process takes beside it is another thing each time."""
+    monkeypatch.setattr(models, "_resident_mb", lambda: 0.0)
+    manifest = json.loads((finished / "bundle" / "manifest.json").read_text())
+    return sum(entry["bytes"] for entry in manifest["files"].values()) / 1e6
+
+
+def test_the_memory_cap_closes_what_was_not_used_for_longest(directory: Path, same_size: float) -> None:
+    with client_of(models=directory, load="none", memory_mb=2.5 * same_size) as (client, served, _):
+        for version in ("1", "2", "1"):
             assert client.post("/predict", json={**ASK, "model": "films", "version": version}).status_code == 200
-        one = models.served["films", "1"]
-        one.megabytes, models.served["films", "2"].megabytes = 1.0, 1.0
-        models.settings = models.settings.model_copy(update={"memory_mb": 2.1})
-        assert client.post("/predict", json={**ASK, "model": "films", "version": "1"}).status_code == 200
         assert client.post("/predict", json={**ASK, "model": "other"}).status_code == 200
-        assert ("films", "1") in models.served
-        assert ("films", "2") not in models.served
-        models.settings = models.settings.model_copy(update={"memory_mb": 0.001})
+        assert set(served.served) == {("films", "1"), ("other", "1")}
+        served.settings = served.settings.model_copy(update={"memory_mb": 0.001})
         refused = client.post("/predict", json={**ASK, "model": "films", "version": "2"})
         assert refused.status_code == 503
         assert "memory" in refused.json()["error"]
+        assert set(served.served) == {("films", "1"), ("other", "1")}  # closing them would not have helped
+
+
+def test_the_memory_cap_holds_at_the_start(directory: Path, same_size: float) -> None:
+    with client_of(models=directory, memory_mb=1.5 * same_size) as (client, served, _):
+        assert set(served.served) == {("films", "2")}
+        assert client.post("/predict", json={**ASK, "model": "other"}).status_code == 200  # in its place
+        assert set(served.served) == {("other", "1")}
+    with pytest.raises(InputError, match="--memory-mb"), client_of(models=directory, memory_mb=0.5 * same_size):
+        pass
+
+
+def test_the_memory_cap_goes_by_what_a_model_takes(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by what its files take, as soon as that is known."""
+    taken = itertools.count(step=100)
+    monkeypatch.setattr(models, "_resident_mb", lambda: float(next(taken)))
+    with client_of(models=directory, memory_mb=150) as (client, served, _):
+        assert set(served.served) == {("films", "2")}
+        assert client.post("/predict", json={**ASK, "model": "other"}).status_code == 200
+        assert set(served.served) == {("other", "1")}
+    with pytest.raises(InputError, match="no room for 100 MB"), client_of(models=directory, memory_mb=50):
+        pass
+
+
+def test_a_bundle_that_does_not_open_keeps_no_other_from_being_served(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (directory / "other" / "tokenizer.json").write_text("{}")
+    (directory / "noise.tar.gz").write_bytes(b"no archive")
+    with client_of(models=directory) as (client, _, _):
+        assert client.post("/predict", json={**ASK, "model": "films"}).status_code == 200
+        asked = client.post("/predict", json={**ASK, "model": "other"})
+        assert asked.status_code == 503
+        assert "tokenizer.json" in asked.json()["error"]
+        assert client.get("/v2/health/ready").status_code == 200
+    told = [record.__dict__["fields"]["model"] for record in caplog.records if record.message == "not loaded"]
+    assert told == ["noise", "other"]
+    shutil.rmtree(directory / "films")
+    with pytest.raises(BundleError), client_of(models=directory):
+        pass
+
+
+def test_ready_means_that_a_request_can_be_answered(directory: Path) -> None:
+    with client_of(models=directory, load="none") as (client, _, _):
+        assert client.get("/v2/health/ready").json() == {"ready": True}  # they are opened when they are asked for
+        for name in ("films", "other"):
+            assert client.post(f"/v2/repository/models/{name}/unload").status_code == 200
+        assert client.get("/v2/health/ready").status_code == 503
+        assert client.post("/v2/repository/models/films/load").status_code == 200
+        assert client.get("/v2/health/ready").status_code == 200
 
 
 def test_what_is_no_directory_of_bundles_is_one_line(tmp_path: Path, finished: Path) -> None:

@@ -8,12 +8,14 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -177,6 +179,41 @@ def test_workers_share_the_work_and_come_back(finished: Path, start: Callable[..
     assert server.stop() == 0
 
 
+def test_workers_that_close_leave_no_socket_that_nobody_reads(finished: Path, start: Callable[..., Running]) -> None:
+    server = start(finished / "bundle", "--workers", 2, "--threads", 1, "--drain-s", 0.5)
+    address = urlsplit(server.url)
+    where = (address.hostname or "", address.port or 0)
+    eventually(lambda: server.ask("/v2/health/live")[0] == 200)
+    with socket.create_connection(where) as slow:  # its body never comes: a worker waits for it, its socket closed
+        slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        server.ask("/v2/health/live")
+        server.process.terminate()
+
+        def closed() -> bool:
+            try:
+                socket.create_connection(where).close()
+            except ConnectionRefusedError:
+                return True
+            assert server.process.poll() is None
+            return False
+
+        eventually(closed)
+        assert sum(line["message"] == "stopped" for line in server.lines()) < 2
+    assert server.process.wait(PATIENCE_S) == 0
+
+
+def test_workers_whose_supervisor_was_killed_leave_nothing(
+    finished: Path, start: Callable[..., Running], tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    server = start(finished / "bundle", "--workers", 2, "--threads", 1, env={"TMPDIR": str(scratch)})
+    eventually(lambda: len(list(scratch.glob("*/worker-*.json"))) == 2)
+    server.process.kill()
+    eventually(lambda: not list(scratch.glob("paredown-serve-*")))
+    eventually(lambda: sum(line["message"] == "stopped" for line in server.lines()) == 2)
+
+
 def test_a_bundle_that_does_not_open_ends_all_workers(finished: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(finished / "bundle", tmp_path / "broken")
     (broken / "tokenizer.json").write_text("{}")
@@ -220,6 +257,9 @@ def test_what_cannot_be_served_is_one_line(finished: Path, tmp_path: Path) -> No
     refused(paredown("serve", bundle, "--tls-cert", tmp_path / "x", "--tls-key", tmp_path / "y"), "--tls-cert")
     (tmp_path / "empty").touch()
     refused(paredown("serve", bundle, "--api-key-file", tmp_path / "empty"), "--api-key-file")
+    (tmp_path / "accent").write_text("sésame")
+    refused(paredown("serve", bundle, "--api-key-file", tmp_path / "accent"), "printable ASCII")
+    refused(paredown("serve", bundle, env={"PAREDOWN_API_KEY": "sésame"}), "$PAREDOWN_API_KEY")
     refused(paredown("load", "localhost:1", "--rps", "1", "--text", "a"), "http://")
     refused(paredown("load", "http://localhost:1", "--rps", "1"), "--text or --data")
     refused(paredown("load", "http://127.0.0.1:1", "--rps", "9", "--seconds", "0.3", "--text", "a"), "no answer")
