@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .allocate import Damage, LatencyTable, Layers, allocate, allocate_even, budget_ms, grid
+from .allocate import Damage, LatencyTable, Layers, allocate, allocate_even, budget_ms, grid, least_ms, reachable
 from .encoder import Batch
 from .errors import InputError
 from .importance import Cut, damages, kl_to, log_probabilities, observe, removal_path, solve, watching, weight_of
@@ -125,9 +125,11 @@ def _pick(
 
     Of the shapes that were timed, the one nearest to the budget: what noise made of the last one does not decide.
     """
-    budget = budget_ms(table, full, settings.speedup, settings.latency_ms)
+    now = table.predict(full)
+    budget = budget_ms(now, settings.speedup, settings.latency_ms)
 
     def choose() -> list[tuple[int, int] | None]:
+        reachable(table, now, least_ms(table, damage[0].heads, damage[0].ffn), budget)
         if settings.even:
             return allocate_even(table, damage, budget, full[0][0])
         return allocate(table, damage, budget)

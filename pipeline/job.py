@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -225,10 +225,19 @@ def chain_of(model: Model) -> dict[str, Stage]:
     return chain
 
 
-def _check_layers(model: Model, depth: int) -> None:
-    """Every step keeps layers that the step before it has left; InputError otherwise."""
+def with_depth(model: Model, depth: int) -> Iterator[tuple[str, Stage, int]]:
+    """Each step of a model, by name, and how many layers it is given, at most; `depth`: the checkpoint's."""
     for entry in model.steps:
         stage, settings = entry.stage
+        yield stage, settings, depth
+        layers = getattr(settings, "layers", None)
+        if layers is not None:
+            depth = layers if isinstance(layers, int) else len(layers)
+
+
+def _check_layers(model: Model, checkpoint_depth: int) -> None:
+    """Every step keeps layers that the step before it has left; InputError otherwise."""
+    for stage, settings, depth in with_depth(model, checkpoint_depth):
         layers = getattr(settings, "layers", None)
         if layers is None:
             continue
@@ -238,7 +247,6 @@ def _check_layers(model: Model, depth: int) -> None:
                 f"models: '{model.name}', {stage}.layers: {layers} is not a choice of the {depth} layers there are then"
                 f" (a number from 1, or an ascending list from 0 to {depth - 1})"
             )
-        depth = layers if isinstance(layers, int) else len(layers)
 
 
 def rows_digest(rows: Rows | None) -> str | None:

@@ -25,12 +25,12 @@ from transformers import PreTrainedModel
 
 from ..benchmarks.intervals import ratio
 from ..benchmarks.latency import CONTROL, SINGLE, LatencySettings, Scenario, Timing, measure
-from ..compress.allocate import LatencyTable, Layers, budget_ms, reachable
+from ..compress.allocate import LatencyTable, Layers, budget_ms, least_ms, reachable
 from ..compress.checkpoint import Checkpoint, load, save
 from ..compress.data import some_of
 from ..compress.encoder import collate
 from ..compress.errors import InputError
-from ..compress.prune import shape_of
+from ..compress.prune import options, shape_of
 from ..compress.settings import Prune, Timed
 from ..compress.structure import Layer, Structure, family, head_size, keep_blocks, reshape, widen
 from ..compress.tasks import Task
@@ -50,6 +50,7 @@ SETTINGS = LatencySettings(processes=1, extra_processes=0, rounds=8, min_seconds
 PAIR = LatencySettings(processes=1, extra_processes=0, rounds=20, min_seconds=4, min_repeats=240)
 STEADY = 0.04  # that the uncut model may differ from itself by; a noisier measurement is made again
 TRIES = 3
+Cut = tuple[Prune, int]  # a cut to a time, and how many layers it is given
 VERSION = 2  # of the way it is measured: what was measured in another is not remembered
 
 
@@ -68,12 +69,25 @@ class Stopwatch:
     max_length: int
     lengths: tuple[int, ...] = ()  # that calls are padded to
 
-    def table(self, cuts: Sequence[Prune] = (), report: Report = lambda share, text: None) -> LatencyTable:
-        """What heads and neurons take; InputError when one of `cuts` asks for the impossible."""
+    def table(self, chains: Sequence[Sequence[Cut]] = (), report: Report = lambda share, text: None) -> LatencyTable:
+        """What heads and neurons take; InputError when a cut in one of the `chains` asks for the impossible."""
         table = LatencyTable.from_json(self._remembered("table", lambda: self._measured(report).to_json()))
-        for cut in cuts:
-            reachable(table, self.full, budget_ms(table, self.full, cut.speedup, cut.latency_ms), even=cut.even)
+        for cuts in chains:
+            self.check(table, cuts)
         return table
+
+    def check(self, table: LatencyTable, cuts: Sequence[Cut]) -> None:
+        """InputError when one of the cuts, made of one model after another, asks for the impossible.
+
+        Steps between them make nothing slower: a cut is given its number of the slowest layers at most, and no more
+        time than the cut before it has left.
+        """
+        slowest = sorted(self.full, key=lambda shape: -table.predict([shape]))
+        left = np.inf
+        for cut, depth in cuts:
+            now = min(left, table.predict(slowest[:depth]))
+            left = budget_ms(now, cut.speedup, cut.latency_ms)
+            reachable(table, now, least_ms(table, *options(self._model, cut)), left)
 
     def share(self, layers: Layers) -> float:
         """Time of a stand-in of this shape, as a share of the uncut model's, in one interleaved run."""

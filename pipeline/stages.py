@@ -89,7 +89,7 @@ def prune(
     promise, more = "", _more(source, kind, unlabeled, max_length)
     with writing(output_dir, "prune") as (target, report):
         watch = Stopwatch(source, kind, ids, settings.target, max_length)
-        table = watch.table([settings], report) if timed else None
+        table = watch.table([[(settings, source.depth)]], report) if timed else None
         model = load(source, kind)
         sample = batches_of([ids[i] for i in data_module.some_of(len(ids), settings.rows)], source.pad_id)
         share = watch.share if timed else None

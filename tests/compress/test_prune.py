@@ -73,6 +73,13 @@ def test_a_timed_cut_keeps_its_promise_and_most_of_the_answers(teacher: Checkpoi
     assert accuracy(model, teacher, files) > accuracy(load(teacher, TASK), teacher, files) - 5
 
 
+@pytest.mark.parametrize("settings", [Prune(speedup=8, multiple=64), Prune(speedup=3.5, layers=1, even=True)])
+def test_a_time_that_this_cut_cannot_reach_says_what_it_can(teacher: Checkpoint, batches, settings: Prune) -> None:
+    """The table has narrower layers, and fewer heads, than this cut may choose."""
+    with pytest.raises(InputError, match=r"cannot be reached by cutting: the smallest shape takes [78]\.00 ms"):
+        prune.prune(load(teacher, TASK), batches, settings, table=TABLE)
+
+
 def test_a_table_that_promises_too_much_is_held_against_the_clock(teacher: Checkpoint, batches) -> None:
     model = load(teacher, TASK)
     full, timed = prune.shape_of(model), []

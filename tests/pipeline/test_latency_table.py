@@ -1,12 +1,15 @@
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import TASK, make_checkpoint
-from paredown.compress.checkpoint import load, save
+from paredown.compress.allocate import LatencyTable
+from paredown.compress.checkpoint import Checkpoint, load, save
+from paredown.compress.errors import InputError
 from paredown.compress.prune import shape_of
-from paredown.compress.settings import Timed
+from paredown.compress.settings import Prune, Timed
 from paredown.compress.structure import cut
 from paredown.pipeline.latency_table import Stopwatch
 
@@ -24,6 +27,28 @@ def test_a_model_that_was_cut_before_has_stand_ins_of_every_shape(kind: str, tmp
     for number, shapes in enumerate(([(4, 64)] * 3, [(4, 16), (1, 64)], watch.full)):
         stand_in = watch._stand_in(shapes, tmp_path / str(number))
         assert shape_of(load(stand_in, TASK)) == shapes
+
+
+@pytest.mark.parametrize(
+    ("cuts", "words"),
+    [
+        ([(Prune(speedup=4), 3)], None),
+        ([(Prune(speedup=5.5), 3)], r"4\.73 ms \(5\.5x\).*5\.00 ms \(5\.2x faster than 26\.00 ms\)"),
+        ([(Prune(speedup=4), 1)], r"10\.00 ms\)"),  # one layer is left, and takes 10 ms
+        ([(Prune(speedup=2), 3), (Prune(speedup=2), 3)], None),
+        ([(Prune(speedup=2), 3), (Prune(speedup=3), 3)], r"2\.6x faster than 13\.00 ms"),
+        ([(Prune(latency_ms=12), 3), (Prune(speedup=3), 3)], r"2\.4x faster than 12\.00 ms"),
+        ([(Prune(speedup=4, multiple=64), 3)], r"7\.00 ms"),
+    ],
+)
+def test_what_no_cut_can_reach_is_known_from_the_table(
+    cuts: list, words: str | None, teacher: Checkpoint, files: dict
+) -> None:
+    # a head takes 1 ms, 16 neurons 1 ms, the rest 2 ms; the smallest shape has one head and 32 neurons
+    table = LatencyTable("onnxruntime", "fp32", 1, 2.0, {n: float(n) for n in range(1, 5)}, {32: 2.0, 64: 4.0})
+    watch = Stopwatch(teacher, TASK, [[2, 5, 3]], Timed(), 32)
+    with nullcontext() if words is None else pytest.raises(InputError, match=words):
+        watch.check(table, cuts)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert"])
