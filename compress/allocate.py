@@ -55,7 +55,11 @@ class LatencyTable:
 
     @staticmethod
     def from_json(data: dict) -> LatencyTable:
+        """Read what `to_json` gave; KeyError, TypeError, AttributeError or ValueError where it is something else."""
         numbers = {key: {int(n): float(ms) for n, ms in data[key].items()} for key in ("heads_ms", "ffn_ms")}
+        times = [float(data["base_ms"]), *(ms for part in numbers.values() for ms in part.values())]
+        if not all(numbers.values()) or not np.isfinite(times).all():
+            raise ValueError("a latency table without times")
         return LatencyTable(**{**data, **numbers})
 
 

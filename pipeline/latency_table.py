@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -51,6 +51,7 @@ PAIR = LatencySettings(processes=1, extra_processes=0, rounds=20, min_seconds=4,
 STEADY = 0.04  # that the uncut model may differ from itself by; a noisier measurement is made again
 TRIES = 3
 Cut = tuple[Prune, int]  # a cut to a time, and how many layers it is given
+Answer = TypeVar("Answer")
 VERSION = 2  # of the way it is measured: what was measured in another is not remembered
 
 
@@ -71,7 +72,7 @@ class Stopwatch:
 
     def table(self, chains: Sequence[Sequence[Cut]] = (), report: Report = lambda share, text: None) -> LatencyTable:
         """What heads and neurons take; InputError when a cut in one of the `chains` asks for the impossible."""
-        table = LatencyTable.from_json(self._remembered("table", lambda: self._measured(report).to_json()))
+        table = self._remembered("table", lambda: self._measured(report).to_json(), LatencyTable.from_json)
         for cuts in chains:
             self.check(table, cuts)
         return table
@@ -102,7 +103,7 @@ class Stopwatch:
                     found.append((abs(again - 1), _paired(turns["cut"], turns["uncut"]) / np.sqrt(again)))
             return float(min(found)[1])
 
-        return self._remembered(f"share of {[list(layer) for layer in layers]}", timed)
+        return self._remembered(f"share of {[list(layer) for layer in layers]}", timed, _share)
 
     def speedup(self, after: Checkpoint) -> tuple[float, float, float]:
         """How many times faster `after` is than the checkpoint, with its 95 % interval, in one interleaved run."""
@@ -139,8 +140,11 @@ class Stopwatch:
     def _rows(self) -> list[list[int]]:
         return [list(self.ids[i]) for i in some_of(len(self.ids), ROWS)]
 
-    def _remembered(self, question: str, measured: Callable[[], Any]) -> Any:
-        """The answer as it was measured on this machine before, or measured now; JSON."""
+    def _remembered(self, question: str, measured: Callable[[], Any], read: Callable[[Any], Answer]) -> Answer:
+        """What `read` makes of the answer (JSON) that was measured on this machine before, or is measured now.
+
+        A file that is damaged, which `read` or the parser finds, counts as missing.
+        """
         config = self.checkpoint.config
         key = {
             "question": question,
@@ -156,8 +160,8 @@ class Stopwatch:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paredown" / f"latency-{digest}.json"
         try:
-            return json.loads(cache.read_text())
-        except (OSError, ValueError):
+            return read(json.loads(cache.read_text()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
         answer = measured()
         try:
@@ -167,7 +171,7 @@ class Stopwatch:
             scratch.replace(cache)
         except OSError:
             pass  # a home that cannot be written costs a minute the next time
-        return answer
+        return read(answer)
 
     def _measured(self, report: Report) -> LatencyTable:
         heads, width = (max(counts) for counts in zip(*self.full, strict=True))
@@ -255,6 +259,12 @@ class Stopwatch:
         if self.lengths:
             shaped(made, self.lengths)
         return out / "artifact"
+
+
+def _share(answer: Any) -> float:
+    if not isinstance(answer, float) or not 0 < answer < np.inf:
+        raise ValueError("not a share of time")
+    return answer
 
 
 def _paired(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> float:

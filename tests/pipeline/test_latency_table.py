@@ -11,6 +11,7 @@ from paredown.compress.errors import InputError
 from paredown.compress.prune import shape_of
 from paredown.compress.settings import Prune, Timed
 from paredown.compress.structure import cut
+from paredown.pipeline import latency_table
 from paredown.pipeline.latency_table import Stopwatch
 
 
@@ -66,3 +67,32 @@ def test_a_stand_in_knows_only_the_tokens_of_its_rows_and_answers_them_as_the_ch
             load(model, TASK)(torch.tensor([ids])).logits for model, ids in ((source, row), (stand_in, known))
         )
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "[]", '{"heads_ms": {}}', '{"heads_ms": {}, "ffn_ms": {}, "base_ms": 1}', "0.5"]
+)
+def test_a_damaged_memory_is_measured_again(
+    damage: str, teacher: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    watch = Stopwatch(teacher, TASK, [[2, 5, 3]], Timed(), 32)
+    table = LatencyTable("onnxruntime", "fp32", 1, 2.0, {1: 1.0}, {32: 2.0})
+
+    def remembered(measured):
+        return watch._remembered("table", measured, LatencyTable.from_json)
+
+    assert remembered(table.to_json) == table
+    memory = next((tmp_path / "paredown").iterdir())
+    whole = memory.read_text()
+    memory.write_text(damage)
+    assert remembered(table.to_json) == table
+    assert memory.read_text() == whole
+    assert remembered(dict) == table  # from the memory: an empty table is nothing that can be read
+
+
+def test_a_share_of_time_that_is_remembered_is_a_number_above_zero() -> None:
+    assert latency_table._share(0.5) == 0.5
+    for damaged in (0.0, -1.0, float("nan"), "0.5", None, True, [0.5]):
+        with pytest.raises(ValueError, match="not a share"):
+            latency_table._share(damaged)
