@@ -16,7 +16,7 @@ from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.data import Rows
 from ..compress.errors import InputError
-from ..compress.families import FAMILIES
+from ..compress.families import FAMILIES, check_cut
 from ..compress.settings import Distill, Heal, Prune, Stage, Timed
 from ..compress.tasks import TASKS, Task
 from ..export.artifact import EXTRA
@@ -175,9 +175,9 @@ def _teacher(source: str, checkpoint: Checkpoint, task: Task) -> Checkpoint:
 
 
 def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: bool) -> None:
-    """A student from elsewhere opens, the losses inside the models are off when it cuts text into other tokens, and
-    there are the rows that each step learns from."""
-    same_tokens, narrowed = True, False
+    """A student from elsewhere opens, the losses inside the models are off when it cuts text into other tokens, each
+    architecture can be cut so, and there are the rows that each step learns from."""
+    same_tokens, narrowed, kind = True, False, checkpoint.config.get("model_type", "")
     for entry in model.steps:
         stage, settings = entry.stage
         if isinstance(settings, Distill) and settings.student is not None:
@@ -190,8 +190,12 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: 
                     f"models: '{model.name}': {settings.student} cuts text into other tokens than the checkpoint; "
                     f"{task.name} compares answers token by token"
                 )
-            narrowed = True
+            narrowed, kind = True, student.config.get("model_type", "")
         narrowed = narrowed or (isinstance(settings, Distill) and settings.width is not None)
+        try:
+            check_cut(kind, settings)
+        except InputError as error:
+            raise InputError(f"models: '{model.name}', {stage}: {error}") from None
         lesson = settings.recover if isinstance(settings, Prune) else settings
         if isinstance(lesson, Heal) and lesson.learn_from == "unlabeled" and not unlabeled:
             raise InputError(f"models: '{model.name}', {stage}: learn_from: unlabeled needs data.unlabeled")
