@@ -18,6 +18,7 @@ import numpy as np
 
 from ..compress.checkpoint import Checkpoint, load
 from ..compress.errors import InputError, StepError, missing_extra
+from ..compress.families import FAMILIES, STATIC
 from ..compress.tasks import Task
 from .artifact import Artifact
 from .machine import has_int8_isa
@@ -31,10 +32,14 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
     """Write the checkpoint as an unfused ONNX file, which every runtime's artefact starts from; returns `target`.
 
     Text: inputs (batch, length) int64, both sizes dynamic. Images: (batch, channels, height, width) float32, of the
-    config's size. Output `task.output` float32, (batch, labels), or (batch, length, labels).
+    config's size. Output `task.output` float32, (batch, labels), or (batch, length, labels). Raises
+    InputError for an architecture that is not in FAMILIES, before it is loaded.
     """
     import torch
 
+    kind = checkpoint.config.get("model_type", "")
+    if kind not in (*FAMILIES, STATIC):
+        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(FAMILIES)}")
     model = load(checkpoint, task)
     model.set_attn_implementation("eager")
 
@@ -161,14 +166,10 @@ def fuse(source: Path, target: Path, checkpoint: Checkpoint) -> dict[str, int]:
         raise missing_extra(error.name or "onnxruntime", "cpu") from None
     import onnx
 
-    from ..compress.families import FAMILIES, STATIC
-
     kind = checkpoint.config.get("model_type", "")
-    if kind == STATIC or (kind in FAMILIES and not FAMILIES[kind].fuses):
+    if kind == STATIC or not FAMILIES[kind].fuses:
         shutil.copyfile(source, target)
         return {}
-    if kind not in FAMILIES:
-        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(FAMILIES)}")
     heads = int(checkpoint.config.get("num_attention_heads") or checkpoint.config["n_heads"])
     hidden = int(checkpoint.config.get("hidden_size") or checkpoint.config["dim"])
 
