@@ -6,7 +6,7 @@ left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -55,7 +55,11 @@ class LatencyTable:
 
     @staticmethod
     def from_json(data: dict) -> LatencyTable:
+        """Read what `to_json` gave; KeyError, TypeError, AttributeError or ValueError where it is something else."""
         numbers = {key: {int(n): float(ms) for n, ms in data[key].items()} for key in ("heads_ms", "ffn_ms")}
+        times = [float(data["base_ms"]), *(ms for part in numbers.values() for ms in part.values())]
+        if not all(numbers.values()) or not np.isfinite(times).all():
+            raise ValueError("a latency table without times")
         return LatencyTable(**{**data, **numbers})
 
 
@@ -68,24 +72,23 @@ class Damage:
     without: float
 
 
-def budget_ms(table: LatencyTable, full: Layers, speedup: float | None, ms: float | None) -> float:
-    """The time that a target allows, ms; `full`: the uncut model's layers."""
+def budget_ms(now: float, speedup: float | None, ms: float | None) -> float:
+    """The time that a target allows, ms; `now`: what the uncut model takes."""
     if ms is not None:
         return ms
     assert speedup is not None
-    return table.predict(full) / speedup
+    return now / speedup
 
 
-def least_ms(table: LatencyTable, full: Layers, *, even: bool = False) -> float:
-    """Milliseconds of one layer, cut as far as it goes; a family whose heads stay has no other count in its table."""
-    return table.predict([(full[0][0] if even else min(table.heads_ms), min(table.ffn_ms))])
+def least_ms(table: LatencyTable, heads: Iterable[int], ffn: Iterable[int]) -> float:
+    """Milliseconds of one layer with the fewest of these heads and neurons: the smallest model that a cut can leave."""
+    return table.predict([(min(heads), min(ffn))])
 
 
-def reachable(table: LatencyTable, full: Layers, budget: float, *, even: bool) -> None:
-    """InputError with the best that can be reached when the budget is below it."""
-    least = least_ms(table, full, even=even)
+def reachable(table: LatencyTable, now: float, least: float, budget: float) -> None:
+    """InputError with the best that can be reached, `least` ms, when the budget is below it. `now`: of the uncut model,
+    ms."""
     if budget < least:
-        now = table.predict(full)
         raise InputError(
             f"prune: {budget:.2f} ms ({now / budget:.1f}x) cannot be reached by cutting: the smallest shape takes "
             f"{least:.2f} ms ({now / least:.1f}x faster than {now:.2f} ms) in {table.runtime} {table.precision}; "
@@ -118,7 +121,7 @@ def allocate(table: LatencyTable, damage: Sequence[Damage], budget: float) -> li
         bins_of = np.array([bins for _, _, bins in options])
         taken[-1] = np.stack([taken[-1], bins_of[taken[-1]]])
     if not np.isfinite(best[1:]).any():
-        raise InputError(f"no choice of layers fits {budget:.2f} ms")
+        raise InputError(f"prune: no choice of layers fits {budget:.2f} ms")
     at = 1 + int(best[1:].argmin())  # bin 0 would be a model without layers
     chosen = []
     for shapes, choice in zip(reversed(picks), reversed(taken), strict=True):
@@ -144,7 +147,7 @@ def allocate_even(
             if found is None or lost < found[0]:
                 found = (lost, shape)
     if found is None:
-        raise InputError(f"no even shape fits {budget:.2f} ms")
+        raise InputError(f"prune: no even shape fits {budget:.2f} ms")
     return found[1]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .encoder import INPUTS, PIXELS, Encoder, reader_file
-from .errors import InputError, missing_extra
+from .errors import InputError, StepError, missing_extra
 from .families import FAMILIES, HALVES, STATIC, WHOLE
 from .generation import GENERATION, needs_end, rules, tell_rules, without_tokenizer
 from .origin import inherit
@@ -221,7 +221,10 @@ def _either(head: str | tuple[str, ...]) -> str:
 
 
 def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
-    """The model in float32, evaluation mode, on the CPU, exactly as saved; no code of the checkpoint's runs."""
+    """The model in float32, evaluation mode, on the CPU, exactly as saved; no code of the checkpoint's runs.
+
+    Raises InputError when a weight is missing, does not fit or is not finite.
+    """
     torch, transformers = _libraries()
     auto = getattr(transformers, task.auto_class)
     path = checkpoint.path
@@ -272,10 +275,15 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
 def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: str | None = None) -> Checkpoint:
     """Write `model` to the directory `out` with the tokenizer of `source`; `load` gives the same bits back.
 
-    `tokenizer_json`: the text of another tokenizer in its place, with the special tokens of `source`.
+    `tokenizer_json`: the text of another tokenizer in its place, with the special tokens of `source`. Raises StepError
+    when a weight is not finite; nothing is written then.
     """
+    from .inference import not_finite
     from .structure import described_by_config, structure_of
 
+    broken = not_finite(model)
+    if broken is not None:
+        raise StepError(f"'{broken}' has values that are not finite; the model is not saved")
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     if model.config.model_type in FAMILIES and not described_by_config(model):
@@ -345,8 +353,18 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
 
 
 def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
-    """The model; of a task that reads two texts, one that tells them apart; of one that looks for answers, with one
-    output; of one that asks for vectors, with that of a whole text; of one that writes, one that knows how long."""
+    """The model, its weights finite; of a task that reads two texts, one that tells them apart; of one that looks for
+    answers, with one output; of one that asks for vectors, with that of a whole text; of one that writes, one that
+    knows how long."""
+    from .inference import join_ends, not_finite
+
+    broken = not_finite(model)
+    if broken is not None:
+        where = checkpoint.weights[0] if len(checkpoint.weights) == 1 else checkpoint.path
+        raise InputError(
+            f"{where}: '{broken}' has values that are not finite (NaN, infinity); the model is broken: take the "
+            "checkpoint from before its training failed"
+        )
     if task.vector:
         from .pooling import embed
 
@@ -354,8 +372,6 @@ def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrai
     if task.writes:
         tell_rules(model, checkpoint.generation)
     if task.answer:
-        from .inference import join_ends
-
         join_ends(model)
     if task.columns.second:
         from .pairs import tell_types

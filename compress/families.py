@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .errors import InputError
+from .settings import Prune, Stage
+
 STATIC = "paredown-static"  # model_type of the student without layers (static.py)
 WHOLE = ("resnet", "convnext")  # convolutional nets: they learn, teach and are exported, and are not cut
 
@@ -141,3 +144,18 @@ HALVES = {
         heads="decoder_attention_heads",
     ),
 }
+
+
+def check_cut(kind: str, settings: Stage) -> None:
+    """InputError for a cut that this architecture cannot have; it is known before anything is measured."""
+    parts, layers = FAMILIES.get(kind), getattr(settings, "layers", None)
+    if parts is None:
+        return
+    if parts.first_stays and isinstance(layers, list) and 0 not in layers:
+        raise InputError(f"layers: the first layer of a '{kind}' model has to stay, {layers} drops it")
+    if not isinstance(settings, Prune) or settings.heads == 1:
+        return
+    if not parts.cuts_heads:
+        raise InputError(f"heads: those of a '{kind}' model cannot be cut; cut ffn or layers")
+    if settings.even and parts.head_size_key is None:
+        raise InputError(f"even: config.json of '{kind}' has no size of a head: all heads must stay; cut ffn or layers")

@@ -88,6 +88,11 @@ def divergence(ours: torch.Tensor, wanted: torch.Tensor, temperature: float = 1.
     return temperature**2 * functional.kl_div(mine, target, reduction="batchmean", log_target=True)
 
 
+def not_finite(model: PreTrainedModel) -> str | None:
+    """Name of the first parameter that has a NaN or an infinity in it; None where there is none."""
+    return next((name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()), None)
+
+
 def join_ends(model: PreTrainedModel) -> None:
     """Let a question-answering model, in place, give its two outputs as one, `logits` (rows, tokens, 2), as the others
     do."""

@@ -16,9 +16,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .allocate import Damage, LatencyTable, Layers, allocate, allocate_even, budget_ms, grid
+from .allocate import Damage, LatencyTable, Layers, allocate, allocate_even, budget_ms, grid, least_ms, reachable
 from .encoder import Batch
 from .errors import InputError
+from .families import check_cut
 from .importance import Cut, damages, kl_to, log_probabilities, observe, removal_path, solve, watching, weight_of
 from .inference import tensors
 from .settings import Prune
@@ -75,6 +76,7 @@ def prune(
     report = progress or (lambda share, text: None)
     if not batches:
         raise InputError("pruning needs rows to measure on; give at least one")
+    check_cut(model.config.model_type, settings)
     teacher, full = copy.deepcopy(model), shape_of(model)
     if settings.even and len({heads for heads, _ in full}) > 1:
         raise InputError("even: the layers have different numbers of heads already; cut the checkpoint as it came")
@@ -125,9 +127,11 @@ def _pick(
 
     Of the shapes that were timed, the one nearest to the budget: what noise made of the last one does not decide.
     """
-    budget = budget_ms(table, full, settings.speedup, settings.latency_ms)
+    now = table.predict(full)
+    budget = budget_ms(now, settings.speedup, settings.latency_ms)
 
     def choose() -> list[tuple[int, int] | None]:
+        reachable(table, now, least_ms(table, damage[0].heads, damage[0].ffn), budget)
         if settings.even:
             return allocate_even(table, damage, budget, full[0][0])
         return allocate(table, damage, budget)
@@ -245,7 +249,10 @@ def _damage(model: PreTrainedModel, batches: Sequence[Batch], paths: list[dict[i
 
 
 def _shares(seen, settings: Prune) -> list[int]:
-    """Units to keep in each sublayer: the settings' shares, the same for all layers (`even`) or by worth over all."""
+    """Units to keep in each sublayer: the settings' shares, the same for all layers (`even`) or by worth over all.
+
+    Even heads have to divide the hidden size, or config.json could not describe them: fewer are kept until they do.
+    """
     counts = [0] * len(seen)
     for half, share, multiple in ((0, settings.heads, 1), (1, settings.ffn, settings.multiple)):
         worth = [s.knowledge for s in seen[half::2]]
@@ -255,7 +262,10 @@ def _shares(seen, settings: Prune) -> list[int]:
             count = share * len(layer) if settings.even else int((layer >= threshold).sum())
             snapped = round(count / multiple) * multiple
             low = min(multiple, len(layer))
-            counts[2 * i + half] = len(layer) if share >= 1 else min(max(snapped, low), len(layer))
+            kept = len(layer) if share >= 1 else min(max(snapped, low), len(layer))
+            while settings.even and half == 0 and seen[0].weight.shape[1] % kept:
+                kept -= 1
+            counts[2 * i + half] = kept
     return counts
 
 

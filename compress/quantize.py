@@ -13,14 +13,14 @@ import io
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from .encoder import Batch
-from .errors import InputError, missing_extra
+from .errors import InputError, StepError, missing_extra
 from .questions import NOWHERE
 from .similar import alike, cosines
 from .smooth import smooth
@@ -41,15 +41,16 @@ def dynamic(source: Path, target: Path, judging: Batches = (), *, reduce_range: 
     quantization = _onnxruntime()
 
     def make(model: Path, out: Path, left_in_float: list[str]) -> None:
-        quantization.quantize_dynamic(
-            model,
-            out,
-            per_channel=True,
-            reduce_range=reduce_range,
-            weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=[*left_in_float, *_convolutions(model)],
-            extra_options={"DefaultTensorType": 1},  # FLOAT, for outputs of fused nodes whose type is not inferred
-        )
+        with _one_line("onnxruntime"):
+            quantization.quantize_dynamic(
+                model,
+                out,
+                per_channel=True,
+                reduce_range=reduce_range,
+                weight_type=quantization.QuantType.QInt8,
+                nodes_to_exclude=[*left_in_float, *_convolutions(model)],
+                extra_options={"DefaultTensorType": 1},  # FLOAT, for outputs of fused nodes whose type is not inferred
+            )
 
     with tempfile.TemporaryDirectory() as scratch:
         plain = _without_value_info(source, Path(scratch))
@@ -97,7 +98,7 @@ def static(
             def get_next(self):  # pyright: ignore[reportIncompatibleMethodOverride]
                 return next(queue, None)
 
-        with contextlib.redirect_stdout(io.StringIO()):  # its histograms talk
+        with _one_line("onnxruntime"), contextlib.redirect_stdout(io.StringIO()):  # its histograms talk
             quantization.quantize_static(
                 model,
                 out,
@@ -145,7 +146,7 @@ def openvino_static(source: Path, target: Path, batches: Batches, *, transformer
         raise InputError("static INT8 needs calibration rows; give at least one training row")
     nncf.set_log_level(logging.ERROR)
     model = openvino.Core().read_model(source)
-    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+    with _one_line("nncf"), contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         quantised = nncf.quantize(
             model,
             nncf.Dataset(list(batches)),
@@ -153,6 +154,18 @@ def openvino_static(source: Path, target: Path, batches: Batches, *, transformer
             subset_size=len(batches),
         )
     openvino.save_model(quantised, target, compress_to_fp16=False)
+
+
+@contextlib.contextmanager
+def _one_line(whose: str) -> Iterator[None]:
+    """What a quantiser raises as one line; it has asserts and bare classes for what it cannot do."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise StepError(f"{whose}'s quantiser gave up: {reason}; look for weights out of range") from error
 
 
 def _mended(

@@ -21,7 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from .encoder import collate
 from .errors import InputError, StepError, nearest
-from .inference import Kind, inputs_of, kind_of, pad_id
+from .inference import Kind, inputs_of, kind_of, not_finite, pad_id
 from .losses import Judge, Labels, labels_key, one_a_line, supervised
 from .numbers import standard_units
 from .settings import Finetune, Training
@@ -182,9 +182,9 @@ def fit(
         if forward is not None:
             model.forward = forward
     cast(nn.Module, model).to("cpu").eval()
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise StepError(f"training left '{name}' with values that are not finite; lower learning_rate")
+    broken = not_finite(model)
+    if broken is not None:
+        raise StepError(f"training left '{broken}' with values that are not finite; lower learning_rate")
     return model
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..compress.checkpoint import Checkpoint, load
 from ..compress.errors import InputError, StepError, missing_extra
+from ..compress.families import FAMILIES, HALVES, STATIC, WHOLE
 from ..compress.tasks import Task
 from .artifact import Artifact
 from .halves import DECODER, ENCODER, generation_of, plain_decoder, recorded, trace
@@ -33,15 +34,19 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
 
     Text: inputs (batch, length) int64, both sizes dynamic. Images: (batch, channels, height, width) float32, of the
     preprocessor's size. Output `task.output` float32, (batch, labels), or (batch, length, labels). Of a model that
-    writes, `halves.trace` writes two files.
+    writes, `halves.trace` writes two files. Raises InputError for an architecture that is not known, before it is
+    loaded.
     """
     import torch
 
+    kind, known = checkpoint.config.get("model_type", ""), (*FAMILIES, *WHOLE)
     if task.writes:
         with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             trace(checkpoint, task, target, OPSET)
         return _small(target, plain_decoder(target))
+    if kind not in (*known, STATIC):
+        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(known)}")
     model = load(checkpoint, task)
     model.set_attn_implementation("eager")
 
@@ -197,16 +202,10 @@ def fuse(source: Path, target: Path, checkpoint: Checkpoint) -> dict[str, int]:
         raise missing_extra(error.name or "onnxruntime", "cpu") from None
     import onnx
 
-    from ..compress.families import FAMILIES, HALVES, STATIC, WHOLE
-
     kind = checkpoint.config.get("model_type", "")
-    if kind in (STATIC, *WHOLE, *HALVES) or (kind in FAMILIES and not FAMILIES[kind].fuses):
+    if kind in (STATIC, *WHOLE, *HALVES) or not FAMILIES[kind].fuses:
         shutil.copyfile(source, target)
         return {}
-    if kind not in FAMILIES:
-        raise InputError(
-            f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join((*FAMILIES, *WHOLE))}"
-        )
     heads = int(checkpoint.config.get("num_attention_heads") or checkpoint.config["n_heads"])
     hidden = int(checkpoint.config.get("hidden_size") or checkpoint.config["dim"])
 

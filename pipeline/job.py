@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -12,7 +12,7 @@ from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.data import Rows
 from ..compress.errors import InputError
-from ..compress.families import FAMILIES, HALVES, WHOLE
+from ..compress.families import FAMILIES, HALVES, WHOLE, check_cut
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Timed
 from ..compress.tasks import TASKS, Task
 from ..export.artifact import EXTRA
@@ -192,9 +192,9 @@ def _check_kind(model: Model, kind: str) -> None:
 
 
 def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: bool) -> None:
-    """A student from elsewhere opens, the losses inside the models are off when it cuts text into other tokens, and
-    there are the rows that each step learns from."""
-    same_tokens, narrowed = True, False
+    """A student from elsewhere opens, the losses inside the models are off when it cuts text into other tokens, each
+    architecture can be cut so, and there are the rows that each step learns from."""
+    same_tokens, narrowed, kind = True, False, checkpoint.config.get("model_type", "")
     for entry in model.steps:
         stage, settings = entry.stage
         if isinstance(settings, Distill) and settings.student is not None:
@@ -216,8 +216,12 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: 
                     f"models: '{model.name}': {settings.student} cuts text into other tokens than the checkpoint; "
                     f"{task.name} compares answers token by token"
                 )
-            narrowed = True
+            narrowed, kind = True, student.config.get("model_type", "")
         narrowed = narrowed or (isinstance(settings, Distill) and settings.width is not None)
+        try:
+            check_cut(kind, settings)
+        except InputError as error:
+            raise InputError(f"models: '{model.name}', {stage}: {error}") from None
         lesson = settings.recover if isinstance(settings, Prune) else settings
         if isinstance(lesson, Heal) and lesson.learn_from == "unlabeled" and not unlabeled:
             raise InputError(f"models: '{model.name}', {stage}: learn_from: unlabeled needs data.unlabeled")
@@ -251,15 +255,23 @@ def chain_of(model: Model) -> dict[str, Stage]:
     return chain
 
 
-def _check_layers(model: Model, depth: int) -> None:
-    """Every step keeps layers that the step before it has left; InputError otherwise."""
+def with_depth(model: Model, depth: int) -> Iterator[tuple[str, Stage, int]]:
+    """Each step of a model, by name, and how many layers it is given, at most; `depth`: the checkpoint's."""
     for entry in model.steps:
         stage, settings = entry.stage
+        yield stage, settings, depth
         layers = getattr(settings, "layers", None)
         if isinstance(settings, Distill) and settings.student is not None:
             depth = open_checkpoint(settings.student).depth
-            continue
-        if layers is None:
+        elif layers is not None:
+            depth = layers if isinstance(layers, int) else len(layers)
+
+
+def _check_layers(model: Model, checkpoint_depth: int) -> None:
+    """Every step keeps layers that the step before it has left; InputError otherwise."""
+    for stage, settings, depth in with_depth(model, checkpoint_depth):
+        layers = getattr(settings, "layers", None)
+        if layers is None or (isinstance(settings, Distill) and settings.student is not None):
             continue
         fits = 1 <= layers <= depth if isinstance(layers, int) else layers == sorted({*layers} & {*range(depth)}) != []
         if not fits:
@@ -267,7 +279,6 @@ def _check_layers(model: Model, depth: int) -> None:
                 f"models: '{model.name}', {stage}.layers: {layers} is not a choice of the {depth} layers there are then"
                 f" (a number from 1, or an ascending list from 0 to {depth - 1})"
             )
-        depth = layers if isinstance(layers, int) else len(layers)
 
 
 def rows_digest(rows: Rows | None) -> str | None:

@@ -18,19 +18,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from transformers import PreTrainedModel
 
 from ..benchmarks.intervals import ratio
 from ..benchmarks.latency import CONTROL, SINGLE, LatencySettings, Scenario, Timing, measure
-from ..compress.allocate import LatencyTable, Layers, budget_ms, reachable
+from ..compress.allocate import LatencyTable, Layers, budget_ms, least_ms, reachable
 from ..compress.checkpoint import Checkpoint, load, save
 from ..compress.data import some_of
 from ..compress.encoder import collate
 from ..compress.errors import InputError
-from ..compress.prune import shape_of
+from ..compress.prune import options, shape_of
 from ..compress.settings import Prune, Timed
 from ..compress.structure import Layer, Structure, family, head_size, keep_blocks, reshape, widen
 from ..compress.tasks import Task
@@ -50,6 +50,8 @@ SETTINGS = LatencySettings(processes=1, extra_processes=0, rounds=8, min_seconds
 PAIR = LatencySettings(processes=1, extra_processes=0, rounds=20, min_seconds=4, min_repeats=240)
 STEADY = 0.04  # that the uncut model may differ from itself by; a noisier measurement is made again
 TRIES = 3
+Cut = tuple[Prune, int]  # a cut to a time, and how many layers it is given
+Answer = TypeVar("Answer")
 VERSION = 2  # of the way it is measured: what was measured in another is not remembered
 
 
@@ -68,12 +70,25 @@ class Stopwatch:
     max_length: int
     lengths: tuple[int, ...] = ()  # that calls are padded to
 
-    def table(self, cuts: Sequence[Prune] = (), report: Report = lambda share, text: None) -> LatencyTable:
-        """What heads and neurons take; InputError when one of `cuts` asks for the impossible."""
-        table = LatencyTable.from_json(self._remembered("table", lambda: self._measured(report).to_json()))
-        for cut in cuts:
-            reachable(table, self.full, budget_ms(table, self.full, cut.speedup, cut.latency_ms), even=cut.even)
+    def table(self, chains: Sequence[Sequence[Cut]] = (), report: Report = lambda share, text: None) -> LatencyTable:
+        """What heads and neurons take; InputError when a cut in one of the `chains` asks for the impossible."""
+        table = self._remembered("table", lambda: self._measured(report).to_json(), LatencyTable.from_json)
+        for cuts in chains:
+            self.check(table, cuts)
         return table
+
+    def check(self, table: LatencyTable, cuts: Sequence[Cut]) -> None:
+        """InputError when one of the cuts, made of one model after another, asks for the impossible.
+
+        Steps between them make nothing slower: a cut is given its number of the slowest layers at most, and no more
+        time than the cut before it has left.
+        """
+        slowest = sorted(self.full, key=lambda shape: -table.predict([shape]))
+        left = np.inf
+        for cut, depth in cuts:
+            now = min(left, table.predict(slowest[:depth]))
+            left = budget_ms(now, cut.speedup, cut.latency_ms)
+            reachable(table, now, least_ms(table, *options(self._model, cut)), left)
 
     def share(self, layers: Layers) -> float:
         """Time of a stand-in of this shape, as a share of the uncut model's, in one interleaved run."""
@@ -88,7 +103,7 @@ class Stopwatch:
                     found.append((abs(again - 1), _paired(turns["cut"], turns["uncut"]) / np.sqrt(again)))
             return float(min(found)[1])
 
-        return self._remembered(f"share of {[list(layer) for layer in layers]}", timed)
+        return self._remembered(f"share of {[list(layer) for layer in layers]}", timed, _share)
 
     def speedup(self, after: Checkpoint) -> tuple[float, float, float]:
         """How many times faster `after` is than the checkpoint, with its 95 % interval, in one interleaved run."""
@@ -129,8 +144,11 @@ class Stopwatch:
     def _rows(self) -> list:
         return [self.ids[i] for i in some_of(len(self.ids), ROWS)]
 
-    def _remembered(self, question: str, measured: Callable[[], Any]) -> Any:
-        """The answer as it was measured on this machine before, or measured now; JSON."""
+    def _remembered(self, question: str, measured: Callable[[], Any], read: Callable[[Any], Answer]) -> Answer:
+        """What `read` makes of the answer (JSON) that was measured on this machine before, or is measured now.
+
+        A file that is damaged, which `read` or the parser finds, counts as missing.
+        """
         config = self.checkpoint.config
         key = {
             "question": question,
@@ -146,8 +164,8 @@ class Stopwatch:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paredown" / f"latency-{digest}.json"
         try:
-            return json.loads(cache.read_text())
-        except (OSError, ValueError):
+            return read(json.loads(cache.read_text()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
         answer = measured()
         try:
@@ -157,7 +175,7 @@ class Stopwatch:
             scratch.replace(cache)
         except OSError:
             pass  # a home that cannot be written costs a minute the next time
-        return answer
+        return read(answer)
 
     def _measured(self, report: Report) -> LatencyTable:
         heads, width = (max(counts) for counts in zip(*self.full, strict=True))
@@ -245,6 +263,12 @@ class Stopwatch:
         if self.lengths:
             shaped(made, self.lengths)
         return out / "artifact"
+
+
+def _share(answer: Any) -> float:
+    if not isinstance(answer, float) or not 0 < answer < np.inf:
+        raise ValueError("not a share of time")
+    return answer
 
 
 def _paired(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> float:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..compress.checkpoint import open_checkpoint
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed
@@ -26,6 +27,7 @@ from .job import (
     parts_of,
     rows_digest,
     table_name,
+    with_depth,
 )
 from .measuring import measure
 from .progress import Report
@@ -35,6 +37,9 @@ from .search import PROXY_SHARE, search
 from .store import Done
 from .work import cascade, checkpoint_after, compress, export, measure_table, score
 
+if TYPE_CHECKING:
+    from .latency_table import Cut
+
 
 def plan(job: Job) -> list[Step]:
     """All steps in the order in which they run; each one's key holds the keys of those before it.
@@ -43,10 +48,10 @@ def plan(job: Job) -> list[Step]:
     """
     steps: dict[str, Step] = {}
     candidates = job.candidates
+    for step in _table_steps(job):  # first: a time that cannot be reached waits for nothing
+        _add(steps, step)
     if any(has_teacher(settings) for model in job.models for settings in chain_of(model).values()):
         _add(steps, _scores_step(job))
-    for step in _table_steps(job):
-        _add(steps, step)
     for model in job.models:
         if model.cascade is None:
             end = _model_steps(job, model, steps)
@@ -68,17 +73,18 @@ def plan(job: Job) -> list[Step]:
 def search_steps(job: Job, settings: Search) -> list[Step]:
     """What comes before the plan when the recipe asks for a search; the last one is the search itself."""
     scores = _scores_step(job)
-    table = _table_step(job, settings.target, [])
+    wanted = Prune(speedup=settings.speedup, target=settings.target)
+    table = _table_step(job, settings.target, [[(wanted, job.checkpoint.depth)]] if wanted.timed else [])
     inputs = {
         "stage": "search",
         "settings": settings.model_dump(),
         "seed": job.recipe.seed,
         "max_length": job.recipe.max_length,
-        "after": {step.name: step.key for step in (scores, table)},
+        "after": {step.name: step.key for step in (table, scores)},
         "code": {"search": _digest("pipeline/search.py"), **code_of("compress")["code"]},
     }
     work = partial(search, job, settings)
-    return [scores, table, Step("search", inputs, 60 * PROXY_SHARE * settings.minutes, work)]
+    return [table, scores, Step("search", inputs, 60 * PROXY_SHARE * settings.minutes, work)]
 
 
 def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
@@ -138,22 +144,29 @@ def _cascade_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Ste
 def _table_steps(job: Job) -> list[Step]:
     """One latency table for each target that a cut is timed in, before anything is trained.
 
-    Times that cannot be reached are found out here. Cuts of a model that other steps have changed are looked at then.
+    Times that cannot be reached are found out here, as far as that can be known: a cut may leave any width to the next.
     """
-    cuts: dict[Timed, list[Prune]] = {}
+    chains: dict[Timed, list[list[Cut]]] = {}
     for model in job.models:
-        for entry in model.steps:
-            settings = entry.stage[1]
-            if isinstance(settings, Prune) and settings.timed:
-                cuts.setdefault(settings.target, []).append(settings)
-    return [_table_step(job, target, those) for target, those in cuts.items()]
+        mine: dict[Timed, list[Cut]] = {}
+        narrower: dict = {}
+        for _, settings, depth in with_depth(model, job.checkpoint.depth):
+            if isinstance(settings, Prune):
+                if settings.timed:
+                    mine.setdefault(settings.target, []).append((settings.model_copy(update=narrower), depth))
+                narrower = {"multiple": 1}
+        for target, cuts in mine.items():
+            chains.setdefault(target, []).append(cuts)
+    return [_table_step(job, target, those) for target, those in chains.items()]
 
 
-def _table_step(job: Job, target: Timed, cuts: list[Prune]) -> Step:
+def _table_step(job: Job, target: Timed, chains: list[list[Cut]]) -> Step:
     inputs = {
         "stage": "table",
         "target": target.model_dump(),
-        "cuts": [[cut.speedup, cut.latency_ms, cut.even] for cut in cuts],
+        "cuts": [
+            [[cut.speedup, cut.latency_ms, cut.even, cut.multiple, depth] for cut, depth in cuts] for cuts in chains
+        ],
         "max_length": job.recipe.max_length,
         "lengths": job.recipe.lengths,
         "train": rows_digest(job.train),
@@ -161,7 +174,7 @@ def _table_step(job: Job, target: Timed, cuts: list[Prune]) -> Step:
         "checkpoint": job.checkpoint.digest,
         **code_of("compress", "export", "benchmarks"),
     }
-    return Step(table_name(target), inputs, 60.0, partial(measure_table, job, target, cuts))
+    return Step(table_name(target), inputs, 60.0, partial(measure_table, job, target, chains))
 
 
 def _graph_step(job: Job, model: Model, before: str | None, steps: dict[str, Step]) -> Step:

@@ -110,7 +110,9 @@ def _do(step: Step, store: Store, done: dict[str, Done], reporter: Reporter, run
         try:
             return store.run(step.name, step.key, step.inputs, lambda out: step.work(out, done, report))
         except StepError as error:
-            raise StepError(f"step {step.name}: {error}") from error
+            given = list(step.inputs.get("after", {}))
+            kept = f"; what it started from is kept: {done[given[0]].path}" if len(given) == 1 else ""
+            raise StepError(f"step {step.name}: {error}{kept}") from error
 
 
 def resolved(recipe: Recipe) -> str:

@@ -16,7 +16,7 @@ from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from ..compress.data import Rows
 from ..compress.encoder import batches_of, run_rows
-from ..compress.errors import InputError, nearest
+from ..compress.errors import InputError, StepError, nearest
 from ..compress.families import WHOLE
 from ..compress.settings import Distill, Prune, Recover, Static, Timed, Trim
 from ..compress.tasks import TASKS, Task
@@ -88,13 +88,15 @@ def prune(
     )  # fmt: skip
     ids = data_module.encode(source.encoder(max_length), data)
     promise, more = "", _more(source, kind, unlabeled, max_length)
+    failed: StepError | None = None
     with writing(output_dir, "prune") as (target, report):
         watch = Stopwatch(source, kind, ids, settings.target, max_length)
-        table = watch.table([settings], report) if timed else None
+        table = watch.table([[(settings, source.depth)]], report) if timed else None
         model = load(source, kind)
         sample = batches_of([ids[i] for i in data_module.some_of(len(ids), settings.rows)], source.pad_id)
         share = watch.share if timed else None
         promised = cut(model, sample, settings, table=table, time_share=share, progress=report)
+        saved = save(model, source, target)
         if recover_epochs:
             recover = checked(
                 Recover,
@@ -103,14 +105,22 @@ def prune(
                     "adversarial": pushes(adversarial, kind),
                 },
             )  # fmt: skip
-            heal(model, load(source, kind), ids + more, recover, seed=seed, progress=report)
-        saved = save(model, source, target)
-        value = metric(saved, kind, held_out, max_length)
-        if timed:
+            try:
+                heal(model, load(source, kind), ids + more, recover, seed=seed, progress=report)
+                saved = save(model, source, target)
+            except StepError as error:
+                failed = error  # the cut outlives it
+        value = None if failed else metric(saved, kind, held_out, max_length)
+        if timed and not failed:
             report(1.0, "measuring what was promised")
             wanted = promised.to_json()["promised_speedup"]
             got, lo, hi = watch.speedup(saved)
             promise = f"; promised {wanted:.2f}x in {runtime} {precision}, measured {got:.2f}x [{lo:.2f}, {hi:.2f}]"
+    if failed:
+        raise StepError(
+            f"prune, healing: {failed}; {output_dir} holds the cut as it was before, and this heals it: "
+            f"paredown distill {checkpoint} --student {output_dir} --train {train} --output-dir DIR"
+        ) from failed
     say(output_dir, kind.judging(held_out), value, promise)
 
 
@@ -261,7 +271,10 @@ def distill(
 @contextmanager
 def writing(output_dir: Path, stage: str) -> Iterator[tuple[Path, Report]]:
     with new_directory(output_dir) as target, Reporter(1).step(stage) as report:
-        yield target, report
+        try:
+            yield target, report
+        except StepError as error:
+            raise StepError(f"{stage}: {error}") from error
 
 
 def pushes(kind: str | None, task: Task) -> dict | None:

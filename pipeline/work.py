@@ -29,7 +29,7 @@ from .store import Done
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from .latency_table import Stopwatch
+    from .latency_table import Cut, Stopwatch
 
 TABLE = "table.json"
 
@@ -148,10 +148,10 @@ def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None
 
 
 def measure_table(
-    job: Job, target: Timed, cuts: list[Prune], out: Path, done: Mapping[str, Done], report: Report
+    job: Job, target: Timed, chains: list[list[Cut]], out: Path, done: Mapping[str, Done], report: Report
 ) -> None:
-    """The latency table of a target; InputError when one of the cuts cannot be reached."""
-    table = _stopwatch(job, job.checkpoint, target).table(cuts, report)
+    """The latency table of a target; InputError when a cut in one of the chains cannot be reached."""
+    table = _stopwatch(job, job.checkpoint, target).table(chains, report)
     (out / TABLE).write_text(json.dumps(table.to_json(), indent=2) + "\n")
 
 

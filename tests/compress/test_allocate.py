@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from paredown.compress.allocate import Damage, LatencyTable, allocate, allocate_even, grid, reachable
+from paredown.compress.allocate import Damage, LatencyTable, allocate, allocate_even, grid, least_ms, reachable
 from paredown.compress.errors import InputError
 
 TABLE = LatencyTable("onnxruntime", "fp32", 1, 1.0, {1: 0.5, 2: 1.0, 4: 2.0}, {16: 0.4, 32: 0.8, 64: 1.6})
@@ -52,10 +52,10 @@ def test_what_cannot_be_reached_says_what_can() -> None:
     with pytest.raises(
         InputError, match=r"0\.50 ms \(23\.6x\) cannot be reached.*1\.90 ms \(6\.2x faster than 11\.80 ms\)"
     ):
-        reachable(TABLE, FULL, 0.5, even=False)
-    reachable(TABLE, FULL, 2.0, even=False)
+        reachable(TABLE, TABLE.predict(FULL), least_ms(TABLE, (4, 2, 1), (64, 16)), 0.5)
+    reachable(TABLE, TABLE.predict(FULL), least_ms(TABLE, (4, 2, 1), (64, 16)), 2.0)
     with pytest.raises(InputError, match="cannot be reached"):
-        reachable(TABLE, FULL, 2.0, even=True)
+        reachable(TABLE, TABLE.predict(FULL), least_ms(TABLE, [4], (64, 16)), 2.0)
 
 
 def test_a_table_reads_back_and_interpolates() -> None:

@@ -1,12 +1,13 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import TASK, make_checkpoint
-from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
-from paredown.compress.errors import InputError
+from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
+from paredown.compress.errors import InputError, StepError
 from paredown.compress.families import FAMILIES
 from paredown.compress.prune import cut
 from paredown.compress.structure import structure_of
@@ -82,6 +83,31 @@ def test_missing_head_weights_are_not_made_up(copy_of_teacher: Path) -> None:
     )
     with pytest.raises(InputError, match=r"classifier\.bias"):
         load(open_checkpoint(copy_of_teacher, TASK), TASK)
+
+
+def spoil(path: Path, name: str, value: float = float("nan")) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(path / "model.safetensors")
+    weights[name].view(-1)[0] = value
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_neither_loaded_nor_saved(
+    copy_of_teacher: Path, teacher: Checkpoint, value: float, tmp_path: Path
+) -> None:
+    name = "bert.encoder.layer.1.output.dense.weight"
+    spoil(copy_of_teacher, name, value)
+    with pytest.raises(InputError, match=rf"model\.safetensors: '{re.escape(name)}' has values that are not finite"):
+        load(open_checkpoint(copy_of_teacher, TASK), TASK)
+    with pytest.raises(InputError, match="not finite"):
+        with_new_head(open_checkpoint(copy_of_teacher, TASK), TASK, ("a", "b", "c"), 0)
+    model = load(teacher, TASK)
+    model.state_dict()[name][0, 0] = value
+    with pytest.raises(StepError, match=rf"'{re.escape(name)}' has values that are not finite"):
+        save(model, teacher, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_structure_that_does_not_fit_is_refused(copy_of_teacher: Path) -> None:

@@ -73,6 +73,13 @@ def test_a_timed_cut_keeps_its_promise_and_most_of_the_answers(teacher: Checkpoi
     assert accuracy(model, teacher, files) > accuracy(load(teacher, TASK), teacher, files) - 5
 
 
+@pytest.mark.parametrize("settings", [Prune(speedup=8, multiple=64), Prune(speedup=3.5, layers=1, even=True)])
+def test_a_time_that_this_cut_cannot_reach_says_what_it_can(teacher: Checkpoint, batches, settings: Prune) -> None:
+    """The table has narrower layers, and fewer heads, than this cut may choose."""
+    with pytest.raises(InputError, match=r"cannot be reached by cutting: the smallest shape takes [78]\.00 ms"):
+        prune.prune(load(teacher, TASK), batches, settings, table=TABLE)
+
+
 def test_a_table_that_promises_too_much_is_held_against_the_clock(teacher: Checkpoint, batches) -> None:
     model = load(teacher, TASK)
     full, timed = prune.shape_of(model), []
@@ -111,20 +118,31 @@ def test_an_even_cut_is_read_by_plain_transformers(teacher: Checkpoint, batches,
 
 
 @pytest.mark.parametrize(
-    ("kind", "share", "words"), [("vit", 0.7, "3 heads do not divide"), ("bert", 0.5, "heads must stay")]
+    ("kind", "settings", "words"),
+    [
+        ("bert", Prune(heads=0.5, even=True), "heads must stay"),
+        ("mpnet", Prune(heads=0.5), "cannot be cut"),
+        ("modernbert", Prune(layers=[1, 2]), "first layer of a 'modernbert' model has to stay"),
+    ],
 )
-def test_heads_that_config_json_cannot_describe(kind: str, share: float, words: str, tmp_path) -> None:
+def test_what_an_architecture_cannot_have_is_refused_before_anything_is_measured(
+    kind: str, settings: Prune, words: str, tmp_path
+) -> None:
     model = load(make_checkpoint(tmp_path, kind), task_of(kind))
     batch = {name: tensor.numpy() for name, tensor in example_inputs(kind).items()}
+    said: list[str] = []
     with pytest.raises(InputError, match=words):
-        prune.prune(model, [batch], Prune(heads=share, even=True))
+        prune.prune(model, [batch], settings, progress=lambda share, text: said.append(text))
+    assert said == []
 
 
-def test_even_heads_where_config_json_has_their_size(tmp_path) -> None:
+@pytest.mark.parametrize("share", [0.5, 0.75])  # three heads would not divide the hidden size: two are left
+def test_even_heads_where_config_json_has_their_size(share: float, tmp_path) -> None:
     source = make_checkpoint(tmp_path / "a", "vit")
     model = load(source, IMAGES)
     batch = {name: tensor.numpy() for name, tensor in example_inputs("vit").items()}
-    prune.prune(model, [batch], Prune(heads=0.5, ffn=0.5, even=True))
+    prune.prune(model, [batch], Prune(heads=share, ffn=0.5, even=True))
+    assert prune.shape_of(model) == [(2, 32)] * 3
     save(model, source, tmp_path / "b")
     plain = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "b").eval()
     torch.testing.assert_close(log_probabilities(plain, batch), log_probabilities(model, batch))

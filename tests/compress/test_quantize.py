@@ -8,6 +8,7 @@ from onnx import helper, numpy_helper
 from paredown.compress import data, quantize
 from paredown.compress.checkpoint import Checkpoint
 from paredown.compress.encoder import Batch, collate
+from paredown.compress.errors import StepError
 from paredown.compress.smooth import smooth
 from paredown.export.to_onnx import plain_onnx
 
@@ -65,6 +66,19 @@ def test_smoothquant_wins_where_one_channel_is_an_outlier(plain: Path, batches: 
     broken = outliers(plain, tmp_path / "outliers.onnx", 30000.0)
     found = quantize.static(broken, tmp_path / "int8.onnx", batches, reduce_range=True)
     assert found["calibration_kl"]["smoothquant"] < 0.5 * found["calibration_kl"]["min-max"]
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN")
+@pytest.mark.parametrize("method", [quantize.dynamic, quantize.static])
+def test_a_quantiser_that_gives_up_is_one_line(method, plain: Path, batches: list[Batch], tmp_path: Path) -> None:
+    model = onnx.load(plain)
+    tensor = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 2 and "MatMul" in tensor.name)
+    spoiled = numpy_helper.to_array(tensor) * np.float32(np.nan)
+    tensor.CopyFrom(numpy_helper.from_array(spoiled, tensor.name))
+    onnx.save(model, tmp_path / "nan.onnx")
+    with pytest.raises(StepError, match=r"onnxruntime's quantiser gave up: .*scale") as caught:
+        method(tmp_path / "nan.onnx", tmp_path / "int8.onnx", batches[:8], reduce_range=True)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_product_that_hurts_stays_in_float(plain: Path, batches: list[Batch], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from conftest import IMAGES, LABELS, TASK, example_inputs, make_checkpoint, task_of
 from paredown.compress import data
-from paredown.compress.checkpoint import Checkpoint, load, save
+from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from paredown.compress.encoder import collate, run_rows
 from paredown.compress.errors import InputError, StepError
 from paredown.compress.families import FAMILIES
@@ -144,3 +144,10 @@ def test_a_wrong_artifact_file_is_refused(change: dict, word: str, teacher: Chec
         read_artifact(tmp_path / "out")
     with pytest.raises(InputError, match="no such file"):
         read_artifact(tmp_path)
+
+
+def test_an_architecture_that_is_not_known_is_refused_before_it_is_loaded(copy_of_teacher: Path) -> None:
+    config = json.loads((copy_of_teacher / "config.json").read_text())
+    (copy_of_teacher / "config.json").write_text(json.dumps({**config, "model_type": "albert"}))  # has other weights
+    with pytest.raises(InputError, match="cannot export a 'albert' model yet; supported: bert, "):
+        plain_onnx(open_checkpoint(copy_of_teacher, TASK), TASK, copy_of_teacher / "plain.onnx")

@@ -2,7 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import write_recipe
+from conftest import make_checkpoint, write_recipe
 from paredown.compress.checkpoint import Checkpoint
 from paredown.compress.errors import InputError
 from paredown.compress.settings import Prune, Recover
@@ -30,3 +30,21 @@ def test_learning_from_unlabelled_rows_alone_needs_some(teacher: Checkpoint, fil
     path.write_text(re.sub(r", unlabeled: [^,}]+", "", text))
     with pytest.raises(InputError, match=r"prune: learn_from: unlabeled needs data\.unlabeled"):
         prepare(read_recipe(path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "words"),
+    [
+        ("bert", "prune: {heads: 0.5, even: true}", "'cut', prune: even: config.json of 'bert' has no size of a head"),
+        ("mpnet", "prune: {heads: 0.5}", "'cut', prune: heads: those of a 'mpnet' model cannot be cut"),
+        ("modernbert", "distill: {layers: [1, 2], epochs: 1}", "'cut', distill: layers: the first layer"),
+    ],
+)
+def test_what_an_architecture_cannot_have_is_refused_when_the_recipe_is_read(
+    kind: str, step: str, words: str, files: dict, tmp_path: Path
+) -> None:
+    source = make_checkpoint(tmp_path / "checkpoint", kind)
+    models = {"models:\n": f"models:\n  - name: cut\n    steps: [{step}]\n"}
+    recipe = read_recipe(write_recipe(tmp_path / "recipe.yaml", source, files, **models))
+    with pytest.raises(InputError, match=re.escape(words)):
+        prepare(recipe)

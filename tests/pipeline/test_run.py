@@ -153,19 +153,23 @@ def test_a_parity_miss_names_the_step_and_leaves_no_bundle(finished: Path, tmp_p
         assert not (tmp_path / "run" / name).exists()
 
 
-def test_a_loss_that_is_nan_names_the_step(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+def test_a_loss_that_is_nan_names_the_step_and_keeps_the_cut_before_it(
+    teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    cut = "prune: {heads: 0.5, recover: {learning_rate: 1.0e+38}}"
     recipe = write_recipe(
         tmp_path / "recipe.yaml",
         teacher,
         files,
         **SMALL,
-        **{"epochs: 2, learning_rate: 0.005": "learning_rate: 1.0e+38"},
+        **{"distill: {layers: 1, epochs: 2, learning_rate: 0.005}": cut},
     )
     done = paredown("run", recipe, "--output-dir", tmp_path / "run")
     assert done.returncode == 1
     error = done.stderr.strip().splitlines()[-1]
-    assert error.startswith("error: step distil-1-1-distill:")
+    assert error.startswith("error: step distil-1-1-prune-recover: the loss is ")
     assert "learning_rate" in error
+    assert (Path(error.split("what it started from is kept: ")[1]) / "structure.json").exists()
     assert not (tmp_path / "run" / "bundle").exists()
 
 

@@ -112,6 +112,35 @@ def test_a_cut_to_a_time_says_what_was_promised_and_measured(teacher: Checkpoint
     assert not (tmp_path / "fast").exists()
 
 
+def test_a_cut_outlives_the_healing_that_fails_and_can_be_healed_again(
+    teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    words = ["--train", files["train"], "--heads", 0.6, "--recover-epochs", 1, "--learning-rate", "1e30"]
+    done = paredown("prune", teacher.path, *words, "--output-dir", tmp_path / "cut")
+    assert done.returncode == 1
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith("error: prune, healing: the loss is ")
+    assert f"{tmp_path / 'cut'} holds the cut as it was before" in said
+    command = said.split("heals it: paredown ")[1].replace("DIR", str(tmp_path / "healed")).split()
+    assert (tmp_path / "cut" / "structure.json").exists()
+    done = paredown(*command, "--epochs", 1)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "healed" / "structure.json").exists()
+    done = paredown(
+        "distill",
+        teacher.path,
+        "--train",
+        files["train"],
+        "--learning-rate",
+        "1e30",
+        "--output-dir",
+        tmp_path / "student",
+    )
+    assert done.returncode == 1
+    assert "error: distill: the loss is " in done.stderr
+    assert not (tmp_path / "student").exists()
+
+
 def test_what_a_stage_refuses(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
     out = ["--output-dir", tmp_path / "out"]
     train = ["--train", files["train"]]
