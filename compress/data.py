@@ -127,7 +127,7 @@ def read(
     there, records = open_table(source)
     text_columns = _text_columns(source, there, text, columns)
     if labelled is None:
-        labelled = label is not None or any(name in there for name in columns.label)
+        labelled = has_labels(there, label, columns)
     label_column = _find(source, there, label, columns.label, "label") if labelled else None
     if group is not None and group not in there:
         raise InputError(f"{source}: no column '{group}' (data.groups, --group); {nearest(group, there)}")
@@ -180,6 +180,11 @@ def read_unlabeled(source: str, *, columns: Columns = TEXT, text: str | None = N
             "validation or test rows must not be learned from; remove the column if the rows are for learning"
         )
     return read(source, columns=columns, text=text, labelled=False)
+
+
+def has_labels(there: Sequence[str], label: str | None, columns: Columns) -> bool:
+    """Whether a label's column is asked for, or there is one of the usual names among the columns `there`."""
+    return label is not None or any(name in there for name in columns.label)
 
 
 def label_names(source: str, label: str | None = None, columns: Columns = TEXT) -> tuple[str, ...]:

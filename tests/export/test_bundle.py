@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from conftest import paredown
 from paredown.export import selftest as selftest_module
@@ -123,6 +124,21 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfil
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, target
     return info
+
+def test_a_model_that_wants_an_input_nobody_gives_fails(bundle: Path) -> None:
+    """Zeros in its place would give answers, and a metric."""
+    model = bundle / "model" / "model.onnx"
+    graph = onnx.load(model)
+    next(entry for entry in graph.graph.input if entry.name == "attention_mask").name = "mask"
+    graph.graph.node.insert(0, onnx.helper.make_node("Identity", ["mask"], ["attention_mask"]))
+    onnx.save(graph, model)
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    raw = model.read_bytes()
+    files["model/model.onnx"] = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
+    change_manifest(bundle, files=files)
+    with pytest.raises(BundleError, match=r"golden row 0: the model does not answer: the model's inputs are .*mask"):
+        selftest(bundle)
+
 
 
 def test_a_hostile_archive_writes_nothing_outside(tmp_path: Path) -> None:
