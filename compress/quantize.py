@@ -136,8 +136,11 @@ def static(
         return {"calibration": chosen, "calibration_kl": tried, **found}
 
 
-def openvino_static(source: Path, target: Path, batches: Batches) -> None:
-    """OpenVINO IR to INT8 IR by NNCF's post-training quantisation for transformers (SmoothQuant included)."""
+def openvino_static(source: Path, target: Path, batches: Batches, *, reduce_range: bool) -> None:
+    """OpenVINO IR to INT8 IR by NNCF's post-training quantisation for transformers (SmoothQuant included).
+
+    Left to itself NNCF gives matrix products the whole range of INT8 (its fix for overflow is for first convolutions).
+    """
     try:
         import nncf
         import openvino
@@ -149,7 +152,13 @@ def openvino_static(source: Path, target: Path, batches: Batches) -> None:
     model = openvino.Core().read_model(source)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         quantised = nncf.quantize(
-            model, nncf.Dataset(list(batches)), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(batches)
+            model,
+            nncf.Dataset(list(batches)),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(batches),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=nncf.OverflowFix.ENABLE if reduce_range else None
+            ),
         )
     openvino.save_model(quantised, target, compress_to_fp16=False)
 

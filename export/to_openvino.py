@@ -12,6 +12,7 @@ from ..compress.checkpoint import Checkpoint
 from ..compress.errors import missing_extra
 from ..compress.tasks import Task
 from .artifact import Artifact
+from .machine import has_int8_isa
 from .to_onnx import artifact_of
 
 
@@ -36,6 +37,7 @@ def to_openvino(
     from ..compress import quantize
 
     out.mkdir(parents=True, exist_ok=True)
+    details = {}
     with tempfile.TemporaryDirectory() as scratch:
         ir = Path(scratch) / "plain.xml"
         source = Path(scratch) / "plain.onnx"  # convert_model takes a comma in a path for two files
@@ -43,8 +45,9 @@ def to_openvino(
         converted = openvino.convert_model(source)
         if precision == "int8-static":
             openvino.save_model(converted, ir, compress_to_fp16=False)
-            quantize.openvino_static(ir, out / "model.xml", calibration)
+            details = {"reduce_range": not has_int8_isa()}
+            quantize.openvino_static(ir, out / "model.xml", calibration, **details)
         else:
             openvino.save_model(converted, out / "model.xml", compress_to_fp16=precision == "fp16")
     files = ("model.xml", "model.bin")
-    return artifact_of(checkpoint, task, out, max_length, "openvino", precision, files, {})
+    return artifact_of(checkpoint, task, out, max_length, "openvino", precision, files, details)
