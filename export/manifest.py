@@ -95,6 +95,8 @@ def conforms(value: object, schema: dict, root: dict, key: str = "") -> None:
         raise ValueError(f"{name} does not match {schema['pattern']}")
     if type(value) in (int, float) and value < schema.get("minimum", float("-inf")):  # type: ignore[operator]
         raise ValueError(f"{name} is less than {schema['minimum']}")
+    if type(value) in (int, float) and value > schema.get("maximum", float("inf")):  # type: ignore[operator]
+        raise ValueError(f"{name} is more than {schema['maximum']}")
     if isinstance(value, list):
         if len(value) < schema.get("minItems", 0):
             raise ValueError(f"{name} is empty")

@@ -68,6 +68,8 @@ def test_the_archive_is_the_same_bytes_each_time_and_unpacks_to_the_same_files(b
         (lambda b: change_manifest(b, name="../x"), "key 'name' does not match"),
         (lambda b: change_manifest(b, model="tokenizer.json"), "opens .onnx or .ort files"),
         (lambda b: change_manifest(b, max_length="x"), "key 'max_length'"),
+        (lambda b: change_manifest(b, max_length=10**12), "key 'max_length' is more than"),
+        (lambda b: change_manifest(b, precision="fp17"), "key 'precision' is not"),
         (lambda b: change_manifest(b, outputs=[]), "key 'outputs'"),
         (lambda b: change_manifest(b, golden="other.json"), "not among its files"),
         (lambda b: change_manifest(b, labels=["positive", "negative"]), "labels say otherwise"),
@@ -86,6 +88,17 @@ def test_a_bundle_that_is_not_what_it_says_fails(bundle: Path, damage, word: str
     assert "Traceback" not in done.stderr
     with pytest.raises(BundleError):
         Predictor(bundle)
+
+
+def test_requirements_are_locked_with_all_that_they_bring(finished: Path) -> None:
+    manifest = json.loads((finished / "bundle" / "manifest.json").read_text())
+    lines = (finished / "bundle" / "requirements.txt").read_text().splitlines()
+    direct = [f"{name}=={number}" for name, number in manifest["requirements"].items()]
+    assert lines[: len(direct)] == direct
+    brought = {f"{name}=={entry['version']}" for name, entry in manifest["environment"].items()}
+    assert set(lines) == brought
+    assert len(lines) > len(direct)
+    assert len(set(lines)) == len(lines)
 
 
 def flip(path: Path) -> None:
@@ -112,19 +125,6 @@ def test_another_model_under_a_right_manifest_fails_the_golden_rows(bundle: Path
         selftest(bundle)
 
 
-def hostile(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as tar:
-        for info, content in members:
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
-
 def test_a_model_that_wants_an_input_nobody_gives_fails(bundle: Path) -> None:
     """Zeros in its place would give answers, and a metric."""
     model = bundle / "model" / "model.onnx"
@@ -139,6 +139,19 @@ def test_a_model_that_wants_an_input_nobody_gives_fails(bundle: Path) -> None:
     with pytest.raises(BundleError, match=r"golden row 0: the model does not answer: the model's inputs are .*mask"):
         selftest(bundle)
 
+
+def hostile(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for info, content in members:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
 
 
 def test_a_hostile_archive_writes_nothing_outside(tmp_path: Path) -> None:
