@@ -10,7 +10,7 @@ import numpy as np
 from ..export.artifact import Artifact
 from ..export.machine import machine
 from .intervals import ratio
-from .latency import OFFLINE, SINGLE, LatencySettings, Progress, joules_a_row, measure
+from .latency import OFFLINE, SINGLE, LatencySettings, Progress, first_able, joules_a_row, measure
 from .quality import drop_upper_95, mcnemar_p, negative_flips, paired_drop
 from .sweep import sweep
 
@@ -37,14 +37,16 @@ def bench(
 ) -> dict:
     """Time each artefact on its own token-id rows of the same texts; the content of `--json F`.
 
-    Ratios are latency against the first one, drops in points against the first one, paired row by row.
+    Ratios are latency against the reference, the first one that can run here; drops in points against the same,
+    paired row by row. "reference" is the path that the user gave for it, None where none can run.
     """
     paths = {f"{i}: {entry.given}": entry.artifact.path for i, entry in enumerate(scored)}
     by_path = dict(zip(paths, rows, strict=True))
     measured = measure(paths, by_path, settings, seed=seed, progress=progress)
     swept = sweep(paths, by_path, settings, seed=seed, progress=progress)
     timings, names = measured.timings, list(paths)
-    first = timings[names[0]]
+    able = first_able(timings)
+    reference = scored[names.index(able)] if able else None
     entries = []
     for name, entry in zip(names, scored, strict=True):
         timing, artifact = timings[name], entry.artifact
@@ -56,11 +58,12 @@ def bench(
             "metric_name": metric_name,
             "size_mb": artifact.size_mb(),
             "tokenizer_ms": entry.tokenizer_ms,
-            **_drops(entry, scored[0]),
+            **(_drops(entry, reference) if reference else {}),
         }
-        if timing.cannot_run or first.cannot_run:
-            entries.append({**common, "cannot_run": timing.cannot_run or f"the first cannot run: {first.cannot_run}"})
+        if timing.cannot_run or able is None:
+            entries.append({**common, "cannot_run": timing.cannot_run})
             continue
+        first = timings[able]
         single, offline = timing.summary(SINGLE), timing.summary(OFFLINE)
         point, lo, hi = ratio(timing.turns[SINGLE], first.turns[SINGLE], first.processes)
         entries.append(
@@ -87,6 +90,7 @@ def bench(
         )
     return {
         "machine": machine(),
+        "reference": reference and reference.given,
         "control": measured.conditions["control"],
         "conditions": measured.conditions,
         "artifacts": entries,

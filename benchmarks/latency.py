@@ -143,7 +143,7 @@ def measure(
     scenarios: Sequence[Scenario] | None = None,
     progress: Progress | None = None,
 ) -> Measured:
-    """Time every artefact directory on its token-id rows; the first is also timed a second time, under CONTROL.
+    """Time every artefact directory on its token-id rows; the first that can run here also a second time, as CONTROL.
 
     `rows`: the same texts for every artefact, as its own tokenizer cuts them. They keep their natural length in
     single-stream and are padded to the longest of the batch in offline. While the interval of the control does not
@@ -153,27 +153,24 @@ def measure(
     report = progress or (lambda share, text: None)
     order = random.Random(seed)
     kinds = scenarios or (Scenario(SINGLE), Scenario(OFFLINE, settings.batch_size))
-    names = [*artifacts, CONTROL]
-    first = next(iter(artifacts))
-    timings = {name: Timing({kind.name: [] for kind in kinds}) for name in names}
+    timings = {name: Timing({kind.name: [] for kind in kinds}) for name in (*artifacts, CONTROL)}
     ticks, load, began = cpu_ticks(), load_average(), time.monotonic()
     process = 0
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         files = {name: _written(rows[name], Path(scratch) / str(i)) for i, name in enumerate(artifacts)}
         while process < settings.processes or (
-            process < settings.processes + settings.extra_processes and not _steady(timings, first, kinds[0].name)
+            process < settings.processes + settings.extra_processes and not _steady(timings, kinds[0].name)
         ):
             opened = {name: (artifacts[name], files[name]) for name in artifacts}
-            opened[CONTROL] = opened[first]
             part = max(settings.processes, process + 1)
             _one_process(
-                opened, timings, kinds, len(rows[first]), settings, process, order,
+                opened, timings, kinds, len(next(iter(rows.values()))), settings, process, order,
                 lambda share, text, done=process, of=part: report((done + share) / of, text),
             )  # fmt: skip
             process += 1
     found = None
-    if not timings[first].cannot_run:
-        point, lo, hi = _control(timings, first, kinds[0].name)
+    if first_able(timings) is not None:
+        point, lo, hi = _control(timings, kinds[0].name)
         found = {"ratio": point, "ratio_ci": [lo, hi]}
     return Measured(
         timings,
@@ -217,7 +214,8 @@ def _one_process(
             report(0.0, f"opening {name}")
             for ahead in able[i : i + 2]:  # the next one starts while this one opens
                 if ahead not in workers:
-                    workers[ahead] = Worker(ahead, *artifacts[ahead], settings.threads)
+                    opens = (ahead if ahead != CONTROL else first_able(timings)) or ahead
+                    workers[ahead] = Worker(ahead, *artifacts[opens], settings.threads)
             _opened(timings[name], workers[name].receive())
             if timings[name].cannot_run:
                 workers.pop(name).stop()
@@ -253,16 +251,21 @@ def _opened(timing: Timing, answer: dict) -> None:
         timing.cold_start_s = min(answer["cold_start_s"], timing.cold_start_s or answer["cold_start_s"])
 
 
-def _control(timings: Mapping[str, Timing], first: str, scenario: str) -> tuple[float, float, float]:
-    again, once = timings[CONTROL], timings[first]
+def first_able(timings: Mapping[str, Timing]) -> str | None:
+    """What the others are compared with: the first that can run here, as far as is known; None where none can."""
+    return next((name for name, timing in timings.items() if name != CONTROL and not timing.cannot_run), None)
+
+
+def _control(timings: Mapping[str, Timing], scenario: str) -> tuple[float, float, float]:
+    again, once = timings[CONTROL], timings[first_able(timings) or CONTROL]
     return ratio(again.turns[scenario], once.turns[scenario], once.processes)
 
 
-def _steady(timings: Mapping[str, Timing], first: str, scenario: str) -> bool:
-    """True when the first artefact, timed against itself, is as fast as itself."""
-    if timings[first].cannot_run:
+def _steady(timings: Mapping[str, Timing], scenario: str) -> bool:
+    """True when what is timed against itself is as fast as itself."""
+    if first_able(timings) is None:
         return True
-    _, lo, hi = _control(timings, first, scenario)
+    _, lo, hi = _control(timings, scenario)
     return lo <= 1 <= hi
 
 

@@ -42,13 +42,13 @@ def sentence(choice: dict, measurements: dict) -> str:
     )
 
 
-def control_warning(choice: dict) -> str | None:
-    """A line when the A/A control does not contain 1: the machine was too noisy for small differences."""
+def control_warning(choice: dict, what: str = "the checkpoint") -> str | None:
+    """A line when the A/A control, of `what`, does not contain 1: the machine was too noisy for small differences."""
     ratio, (lo, hi) = choice["control"]["ratio"], choice["control"]["ratio_ci"]
     if lo <= 1 <= hi:
         return None
     return (
-        f"The machine was noisy: the checkpoint timed against itself gave {ratio:.2f} [{lo:.2f}, {hi:.2f}], "
+        f"The machine was noisy: {what} timed against itself gave {ratio:.2f} [{lo:.2f}, {hi:.2f}], "
         f"and 1 is not inside, after {choice['conditions']['processes']} processes of each (asked for: "
         f"{choice['conditions']['processes_asked']}). Differences of that size mean nothing: use a quieter machine, or "
         "raise min_seconds."
@@ -96,12 +96,12 @@ def card_lines(choice: dict, currency: str) -> list[str]:
     return lines
 
 
-def conditions_line(choice: dict) -> str:
-    """How it was measured: processes, the control, what other guests of the machine took."""
+def conditions_line(choice: dict, what: str = "the checkpoint") -> str:
+    """How it was measured: processes, the control (of `what`), what other guests of the machine took."""
     seen, (lo, hi) = choice["conditions"], choice["control"]["ratio_ci"]
     parts = [
         f"{seen['processes']} fresh processes of each in {seen['seconds']:.0f} s",
-        f"control, the checkpoint against itself: {choice['control']['ratio']:.2f} [{lo:.2f}, {hi:.2f}]",
+        f"control, {what} against itself: {choice['control']['ratio']:.2f} [{lo:.2f}, {hi:.2f}]",
     ]
     if seen["processes"] > seen["processes_asked"]:
         parts[0] += f" ({seen['processes_asked']} were asked for: the control did not contain 1)"

@@ -176,8 +176,8 @@ def read(
     text_columns = _text_columns(source, there, text, columns)
     pairs = bool(columns.partner) and len(text_columns) == 2
     if labelled is None:
-        labelled = pairs if columns.partner else label is not None or any(name in there for name in columns.label)
-    numbered = not columns.partner or (pairs and (label is not None or any(name in there for name in columns.label)))
+        labelled = pairs if columns.partner else has_labels(there, label, columns)
+    numbered = not columns.partner or (pairs and has_labels(there, label, columns))
     label_column = _find(source, there, label, columns.label, "label") if labelled and numbered else None
     if group is not None and group not in there:
         raise InputError(f"{source}: no column '{group}' (data.groups, --group); {nearest(group, there)}")
@@ -249,6 +249,11 @@ def read_unlabeled(source: str, *, columns: Columns = TEXT, text: str | None = N
             "validation or test rows must not be learned from; remove the column if the rows are for learning"
         )
     return read(source, columns=columns, text=text, labelled=False)
+
+
+def has_labels(there: Sequence[str], label: str | None, columns: Columns) -> bool:
+    """Whether a label's column is asked for, or there is one of the usual names among the columns `there`."""
+    return label is not None or any(name in there for name in columns.label)
 
 
 def label_names(source: str, label: str | None = None, columns: Columns = TEXT) -> tuple[str, ...]:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.encoder import reader_file
-from ..compress.errors import InputError
+from ..compress.errors import InputError, missing_extra
 from ..compress.tasks import Task
 from ..compress.untrusted import read_config
 from .archive import unpack
 from .artifact import MANIFEST, Artifact, read_artifact
+from .modelfile import check_model_file, scan
 from .selftest import MANIFEST as BUNDLE_MANIFEST
 from .selftest import check_files, read_manifest
+from .session import TOKEN_TYPES
 
 SUFFIX_RUNTIME = {".onnx": "onnxruntime", ".xml": "openvino"}
 
@@ -56,6 +58,7 @@ def _from_bundle(bundle: Path, scratch: Path) -> Artifact:
     reader = reader_file(manifest["inputs"])
     shutil.copyfile(bundle / reader, out / reader)
     files = (model.name, *sorted(p.name for p in (bundle / model.parent).iterdir() if p.name != model.name))
+    lengths = manifest["length_policy"]["pad_to"]
     return Artifact(
         path=out,
         name=manifest["name"],
@@ -70,11 +73,15 @@ def _from_bundle(bundle: Path, scratch: Path) -> Artifact:
         pad_id=manifest["pad_id"],
         source=manifest["source"]["checkpoint"],
         generation=rules and rules | {"decoder": Path(rules["decoder"]).name},
+        details=manifest["source"]["details"],
+        lengths=() if lengths == "longest" else tuple(lengths),
+        batch_size=manifest["batch_size"],
     ).write()
 
 
 def _foreign(model: Path, scratch: Path, task: Task, max_length: int) -> Artifact:
-    """A model file of another tool; labels and padding come from the config.json beside it."""
+    """A model file of another tool; labels and padding come from the config.json beside it, shapes that are fixed and
+    the output's name from the model."""
     if task.writes:
         raise InputError(f"{model}: of a model that writes, our own export or bundle is expected: two graphs and rules")
     reader = reader_file(task.inputs)
@@ -82,10 +89,24 @@ def _foreign(model: Path, scratch: Path, task: Task, max_length: int) -> Artifac
     if folder is None or not (folder / "config.json").is_file():
         raise InputError(f"{model}: {reader} and config.json are needed beside it")
     checkpoint = Checkpoint(folder, read_config(folder / "config.json"), ())
+    runtime = SUFFIX_RUNTIME[model.suffix]
+    shapes, outputs = _signature(model, runtime)
+    given = {*task.inputs, *(() if task.columns.second else (TOKEN_TYPES,))}
+    if not shapes.keys() <= given or not shapes.keys() & set(task.inputs):
+        raise InputError(
+            f"{model}: its inputs are {', '.join(sorted(shapes))}; a model for {task.name} is given "
+            f"{', '.join(sorted(given))}; export it again with these alone"
+        )
+    if task.output not in outputs and len(outputs) > 1:
+        raise InputError(f"{model}: its outputs are {', '.join(outputs)}; one, or one called {task.output}, is scored")
+    rows, length = shapes.get("input_ids", (None, None))[:2]
+    longest = min(max_length, checkpoint.positions, *([length] if length else []))
     out = scratch / "foreign"
     out.mkdir(parents=True)
-    names = [model.name, *(p.name for p in model.parent.glob(f"{model.stem}*") if p.name != model.name)]
-    for name in names:
+    beside = scan(model).locations if model.suffix == ".onnx" else {model.with_suffix(".bin").name}
+    files = (model.name, *sorted(beside))
+    for name in files:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model.parent / name, out / name)
     shutil.copyfile(folder / reader, out / reader)
     encoder = checkpoint.encoder(max_length)
@@ -94,13 +115,51 @@ def _foreign(model: Path, scratch: Path, task: Task, max_length: int) -> Artifac
         path=out,
         name=model.stem,
         task=task.name,
-        runtime=SUFFIX_RUNTIME[model.suffix],
+        runtime=runtime,
         precision="unknown",
-        files=tuple(names),
-        inputs=task.inputs,
-        outputs=(task.output,),
+        files=files,
+        inputs=tuple(name for name in task.inputs if name in shapes),
+        outputs=(task.output if task.output in outputs else outputs[0],),
         labels=checkpoint.labels,
-        max_length=encoder.max_length,
+        max_length=longest if task.reads_text else encoder.max_length,
         pad_id=checkpoint.pad_id,
         source="",
+        lengths=(length,) if length else (),
+        batch_size=rows,
     ).write()
+
+
+def _signature(model: Path, runtime: str) -> tuple[dict[str, list[int | None]], list[str]]:
+    """Inputs by name with their shapes (None: any size), and the names of the outputs. InputError for no such model."""
+    try:
+        check_model_file(model, runtime)
+        return _SIGNATURES[runtime](model)
+    except ImportError as error:
+        raise missing_extra(error.name or runtime, "cpu") from None
+    except Exception as error:  # each runtime has classes of its own for a file that is no model
+        raise InputError(f"{model}: does not open: {' '.join(str(error).split())}") from None
+
+
+def _onnx_signature(model: Path) -> tuple[dict[str, list[int | None]], list[str]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    shapes = {i.name: [size if isinstance(size, int) else None for size in i.shape] for i in session.get_inputs()}
+    return shapes, [output.name for output in session.get_outputs()]
+
+
+def _openvino_signature(model: Path) -> tuple[dict[str, list[int | None]], list[str]]:
+    import openvino
+
+    read = openvino.Core().read_model(model)
+    shapes = {
+        port.get_any_name(): [size.get_length() if size.is_static else None for size in port.get_partial_shape()]
+        for port in read.inputs
+    }
+    return shapes, [port.get_any_name() for port in read.outputs]
+
+
+_SIGNATURES = {"onnxruntime": _onnx_signature, "openvino": _openvino_signature}

@@ -36,6 +36,7 @@ OF_TEXTS = {
     "openvino": ("fp32", "bf16", "int8-static"),
 }
 ON_GPU = (*PROVIDERS, *ENGINES)
+GRAPH = "graph.onnx"  # beside an engine, what it was built from: for the parity gate, not shipped
 EXTRA = {**dict.fromkeys(ON_GPU, "gpu"), "tensorrt_rtx": "rtx"}  # what brings a runtime's packages; "cpu" otherwise
 
 

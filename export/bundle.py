@@ -24,7 +24,7 @@ from . import selftest as selftest_module
 from . import session as session_module
 from .artifact import ON_GPU, Artifact
 from .card import About, model_card
-from .environment import installed
+from .environment import Installed, installed
 from .machine import BF16_ISA, INT8_ISA, machine, version
 from .manifest import SCHEMA_FILE, read_manifest, write_manifest
 from .modelfile import check_model_file, scan
@@ -98,7 +98,7 @@ def write_bundle(
     environment = installed(packages)
     here = machine()
     tool = {"paredown": version("paredown") or "unknown", **here["versions"]}
-    (out / "requirements.txt").write_text("".join(f"{p}=={v}\n" for p, v in requirements.items()))
+    (out / "requirements.txt").write_text(_locked(requirements, environment))
     (out / "choice.json").write_text(json.dumps(choice, indent=2) + "\n")
     chosen = choice["chosen"]
     manifest = {
@@ -150,6 +150,13 @@ def write_bundle(
     write_manifest(out, manifest)
     read_manifest(out)  # what is written can be read
     return out
+
+
+def _locked(requirements: dict[str, str], environment: Sequence[Installed]) -> str:
+    """requirements.txt: what the bundle imports, then what that brings with it, all at the versions of this machine."""
+    named = {name.lower().replace("_", "-") for name in requirements}
+    brought = {entry.name: entry.version for entry in environment if entry.name not in named}
+    return "".join(f"{name}=={number}\n" for name, number in (requirements | brought).items())
 
 
 def _write_golden(

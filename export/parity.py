@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from ..compress.errors import StepError
 from ..compress.tasks import Task, spread
-from .artifact import Artifact
+from .artifact import GRAPH, ON_GPU, Artifact
 from .depart import VALUES, first_departure
+from .session import ENGINES, Session
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,31 @@ def compare(ours: np.ndarray, theirs: np.ndarray, gold: Any, task: Task, lengths
     )
 
 
+def stand_in(artifact: Artifact, threads: int) -> Session | None:
+    """The ONNX graph of an artefact for GPUs, each node computed as it stands on this CPU: for answers, not for times.
+
+    None for other artefacts, and in bf16, which ONNX Runtime's CPU kernels do not know.
+    """
+    if artifact.runtime not in ON_GPU or artifact.precision == "bf16":
+        return None
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(str(_graph(artifact)), options, providers=["CPUExecutionProvider"])
+
+    def run(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        arrays = session.run(None, {entry.name: batch[entry.name] for entry in session.get_inputs()})
+        return {entry.name: np.asarray(array) for entry, array in zip(session.get_outputs(), arrays, strict=True)}
+
+    return run
+
+
+def _graph(artifact: Artifact) -> Path:
+    return artifact.path / (GRAPH if artifact.runtime in ENGINES else artifact.files[0])
+
+
 def gate(
     parity: Parity, tolerance: Tolerance, name: str, precision: str, where: Callable[[], str] = lambda: ""
 ) -> None:
@@ -105,7 +131,8 @@ def gate(
 
 def departure(plain: Path, artifact: Artifact, batch: dict[str, np.ndarray]) -> str:
     """For the message of `gate`: the node of the plain ONNX graph whose output the artefact first departs from."""
-    if Path(artifact.files[0]).suffix not in VALUES or artifact.generation:
-        return ""  # an engine, an .ort file: nothing inside can be asked for; of two graphs, no one departs by itself
-    found = first_departure(plain, artifact, batch)
+    graph = _graph(artifact)
+    if graph.suffix not in VALUES or artifact.generation:
+        return ""  # an .ort file: nothing inside can be asked for; of two graphs, no one departs by itself
+    found = first_departure(plain, replace(artifact, files=(graph.name,)), batch)
     return f"; {found}" if found else "; no node departs by itself, the differences add up"

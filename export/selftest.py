@@ -205,6 +205,9 @@ def main() -> int:
     except BundleError as error:
         print(f"FAILED: {error}", file=sys.stderr)
         return 1
+    except Exception as error:  # this very code may have been damaged on the way
+        print(f"FAILED: {type(error).__name__}: {_line(error)}; unpack the bundle again", file=sys.stderr)
+        return 1
     for note in found["notes"]:
         print(f"note: {note}")
     print(f"OK: {found['name']}: {found['files']} files, golden rows off by at most {found['largest_difference']:.2g}")

@@ -11,7 +11,7 @@ import functools
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 Session = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
+TOKEN_TYPES = "token_type_ids"
 BF16_REST = ("bf16", "int8-static")
 ENGINES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx_bindings"}  # runtime -> Python module
 PROVIDERS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
@@ -93,7 +94,7 @@ def _open_onnxruntime(
     session = onnxruntime.InferenceSession(str(model), options, providers=[provider])
     if session.get_providers()[0] != provider:  # it falls back to the CPU without a word
         raise CannotRunHere(f"onnxruntime could not start {provider}; are its CUDA libraries installed?")
-    inputs = [i.name for i in session.get_inputs()]
+    inputs = {i.name: np.int32 if i.type == "tensor(int32)" else None for i in session.get_inputs()}
     outputs = [o.name for o in session.get_outputs()]
 
     def run(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -118,7 +119,8 @@ def _open_openvino(model: Path, precision: str, threads: int) -> Session:
     }
     compiled = core.compile_model(core.read_model(model), "CPU", config)
     request = compiled.create_infer_request()
-    inputs = [port.get_any_name() for port in compiled.inputs]
+    narrow = openvino.Type.i32
+    inputs = {p.get_any_name(): np.int32 if p.get_element_type() == narrow else None for p in compiled.inputs}
     outputs = [(i, port.get_any_name()) for i, port in enumerate(compiled.outputs)]
 
     def run(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -193,7 +195,7 @@ def _open_engine(model: Path, precision: str, threads: int, runtime: str) -> Ses
         return found
 
     def run(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        arrays = _only(inputs, batch)
+        arrays = _only(dict.fromkeys(inputs), batch)
         rows = len(arrays[inputs[0]])
         parts = [part({n: a[i : i + step] for n, a in arrays.items()}) for i in range(0, rows, step)]
         return {name: np.concatenate(pieces) for name, pieces in zip(outputs, zip(*parts, strict=True), strict=True)}
@@ -242,9 +244,17 @@ def _require_gpu() -> None:
         raise CannotRunHere("needs an NVIDIA GPU")
 
 
-def _only(names: list[str], batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inputs that the model has; a model exported elsewhere may want token types, all zero for a single text."""
-    return {name: batch[name] if name in batch else np.zeros_like(batch["input_ids"]) for name in names}
+def _only(inputs: Mapping[str, Any], batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inputs that the model has, in the type that it declares (None: as they come).
+
+    A model exported elsewhere may want token types: they are all zero for a single text. ValueError for any other
+    input that nobody gives: with zeros in its place the answers would be nonsense.
+    """
+    missing = sorted(inputs.keys() - batch.keys() - {TOKEN_TYPES})
+    if missing:
+        raise ValueError(f"the model's inputs are {', '.join(sorted(inputs))}; it is given {', '.join(sorted(batch))}")
+    given = ((name, batch[name] if name in batch else np.zeros_like(batch["input_ids"])) for name in inputs)
+    return {name: array.astype(inputs[name] or array.dtype, copy=False) for name, array in given}
 
 
 RUNTIMES: dict[str, Callable[..., Session]] = {

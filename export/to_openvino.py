@@ -14,6 +14,7 @@ from ..compress.families import WHOLE
 from ..compress.tasks import Task
 from .artifact import Artifact
 from .halves import DECODER, ENCODER, plain_decoder, recorded
+from .machine import has_int8_isa
 from .to_onnx import artifact_of
 
 
@@ -44,7 +45,8 @@ def to_openvino(
     for name, (graph, batches) in graphs.items():
         _convert(graph, out / f"{name}.xml", precision, batches, transformer)
     files = tuple(f"{name}.{suffix}" for name in graphs for suffix in ("xml", "bin"))
-    return artifact_of(checkpoint, task, out, max_length, "openvino", precision, files, {})
+    details = {"reduce_range": not has_int8_isa()} if precision == "int8-static" else {}
+    return artifact_of(checkpoint, task, out, max_length, "openvino", precision, files, details)
 
 
 def _convert(
@@ -66,6 +68,6 @@ def _convert(
                 port.get_tensor().set_names({entry.name})
         if precision == "int8-static":
             openvino.save_model(converted, ir, compress_to_fp16=False)
-            quantize.openvino_static(ir, target, calibration, transformer=transformer)
+            quantize.openvino_static(ir, target, calibration, transformer=transformer, reduce_range=not has_int8_isa())
         else:
             openvino.save_model(converted, target, compress_to_fp16=precision == "fp16")

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -22,9 +21,10 @@ import numpy as np
 from ..compress.checkpoint import Checkpoint
 from ..compress.errors import StepError
 from ..compress.tasks import Task
-from .artifact import Artifact
+from .artifact import GRAPH, Artifact
 from .engine import Engine, layers_of, require, summary
 from .machine import gpus
+from .onnx_file import finish
 from .to_onnx import artifact_of, half, to_onnx
 
 ENGINE = "model.engine"
@@ -45,7 +45,7 @@ def to_tensorrt(
     runtime: str = "tensorrt_rtx",
     engine: Engine | None = None,
 ) -> Artifact:
-    """Build an engine of a precision in PRECISIONS[runtime] in the directory `out`.
+    """Build an engine of a precision in PRECISIONS[runtime] in the directory `out`, its ONNX graph beside it.
 
     `plain`: what `plain_onnx` wrote for this checkpoint. `calibration`: batches of training rows, for int8-static,
     whose float rest is float16. Inputs stay int64, outputs float32. Raises InputError when the libraries or the GPU
@@ -54,12 +54,10 @@ def to_tensorrt(
     trt, log = require(runtime)
     settings = engine or Engine()
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        graph = Path(scratch) / "model.onnx"
-        details = typed_graph(plain, graph, precision, calibration, task)
-        quantised = details.get("quantised_products", 0)
-        profiles = settings.profiles(checkpoint.encoder(max_length).max_length if task.reads_text else 1)
-        details["engine"] = build(graph, out, trt, log, settings.compute_capabilities, profiles)
+    details = typed_graph(plain, out / GRAPH, precision, calibration, task)
+    quantised = details.get("quantised_products", 0)
+    profiles = settings.profiles(checkpoint.encoder(max_length).max_length if task.reads_text else 1)
+    details["engine"] = build(out / GRAPH, out, trt, log, settings.compute_capabilities, profiles)
     taken = details["engine"]["int8_products"]
     if taken != quantised:
         raise StepError(f"{runtime}: {quantised} matrix products of the graph are quantised, {taken} of the network's")
@@ -83,6 +81,8 @@ def to_provider(
         return replace(made, name=f"{runtime}-{precision}", runtime=runtime).write()
     out.mkdir(parents=True, exist_ok=True)
     details = typed_graph(plain, out / "model.onnx", precision, calibration, task)
+    labels, source = checkpoint.labels, checkpoint.digest
+    finish(out / "model.onnx", task=task.name, labels=labels, source=source, precision=precision)
     return artifact_of(checkpoint, task, out, max_length, runtime, precision, ("model.onnx",), details)
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from ..compress.errors import InputError
-from ..export.manifest import BundleError
+from ..export.manifest import SIGNATURE, BundleError
 
 app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
@@ -42,6 +42,8 @@ def verify(
 
             check_signature(path, public_key)
             out.print(f"signed   by the other half of {public_key}")
+        elif (path / SIGNATURE).exists():
+            out.print("note: signed; not checked: give --public-key FILE")
         predictor = Predictor(path)  # the files again, then the machine, then the golden rows
         for note in predictor.notes:
             out.print(f"note: {note}")

@@ -67,6 +67,12 @@ def export(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="onnx, openvino: rows of every call, written into the model")
     ] = None,
+    batch_sizes: Annotated[
+        str | None, typer.Option(help="tensorrt, tensorrt-rtx: rows that an engine is tuned for (default: 1,8)")
+    ] = None,
+    compute_capabilities: Annotated[
+        str | None, typer.Option(help="tensorrt-rtx: the GPUs that it is for (default: 80,86,89,120)")
+    ] = None,
     task: TaskOption = "text-classification",
 ) -> None:
     """Checkpoint to an artefact: the model, its tokenizer, config.json and artifact.json."""
@@ -77,10 +83,18 @@ def export(
     if to not in formats:
         raise InputError(f"--to {to}: {nearest(to, formats)}")
     runtime = formats[to]
-    sizes = _lengths(lengths, max_length)
+    sizes = tuple(_numbers("--lengths", lengths, max_length))
+    given = {
+        "batch_sizes": _numbers("--batch-sizes", batch_sizes),
+        "compute_capabilities": _numbers("--compute-capabilities", compute_capabilities),
+    }
+    engine = {key: numbers for key, numbers in given.items() if numbers}
+    if engine and runtime not in ENGINES:
+        raise InputError("--batch-sizes, --compute-capabilities: for --to tensorrt and tensorrt-rtx")
     _export_to(
-        checkpoint, output_dir, runtime, precision, train, rows, max_length, task, sizes, batch_size, mobile=to == "ort"
-    )
+        checkpoint, output_dir, runtime, precision, train, rows, max_length, task, sizes, batch_size,
+        mobile=to == "ort", engine=engine,
+    )  # fmt: skip
 
 
 def _export_to(
@@ -96,6 +110,7 @@ def _export_to(
     batch_size: int | None = None,
     *,
     mobile: bool = False,
+    engine: dict[str, list[int]] | None = None,
 ) -> None:
     from ..export.exporters import EXPORTERS
     from ..export.onnx_file import for_mobile
@@ -108,9 +123,9 @@ def _export_to(
         raise InputError(f"--to {runtime}: images run on CPUs so far: onnx, openvino")
     if runtime in ENGINES:
         require(runtime)
-        more["engine"] = checked(Engine, {"lengths": lengths or None})
+        more["engine"] = checked(Engine, {"lengths": lengths or None, **(engine or {})})
         if batch_size:
-            raise InputError("--batch-size: an engine takes any up to its largest; leave it out")
+            raise InputError("--batch-size: an engine takes any up to its largest, of --batch-sizes; leave it out")
     if (lengths or batch_size) and (not kind.reads_text or kind.writes):
         raise InputError(f"--lengths, --batch-size: for tasks that read text in one call, not {kind.name}")
     if mobile and kind.writes:
@@ -140,15 +155,17 @@ def _export_to(
     out.print(f"{output_dir}: {runtime} {precision}, {size:.1f} MB; {parity}", soft_wrap=True)
 
 
-def _lengths(given: str | None, max_length: int) -> tuple[int, ...]:
+def _numbers(option: str, given: str | None, most: int | None = None) -> list[int]:
+    """Positive numbers with commas between them, ascending; none where the option was not given."""
     if given is None:
-        return ()
+        return []
     try:
-        found = tuple(int(part) for part in given.split(","))
+        found = [int(part) for part in given.split(",")]
     except ValueError:
-        found = ()
-    if not found or list(found) != sorted(set(found)) or found[0] < 1 or found[-1] > max_length:
-        raise InputError(f"--lengths {given}: numbers such as 16,32,64, ascending, at most --max-length {max_length}")
+        found = []
+    if not found or found != sorted(set(found)) or found[0] < 1 or found[-1] > (most or found[-1]):
+        limit = f", at most --max-length {most}" if most else ""
+        raise InputError(f"{option} {given}: numbers such as 16,32,64, ascending{limit}")
     return found
 
 
@@ -158,13 +175,17 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
     Rounding turns near ties, of which random tokens have many: there, answers count for fp32 alone.
     """
     from ..compress.inference import forward
-    from ..export.parity import compare, departure, gate, tolerance_of
+    from ..export.parity import compare, departure, gate, stand_in, tolerance_of
 
     rows = judged or _random_rows(artifact)
+    said = ""
     try:
         session = artifact.open(cores())
     except CannotRunHere as reason:
-        return f"not compared with the checkpoint: {reason}"
+        session = stand_in(artifact, cores())
+        if session is None:
+            return f"not compared with the checkpoint: {reason}"
+        said = f"{reason}; of its ONNX graph on this CPU, "
     theirs = run_rows(partial(forward, load(source, task)), rows, source.pad_id, task.output)
     ours = run_rows(session, rows, source.pad_id, task.output)
     parity = compare(ours, theirs, None, task, list(map(len, rows)))  # nobody knows what is right
@@ -180,7 +201,7 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
         if judged is None
         else f"{len(rows)} rows, {parity.agreement:.1%} of the answers agree"
     )
-    return f"logits differ from the checkpoint's by {parity.max_difference:.2g} at most on {where_from}"
+    return f"{said}logits differ from the checkpoint's by {parity.max_difference:.2g} at most on {where_from}"
 
 
 def _random_rows(artifact: Artifact) -> list:

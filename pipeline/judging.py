@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..compress.errors import InputError
+from ..compress.errors import InputError, StepError
 from . import stages
 from .bundles import LabelColumn, TextColumn
 from .options import checked
@@ -133,11 +133,13 @@ def bench(
     sweep: Annotated[bool, typer.Option("--sweep", help="also 1 to 32 rows a call, 1 to all threads, lengths")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
 ) -> None:
-    """Artefacts side by side, in one run; ratios are latency against the first."""
+    """Artefacts side by side, in one run; ratios are latency against the first that can run here, drops in points."""
     from ..benchmarks.latency import LatencySettings, Sweep
     from ..export.machine import cores
     from . import side_by_side
 
+    if json_file is not None and json_file.is_dir():
+        raise InputError(f"--json {json_file}: a directory; name a file to write")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InputError(f"--json {json_file}: no such directory")
     settings = checked(
@@ -155,22 +157,45 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         kind = stages.task_named(task, writes=True)
         result = side_by_side.run(artifacts, data, text_column, label_column, settings, max_length, Path(scratch), kind)
-    table = Table("artefact", "runtime", "precision", "p50 ms", "p95", "p99", "ratio (95 %)", "rows/s", "MB", "metric")
-    for a in result["artifacts"]:
-        metric = "" if a["metric"] is None else f"{a['metric']:.2f}"
-        if "cannot_run" in a:
-            table.add_row(a["path"], a["runtime"], a["precision"], a["cannot_run"], "", "", "", "", "", metric)
-            continue
-        lo, hi = a["ratio_ci"]
-        table.add_row(
-            a["path"], a["runtime"], a["precision"], f"{a['p50_ms']:.2f}", f"{a['p95_ms']:.2f}", f"{a['p99_ms']:.2f}",
-            f"{a['ratio']:.3f} [{lo:.3f}, {hi:.3f}]", f"{a['throughput_per_s']:.0f}", f"{a['size_mb']:.1f}", metric,
-        )  # fmt: skip
-    out.print(table)
+    _show_bench(result)
     if json_file is not None:
         from .store import write_atomic
 
         write_atomic(json_file, json.dumps(result, indent=2) + "\n")
+    if result["reference"] is None:
+        raise StepError("nothing was measured: none of the artefacts can run here")
+
+
+def _show_bench(result: dict) -> None:
+    """The table, what has to be said of it, and how it was measured."""
+    from ..benchmarks.words import conditions_line, control_warning
+
+    first, reference = result["artifacts"][0]["path"], result["reference"]
+    titles = ("artefact", "runtime", "precision", "p50 ms", "p95", "p99", "ratio (95 %)", "rows/s", "MB", "metric")
+    table = Table(*titles, "drop (95 %)")
+    for a in result["artifacts"]:
+        metric = "" if a["metric"] is None else f"{a['metric']:.2f}"
+        if "cannot_run" in a:
+            table.add_row(a["path"], a["runtime"], a["precision"], a["cannot_run"], "", "", "", "", "", metric, "")
+            continue
+        lo, hi = a["ratio_ci"]
+        drop = f"{a['drop']:+.1f} (< {a['drop_upper_95']:.1f})" if "drop" in a and a["path"] != reference else ""
+        table.add_row(
+            a["path"], a["runtime"], a["precision"], f"{a['p50_ms']:.2f}", f"{a['p95_ms']:.2f}", f"{a['p99_ms']:.2f}",
+            f"{a['ratio']:.3f} [{lo:.3f}, {hi:.3f}]", f"{a['throughput_per_s']:.0f}", f"{a['size_mb']:.1f}", metric,
+            drop,
+        )  # fmt: skip
+    out.print(table)
+    for note in result["notes"]:
+        out.print(note, soft_wrap=True)
+    if reference is None:
+        return
+    if reference != first:
+        out.print(f"{first} cannot run here: ratios and drops are against {reference}", soft_wrap=True)
+    out.print(conditions_line(result, reference), soft_wrap=True)
+    warning = control_warning(result, reference)
+    if warning:
+        out.print(warning, soft_wrap=True)
 
 
 def _lift(settings: dict, figure: str) -> None:

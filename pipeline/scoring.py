@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from ..compress import noise
-from ..compress.data import Rows
 from ..compress.encoder import Encoder, run_rows
 from ..export.artifact import Artifact, read_artifact
 from ..export.machine import cores
-from ..export.parity import compare, departure, gate
+from ..export.parity import compare, departure, gate, stand_in
 from ..export.session import CannotRunHere, Session
 from .job import Candidate, Job, evaluation_name, graph_name, parts_of
 from .progress import Report
@@ -26,11 +25,15 @@ def evaluate(
 ) -> dict:
     """Score an artefact, and hold it against what it was made from: its checkpoint, or for a cascade its two models."""
     artifact = read_artifact(done[candidate.step].path)
+    encoder = artifact.encoder()
     try:
         session = artifact.open(cores())
     except CannotRunHere as reason:
-        return {"cannot_run": str(reason)}
-    encoder = artifact.encoder()
+        graph, ids = stand_in(artifact, cores()), encoder.ids(job.validation.texts)
+        if graph is None:
+            return {"cannot_run": str(reason)}
+        outputs = run_rows(graph, ids, encoder.pad_id, job.task.output)
+        return {"cannot_run": str(reason), "parity": _parity(job, candidate, reference, artifact, outputs, ids, done)}
     result: dict = {}
     for share, name, rows in ((0.0, "validation", job.validation), (0.5, "test", job.test)):
         if rows is None:
@@ -46,21 +49,28 @@ def evaluate(
         if job.task.beside is not None:
             result[f"beside_{name}"] = job.task.beside(outputs, gold)
         if candidate != reference and name == "validation":
-            theirs = _expected(job, candidate, reference, done)
-            parity = compare(outputs, theirs, gold, job.task, list(map(len, ids)))
-            precision = candidate.target.precision
-            gate(
-                parity,
-                job.recipe.tolerance(precision),
-                candidate.name,
-                precision,
-                partial(_departure, candidate, artifact, encoder, rows, done),
-            )
-            result["parity"] = parity.to_json()
+            result["parity"] = _parity(job, candidate, reference, artifact, outputs, ids, done)
     if job.recipe.robustness_rows:
         report(0.9, "scoring changed texts")
         result["robustness"] = _robustness(job, session, encoder)
     return result
+
+
+def _parity(
+    job: Job,
+    candidate: Candidate,
+    reference: Candidate,
+    artifact: Artifact,
+    outputs: np.ndarray,
+    ids: list[list[int]],
+    done: Mapping[str, Done],
+) -> dict:
+    """The gate, on `outputs` for validation, whose token ids are given. Raises StepError."""
+    theirs, gold = _expected(job, candidate, reference, done), job.task.gold(job.validation, artifact.encoder())
+    parity, precision = compare(outputs, theirs, gold, job.task, list(map(len, ids))), candidate.target.precision
+    where = partial(_departure, candidate, artifact, artifact.encoder().pad(ids[:8]), done)
+    gate(parity, job.recipe.tolerance(precision), candidate.name, precision, where)
+    return parity.to_json()
 
 
 def _recorded(correct: np.ndarray) -> str | list:
@@ -94,13 +104,11 @@ def _expected(job: Job, candidate: Candidate, reference: Candidate, done: Mappin
     )
 
 
-def _departure(candidate: Candidate, artifact: Artifact, encoder: Encoder, rows: Rows, done: Mapping[str, Done]) -> str:
+def _departure(candidate: Candidate, artifact: Artifact, batch: dict[str, np.ndarray], done: Mapping[str, Done]) -> str:
     """Which node of the graph departs, where there is one graph to compare with."""
     if candidate.model.cascade is not None:
         return ""
-    return departure(
-        done[graph_name(candidate.model)].path / "plain.onnx", artifact, encoder.pad(encoder.ids(rows.texts[:8]))
-    )
+    return departure(done[graph_name(candidate.model)].path / "plain.onnx", artifact, batch)
 
 
 def answers_of(candidate: Candidate, done: Mapping[str, Done]) -> np.ndarray:

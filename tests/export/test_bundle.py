@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from conftest import paredown
 from paredown.export import selftest as selftest_module
@@ -67,6 +68,8 @@ def test_the_archive_is_the_same_bytes_each_time_and_unpacks_to_the_same_files(b
         (lambda b: change_manifest(b, name="../x"), "key 'name' does not match"),
         (lambda b: change_manifest(b, model="tokenizer.json"), "opens .onnx or .ort files"),
         (lambda b: change_manifest(b, max_length="x"), "key 'max_length'"),
+        (lambda b: change_manifest(b, max_length=10**12), "key 'max_length' is more than"),
+        (lambda b: change_manifest(b, precision="fp17"), "key 'precision' is not"),
         (lambda b: change_manifest(b, outputs=[]), "key 'outputs'"),
         (lambda b: change_manifest(b, golden="other.json"), "not among its files"),
         (lambda b: change_manifest(b, labels=["positive", "negative"]), "labels say otherwise"),
@@ -85,6 +88,17 @@ def test_a_bundle_that_is_not_what_it_says_fails(bundle: Path, damage, word: str
     assert "Traceback" not in done.stderr
     with pytest.raises(BundleError):
         Predictor(bundle)
+
+
+def test_requirements_are_locked_with_all_that_they_bring(finished: Path) -> None:
+    manifest = json.loads((finished / "bundle" / "manifest.json").read_text())
+    lines = (finished / "bundle" / "requirements.txt").read_text().splitlines()
+    direct = [f"{name}=={number}" for name, number in manifest["requirements"].items()]
+    assert lines[: len(direct)] == direct
+    brought = {f"{name}=={entry['version']}" for name, entry in manifest["environment"].items()}
+    assert set(lines) == brought
+    assert len(lines) > len(direct)
+    assert len(set(lines)) == len(lines)
 
 
 def flip(path: Path) -> None:
@@ -108,6 +122,21 @@ def test_another_model_under_a_right_manifest_fails_the_golden_rows(bundle: Path
     manifest["files"]["golden.json"] = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
     change_manifest(bundle, files=manifest["files"])
     with pytest.raises(BundleError, match="golden row 0: off by 1"):
+        selftest(bundle)
+
+
+def test_a_model_that_wants_an_input_nobody_gives_fails(bundle: Path) -> None:
+    """Zeros in its place would give answers, and a metric."""
+    model = bundle / "model" / "model.onnx"
+    graph = onnx.load(model)
+    next(entry for entry in graph.graph.input if entry.name == "attention_mask").name = "mask"
+    graph.graph.node.insert(0, onnx.helper.make_node("Identity", ["mask"], ["attention_mask"]))
+    onnx.save(graph, model)
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    raw = model.read_bytes()
+    files["model/model.onnx"] = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
+    change_manifest(bundle, files=files)
+    with pytest.raises(BundleError, match=r"golden row 0: the model does not answer: the model's inputs are .*mask"):
         selftest(bundle)
 
 

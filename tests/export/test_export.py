@@ -2,9 +2,11 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 from conftest import IMAGES, LABELS, TASK, example_inputs, make_checkpoint, task_of
 from paredown.compress import data
@@ -15,8 +17,11 @@ from paredown.compress.families import FAMILIES
 from paredown.compress.inference import forward
 from paredown.compress.structure import cut
 from paredown.export import to_onnx as to_onnx_module
+from paredown.export import to_openvino as to_openvino_module
 from paredown.export.artifact import PRECISIONS, read_artifact
+from paredown.export.bundle import isa_needed
 from paredown.export.exporters import EXPORTERS
+from paredown.export.machine import INT8_ISA
 from paredown.export.onnx_file import finish, for_mobile
 from paredown.export.session import CannotRunHere, open_session
 from paredown.export.to_onnx import plain_onnx, to_onnx
@@ -27,6 +32,31 @@ ROWS = [[2, 5, 11, 20, 3], [2, 6, 3], [2, *range(4, 24), 3], [2, 9, 9, 3]]
 
 def outputs(session) -> np.ndarray:
     return run_rows(session, ROWS, 0, "logits", batch_size=2)
+
+
+def multiplied(constant: Any) -> bool:
+    """A weight (converted and scaled) of a matrix product, not of a table that is looked up."""
+    node = constant
+    for _ in range(3):
+        node = next(iter(node.output(0).get_target_inputs())).get_node()
+    return node.get_type_name() == "MatMul"
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_int8_of_openvino_says_what_it_needs(
+    able: bool, teacher: Checkpoint, files: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the CPU's INT8 would saturate, weights take half of the range, and then any CPU will do."""
+    monkeypatch.setattr(to_openvino_module, "has_int8_isa", lambda: able)
+    rows = data.read(str(files["train"]), names=LABELS).texts[:16]
+    calibration = [collate([row], 0) for row in teacher.encoder().ids(rows)]
+    plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
+    artifact = EXPORTERS["openvino"](plain, teacher, TASK, tmp_path / "out", 32, "int8-static", calibration)
+    assert isa_needed(artifact) == (sorted(INT8_ISA) if able else [])
+    nodes: list[Any] = openvino.Core().read_model(tmp_path / "out" / "model.xml").get_ops()
+    int8 = [n for n in nodes if n.get_type_name() == "Constant" and n.get_element_type() == openvino.Type.i8]
+    widest = max(int(np.abs(node.data.astype(int)).max()) for node in int8 if multiplied(node))
+    assert widest > 120 if able else widest <= 64
 
 
 def uneven(kind: str, path: Path) -> Checkpoint:

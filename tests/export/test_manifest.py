@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paredown.export import selftest as selftest_module
+from paredown.export.artifact import PRECISIONS
 from paredown.export.manifest import SCHEMA_FILE, BundleError, conforms, read_manifest, write_manifest
 from paredown.export.selftest import selftest
 
@@ -20,11 +21,12 @@ ODD = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-2, 3),
+    st.just(10**12),
     st.sampled_from([0.5, "", "x", "1\n", [], [1], ["a", "a"], {}, {"a": 1}]),
 )
 EMPTY_FILE = {"sha256": "0" * 64, "bytes": 0}
 EXAMPLE = {
-    "schema": 2, "name": "a", "version": "1", "task": "t", "runtime": "r", "precision": "p", "model": "model/m.onnx",
+    "schema": 2, "name": "a", "version": "1", "task": "t", "runtime": "r", "precision": "fp32", "model": "model/m.onnx",
     "inputs": ["i"], "outputs": ["o"], "labels": ["a", "b"], "max_length": 8, "pad_id": 0, "batch_size": None,
     "length_policy": {"truncate": "right", "pad": "right", "pad_to": "longest"}, "golden": "golden.json",
     "requirements": {"numpy": "2"}, "environment": {"numpy": {"version": "2", "bytes": 3}}, "tool": {"paredown": "0"},
@@ -44,6 +46,7 @@ def places(value: object, path: tuple = ()) -> list[tuple]:
 
 def test_the_schema_is_one_and_what_is_written_keeps_to_it(finished: Path) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert set(SCHEMA["properties"]["precision"]["enum"]) == {p for known in PRECISIONS.values() for p in known}
     VALIDATOR.validate(EXAMPLE)
     conforms(EXAMPLE, SCHEMA, SCHEMA)
     bundle = finished / "bundle"
@@ -104,6 +107,7 @@ def test_a_flipped_byte_in_any_file_is_caught_before_a_runtime_opens_it(
         ("manifest.schema.json", (b"defs/names", b"defs/namer"), "manifest.schema.json: damaged"),
         ("manifest.schema.json", (b"[A-Za-z0-9_]", b"[Z-Aa-z0-9_]"), "manifest.schema.json: damaged"),
         ("manifest.schema.json", (b"version of", b"version og"), "manifest.schema.json: its sha256"),
+        ("manifest.py", (b"hashlib.sha256(raw)", b"hashlic.sha256(raw)"), "NameError: name 'hashlic' is not defined"),
         ("session.py", None, "No module named 'session'"),
         ("session.py", (b"import ctypes", b"import\0ctypes"), "unpack the bundle again"),
     ],

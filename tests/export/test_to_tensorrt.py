@@ -15,10 +15,12 @@ from paredown.compress.errors import InputError, StepError
 from paredown.compress.inference import forward
 from paredown.compress.settings import Static
 from paredown.compress.static import static_student
-from paredown.export.artifact import PRECISIONS
+from paredown.compress.tasks import TASKS
+from paredown.export.artifact import PRECISIONS, read_artifact
 from paredown.export.engine import Engine, require
 from paredown.export.exporters import EXPORTERS
 from paredown.export.machine import gpus, importable
+from paredown.export.parity import TOLERANCES, compare, departure, gate, stand_in
 from paredown.export.session import PROVIDERS, CannotRunHere
 from paredown.export.to_onnx import plain_onnx, to_onnx
 from paredown.export.to_tensorrt import build, to_tensorrt, typed_graph
@@ -165,6 +167,81 @@ def test_onnx_runtimes_gpu_providers_say_what_they_need(
         artifact.open(1)
 
 
+def test_a_providers_file_says_what_it_is_and_is_made_quietly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "distilbert", layers=1)
+    graph = plain_onnx(checkpoint, TASK, tmp_path / "plain.onnx")
+    few = [collate([[2, 5 + i, 11, 20, 3]], 0) for i in range(8)]
+    EXPORTERS["onnxruntime-tensorrt"](graph, checkpoint, TASK, tmp_path / "out", 32, "int8-static", few)
+    made = onnx.load(tmp_path / "out" / "model.onnx")
+    assert made.producer_name == "paredown"
+    said = {entry.key: entry.value for entry in made.metadata_props}
+    assert said["task"] == TASK.name
+    assert json.loads(said["labels"]) == list(LABELS)
+    assert not [record for record in caplog.records if "is not constant" in record.getMessage()]
+
+
+def test_int8_of_answers_is_judged_by_the_choice_of_their_ends(tmp_path: Path) -> None:
+    """An engine's graph is the one that ONNX Runtime's provider is given, judged in the same way."""
+    make_checkpoint(tmp_path / "checkpoint", layers=1)
+    task = TASKS["question-answering"]
+    model = with_new_head(open_checkpoint(tmp_path / "checkpoint"), task, ("start", "end"), seed=0)
+    checkpoint = save(model, open_checkpoint(tmp_path / "checkpoint"), tmp_path / "finder")
+    graph = plain_onnx(checkpoint, task, tmp_path / "plain.onnx")
+    few = [collate([[2, 5 + i, 3, *range(11, 14 + i), 3]], 0) for i in range(8)]
+    made = [
+        EXPORTERS[runtime](graph, checkpoint, task, tmp_path / runtime, 32, "int8-static", few)
+        for runtime in ("tensorrt_rtx", "onnxruntime-tensorrt")
+    ]
+    ours, provider = (artifact.details["calibration_kl"] for artifact in made)
+    assert ours == pytest.approx(provider)
+
+
+@pytest.mark.skipif(bool(gpus()), reason="there is a GPU here")
+@pytest.mark.parametrize("runtime", ["tensorrt_rtx", *PROVIDERS])
+def test_the_graph_behind_an_artefact_for_gpus_passes_the_gate_or_not(
+    runtime: str, teacher: Checkpoint, plain: Path, rows: list[Batch], files: dict, tmp_path: Path
+) -> None:
+    ids = teacher.encoder().ids(data.read(str(files["validation"]), names=LABELS).texts)
+    theirs = run_rows(partial(forward, load(teacher, TASK)), ids, 0, "logits")
+    for precision in PRECISIONS[runtime]:
+        out = tmp_path / precision
+        artifact = EXPORTERS[runtime](plain, teacher, TASK, out, 32, precision, rows)
+        session = stand_in(artifact, 1)
+        if precision == "bf16":
+            assert session is None
+            continue
+        assert session is not None
+        gate(compare(run_rows(session, ids, 0, "logits"), theirs, None, TASK), TOLERANCES[precision], "x", precision)
+    graph = tmp_path / "fp32" / ("graph.onnx" if runtime == "tensorrt_rtx" else "model.onnx")
+    broken = onnx.load(graph)
+    weight = next(tensor for tensor in broken.graph.initializer if tensor.name.endswith("classifier.weight"))
+    weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
+    onnx.save(broken, graph)
+    artifact = read_artifact(graph.parent)
+    session = stand_in(artifact, 1)
+    assert session is not None
+    found = compare(run_rows(session, ids, 0, "logits"), theirs, None, TASK)
+    where = partial(departure, plain, artifact, collate(ids[:8], 0))
+    with pytest.raises(StepError, match=r"does not answer as its checkpoint does: .* departs first at (Gemm|MatMul)"):
+        gate(found, TOLERANCES["fp32"], "x", "fp32", where)
+    assert stand_in(to_onnx(plain, teacher, TASK, tmp_path / "cpu", 32), 1) is None
+
+
+@pytest.mark.skipif(bool(gpus()), reason="there is a GPU here")
+def test_engines_on_the_command_line(teacher: Checkpoint, tmp_path: Path) -> None:
+    words = ("export", teacher.path, "--max-length", "32", "--output-dir", tmp_path / "out")
+    engine = ("--to", "tensorrt-rtx", "--batch-sizes", "1,4", "--compute-capabilities")
+    done = paredown(*words, *engine, "86,89")
+    assert done.returncode == 0, done.stderr
+    assert "needs an NVIDIA GPU; of its ONNX graph on this CPU, logits differ from the checkpoint's" in done.stdout
+    found = read_artifact(tmp_path / "out").details["engine"]
+    assert found["built_for"] == ["SM86", "SM89"]
+    assert found["profiles"] == [[[1, 1], [1, 32]], [[2, 1], [4, 32]]]
+    refused(paredown(*words, *engine, "87"), "--compute-capabilities: ", "87")
+    refused(paredown(*words, *engine, "89,86"), "--compute-capabilities 89,86: ", "ascending")
+    refused(paredown(*words, "--batch-sizes", "4"), "--batch-sizes, --compute-capabilities: for --to tensorrt")
+
+
 @pytest.mark.skipif(bool(gpus()), reason="there is a GPU here")
 def test_a_run_builds_it_reports_it_and_never_picks_it(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(
@@ -182,10 +259,18 @@ def test_a_run_builds_it_reports_it_and_never_picks_it(teacher: Checkpoint, file
     assert entry["rejected_because"] == "cannot run here: needs an NVIDIA GPU"
     assert choice["chosen"]["runtime"] == "onnxruntime"
     measured = json.loads((tmp_path / "run" / "measurements.json").read_text())["candidates"]
-    engine = next(e for e in measured if e["runtime"] == "tensorrt_rtx")["details"]["engine"]
+    entry = next(e for e in measured if e["runtime"] == "tensorrt_rtx")
+    assert entry["parity"]["agreement"] > 0.85  # of its graph
+    engine = entry["details"]["engine"]
     assert engine["built_for"] == ["SM86", "SM89"]
     report = (tmp_path / "run" / "report.html").read_text()
     assert f"{engine['int8_products']} of {engine['products']} matrix products in INT8" in report
+    limits = "{max_difference: 1.0e-9, min_agreement: 0, max_metric_drop: 100}"
+    recipe = (tmp_path / "recipe.yaml").read_text() + f"parity: {{int8-static: {limits}}}\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    done = paredown("run", tmp_path / "recipe.yaml", "--output-dir", tmp_path / "run")
+    assert done.returncode == 1
+    assert "teacher/tensorrt_rtx/int8-static does not answer as its checkpoint does" in done.stderr
 
 
 @pytest.mark.real
