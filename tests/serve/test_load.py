@@ -63,7 +63,7 @@ def test_not_one_success_is_a_failure(tmp_path: Path) -> None:
         def do_POST(self) -> None:
             self.send_error(401)
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
