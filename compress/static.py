@@ -44,8 +44,7 @@ def untaught(teacher: PreTrainedModel, settings: Static, seed: int) -> StaticFor
     width = min(settings.width, vectors.shape[1], vectors.shape[0])
     _, _, axes = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
     start = (vectors - vectors.mean(0)) @ axes[:width].T
-    size = start.norm(dim=1).mean()
-    start = start / size
+    start = start / start.norm(dim=1).mean()
     torch.manual_seed(seed)
     embeds = kind_of(teacher) is Kind.VECTOR
     config = StaticConfig(
@@ -62,9 +61,9 @@ def untaught(teacher: PreTrainedModel, settings: Static, seed: int) -> StaticFor
     student = StaticModel(config) if embeds else StaticForSequenceClassification(config)
     with torch.no_grad():
         student.embeddings.weight.copy_(start)
-        if embeds:  # back from the components: the mean of what the teacher makes of the tokens, as model2vec's
+        if embeds:  # back from the components, in the teacher's space as model2vec's; without what all tokens share
             student.classifier.weight.copy_(axes[:width].T)
-            student.classifier.bias.copy_(vectors.mean(0) / size)
+            student.classifier.bias.zero_()
         if student.pair_embeddings is not None:
             student.pair_embeddings.weight.zero_()
     if embeds:
