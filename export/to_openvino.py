@@ -32,10 +32,6 @@ def to_openvino(
     `plain`: what `plain_onnx` wrote for this checkpoint. bf16 is a hint given when the model is compiled: the weights
     on disk stay float32; fp16 halves them. `calibration`: batches of training rows, needed for int8-static.
     """
-    try:
-        import openvino  # noqa: F401 - before minutes are spent
-    except ImportError as error:
-        raise missing_extra(error.name or "openvino", "cpu") from None
     out.mkdir(parents=True, exist_ok=True)
     graphs = {"model": (plain, calibration)}
     if task.writes:
@@ -52,8 +48,12 @@ def to_openvino(
 def _convert(
     plain: Path, target: Path, precision: str, calibration: Sequence[dict[str, np.ndarray]], transformer: bool
 ) -> None:
+    """One graph in its precision, written to `target`."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise missing_extra(error.name or "openvino", "cpu") from None
     import onnx
-    import openvino
 
     from ..compress import quantize
 

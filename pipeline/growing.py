@@ -160,7 +160,8 @@ def score(model, source: Checkpoint, task: Task, rows: Rows | None, max_length: 
 
     if rows is None:
         return None
-    encoder, own = source.encoder(max_length), tuple(model.config.id2label[i] for i in range(model.num_labels))
+    encoder = source.encoder(max_length)
+    own = () if task.writes else tuple(model.config.id2label[i] for i in range(model.num_labels))
     outputs = run_rows(partial(forward, model), encoder.ids(rows.texts), source.pad_id, task.output)
     return task.metric(outputs, task.gold(replace(rows, names=max(rows.names, own, key=len)), encoder))
 

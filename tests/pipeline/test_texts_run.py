@@ -25,6 +25,8 @@ max_length: 16
 max_new_tokens: 6
 calibration_rows: 4
 robustness_rows: 8
+adapt:
+  - finetune: {epochs: 2, batch_size: 16, learning_rate: 0.003, freeze_embeddings: false}
 models:
   - name: shallow
     steps:
@@ -47,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_rows(path / f"{name}.jsonl", count, seed, labelled=name != "more")
     source = make_writer(path / "untrained")
     train, encoder = TASK.read(str(path / "train.jsonl")), source.encoder(16)
-    settings = Finetune(epochs=6, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
+    settings = Finetune(epochs=4, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
     model = finetune(load(source, TASK), encoder.ids(train.texts), TASK.taught(train, encoder), settings, seed=0)
     save(model, source, path / "teacher")
     (path / "recipe.yaml").write_text(RECIPE)
