@@ -46,7 +46,9 @@ def test_without_time_a_static_student_and_its_cascades_are_left_out() -> None:
     names = [model.name for model in _models([trial(0, 5, 0.1)], 1.0, TASK, static=True)]
     assert names == ["static", "found-0", "found-0-cascade"]
     (model,) = _models([trial(0, 5, 0.1)], 0.0, TASK, static=False)
-    assert model.steps[0].stage[1].recover is None
+    cut = model.steps[0].stage[1]
+    assert isinstance(cut, Prune)
+    assert cut.recover is None
 
 
 def test_minutes_that_are_over_before_the_first_trial_are_refused(
