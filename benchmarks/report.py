@@ -16,6 +16,8 @@ from .words import (
     learned,
     money,
     note,
+    promise_kept,
+    promise_line,
     promises,
     quality_table,
     sentence,
@@ -82,6 +84,7 @@ def write_report(path: Path, measurements: dict, choice: dict, command: str) -> 
         learned=learned(measurements),
         trimmed=trimmed(measurements),
         promises=promises(choice),
+        promise_kept=promise_kept,
         engines=engines(measurements),
         command=command,
     )
@@ -142,6 +145,8 @@ def markdown(measurements: dict, choice: dict, command: str) -> str:
         for part in parts[:10]:
             drop = "{:+.1f} [{:+.1f}, {:+.1f}]".format(part["drop"], *part["drop_ci"])
             lines.append(f"| {part['name']} | {part['rows']} | {part['metric']:.1f} | {drop} |")
+    if promised := promises(choice):
+        lines += ["", *(f"- {promise_line(promise)}" for promise in promised)]
     machine = measurements["machine"]
     lines += ["", f"{machine['cpu']}, {machine['cores']} cores; {conditions_line(choice)}.", ""]
     return "\n".join([*lines, "```console", f"$ {command}", "```", ""])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+PROMISE = 15  # per cent that a measured speed-up may be off the promised one
 # Titles of the table of quality: the figure that must be there, and the cell.
 QUALITY = {
     "macro F1": ("macro_f1", "{macro_f1:.1f}"),
@@ -177,6 +178,25 @@ def trimmed(measurements: dict) -> list[dict]:
 def promises(choice: dict) -> list[dict]:
     """Each timed cut: what its latency table promised and what was measured, in one runtime and precision."""
     return [{"name": e["name"], **e["promised_speedup"]} for e in choice["candidates"] if e.get("promised_speedup")]
+
+
+def promise_kept(promise: dict) -> str:
+    """What the 95 % interval of the measured speed-up says of the promised one."""
+    lo, hi = (100 * (measured / promise["promised"] - 1) for measured in promise["measured_ci"])
+    if lo > PROMISE or hi < -PROMISE:
+        return f"missed (aim: within {PROMISE} %)"
+    if lo >= -PROMISE and hi <= PROMISE:
+        return f"within {PROMISE} %"
+    return "the noise is too wide to tell"
+
+
+def promise_line(promise: dict) -> str:
+    """A timed cut in one sentence."""
+    lo, hi = promise["measured_ci"]
+    return (
+        f"{promise['name']}: the latency table promised {promise['promised']:.2f}x of the uncut model, measured "
+        f"{promise['measured']:.2f}x [{lo:.2f}, {hi:.2f}]: {promise_kept(promise)}."
+    )
 
 
 def engines(measurements: dict) -> list[dict]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from .errors import InputError
+from .settings import Prune
 
 Layers = Sequence[tuple[int, int]]  # (heads, neurons) of each layer
 BINS = 2000  # the budget's resolution: time is rounded up to budget / BINS
@@ -149,6 +150,27 @@ def allocate_even(
     if found is None:
         raise InputError(f"prune: no even shape fits {budget:.2f} ms")
     return found[1]
+
+
+def by_shares(worth: Sequence[np.ndarray], settings: Prune, width: int) -> list[int]:
+    """Units to keep in each sublayer: the settings' shares, the same for all layers (`even`) or by worth over all.
+
+    `worth`: (units,) of each sublayer, heads and neurons in turns. Even heads have to divide `width`, the hidden size,
+    or config.json could not describe them: fewer are kept until they do.
+    """
+    counts = [0] * len(worth)
+    for half, share, multiple in ((0, settings.heads, 1), (1, settings.ffn, settings.multiple)):
+        everything = np.sort(np.concatenate(worth[half::2]))
+        threshold = everything[len(everything) - max(1, round(share * len(everything)))]
+        for i, layer in enumerate(worth[half::2]):
+            count = share * len(layer) if settings.even else int((layer >= threshold).sum())
+            snapped = round(count / multiple) * multiple
+            low = min(multiple, len(layer))
+            kept = len(layer) if share >= 1 else min(max(snapped, low), len(layer))
+            while settings.even and half == 0 and share < 1 and width % kept:
+                kept -= 1
+            counts[2 * i + half] = kept
+    return counts
 
 
 def grid(full: int, multiple: int = 1) -> list[int]:

@@ -21,6 +21,7 @@ TEXT_COLUMNS = ("text", "sentence", "review", "content", "utterance")
 LABEL_COLUMNS = ("label", "labels", "category", "class", "intent", "sentiment")
 SOURCE_COLUMNS = ("text", "source", "input", "article", "document", "dialogue", "sentence")
 TARGET_COLUMNS = ("target", "summary", "highlights", "translation", "output", "label")
+GOLD_COLUMNS = ("target", "y", "gold", "gold_label")  # further names of what only labelled rows have
 NUMBER_COLUMNS = ("score", "rating", "stars", "value", "similarity", "similarity_score", "label")
 
 
@@ -242,7 +243,7 @@ def _text_columns(source: str, there: Sequence[str], given: str | None, columns:
 def read_unlabeled(source: str, *, columns: Columns = TEXT, text: str | None = None, label: str | None = None) -> Rows:
     """Rows without labels. InputError for a file that has them: it may be held-out data, given in the wrong place."""
     there, _ = open_table(source)
-    found = next((name for name in (label, *columns.label) if name and name in there), None)
+    found = next((name for name in (label, *columns.label, *GOLD_COLUMNS) if name and name in there), None)
     if found is not None:
         raise InputError(
             f"{source}: unlabelled text is expected, and it has a column '{found}'; labelled rows go into train, and "

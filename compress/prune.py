@@ -16,7 +16,18 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .allocate import Damage, LatencyTable, Layers, allocate, allocate_even, budget_ms, grid, least_ms, reachable
+from .allocate import (
+    Damage,
+    LatencyTable,
+    Layers,
+    allocate,
+    allocate_even,
+    budget_ms,
+    by_shares,
+    grid,
+    least_ms,
+    reachable,
+)
 from .encoder import Batch
 from .errors import InputError
 from .families import check_cut
@@ -93,7 +104,7 @@ def prune(
         wanted, table = _pick(table, damage, full, settings, time_share, report)
     else:
         seen = observe(model, batches)
-        counts = _shares(seen, settings)
+        counts = by_shares([s.knowledge for s in seen], settings, seen[0].weight.shape[1])
         paths = [removal_path(s, [count]) for s, count in zip(seen, counts, strict=True)]
         wanted = list(zip(counts[0::2], counts[1::2], strict=True))
     report(0.7, "cutting")
@@ -246,27 +257,6 @@ def _damage(model: PreTrainedModel, batches: Sequence[Batch], paths: list[dict[i
         without = np.inf if stays else _kl_with(model, [k for k in range(depth) if k != i], some, wanted)
         found.append(Damage(costs[2 * i], costs[2 * i + 1], without))
     return found
-
-
-def _shares(seen, settings: Prune) -> list[int]:
-    """Units to keep in each sublayer: the settings' shares, the same for all layers (`even`) or by worth over all.
-
-    Even heads have to divide the hidden size, or config.json could not describe them: fewer are kept until they do.
-    """
-    counts = [0] * len(seen)
-    for half, share, multiple in ((0, settings.heads, 1), (1, settings.ffn, settings.multiple)):
-        worth = [s.knowledge for s in seen[half::2]]
-        everything = np.sort(np.concatenate(worth))
-        threshold = everything[len(everything) - max(1, round(share * len(everything)))]
-        for i, layer in enumerate(worth):
-            count = share * len(layer) if settings.even else int((layer >= threshold).sum())
-            snapped = round(count / multiple) * multiple
-            low = min(multiple, len(layer))
-            kept = len(layer) if share >= 1 else min(max(snapped, low), len(layer))
-            while settings.even and half == 0 and seen[0].weight.shape[1] % kept:
-                kept -= 1
-            counts[2 * i + half] = kept
-    return counts
 
 
 def _kl_with(model: PreTrainedModel, kept: list[int], batches: Sequence[Batch], wanted: list[torch.Tensor]) -> float:

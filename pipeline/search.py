@@ -22,7 +22,7 @@ from ..compress import data as data_module
 from ..compress.allocate import LatencyTable, Layers, least_ms
 from ..compress.encoder import batches_of
 from ..compress.errors import InputError, missing_extra
-from ..compress.settings import Prune
+from ..compress.settings import Prune, Static
 from ..compress.tasks import Task
 from .job import SCORES, Job, table_name
 from .progress import Report
@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FOUND = "found.json"
-PROXY_SHARE = 0.3  # of the minutes goes into trials, at most
+PROXY_SHARE = 0.3  # of the minutes goes into trials, at most; all of them where that makes too few
+FEW_TRIALS = 4
+STATIC_SHARE = 1 / 25  # of the uncut model's time an epoch, a static student's
+NO_TIME = "no time left to train it; give more minutes"
 MOST_TRIALS = 24
 HELD_OUT = 256  # training rows that judge a trial and that no cut is solved on
 STEPS_OF_EPOCHS = (3.0, 2.0, 1.0, 0.5)
@@ -74,15 +77,23 @@ def search(job: Job, settings: Search, out: Path, done: Mapping[str, Done], repo
     chosen, dropped = _worth_training(trials, settings, _commonest(job))
     scored_s = done[SCORES].seconds * job.learned / (job.learned + len(job.validation))
     epoch_s = {t.number: 3.6 * scored_s * t.ms / table.predict(full) for t in chosen}
+    static_s = 3.6 * scored_s * STATIC_SHARE * Static().epochs
     left = 60 * settings.minutes - (time.monotonic() - began)
-    chosen, epochs, late = _affordable(chosen, epoch_s, left)
-    models = _models(chosen, epochs, job.task)
+    whole = job.task.reads_text and not job.task.per_token
+    static = whole and static_s <= left
+    chosen, epochs, late = _affordable(chosen, epoch_s, left - static_s if static else left)
+    if whole and not static:
+        late["static"] = NO_TIME
+    models = _models(chosen, epochs, job.task, static)
     (out / FOUND).write_text(
         json.dumps([model.model_dump(mode="json", exclude_none=True) for model in models], indent=2)
     )
     return {
         "trials": len(trials),
-        "trained": [f"{t.label}: predicted {t.speedup:.1f}x, {epochs:g} epochs" for t in chosen],
+        "trained": [
+            f"{t.label}: predicted {t.speedup:.1f}x, {f'{epochs:g} epochs' if epochs else 'not healed: no time left'}"
+            for t in chosen
+        ],
         "dropped": {**dropped, **late},
     }
 
@@ -136,11 +147,17 @@ def _trials(
         trial.set_user_attr("agreement", agreement(ours, wanted))
         return ms, kl_to(smaller, judging, wanted)
 
-    while len(study.trials) < MOST_TRIALS and (
-        len(study.trials) < 4 or time.monotonic() - began < 60 * PROXY_SHARE * settings.minutes
-    ):
+    while len(study.trials) < MOST_TRIALS:
+        share = PROXY_SHARE if len(study.trials) >= FEW_TRIALS else 1.0
+        if time.monotonic() - began >= 60 * share * settings.minutes:
+            break
         report(len(study.trials) / MOST_TRIALS, f"trial {len(study.trials) + 1}")
         study.optimize(look, n_trials=1)
+    if not study.trials:
+        raise InputError(
+            f"search: minutes: {settings.minutes:g} were over before the first cut was tried, after "
+            f"{(time.monotonic() - began) / 60:.2g}; give more, or name the models yourself"
+        )
     whole = table.predict(full)
     return [
         Trial(
@@ -221,21 +238,21 @@ def _affordable(
 
 
 def _late(chosen: list[Trial], picked: list[Trial]) -> dict[str, str]:
-    return {t.label: "no time left to train it; give more minutes" for t in chosen if t not in picked}
+    return {t.label: NO_TIME for t in chosen if t not in picked}
 
 
-def _models(chosen: list[Trial], epochs: float, task: Task) -> list[Model]:
-    """Each cut healed and trimmed; a static student and the cascades of both, where the task knows them."""
+def _models(chosen: list[Trial], epochs: float, task: Task, static: bool) -> list[Model]:
+    """Each cut healed and trimmed; with `static`, a student of that kind and the cascades of both, where the task knows
+    them."""
     trim = [Step.model_validate({"trim": {}})] if task.reads_text else []
-    whole = task.reads_text and not task.per_token
-    models = [Model(name="static", steps=[Step.model_validate({"static": {}}), *trim])] if whole else []
+    models = [Model(name="static", steps=[Step.model_validate({"static": {}}), *trim])] if static else []
     for t in chosen:
         cut = t.settings.model_dump(mode="json", exclude_defaults=True)
         if epochs:
             cut["recover"] = {"epochs": epochs}
         name = f"found-{t.number}"
         models.append(Model(name=name, steps=[Step.model_validate({"prune": cut}), *trim]))
-        if task.one_label and task.reads_text:
+        if task.one_label and static:
             cascade = {"first": "static", "then": name}
             models.append(Model.model_validate({"name": f"{name}-cascade", "cascade": cascade}))
     return models

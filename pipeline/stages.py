@@ -132,6 +132,7 @@ def trim(
     validation: Annotated[str | None, typer.Option(help="held-out rows to report the change on")] = None,
     unlabeled: Unlabeled = None,
     frequent: Annotated[int, typer.Option(min=0, help="most frequent pieces that stay in any case")] = 2000,
+    min_count: Annotated[int, typer.Option(min=1, help="times that the rows must have a token for it to stay")] = 1,
     task: TaskOption = "text-classification",
 ) -> None:
     """Cut the vocabulary to the tokens of the data and a safe floor; size shrinks, speed does not change."""
@@ -146,7 +147,8 @@ def trim(
     held_out = kind.read(validation, labelled=False).texts if validation else None
     with writing(output_dir, "trim") as (target, _):
         model = load(source, kind)
-        tokenizer = cut(model, source.path / "tokenizer.json", texts, checked(Trim, {"frequent": frequent}))
+        settings = checked(Trim, {"frequent": frequent, "min_count": min_count})
+        tokenizer = cut(model, source.path / "tokenizer.json", texts, settings)
         saved = save(model, source, target, tokenizer)
         size = saved.size_mb()
     changed = "" if held_out is None else f"; {changed_share(source.path / 'tokenizer.json', tokenizer, held_out):.2%}"

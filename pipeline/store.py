@@ -153,22 +153,41 @@ def write_atomic(path: Path, text: str) -> None:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """A directory that appears under its name only when the block has ended well. InputError when it exists."""
+    """A directory that appears under its name only when the block has ended well.
+
+    InputError when it exists, or when another process is making it. What a killed one left half done is removed.
+    """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: exists already; remove it or choose another --output-dir")
     scratch = path.parent / f".tmp-{path.name}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        yield scratch
-        if path.is_dir():
-            path.rmdir()
-        scratch.rename(path)
+        scratch.mkdir(parents=True, exist_ok=True)
+        with _held(scratch, path):
+            try:
+                for left in scratch.iterdir():
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+                yield scratch
+                if path.is_dir():
+                    path.rmdir()
+                scratch.rename(path)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise disk_error(error, path) from error
+
+
+@contextmanager
+def _held(scratch: Path, path: Path) -> Iterator[None]:
+    """The kernel's lock on the directory itself: it goes with the process, whatever ends that."""
+    handle = os.open(scratch, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{path}: another command writes it now; wait, or choose another --output-dir") from None
+        yield
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(handle)
 
 
 def disk_error(error: OSError, where: Path) -> InputError | StepError:

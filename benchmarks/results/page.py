@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from loop_page import looped
+from paredown.benchmarks.words import promise_line
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "results.md"
@@ -117,10 +118,7 @@ def section(name: str, out: Path) -> str:
     ]
     lines += ["", "\n\n".join([*aims(name, bench), NOTES[name]]), ""]
     for p in bench["promises"]:
-        lines.append(
-            f"{p['name']}: the latency table promised {p['promised']:.2f}x of the uncut model, measured "
-            f"{p['measured']:.2f}x [{p['measured_ci'][0]:.2f}, {p['measured_ci'][1]:.2f}]."
-        )
+        lines.append(promise_line(p))
     return "\n".join([*lines, ""])
 
 

@@ -122,3 +122,13 @@ def test_labels_can_be_counted_in_another_order() -> None:
     tags[:] = [np.array([0, 2]), np.array([1])]
     other = data.Rows("here", ("a b", "c"), tags, ("x", "y", "z")).renamed(("z",))
     assert [[other.names[i] for i in row] for row in other.gold] == [["x", "z"], ["y"]]
+
+
+@pytest.mark.parametrize("column", ["label", "intent", "target", "y", "gold"])
+def test_text_that_is_given_without_labels_has_none(column: str, tmp_path: Path) -> None:
+    path = tmp_path / "more.jsonl"
+    path.write_text(f'{{"text": "a good film", "{column}": "positive"}}\n')
+    with pytest.raises(InputError, match=f"unlabelled text is expected, and it has a column '{column}'"):
+        data.read_unlabeled(str(path))
+    path.write_text('{"text": "a good film", "id": 3}\n')
+    assert list(data.read_unlabeled(str(path)).texts) == ["a good film"]

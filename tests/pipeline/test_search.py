@@ -4,15 +4,17 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, paredown, refused, write_recipe
+from conftest import SMALL, TASK, paredown, refused, write_recipe
 from paredown.compress.allocate import LatencyTable
-from paredown.compress.checkpoint import Checkpoint
+from paredown.compress.checkpoint import Checkpoint, load
+from paredown.compress.errors import InputError
+from paredown.compress.prune import shape_of
 from paredown.compress.settings import Prune
 from paredown.pipeline.job import prepare
 from paredown.pipeline.recipe import Search
 from paredown.pipeline.recipe_file import read_recipe
 from paredown.pipeline.run import _search
-from paredown.pipeline.search import Trial, _affordable, _seconds, _study, _worth_training
+from paredown.pipeline.search import Trial, _affordable, _models, _seconds, _study, _trials, _worth_training
 from paredown.pipeline.store import Store
 
 
@@ -40,6 +42,30 @@ def test_training_stops_where_the_minutes_do() -> None:
     assert _affordable(chosen, seconds, 10)[1] == 0.0
 
 
+def test_without_time_a_static_student_and_its_cascades_are_left_out() -> None:
+    names = [model.name for model in _models([trial(0, 5, 0.1)], 1.0, TASK, static=True)]
+    assert names == ["static", "found-0", "found-0-cascade"]
+    (model,) = _models([trial(0, 5, 0.1)], 0.0, TASK, static=False)
+    cut = model.steps[0].stage[1]
+    assert isinstance(cut, Prune)
+    assert cut.recover is None
+
+
+def test_minutes_that_are_over_before_the_first_trial_are_refused(
+    teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    job = prepare(read_recipe(write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)))
+    model = load(teacher, TASK)
+    table = LatencyTable("onnxruntime", "fp32", 1, 2.0, {n: float(n) for n in range(1, 5)}, {32: 2.0, 64: 4.0})
+    (tmp_path / "steps").mkdir()
+    study = _study(tmp_path / "steps" / "search", seed=0)
+    with pytest.raises(InputError, match=r"search: minutes: 0\.001 were over before the first cut was tried"):
+        _trials(
+            job, Search(minutes=0.001), model, table, shape_of(model), study, time.monotonic() - 1, lambda s, text: None
+        )
+    assert not study.trials
+
+
 def test_minutes_spent_before_a_kill_stay_spent(tmp_path: Path) -> None:
     (tmp_path / "steps").mkdir()
     study = _study(tmp_path / "steps" / "search", seed=0)
@@ -54,7 +80,7 @@ def searched(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPath
     recipe = write_recipe(home / "recipe.yaml", teacher, files, **SMALL)
     text = recipe.read_text()
     start, end = text.index("models:"), text.index("targets:")
-    search = "search: {minutes: 0.15, target: {precision: fp32}}\n"
+    search = "search: {minutes: 0.3, target: {precision: fp32}}\n"
     one = text[end:].replace("  - {runtime: onnxruntime, precision: int8-dynamic}\n", "")
     recipe.write_text(text[:start] + search + one)
     done = paredown("run", recipe, "--output-dir", home / "run")

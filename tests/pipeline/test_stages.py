@@ -73,6 +73,8 @@ def test_small_vocabularies_and_students(
 
     said = stage("trim", teacher.path, *data, "--frequent", 0, "--output-dir", tmp_path / "trimmed")
     assert "0.00% of the held-out tokens changed" in said
+    rare = ["--frequent", 0, "--min-count", 300, "--output-dir", tmp_path / "rare"]
+    assert int(stage("trim", teacher.path, *data, *rare).split(" tokens")[0].split()[-1]) < 30
     quick = ["--static", "--epochs", 6, "--learning-rate", 0.02]
     said = stage("distill", teacher.path, *data, *quick, "--output-dir", tmp_path / "static")
     assert float(said.split("accuracy ")[1].split()[0]) > 85

@@ -84,6 +84,17 @@ def test_new_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         pass
 
 
+def test_two_commands_do_not_write_one_directory_and_what_a_killed_one_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-out" / "left").mkdir(parents=True)
+    (tmp_path / ".tmp-out" / "half").write_text("x")
+    with new_directory(tmp_path / "out") as out:
+        assert not list(out.iterdir())
+        (out / "mine").write_text("x")
+        with pytest.raises(InputError, match="another command writes it"), new_directory(tmp_path / "out"):
+            pass
+    assert [file.name for file in tmp_path.rglob("*")] == ["out", "mine"]
+
+
 def test_write_atomic_replaces(tmp_path: Path) -> None:
     write_atomic(tmp_path / "f", "one")
     write_atomic(tmp_path / "f", "two")
