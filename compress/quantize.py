@@ -28,10 +28,9 @@ from .tasks import Task, near, softmax
 
 Batches = Sequence[Batch]
 AGREEMENT = 0.99  # share of rows whose answer INT8 must not change; below it, the worst layers stay in float
-# What ONNX Runtime's quantiser logs of what is so by design: the graphs are as they should be, and a Gemm's bias is
-# a sum where it is left in float.
-SAID = ("pre-processing before quantization", "is not constant. Please exclude this node")
 SLOW_ROWS = 48  # rows for the calibration methods that keep histograms of every activation
+# What ONNX Runtime's quantiser logs of graphs that are as they are meant to be.
+SAID = ("pre-processing before quantization", "is not constant. Please exclude this node")
 
 
 def dynamic(source: Path, target: Path, judging: Batches = (), *, reduce_range: bool, task: Task | None = None) -> dict:
