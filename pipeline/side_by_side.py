@@ -43,7 +43,7 @@ def run(
     for path, artifact in zip(paths, artifacts, strict=True):
         right = None
         with reporter.step(f"score {path}"):
-            if rows.labels is not None:
+            if rows.labels is not None or task.goes_on:
                 with suppress(CannotRunHere):
                     right = correct(artifact, read(names=artifact.labels), settings.threads)
             tokenizer = tokenizer_ms(artifact.encoder().ids, rows.texts)
