@@ -15,6 +15,7 @@ import numpy as np
 
 from .profile import FLOAT_PRODUCTS, INT8_PRODUCTS
 
+BLOCKS = "MatMulNBits"  # weights alone are quantised; activations are rounded to INT8 beside them
 ATTENTION = {"Attention", "QAttention"}
 
 
@@ -47,12 +48,15 @@ def work_of(model: Path) -> tuple[Work, Work]:
     always, sometimes = Work(), Work()
     for node, weights, inside in _products(onnx.load(model).graph, {}, False):
         bytes_each = 1 if node.op_type in INT8_PRODUCTS else 4
+        if node.op_type == BLOCKS:  # packed in blocks, so that their shape is not the matrix's
+            sizes = {attribute.name: attribute.i for attribute in node.attribute}
+            weights, bytes_each = [(sizes["K"], sizes["N"])], sizes["bits"] / 8
         for rows, columns in weights:
             macs = rows * columns
             attention = node.op_type in ATTENTION
             int8 = node.op_type in INT8_PRODUCTS
             part = Work(
-                0 if int8 else macs, macs if int8 else 0, 2 * columns // 3 if attention else 0, macs * bytes_each
+                0 if int8 else macs, macs if int8 else 0, 2 * columns // 3 if attention else 0, int(macs * bytes_each)
             )
             always, sometimes = (always, sometimes + part) if inside else (always + part, sometimes)
     return always, sometimes

@@ -23,6 +23,7 @@ INT8_PRODUCTS = {
     "QGemm",
     "QAttention",
     "QLinearConv",
+    "MatMulNBits",
 }
 FLOAT_PRODUCTS = {
     "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention", "MultiHeadAttention", "Conv", "FusedConv",
@@ -55,7 +56,7 @@ class Profile:
 def profile(artifact: Artifact, rows: Sequence[Sequence[int]], threads: int) -> Profile:
     """Run up to ROWS rows one by one with the runtime's own profiler on."""
     encoder = artifact.encoder()
-    batches = [encoder.pad([row]) for row in rows[:ROWS]]
+    batches = [artifact.whole(encoder.pad([row])) for row in rows[:ROWS]]
     times, wall = PROFILED[artifact.runtime](artifact.path / artifact.files[0], batches, threads)
     nodes = list(times.values())
     total = sum(node.ms for node in nodes) or 1.0

@@ -14,10 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .decode import NAMES
 from .encoder import INPUTS, PIXELS, Encoder, reader_file
 from .errors import InputError, StepError, missing_extra
 from .families import FAMILIES, HALVES, STATIC, WHOLE
-from .generation import GENERATION, needs_end, rules, tell_rules, without_tokenizer
+from .generation import GENERATION, cached, needs_end, rules, tell_rules, without_tokenizer
 from .origin import inherit
 from .questions import ENDS
 from .sentence_layout import FILES as SENTENCE_FILES
@@ -53,6 +54,8 @@ class Checkpoint:
             return ()
         if self.is_encoder:
             return tuple(map(str, range(self.width)))
+        if self.architecture.endswith(TASKS["text-generation"].head):
+            return NAMES
         named = self.config.get("id2label") or {}
         count = len(named) or self.config.get("num_labels") or 2
         return tuple(str(named.get(str(i), f"LABEL_{i}")) for i in range(count))
@@ -64,22 +67,26 @@ class Checkpoint:
     @property
     def positions(self) -> int:
         """Longest input in tokens; RoBERTa keeps two positions for itself."""
-        positions = int(self.config.get("max_position_embeddings") or 512)
+        positions = int(self.config.get("max_position_embeddings") or self.config.get("n_positions") or 512)
         return positions - 2 if self.config.get("model_type") == "roberta" else positions
 
     @property
     def depth(self) -> int:
-        """Number of encoder layers; DistilBERT has a name of its own for it. Of two halves, the larger number."""
+        """Number of layers; DistilBERT and GPT-2 have names of their own for it. Of two halves, the larger number."""
         if self.config.get("model_type") in HALVES:
             encoder, decoder = HALVES[self.config["model_type"]].depths
             layers = int(self.config.get(encoder) or 0)
             return max(layers, int(self.config.get(decoder) or layers))
-        return int(self.config.get("num_hidden_layers") or self.config.get("n_layers") or 0)
+        named = (self.config.get(name) for name in ("num_hidden_layers", "n_layers", "n_layer"))
+        return int(next(filter(None, named), 0))
 
     @cached_property
-    def generation(self) -> dict[str, int]:
-        """How a model that writes does it: `start_id`, `eos_id`, `pad_id` and `max_new_tokens`. Raises InputError."""
-        return rules(self.path, self.config, self.max_new_tokens)
+    def generation(self) -> dict:
+        """How a model that gives texts makes them: `generation.rules` of two halves, or `generation.cached` of one that
+        goes on. Raises InputError."""
+        if self.config.get("model_type") in HALVES:
+            return rules(self.path, self.config, self.max_new_tokens)
+        return cached(self.path, self.config, self.depth, self.positions, self.max_new_tokens)
 
     @property
     def width(self) -> int:
@@ -110,8 +117,10 @@ class Checkpoint:
     @property
     def is_encoder(self) -> bool:
         """It has no head: what it answers with is a vector."""
-        written = self.architecture.endswith(TASKS["text-to-text"].head)  # MarianMTModel
-        return self.architecture.endswith(TASKS["sentence-embedding"].head) and not written
+        heads = (TASKS["text-to-text"].head, TASKS["text-generation"].head)  # MarianMTModel, GPT2LMHeadModel
+        return self.architecture.endswith(TASKS["sentence-embedding"].head) and not any(
+            map(self.architecture.endswith, heads)
+        )
 
     def has_head(self, task: Task) -> bool:
         """True when it was fine-tuned for the task."""
@@ -243,7 +252,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
         model = _told(model, checkpoint, task)
         reshape(model, Structure.from_json(read_json(path / STRUCTURE), str(path / STRUCTURE)))
         try:
-            model.load_state_dict(load_file(path / WEIGHTS), strict=True)
+            model.load_state_dict(_whole(model, load_file(path / WEIGHTS)), strict=True)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{path}: {WEIGHTS} and {STRUCTURE} do not belong together: {reason}") from None
@@ -290,8 +299,9 @@ def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: 
         from safetensors.torch import save_file
 
         (out / STRUCTURE).write_text(json.dumps(structure_of(model).to_json(), indent=2) + "\n")
-        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, out / WEIGHTS, metadata={"format": "pt"})  # the names that `load` will ask for
+        weights = {tensor.data_ptr(): (name, tensor) for name, tensor in reversed(model.state_dict().items())}
+        once = {name: tensor.contiguous() for name, tensor in weights.values()}  # a tied one under its first name
+        save_file(once, out / WEIGHTS, metadata={"format": "pt"})  # the names that `load` will ask for
     beside = SENTENCE_FILES if type(model).__name__.endswith(TASKS["sentence-embedding"].head) else ()
     for name in (*TOKENIZER_FILES, *LICENCE_FILES, *beside):
         if (source.path / name).is_file():
@@ -305,6 +315,13 @@ def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: 
 def _copy(source: Path, out: Path, name: str | Path) -> None:
     (out / name).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / name, out / name)
+
+
+def _whole(model: PreTrainedModel, weights: dict) -> dict:
+    """The weights of a file, and those that the model shares with one of them under another name."""
+    own = model.state_dict()
+    shared = {tensor.data_ptr(): weights[name] for name, tensor in own.items() if name in weights}
+    return {name: shared[tensor.data_ptr()] for name, tensor in own.items() if tensor.data_ptr() in shared} | weights
 
 
 def _write_tokenizer(out: Path, tokenizer_json: str) -> None:
@@ -354,8 +371,8 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
 
 def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
     """The model, its weights finite; of a task that reads two texts, one that tells them apart; of one that looks for
-    answers, with one output; of one that asks for vectors, with that of a whole text; of one that writes, one that
-    knows how long."""
+    answers, with one output; of one that asks for vectors, with that of a whole text; of one that gives texts, one
+    that knows how long."""
     from .inference import join_ends, not_finite
 
     broken = not_finite(model)
@@ -369,7 +386,7 @@ def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrai
         from .pooling import embed
 
         embed(model, pooling_of(checkpoint.path))
-    if task.writes:
+    if task.gives_text:
         tell_rules(model, checkpoint.generation)
     if task.answer:
         join_ends(model)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .cells import answers_of, image_of, is_number, listed, number, one_label, several_labels, tags, text_of, words
+from .decode import NAMES
 from .encoder import PAIR, Encoder
 from .errors import InputError, nearest
 from .files import open_table
@@ -39,6 +40,7 @@ class Columns:
     images: bool = False  # instead of a text
     partner: tuple[str, ...] = ()  # of a text that belongs to it: the two are read each by itself
     written: bool = False  # a text of its own instead of a label
+    own: bool = False  # a row has no label: each of its tokens is judged by those before it
 
     @property
     def named(self) -> bool:
@@ -67,6 +69,7 @@ ALIKE = Columns(
     ),
 )  # fmt: skip
 TEXTS = Columns(SOURCE_COLUMNS, TARGET_COLUMNS, written=True)
+PROSE = Columns(label=(), own=True)
 WORDS = Columns(("tokens", "words", *TEXT_COLUMNS), ("tags", "ner_tags", "labels"), of_words=True)
 
 
@@ -178,6 +181,8 @@ def read(
     pairs = bool(columns.partner) and len(text_columns) == 2
     if labelled is None:
         labelled = pairs if columns.partner else has_labels(there, label, columns)
+    if columns.own:
+        labelled = False
     numbered = not columns.partner or (pairs and has_labels(there, label, columns))
     label_column = _find(source, there, label, columns.label, "label") if labelled and numbered else None
     if group is not None and group not in there:
@@ -259,7 +264,10 @@ def has_labels(there: Sequence[str], label: str | None, columns: Columns) -> boo
 
 def label_names(source: str, label: str | None = None, columns: Columns = TEXT) -> tuple[str, ...]:
     """The distinct labels of the data, sorted (as numbers when all are): for a checkpoint that has no head yet. Of
-    numbers, the name of their column; of answers, the names of their ends; of texts, none."""
+    numbers, the name of their column; of answers, the names of their ends; of texts to write, none; of texts alone,
+    what is said of a token."""
+    if columns.own:
+        return NAMES
     there, records = open_table(source)
     if columns.partner:
         return ()  # the components of a vector, which the checkpoint knows
@@ -288,6 +296,10 @@ def label_names(source: str, label: str | None = None, columns: Columns = TEXT) 
 
 def require_two_classes(rows: Rows, names: Sequence[str]) -> None:
     """Raise InputError when every row has the same label: nothing can be learned or judged from it."""
+    if rows.labels is None and set(names) == set(NAMES):  # of texts alone
+        if len(set(rows.texts)) < 2:
+            raise InputError(f"{rows.source}: every row has the same text; rows that differ are needed")
+        return
     if rows.gold.dtype == np.float64:
         numbers = rows.gold[np.isfinite(rows.gold)]
         if len(numbers) and len(np.unique(numbers)) < 2:

@@ -75,7 +75,7 @@ def heal(
     *,
     labels: Labels | None = None,
     scores: np.ndarray | None = None,
-    validation: tuple[Sequence[Sequence[int]], np.ndarray] | None = None,
+    validation: tuple[Sequence[Sequence[int]], Labels] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
@@ -87,7 +87,8 @@ def heal(
     stops on these. Of models that write, scores are what the teacher wrote, and rows learn along their own texts.
     loss = T^2 KL(teacher / T || student / T) + hidden_weight * MSE of matched hidden states
     + relation_weight * KL of the last layers' token relations + label_weight * CE. Numbers: half the squared
-    difference, in standard units, stands for KL and CE. Vectors: 1 less the cosine stands for KL.
+    difference, in standard units, stands for KL and CE. Vectors: 1 less the cosine stands for KL. A model that goes on
+    with texts has too many logits to keep: its teacher runs in every step.
     """
     if settings.label_weight and labels is None:
         raise InputError("label_weight is above 0 and no row has a label; give labels or set it to 0")
@@ -95,6 +96,10 @@ def heal(
     if settings.label_weight and kind_of(student) is Kind.VECTOR:
         raise InputError("label_weight: a pair's number is not of one text; set it to 0, or finetune afterwards")
     teacher = teacher.eval()
+    if kind_of(student) is Kind.NEXT:
+        judge = None if validation is None else Judge(*validation)
+        given = _no_labels(student, len(ids)) if labels is None else labels
+        return _heal(student, teacher, ids, None, given, settings, judge, seed, progress)
     if scores is None:
         scores = teacher_scores(teacher, ids)
     if kind_of(student) is Kind.TEXT:
@@ -116,7 +121,7 @@ def _heal(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
     ids: Sequence[Sequence[int]],
-    scores: np.ndarray,
+    scores: np.ndarray | None,
     given: Labels,
     settings: Heal,
     judge: Judge | None,
@@ -124,24 +129,27 @@ def _heal(
     progress: Progress | None,
 ) -> PreTrainedModel:
     name, kind = labels_key(student), kind_of(student)
-    rows = [
-        {ROW: row, name: label, "teacher_logits": score}
-        for row, label, score in zip(ids, given, per_row(scores, ids), strict=True)
-    ]
+    rows = [{ROW: row, name: label} for row, label in zip(ids, given, strict=True)]
+    if scores is not None:
+        for row, score in zip(rows, per_row(scores, ids), strict=True):
+            row["teacher_logits"] = score
     pairs = _matched_layers(len(blocks(student)), len(blocks(teacher))) if settings.hidden_weight else []
-    looks_inside = bool(settings.hidden_weight or settings.relation_weight)
+    asks = scores is None or bool(settings.hidden_weight or settings.relation_weight)  # the teacher, in every step
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         inputs = inputs_of(batch)
         with relations(student) if settings.relation_weight else nullcontext([]) as ours:
             out = net(**inputs, output_hidden_states=settings.hidden_weight > 0)
-        mask = inputs.get("attention_mask")
-        logits, taught = (answers(x, mask, kind) for x in (out.logits, batch["teacher_logits"]))
-        total = divergence(logits, taught, settings.temperature)
-        if looks_inside:
+        wanted, theirs = None, []
+        if asks:
             with torch.no_grad(), relations(teacher) if settings.relation_weight else nullcontext([]) as theirs:
-                there = cast(nn.Module, teacher).to(logits.device)
+                there = cast(nn.Module, teacher).to(out.logits.device)
                 wanted = there(**inputs, output_hidden_states=settings.hidden_weight > 0)
+        mask = inputs.get("attention_mask")
+        taught = batch["teacher_logits"] if wanted is None or scores is not None else wanted.logits
+        logits, taught = (answers(x, mask, kind) for x in (out.logits, taught))
+        total = divergence(logits, taught, settings.temperature)
+        if wanted is not None:
             if settings.hidden_weight:
                 hidden = _hidden_loss(out.hidden_states, wanted.hidden_states, pairs, mask)
                 total = total + settings.hidden_weight * hidden

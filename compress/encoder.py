@@ -10,9 +10,15 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 PAIR = "\x1e"  # between two texts that are read as one row: the record separator, which no text holds
 PIXELS = "pixel_values"  # the one input of a model that sees images
@@ -41,6 +47,7 @@ class Encoder:
         self.tokenizer.enable_truncation(max_length)
         self.max_length = max_length
         self.pad_id = pad_id
+        self._lock = Lock()
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text (or of two with PAIR between them), special tokens included, at most `max_length`
@@ -51,6 +58,17 @@ class Encoder:
     def text(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def prompts(self, texts: Sequence[str], most: int | None = None) -> list[list[int]]:
+        """Token ids of texts that are to be continued: of a long one the last `max_length` tokens, or `most`."""
+        cut = min(most or self.max_length, self.max_length)
+        with self._lock:  # two threads may ask for different lengths
+            self._from_the_end.enable_truncation(cut, direction="left")
+            return [encoding.ids for encoding in self._from_the_end.encode_batch(list(texts))]
+
+    @cached_property
+    def _from_the_end(self) -> Tokenizer:
+        return type(self.tokenizer).from_str(self.tokenizer.to_str())
 
     def words(self, texts: Sequence[str], around: str = "") -> list[Words]:
         """Which token each word of each text begins with: what word-aligned labels are read from and written to.

@@ -19,13 +19,15 @@ class Family:
     heads_in: tuple[str, ...]  # linears whose outputs are divided among the heads; missing ones are passed over
     attention_out: str
     attention_norm: str  # the layer norm that the attention's sum goes into (pre_norm: that it comes from)
-    up: str
+    up: str  # its outputs are the neurons
     down: str
     ffn_norm: str
+    gate: str | None = None  # a second linear beside `up`, of one shape with it, whose outputs gate the neurons
     pre_norm: bool = False
     projections: int = 1  # how many projections share a matrix of heads_in
     gates: int = 1  # how many halves `up` has (2: gated linear unit)
-    cuts_heads: bool = True  # False: something outside the block counts the heads
+    cuts_heads: bool = True  # False: something outside the block counts the heads, or several share keys and values
+    linear: bool = True  # False: its matrices are transposed (Conv1D); layers can be left out, nothing inside one cut
     head_counts: tuple[str, ...] = ()  # attributes of the block that hold the number of heads
     head_size_key: str | None = None  # the config's name for the size of a head, where it has one
     first_stays: bool = False  # the first block is built differently
@@ -33,6 +35,7 @@ class Family:
     embeddings: str = "embeddings.word_embeddings"  # of the base model
     attention: str = "sdpa"  # the fastest implementation in transformers; "eager" where it has no other
     fuses: bool = True  # ONNX Runtime's optimizer knows its attention
+    decoder: bool = False  # it goes on with texts: each token sees those before it, and there is a cache
 
 
 _BERT = Family(
@@ -43,6 +46,22 @@ _BERT = Family(
     up="intermediate.dense",
     down="output.dense",
     ffn_norm="output.LayerNorm",
+)
+_LLAMA = Family(
+    blocks="layers",
+    heads_in=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    attention_out="self_attn.o_proj",
+    attention_norm="input_layernorm",
+    up="mlp.up_proj",
+    gate="mlp.gate_proj",
+    down="mlp.down_proj",
+    ffn_norm="post_attention_layernorm",
+    pre_norm=True,
+    cuts_heads=False,
+    head_size_key="head_dim",
+    embeddings="embed_tokens",
+    fuses=False,
+    decoder=True,
 )
 
 FAMILIES = {
@@ -92,6 +111,25 @@ FAMILIES = {
         first_stays=True,
         embeddings="embeddings.tok_embeddings",
         fuses=False,
+    ),
+    "llama": _LLAMA,
+    "qwen2": replace(_LLAMA, head_size_key=None),
+    "gpt2": Family(
+        blocks="h",
+        heads_in=("attn.c_attn",),
+        attention_out="attn.c_proj",
+        attention_norm="ln_1",
+        up="mlp.c_fc",
+        down="mlp.c_proj",
+        ffn_norm="ln_2",
+        pre_norm=True,
+        projections=3,
+        cuts_heads=False,
+        linear=False,
+        width_key="n_inner",
+        embeddings="wte",
+        fuses=False,
+        decoder=True,
     ),
     "vit": Family(
         blocks="layers",
@@ -159,3 +197,8 @@ def check_cut(kind: str, settings: Stage) -> None:
         raise InputError(f"heads: those of a '{kind}' model cannot be cut; cut ffn or layers")
     if settings.even and parts.head_size_key is None:
         raise InputError(f"even: config.json of '{kind}' has no size of a head: all heads must stay; cut ffn or layers")
+
+
+def supported(decoders: bool) -> list[str]:
+    """The names of those that go on with texts, or of the others."""
+    return [name for name, family in FAMILIES.items() if family.decoder == decoders]

@@ -1,4 +1,4 @@
-"""How a checkpoint that writes begins and ends its texts, and how long they may be. Without torch."""
+"""How a checkpoint that gives texts begins and ends them, and how long they may be. Without torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rules(path: Path, config: dict, max_new_tokens: int | None) -> dict[str, int
 
     Raises InputError that names the file and the key.
     """
-    own = read_json(path / GENERATION) if (path / GENERATION).is_file() else {}
+    own = _own(path)
     size = int(config.get("vocab_size") or 0)
     found = {}
     for name, key in TOKENS.items():
@@ -34,16 +34,52 @@ def rules(path: Path, config: dict, max_new_tokens: int | None) -> dict[str, int
                 f"needs a token number below vocab_size ({size})"
             )
         found[name] = value
-    longest = max_new_tokens or own.get("max_new_tokens") or MAX_NEW_TOKENS
-    if type(longest) is not int or not 1 <= longest <= LONGEST:
-        raise InputError(f"{path / GENERATION}: 'max_new_tokens' is {longest!r}; 1 to {LONGEST} are expected")
+    longest = _longest(path, own, max_new_tokens)
     return {**found, "max_new_tokens": min(longest, int(config.get("max_position_embeddings") or longest))}
 
 
-def tell_rules(model: PreTrainedModel, found: dict[str, int]) -> None:
+def cached(path: Path, config: dict, depth: int, positions: int, max_new_tokens: int | None) -> dict:
+    """What `decode.Decoder` has to know of a checkpoint that goes on with texts and has `depth` layers: the sizes of
+    its cache, tokens that end a text, and `max_new_tokens` as in `rules`, at most half of its positions.
+
+    Raises InputError that names the file and the key.
+    """
+    own = _own(path)
+    heads = int(config.get("num_attention_heads") or config.get("n_head") or 1)
+    hidden = int(config.get("hidden_size") or config.get("n_embd") or 1)
+    said = own.get("eos_token_id", config.get("eos_token_id"))
+    ends = said if isinstance(said, list) else [] if said is None else [said]
+    if not all(type(end) is int and end >= 0 for end in ends):
+        file = path / (GENERATION if "eos_token_id" in own else "config.json")
+        raise InputError(f"{file}: 'eos_token_id' is {said!r}; a token number, or a list of them, is expected")
+    return {
+        "layers": depth,
+        "heads": int(config.get("num_key_value_heads") or heads),
+        "head_size": int(config.get("head_dim") or hidden // heads),
+        "ends": ends,
+        "positions": positions,
+        "max_new_tokens": min(_longest(path, own, max_new_tokens), max(1, positions // 2)),  # the rest: what is before
+    }
+
+
+def _own(path: Path) -> dict:
+    return read_json(path / GENERATION) if (path / GENERATION).is_file() else {}
+
+
+def _longest(path: Path, own: dict, max_new_tokens: int | None) -> int:
+    longest = max_new_tokens or own.get("max_new_tokens") or MAX_NEW_TOKENS
+    if type(longest) is not int or not 1 <= longest <= LONGEST:
+        raise InputError(f"{path / GENERATION}: 'max_new_tokens' is {longest!r}; 1 to {LONGEST} are expected")
+    return longest
+
+
+def tell_rules(model: PreTrainedModel, found: dict) -> None:
     """Let a model know them, in place; `save` writes them beside it."""
     for name, key in TOKENS.items():
-        setattr(model.generation_config, key, found[name])
+        if name in found:
+            setattr(model.generation_config, key, found[name])
+    if found.get("ends"):
+        model.generation_config.eos_token_id = found["ends"]
     model.generation_config.max_new_tokens = found["max_new_tokens"]
 
 

@@ -12,9 +12,10 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 
+from .decode import NEXT, next_token
 from .encoder import INPUTS, Batch
 from .questions import ENDS, NOWHERE
-from .tasks import SEVERAL
+from .tasks import SEVERAL, TASKS
 
 
 def tensors(batch: Batch) -> dict[str, torch.Tensor]:
@@ -36,6 +37,7 @@ class Kind(Enum):
     ENDS = "two tokens of the row, where an answer begins and ends"
     VECTOR = "nothing: they are a vector of length 1"
     TEXT = "the next token of a text that the model writes"
+    NEXT = "the token after each"
 
 
 def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -52,6 +54,8 @@ def kind_of(model: PreTrainedModel) -> Kind:
         return Kind.ENDS
     if model.config.is_encoder_decoder:
         return Kind.TEXT
+    if type(model).__name__.endswith(TASKS["text-generation"].head):
+        return Kind.NEXT
     if type(model).__name__.endswith("Model"):
         return Kind.VECTOR
     if model.config.problem_type == SEVERAL:
@@ -63,6 +67,7 @@ def answers(logits: torch.Tensor, mask: torch.Tensor | None, kind: Kind) -> torc
     """One choice a line, float32: (rows, labels) as they are; of (rows, tokens, labels), those of the real tokens. A
     line of one is a number.
 
+    The token after each: (pairs of neighbouring real tokens, vocabulary).
     Several labels: each is a choice of its own, no or yes, (rows * labels, 2), so that a KL is one of Bernoullis. Ends:
     (rows * 2, tokens), padding with a logit of NOWHERE. A vector is as many numbers, (rows * width, 1), in a unit in
     which half their mean squared difference is 1 less the cosine.
@@ -76,6 +81,9 @@ def answers(logits: torch.Tensor, mask: torch.Tensor | None, kind: Kind) -> torc
         assert mask is not None
         there = mask.bool().repeat_interleave(2, dim=0)
         return logits.float().transpose(1, 2).reshape(len(there), -1).masked_fill(~there, NOWHERE)
+    if kind is Kind.NEXT:
+        assert mask is not None
+        return logits[:, :-1][mask[:, 1:].bool()].float()
     return (logits if logits.ndim == 2 or mask is None else logits[mask.bool()]).float()
 
 
@@ -110,7 +118,7 @@ def _joined(forward: Any, *args: Any, **kwargs: Any) -> TokenClassifierOutput:
 def forward(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One inference call: input_ids and attention_mask (rows, length) int64, or pixel_values (rows, channels, height,
     width) float32 -> {"logits": float32}, (rows, labels) or (rows, length, labels); of a model that writes
-    {"sequences": int64}, (rows, tokens).
+    {"sequences": int64}, (rows, tokens); of one that goes on with texts {NEXT: float32}, (rows, length, 2).
     """
     if kind_of(model) is Kind.TEXT:
         from .seq2seq import write
@@ -118,4 +126,6 @@ def forward(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, n
         return write(model, batch)
     with torch.inference_mode():
         out = model(**tensors(batch))
+    if kind_of(model) is Kind.NEXT:
+        return {NEXT: next_token(out.logits.float().numpy(), batch["input_ids"], batch["attention_mask"])}
     return {"logits": out.logits.float().numpy()}

@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from .continuations import nats
+from .decode import NEXT
 from .encoder import run_rows
 from .inference import Kind, answers, divergence, forward, kind_of, pad_id
 from .tags import NO_LABEL
@@ -37,7 +39,8 @@ def labels_key(model: PreTrainedModel) -> str:
 
 def answered(logits: torch.Tensor, batch: dict[str, torch.Tensor], kind: Kind) -> tuple[torch.Tensor, torch.Tensor]:
     """A model's answers, (lines, labels) float32, and their labels (lines,) int64 (numbers: float64): a line a row, a
-    real token, a label of a row that may have several, an end of an answer, or a token of a text that is written."""
+    real token, a label of a row that may have several, an end of an answer, a token of a text that is written, or
+    one after another."""
     if kind is Kind.SEVERAL:
         return answers(logits, None, kind), batch[CHOSEN].reshape(-1)
     mask, labels = batch.get("attention_mask"), batch["labels"]
@@ -46,6 +49,8 @@ def answered(logits: torch.Tensor, batch: dict[str, torch.Tensor], kind: Kind) -
     lines = answers(logits, mask, kind)
     if kind is Kind.ENDS:
         return lines, chosen_tokens(labels)
+    if kind is Kind.NEXT:
+        return lines, labels[:, 1:][mask[:, 1:].bool()]
     return lines, labels if labels.ndim == 1 or mask is None else labels[mask.bool()]
 
 
@@ -104,15 +109,18 @@ class Judge:
         vectors, 1 less the mean cosine, or the mean of `pair_loss`; the model is left as it was."""
         training, device = model.training, model.device
         cast(nn.Module, model).to("cpu").eval()
-        if kind_of(model) is Kind.TEXT:
+        kind = kind_of(model)
+        if kind is Kind.TEXT:
             from .seq2seq import cross_entropy
 
             value = cross_entropy(model, self.ids, self.wanted)
             cast(nn.Module, model).to(device).train(training)
             return value
-        logits = torch.from_numpy(run_rows(partial(forward, model), self.ids, pad_id(model), "logits"))
+        found = run_rows(partial(forward, model), self.ids, pad_id(model), NEXT if kind is Kind.NEXT else "logits")
         cast(nn.Module, model).to(device).train(training)
-        wanted, kind = torch.from_numpy(one_a_line(self.wanted)), kind_of(model)
+        if kind is Kind.NEXT:  # the rows' own tokens are wanted
+            return nats(found, [len(row) for row in self.ids])
+        logits, wanted = torch.from_numpy(found), torch.from_numpy(one_a_line(self.wanted))
         if kind is Kind.VECTOR:
             if wanted.ndim > 1:
                 return float(divergence(answers(logits, None, kind), answers(wanted, None, kind)))

@@ -40,6 +40,7 @@ from .structure import (
     describe_by_config,
     family,
     keep_blocks,
+    require_linear,
     structure_of,
     sublayers,
 )
@@ -89,6 +90,7 @@ def prune(
         raise InputError("pruning needs rows to measure on; give at least one")
     check_cut(model.config.model_type, settings)
     teacher, full = copy.deepcopy(model), shape_of(model)
+    require_linear(model)
     if settings.even and len({heads for heads, _ in full}) > 1:
         raise InputError("even: the layers have different numbers of heads already; cut the checkpoint as it came")
     report(0.0, "which layers are missed least")

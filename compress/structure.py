@@ -75,6 +75,21 @@ def linear(block: nn.Module, path: str) -> nn.Linear:
     return cast(nn.Linear, attrgetter(path)(block))
 
 
+def inputs_of(block: nn.Module, path: str) -> int:
+    """How many inputs the linear layer at `path` has; of GPT-2's Conv1D too, whose matrix is transposed."""
+    layer = linear(block, path)
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.weight.shape[0]  # type: ignore[unreachable]
+
+
+def require_linear(model: PreTrainedModel) -> None:
+    """InputError for a model of which nothing inside a layer can be cut."""
+    if not family(model).linear:
+        kind = model.config.model_type
+        raise InputError(
+            f"prune: the transposed matrices of a '{kind}' model cannot be cut; distill it to fewer layers"
+        )
+
+
 def head_size(model: PreTrainedModel) -> int:
     """Width of one attention head; cutting never changes it."""
     key, config = family(model).head_size_key, model.config
@@ -84,16 +99,14 @@ def head_size(model: PreTrainedModel) -> int:
 def structure_of(model: PreTrainedModel) -> Structure:
     """The shape a model has now, read from its weights."""
     parts, size = family(model), head_size(model)
-    layers = [
-        Layer(linear(b, parts.attention_out).in_features // size, linear(b, parts.down).in_features)
-        for b in blocks(model)
-    ]
+    layers = [Layer(inputs_of(b, parts.attention_out) // size, inputs_of(b, parts.down)) for b in blocks(model)]
     return Structure(size, tuple(layers))
 
 
 def described_by_config(model: PreTrainedModel) -> bool:
     """True when config.json alone rebuilds the model, so that plain `from_pretrained` loads it."""
     heads, width = model.config.num_attention_heads, getattr(model.config, family(model).width_key)
+    width = width or 4 * model.config.hidden_size  # GPT-2's, where its config does not say
     return all(layer == Layer(heads, width) for layer in structure_of(model).layers)
 
 
@@ -134,7 +147,7 @@ def cut(model: PreTrainedModel, heads: Sequence[np.ndarray], neurons: Sequence[n
     """Remove every head and feed-forward neuron that is not listed (numbers per layer), in place."""
     parts, size = family(model), head_size(model)
     for block, keep_heads, keep_neurons in zip(blocks(model), heads, neurons, strict=True):
-        count = linear(block, parts.attention_out).in_features // size
+        count = inputs_of(block, parts.attention_out) // size
         if len(keep_heads) != count:
             if not parts.cuts_heads:
                 raise InputError(f"the heads of a '{model.config.model_type}' model cannot be cut; cut ffn or layers")
@@ -146,9 +159,10 @@ def cut(model: PreTrainedModel, heads: Sequence[np.ndarray], neurons: Sequence[n
             for path in parts.head_counts:
                 owner, _, name = path.rpartition(".")
                 setattr(attrgetter(owner)(block), name, len(keep_heads))
-        width = linear(block, parts.down).in_features
+        width = inputs_of(block, parts.down)
         if len(keep_neurons) != width:
-            _keep(block, parts.up, _repeated(keep_neurons, parts.gates, width), 0)
+            for path in filter(None, (parts.up, parts.gate)):
+                _keep(block, path, _repeated(keep_neurons, parts.gates, width), 0)
             _keep(block, parts.down, keep_neurons, 1)
 
 
@@ -160,7 +174,13 @@ def keep_blocks(model: PreTrainedModel, keep: list[int]) -> None:
         raise InputError(f"layers: {keep} is not an ascending choice of the layers 0..{len(found) - 1}")
     if family(model).first_stays and keep[0] != 0:
         raise InputError(f"layers: the first layer of a '{model.config.model_type}' model has to stay, {keep} drops it")
+    if getattr(model.config, "scale_attn_by_inverse_layer_idx", False) and len(keep) < len(found):
+        raise InputError("layers: the attention of this model is scaled by the number of its layer; all have to stay")
     kept = [found[k] for k in keep]
+    for number, block in enumerate(kept):
+        for part in block.modules():  # a decoder's attention has a place in the cache
+            if hasattr(part, "layer_idx"):
+                vars(part)["layer_idx"] = number
     while len(found):
         del found[-1]
     found.extend(kept)
@@ -179,8 +199,9 @@ def widen(model: PreTrainedModel) -> None:
         return
     found, size = blocks(model), head_size(model)
     widest = [max(range(len(layers)), key=lambda i: key(layers[i])) for key in (attrgetter("heads"), attrgetter("ffn"))]
-    for paths, source in zip(((*parts.heads_in, parts.attention_out), (parts.up, parts.down)), widest, strict=True):
-        for path in paths:
+    ffn = (parts.up, parts.gate, parts.down)
+    for paths, source in zip(((*parts.heads_in, parts.attention_out), ffn), widest, strict=True):
+        for path in filter(None, paths):
             if has(found[source], path):
                 wide = linear(found[source], path)
                 for block in found:

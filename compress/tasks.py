@@ -12,8 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from . import data, noise, questions, similar, tags, written
-from .data import ALIKE, IMAGES, LABELS, NUMBERS, PAIR_NUMBERS, PAIRS, QUESTIONS, TEXT, TEXTS, WORDS, Columns, Rows
+from . import continuations, data, noise, questions, similar, tags, written
+from .data import (
+    ALIKE,
+    IMAGES,
+    LABELS,
+    NUMBERS,
+    PAIR_NUMBERS,
+    PAIRS,
+    PROSE,
+    QUESTIONS,
+    TEXT,
+    TEXTS,
+    WORDS,
+    Columns,
+    Rows,
+)
+from .decode import NEXT
 from .encoder import PAIR, PIXELS, Encoder
 from .errors import InputError
 
@@ -41,7 +56,7 @@ class Task:
     columns: Columns = TEXT
     per_token: bool = False  # the model answers for every token, not for the row
     several: bool = False  # a row may have several labels, or none: each logit is a yes or a no of its own
-    beside: Callable[[np.ndarray, Any], dict[str, float]] | None = None  # further figures of the rows, in points
+    beside: Callable[[np.ndarray, Any], dict[str, float]] | None = None  # further figures of the rows, by name
 
     @property
     def number(self) -> bool:
@@ -69,6 +84,16 @@ class Task:
         return self.columns.written
 
     @property
+    def goes_on(self) -> bool:
+        """It goes on with a text: the model says of each token how likely the next one is (decode.NEXT)."""
+        return self.columns.own
+
+    @property
+    def gives_text(self) -> bool:
+        """The answer is made token by token: a text of the model's own, or what comes after one."""
+        return self.writes or self.goes_on
+
+    @property
     def token_by_token(self) -> bool:
         """Two models can be compared only where they cut text into the same tokens."""
         return self.per_token or self.writes
@@ -87,7 +112,7 @@ class Task:
     def same(self, ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int] = ()) -> np.ndarray:
         """Which rows, or tokens, two models answer alike, (rows,) bool: all labels the same; numbers within a tenth of
         how far `theirs` are spread; vectors of nearly one direction. `lengths`: of the rows in tokens, where the
-        answers are parts of them."""
+        answers are parts of them, or come after."""
         if self.vector:
             return similar.alike(ours, theirs)
         if self.answer:
@@ -96,9 +121,15 @@ class Task:
             return written.alike(ours, theirs)
         if self.number:
             return near(ours, theirs)
+        if self.goes_on:
+            return continuations.alike(ours, theirs, lengths)
         if self.several:
             return ((ours > 0) == (theirs > 0)).all(axis=-1)
         return ours.argmax(axis=-1) == theirs.argmax(axis=-1)
+
+    def weighed(self, outputs: np.ndarray) -> np.ndarray:
+        """The outputs that are compared as numbers: all, but not the number of a token."""
+        return outputs[..., :1] if self.goes_on else outputs
 
     @property
     def reads_text(self) -> bool:
@@ -120,9 +151,9 @@ class Task:
         return noise.all_changed(texts, change, share, seed, first=self.answer)
 
     def bears(self, change: noise.Change) -> bool:
-        """The labels of a row stay true under a change."""
+        """The labels of a row stay true under a change; a text that is its own label has another one then."""
         moved = self.columns.of_words or self.writes
-        return self.reads_text and (not moved or change in noise.KEEP_THE_WORDS)
+        return self.reads_text and not self.goes_on and (not moved or change in noise.KEEP_THE_WORDS)
 
     def metric(self, outputs: np.ndarray, gold: Any) -> float:
         """What was gained of what could be, in points, 0..100: the mean of `correct` where that is of bools."""
@@ -249,6 +280,10 @@ def _entities(logits: np.ndarray, labels: tuple[str, ...], texts: Sequence[str],
     return tags.decode(softmax(logits), labels, texts, encoder)
 
 
+def _continued(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
+    return continuations.decode(outputs, texts, encoder)
+
+
 def _found_answers(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
     return questions.decode(outputs, texts, encoder)
 
@@ -334,6 +369,21 @@ _RECORDS = (
         decode=written.decode,
         columns=TEXTS,
         beside=written.beside,
+    ),
+    Task(
+        name="text-generation",
+        head=("ForCausalLM", "LMHeadModel"),
+        auto_class="AutoModelForCausalLM",
+        inputs=("input_ids", "attention_mask"),
+        output=NEXT,
+        metric_name="next-token accuracy",
+        gold=continuations.own_tokens,
+        taught=continuations.own_tokens,
+        correct=continuations.right,
+        decode=_continued,
+        columns=PROSE,
+        per_token=True,
+        beside=continuations.perplexity,
     ),
     replace(
         _CLASSES,

@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from .encoder import collate
 from .errors import InputError, StepError, nearest
+from .families import FAMILIES
 from .inference import Kind, inputs_of, kind_of, not_finite, pad_id
 from .losses import Judge, Labels, labels_key, one_a_line, supervised
 from .numbers import standard_units
@@ -136,8 +137,9 @@ def fit(
     """
     embeddings = model.get_input_embeddings() if kind_of(model) is Kind.TEXT else None
     if embeddings is None:  # positions and norms too
-        parts = model.base_model.named_children()
-        embeddings = next(part for name, part in parts if name in ("embeddings", "embedder"))
+        parts, known = dict(model.base_model.named_children()), FAMILIES.get(model.config.model_type)
+        names = (known.embeddings.partition(".")[0],) if known else ("embeddings", "embedder")
+        embeddings = next(parts[name] for name in names if name in parts)
     trained = [p for p in embeddings.parameters() if p.requires_grad]
     micro = settings.batch_size
     if settings.adversarial is not None:

@@ -25,7 +25,8 @@ REFUSED_KEYS = (
 # Sizes that the rest of the house relies on, where a config has them.
 SIZES = (
     "vocab_size", "hidden_size", "dim", "num_hidden_layers", "n_layers", "num_attention_heads", "n_heads",
-    "intermediate_size", "hidden_dim", "max_position_embeddings",
+    "intermediate_size", "hidden_dim", "max_position_embeddings", "num_key_value_heads", "head_dim", "n_embd", "n_head",
+    "n_layer", "n_positions",
 )  # fmt: skip
 
 
@@ -63,7 +64,7 @@ def read_config(path: Path) -> dict:
         value = config.get(key, 1)
         if type(value) is not int or not 1 <= value < 10**8:
             raise InputError(f"{path}: '{key}' is {value!r}; a positive whole number is expected")
-    for heads, width in (("num_attention_heads", "hidden_size"), ("n_heads", "dim")):
+    for heads, width in (("num_attention_heads", "hidden_size"), ("n_heads", "dim"), ("n_head", "n_embd")):
         if config.get(width, 0) % config.get(heads, 1):
             raise InputError(f"{path}: '{width}' {config[width]} is not a multiple of '{heads}' {config[heads]}")
     pad = config.get("pad_token_id")

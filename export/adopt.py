@@ -72,7 +72,7 @@ def _from_bundle(bundle: Path, scratch: Path) -> Artifact:
         max_length=manifest["max_length"],
         pad_id=manifest["pad_id"],
         source=manifest["source"]["checkpoint"],
-        generation=rules and rules | {"decoder": Path(rules["decoder"]).name},
+        generation=rules and rules | ({"decoder": Path(rules["decoder"]).name} if "decoder" in rules else {}),
         details=manifest["source"]["details"],
         lengths=() if lengths == "longest" else tuple(lengths),
         batch_size=manifest["batch_size"],
@@ -82,8 +82,8 @@ def _from_bundle(bundle: Path, scratch: Path) -> Artifact:
 def _foreign(model: Path, scratch: Path, task: Task, max_length: int) -> Artifact:
     """A model file of another tool; labels and padding come from the config.json beside it, shapes that are fixed and
     the output's name from the model."""
-    if task.writes:
-        raise InputError(f"{model}: of a model that writes, our own export or bundle is expected: two graphs and rules")
+    if task.gives_text:
+        raise InputError(f"{model}: of a model that gives texts, our own export or bundle is expected, with its rules")
     reader = reader_file(task.inputs)
     folder = next((f for f in (model.parent, model.parent.parent) if (f / reader).is_file()), None)
     if folder is None or not (folder / "config.json").is_file():

@@ -11,19 +11,24 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from ..compress.decode import Decoder
 from ..compress.encoder import Encoder, encoder_of, reader_file
 from ..compress.errors import InputError, missing_extra
 from ..compress.greedy import writer
+from ..compress.tasks import Task
 from .modelfile import check_model_file
 from .session import ENGINES, PROVIDERS, RUNTIMES, Session, open_session, padded
 
 MANIFEST = "artifact.json"
 # What each runtime can be asked for here. int8-dynamic: activation ranges at run time; int8-static: calibrated.
 # fp16 is for GPUs: half the size everywhere, but a CPU computes it in float32.
+# int8-weight, int4-weight: the weights of matrix products alone, for models whose time goes into reading them.
 PRECISIONS = {
     "pytorch": ("fp32",),
-    "onnxruntime": ("fp32", "fp16", "int8-dynamic", "int8-static"),
-    "openvino": ("fp32", "fp16", "bf16", "int8-static"),
+    "onnxruntime": ("fp32", "fp16", "int8-dynamic", "int8-static", "int8-weight", "int4-weight"),
+    "openvino": ("fp32", "fp16", "bf16", "int8-static", "int8-weight", "int4-weight"),
     "onnxruntime-cuda": ("fp32", "fp16"),
     "onnxruntime-tensorrt": ("fp32", "fp16", "int8-static"),
     "tensorrt": ("fp32", "fp16", "bf16", "int8-static"),
@@ -35,14 +40,20 @@ OF_TEXTS = {
     "onnxruntime": ("fp32", "int8-dynamic"),
     "openvino": ("fp32", "bf16", "int8-static"),
 }
+WEIGHTS_ONLY = {"int8-weight": 8, "int4-weight": 4}  # bits
+OF_DECODERS = ("fp32", "bf16", *WEIGHTS_ONLY)  # the cache and every token's activations stay in float
 ON_GPU = (*PROVIDERS, *ENGINES)
 GRAPH = "graph.onnx"  # beside an engine, what it was built from: for the parity gate, not shipped
 EXTRA = {**dict.fromkeys(ON_GPU, "gpu"), "tensorrt_rtx": "rtx"}  # what brings a runtime's packages; "cpu" otherwise
 
 
-def precisions_of(writes: bool) -> dict[str, tuple[str, ...]]:
-    """What each runtime can be asked for, of a model that writes or of another."""
-    return OF_TEXTS if writes else PRECISIONS
+def precisions_of(runtime: str, task: Task) -> tuple[str, ...]:
+    """Those of PRECISIONS that a task's models are made in; none where they do not run."""
+    if task.writes:
+        return OF_TEXTS.get(runtime, ())
+    if task.goes_on:
+        return () if runtime in ON_GPU else tuple(p for p in PRECISIONS[runtime] if p in OF_DECODERS)
+    return tuple(p for p in PRECISIONS[runtime] if p not in WEIGHTS_ONLY)
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,8 @@ class Artifact:
     details: dict = field(default_factory=dict)  # opset, fused counts, how it was quantised
     lengths: tuple[int, ...] = ()  # tokens; calls are padded to the next of them. None: to their longest row
     batch_size: int | None = None  # rows of every call; None: any
-    # of a model that writes: the file that is its decoder, and what `writer` is told
+    # of a model that writes: the file that is its decoder, and what `writer` is told; of one that goes on with texts:
+    # what `Decoder` is told
     generation: dict | None = None
 
     def write(self) -> Artifact:
@@ -83,7 +95,7 @@ class Artifact:
 
             return open_pytorch(self.path, self.task, threads, self.generation)
         model, rules = self.path / self.files[0], dict(self.generation or {})
-        models = [model, self.path / rules.pop("decoder")] if rules else [model]
+        models = [model, *([self.path / rules.pop("decoder")] if self.halves else [])]
         if self.runtime in ENGINES:  # executable code: only the very bytes that were built
             with model.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -100,11 +112,24 @@ class Artifact:
             session, *decoder = (open_session(file, self.runtime, self.precision, threads) for file in models)
         except ImportError as error:
             raise missing_extra(error.name or self.runtime, EXTRA.get(self.runtime, "cpu")) from None
-        if rules:
+        if decoder:
             return writer(session, *decoder, **rules)
+        if rules:
+            return Decoder(session, rules)
         if self.lengths or self.batch_size:
             return padded(session, self.lengths, self.pad_id, self.batch_size)
         return session
+
+    @property
+    def halves(self) -> bool:
+        """It writes, and is two graphs."""
+        return "decoder" in (self.generation or {})
+
+    def whole(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A batch with everything that the model file takes: an empty cache where it has one."""
+        if self.generation is None or self.halves:
+            return batch
+        return Decoder(lambda given: given, self.generation).begun(batch)
 
     def encoder(self) -> Encoder:
         """The tokenizer, or the preprocessor of images, that goes with the model."""
@@ -123,7 +148,7 @@ def read_artifact(path: Path) -> Artifact:
         for key in ("files", "inputs", "outputs", "labels", "lengths"):
             data[key] = tuple(data.get(key, ()))
         artifact = Artifact(path=path, **data)
-        if artifact.generation and artifact.generation["decoder"] not in artifact.files:
+        if artifact.halves and artifact.generation["decoder"] not in artifact.files:
             raise ValueError("generation.decoder")
         if not artifact.files or type(artifact.max_length) is not int or type(artifact.pad_id) is not int:
             raise ValueError("files, max_length and pad_id")

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from ..compress import decode as decode_module
 from ..compress import encoder as encoder_module
 from ..compress import greedy as greedy_module
 from ..compress.errors import InputError
@@ -35,10 +36,11 @@ from .session import Session
 
 SCHEMA = 2
 GOLDEN_ROWS = 8
+WEIGHTS_TOLERANCE = {"int8-weight": 0.2, "int4-weight": 0.2}  # runtimes round activations to 8 bits beside such weights
 # Largest difference of an output on another machine of the kind; INT8 rounds differently where float sums differ.
 GOLDEN_TOLERANCE = {
-    "onnxruntime": {"fp32": 1e-3, "fp16": 0.05, "int8-dynamic": 0.2, "int8-static": 0.2},
-    "openvino": {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2},
+    "onnxruntime": {"fp32": 1e-3, "fp16": 0.05, "int8-dynamic": 0.2, "int8-static": 0.2, **WEIGHTS_TOLERANCE},
+    "openvino": {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2, **WEIGHTS_TOLERANCE},
     **{key: {"fp32": 0.005, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2} for key in ON_GPU},
 }
 OTHER_TEXTS = 0.5  # of a model that writes, where rounding is coarse: the share of golden rows with another text
@@ -58,6 +60,7 @@ CODE = (
     session_module,
     encoder_module,
     greedy_module,
+    decode_module,
 )  # copied as it is
 IMAGES_CODE = Path(encoder_module.__file__).with_name("images.py")  # and where there are images
 
@@ -79,12 +82,14 @@ def write_bundle(
     `about` knows of licence and data. `reference_texts`, ordinary inputs, become reference.json. `extra_files` are
     copied to the top as they are.
     """
-    written = dict(artifact.generation or {})
-    for file in (artifact.files[0], *([written["decoder"]] if written else [])):
+    rules = dict(artifact.generation or {})
+    for file in (artifact.files[0], *([rules["decoder"]] if artifact.halves else [])):
         try:
             check_model_file(artifact.path / file, artifact.runtime)
         except ValueError as error:
             raise InputError(f"{artifact.path / file}: {error}") from None
+    if artifact.halves:
+        rules["decoder"] = f"model/{rules['decoder']}"
     (out / "model").mkdir(parents=True)
     for file in artifact.files:
         shutil.copyfile(artifact.path / file, out / "model" / file)
@@ -112,7 +117,7 @@ def write_bundle(
         "inputs": list(artifact.inputs),
         "outputs": list(artifact.outputs),
         "labels": list(artifact.labels),
-        **({"generation": written | {"decoder": f"model/{written['decoder']}"}} if written else {}),
+        **({"generation": rules} if rules else {}),
         "max_length": artifact.max_length,
         "pad_id": artifact.pad_id,
         "length_policy": {"truncate": "right", "pad": "right", "pad_to": list(artifact.lengths) or "longest"},
@@ -133,7 +138,7 @@ def write_bundle(
     write_sbom(out, name, manifest["version"], about.licence, tool, loaded, packages, environment)
     session, encoder = open_model(out, manifest)
     size = 0.0
-    if reference_texts:
+    if reference_texts and not TASKS[artifact.task].goes_on:  # what goes on is not counted by label and confidence
         ids = [row if len(row) else [encoder.pad_id] for row in encoder.ids(reference_texts)]
         outputs = encoder_module.run_rows(session, ids, encoder.pad_id, manifest["outputs"][0])
         size = spread(outputs)
@@ -173,7 +178,7 @@ def _write_golden(
     for text in map(encoder.small, texts[:GOLDEN_ROWS]):
         ids = encoder.ids([text])[0]
         output = np.asarray(session(encoder.pad([ids]))[manifest["outputs"][0]])[0]
-        if "generation" in manifest:
+        if TASKS[manifest["task"]].writes:
             answer = encoder.text(output)
         else:
             output = output.astype(np.float32)
@@ -183,7 +188,7 @@ def _write_golden(
     tolerance = GOLDEN_TOLERANCE[runtime][manifest["precision"]]
     if TASKS[manifest["task"]].has_unit:
         tolerance *= size or spread(np.array([row["output"] for row in rows]))
-    if "generation" in manifest:
+    if TASKS[manifest["task"]].writes:
         tolerance = 0.0 if manifest["precision"] == "fp32" else OTHER_TEXTS
     golden = {"tolerance": {runtime: tolerance}, "rows": rows}
     (out / manifest["golden"]).write_text(json.dumps(golden, indent=1) + "\n")

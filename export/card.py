@@ -158,6 +158,8 @@ def _into(manifest: dict) -> str:
         return f"each a vector of {len(manifest['labels'])} numbers and of length 1, so that products are cosines"
     if task.writes:
         return f"answered with a text of {manifest['generation']['max_new_tokens']} tokens at most"
+    if task.goes_on:
+        return f"on by {manifest['generation']['max_new_tokens']} tokens at most, each time the likeliest"
     if task.number or task.answer:
         return "into a number" if task.number else "for a part of the context"
     return f"into {len(manifest['labels'])} labels"
@@ -167,6 +169,8 @@ def _limits(manifest: dict) -> str:
     task = TASKS[manifest["task"]]
     if task.writes:
         return "it writes the likeliest token each time, and may write what the text does not say."
+    if task.goes_on:
+        return "what it writes is likely, and need not be true."
     if task.answer:
         return f"an answer is {LONGEST} tokens long at most, and what is cut off of a long context is not looked at."
     if task.per_token:
@@ -190,6 +194,8 @@ def _answer(manifest: dict) -> str:
     task = TASKS[manifest["task"]]
     if task.writes:
         return "encoder.text(sequences[0])"
+    if task.goes_on:
+        return 'encoder.tokenizer.decode([i for i in session.continued(encoder.prompts(["..."]))[0] if i >= 0])'
     if task.answer:
         return "logits[0].argmax(0).tolist()  # its first and its last token"
     if task.per_token:

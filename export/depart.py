@@ -11,7 +11,15 @@ import numpy as np
 from .artifact import Artifact
 
 # How far a tensor inside the graph may be off: root mean square of the difference, as a share of that of its values.
-DEPARTS = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.05, "int8-dynamic": 0.3, "int8-static": 0.3}
+DEPARTS = {
+    "fp32": 1e-3,
+    "fp16": 0.02,
+    "bf16": 0.05,
+    "int8-dynamic": 0.3,
+    "int8-static": 0.3,
+    "int8-weight": 0.1,
+    "int4-weight": 0.3,
+}
 
 
 class Values(Protocol):
@@ -47,7 +55,7 @@ def first_departure(plain: Path, artifact: Artifact, batch: dict[str, np.ndarray
 
     graph = onnx.shape_inference.infer_shapes(onnx.load(plain)).graph
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}
-    theirs = _OnnxValues(plain)
+    theirs, batch = _OnnxValues(plain), artifact.whole(batch)
     ours: Values = VALUES[Path(artifact.files[0]).suffix](artifact.path / artifact.files[0])
     places = [
         (node, name)

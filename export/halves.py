@@ -24,12 +24,13 @@ def plain_decoder(plain: Path) -> Path:
     return plain.with_name(f"{plain.stem}-{DECODER}.onnx")
 
 
-def trace(checkpoint: Checkpoint, task: Task, target: Path, opset: int) -> None:
+def trace(checkpoint: Checkpoint, task: Task, target: Path) -> None:
     """Write both halves of a checkpoint as ONNX files: `target` and its `plain_decoder`. Rows, input length and number
     of tokens held are dynamic."""
     import torch
 
     from ..compress.seq2seq import DecoderHalf, EncoderHalf
+    from .to_onnx import traced
 
     model = load(checkpoint, task)
     model.set_attn_implementation("eager")
@@ -49,17 +50,7 @@ def trace(checkpoint: Checkpoint, task: Task, target: Path, opset: int) -> None:
         axes = {name: sizes[name.partition(".")[0]] for name in (*half.inputs, *half.outputs)}
         if half is encoder:
             axes["input_ids"] = sizes["attention_mask"]
-        torch.onnx.export(
-            half,
-            given,
-            str(file),
-            input_names=half.inputs,
-            output_names=half.outputs,
-            dynamic_axes=axes,
-            opset_version=opset,
-            do_constant_folding=True,
-            dynamo=False,
-        )
+        traced(half, given, file, half.inputs, half.outputs, axes)
 
 
 def recorded(plain: Path, checkpoint: Checkpoint, calibration: Sequence[Batch]) -> list[Batch]:
@@ -79,8 +70,9 @@ def recorded(plain: Path, checkpoint: Checkpoint, calibration: Sequence[Batch]) 
 
 
 def generation_of(checkpoint: Checkpoint, task: Task, files: Sequence[str]) -> dict | None:
-    """`Artifact.generation` for a model that writes: `files` are the encoder, the decoder, or files of both."""
+    """`Artifact.generation` for a model that gives texts: `files` of one that writes are the encoder, the decoder, or
+    files of both."""
     if not task.writes:
-        return None
+        return checkpoint.generation if task.goes_on else None
     decoder = next((name for name in files if name.startswith(f"{DECODER}.")), files[0])
     return {"decoder": decoder, **checkpoint.generation}

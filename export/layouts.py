@@ -50,7 +50,7 @@ def to_triton(bundle: Path, out: Path) -> None:
     if manifest["runtime"] not in TRITON_BACKENDS:
         raise InputError(f"layout triton: for {' and '.join(TRITON_BACKENDS)} bundles, not {manifest['runtime']}")
     if "generation" in manifest:
-        raise InputError("layout triton: a backend of Triton calls one model once; this one writes token by token")
+        raise InputError("layout triton: a backend of Triton calls one model once; this one goes token by token")
     home = out / manifest["name"]
     (home / manifest["version"]).mkdir(parents=True)
     model = bundle / manifest["model"]

@@ -68,7 +68,8 @@ def read_manifest(bundle: Path) -> dict:
 
 def models_of(manifest: dict) -> list[str]:
     """The files that the runtime opens: one, or the two halves of a model that writes."""
-    return [manifest["model"], *([manifest["generation"]["decoder"]] if "generation" in manifest else [])]
+    rules = manifest.get("generation", {})
+    return [manifest["model"], *([rules["decoder"]] if "decoder" in rules else [])]
 
 
 def digest_line(raw: bytes) -> bytes:
@@ -92,6 +93,10 @@ def conforms(value: object, schema: dict, root: dict, key: str = "") -> None:
     if "$ref" in schema:
         schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
     name = f"key {key!r}" if key else "the manifest"
+    if "anyOf" in schema:
+        said = [_broken(value, choice, root, key) for choice in schema["anyOf"]]
+        if all(said):
+            raise ValueError("; or ".join(map(str, said)))
     kinds = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type", [])
     if kinds and type(value) not in {t for kind in kinds for t in TYPES[kind]}:
         raise ValueError(f"{name} is not of type {' or '.join(kinds)}")
@@ -119,6 +124,15 @@ def conforms(value: object, schema: dict, root: dict, key: str = "") -> None:
             if inner not in properties and more is False:
                 raise ValueError(f"key {_join(key, inner)!r} is unknown")
             conforms(item, properties.get(inner, more), root, _join(key, inner))
+
+
+def _broken(value: object, schema: dict, root: dict, key: str) -> str | None:
+    """What `conforms` says against it."""
+    try:
+        conforms(value, schema, root, key)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def inside(name: str) -> str:

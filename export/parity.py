@@ -35,6 +35,8 @@ TOLERANCES = {
     "bf16": Tolerance(None, 0.97, 2.0),
     "int8-dynamic": Tolerance(None, 0.85, 6.0),
     "int8-static": Tolerance(None, 0.85, 6.0),
+    "int8-weight": Tolerance(None, 0.9, 2.0),
+    "int4-weight": Tolerance(None, 0.75, 6.0),
 }
 
 
@@ -68,7 +70,8 @@ def compare(ours: np.ndarray, theirs: np.ndarray, gold: Any, task: Task, lengths
     """Compare outputs (rows, labels) of an artefact with its checkpoint's; `gold` as `Task.correct` takes it, None
     where nobody knows what is right: then the metric counts for nothing. `lengths`: as `Task.same` takes them.
     """
-    difference = np.abs(ours.astype(np.float64) - theirs) / (spread(theirs) if task.has_unit else 1.0)
+    apart = task.weighed(ours).astype(np.float64) - task.weighed(theirs)
+    difference = np.abs(apart) / (spread(theirs) if task.has_unit else 1.0)
     if task.writes:
         difference = np.zeros(1)  # of token ids there is none: texts are the same or others
     return Parity(
@@ -132,7 +135,7 @@ def gate(
 def departure(plain: Path, artifact: Artifact, batch: dict[str, np.ndarray]) -> str:
     """For the message of `gate`: the node of the plain ONNX graph whose output the artefact first departs from."""
     graph = _graph(artifact)
-    if graph.suffix not in VALUES or artifact.generation:
+    if graph.suffix not in VALUES or artifact.halves:
         return ""  # an .ort file: nothing inside can be asked for; of two graphs, no one departs by itself
     found = first_departure(plain, replace(artifact, files=(graph.name,)), batch)
     return f"; {found}" if found else "; no node departs by itself, the differences add up"

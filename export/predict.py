@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..compress.cells import columns_of, image_of, is_text
+from ..compress.decode import Decoder
 from ..compress.encoder import collate, run_rows
 from ..compress.errors import InputError
 from ..compress.tasks import TASKS, points, rows_of_texts, sigmoid, softmax
@@ -48,7 +49,7 @@ class Predictor:
     def __call__(self, texts: Sequence[str], seconds: Sequence[str] = ()) -> list[dict]:
         """One answer per text: {label, score, scores}; {labels, scores} where a text may have several; {value} where
         it has a number; {embedding} where it has a vector; {entities} for token-classification; {answer, start, end,
-        score} for question-answering; {text} that it wrote.
+        score} for question-answering; {text} that it wrote, or that comes after.
         `seconds`: the other text of each, for a task that reads two. An image is a data URI (`image_of`).
         """
         if not texts:
@@ -58,7 +59,22 @@ class Predictor:
         if not all(map(is_text, [*texts, *seconds])):
             raise InputError("a text holds half a character (a lone surrogate) or U+001E; give UTF-8")
         texts = rows_of_texts(self.task, texts, seconds)
-        return self.task.decode(self._outputs(texts), self.labels, texts, self.encoder)
+        outputs = self.continued(self.prompts(texts)) if self.task.goes_on else self._outputs(texts)
+        return self.task.decode(outputs, self.labels, texts, self.encoder)
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts to be continued, with room for what comes after them."""
+        return self.encoder.prompts(texts, self._decoder.room)
+
+    def continued(self, rows: Sequence[Sequence[int]], most: int | None = None) -> np.ndarray:
+        """`Decoder.continued` of this bundle's model."""
+        return self._decoder.continued(rows, most)
+
+    @property
+    def _decoder(self) -> Decoder:
+        if not isinstance(self.session, Decoder):
+            raise BundleError("the manifest does not say what its decoder's cache looks like")
+        return self.session
 
     def _outputs(self, texts: Sequence[str]) -> np.ndarray:
         try:

@@ -13,17 +13,22 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..compress.checkpoint import Checkpoint, load
 from ..compress.errors import InputError, StepError, missing_extra
-from ..compress.families import FAMILIES, HALVES, STATIC, WHOLE
+from ..compress.families import FAMILIES, HALVES, STATIC, WHOLE, supported
 from ..compress.tasks import Task
-from .artifact import Artifact
+from .artifact import WEIGHTS_ONLY, Artifact
+from .causal import decoder_onnx
 from .halves import DECODER, ENCODER, generation_of, plain_decoder, recorded, trace
 from .machine import has_int8_isa
 from .onnx_file import finish
+
+if TYPE_CHECKING:
+    import torch
 
 OPSET = 17
 SINGLE_FILE_LIMIT = 2 * 10**9  # bytes; protobuf's
@@ -34,17 +39,23 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
 
     Text: inputs (batch, length) int64, both sizes dynamic. Images: (batch, channels, height, width) float32, of the
     preprocessor's size. Output `task.output` float32, (batch, labels), or (batch, length, labels). Of a model that
-    writes, `halves.trace` writes two files. Raises InputError for an architecture that is not known, before it is
-    loaded.
+    writes, `halves.trace` writes two files; of one that goes on with texts, `causal.decoder_onnx`. Raises InputError
+    for an architecture that is not known, before it is loaded.
     """
+    if task.writes or task.goes_on:
+        (trace if task.writes else decoder_onnx)(checkpoint, task, target)
+        return target
+    kind = checkpoint.config.get("model_type", "")
+    if kind in supported(decoders=True):
+        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model for {task.name}, only for text-generation")
     import torch
 
-    kind, known = checkpoint.config.get("model_type", ""), (*FAMILIES, *WHOLE)
-    if task.writes:
-        with warnings.catch_warnings(), _quiet():
-            warnings.simplefilter("ignore")
-            trace(checkpoint, task, target, OPSET)
-        return _small(target, plain_decoder(target))
+    if task.writes or task.goes_on:
+        (trace if task.writes else decoder_onnx)(checkpoint, task, target)
+        return target
+    kind, known = checkpoint.config.get("model_type", ""), (*supported(decoders=False), *WHOLE)
+    if kind in supported(decoders=True):
+        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model for {task.name}, only for text-generation")
     if kind not in (*known, STATIC):
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(known)}")
     model = load(checkpoint, task)
@@ -58,33 +69,42 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
         def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
             return getattr(self.model(**dict(zip(task.inputs, inputs, strict=True))), task.output)
 
-    wrapped = Positional().eval()  # the exporter puts back the wrapper's mode, dropout included
     if task.reads_text:
         example, axes = torch.ones(2, 16, dtype=torch.long), {0: "batch", 1: "length"}  # 1 would become a constant
     else:
         example, axes = torch.zeros(2, *checkpoint.encoder().shape), {0: "batch"}
+    dynamic = {**dict.fromkeys(task.inputs, axes), task.output: axes if task.per_token else {0: "batch"}}
+    traced(Positional(), (example,) * len(task.inputs), target, list(task.inputs), [task.output], dynamic)
+    return target
+
+
+def traced(
+    module: torch.nn.Module,
+    examples: tuple[torch.Tensor, ...],
+    target: Path,
+    inputs: list[str],
+    outputs: list[str],
+    axes: dict[str, dict[int, str]],
+) -> None:
+    """Write what a module does to the examples as an ONNX file; `axes`: those of any size, by tensor. StepError when it
+    is more than such a file can hold."""
+    import torch
+
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            wrapped,
-            (example,) * len(task.inputs),
+            module.eval(),  # the exporter puts back this one's mode, dropout included
+            examples,
             str(target),
-            input_names=list(task.inputs),
-            output_names=[task.output],
-            dynamic_axes={**dict.fromkeys(task.inputs, axes), task.output: axes if task.per_token else {0: "batch"}},
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes=axes,
             opset_version=OPSET,
             do_constant_folding=True,
             dynamo=False,
         )
-    return _small(target)
-
-
-def _small(*files: Path) -> Path:
-    """The first of the files; StepError when one is more than an ONNX file can hold."""
-    for file in files:
-        if file.stat().st_size > SINGLE_FILE_LIMIT:
-            raise StepError(f"{file.name} is over 2 GB, which one ONNX file cannot hold")
-    return files[0]
+    if target.stat().st_size > SINGLE_FILE_LIMIT:
+        raise StepError(f"{target.name} is over 2 GB, which one ONNX file cannot hold")
 
 
 def to_onnx(
@@ -114,7 +134,7 @@ def to_onnx(
     else:
         files = ("model.onnx",)
         details |= _ready(plain, out / files[0], checkpoint, task, precision, calibration, reduce_range)
-    if precision.startswith("int8"):
+    if precision.startswith("int8") and precision not in WEIGHTS_ONLY:
         details |= {"weights": "S8 per channel", "activations": "U8", "reduce_range": reduce_range}
     return artifact_of(checkpoint, task, out, max_length, "onnxruntime", precision, files, details)
 
@@ -129,7 +149,7 @@ def _ready(
     reduce_range: bool,
 ) -> dict:
     """One graph in its precision, written to `ready`; what was found, for the artefact's details."""
-    from ..compress import quantize
+    from ..compress import quantize, weights
 
     details: dict = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -142,6 +162,8 @@ def _ready(
                 details |= quantize.dynamic(fused, ready, calibration, reduce_range=reduce_range, task=task)
             elif precision == "fp16":
                 half(fused, ready)
+            elif precision in WEIGHTS_ONLY:
+                details |= weights.onnx_weights(fused, ready, WEIGHTS_ONLY[precision])
             else:
                 shutil.copyfile(fused, ready)
     finish(ready, task=task.name, labels=checkpoint.labels, source=checkpoint.digest, precision=precision)

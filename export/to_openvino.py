@@ -12,7 +12,7 @@ from ..compress.checkpoint import Checkpoint
 from ..compress.errors import missing_extra
 from ..compress.families import WHOLE
 from ..compress.tasks import Task
-from .artifact import Artifact
+from .artifact import WEIGHTS_ONLY, Artifact
 from .halves import DECODER, ENCODER, plain_decoder, recorded
 from .machine import has_int8_isa
 from .to_onnx import artifact_of
@@ -55,7 +55,7 @@ def _convert(
         raise missing_extra(error.name or "openvino", "cpu") from None
     import onnx
 
-    from ..compress import quantize
+    from ..compress import quantize, weights
 
     with tempfile.TemporaryDirectory() as scratch:
         ir = Path(scratch) / "plain.xml"
@@ -69,5 +69,7 @@ def _convert(
         if precision == "int8-static":
             openvino.save_model(converted, ir, compress_to_fp16=False)
             quantize.openvino_static(ir, target, calibration, transformer=transformer, reduce_range=not has_int8_isa())
+        elif precision in WEIGHTS_ONLY:
+            weights.openvino_weights(converted, target, WEIGHTS_ONLY[precision])
         else:
             openvino.save_model(converted, target, compress_to_fp16=precision == "fp16")

@@ -21,7 +21,7 @@ from ..export.engine import Engine, require
 from ..export.machine import cores
 from ..export.session import ENGINES, CannotRunHere
 from .options import checked
-from .stages import MaxLength, OutputDir, Source, TaskOption, out, task_named, writing
+from .stages import MaxLength, MaxNewTokens, OutputDir, Source, TaskOption, answering, out, task_named, writing
 
 JUDGED = 200  # rows of --train that an artefact is compared with its checkpoint on
 
@@ -53,7 +53,11 @@ def export(
         str, typer.Option(help="onnx, ort (ONNX Runtime for phones), openvino, tensorrt, tensorrt-rtx")
     ] = "onnx",
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, bf16 (openvino, tensorrt), int8-dynamic (onnx), int8-static")
+        str,
+        typer.Option(
+            help="fp32, fp16, bf16 (openvino, tensorrt), int8-dynamic (onnx), int8-static; of text-generation: "
+            "int8-weight, int4-weight"
+        ),
     ] = "fp32",
     train: Annotated[
         str | None, typer.Option(help="rows to calibrate INT8 and to judge any artefact on; labels are not needed")
@@ -73,6 +77,7 @@ def export(
     compute_capabilities: Annotated[
         str | None, typer.Option(help="tensorrt-rtx: the GPUs that it is for (default: 80,86,89,120)")
     ] = None,
+    max_new_tokens: MaxNewTokens = None,
     task: TaskOption = "text-classification",
 ) -> None:
     """Checkpoint to an artefact: the model, its tokenizer, config.json and artifact.json."""
@@ -93,7 +98,7 @@ def export(
         raise InputError("--batch-sizes, --compute-capabilities: for --to tensorrt and tensorrt-rtx")
     _export_to(
         checkpoint, output_dir, runtime, precision, train, rows, max_length, task, sizes, batch_size,
-        mobile=to == "ort", engine=engine,
+        mobile=to == "ort", engine=engine, max_new_tokens=max_new_tokens,
     )  # fmt: skip
 
 
@@ -111,6 +116,7 @@ def _export_to(
     *,
     mobile: bool = False,
     engine: dict[str, list[int]] | None = None,
+    max_new_tokens: int | None = None,
 ) -> None:
     from ..export.exporters import EXPORTERS
     from ..export.onnx_file import for_mobile
@@ -126,22 +132,20 @@ def _export_to(
         more["engine"] = checked(Engine, {"lengths": lengths or None, **(engine or {})})
         if batch_size:
             raise InputError("--batch-size: an engine takes any up to its largest, of --batch-sizes; leave it out")
-    if (lengths or batch_size) and (not kind.reads_text or kind.writes):
-        raise InputError(f"--lengths, --batch-size: for tasks that read text in one call, not {kind.name}")
-    if mobile and kind.writes:
-        raise InputError(f"--to ort: for models of one graph, not {kind.name}; give --to onnx")
-    allowed = precisions_of(kind.writes).get(runtime, ())
-    if precision not in allowed:
-        runs = f"runs {', '.join(allowed)}" if allowed else "does not run"
-        raise InputError(f"--precision {precision}: {runtime} {runs}{f' for {kind.name}' if kind.writes else ''}")
-    source = open_checkpoint(checkpoint, kind)
+    if (lengths or batch_size) and (not kind.reads_text or kind.gives_text):
+        raise InputError(f"--lengths, --batch-size: for tasks that read a whole text in one call, not {kind.name}")
+    if mobile and kind.gives_text:
+        raise InputError(f"--to ort: for models of one call, not {kind.name}; give --to onnx")
+    if precision not in (known := precisions_of(runtime, kind)):
+        raise InputError(f"--precision {precision}: for {kind.name}, {runtime} runs {', '.join(known) or 'nothing'}")
+    source = answering(open_checkpoint(checkpoint, kind), kind, max_new_tokens)
     batches, judged = [], None
     if precision == "int8-static" and train is None:
         raise InputError("int8-static is calibrated on rows: give --train F")
     if train is not None:
         texts, encoder = kind.read(train, labelled=False), source.encoder(max_length)
         judged = data_module.encode(encoder, texts.sample(JUDGED))
-        if precision.startswith("int8"):
+        if precision in ("int8-dynamic", "int8-static"):
             batches = [collate([row], source.pad_id) for row in data_module.encode(encoder, texts.sample(count))]
     with writing(output_dir, "export") as (target, _), tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         plain = plain_onnx(source, kind, Path(scratch) / "plain.onnx")

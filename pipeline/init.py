@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from ..compress import data as data_module
 from ..compress.checkpoint import open_checkpoint
 from ..compress.errors import InputError
-from ..compress.families import WHOLE
+from ..compress.families import FAMILIES, WHOLE
 from ..compress.settings import Distill, Prune, Recover
 from ..compress.tasks import Task
 from .recipe import Data, Model, Recipe, Step, default_targets
@@ -37,7 +37,11 @@ def write_recipe(
     if unlabeled is not None:
         task.read(unlabeled, labelled=False)
     half = max(1, found.depth // 2)
-    pruned = Model(name="pruned", steps=[Step(prune=Prune(heads=0.7, ffn=0.6, recover=Recover(epochs=1.0)))])
+    family = FAMILIES.get(found.config.get("model_type", ""))
+    cut = Prune(heads=0.7 if family is None or family.cuts_heads else 1.0, ffn=0.6, recover=Recover(epochs=1.0))
+    pruned = (
+        [Model(name="pruned", steps=[Step(prune=cut)])] if not task.writes and (family is None or family.linear) else []
+    )
     recipe = Recipe(
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", Path(checkpoint).resolve().name).strip("-.") or "model",
         task=task.name,  # type: ignore[arg-type]
@@ -51,10 +55,10 @@ def write_recipe(
         models=[]
         if found.config.get("model_type") in WHOLE
         else [
-            *([] if task.writes else [pruned]),
+            *pruned,
             Model(name=f"distil-{half}", steps=[Step(distill=Distill(layers=half, epochs=3.0))]),
         ],
-        targets=default_targets({"task": task.name}),
+        targets=default_targets(task.name),
     )
     head = "# A recipe for paredown; run it: paredown run " + out.name + "\n# Every field is here with its default.\n"
     try:

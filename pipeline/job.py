@@ -12,7 +12,7 @@ from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.data import Rows
 from ..compress.errors import InputError
-from ..compress.families import FAMILIES, HALVES, WHOLE, check_cut
+from ..compress.families import FAMILIES, HALVES, WHOLE, check_cut, supported
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Timed
 from ..compress.tasks import TASKS, Task
 from ..export.artifact import EXTRA
@@ -116,7 +116,7 @@ def prepare(recipe: Recipe) -> Job:
     """Open the checkpoint, read all data, and check what can be checked now. Raises InputError."""
     task = TASKS[recipe.task]
     checkpoint = replace(open_checkpoint(recipe.checkpoint, task), max_new_tokens=recipe.max_new_tokens)
-    if task.writes:
+    if task.gives_text:
         checkpoint.generation  # noqa: B018 - refused now where its rules are wrong
     read = partial(task.read, text=recipe.data.text, names=checkpoint.labels)
     train = read(recipe.data.train, label=recipe.data.label)
@@ -132,9 +132,11 @@ def prepare(recipe: Recipe) -> Job:
         if a.source == b.source or rows_digest(a) == rows_digest(b):
             raise InputError(f"{b.source}: the same rows as {a.source}; what is judged on must not be learned from")
     kind = checkpoint.config.get("model_type", "")
-    known = HALVES if task.writes else (*FAMILIES, *WHOLE)
+    known = [*HALVES] if task.writes else [*supported(task.goes_on), *([] if task.goes_on else WHOLE)]
     if kind not in known:
-        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(known)}")
+        raise InputError(
+            f"{checkpoint.path}: cannot export a '{kind}' model for {task.name} yet; supported: {', '.join(known)}"
+        )
     for model in recipe.models:
         _check_kind(model, kind)
         _check_layers(model, checkpoint.depth)
@@ -301,5 +303,6 @@ def evaluation_name(candidate: Candidate) -> str:
     return f"{candidate.step}-evaluate"
 
 
-def has_teacher(settings: Stage) -> bool:
-    return isinstance(settings, Heal)
+def has_scores(job: Job, settings: Stage) -> bool:
+    """It learns from its teacher's logits, which are made once for all students; a decoder's are too many to keep."""
+    return isinstance(settings, Heal) and not job.task.goes_on

@@ -35,6 +35,7 @@ from ..compress.settings import Prune, Timed
 from ..compress.structure import Layer, Structure, family, head_size, keep_blocks, reshape, widen
 from ..compress.tasks import Task
 from ..compress.vocabulary import keep_tokens
+from ..export.artifact import precisions_of
 from ..export.exporters import EXPORTERS
 from ..export.machine import cores, fingerprint
 from ..export.shapes import shaped
@@ -72,6 +73,12 @@ class Stopwatch:
 
     def table(self, chains: Sequence[Sequence[Cut]] = (), report: Report = lambda share, text: None) -> LatencyTable:
         """What heads and neurons take; InputError when a cut in one of the `chains` asks for the impossible."""
+        target, known = self.target, precisions_of(self.target.runtime, self.task)
+        if target.precision not in known:
+            raise InputError(
+                f"prune: target: precision {target.precision}: for {self.task.name}, {target.runtime} runs "
+                f"{', '.join(known)}"
+            )
         table = self._remembered("table", lambda: self._measured(report).to_json(), LatencyTable.from_json)
         for cuts in chains:
             self.check(table, cuts)
@@ -134,10 +141,13 @@ class Stopwatch:
 
     @cached_property
     def _small(self) -> tuple[PreTrainedModel, dict[int, int]]:
-        """The checkpoint with the embeddings of the rows' tokens only, and the numbers it gives to them."""
+        """The checkpoint with the embeddings of the rows' tokens only, and the numbers it gives to them. Of a decoder
+        all stay: its last product, as large as its vocabulary, takes time."""
         model = load(self.checkpoint, self.task)
         if not self.task.reads_text:
             return model, {}
+        if self.task.goes_on:
+            return model, {token: token for row in self._rows for token in row}
         return model, keep_tokens(model, {token for row in self._rows for token in row})
 
     @cached_property

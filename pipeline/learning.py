@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Annotated, Literal
 
 import typer
@@ -19,12 +18,14 @@ from .stages import (
     BatchSize,
     Epochs,
     MaxLength,
+    MaxNewTokens,
     OutputDir,
     Seed,
     Source,
     TaskOption,
     Train,
     Validation,
+    answering,
     metric,
     optional,
     out,
@@ -57,9 +58,7 @@ def finetune(
     schedule: Annotated[Literal["linear", "cosine", "constant"], typer.Option(help="of the learning rate")] = "linear",
     adversarial: Adversarial = None,
     max_length: MaxLength = 128,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="text-to-text: longest answer, kept in the checkpoint")
-    ] = None,
+    max_new_tokens: MaxNewTokens = None,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
 ) -> None:
@@ -67,9 +66,7 @@ def finetune(
     from ..compress.train import finetune as train_model
 
     kind = task_named(task, writes=True)
-    source = replace(open_checkpoint(checkpoint), max_new_tokens=max_new_tokens)
-    if max_new_tokens and not kind.writes:
-        raise InputError(f"--max-new-tokens: for a task whose answer is a text, not {kind.name}")
+    source = answering(open_checkpoint(checkpoint), kind, max_new_tokens)
     has_head = source.has_head(kind)
     names = source.labels if has_head else data_module.label_names(train, columns=kind.columns)
     rows = kind.read(train, names=names)
@@ -125,6 +122,8 @@ def update(
     kind = task_named(task)
     if kind.vector:
         raise InputError(f"--task {task}: update keeps rows of one text; finetune on the old pairs and the new ones")
+    if kind.goes_on:
+        raise InputError(f"update: not for {task}; finetune goes on with rows of both kinds")
     source = open_checkpoint(checkpoint, kind)
     arrivals = read_arrivals(kind, source.labels, new, new_validation)
     old, held = kind.read(train, names=source.labels), optional(validation, kind, source.labels)

@@ -29,7 +29,7 @@ from .job import (
     chain_of,
     evaluation_name,
     graph_name,
-    has_teacher,
+    has_scores,
     parts_of,
     table_name,
 )
@@ -38,7 +38,12 @@ from .store import Done
 
 SCHEMA = 2
 SPLITS = ("train", "unlabeled", "validation", "test")
-BY_NAME = ("why_slower", "sweep", "profile")  # what the step `measure` found out about each candidate, by its name
+BY_NAME = (
+    "why_slower",
+    "sweep",
+    "profile",
+    "new_tokens_per_s",
+)  # what the step `measure` found out about each candidate, by its name
 FLIPS, FLIP_CHARACTERS = 20, 400
 
 
@@ -164,17 +169,17 @@ def _made(chain: list[str], done: Mapping[str, Done]) -> dict[str, dict]:
     return found
 
 
-def _shared(model: Model) -> list[str]:
+def _shared(job: Job, model: Model) -> list[str]:
     """Steps that several models stand on, counted in full for each: the teacher's scores, the latency table."""
     stages = chain_of(model).values()
-    names = [SCORES] if any(map(has_teacher, stages)) else []
+    names = [SCORES] if any(has_scores(job, settings) for settings in stages) else []
     return names + [table_name(s.target) for s in stages if isinstance(s, Prune) and s.timed]
 
 
 def _made_by(job: Job, candidate: Candidate) -> set[str]:
     """Names of the steps that a candidate took, a cascade's two models included."""
     if candidate.model.cascade is None:
-        return {candidate.step, graph_name(candidate.model), *chain_of(candidate.model), *_shared(candidate.model)}
+        return {candidate.step, graph_name(candidate.model), *chain_of(candidate.model), *_shared(job, candidate.model)}
     return {candidate.step}.union(*(_made_by(job, part) for part in parts_of(job, candidate)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from ..benchmarks.floor import floor_ms, machine_rates, work_of
 from ..benchmarks.intervals import ratio
 from ..benchmarks.profile import PROFILED, Profile, profile, why_int8_is_slower, why_not_faster
 from ..benchmarks.sweep import sweep
+from ..compress.decode import Decoder
 from ..compress.encoder import PIXELS
 from ..export.artifact import read_artifact
 from ..export.machine import cores
 from .job import Candidate, Job, evaluation_name
 from .progress import Report
 from .store import Done
+
+PROMPTS = 4  # halves of validation rows that decoders go on with
 
 
 def measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str, Done], report: Report) -> dict:
@@ -39,9 +43,28 @@ def measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str,
         "sweep": swept,
         "why_slower": _why_slower(candidates, seen, timings),
         "profile": _why_not_faster(candidates, seen, artifacts, rows, timings, threads),
+        "new_tokens_per_s": _new_tokens_per_s(artifacts, rows, threads) if job.task.goes_on else {},
         "tokenizer_ms": latency.tokenizer_ms(encoder.ids, job.validation.texts),
         "tokens_median": float(np.median([len(row) for row in ids])) if job.task.reads_text else None,
     }
+
+
+def _new_tokens_per_s(artifacts: dict[str, Path], rows: dict, threads: int) -> dict[str, float]:
+    """How fast each decoder goes on with one text at a time: new tokens a second, what the prompt takes included.
+
+    Each in its turn and not side by side: a figure to look at, which no pick rests on.
+    """
+    found = {}
+    for name, path in artifacts.items():
+        session = read_artifact(path).open(threads)
+        if not isinstance(session, Decoder):
+            continue  # PyTorch's own, which scores only
+        prompts = [row[: 1 + len(row) // 2] for row in rows[name][:PROMPTS]]
+        session.continued(prompts[:1], 2)
+        began = time.perf_counter()
+        written = sum(int((session.continued([prompt]) >= 0).sum()) for prompt in prompts)
+        found[name] = written / (time.perf_counter() - began)
+    return found
 
 
 def _profiles(

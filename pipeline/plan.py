@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..compress.checkpoint import open_checkpoint
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed
+from ..export.artifact import WEIGHTS_ONLY
 from ..export.machine import RUNTIME_PACKAGES, cores, fingerprint, gpus, has_int8_isa, version
 from ..export.session import ENGINES
 from .attributing import attribute
@@ -23,7 +24,7 @@ from .job import (
     chain_of,
     evaluation_name,
     graph_name,
-    has_teacher,
+    has_scores,
     parts_of,
     rows_digest,
     table_name,
@@ -50,7 +51,7 @@ def plan(job: Job) -> list[Step]:
     candidates = job.candidates
     for step in _table_steps(job):  # first: a time that cannot be reached waits for nothing
         _add(steps, step)
-    if any(has_teacher(settings) for model in job.models for settings in chain_of(model).values()):
+    if any(has_scores(job, settings) for model in job.models for settings in chain_of(model).values()):
         _add(steps, _scores_step(job))
     for model in job.models:
         if model.cascade is None:
@@ -102,7 +103,7 @@ def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
             "student": _digest_of(settings),
             "threads": cores(),
             **_after(job, steps, before),
-            "scores": steps[SCORES].key if has_teacher(settings) else None,
+            "scores": steps[SCORES].key if has_scores(job, settings) else None,
             "table": steps[table_name(settings.target)].key if isinstance(settings, Prune) and settings.timed else None,
             **code_of("compress"),
         }
@@ -211,7 +212,7 @@ def _attribution_step(job: Job, model: Model, before: str | None, steps: dict[st
 def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict[str, Step]) -> Step:
     target = candidate.target
     static = target.precision == "int8-static"
-    int8 = target.precision.startswith("int8")
+    int8 = target.precision.startswith("int8") and target.precision not in WEIGHTS_ONLY
     inputs = {
         "stage": "export",
         "runtime": target.runtime,

@@ -5,8 +5,7 @@ Every field is described once, here or beside the stage that uses it; unknown ke
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -45,7 +44,9 @@ TaskName = Literal[
     "image-classification",
     "sentence-embedding",
     "text-to-text",
+    "text-generation",
 ]
+Precision = Literal["fp32", "fp16", "bf16", "int8-dynamic", "int8-static", "int8-weight", "int4-weight"]
 Sink = Literal["mlflow", "tensorboard", "wandb"]
 assert set(get_args(TaskName)) == set(TASKS)
 
@@ -165,9 +166,7 @@ class Target(Settings):
     runtime: Literal[
         "pytorch", "onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx"
     ] = Field(description="what loads the artefact (docs/tensorrt.md: the last four need an NVIDIA GPU to run)")
-    precision: Literal["fp32", "fp16", "bf16", "int8-dynamic", "int8-static"] = Field(
-        default="fp32", description="number format"
-    )
+    precision: Precision = Field(default="fp32", description="number format; int8-weight and int4-weight: of decoders")
 
     @model_validator(mode="after")
     def _known(self) -> Target:
@@ -184,15 +183,18 @@ class Gate(Settings):
     max_metric_drop: Annotated[float, Field(ge=0)] = Field(description="points lost against the own checkpoint")
 
 
-def default_targets(data: Mapping[str, Any]) -> list[Target]:
-    """Every runtime and precision that may pay on a CPU (fp16 is for GPUs), for the recipe's `task`."""
-    task = TASKS.get(data.get("task", ""))
+def default_targets(task: str = "text-classification") -> list[Target]:
+    """Every runtime and precision that may pay on a CPU for the task (fp16 is for GPUs)."""
     return [
         Target.model_validate({"runtime": r, "precision": p})
-        for r, ps in precisions_of(task is not None and task.writes).items()
-        for p in ps
+        for r in PRECISIONS
+        for p in precisions_of(r, TASKS[task])
         if r not in ON_GPU and p != "fp16"
     ]
+
+
+def _targets_of(given: dict) -> list[Target]:
+    return default_targets(given.get("task", "text-classification"))  # a task that is wrong is an error of its own
 
 
 class Recipe(Settings):
@@ -210,7 +212,7 @@ class Recipe(Settings):
     )
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         default=None,
-        description="text-to-text: longest answer, tokens (default: as generation_config.json says, or 64)",
+        description="of a text that is answered with: longest, tokens (default: as generation_config.json says, or 64)",
     )
     seed: int = Field(default=13, ge=0, lt=2**32, description="of every random choice")
     calibration_rows: Annotated[int, Field(ge=1)] = Field(
@@ -230,9 +232,9 @@ class Recipe(Settings):
     )
     models: list[Model] = Field(default_factory=list, description="smaller models to try beside the checkpoint itself")
     search: Search | None = Field(default=None, description="find models instead of listing them, or beside the listed")
-    targets: list[Target] = Field(default_factory=default_targets, description="what each model is exported to")
+    targets: list[Target] = Field(default_factory=_targets_of, description="what each model is exported to")
     tensorrt: Engine = Field(default_factory=Engine, description="what TensorRT engines are built for")
-    parity: dict[Literal["fp32", "fp16", "bf16", "int8-dynamic", "int8-static"], Gate] = Field(
+    parity: dict[Precision, Gate] = Field(
         default_factory=dict, description="limits of the parity gate, where the defaults do not fit"
     )
     latency: LatencySettings = Field(default_factory=LatencySettings, description="how latency is measured")
@@ -274,11 +276,20 @@ class Recipe(Settings):
             raise ValueError(f"explain_rows: for tasks that give one whole text one label, not {self.task}")
         if TASKS[self.task].per_token and any(entry.augment for entry in self.adapt):
             raise ValueError("adapt: augment changes, moves and leaves out words, and their tags or answers with them")
+        for target in self.targets:
+            known = precisions_of(target.runtime, TASKS[self.task])
+            if target.precision not in known:
+                raise ValueError(
+                    f"targets: {target.runtime} {target.precision}: for {self.task}, {target.runtime} runs "
+                    f"{', '.join(known) or 'nothing'}"
+                )
         if not TASKS[self.task].reads_text:
             self._of_images()
         if TASKS[self.task].writes:
             self._of_texts()
-        elif self.max_new_tokens is not None:
+        if TASKS[self.task].goes_on:
+            self._of_continuations()
+        if self.max_new_tokens is not None and not TASKS[self.task].gives_text:
             raise ValueError(f"max_new_tokens: for a task whose answer is a text, not {self.task}")
         if not any(target.runtime != "pytorch" for target in self.targets):
             raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
@@ -329,11 +340,21 @@ class Recipe(Settings):
             other = next((step.stage[0] for step in steps if step.stage[0] not in known), None)
             if other is not None:
                 raise ValueError(f"{where}: {other} does not know models that write; {' and '.join(known)} do")
-        for target in self.targets:
-            runs = precisions_of(True).get(target.runtime, ())
-            if target.precision not in runs:
-                allowed = "; ".join(f"{r} {', '.join(ps)}" for r, ps in precisions_of(True).items())
-                raise ValueError(f"targets: {target.runtime} {target.precision}: {self.task} runs in {allowed}")
+
+    def _of_continuations(self) -> None:
+        """ValueError for what models that go on with texts are not known to."""
+        steps = {step.stage[0] for model in self.models for step in model.steps}
+        given = {
+            "search": self.search is not None,
+            "lengths": bool(self.lengths),
+            "teachers": bool(self.teachers),
+            "models: trim": "trim" in steps,
+            "adapt: tune": any(entry.tune for entry in self.adapt),
+            "adapt: update": any(entry.update for entry in self.adapt),
+        }
+        wrong = next((key for key, there in given.items() if there), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong}: not for {self.task} (docs/tasks.md says what is)")
 
     def tolerance(self, precision: str) -> Tolerance:
         """The parity gate's limits for a precision."""

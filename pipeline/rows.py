@@ -116,6 +116,7 @@ def row_of(entry: dict, base: dict, base_cost: Cost, prices: Prices, measurement
         "cost_per_million": cost.total,
         "cost_parts": cost.to_json(),
         **payback(cost, base_cost, prices),
+        **{key: entry[key] for key in ("new_tokens_per_s",) if entry.get(key) is not None},
         **_quality(entry, base, measurements),
         "steps": entry["steps"],
         "why_slower": entry.get("why_slower"),

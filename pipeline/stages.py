@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,6 +37,9 @@ Epochs = Annotated[float, typer.Option(help="passes over the rows")]
 Rate = Annotated[float, typer.Option(help="peak learning rate")]
 BatchSize = Annotated[int, typer.Option(help="rows per optimiser step")]
 MaxLength = Annotated[int, typer.Option(min=4, help="longest input, tokens")]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(min=1, max=4096, help="of a text that is answered with: longest, kept in what is made")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of every random choice")]
 Adversarial = Annotated[
     Literal["fgm", "pgd", "freelb"] | None, typer.Option(help="withstand small pushes of the embeddings")
@@ -141,6 +145,8 @@ def trim(
 
     kind = task_named(task)
     about_words(kind, "trim")
+    if kind.goes_on:
+        raise InputError(f"trim: {task} would learn to write without the tokens that were cut; the vocabulary stays")
     source = open_checkpoint(checkpoint, kind)
     texts = [*kind.read(train, labelled=False).texts]
     texts += data_module.read_unlabeled(unlabeled, columns=kind.columns).texts if unlabeled else ()
@@ -219,6 +225,8 @@ def distill(
         about_words(kind, "--static")
     if static and kind.token_by_token:
         raise InputError(f"--static: its students answer for a whole text, and {kind.name} for every word")
+    if others and kind.goes_on:
+        raise InputError(f"--teacher: {task} asks its teacher in every step, and there is one: the checkpoint")
     data = kind.read(train, labelled=False)
     more = data_module.read_unlabeled(unlabeled, columns=kind.columns).texts if unlabeled else ()
     held_out = optional(validation, kind, source.labels)
@@ -251,7 +259,9 @@ def distill(
     learner = elsewhere or source
     ids = data_module.encode(learner.encoder(max_length), data) + learner.encoder(max_length).ids(list(more))
 
-    def scores_of(lines: list[str]) -> np.ndarray:
+    def scores_of(lines: list[str]) -> np.ndarray | None:
+        if kind.goes_on:  # too many to keep
+            return None
         return mean_scores([(load(t, kind), t.encoder(max_length).ids(lines)) for t in (source, *others)])
 
     with writing(output_dir, "distill") as (target, report):
@@ -263,7 +273,9 @@ def distill(
             pupil = load(elsewhere, kind) if elsewhere else student_of(model, settings, ids)
         judged = None
         if patience and held_out is not None:
-            judged = (learner.encoder(max_length).ids(held_out.texts), scores_of(list(held_out.texts)))
+            encoder = learner.encoder(max_length)
+            wanted = scores_of(list(held_out.texts))
+            judged = encoder.ids(held_out.texts), kind.taught(held_out, encoder) if wanted is None else wanted
         heal(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)
         saved = save(pupil, learner, target)
         value = metric(saved, kind, held_out, max_length)
@@ -296,6 +308,13 @@ def task_named(name: str, *, writes: bool = False) -> Task:
             "know models that write"
         )
     return TASKS[name]
+
+
+def answering(checkpoint: Checkpoint, task: Task, max_new_tokens: int | None) -> Checkpoint:
+    """The checkpoint, its texts so many tokens long at most; InputError for a task that has none."""
+    if max_new_tokens and not task.gives_text:
+        raise InputError(f"--max-new-tokens: for a task whose answer is a text, not {task.name}")
+    return replace(checkpoint, max_new_tokens=max_new_tokens)
 
 
 def about_words(task: Task, what: str) -> None:

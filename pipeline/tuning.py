@@ -122,6 +122,8 @@ def tune(
     kind, source = task_named(task), open_checkpoint(checkpoint)
     if kind.vector:
         raise InputError(f"--task {task}: tune holds rows of one text out, and these are pairs; finetune is")
+    if kind.goes_on:
+        raise InputError(f"tune: not for {task}; try a few learning rates with finetune --patience")
     labels = source.labels if source.has_head(kind) else data_module.label_names(train, columns=kind.columns)
     rows, held = (kind.read(path, names=labels) for path in (train, validation))
     data_module.require_two_classes(rows, labels)

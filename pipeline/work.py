@@ -21,7 +21,7 @@ from ..compress.tags import NO_LABEL
 from ..export.artifact import read_artifact
 from ..export.machine import cores
 from ..export.session import ENGINES
-from .job import SCORES, Candidate, Job, graph_name, parts_of, table_name
+from .job import SCORES, Candidate, Job, graph_name, has_scores, parts_of, table_name
 from .progress import Report
 from .scoring import answers_of
 from .store import Done
@@ -53,7 +53,7 @@ def compress(
     source, seed = checkpoint_after(job, before, done), job.recipe.seed
     if isinstance(settings, Distill) and settings.student is not None:
         source = open_checkpoint(settings.student)
-        if job.task.writes:
+        if job.task.gives_text:
             source = replace(source, max_new_tokens=job.checkpoint.generation["max_new_tokens"])
     model = _student(source, job) if isinstance(settings, Distill) else load(source, job.task)
     result: dict = {}
@@ -80,18 +80,22 @@ def compress(
         tokenizer = trim(model, source.path / "tokenizer.json", all_texts(job), settings)
         result["changed_tokens"] = changed_share(source.path / "tokenizer.json", tokenizer, job.validation.texts)
     if isinstance(settings, Heal):  # the teacher is the checkpoint as it came, however many steps lie between
-        teacher, scores = load(job.checkpoint, job.task), np.load(done[SCORES].path / "scores.npy")
+        teacher = load(job.checkpoint, job.task)
         if isinstance(settings, Static):
             model = untaught(teacher, settings, seed)
         elif isinstance(settings, Distill) and settings.student is None:
             model = student_of(model, settings, mine)
         began = time.monotonic()
-        validation = (held_out, np.load(done[SCORES].path / "validation.npy"))
         first = len(ids) - job.rows_of(settings)
         lines = sum(map(len, ids[:first])) if job.task.per_token else first  # of scores, before the first row
+        if has_scores(job, settings):
+            scores, wanted = (np.load(done[SCORES].path / f"{name}.npy") for name in ("scores", "validation"))
+            scores = scores[lines:]
+        else:
+            scores, wanted = None, job.task.taught(job.validation, encoder)
         heal(
-            model, teacher, ids[first:], settings, labels=labels[first:], scores=scores[lines:],
-            validation=validation, seed=seed, progress=training,
+            model, teacher, ids[first:], settings, labels=labels[first:], scores=scores,
+            validation=(held_out, wanted), seed=seed, progress=training,
         )  # fmt: skip
     if isinstance(settings, Training):
         seconds = time.monotonic() - began
@@ -125,6 +129,8 @@ def all_rows(job: Job, source: Checkpoint) -> tuple[list[list[int]], list[np.nda
     NaN for a number, where there is none)."""
     encoder = source.encoder(job.recipe.max_length)
     ids, labels = encoder.ids(all_texts(job)), list(job.task.taught(job.train, encoder))
+    if job.task.goes_on:
+        return ids, [np.array(row, dtype=np.int64) for row in ids]
     shape = (len(job.checkpoint.labels),) if job.task.several else ()
     filler = np.nan if job.task.number else NO_LABEL
     if job.task.answer:
@@ -200,7 +206,7 @@ def export(
         artifact = to_pytorch(source, job.task, out, length)
     else:
         calibration = []
-        if candidate.target.precision.startswith("int8"):
+        if candidate.target.precision in ("int8-dynamic", "int8-static"):
             ids = data_module.encode(source.encoder(length), job.train.sample(job.recipe.calibration_rows))
             calibration = [collate([row], source.pad_id) for row in ids]
         exporter = EXPORTERS[candidate.target.runtime]

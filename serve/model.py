@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import math
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,8 @@ class Model:
         self.output = self.task.output
         ordinary = self.tokenise([encoder.example])[0]
         repeats = 1 if self.task.writes else calls.REPEATS  # whole answers take long
-        self.slack, self.seconds_per_token = calls.measure(self.run, ordinary, self.max_length, repeats)
+        one = partial(self.run, most=1)
+        self.slack, self.seconds_per_token = calls.measure(one, ordinary, self.max_length, repeats)
 
     @property
     def texts(self) -> list[str]:
@@ -72,6 +74,8 @@ class Model:
             return {"answer": ("BYTES", [-1]), **ends, "score": ("FP32", [-1]), self.output: ("FP32", two)}
         if self.task.vector:
             return {VECTOR: ("FP32", two)}
+        if self.task.goes_on:
+            return {TEXT: ("BYTES", [-1])}
         if self.task.number:
             return {"value": ("FP32", one), self.output: ("FP32", two)}
         return {"label": ("BYTES", one), "scores": ("FP32", two), self.output: ("FP32", two)}
@@ -79,6 +83,8 @@ class Model:
     def tokenise(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text; one padding token where a text has none, because a model takes no empty row. Refused 400
         for a broken image."""
+        if self.task.goes_on:
+            return self.predictor.prompts(texts)
         encoder = self.predictor.encoder
         try:
             return [ids if len(ids) else [encoder.pad_id] for ids in encoder.ids(texts)]
@@ -87,8 +93,12 @@ class Model:
                 raise
             raise Refused(400, f"{IMAGE}: {error}") from None
 
-    def run(self, rows: list[list[int]]) -> np.ndarray:
-        """One call of the model: (rows, labels) float32, or (rows, length, labels); token ids int64, (rows, tokens)."""
+    def run(self, rows: list[list[int]], most: int | None = None) -> np.ndarray:
+        """One call of the model: (rows, labels) float32, or (rows, length, labels); token ids int64, (rows, tokens). Of
+        one that goes on with texts as many calls as that takes, `most` of them at most."""
+        if self.task.goes_on:
+            with ONE_AT_A_TIME:
+                return self.predictor.continued(rows, most)
         batch = collate(rows, self.predictor.encoder.pad_id)
         with ONE_AT_A_TIME:
             found = np.asarray(self.predictor.session(batch)[self.output])
@@ -110,6 +120,8 @@ class Model:
                 "text": ("BYTES", [answer["text"] for answer in answers], [len(logits)]),
                 self.output: ("INT64", logits, list(logits.shape)),
             }
+        if self.task.goes_on:
+            return {TEXT: ("BYTES", [a["text"] for a in answers], [len(answers)])}
         if self.task.answer:
             wide = _padded(logits, lengths)
             count = [len(answers)]
@@ -157,7 +169,8 @@ class Model:
         its pixels."""
         tokens = [{"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in (IDS, MASK)]
         pixels = [{"name": PIXELS, "datatype": "FP32", "shape": [-1, *self.shape]}]
-        other = pixels if self.shape else [] if self.task.answer else tokens  # an answer is a part of a text
+        whole = self.task.answer or self.task.goes_on  # an answer is a part of a text, or stands behind it
+        other = pixels if self.shape else [] if whole else tokens
         return {
             "platform": self.platform,
             "inputs": [
@@ -192,6 +205,8 @@ def rows_of(
         return check_texts(first, second, model, settings), []
     if model.task.answer:
         raise Refused(400, f"inputs: '{TEXT}' and '{SECOND}' (BYTES), a question and where its answer is looked for")
+    if model.task.goes_on:
+        raise Refused(400, f"inputs: '{TEXT}' (BYTES), which is gone on with")
     if set(values) not in ({IDS, MASK}, {IDS}):
         texts = " and ".join(f"'{name}'" for name in model.texts)
         raise Refused(

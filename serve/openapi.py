@@ -76,7 +76,7 @@ def document() -> dict[str, Any]:
         "/metrics": {"get": {"summary": "Prometheus metrics", "responses": text | _errors(401, 403, 429, 503)}},
         "/v2/repository/index": _post("Models and their state", _list(row), wanted),
         "/predict": _post(
-            "A text or an image, or several: labels, a number, a vector, entities, an answer or a text",
+            "A text or an image, or several: labels, a number, a vector, entities, an answer, a text or more of it",
             predicted,
             _ref("Predict"),
         ),

@@ -29,13 +29,14 @@ import transformers
 from paredown.benchmarks.latency import LatencySettings
 from paredown.compress import data, train
 from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
+from paredown.compress.families import FAMILIES
 from paredown.compress.settings import Finetune
 from paredown.compress.tasks import TASKS, Task
 from paredown.compress.train import finetune
 from paredown.pipeline import cli, latency_table
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-TASK, IMAGES = TASKS["text-classification"], TASKS["image-classification"]
+TASK, IMAGES, PROSE = (TASKS[name] for name in ("text-classification", "image-classification", "text-generation"))
 GOOD = ["good", "fine", "lovely", "brilliant", "moving", "sharp"]
 BAD = ["bad", "dull", "awful", "boring", "weak", "empty"]
 FILLER = ["the", "a", "film", "plot", "actor", "scene", "and", "was", "is", "very", "quite", "with", "of", "in"]
@@ -79,6 +80,8 @@ def make_checkpoint(path: Path, kind: str = "bert", layers: int = 3, seed: int =
     path.mkdir(parents=True, exist_ok=True)
     if kind == "vit":
         return _make_vit(path, layers, seed)
+    if FAMILIES[kind].decoder:
+        return _make_decoder(path, kind, layers, seed)
     vocabulary = write_tokenizer(path)
     torch.manual_seed(seed)
     names = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
@@ -120,6 +123,23 @@ def write_preprocessor(path: Path, size: int) -> None:
     (path / "preprocessor_config.json").write_text(json.dumps(known))
 
 
+def _make_decoder(path: Path, kind: str, layers: int, seed: int) -> Checkpoint:
+    """Its tokenizer puts [CLS] before a text and [SEP], which ends it, behind; tied embeddings."""
+    vocabulary = write_tokenizer(path)
+    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+    tokenizer.save(str(path / "tokenizer.json"))
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 64}
+    if kind == "gpt2":
+        sizes = {"n_embd": 32, "n_layer": layers, "n_head": 4, "n_inner": 64, "n_positions": 64}
+    ends = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    config = transformers.AutoConfig.for_model(kind, vocab_size=vocabulary, tie_word_embeddings=True, **ends, **sizes)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    return open_checkpoint(path, PROSE)
+
+
 def example_inputs(kind: str, rows: int = 2) -> dict[str, torch.Tensor]:
     """Inputs that every tiny model of a family takes."""
     if kind == "vit":
@@ -129,7 +149,7 @@ def example_inputs(kind: str, rows: int = 2) -> dict[str, torch.Tensor]:
 
 
 def task_of(kind: str) -> Task:
-    return IMAGES if kind == "vit" else TASK
+    return IMAGES if kind == "vit" else PROSE if FAMILIES[kind].decoder else TASK
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from paredown.export.to_onnx import plain_onnx, to_onnx
 from scipy.stats import spearmanr
 
 TASK = TASKS["sentence-embedding"]
-TEXTS = [kind for kind in FAMILIES if kind != "vit"]
+TEXTS = [kind for kind in FAMILIES if kind != "vit" and not FAMILIES[kind].decoder]
 
 
 def encoder_of(kind: str, path: Path) -> Checkpoint:

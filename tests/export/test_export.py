@@ -13,12 +13,12 @@ from paredown.compress import data
 from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from paredown.compress.encoder import collate, run_rows
 from paredown.compress.errors import InputError, StepError
-from paredown.compress.families import FAMILIES
+from paredown.compress.families import FAMILIES, supported
 from paredown.compress.inference import forward
 from paredown.compress.structure import cut
 from paredown.export import to_onnx as to_onnx_module
 from paredown.export import to_openvino as to_openvino_module
-from paredown.export.artifact import PRECISIONS, read_artifact
+from paredown.export.artifact import precisions_of, read_artifact
 from paredown.export.bundle import isa_needed
 from paredown.export.exporters import EXPORTERS
 from paredown.export.machine import INT8_ISA
@@ -77,7 +77,7 @@ def test_a_cut_image_model_computes_the_same_in_onnx(tmp_path: Path) -> None:
             np.testing.assert_allclose(open_session(plain, runtime, "fp32", 1)(batch)["logits"], want, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind != "vit"])
+@pytest.mark.parametrize("kind", [kind for kind in supported(decoders=False) if kind != "vit"])
 @pytest.mark.parametrize("runtime", CPU)
 def test_an_unevenly_cut_checkpoint_computes_the_same_everywhere(kind: str, runtime: str, tmp_path: Path) -> None:
     checkpoint = uneven(kind, tmp_path)
@@ -93,7 +93,7 @@ def test_an_unevenly_cut_checkpoint_computes_the_same_everywhere(kind: str, runt
         assert heads == [2, 1, 4]
 
 
-@pytest.mark.parametrize(("runtime", "precision"), [(r, p) for r in CPU for p in PRECISIONS[r]])
+@pytest.mark.parametrize(("runtime", "precision"), [(r, p) for r in CPU for p in precisions_of(r, TASK)])
 def test_every_precision_keeps_the_answers(
     runtime: str, precision: str, teacher: Checkpoint, files: dict, tmp_path: Path
 ) -> None:
