@@ -50,6 +50,7 @@ def answered(logits: torch.Tensor, batch: dict[str, torch.Tensor], kind: Kind) -
     if kind is Kind.ENDS:
         return lines, chosen_tokens(labels)
     if kind is Kind.NEXT:
+        assert mask is not None
         return lines, labels[:, 1:][mask[:, 1:].bool()]
     return lines, labels if labels.ndim == 1 or mask is None else labels[mask.bool()]
 

@@ -148,7 +148,7 @@ def read_artifact(path: Path) -> Artifact:
         for key in ("files", "inputs", "outputs", "labels", "lengths"):
             data[key] = tuple(data.get(key, ()))
         artifact = Artifact(path=path, **data)
-        if artifact.halves and artifact.generation["decoder"] not in artifact.files:
+        if artifact.halves and (artifact.generation or {})["decoder"] not in artifact.files:
             raise ValueError("generation.decoder")
         if not artifact.files or type(artifact.max_length) is not int or type(artifact.pad_id) is not int:
             raise ValueError("files, max_length and pad_id")

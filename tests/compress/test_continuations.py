@@ -153,7 +153,7 @@ def test_what_cannot_be_cut_is_refused(tmp_path: Path) -> None:
         prune(model, [{"input_ids": np.ones((1, 4), dtype=np.int64)}], Prune(ffn=0.5))
     llama = load(make_checkpoint(tmp_path / "llama", "llama"), TASK)
     batch = {name: np.ones((2, 6), dtype=np.int64) for name in ("input_ids", "attention_mask")}
-    with pytest.raises(InputError, match="heads of a 'llama' model cannot be cut"):
+    with pytest.raises(InputError, match="those of a 'llama' model cannot be cut"):
         prune(llama, [batch], Prune(heads=0.5))
 
 

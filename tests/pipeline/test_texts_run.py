@@ -165,7 +165,7 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
     [
         ("distill: {layers: 2,", "prune: {ffn: 0.5}\n      - distill: {layers: 2,", "prune does not know models that"),
         ("max_length: 16", "max_length: 16\nlengths: [8]", "lengths: not for text-to-text"),
-        ("precision: int8-dynamic", "precision: int8-static", "text-to-text runs in"),
+        ("precision: int8-dynamic", "precision: int8-static", "for text-to-text, onnxruntime runs"),
         ("task: text-to-text\n", "", "max_new_tokens: for a task whose answer is a text"),
     ],
 )
