@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 from .encoder import Batch
 from .errors import InputError
 from .inference import answers, divergence, kind_of, tensors
+from .outputs import near
 from .structure import sublayers
-from .tasks import near
 
 DAMPING = 1e-3  # of the mean diagonal of a Gram matrix, so that units which never fire do not blow up
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from .data import some_of
 from .encoder import run_rows
 from .inference import Kind, forward, kind_of, pad_id
-from .tasks import spread
+from .outputs import spread
 
 LOOK_ROWS = 256  # that tell where the model stands
 

@@ -21,10 +21,11 @@ import numpy as np
 
 from .encoder import Batch
 from .errors import InputError, StepError, missing_extra
+from .outputs import near, softmax
 from .questions import NOWHERE
 from .similar import alike, cosines
 from .smooth import smooth
-from .tasks import Task, near, softmax
+from .tasks import Task
 
 Batches = Sequence[Batch]
 AGREEMENT = 0.99  # share of rows whose answer INT8 must not change; below it, the worst layers stay in float

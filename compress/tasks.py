@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import continuations, data, noise, questions, similar, tags, written
-from .data import (
+from .columns import (
     ALIKE,
     IMAGES,
     LABELS,
@@ -26,11 +26,23 @@ from .data import (
     TEXTS,
     WORDS,
     Columns,
-    Rows,
 )
+from .data import Rows
 from .decode import NEXT
 from .encoder import PAIR, PIXELS, Encoder
 from .errors import InputError
+from .outputs import (
+    class_scores,
+    classified_right,
+    explained,
+    label_scores,
+    labels_right,
+    near,
+    points,
+    sigmoid,
+    softmax,
+    values,
+)
 
 SEVERAL = "multi_label_classification"  # `problem_type` in config.json, as transformers calls it
 
@@ -188,92 +200,8 @@ def rows_of_texts(task: Task, texts: Sequence[str], seconds: Sequence[str]) -> l
     return [f"{first}{PAIR}{second}" for first, second in zip(texts, seconds, strict=True)]
 
 
-def points(correct: np.ndarray) -> float:
-    """The metric of rows as `Task.correct` gives them, 0..100; 0 where nothing could be gained."""
-    if correct.ndim == 1:
-        return float(100 * correct.mean())
-    gained, possible = correct.sum(axis=0)
-    return float(100 * gained / possible) if possible else 0.0
-
-
-def near(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Which numbers (rows, 1) are within a tenth of `spread` of each other, (rows,) bool."""
-    return np.abs(ours - theirs)[:, 0] <= 0.1 * spread(theirs)
-
-
-def spread(outputs: np.ndarray) -> float:
-    """The standard deviation of a model's numbers; their size where they are all the same but for rounding, 1 where
-    that is 0."""
-    deviation, size = float(outputs.std()), float(np.abs(outputs).max(initial=0))
-    return deviation if deviation > 1e-6 * size else size or 1.0
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Probability of each label by itself."""
-    return 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
-
-
 def _gold(rows: Rows, encoder: Encoder) -> np.ndarray:
     return rows.gold
-
-
-def _classified_right(logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """logits (rows, labels) float, gold (rows,) int -> (rows,) bool."""
-    return logits.argmax(axis=-1) == gold
-
-
-def _class_scores(logits: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
-    """logits (rows, labels) -> one {label, score, scores} per row; scores are softmax probabilities."""
-    probabilities = softmax(logits)
-    return [
-        {
-            "label": labels[int(row.argmax())],
-            "score": float(row.max()),
-            "scores": {label: float(p) for label, p in zip(labels, row, strict=True)},
-        }
-        for row in probabilities
-    ]
-
-
-def labels_right(logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """logits and gold (rows, labels) -> (rows, 2): twice the right labels, and those said and those true together.
-
-    The ratio of the sums is the micro-averaged F1.
-    """
-    said = logits > 0
-    return np.stack([2 * (said & (gold == 1)).sum(axis=1), said.sum(axis=1) + gold.sum(axis=1)], axis=1).astype(float)
-
-
-def _label_scores(logits: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
-    """logits (rows, labels) -> one {labels, scores} per row: the labels whose probability is over 0.5."""
-    return [
-        {
-            "labels": [label for label, p in zip(labels, row, strict=True) if p > 0.5],
-            "scores": {label: float(p) for label, p in zip(labels, row, strict=True)},
-        }
-        for row in sigmoid(logits)
-    ]
-
-
-def explained(outputs: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """outputs (rows, 1), gold (rows,) -> (rows, 2): 1 less the squared error in variances of all gold numbers; and 1.
-
-    The mean is R2, the share of the variance that is explained; below 0 for a model worse than the mean. Part of the
-    rows is held against the variance of all of them, so that a group whose numbers are alike is not judged by those.
-    """
-    gained = 1 - np.square((gold - outputs[:, 0]) / spread(gold))
-    return np.stack([gained, np.ones_like(gained)], axis=1)
-
-
-def _values(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
-    """outputs (rows, 1) -> one {value} per row."""
-    return [{"value": float(row[0])} for row in outputs]
 
 
 def _entities(logits: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
@@ -297,11 +225,11 @@ _CLASSES = Task(
     metric_name="accuracy",
     gold=_gold,
     taught=_gold,
-    correct=_classified_right,
-    decode=_class_scores,
+    correct=classified_right,
+    decode=class_scores,
 )
 _NUMBERS = replace(
-    _CLASSES, name="text-regression", metric_name="R2", correct=explained, decode=_values, columns=NUMBERS
+    _CLASSES, name="text-regression", metric_name="R2", correct=explained, decode=values, columns=NUMBERS
 )
 _RECORDS = (
     _CLASSES,
@@ -311,7 +239,7 @@ _RECORDS = (
         name="multi-label-classification",
         metric_name="F1",
         correct=labels_right,
-        decode=_label_scores,
+        decode=label_scores,
         columns=LABELS,
         several=True,
     ),

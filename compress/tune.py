@@ -21,10 +21,10 @@ from .distill import teacher_scores
 from .errors import InputError, StepError, missing_extra
 from .inference import Kind, kind_of
 from .losses import Labels, one_a_line
+from .outputs import labels_right, points
 from .questions import alike
 from .settings import Adapter, Adversary, Finetune, Tune
 from .tags import NO_LABEL
-from .tasks import labels_right, points
 from .train import Progress, finetune
 
 HELD_OUT = 0.2  # of the training rows

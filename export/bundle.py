@@ -18,7 +18,8 @@ from ..compress import decode as decode_module
 from ..compress import encoder as encoder_module
 from ..compress import greedy as greedy_module
 from ..compress.errors import InputError
-from ..compress.tasks import TASKS, spread
+from ..compress.outputs import spread
+from ..compress.tasks import TASKS
 from . import manifest as manifest_module
 from . import modelfile as modelfile_module
 from . import selftest as selftest_module

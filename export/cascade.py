@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..compress.errors import InputError, StepError
-from ..compress.tasks import softmax
+from ..compress.outputs import softmax
 from .artifact import Artifact
 from .onnx_file import finish
 

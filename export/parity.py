@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..compress.errors import StepError
-from ..compress.tasks import Task, spread
+from ..compress.outputs import spread
+from ..compress.tasks import Task
 from .artifact import GRAPH, ON_GPU, Artifact
 from .depart import VALUES, first_departure
 from .session import ENGINES, Session

@@ -12,7 +12,8 @@ from ..compress.cells import columns_of, image_of, is_text
 from ..compress.decode import Decoder
 from ..compress.encoder import collate, run_rows
 from ..compress.errors import InputError
-from ..compress.tasks import TASKS, points, rows_of_texts, sigmoid, softmax
+from ..compress.outputs import points, sigmoid, softmax
+from ..compress.tasks import TASKS, rows_of_texts
 from .selftest import (
     BundleError,
     check_files,

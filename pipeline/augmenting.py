@@ -17,8 +17,8 @@ from ..compress.settings import Augment
 from ..compress.tasks import Task
 from .options import checked
 from .progress import Report, Reporter
-from .stages import Seed, TaskOption, about_words, out, task_named
 from .store import write_atomic
+from .verbs import Seed, TaskOption, about_words, out, task_named
 
 app = typer.Typer()
 

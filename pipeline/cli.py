@@ -28,6 +28,7 @@ from . import (
     tuning,
 )
 from .bundles import BundlePath
+from .verbs import TaskOption, task_named
 
 app = typer.Typer(
     help="The cheapest version of a fine-tuned model that is still good enough.",
@@ -120,14 +121,14 @@ def init(
     test: Annotated[str | None, typer.Option(help="labelled rows for the published figures")] = None,
     unlabeled: Annotated[str | None, typer.Option(help="further text for distillation")] = None,
     output: Annotated[Path, typer.Option(help="where to write the recipe")] = Path("recipe.yaml"),
-    task: stages.TaskOption = "text-classification",
+    task: TaskOption = "text-classification",
 ) -> None:
     """Write a commented recipe for a checkpoint and its data."""
     from .init import write_recipe
 
     if output.exists():
         raise InputError(f"{output}: exists already; remove it or choose another --output")
-    write_recipe(output, checkpoint, train, validation, test, unlabeled, stages.task_named(task, writes=True))
+    write_recipe(output, checkpoint, train, validation, test, unlabeled, task_named(task, writes=True))
     out.print(f"{output}: look it over, then: paredown run {output}", soft_wrap=True)
 
 

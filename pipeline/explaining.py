@@ -20,8 +20,8 @@ from ..export.machine import cores
 from ..export.session import CannotRunHere
 from .bundles import LabelColumn, TextColumn
 from .side_by_side import adopted
-from .stages import MaxLength, TaskOption, out, task_named
 from .store import write_atomic
+from .verbs import MaxLength, TaskOption, out, task_named
 
 app = typer.Typer()
 STYLE = (
@@ -143,7 +143,7 @@ def fairness(
 def _answer(model, ids: list[int]) -> np.ndarray:
     """Probabilities of one row."""
     from ..compress.inference import forward
-    from ..compress.tasks import softmax
+    from ..compress.outputs import softmax
 
     row = np.array([ids], dtype=np.int64)
     return softmax(forward(model, {"input_ids": row, "attention_mask": np.ones_like(row)})["logits"])[0]

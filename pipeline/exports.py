@@ -21,7 +21,7 @@ from ..export.engine import Engine, require
 from ..export.machine import cores
 from ..export.session import ENGINES, CannotRunHere
 from .options import checked
-from .stages import MaxLength, MaxNewTokens, OutputDir, Source, TaskOption, answering, out, task_named, writing
+from .verbs import MaxLength, MaxNewTokens, OutputDir, Source, TaskOption, answering, out, task_named, writing
 
 JUDGED = 200  # rows of --train that an artefact is compared with its checkpoint on
 

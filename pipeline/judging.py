@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..compress.errors import InputError, StepError
-from . import stages
 from .bundles import LabelColumn, TextColumn
 from .options import checked
+from .verbs import TaskOption, task_named
 
 app = typer.Typer()
 out = Console(width=None if sys.stdout.isatty() else 150, markup=False)
@@ -129,7 +129,7 @@ def bench(
     processes: Annotated[int, typer.Option(help="fresh processes per artefact, up to twice that if unsteady")] = 2,
     rounds: Annotated[int, typer.Option(help="turns in each process")] = 6,
     max_length: Annotated[int, typer.Option(help="longest input in tokens, for what does not say")] = 128,
-    task: stages.TaskOption = "text-classification",
+    task: TaskOption = "text-classification",
     sweep: Annotated[bool, typer.Option("--sweep", help="also 1 to 32 rows a call, 1 to all threads, lengths")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
 ) -> None:
@@ -155,7 +155,7 @@ def bench(
         },
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-        kind = stages.task_named(task, writes=True)
+        kind = task_named(task, writes=True)
         result = side_by_side.run(artifacts, data, text_column, label_column, settings, max_length, Path(scratch), kind)
     _show_bench(result)
     if json_file is not None:

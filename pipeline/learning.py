@@ -13,7 +13,7 @@ from ..compress.errors import InputError
 from ..compress.settings import Adapter, Finetune, Update
 from .growing import grow_checkpoint, read_arrivals, require_apart, sentence
 from .options import checked
-from .stages import (
+from .verbs import (
     Adversarial,
     BatchSize,
     Epochs,

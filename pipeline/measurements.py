@@ -14,8 +14,8 @@ from ..benchmarks.latency import CONTROL
 from ..benchmarks.quality import calibration_error, worst_flips
 from ..compress.encoder import PAIR
 from ..compress.errors import InputError
+from ..compress.outputs import softmax
 from ..compress.settings import Prune
-from ..compress.tasks import softmax
 from ..export.machine import machine
 from ..export.reference import IMAGES as REFERENCE_IMAGES
 from ..export.reference import ROWS as REFERENCE_ROWS

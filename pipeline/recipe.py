@@ -17,7 +17,6 @@ from ..compress.settings import (
     Augment,
     Distill,
     Finetune,
-    Heal,
     Prune,
     Settings,
     Stage,
@@ -31,6 +30,7 @@ from ..compress.tasks import TASKS
 from ..export.artifact import ON_GPU, PRECISIONS, precisions_of
 from ..export.engine import Bucket, Engine
 from ..export.parity import Tolerance, tolerance_of
+from . import refusals
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 TaskName = Literal[
@@ -267,7 +267,7 @@ class Recipe(Settings):
                 f"{self.task} {'have a vector' if TASKS[self.task].vector else have}"
             )
         if TASKS[self.task].vector:
-            self._of_vectors()
+            refusals.of_vectors(self)
         if whole and TASKS[self.task].token_by_token:
             raise ValueError(
                 f"models: '{whole[0]}': cascades and static students answer for a whole text, {self.task} for tokens"
@@ -284,89 +284,21 @@ class Recipe(Settings):
                     f"{', '.join(known) or 'nothing'}"
                 )
         if not TASKS[self.task].reads_text:
-            self._of_images()
+            refusals.of_images(self)
         if TASKS[self.task].writes:
-            self._of_texts()
+            refusals.of_texts(self)
         if TASKS[self.task].goes_on:
-            self._of_continuations()
+            refusals.of_continuations(self)
         if self.max_new_tokens is not None and not TASKS[self.task].gives_text:
             raise ValueError(f"max_new_tokens: for a task whose answer is a text, not {self.task}")
         if not any(target.runtime != "pytorch" for target in self.targets):
             raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
         return self
 
-    def _of_images(self) -> None:
-        """ValueError for what is about words."""
-        words = [m.name for m in self.models if m.cascade or any(step.trim or step.static for step in m.steps)]
-        if words:
-            raise ValueError(f"models: '{words[0]}': cascades, static and trim are for tasks that read text")
-        if self.lengths or self.explain_rows or any(entry.augment for entry in self.adapt):
-            raise ValueError(f"lengths, explain_rows and augment are about words, and {self.task} has none")
-        if any(target.runtime in ON_GPU for target in self.targets):
-            raise ValueError("targets: images run on CPUs so far: onnxruntime, openvino")
-        if _asks_for(self, "adversarial"):
-            raise ValueError("adversarial: it pushes the embeddings of words, and images have none")
-
-    def _of_vectors(self) -> None:
-        """What needs labels, or vectors of one space and width, is refused."""
-        for model in self.models:
-            for stage, settings in (step.stage for step in model.steps):
-                lesson = settings.recover if isinstance(settings, Prune) else settings
-                if isinstance(lesson, Heal) and lesson.label_weight:
-                    raise ValueError(
-                        f"models: '{model.name}', {stage}: label_weight: a pair's number is not of one text; set it "
-                        "to 0, or finetune afterwards"
-                    )
-                if isinstance(settings, Distill) and settings.width is not None:
-                    raise ValueError(
-                        f"models: '{model.name}', {stage}: width: the vectors of {self.task} are as wide as the hidden "
-                        "state, and the student's have to be as wide as the teacher's; cut layers, heads or ffn"
-                    )
-        if self.teachers:
-            raise ValueError(f"teachers: two models' vectors are not of one space, so {self.task} takes one teacher")
-        other = next((entry.stage[0] for entry in self.adapt if entry.finetune is None), None)
-        if other is not None:
-            raise ValueError(f"adapt: {other} is for rows of one text, and those of {self.task} are pairs; finetune is")
-
-    def _of_texts(self) -> None:
-        """ValueError for what models that write are not known to."""
-        for key in ("search", "teachers", "lengths"):
-            if getattr(self, key):
-                raise ValueError(f"{key}: not for {self.task}; leave it out")
-        for where, steps, known in (
-            ("adapt", self.adapt, ("finetune",)),
-            *((f"models: '{model.name}'", model.steps, ("finetune", "distill")) for model in self.models),
-        ):
-            other = next((step.stage[0] for step in steps if step.stage[0] not in known), None)
-            if other is not None:
-                raise ValueError(f"{where}: {other} does not know models that write; {' and '.join(known)} do")
-
-    def _of_continuations(self) -> None:
-        """ValueError for what models that go on with texts are not known to."""
-        steps = {step.stage[0] for model in self.models for step in model.steps}
-        given = {
-            "search": self.search is not None,
-            "lengths": bool(self.lengths),
-            "teachers": bool(self.teachers),
-            "models: trim": "trim" in steps,
-            "adapt: tune": any(entry.tune for entry in self.adapt),
-            "adapt: update": any(entry.update for entry in self.adapt),
-        }
-        wrong = next((key for key, there in given.items() if there), None)
-        if wrong is not None:
-            raise ValueError(f"{wrong}: not for {self.task} (docs/tasks.md says what is)")
-
     def tolerance(self, precision: str) -> Tolerance:
         """The parity gate's limits for a precision."""
         given = self.parity.get(precision)  # type: ignore[call-overload]
         return Tolerance(**given.model_dump()) if given else tolerance_of(TASKS[self.task], precision)
-
-
-def _asks_for(part: object, key: str) -> bool:
-    """Whether a key is set somewhere in settings, however deep."""
-    if isinstance(part, Settings):
-        return bool(getattr(part, key, None)) or any(_asks_for(value, key) for _, value in part)
-    return isinstance(part, list) and any(_asks_for(value, key) for value in part)
 
 
 BASELINE = "teacher"  # the checkpoint as it came

@@ -12,7 +12,7 @@ from ..benchmarks.quality import drop_upper_95, mcnemar_p, paired_drop
 from ..compress import data as data_module
 from ..compress.data import Rows
 from ..compress.errors import InputError
-from ..compress.tasks import points
+from ..compress.outputs import points
 from ..export.artifact import Artifact
 from ..export.manifest import MANIFEST
 from ..export.session import CannotRunHere

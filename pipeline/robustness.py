@@ -15,12 +15,12 @@ from rich.table import Table
 from ..benchmarks.quality import Z95_TWO_SIDED, paired_drop
 from ..compress import noise
 from ..compress.errors import InputError
-from ..compress.tasks import points
+from ..compress.outputs import points
 from ..export.session import CannotRunHere
 from .bundles import LabelColumn, TextColumn
 from .side_by_side import adopted, correct
-from .stages import Seed, TaskOption, about_words, out, task_named
 from .store import write_atomic
+from .verbs import Seed, TaskOption, about_words, out, task_named
 
 app = typer.Typer()
 

@@ -20,8 +20,8 @@ from ..benchmarks.quality import (
     wilson,
 )
 from ..compress.noise import MEASURED
+from ..compress.outputs import points
 from ..compress.settings import Timed
-from ..compress.tasks import points
 from .recipe import BASELINE
 
 

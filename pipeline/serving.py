@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ..compress.errors import InputError, StepError
 from .options import checked
-from .stages import TaskOption, task_named
+from .verbs import TaskOption, task_named
 
 app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)

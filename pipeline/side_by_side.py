@@ -17,7 +17,8 @@ from ..compress.data import Rows, has_labels, label_names
 from ..compress.encoder import run_rows
 from ..compress.errors import InputError
 from ..compress.files import open_table
-from ..compress.tasks import TASKS, Task, points
+from ..compress.outputs import points
+from ..compress.tasks import TASKS, Task
 from ..export.adopt import adopt
 from ..export.artifact import Artifact
 from ..export.machine import cores

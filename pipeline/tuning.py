@@ -13,11 +13,12 @@ from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
 from ..compress.data import Rows
 from ..compress.errors import InputError
+from ..compress.outputs import points
 from ..compress.settings import Finetune, Tune
-from ..compress.tasks import Task, points
+from ..compress.tasks import Task
 from .options import checked
 from .progress import Report
-from .stages import (
+from .verbs import (
     BatchSize,
     Epochs,
     MaxLength,

@@ -18,8 +18,9 @@ from paredown.compress.distill import heal
 from paredown.compress.encoder import batches_of, run_rows
 from paredown.compress.importance import kl_to, log_probabilities
 from paredown.compress.inference import forward
+from paredown.compress.outputs import softmax
 from paredown.compress.settings import Recover
-from paredown.compress.tasks import TASKS, softmax
+from paredown.compress.tasks import TASKS
 
 RATES = (3e-5, 1e-4)
 

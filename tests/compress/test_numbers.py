@@ -8,7 +8,8 @@ from paredown.compress.checkpoint import load, with_new_head
 from paredown.compress.encoder import PAIR
 from paredown.compress.inference import divergence, forward
 from paredown.compress.numbers import last_layer, standard_units
-from paredown.compress.tasks import TASKS, spread
+from paredown.compress.outputs import spread
+from paredown.compress.tasks import TASKS
 
 NUMBERS = TASKS["text-regression"]
 IDS = [[2, 5, 11, 3], [2, 6, 3], [2, 10, 12, 7, 3]]

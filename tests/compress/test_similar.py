@@ -19,9 +19,10 @@ from paredown.compress.families import FAMILIES
 from paredown.compress.inference import Kind, answers, divergence, forward
 from paredown.compress.losses import SCALE, Judge, pair_loss
 from paredown.compress.noise import typos
+from paredown.compress.outputs import points
 from paredown.compress.similar import MRR, SPEARMAN, Pairs, pairs, right
 from paredown.compress.structure import cut, structure_of
-from paredown.compress.tasks import TASKS, points
+from paredown.compress.tasks import TASKS
 from paredown.export.to_onnx import plain_onnx, to_onnx
 from scipy.stats import spearmanr
 

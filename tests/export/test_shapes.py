@@ -13,7 +13,7 @@ from paredown.compress.encoder import collate, run_rows
 from paredown.compress.errors import InputError
 from paredown.compress.families import supported
 from paredown.compress.inference import forward
-from paredown.compress.tasks import softmax
+from paredown.compress.outputs import softmax
 from paredown.export.artifact import Artifact, read_artifact
 from paredown.export.bundle import write_bundle
 from paredown.export.exporters import EXPORTERS

@@ -14,7 +14,8 @@ from conftest import BAD, FILLER, GOOD, paredown, refused, write_tokenizer
 from paredown.benchmarks.quality import by_key, negative_flips, paired_drop
 from paredown.compress.checkpoint import load, open_checkpoint
 from paredown.compress.errors import InputError
-from paredown.compress.tasks import TASKS, spread
+from paredown.compress.outputs import spread
+from paredown.compress.tasks import TASKS
 from serving import client_of
 
 pytestmark = pytest.mark.slow
