@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial
+from itertools import count
 from typing import cast
 
 import numpy as np
@@ -17,10 +17,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .encoder import per_row, run_rows
+from .encoder import Batch, per_row, run_rows
 from .errors import InputError
 from .families import WHOLE
-from .inference import Kind, answers, divergence, forward, inputs_of, kind_of, pad_id
+from .inference import Kind, answers, divergence, forward, give_back, inputs_of, kind_of, pad_id
 from .losses import Judge, Labels, labels_key, supervised
 from .numbers import standard_units
 from .relation import relation_loss, relations
@@ -223,8 +223,14 @@ def _without_dropout(model: nn.Module) -> Iterator[None]:
 def teacher_scores(teacher: PreTrainedModel, ids: Sequence[Sequence[int]]) -> np.ndarray:
     """The teacher's logits for every row, as `run_rows` gives them, or what it writes: the dearest part of a short
     distillation."""
-    output = "sequences" if kind_of(teacher) is Kind.TEXT else "logits"
-    return run_rows(partial(forward, teacher), ids, pad_id(teacher), output)
+    output, calls = "sequences" if kind_of(teacher) is Kind.TEXT else "logits", count(1)
+
+    def call(batch: Batch) -> Batch:
+        if next(calls) % 64 == 0:
+            give_back()
+        return forward(teacher, batch)
+
+    return run_rows(call, ids, pad_id(teacher), output)
 
 
 def mean_scores(teachers: Sequence[tuple[PreTrainedModel, Sequence[Sequence[int]]]]) -> np.ndarray:

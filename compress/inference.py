@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -129,3 +131,13 @@ def forward(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, n
     if kind_of(model) is Kind.NEXT:
         return {NEXT: next_token(out.logits.float().numpy(), batch["input_ids"], batch["attention_mask"])}
     return {"logits": out.logits.float().numpy()}
+
+
+def give_back() -> None:
+    """Hand memory that is free back to the machine, where the C library can be asked to (glibc).
+
+    Batches of ever new lengths leave it in pieces that the next one does not fit: 23,000 reviews of up to 512 tokens
+    took 11 GB.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -133,9 +133,9 @@ def _export_to(
         if batch_size:
             raise InputError("--batch-size: an engine takes any up to its largest, of --batch-sizes; leave it out")
     if (lengths or batch_size) and (not kind.reads_text or kind.gives_text):
-        raise InputError(f"--lengths, --batch-size: for tasks that read a whole text in one call, not {kind.name}")
-    if mobile and kind.gives_text:
-        raise InputError(f"--to ort: for models of one call, not {kind.name}; give --to onnx")
+        raise InputError(f"--lengths, --batch-size: for tasks that read text in one call, not {kind.name}")
+    if mobile and kind.writes:
+        raise InputError(f"--to ort: for models of one graph, not {kind.name}; give --to onnx")
     if precision not in (known := precisions_of(runtime, kind)):
         raise InputError(f"--precision {precision}: for {kind.name}, {runtime} runs {', '.join(known) or 'nothing'}")
     source = answering(open_checkpoint(checkpoint, kind), kind, max_new_tokens)
