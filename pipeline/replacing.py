@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -51,6 +52,7 @@ def against(job: Job, run_dir: Path, old_run: Path) -> dict:
         with reporter.step("measure both") as report:
             ids = [data_module.encode(a.encoder(), rows) for a in artifacts]
             timed = bench(scored, ids, job.recipe.latency, metric_name=task.metric_name, progress=report)
+        same = _bytes_of(artifacts[0]) == _bytes_of(artifacts[1])
     old, new = (entry.correct for entry in scored)
     assert old is not None
     assert new is not None
@@ -67,6 +69,7 @@ def against(job: Job, run_dir: Path, old_run: Path) -> dict:
         "latency_ratio": timed["artifacts"][1].get("ratio"),
         "latency_ratio_ci": timed["artifacts"][1].get("ratio_ci"),
         "max_drop": job.recipe.choose.max_drop,
+        "same_model": same,
     }
     found |= verdict(found)
     write_atomic(run_dir / REPLACE, json.dumps(found, indent=2) + "\n")
@@ -74,7 +77,10 @@ def against(job: Job, run_dir: Path, old_run: Path) -> dict:
 
 
 def verdict(found: dict) -> dict:
-    """`replace` and why: surely better, or surely faster and surely within `max_drop`."""
+    """`replace` and why: surely better, or surely faster and surely within `max_drop`. A model is neither against
+    itself, whatever the clock says."""
+    if found.get("same_model"):
+        return {"replace": False, "why": "the same model, byte for byte"}
     lo, hi = found["latency_ratio_ci"] or (0.0, float("inf"))
     sure = found["mcnemar_p"] < SURE
     time = "" if found["latency_ratio"] is None else f", {found['latency_ratio']:.2f} of its time"
@@ -86,6 +92,15 @@ def verdict(found: dict) -> dict:
     if hi < 1 and found["drop_upper_95"] <= found["max_drop"]:
         return {"replace": True, "why": f"faster and not worse by more than {found['max_drop']:g} points: {change}"}
     return {"replace": False, "why": f"no difference that the rows or the clock are sure of: {change}"}
+
+
+def _bytes_of(artifact: Artifact) -> tuple[str, list[str]]:
+    """The runtime and the digests of the files that it loads."""
+    digests = []
+    for name in artifact.files:
+        with (artifact.path / name).open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return artifact.runtime, digests
 
 
 def _scored(name: str, artifact: Artifact, rows: Rows) -> Scored:
