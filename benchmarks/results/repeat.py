@@ -14,6 +14,7 @@ import os
 import shutil
 from pathlib import Path
 
+from paredown.export.machine import machine
 from paredown.pipeline.recipe_file import read_recipe
 from paredown.pipeline.run import run
 
@@ -28,6 +29,7 @@ def main() -> None:
     recipe, again = read_recipe(args.recipe), args.run.parent / f"{args.run.name}-again"
     found = json.loads(args.output.read_text())["measured"] if args.output.is_file() else []
     first = json.loads((args.run / "choice.json").read_text())["chosen"]["name"]
+    about = {"recipe": args.recipe.name, "machine": machine()}
     while len(found) < args.times:
         shutil.rmtree(again, ignore_errors=True)
         shutil.copytree(args.run / "steps", again / "steps", ignore=shutil.ignore_patterns("measure-*"),
@@ -38,7 +40,7 @@ def main() -> None:
         chosen = done.choice["chosen"]
         figures = {key: chosen[key] for key in ("name", "speedup_vs_baseline", "speedup_ci")}
         found.append({"chosen": figures, **done.choice["conditions"]})
-        args.output.write_text(json.dumps({"recipe": args.recipe.name, "first": first, "measured": found}, indent=1))
+        args.output.write_text(json.dumps({**about, "first": first, "measured": found}, indent=1))
         print(json.dumps(found[-1]), flush=True)
     shutil.rmtree(again)
 
