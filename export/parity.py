@@ -21,9 +21,8 @@ from .session import ENGINES, Session
 class Tolerance:
     """How far an artefact may be from its checkpoint."""
 
-    max_difference: (
-        float | None
-    )  # of a logit, absolute, or of a number or vector, in `spread`s; None where only answers count
+    # Of a logit, absolute, or of a number or vector, in `spread`s; None where only answers count.
+    max_difference: float | None
     min_agreement: float  # share of rows with the same prediction, 0..1 (Task.same)
     max_metric_drop: float  # points
 

@@ -38,12 +38,8 @@ from .store import Done
 
 SCHEMA = 2
 SPLITS = ("train", "unlabeled", "validation", "test")
-BY_NAME = (
-    "why_slower",
-    "sweep",
-    "profile",
-    "new_tokens_per_s",
-)  # what the step `measure` found out about each candidate, by its name
+# What the step `measure` found out about each candidate, by its name.
+BY_NAME = ("why_slower", "sweep", "profile", "new_tokens_per_s")
 FLIPS, FLIP_CHARACTERS = 20, 400
 
 
@@ -117,13 +113,13 @@ def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:
     if not job.task.one_label:
         return {"predicted_validation": None, "calibration_error": None, "flips": []}
     gold, texts, labels = job.validation.gold, job.validation.texts, job.checkpoint.labels
-    small = job.checkpoint.encoder().small
+    small = None if job.task.reads_text else job.checkpoint.encoder().small  # a tokenizer takes long to open
     logits, before = (np.load(step.path / "validation.npy") for step in (evaluated, baseline))
     said, said_before = logits.argmax(axis=-1), before.argmax(axis=-1)
     sure = softmax(logits).max(axis=-1)
     flips = [
         {
-            "text": texts[i].replace(PAIR, " | ")[:FLIP_CHARACTERS] if job.task.reads_text else small(texts[i]),
+            "text": texts[i].replace(PAIR, " | ")[:FLIP_CHARACTERS] if small is None else small(texts[i]),
             "gold": labels[gold[i]],
             "now": labels[said[i]],
             "confidence": float(sure[i]),

@@ -29,9 +29,10 @@ def evaluate(
     try:
         session = artifact.open(cores())
     except CannotRunHere as reason:
-        graph, ids = stand_in(artifact, cores()), encoder.ids(job.validation.texts)
+        graph = stand_in(artifact, cores())
         if graph is None:
             return {"cannot_run": str(reason)}
+        ids = encoder.ids(job.validation.texts)
         outputs = run_rows(graph, ids, encoder.pad_id, job.task.output)
         return {"cannot_run": str(reason), "parity": _parity(job, candidate, reference, artifact, outputs, ids, done)}
     result: dict = {}
