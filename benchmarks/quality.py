@@ -1,45 +1,113 @@
-"""How good a candidate is, and how sure that is: intervals and paired comparisons on the same rows.
+"""Quality of a candidate with its uncertainty: intervals, paired comparisons on the same rows, simultaneous bounds.
 
-Rows come as `Task.correct` has them: (rows,) bool, right or wrong, with closed formulas; or (rows, 2), points gained
-and points possible, whose metric is a ratio of sums (F1) and whose errors are those of a bootstrap over the rows.
+Rows come as `Task.correct` has them. (rows,) bool: right or wrong; score intervals. (rows, 2) float64, points gained
+and points possible, whose metric is a ratio of sums (F1, and means such as MRR): every row has an influence on the
+metric (its derivative by the row's weight), and bounds are made from the mean, the variance and the skewness of the
+influences. `benchmarks/coverage.py` simulates how often each interval contains the truth (table in
+docs/choosing.md).
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
 from ..export.predict import points
 
-Z95_TWO_SIDED = 1.959964
-Z95_ONE_SIDED = 1.644854
-RESAMPLES = 1000
+NORMAL = NormalDist()
+Z95_TWO_SIDED = NORMAL.inv_cdf(0.975)
+Z95_ONE_SIDED = NORMAL.inv_cdf(0.95)
+DRAWS = 20_000  # of the maximum over the candidates
+# A bound from few rows that differ allows for a loss that no row has shown: ATOMS such rows count in the skewness.
+ATOMS, ATOM = 2.0, 1.25  # ATOM: such a loss, in multiples of the largest one
+FEW, FEW_LABELLED = 5, 10  # rows that differ, under which the loss nears that of a row which loses everything
+FEW_SHARED = 10  # rows that differ, under which a candidate's correlation with the others is taken as 0
+EXACT = 12  # rows that differ, up to which every exchange of them is counted
+CALIBRATED = 999  # draws of answers that a calibrated model would give
+SURE = 0.05  # probability under which a calibration error is not put down to chance
 
 
-def wilson(correct: np.ndarray) -> tuple[float, float]:
-    """95 % interval, in points, of the metric: Wilson's (1927) for bools, else percentiles of the bootstrap."""
+def drop_upper(baseline: np.ndarray, candidate: np.ndarray, confidence: float = 0.95) -> float:
+    """One-sided upper bound of the drop in points, at most 100; both (rows,) bool or (rows, 2), of the same rows.
+
+    Bools: the score bound of Tango 1998 (doi 10.1002/(SICI)1097-0258(19980430)17:8<891). Points: `_score_bound`.
+    A confidence below 0.5 counts as 0.5.
+    """
+    return float(_uppers(baseline, [candidate], _one_sided(confidence))[0])
+
+
+def drop_upper_95(baseline: np.ndarray, candidate: np.ndarray) -> float:
+    """`drop_upper` at 95 %."""
+    return drop_upper(baseline, candidate, 0.95)
+
+
+def drop_interval(baseline: np.ndarray, candidate: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided interval of the drop in points: two one-sided bounds, each with half of the error."""
+    side = (1 + confidence) / 2
+    return -drop_upper(candidate, baseline, side), drop_upper(baseline, candidate, side)
+
+
+def upper_bounds(baseline: np.ndarray, candidates: Sequence[np.ndarray], confidence: float = 0.95) -> np.ndarray:
+    """One-sided upper bounds of all candidates' drops that hold together with this confidence, (candidates,) points.
+
+    The maximum over the candidates of correlated normal statistics, whose correlation is that of the rows' influences
+    (Westfall and Young 1993; Chernozhukov et al. 2013, doi 10.1214/13-AOS1161), gives the level at which each bound is
+    taken. Few rows that differ say little about the correlation: there it is 0 (Sidak 1967). Candidates with the same
+    answers count once, and those with the baseline's do not count. Cached by the content of the arrays.
+    """
+    if not candidates:
+        return np.zeros(0)
+    return _upper_bounds(Answers.of(baseline), tuple(map(Answers.of, candidates)), confidence).copy()
+
+
+def metric_interval(correct: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided interval of the metric in points: (rows,) bool or (rows, 2).
+
+    Bools: Wilson's (1927), with Poisson's limits for one to three rows right or wrong (Brown, Cai and DasGupta 2001,
+    doi 10.1214/ss/1009213286). Points: `_score_bound` on both sides.
+    """
+    z = _one_sided((1 + confidence) / 2)
     if correct.ndim == 2:
-        lo, hi = np.percentile(_resampled(correct), [2.5, 97.5])
-        return float(lo), float(hi)
-    n, p, z = len(correct), float(correct.mean()), Z95_TWO_SIDED
+        gained, possible = correct.T
+        bounded = bool(((gained >= 0) & (gained <= possible)).all())  # a row may lose all of its points
+        metric, largest = points(correct), 100.0 if bounded else None
+        lo, hi = _both_sides(_influence(correct), metric, _student(z, len(correct)), largest)
+        return max(0.0, lo) if bounded else lo, min(100.0, hi)
+    n, p = len(correct), float(correct.mean())
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return 100 * (middle - half), 100 * (middle + half)
+    lo, hi, right = middle - half, middle + half, int(correct.sum())
+    if 0 < right <= 3:
+        lo = _poisson_limit(right, 1 - confidence) / n
+    if 0 < n - right <= 3:
+        hi = 1 - _poisson_limit(n - right, 1 - confidence) / n
+    return 100 * max(0.0, lo), 100 * min(1.0, hi)
+
+
+def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided interval of the mean of (rows,) numbers from -1 to 1 (correlations), as `metric_interval`'s."""
+    mean, z = float(values.mean()), _student(_one_sided((1 + confidence) / 2), len(values))
+    lo, hi = _both_sides(values - mean, mean, z, None)
+    return max(-1.0, lo), min(1.0, hi)
 
 
 def paired_drop(baseline: np.ndarray, candidate: np.ndarray) -> tuple[float, float]:
     """Drop of the candidate and its standard error, in points, positive = worse; both of the same rows.
 
     Half a row is added to each cell of the two-by-two table (Agresti and Min 2005, doi 10.1002/sim.1781), so that two
-    models that never differ still have an error; that least error is kept where rows are resampled.
+    models that never differ still have an error; for points a least error stands for it while under FEW rows differ.
     """
     n = len(baseline)
     if baseline.ndim == 2:
-        spread = (_resampled(baseline) - _resampled(candidate)).std(ddof=1)  # the same rows on both sides
-        return points(baseline) - points(candidate), math.hypot(spread, 100 / (n + 2))
+        spread = float((_influence(baseline) - _influence(candidate)).std(ddof=min(1, n - 1))) / math.sqrt(n)
+        least = 100 / (n + 2) * max(0.0, 1 - _differing(baseline, candidate) / FEW)
+        return points(baseline) - points(candidate), math.hypot(spread, least)
     lost = int((baseline & ~candidate).sum())
     won = int((~baseline & candidate).sum())
     b, c, m = lost + 0.5, won + 0.5, n + 2
@@ -47,20 +115,23 @@ def paired_drop(baseline: np.ndarray, candidate: np.ndarray) -> tuple[float, flo
     return 100 * (lost - won) / n, 100 * error
 
 
-def drop_upper_95(baseline: np.ndarray, candidate: np.ndarray) -> float:
-    """One-sided 95 % upper bound of the drop, in points."""
-    drop, error = paired_drop(baseline, candidate)
-    return drop + Z95_ONE_SIDED * error
-
-
 def mcnemar_p(baseline: np.ndarray, candidate: np.ndarray) -> float:
     """Exact two-sided McNemar test: the probability of so uneven a split of the rows on which only one is right.
 
-    For points: that of so large a drop where there is none, by the bootstrap's error.
+    Points: the same test by exchanging the two models' rows (approximate randomisation, Noreen 1989): every exchange
+    of up to EXACT rows that differ, the normal limit of its distribution for more.
     """
     if baseline.ndim == 2:
-        drop, error = paired_drop(baseline, candidate)
-        return math.erfc(abs(drop) / error / math.sqrt(2))
+        gained, possible = (baseline + candidate).sum(axis=0)
+        both = gained / possible if possible else 0.0  # the metric of both together, which no exchange changes
+        moved = baseline - candidate
+        parts = moved[:, 0] - both * moved[:, 1]
+        parts = parts[(moved != 0).any(axis=1)]
+        observed = abs(parts.sum())
+        if len(parts) > EXACT:
+            return math.erfc(observed / math.sqrt(2 * np.square(parts).sum())) if observed else 1.0
+        signs = 1 - 2 * (np.arange(2 ** len(parts))[:, None] >> np.arange(len(parts)) & 1)
+        return float(np.mean(np.abs(signs @ parts) >= observed * (1 - 1e-9)))
     lost = int((baseline & ~candidate).sum())
     won = int((~baseline & candidate).sum())
     n, k = lost + won, min(lost, won)
@@ -88,77 +159,294 @@ def flip_share(baseline: np.ndarray, candidate: np.ndarray) -> float:
 def by_key(baseline: np.ndarray, candidate: np.ndarray, keys: Sequence[str]) -> list[dict]:
     """The drop within each group of rows, worst first: name, rows, metric, drop, its 95 % interval and upper bound.
 
-    `keys`: the group of each row. Intervals are paired and not corrected for the number of groups.
+    `keys`: the group of each row. Intervals are paired and each holds by itself; the largest of the upper bounds is
+    also a 95 % bound of the worst group's drop, whichever group that is.
     """
-    names = np.asarray(keys)
+    names, group, rows = np.unique(np.asarray(keys), return_inverse=True, return_counts=True)
+    if baseline.ndim == 1:
+        lost, won = (np.bincount(group, change, len(rows)) for change in (baseline & ~candidate, ~baseline & candidate))
+        lows, highs = -_tango(won, lost, rows, Z95_TWO_SIDED), _tango(lost, won, rows, Z95_TWO_SIDED)
+        bounds = 100 * np.stack([lows, highs, _tango(lost, won, rows, Z95_ONE_SIDED)], axis=1)
+    parts = np.split(np.argsort(group, kind="stable"), np.cumsum(rows)[:-1])
     found = []
-    for name in np.unique(names):
-        ours, theirs = candidate[names == name], baseline[names == name]
-        drop, error = paired_drop(theirs, ours)
-        half = Z95_TWO_SIDED * error
+    for i, part in enumerate(parts):
+        theirs, ours = baseline[part], candidate[part]
+        lo, hi, upper = bounds[i] if baseline.ndim == 1 else (*drop_interval(theirs, ours), drop_upper(theirs, ours))
         found.append(
             {
-                "name": str(name),
-                "rows": len(ours),
+                "name": str(names[i]),
+                "rows": len(part),
                 "metric": points(ours),
-                "drop": drop,
-                "drop_ci": [drop - half, drop + half],
-                "drop_upper_95": drop + Z95_ONE_SIDED * error,
+                "drop": points(theirs) - points(ours),
+                "drop_ci": [float(lo), float(hi)],
+                "drop_upper_95": float(upper),
             }
         )
     return sorted(found, key=lambda entry: -entry["drop"])
 
 
-def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error in points: |confidence - accuracy| over bins of equal width, weighted by their rows.
+class Calibration(NamedTuple):
+    """Expected calibration error, and the probability that a calibrated model shows one as large."""
 
-    (Guo et al. 2017, arXiv 1706.04599.) confidence (rows,) 0..1, correct (rows,) bool.
+    error: float  # points
+    p: float
+
+
+def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> Calibration:
+    """Expected calibration error in points (Guo et al. 2017, arXiv 1706.04599) without its bias, and its p-value.
+
+    confidence (rows,) 0..1, correct (rows,) bool. |confidence - accuracy| over bins of equal width, weighted by their
+    rows, is over 0 for a calibrated model too: 11 points at 20 rows. It is shrunk by the share of the squared gaps
+    that binomial noise explains (as in Kumar et al. 2019, arXiv 1909.10155). p: from CALIBRATED draws of the answers
+    of a model that is right as often as it says, with these confidences (Widmann et al. 2019, arXiv 1910.11385).
     """
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    index, n = np.minimum((confidence * bins).astype(int), bins - 1), len(correct)
+    confidence = np.asarray(confidence, np.float64)
     gap = np.bincount(index, confidence - correct, bins)
-    return float(100 * np.abs(gap).sum() / len(correct))
+    noise, squares = float((confidence * (1 - confidence)).sum()), float(np.square(gap).sum())
+    plain = np.abs(gap).sum()
+    random, of_bin, drawn = np.random.default_rng(0), np.eye(bins, dtype=np.float32)[index], []
+    sums = np.bincount(index, confidence, bins)
+    for count in np.diff(np.linspace(0, CALIBRATED, 2 + n * CALIBRATED // 8_000_000).astype(int)):
+        right = random.random((count, n), dtype=np.float32) < confidence.astype(np.float32)
+        drawn.append(np.abs(sums - right.astype(np.float32) @ of_bin).sum(axis=1))
+    above = int((np.concatenate(drawn) >= plain - 1e-3).sum())
+    shrunk = plain * math.sqrt(max(0.0, 1 - noise / squares)) if squares > 1e-18 else 0.0
+    return Calibration(float(100 * shrunk / n), (1 + above) / (1 + CALIBRATED))
 
 
-def macro_f1(predicted: np.ndarray, gold: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Mean F1 over the labels that are in `gold` or `predicted`, in points, for each row of `weights` (samples, rows).
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """The calibration error that a gate sees: `calibration`'s, or 0 where chance explains it (p over SURE).
 
-    Without weights one sample in which every row counts once: (1,).
+    So a gate on it refuses a calibrated model in at most one of twenty measurements, however few the rows are.
     """
-    counts = np.ones((1, len(gold)), np.float32) if weights is None else weights
-    scores = []
-    for label in np.union1d(predicted, gold):
-        ours, theirs = predicted == label, gold == label
-        hits = counts @ (ours & theirs).astype(np.float32)
-        named = counts @ (ours.astype(np.float32) + theirs)
-        scores.append(2 * hits / np.maximum(named, 1))
-    return 100 * np.mean(scores, axis=0)
+    error, p = calibration(confidence, correct, bins)
+    return error if p <= SURE else 0.0
 
 
-def macro_f1_drop(baseline: np.ndarray, candidate: np.ndarray, gold: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """Drop of macro F1 in points and its one-sided 95 % upper bound, by a paired bootstrap of 1,000 samples of rows.
+def macro_f1(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Mean F1 over the labels that are in `gold` or predicted, in points: (1,), or (models,) of (models, rows) int."""
+    return np.array([_macro(row, gold)[0] for row in np.atleast_2d(predicted)])
 
-    All three are (rows,) int labels. The bound is that of the basic bootstrap: twice the drop less the 5 % quantile.
+
+def macro_f1_drop(
+    baseline: np.ndarray, candidate: np.ndarray, gold: np.ndarray, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Drop of macro F1 in points and its one-sided upper bound; all three (rows,) int labels."""
+    drops, uppers = macro_f1_upper_bounds(baseline, [candidate], gold, confidence)
+    return float(drops[0]), float(uppers[0])
+
+
+def macro_f1_upper_bounds(
+    baseline: np.ndarray, candidates: Sequence[np.ndarray], gold: np.ndarray, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Drops of macro F1 in points and upper bounds that hold together, (candidates,) each; (rows,) int labels.
+
+    As `upper_bounds`, with the influences of a mean of ratios. A label with few rows makes the bound wide: a row of it
+    may lose much. Only labels that are in `gold` or predicted are judged. Cached by the content of the arrays.
     """
-    counts = _resampled_rows(len(gold), seed)
-    drop = float(macro_f1(baseline, gold)[0] - macro_f1(candidate, gold)[0])
-    drops = macro_f1(baseline, gold, counts) - macro_f1(candidate, gold, counts)
-    return drop, float(2 * drop - np.percentile(drops, 5))
-
-
-@lru_cache(maxsize=4)
-def _resampled_rows(rows: int, seed: int) -> np.ndarray:
-    """How often each row is in each of `RESAMPLES` samples with replacement, (RESAMPLES, rows) float32."""
-    picks = np.random.default_rng(seed).integers(0, rows, size=(RESAMPLES, rows))
-    return np.stack([np.bincount(pick, minlength=rows) for pick in picks]).astype(np.float32)
-
-
-def _resampled(rows: np.ndarray) -> np.ndarray:
-    """The metric of samples of rows of points, (RESAMPLES,); the same samples for as many rows."""
-    gained, possible = (_resampled_rows(len(rows), 0) @ rows.astype(np.float32)).T
-    return 100 * gained / np.maximum(possible, 1)  # they are counts: below 1 is nothing
+    if not len(candidates):
+        return np.zeros(0), np.zeros(0)
+    keys = Answers.of(baseline), tuple(map(Answers.of, candidates)), Answers.of(gold)
+    drops, uppers = _macro_upper_bounds(*keys, confidence)
+    return drops.copy(), uppers.copy()
 
 
 def worst_flips(baseline: np.ndarray, candidate: np.ndarray, confidence: np.ndarray, most: int) -> list[int]:
     """Row numbers of negative flips, those that the candidate is surest of first; confidence (rows,) 0..1."""
     flipped = np.flatnonzero(baseline & ~candidate)
     return flipped[np.argsort(-confidence[flipped], kind="stable")][:most].tolist()
+
+
+class Answers:
+    """An array that can be the key of a cache: equal where dtype, shape and content are."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = np.ascontiguousarray(array)
+        self._key = (array.dtype.str, array.shape, hashlib.blake2b(self.array.data, digest_size=16).digest())
+
+    @staticmethod
+    def of(array: np.ndarray) -> Answers:
+        return Answers(array)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Answers) and self._key == other._key
+
+
+@lru_cache(maxsize=128)
+def _upper_bounds(baseline: Answers, candidates: tuple[Answers, ...], confidence: float) -> np.ndarray:
+    base = baseline.array
+    different = list(dict.fromkeys(c for c in candidates if c != baseline))
+    if base.ndim == 1:
+        effects = np.array([base.astype(np.float32) - c.array for c in different]).reshape(-1, len(base)).T
+    else:
+        ours = _influence(base)
+        effects = np.array([ours - _influence(c.array) for c in different]).reshape(-1, len(base)).T
+    differing = np.array([_differing(base, c.array) for c in different])
+    z = _together(effects, differing, confidence)
+    return _uppers(base, [c.array for c in candidates], z)
+
+
+@lru_cache(maxsize=128)
+def _macro_upper_bounds(
+    baseline: Answers, candidates: tuple[Answers, ...], gold: Answers, confidence: float
+) -> tuple[np.ndarray, np.ndarray]:
+    metric, ours = _macro(baseline.array, gold.array)
+    others = {c: _macro(c.array, gold.array) for c in candidates}
+    different = [c for c in others if c != baseline]
+    n, differing = len(gold.array), {c: int((c.array != baseline.array).sum()) for c in others}
+    effects = np.array([ours - others[c][1] for c in different]).reshape(-1, n).T
+    z = _student(_together(effects, np.array([differing[c] for c in different]), confidence), n)
+    labels = np.unique(gold.array, return_counts=True)[1]
+    all_of_it = 100 * n / labels.min() / len(labels)  # what a row of the rarest label can lose
+    drops = np.array([metric - others[c][0] for c in candidates])
+    columns = np.array([ours - others[c][1] for c in candidates]).T
+    scarce = _scarce(np.array([differing[c] for c in candidates]), FEW_LABELLED)
+    return drops, np.minimum(100, _score_bound(columns, drops, z, all_of_it, scarce))
+
+
+def _together(effects: np.ndarray, differing: np.ndarray, confidence: float) -> float:
+    """The normal quantile at which bounds of all columns of (rows, candidates) hold together."""
+    count = effects.shape[1]
+    if count < 2:
+        return _one_sided(confidence)
+    sidak = _one_sided(confidence ** (1 / count))
+    effects = effects[:, differing >= FEW_SHARED]
+    shared = effects.shape[1]
+    if shared < 2 or DRAWS * (1 - confidence) < 100:  # or too few of the draws lie beyond
+        return sidak
+    centred = effects - effects.mean(axis=0)
+    scaled = centred / np.maximum(np.sqrt(np.square(centred).sum(axis=0)), 1e-12)
+    values, vectors = np.linalg.eigh((scaled.T @ scaled).astype(np.float64))
+    root = (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
+    draws = np.random.default_rng(0).standard_normal((DRAWS, shared), dtype=np.float32)
+    largest = np.sort((draws @ root.T).max(axis=1))
+    lo, hi = _one_sided(confidence), sidak
+    for _ in range(30):  # where the correlated ones and the others stay below together
+        middle = (lo + hi) / 2
+        below = np.searchsorted(largest, middle) / DRAWS * NORMAL.cdf(middle) ** (count - shared)
+        lo, hi = (middle, hi) if below < confidence else (lo, middle)
+    return hi
+
+
+def _uppers(baseline: np.ndarray, candidates: Sequence[np.ndarray], z: float) -> np.ndarray:
+    """Each candidate's own one-sided upper bound at the normal quantile `z`, (candidates,) points."""
+    n = len(baseline)
+    if baseline.ndim == 1:
+        lost = np.array([np.count_nonzero(baseline & ~c) for c in candidates], np.float64)
+        won = np.array([np.count_nonzero(~baseline & c) for c in candidates], np.float64)
+        return 100 * _tango(lost, won, n, z)
+    ours, metric = _influence(baseline), points(baseline)
+    columns = np.stack([ours - _influence(c) for c in candidates], axis=1)
+    drops = np.array([metric - points(c) for c in candidates])
+    differing = np.array([_differing(baseline, c) for c in candidates])
+    return np.minimum(
+        np.maximum(100, drops), _score_bound(columns, drops, _student(z, n), 100.0, _scarce(differing, FEW))
+    )
+
+
+def _tango(lost: np.ndarray, won: np.ndarray, n: np.ndarray | int, z: float) -> np.ndarray:
+    """Upper score bound (Tango 1998) of the share lost less the share won, as many as `lost` and `won` (floats)."""
+    lo, hi = (lost - won) / n, np.ones(len(lost))
+    more = lost - won + _ties(z)
+    for _ in range(35):
+        drop = (lo + hi) / 2
+        b, c = (2 * n - lost + won) * drop - lost - won, -won * drop * (1 - drop)
+        q = (np.sqrt(np.maximum(b * b - 8 * n * c, 0)) - b) / (4 * n)  # the likeliest share won where this is the drop
+        inside = more - n * drop > -z * np.sqrt(np.maximum(n * (2 * q + drop * (1 - drop)), 0))
+        lo, hi = np.where(inside, drop, lo), np.where(inside, hi, drop)
+    return hi
+
+
+def _score_bound(
+    effects: np.ndarray, means: np.ndarray, z: float, largest: float | None = None, scarce: np.ndarray | float = 0.0
+) -> np.ndarray:
+    """Upper score bound of each mean, (columns,), from the influences of the rows, (rows, columns).
+
+    Under the exponential tilt of the sample that has another mean, the variance changes by the skewness: var(m) =
+    s2 + (m - mean) m3 / s2 (Efron 1981, doi 10.2307/3314608). The bound solves n (m - mean)^2 = z^2 var(m); for
+    counts it is Wilson's. ATOMS rows with a loss that has not been seen are part of the skewness; `scarce` (0 to 1)
+    is how near that loss is to `largest`, what a row can lose at most, rather than to the largest one seen.
+    """
+    n = len(effects)
+    centred = effects - effects.mean(axis=0)
+    squares = centred**2
+    s2, s3, seen = squares.sum(axis=0), (squares * centred).sum(axis=0), np.sqrt(squares.max(axis=0))
+    unseen = ATOM * seen
+    if largest is not None:
+        share = np.where(seen > 1e-9, scarce, 1.0)
+        unseen = np.clip(unseen, 1e-9, largest) ** (1 - share) * largest**share
+    tilt = np.maximum(0, (s3 + ATOMS * unseen**3) / np.maximum(s2 + ATOMS * unseen**2, 1e-18))
+    usual = np.sqrt((squares**2).sum(axis=0) / np.maximum(s2, 1e-18))
+    half = z * z * tilt / 2 + _ties(z) * np.where(seen > 1e-9, usual, unseen)
+    return means + (half + np.sqrt((z * z * tilt / 2) ** 2 + z * z * s2)) / n
+
+
+def _ties(z: float) -> float:
+    """Rows that a bound below 95 % is wider by (continuity): with few rows that differ it would not hold."""
+    return 0.5 * max(0.0, 1 - (z / Z95_ONE_SIDED) ** 2)
+
+
+def _scarce(differing: np.ndarray, few: int) -> np.ndarray:
+    """1 where no row differs, 0 where `few` do."""
+    return np.maximum(0.0, 1 - differing / few)
+
+
+def _both_sides(influence: np.ndarray, mean: float, z: float, largest: float | None) -> tuple[float, float]:
+    """Lower and upper bound of one mean; with a `largest` a row that loses it all is allowed for on either side."""
+    columns = np.stack([-influence, influence], axis=1)
+    lo, hi = _score_bound(columns, np.array([-mean, mean]), z, largest, 1.0)
+    return -float(lo), float(hi)
+
+
+def _influence(rows: np.ndarray) -> np.ndarray:
+    """Influence of each row of points (rows, 2) on 100 * gained / possible, (rows,); the mean is 0."""
+    gained, possible = rows[:, 0], rows[:, 1]
+    total = possible.sum()
+    if not total:
+        return np.zeros(len(rows))
+    return 100 * len(rows) / total * (gained - gained.sum() / total * possible)
+
+
+def _macro(predicted: np.ndarray, gold: np.ndarray) -> tuple[float, np.ndarray]:
+    """Macro F1 in points, and the influence of each row on it, (rows,)."""
+    n = len(gold)
+    labels, both = np.unique(np.concatenate([predicted, gold]), return_inverse=True)
+    ours, theirs = both[:n], both[n:]
+    right = ours == theirs
+    named = np.bincount(both, minlength=len(labels))
+    scores = 2 * np.bincount(theirs[right], minlength=len(labels)) / named
+    gain = np.where(right, 2 / named[theirs], 0) - (scores / named)[ours] - (scores / named)[theirs]
+    return float(100 * scores.mean()), 100 * n / len(labels) * gain
+
+
+def _differing(baseline: np.ndarray, candidate: np.ndarray) -> int:
+    differ = baseline != candidate
+    return int(np.count_nonzero(differ.any(axis=1) if differ.ndim == 2 else differ))
+
+
+def _one_sided(confidence: float) -> float:
+    """The normal quantile, 0 at least."""
+    if not 0 <= confidence < 1:
+        raise ValueError(f"confidence {confidence}: a number from 0 to below 1 is expected")
+    return NORMAL.inv_cdf(max(0.5, confidence))
+
+
+def _student(z: float, rows: int) -> float:
+    """The quantile of Student's t with rows - 1 degrees that belongs to a normal one (first two terms)."""
+    freedom = max(1, rows - 1)
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+@lru_cache(maxsize=64)
+def _poisson_limit(count: int, tail: float) -> float:
+    """The mean of a Poisson variable that is at least `count` with probability `tail`."""
+    lo, hi = 0.0, 10.0 * count + 50
+    for _ in range(80):
+        middle = (lo + hi) / 2
+        below = sum(math.exp(-middle) * middle**i / math.factorial(i) for i in range(count))
+        lo, hi = (middle, hi) if 1 - below < tail else (lo, middle)
+    return lo

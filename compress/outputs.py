@@ -82,13 +82,18 @@ def label_scores(logits: np.ndarray, labels: tuple[str, ...], texts: Sequence[st
 
 
 def explained(outputs: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """outputs (rows, 1), gold (rows,) -> (rows, 2): 1 less the squared error in variances of all gold numbers; and 1.
+    """outputs (rows, 1), gold (rows,) -> (rows, 2): squared distance of the gold number from the mean of all, less the
+    squared error, and the former; both in variances of all gold numbers.
 
-    The mean is R2, the share of the variance that is explained; below 0 for a model worse than the mean. Part of the
-    rows is held against the variance of all of them, so that a group whose numbers are alike is not judged by those.
+    The ratio of the sums is R2, the share of the variance that is explained; below 0 for a model worse than the mean.
+    Part of the rows is held against their distance from the mean of all rows. Where the gold numbers are all the same,
+    the former is 1.
     """
-    gained = 1 - np.square((gold - outputs[:, 0]) / spread(gold))
-    return np.stack([gained, np.ones_like(gained)], axis=1)
+    unit = spread(gold)
+    apart = np.square((gold - gold.mean()) / unit)
+    if not apart.mean() > 0.5:  # no variance: `spread` is their size
+        apart = np.ones(len(gold))
+    return np.stack([apart - np.square((gold - outputs[:, 0]) / unit), apart], axis=1)
 
 
 def values(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:

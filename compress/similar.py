@@ -59,13 +59,13 @@ def metric_of(rows: Rows, *others: Rows | None) -> str:
 def right(outputs: np.ndarray, gold: Pairs) -> np.ndarray:
     """outputs (rows, width) -> (pairs, 2): what a pair adds to the metric, whose mean it is, and 1.
 
-    With numbers: the product of the standardised ranks of cosine and number, whose mean is Spearman's correlation.
+    With numbers: Spearman's correlation of cosine and number, plus the pair's influence on it (`spearman`).
     Without: one by the rank that the right passage has among all the different ones; equals are half before it.
     """
     unit = outputs / np.maximum(np.linalg.norm(outputs, axis=1, keepdims=True), 1e-12)
     queries, passages = unit[gold.first], unit[gold.first + 1]
     if gold.numbers is not None:
-        gained = _standard(ranks((queries * passages).sum(axis=1))) * _standard(ranks(gold.numbers))
+        gained = spearman((queries * passages).sum(axis=1), gold.numbers)
     else:
         _, once = np.unique(gold.passage, return_index=True)
         gained = 1 / _places(queries, passages[once], gold.passage)
@@ -94,6 +94,32 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[which]
 
 
+def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pseudo-values (rows,) of Spearman's correlation of two (rows,): their mean is it, and their variance over the
+    rows is that of its estimate; all 0 where one of the two does not vary.
+
+    The correlation plus each row's influence, which counts that the ranks of the other rows depend on this one too
+    (Hoeffding 1948, doi 10.1214/aoms/1177730196, section 9; Borkowf 2002). Equals have the mean of their ranks.
+    """
+    n = len(x)
+    u, v = ((ranks(values) - (n + 1) / 2) / n for values in (x, y))
+    together, own_x, own_y = ((a * b).mean() for a, b in ((u, v), (u, u), (v, v)))
+    if not own_x or not own_y:
+        return np.zeros(n)
+    size, r = np.sqrt(own_x * own_y), together / np.sqrt(own_x * own_y)
+    both = u * v + _beyond(x, v) + _beyond(y, u) - 3 * together
+    alone = [(a * a + 2 * _beyond(values, a)) / own - 3 for values, a, own in ((x, u, own_x), (y, v, own_y))]
+    return r + both / size - r / 2 * (alone[0] + alone[1])
+
+
+def _beyond(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """For each row, half of the mean over all rows of sign(their value - its own) times their weight, (rows,)."""
+    _, which = np.unique(values, return_inverse=True)
+    sums = np.bincount(which, weights)
+    upto = np.cumsum(sums)
+    return ((sums.sum() - upto) - (upto - sums))[which] / (2 * len(values))
+
+
 def _places(queries: np.ndarray, passages: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The rank, from 1, of the passage `right` (queries,) for each query."""
     found = []
@@ -103,12 +129,6 @@ def _places(queries: np.ndarray, passages: np.ndarray, right: np.ndarray) -> np.
         own = near[np.arange(len(part)), part][:, None]
         found.append(1 + (near > own).sum(axis=1) + ((near == own).sum(axis=1) - 1) / 2)
     return np.concatenate(found)
-
-
-def _standard(values: np.ndarray) -> np.ndarray:
-    """With mean 0 and variance 1; all 0 where they do not differ."""
-    spread = values.std()
-    return (values - values.mean()) / spread if spread else np.zeros(len(values))
 
 
 def _metric(rows: Rows) -> str:
