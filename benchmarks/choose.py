@@ -1,12 +1,14 @@
-"""Pick one candidate: hard budgets first, then the rule; a tie goes to the cheaper one, then to the simpler.
+"""Select one candidate: hard budgets first, then the rule; a tie goes to the cheaper one, then to the simpler.
 
+The cheapest of many that look good enough is often one that only looks so (the winner's curse). Each candidate is
+therefore judged by an upper bound of its drop that holds for all candidates together, at a stated confidence.
 The arithmetic needs nothing but `measurements.json`, so that another rule can be tried without running again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
@@ -14,10 +16,10 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ..export.errors import StepError
+from ..export.errors import InputError, StepError, nearest
 from .intervals import half_width, t975
 from .limits import Budgets, broken, excess, gate_of, limits_of
-from .quality import Z95_TWO_SIDED, paired_drop
+from .quality import Z95_TWO_SIDED, paired_drop, upper_bounds
 
 Rule = Literal["cheapest", "lambda", "knee"]
 SIMPLICITY = 1.1  # costs that tie: what the simpler one may cost more, so that a noisy hour does not turn the pick over
@@ -33,7 +35,11 @@ class ChooseSettings(BaseModel):
     )
     max_drop: Annotated[float, Field(ge=0)] = Field(
         default=1.0,
-        description="cheapest: points of the validation metric that may be lost against the checkpoint as it came",
+        description="cheapest: points of the validation metric that may be lost against the original checkpoint",
+    )
+    confidence: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.8,
+        description="at which the drop is bounded, for all candidates together, 0 to 1 (0: measured drops, not tested)",
     )
     value_per_point: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="lambda: money per million requests that one point of the metric is worth"
@@ -63,9 +69,9 @@ class Row:
     """A candidate's figures, as `choice.json` has them, and what the comparison needs besides."""
 
     figures: dict  # the keys of DESIGN, "Command line"
-    steps: int  # how much was done to make it
+    steps: int  # how much was done to make it; 0: the checkpoint itself in fp32
     correct: np.ndarray  # (validation rows,) bool, or (validation rows, 2) float64: as quality.py has them
-    costs: np.ndarray  # (turns,) money per million requests as each turn alone would have it, turns in step
+    costs: np.ndarray  # (processes,) money per million requests as each process alone has it, paired by process
     unhurried: float = 0.0  # what of its cost does not follow the price of the machine's hour: storage, energy
     cannot: str | None = None  # why it can never be picked, whatever the rule
 
@@ -79,7 +85,18 @@ class Row:
 
     @property
     def value(self) -> float:
+        """The measured metric, points."""
         return self.figures["metric_validation"]
+
+    @property
+    def kept(self) -> float:
+        """The metric that it keeps at the stated confidence, points: the baseline's less the bound of its drop."""
+        return self.value + self.figures["drop_validation"] - self.drop_upper
+
+    @property
+    def drop_upper(self) -> float:
+        """The bound of its drop, points; the measured drop where `with_bounds` was not asked."""
+        return self.figures.get("drop_upper", self.figures["drop_validation"])
 
     def at_price(self, factor: float) -> Row:
         """The same candidate where the machine's hour costs `factor` times as much."""
@@ -91,18 +108,24 @@ class Row:
 Pick = tuple[Row, list[Row], str]  # the one picked, those that tie (it among them), why
 
 
-def choose(rows: Sequence[Row], baseline: Row, settings: ChooseSettings) -> dict:
-    """The content of choice.json but for its card. StepError when no candidate keeps the budgets and the rule."""
+def choose(rows: Sequence[Row], baseline: Row, settings: ChooseSettings, named: str | None = None) -> dict:
+    """The content of choice.json but for card and certificate. StepError when no candidate keeps the budgets.
+
+    `named`: the candidate to select whatever the rule says; InputError where it is none, or breaks a limit.
+    """
+    rows = with_bounds(rows, baseline, settings.confidence)
     reasons = reasons_of(rows, settings)
     able = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
     if not able:
         raise StepError("no candidate keeps the budgets: " + _nearest_misses(rows, reasons, settings))
-    picked, tied, why = pick(able, settings)
+    picked, tied, why = pick(able, settings) if named is None else _by_name(rows, reasons, named)
     candidates = []
     for row, reason in zip(rows, reasons, strict=True):
         entry = dict(row.figures)
         bound = entry.get("drop_upper_95")
         entry["non_inferior"] = None if bound is None else bound <= settings.max_drop
+        if reason is None and settings.rule == "cheapest" and row is not picked:
+            reason = too_much(row, settings)
         if reason is not None:
             entry["rejected_because"] = reason
         candidates.append(entry)
@@ -113,14 +136,81 @@ def choose(rows: Sequence[Row], baseline: Row, settings: ChooseSettings) -> dict
         "why": why,
         "tied_with": [row.name for row in tied if row is not picked],
         "runner_up": _runner_up(able, picked, settings),
+        "nearest": nearest_miss(able, picked, settings),
         "pareto": [row.name for row in pareto(able)],
         "pareto_clear": [row.name for row in clear(pareto(able))],
         "candidates": candidates,
     }
 
 
+def with_bounds(rows: Sequence[Row], baseline: Row, confidence: float) -> list[Row]:
+    """The rows with `drop_upper` (at `confidence`; 0: the measured drop) and `drop_upper_95` in their figures, points.
+
+    Both are one-sided and simultaneous over all candidates that were judged on these validation rows. The checkpoint
+    itself in a runtime that changed no answer has nothing to bound: its drop is its bound.
+    """
+    judged = [row for row in rows if len(row.correct) and not unchanged(row, baseline)]
+    answers = tuple(_Answers.of(row) for row in judged)
+    found = {}
+    for key, level in (("drop_upper", confidence), ("drop_upper_95", 0.95)):
+        bounds = _bounds(_Answers.of(baseline), answers, level) if level and judged else ()
+        found[key] = {row.name: float(bound) for row, bound in zip(judged, bounds, strict=False)}
+    return [
+        replace(
+            row,
+            figures=row.figures
+            | {key: bounds.get(row.name, row.figures["drop_validation"]) for key, bounds in found.items()},
+        )
+        if len(row.correct)
+        else row
+        for row in rows
+    ]
+
+
+def unchanged(row: Row, baseline: Row) -> bool:
+    """True for the checkpoint itself in a runtime and precision that changed no answer."""
+    if row.steps or row.correct.shape != baseline.correct.shape:
+        return False
+    if row.correct.dtype == bool:
+        return bool((row.correct == baseline.correct).all())
+    return bool(np.allclose(row.correct, baseline.correct, rtol=1e-3, atol=1e-4))
+
+
+def too_much(row: Row, settings: ChooseSettings) -> str | None:
+    """Why rule `cheapest` does not take a candidate that keeps the budgets; None where it may."""
+    most, drop, upper = settings.max_drop, row.figures["drop_validation"], row.drop_upper
+    if upper <= most:
+        return None
+    if drop > most:
+        return f"loses {drop:.1f} points, max_drop is {most:g}"
+    return f"could lose {upper:.1f} points ({100 * settings.confidence:.0f} % confidence), max_drop is {most:g}"
+
+
+def nearest_miss(able: Sequence[Row], picked: Row, settings: ChooseSettings) -> dict | None:
+    """The candidate cheaper than the selected one that came nearest to `max_drop`, where nothing was compressed.
+
+    {name, drop_validation, drop_upper, validation_rows, rows_needed}: about how many validation rows would settle it,
+    from the width of its bound, which shrinks with the square root of the rows; None where it already loses too much.
+    """
+    if settings.rule != "cheapest" or picked.steps:
+        return None
+    misses = [row for row in able if row.cost < picked.cost and too_much(row, settings)]
+    if not misses:
+        return None
+    row = min(misses, key=lambda r: r.drop_upper)
+    drop, upper, rows = row.figures["drop_validation"], row.drop_upper, len(row.correct)
+    room = settings.max_drop - drop
+    return {
+        "name": row.name,
+        "drop_validation": drop,
+        "drop_upper": upper,
+        "validation_rows": rows,
+        "rows_needed": math.ceil(rows * ((upper - drop) / room) ** 2) if room > 0 else None,
+    }
+
+
 def reasons_of(rows: Sequence[Row], settings: ChooseSettings) -> list[str | None]:
-    """Why each candidate can never be picked; None for one that can."""
+    """Why each candidate can never be selected; None for one that can."""
     limits = limits_of(settings.budgets, settings.gates)
     return [row.cannot or broken(row.figures, limits) for row in rows]
 
@@ -128,20 +218,36 @@ def reasons_of(rows: Sequence[Row], settings: ChooseSettings) -> list[str | None
 def pick(able: Sequence[Row], settings: ChooseSettings) -> Pick:
     """The rule on candidates that keep the budgets. StepError when none is within `max_drop`."""
     if settings.rule == "cheapest":
-        return _cheapest(able, settings.max_drop)
+        return _cheapest(able, settings)
+    kept = (
+        f", by the metric that each keeps at {100 * settings.confidence:.0f} % confidence"
+        if settings.confidence
+        else ""
+    )
     if settings.rule == "knee":
-        return _knee(able)
+        chosen, tied, why = _knee(able)
+        return chosen, tied, why + kept
     assert settings.value_per_point is not None
-    chosen, tied = Frontier.of(able).pick(settings.value_per_point)
-    why = f"the most value for money when a point is worth {settings.value_per_point:g} per million requests"
-    return able[chosen], [able[i] for i in tied], why
+    best, others = Frontier.of(able).pick(settings.value_per_point)
+    why = f"the most value for money when a point is worth {settings.value_per_point:g} per million requests{kept}"
+    return able[best], [able[i] for i in others], why
 
 
-def pareto(rows: Sequence[Row]) -> list[Row]:
-    """Those that no other beats in cost without losing value, by the point figures, cheapest first."""
+def _by_name(rows: Sequence[Row], reasons: Sequence[str | None], name: str) -> Pick:
+    """A candidate that was asked for. InputError where there is none of that name, or it breaks a limit."""
+    for row, reason in zip(rows, reasons, strict=True):
+        if row.name == name:
+            if reason is not None:
+                raise InputError(f"--candidate '{name}' cannot be selected: {reason}")
+            return row, [row], "selected by name"
+    raise InputError(f"--candidate: no candidate '{name}'; {nearest(name, [row.name for row in rows])}")
+
+
+def pareto(rows: Sequence[Row], value: Callable[[Row], float] = lambda row: row.value) -> list[Row]:
+    """Those that no other beats in cost without losing value, cheapest first; `value`: the measured metric."""
     front: list[Row] = []
-    for row in sorted(rows, key=lambda r: (r.cost, -r.value)):
-        if not front or row.value > front[-1].value:
+    for row in sorted(rows, key=lambda r: (r.cost, -value(r))):
+        if not front or value(row) > value(front[-1]):
             front.append(row)
     return front
 
@@ -152,7 +258,7 @@ def clear(front: Sequence[Row]) -> list[Row]:
 
 
 def costs_tie(a: Row, b: Row) -> bool:
-    """True when the difference of two costs is within the noise of their measurement (95 %, paired by turn)."""
+    """True when the difference of two costs is within the noise of their measurement (95 %, paired by process)."""
     return a is b or abs(math.log(a.cost / b.cost)) <= half_width(np.log(a.costs / b.costs))
 
 
@@ -170,7 +276,7 @@ class Frontier:
     """
 
     cost: np.ndarray  # (n,) money per million requests
-    value: np.ndarray  # (n,) points
+    value: np.ndarray  # (n,) points: what each keeps at the stated confidence
     steps: np.ndarray  # (n,)
     value_half: np.ndarray  # (n, n) points
     cost_half: np.ndarray  # (n, n) money per million requests
@@ -183,7 +289,7 @@ class Frontier:
         spread = (costs[:, None] - costs[None]).std(axis=-1, ddof=1)
         return Frontier(
             np.array([row.cost for row in rows]),
-            np.array([row.value for row in rows]),
+            np.array([row.kept for row in rows]),
             np.array([row.steps for row in rows]),
             value_half,
             spread * t975(costs.shape[1] - 1) / math.sqrt(costs.shape[1]),
@@ -215,29 +321,34 @@ class Frontier:
         return np.unique(kept)
 
 
-def _cheapest(able: Sequence[Row], max_drop: float) -> Pick:
-    good = [row for row in able if row.figures["drop_validation"] <= max_drop]
+def _cheapest(able: Sequence[Row], settings: ChooseSettings) -> Pick:
+    good = [row for row in able if too_much(row, settings) is None]
+    most = f"{settings.max_drop:g} point{'s' * (settings.max_drop != 1)}"
+    shown = f"shown to lose at most {most} ({100 * settings.confidence:.0f} % confidence, all candidates together)"
+    if not settings.confidence:
+        shown = f"that lose at most {most} on these validation rows (not tested: confidence is 0)"
     if not good:
-        best = min(able, key=lambda r: r.figures["drop_validation"])
+        best = min(able, key=lambda r: r.drop_upper)
         raise StepError(
-            f"no candidate is within {max_drop:g} points of the checkpoint; the nearest is {best.name} with "
-            f"a drop of {best.figures['drop_validation']:.2f}: raise choose.max_drop (--max-drop) or add candidates"
+            f"no candidate is {shown}; the nearest is {best.name}: {too_much(best, settings)}. Raise choose.max_drop "
+            "(--max-drop), give more validation rows, or add a target in fp32, which keeps the checkpoint itself"
         )
     least = min(good, key=lambda r: r.cost)
     tied = [row for row in good if costs_tie(row, least)]
     best = max(tied, key=lambda r: r.value)  # among equals in cost: not one that is measurably worse, then the simpler
     picked = _simplest([row for row in tied if values_tie(best, row)])
-    lose = f"lose at most {max_drop:g} point{'s' * (max_drop != 1)}"
-    return picked, tied, f"the cheapest of the {len(good)} candidates that {lose}"
+    if len(good) == 1:
+        return picked, tied, f"the only candidate {shown}"
+    return picked, tied, f"the cheapest of the {len(good)} candidates {shown}"
 
 
 def _knee(able: Sequence[Row]) -> Pick:
     """The frontier's point farthest above the line between its ends (Satopaa et al. 2011, Kneedle); log cost."""
-    front = pareto(able)
+    front = pareto(able, lambda row: row.kept)
     knee = front[0]
     if len(front) > 2:
         x = np.log([row.cost for row in front])
-        y = np.array([row.value for row in front])
+        y = np.array([row.kept for row in front])
         knee = front[int(np.argmax((y - y[0]) / (y[-1] - y[0]) - (x - x[0]) / (x[-1] - x[0])))]
     tied = [row for row in able if values_tie(row, knee) and (row.cost <= knee.cost or costs_tie(row, knee))]
     least = min(tied, key=lambda r: r.cost)
@@ -273,6 +384,11 @@ class _Answers(NamedTuple):
 
     def array(self) -> np.ndarray:
         return np.frombuffer(self.data, self.dtype).reshape(self.shape)
+
+
+@lru_cache(maxsize=64)
+def _bounds(baseline: _Answers, candidates: tuple[_Answers, ...], confidence: float) -> np.ndarray:
+    return upper_bounds(baseline.array(), [candidate.array() for candidate in candidates], confidence)
 
 
 @lru_cache(maxsize=10_000)

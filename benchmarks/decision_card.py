@@ -92,7 +92,7 @@ def _limits(rows: Sequence[Row], settings: ChooseSettings) -> list[dict]:
     given += [gate_of(text) for text in settings.gates]
     found = []
     if settings.rule == "cheapest":
-        limit = Limit("drop_validation", settings.max_drop)
+        limit = Limit("drop_upper" if settings.confidence else "drop_validation", settings.max_drop)
         moved = _moves(rows, settings, limit, lambda value: settings.model_copy(update={"max_drop": value}))
         found.append(
             {"limit": f"max_drop {settings.max_drop:g} point{'s' * (settings.max_drop != 1)}", "set": True, **moved}
@@ -137,7 +137,7 @@ def _moves(
     for i in range(len(inside) - 1, -1, -1):
         name = _name(rows, moved(inside[i - 1])) if i else None
         if name != now:
-            if limit.figure != "drop_validation" or inside[i] > 0:  # max_drop is never below 0
+            if limit.figure not in ("drop_upper", "drop_validation") or inside[i] > 0:  # max_drop is never below 0
                 result["tighter"] = {"at": inside[i], "name": name}
             break
     for figure in ordered[len(inside) :]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from ..export.errors import missing_extra
 from .chart import chart
 from .words import (
+    bound_title,
+    bounded,
     by_cost,
     card_lines,
     conditions_line,
@@ -15,12 +17,14 @@ from .words import (
     engines,
     learned,
     money,
+    nearest_sentence,
     note,
     promise_kept,
     promise_line,
     promises,
     quality_table,
     sentence,
+    short_times,
     table_rows,
     trimmed,
 )
@@ -68,6 +72,10 @@ def write_report(path: Path, measurements: dict, choice: dict, command: str) -> 
         money=money,
         sentence=sentence(choice, measurements),
         noisy=control_warning(choice),
+        nearest=nearest_sentence(choice),
+        short_times=lambda point, interval: short_times(point, interval, choice["noisy"]),
+        bound_title=bound_title(choice),
+        bounded=lambda entry: bounded(entry, choice),
         colours=colours,
         currency=measurements["prices"]["currency"],
         quality=quality_table(choice),
@@ -129,9 +137,11 @@ def page_data(measurements: dict, choice: dict, points: list[dict]) -> str:
 def markdown(measurements: dict, choice: dict, command: str) -> str:
     """The choice for a pull request: sentence, card, table, groups, how it was measured."""
     currency, chosen = measurements["prices"]["currency"], choice["chosen"]
-    warning = control_warning(choice)
-    head = f"| candidate | {measurements['metric']} | drop (95 %) | p50 ms | speed-up | MB | {currency} / million | |"
-    lines = [f"**{sentence(choice, measurements)}**", "", *([f"> {warning}", ""] if warning else [])]
+    titles = (measurements["metric"], bound_title(choice), "p50 ms", "speed-up", "MB", f"{currency} / million")
+    head = f"| candidate | {' | '.join(titles)} | |"
+    lines = [f"**{sentence(choice, measurements)}**", ""]
+    for warning in (control_warning(choice), nearest_sentence(choice), *choice["notes"]):
+        lines += [f"> {warning}", ""] if warning else []
     lines += [
         f"It is {choice['why']}. " + (f"Ties with {', '.join(choice['tied_with'])}." if choice["tied_with"] else "")
     ]

@@ -1,23 +1,26 @@
-"""A choice in words: sentences and cells that the report, the terminal and a pull request share."""
+"""A choice in words: sentences and cells that the report, the terminal and a pull request share.
+
+No ratio is stated without its interval; that of a noisy run is its interval.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 PROMISE = 15  # per cent that a measured speed-up may be off the promised one
 # Titles of the table of quality: the figure that must be there, and the cell.
 QUALITY = {
     "macro F1": ("macro_f1", "{macro_f1:.1f}"),
-    "loss (95 % at most)": ("macro_f1_drop", "{macro_f1_drop:+.1f} ({macro_f1_drop_upper_95:.1f})"),
+    "macro F1: drop (95 % bound)": ("macro_f1_drop", "{macro_f1_drop:+.1f} ({macro_f1_drop_upper_95:.1f})"),
     "calibration error": ("calibration_error", "{calibration_error:.1f}"),
-    "wrong now, right before": ("negative_flips", "{negative_flips} ({negative_flip_share:.1f} %)"),
-    "words as the teacher's (rho)": ("attribution_agreement", "{attribution_agreement:.2f}"),
-    "typos: loss (at most)": ("typos_drop", "{typos_drop:+.1f} ({typos_drop_upper_95:.1f})"),
-    "capitals: loss (at most)": ("case_drop", "{case_drop:+.1f} ({case_drop_upper_95:.1f})"),
-    "twice as long: loss (at most)": ("length_drop", "{length_drop:+.1f} ({length_drop_upper_95:.1f})"),
-    "worst label, loss (at most)": ("label_drop", "{label_drop:+.1f} ({label_drop_upper_95:.1f})"),
-    "worst group, loss (at most)": ("group_drop", "{group_drop:+.1f} ({group_drop_upper_95:.1f})"),
+    "negative flips": ("negative_flips", "{negative_flips} ({negative_flip_share:.1f} %)"),
+    "attribution agreement (Spearman)": ("attribution_agreement", "{attribution_agreement:.2f}"),
+    "typos: drop (95 % bound)": ("typos_drop", "{typos_drop:+.1f} ({typos_drop_upper_95:.1f})"),
+    "capitals: drop (95 % bound)": ("case_drop", "{case_drop:+.1f} ({case_drop_upper_95:.1f})"),
+    "repeated text: drop (95 % bound)": ("length_drop", "{length_drop:+.1f} ({length_drop_upper_95:.1f})"),
+    "worst label: drop (95 % bound)": ("label_drop", "{label_drop:+.1f} ({label_drop_upper_95:.1f})"),
+    "worst group: drop (95 % bound)": ("group_drop", "{group_drop:+.1f} ({group_drop_upper_95:.1f})"),
 }
 
 
@@ -26,33 +29,141 @@ def money(value: float) -> str:
     return f"{value:.{max(2, 2 - math.floor(math.log10(value))) if value > 0 else 2}f}"
 
 
+def times(point: float, interval: Sequence[float], noisy: bool, than: str) -> str:
+    """A ratio as the measurement carries it: "7.7 times as fast as X (95 %: 6.9 to 8.4)", of a noisy run its range."""
+    lo, hi = interval
+    if noisy:
+        return f"between {_digits(lo)} and {_digits(hi)} times as fast as {than}"
+    return f"{_digits(point)} times as fast as {than} (95 %: {_digits(lo)} to {_digits(hi)})"
+
+
+def short_times(point: float | None, interval: Sequence[float] | None, noisy: bool) -> str:
+    """The same for a cell of a table: "7.7x", of a noisy run "18 to 214x"; empty where it was not measured."""
+    if point is None or interval is None:
+        return ""
+    return f"{_digits(interval[0])} to {_digits(interval[1])}x" if noisy else f"{_digits(point)}x"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
 def sentence(choice: dict, measurements: dict) -> str:
-    """The pick in one sentence, in plain words."""
+    """The headline: how fast against both opponents, what the certificate says, size and cost."""
     chosen, base = choice["chosen"], choice["baseline"]
-    drop = chosen["drop_validation"]
-    change = "with the same" if drop == 0 else f"{abs(drop):.1f} points {'less' if drop > 0 else 'more'}"
-    saved = 100 * (1 - chosen["cost_per_million"] / base["cost_per_million"])
-    money = f"{saved:.0f} % less" if saved >= 0 else f"{-saved:.0f} % more"
-    mean = chosen["speedup_mean"]
-    uneven = not 0.8 < mean / chosen["speedup_vs_baseline"] < 1.25  # a cascade: some rows are far quicker than others
+    size = f"{chosen['size_mb']:.0f} MB instead of {base['size_mb']:.0f}"
+    return f"{speed_sentence(choice)} {certificate_sentence(choice)} {size}, and {_saving(chosen, choice['noisy'])}."
+
+
+def speed_sentence(choice: dict) -> str:
+    """Against the checkpoint in PyTorch and in plain INT8; of a cascade by mean and p95, whose median says little."""
+    chosen, noisy = choice["chosen"], choice["noisy"]
+    cascade = chosen["speedup_statistic"] == "mean"
+    baseline = "the checkpoint in PyTorch"
+    text = f"{chosen['name']} is {'in the mean ' if cascade else ''}"
+    text += times(chosen["speedup_vs_baseline"], chosen["speedup_ci"], noisy, baseline)
+    if cascade:
+        text += f", at p95 {times(chosen['speedup_p95'], chosen['speedup_p95_ci'], noisy, baseline)}"
+    if choice["plain_int8"] == chosen["name"]:
+        text += "; it is the checkpoint in plain INT8"
+    elif chosen["speedup_vs_plain_int8"] is not None:
+        plain = times(chosen["speedup_vs_plain_int8"], chosen["speedup_vs_plain_int8_ci"], noisy, "its plain INT8")
+        text += f", {'in the mean' if cascade else 'and'} {plain}"
+    return f"{text}. {cascade_sentence(chosen)}".rstrip()
+
+
+def cascade_sentence(entry: dict) -> str:
+    """How much of the work the first model of a cascade does, and how well; empty for others."""
+    found = entry["cascade"]
+    if not found:
+        return ""
+    right = "" if found["first_metric"] is None else f", with {found['first_metric']:.1f} {entry['metric']} on these"
+    share = percent(found["answered_by_first"])
+    return f"Its first model, {found['first']}, answers {share} of the validation rows{right}."
+
+
+def percent(share: float) -> str:
+    """A share, 0 to 1, in per cent."""
+    return f"{100 * share:.0f} %"
+
+
+def certificate_sentence(choice: dict) -> str:
+    """What the rows that nothing else has used say of the selected candidate."""
+    chosen, found = choice["chosen"], choice["certificate"]
+    if found is None:
+        drop = _loss(chosen["drop_validation"], chosen["metric"])
+        return f"No rows were kept for a certificate: on validation, where it was selected, it {drop}."
+    many = f"; {found['looks']} candidates of this run were held against these rows" if found["looks"] > 1 else ""
+    loses = "" if found["drop"] >= 0.05 else "loses "
     return (
-        f"{chosen['name']} answers {chosen['speedup_vs_baseline']:.1f} times as fast as the checkpoint in PyTorch"
-        f"{f' (median; {mean:.1f} times in the mean)' if uneven else ''}, "
-        f"{change} {chosen['metric']} on validation, {chosen['size_mb']:.0f} MB instead of {base['size_mb']:.0f}, "
-        f"and costs {money} per million requests."
+        f"On {found['rows']} {found['split']} rows it {_loss(found['drop'], chosen['metric'])}, and {loses}not more "
+        f"than {max(found['drop_upper_95'], 0.0):.1f} points (95 % bound{many})."
     )
 
 
-def control_warning(choice: dict, what: str = "the checkpoint") -> str | None:
-    """A line when the A/A control, of `what`, does not contain 1: the machine was too noisy for small differences."""
-    ratio, (lo, hi) = choice["control"]["ratio"], choice["control"]["ratio_ci"]
-    if lo <= 1 <= hi:
+def _loss(drop: float, metric: str) -> str:
+    if abs(drop) < 0.05:
+        return f"has the same {metric}"
+    return f"{'loses' if drop > 0 else 'gains'} {abs(drop):.1f} points of {metric}"
+
+
+def _saving(chosen: dict, noisy: bool) -> str:
+    """What a million requests cost against the checkpoint in PyTorch, in per cent, with its 95 % interval."""
+    ratio, (lo, hi) = chosen["cost_vs_baseline"]["ratio"], chosen["cost_vs_baseline"]["ci"]
+    if lo < 1 < hi:
+        return f"its cost per million requests is between {100 * lo:.0f} and {100 * hi:.0f} % of the checkpoint's"
+    less = ratio < 1
+    near, far = sorted((100 * abs(1 - lo), 100 * abs(1 - hi)))
+    word = "less" if less else "more"
+    if noisy:
+        return f"costs between {near:.0f} and {far:.0f} % {word} per million requests"
+    return f"costs {100 * abs(1 - ratio):.0f} % {word} per million requests (95 %: {near:.0f} to {far:.0f})"
+
+
+def nearest_sentence(choice: dict) -> str | None:
+    """Where nothing compressed could be selected: the candidate that came nearest, and what would settle it."""
+    found = choice["nearest"]
+    if found is None:
+        return None
+    text = (
+        f"Nothing cheaper was shown to be good enough. The nearest is {found['name']}: it lost "
+        f"{found['drop_validation']:.1f} points on {found['validation_rows']} validation rows and could lose "
+        f"{found['drop_upper']:.1f} ({percent(choice['rule']['confidence'])} confidence)"
+    )
+    if found["rows_needed"] is None:
+        return f"{text}; more rows would not help, its measured drop is over max_drop."
+    return f"{text}; about {found['rows_needed']:,} validation rows would settle it."
+
+
+def bound_title(choice: dict) -> str:
+    """Head of the column that has drops and their bounds."""
+    confidence = choice["rule"]["confidence"]
+    return f"drop (< at {percent(confidence)})" if confidence else "drop (not tested)"
+
+
+def bounded(entry: dict, choice: dict) -> str:
+    """Its cell: the measured drop, and the bound at the stated confidence."""
+    drop = f"{entry['drop_validation']:+.1f}"
+    return f"{drop} (< {entry['drop_upper']:.1f})" if choice["rule"]["confidence"] else drop
+
+
+def int8_products(details: dict) -> str | None:
+    """How many matrix products of an INT8 artefact stayed in float; None where all are INT8, or nothing is."""
+    parts = (
+        [details.get("cascade", {}).get(key, {}) for key in ("first", "then")] if "cascade" in details else [details]
+    )
+    left = sum(len(part.get("left_in_float", ())) for part in parts)
+    every = sum(part.get("products", 0) for part in parts)
+    return f"{left} of {every} matrix products in float" if left else None
+
+
+def control_warning(choice: dict) -> str | None:
+    """One line when the measurement was too noisy to carry a ratio."""
+    if not choice["noisy"]:
         return None
     return (
-        f"The machine was noisy: {what} timed against itself gave {ratio:.2f} [{lo:.2f}, {hi:.2f}], "
-        f"and 1 is not inside, after {choice['conditions']['processes']} processes of each (asked for: "
-        f"{choice['conditions']['processes_asked']}). Differences of that size mean nothing: use a quieter machine, or "
-        "raise min_seconds."
+        f"The machine was noisy: {choice['conditions']['noisy_because']}. Ratios are stated as ranges (95 %). Measure "
+        "on a quieter machine, let it wait for quiet (latency.wait_s), or measure more processes."
     )
 
 
@@ -98,18 +209,17 @@ def card_lines(choice: dict, currency: str) -> list[str]:
 
 
 def conditions_line(choice: dict, what: str = "the checkpoint") -> str:
-    """How it was measured: processes, the control (of `what`), what other guests of the machine took."""
+    """How it was measured: what the intervals cover, the control (of `what`), what else the machine did."""
     seen, (lo, hi) = choice["conditions"], choice["control"]["ratio_ci"]
     parts = [
-        f"{seen['processes']} fresh processes of each in {seen['seconds']:.0f} s",
+        f"95 % intervals cover {seen['covers']}",
         f"control, {what} against itself: {choice['control']['ratio']:.2f} [{lo:.2f}, {hi:.2f}]",
     ]
-    if seen["processes"] > seen["processes_asked"]:
-        parts[0] += f" ({seen['processes_asked']} were asked for: the control did not contain 1)"
+    busy = max((cores for cores in seen["busy_before"] if cores is not None), default=None)
+    if busy is not None:
+        parts.append(f"other programs used up to {busy:.1f} cores before a sitting")
     if seen["steal_share"] is not None:
         parts.append(f"{100 * seen['steal_share']:.1f} % of the CPU time was stolen by other guests")
-    if seen["load_before"] is not None:
-        parts.append(f"load average before: {seen['load_before']:.1f}")
     return "; ".join(parts)
 
 
@@ -121,14 +231,15 @@ def table_rows(choice: dict) -> Iterable[tuple[str, ...]]:
     """Cells of the terminal's table, cheapest first: candidate, metric, drop, p50, speed-up, MB, cost, note."""
     for entry in by_cost(choice):
         if entry["metric_validation"] is None:
-            yield (entry["name"], "", "", "", "", f"{entry['size_mb']:.1f}", "", entry["rejected_because"])
+            size = "" if entry["size_mb"] is None else f"{entry['size_mb']:.1f}"
+            yield (entry["name"], "", "", "", "", size, "", entry["rejected_because"])
             continue
         yield (
             entry["name"],
             f"{entry['metric_validation']:.1f}",
-            f"{entry['drop_validation']:+.1f} (< {entry['drop_upper_95']:.1f})",
+            bounded(entry, choice),
             f"{entry['latency_ms']['p50']:.2f}",
-            f"{entry['speedup_vs_baseline']:.1f}x",
+            short_times(entry["speedup_vs_baseline"], entry["speedup_ci"], choice["noisy"]),
             f"{entry['size_mb']:.1f}",
             money(entry["cost_per_million"]),
             "chosen" if entry["name"] == choice["chosen"]["name"] else note(entry, choice),
@@ -141,17 +252,10 @@ def by_cost(choice: dict) -> list[dict]:
 
 
 def note(entry: dict, choice: dict) -> str:
-    """Why a candidate was not in question: what broke a budget, or the rule's own limit; empty when it was."""
-    if "rejected_because" in entry:
-        return entry["rejected_because"]
-    rule, notes = choice["rule"], []
-    if rule["rule"] == "cheapest" and entry["drop_validation"] > rule["max_drop"]:
-        notes.append(f"loses more than {rule['max_drop']:g} points")
-        if entry.get("why_worse"):
-            notes.append(entry["why_worse"])
-    if entry.get("why_slower"):
-        notes.append(entry["why_slower"])
-    return "; ".join(notes)
+    """Why a candidate was not selected, and what INT8 did to it; empty when it was in the race."""
+    lost = "drop_validation" in entry and (entry["drop_validation"] or 0) > choice["rule"]["max_drop"]
+    said = [entry.get("rejected_because"), entry.get("why_worse") if lost else None]
+    return "; ".join(text for text in (*said, entry.get("int8_products"), entry.get("why_slower")) if text)
 
 
 def learned(measurements: dict) -> list[dict]:
@@ -193,9 +297,12 @@ def promise_kept(promise: dict) -> str:
 def promise_line(promise: dict) -> str:
     """A timed cut in one sentence."""
     lo, hi = promise["measured_ci"]
+    measured = (
+        f"between {lo:.2f} and {hi:.2f}x" if promise["noisy"] else f"{promise['measured']:.2f}x [{lo:.2f}, {hi:.2f}]"
+    )
     return (
-        f"{promise['name']}: the latency table promised {promise['promised']:.2f}x of the uncut model, measured "
-        f"{promise['measured']:.2f}x [{lo:.2f}, {hi:.2f}]: {promise_kept(promise)}."
+        f"{promise['name']}: the latency table promised {promise['promised']:.2f}x of the unpruned model, measured "
+        f"{measured}: {promise_kept(promise)}."
     )
 
 

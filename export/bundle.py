@@ -53,7 +53,15 @@ RUNTIME_PACKAGE = {
     "tensorrt": ("tensorrt", "cuda-bindings"),
     "tensorrt_rtx": ("tensorrt-rtx-cu13-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13", "cuda-bindings"),
 }
-METRIC_KEYS = ("metric", "metric_validation", "metric_validation_ci", "metric_test", "metric_test_ci", "drop_upper_95")
+METRIC_KEYS = (
+    "metric",
+    "metric_validation",
+    "metric_validation_ci",
+    "metric_test",
+    "metric_test_ci",
+    "drop_upper_95",
+    "certificate",
+)
 CODE = (
     selftest_module,
     manifest_module,

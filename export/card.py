@@ -46,9 +46,9 @@ def read_card(checkpoint: Path) -> About:
 
 def model_card(manifest: dict, choice: dict, about: About, sizes: dict[str, int]) -> str:
     """Markdown with a YAML head; every figure comes from choice.json. `sizes`: bytes of what the runtime loads."""
-    chosen, baseline = choice["chosen"], choice["baseline"]
+    chosen, baseline, certificate = choice["chosen"], choice["baseline"], choice["certificate"]
     metric, test = chosen["metric"], chosen["metric_test"]
-    drop_test = "" if chosen["drop_test"] is None else f" ({-chosen['drop_test']:+.2f} points against the checkpoint)"
+    split = certificate["split"] if certificate else "test"
     latency, base_latency = chosen["latency_ms"], baseline["latency_ms"]
     environment = sum(entry["bytes"] for entry in manifest["environment"].values())
     packed_on = manifest["packed_on"]
@@ -65,7 +65,7 @@ fine-tuned checkpoint as candidate `{chosen["name"]}` ({manifest["runtime"]}, {m
 
 | | this model | 95 % interval | the checkpoint, PyTorch fp32 |
 | --- | --- | --- | --- |
-| {metric}, test | {_number(test)}{drop_test} | {_interval(chosen["metric_test_ci"])} \
+| {metric}, {split} | {_number(test)} | {_interval(chosen["metric_test_ci"])} \
 | {_number(baseline["metric_test"])} |
 | {metric}, validation | {_number(chosen["metric_validation"])} | {_interval(chosen["metric_validation_ci"])} \
 | {_number(baseline["metric_validation"])} |
@@ -73,9 +73,10 @@ fine-tuned checkpoint as candidate `{chosen["name"]}` ({manifest["runtime"]}, {m
 {base_latency["p50"]:.2f} / {base_latency["p95"]:.2f} / {base_latency["p99"]:.2f} ms |
 | size to ship | {chosen["size_mb"]:.1f} MB | | {baseline["size_mb"]:.1f} MB |
 
-Drop on validation: {chosen["drop_validation"]:.2f} points, at most {chosen["drop_upper_95"]:.2f} (one-sided 95 %). It
-was picked on the validation rows, so the test rows are the fairer figure. Measured on {packed_on["cpu"]}, \
-{packed_on["cores"]} cores; `report.html` has the rest.
+{_certified(choice)}
+
+Speed, one row a call: {_speed(choice)} Measured on {packed_on["cpu"]}, {packed_on["cores"]} cores; `report.html` has \
+the rest.
 
 ## Data
 
@@ -115,6 +116,47 @@ Without paredown, in this directory:
 {_rows(sizes)}
 | what `requirements.txt` installs, dependencies included | {environment / 1e6:.1f} |
 """
+
+
+def _certified(choice: dict) -> str:
+    """What the certificate says, and how the candidate was selected."""
+    chosen, rule, found = choice["chosen"], choice["rule"], choice["certificate"]
+    if found is None:
+        text = "There is no certificate: no rows were kept that nothing else had used."
+    else:
+        text = (
+            f"Certificate: on {found['rows']} {found['split']} rows, which nothing else used, it loses "
+            f"{found['drop']:.2f} points against the checkpoint, "
+            f"and not more than {found['drop_upper_95']:.2f} (one-sided 95 % bound)."
+        )
+        if found["looks"] > 1:
+            text += (
+                f" {found['looks']} candidates were held against these rows; the bound holds for all of them together."
+            )
+    drop = f"{chosen['drop_validation']:.2f} points"
+    if not rule["confidence"]:
+        return f"{text}\nIt was selected on validation rows, where it loses {drop} (not tested)."
+    return (
+        f"{text}\nIt was selected on validation rows, where it loses {drop}, not more than "
+        f"{chosen['drop_upper']:.2f} at {100 * rule['confidence']:.0f} % confidence for all candidates together."
+    )
+
+
+def _speed(choice: dict) -> str:
+    """Speed-ups with their intervals; of a noisy run the ranges alone."""
+    chosen, said = choice["chosen"], []
+    for key, ends, against in (
+        ("speedup_vs_baseline", "speedup_ci", "the checkpoint in PyTorch"),
+        ("speedup_vs_plain_int8", "speedup_vs_plain_int8_ci", "its plain INT8"),
+    ):
+        if chosen[key] is None or (key == "speedup_vs_plain_int8" and choice["plain_int8"] == chosen["name"]):
+            continue
+        lo, hi = chosen[ends]
+        point = "" if choice["noisy"] else f"{chosen[key]:.2f} times as fast as {against}, 95 % interval "
+        said.append(
+            f"{point}{lo:.2f} to {hi:.2f}" + (f" times as fast as {against} (noisy machine)" if choice["noisy"] else "")
+        )
+    return f"{'; '.join(said)} ({chosen['speedup_statistic']})."
 
 
 def _head(manifest: dict, chosen: dict, about: About) -> dict:

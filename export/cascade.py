@@ -51,10 +51,19 @@ def sure_share(first: np.ndarray, threshold: float) -> float:
     return float((confidence(first) >= threshold).mean())
 
 
-def join(first: Artifact, then: Artifact, threshold: float, out: Path, *, share: float | None = None) -> Artifact:
+def join(
+    first: Artifact,
+    then: Artifact,
+    threshold: float,
+    out: Path,
+    *,
+    share: float | None = None,
+    first_metric: float | None = None,
+) -> Artifact:
     """Write the cascade of two ONNX Runtime artefacts to the directory `out`. They must share tokenizer and labels.
 
-    `share`: of the validation rows that the first model answers; kept in the artefact's details.
+    `share`: of the validation rows that the first model answers, 0..1, and `first_metric`, the metric on those, points
+    (None: it answers none); both are kept in the artefact's details.
     """
     import onnx
     from onnx import TensorProto, compose, helper
@@ -126,7 +135,9 @@ def join(first: Artifact, then: Artifact, threshold: float, out: Path, *, share:
     onnx.save(model, out / "model.onnx")
     how = {"task": then.task, "labels": then.labels, "source": then.source, "precision": then.precision}
     finish(out / "model.onnx", **how)
-    return _artifact(first, then, {"threshold": threshold, "answered_by_first": share}, out)
+    return _artifact(
+        first, then, {"threshold": threshold, "answered_by_first": share, "first_metric": first_metric}, out
+    )
 
 
 def _artifact(first: Artifact, then: Artifact, how: dict, out: Path) -> Artifact:

@@ -6,42 +6,91 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-from ..benchmarks.choose import ChooseSettings, choose
+from ..benchmarks.choose import ChooseSettings, choose, with_bounds
 from ..benchmarks.cost import Prices
 from ..benchmarks.decision_card import card
 from ..benchmarks.report import write_report
+from ..compress.errors import InputError
 from ..export.archive import pack
 from ..export.artifact import read_artifact
 from ..export.bundle import write_bundle
 from ..export.card import About, read_card
 from ..export.selftest import BundleError, check_files, read_manifest
-from .rows import baseline_cost, promise_of, row_of
+from .rows import certified, gate_bounds, opponents_of, promise_of, row_of
 from .store import write_atomic
 
+CERTIFIED = "certified.json"  # which candidates were held against the test rows, and when; it outlives every choice
 STAMP = ".published"  # the key of the run that published; gone as soon as anything else did
 REPLACE = "replace.json"  # what an older run said about the bundle; it goes when the bundle does
 PUBLISHED = ("choice.json", "report.html", "bundle.tar.gz", "bundle")
 
 
-def decide(measurements: dict, settings: ChooseSettings) -> dict:
-    """The content of choice.json under a rule."""
+def decide(measurements: dict, settings: ChooseSettings, run_dir: Path | None = None, named: str | None = None) -> dict:
+    """The content of choice.json under a rule, or of the candidate that is `named`.
+
+    `run_dir`: where earlier certificates are noted; each further candidate that is held against the test rows widens
+    the bound of all.
+    """
     prices = Prices.model_validate(measurements["prices"])
     entries = {entry["name"]: entry for entry in measurements["candidates"]}
-    base = entries[measurements["baseline"]]
-    base_cost = baseline_cost(base, prices, measurements)
+    against = opponents_of(measurements, prices)
+    bounds = gate_bounds(measurements)
     rows = [
-        row_of(entry, base, base_cost, prices, measurements, promise_of(entry, entries)) for entry in entries.values()
+        row_of(entry, against, prices, measurements, promise_of(entry, entries, against.noisy))
+        for entry in entries.values()
     ]
+    rows = [replace(row, figures=row.figures | bounds.get(row.name, {})) for row in rows]
     keys = dict.fromkeys(key for row in rows for key in row.figures)  # None for what cannot run, or was not measured
     rows = [replace(row, figures=keys | row.figures) for row in rows]
+    base = next(row for row in rows if row.name == measurements["baseline"])
+    rows = with_bounds(rows, base, settings.confidence)
+    choice = choose(rows, base, settings, named)
+    looks, at = _looks(measurements, choice["chosen"]["name"], run_dir)
+    _unseal(choice, measurements, looks, at)
     return {
-        **choose(rows, rows[0], settings),
+        **choice,
+        "certificate": choice["chosen"]["certificate"],
+        "plain_int8": against.plain_int8 and against.plain_int8["name"],
+        "noisy": against.noisy,
         "card": card(rows, settings, prices.price_per_hour),
         "control": measurements["conditions"]["control"],
         "conditions": measurements["conditions"],
+        "notes": measurements.get("notes", []),
     }
+
+
+def _looks(measurements: dict, name: str, run_dir: Path | None) -> tuple[int, str]:
+    """How many candidates were held against these test rows in this run directory, this one included; when it was."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    earlier = _certified(run_dir) if run_dir is not None else []
+    artifact = next(e["artifact"] for e in measurements["candidates"] if e["name"] == name)
+    same = [look for look in earlier if look["test"] == measurements.get("test_digest")]
+    mine = next((look for look in same if look["artifact"] == artifact), None)
+    return (len(same), mine["at"]) if mine else (len(same) + 1, now)
+
+
+def _certified(run_dir: Path) -> list[dict]:
+    """The candidates that earlier choices held against test rows: {name, artifact, test, at}."""
+    try:
+        found = json.loads((run_dir / CERTIFIED).read_text())
+        return [look for look in found if {"name", "artifact", "test", "at"} <= look.keys()]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise InputError(f"{run_dir / CERTIFIED}: damaged; remove it, and with it what it counts") from None
+
+
+def _unseal(choice: dict, measurements: dict, looks: int, at: str) -> None:
+    """Put what the test rows say into the entries of the selected candidate and of the baseline, no others."""
+    choice["chosen"].update(certified(measurements, choice["chosen"]["name"], looks, at))
+    base = certified(measurements, measurements["baseline"], 1, at)
+    choice["baseline"].update({key: value for key, value in base.items() if key != "certificate"})
+    for entry in choice["candidates"]:
+        if entry["name"] == choice["baseline"]["name"] and entry is not choice["chosen"]:
+            entry.update({key: choice["baseline"][key] for key in base if key != "certificate"})
 
 
 def publish(run_dir: Path, measurements: dict, choice: dict, command: str) -> None:

@@ -15,17 +15,18 @@ from ..compress.errors import InputError
 from ..compress.families import FAMILIES, HALVES, WHOLE, check_cut, supported
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Timed
 from ..compress.tasks import TASKS, Task
-from ..export.artifact import EXTRA
+from ..export.artifact import EXTRA, precisions_of
 from ..export.engine import Engine, require
 from ..export.machine import importable
 from ..export.session import ENGINES
 from .progress import Report
-from .recipe import BASELINE, Model, Recipe, Target
+from .recipe import BASELINE, Model, Precision, Recipe, Runtime, Target
 from .store import Done, key_of
 
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
 SCORES = f"{BASELINE}-scores"
 RECOVER = "-recover"  # after the name of the cut that is healed
+PLAIN_INT8: dict[Runtime, Precision] = {"onnxruntime": "int8-dynamic", "openvino": "int8-static"}
 MODULES = {"pytorch": "torch", "openvino": "openvino"}  # every other runtime is ONNX Runtime, or an engine
 
 
@@ -82,6 +83,7 @@ class Job:
         """Every model in every target; the checkpoint itself in PyTorch is always among them, and first."""
         targets = [BASE_TARGET, *(t for t in self.recipe.targets if t != BASE_TARGET)]
         wanted = [Candidate(model, target) for model in self.models for target in targets]
+        wanted += [Candidate(self.models[0], target) for target in (*self._unchanged, *self.compared_with)]
         keep_pytorch = BASE_TARGET in self.recipe.targets
         return [
             c
@@ -89,6 +91,29 @@ class Job:
             if (c.target != BASE_TARGET or keep_pytorch or c.model.name == BASELINE)
             and (c.model.cascade is None or c.target.runtime == "onnxruntime")
         ]
+
+    @property
+    def _unchanged(self) -> list[Target]:
+        """A target in fp32 for the checkpoint itself where the recipe has none: it changes no answer, so that a run
+        ends with a bundle."""
+        others = [target for target in self.recipe.targets if target != BASE_TARGET]
+        if any(target.precision == "fp32" for target in others):
+            return []
+        return [
+            Target(runtime=target.runtime) for target in others if "fp32" in precisions_of(target.runtime, self.task)
+        ][:1]
+
+    @property
+    def compared_with(self) -> list[Target]:
+        """Plain INT8 of the checkpoint where the recipe has none: what other tools give in minutes. For comparison."""
+        on_cpu = {target.runtime: target for target in self.recipe.targets if target.runtime in PLAIN_INT8}
+        if any(target.precision.startswith("int8") for target in self.recipe.targets if target.runtime in PLAIN_INT8):
+            return []
+        return [
+            Target(runtime=runtime, precision=precision)
+            for runtime, precision in PLAIN_INT8.items()
+            if runtime in on_cpu and precision in precisions_of(runtime, self.task)
+        ][:1]
 
     @property
     def engine(self) -> Engine:

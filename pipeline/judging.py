@@ -29,6 +29,9 @@ def choose(
     run_dir: RunDir,
     rule: Annotated[Literal["cheapest", "lambda", "knee"] | None, typer.Option(help="default: the recipe's")] = None,
     max_drop: Annotated[float | None, typer.Option(min=0, help="points that may be lost on validation")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="of the bound of the drop, 0 to 1; 0 compares measured drops, untested")
+    ] = None,
     value_per_point: Annotated[float | None, typer.Option(help="money per million requests a point is worth")] = None,
     p95_ms: Annotated[float | None, typer.Option(help="budget: p95 latency of one row, ms")] = None,
     size_mb: Annotated[float | None, typer.Option(help="budget: size to ship, MB")] = None,
@@ -41,8 +44,12 @@ def choose(
     no_limit: Annotated[
         list[str] | None, typer.Option(help="lift the recipe's budget and gates on this figure; repeatable")
     ] = None,
+    candidate: Annotated[str | None, typer.Option(help="select this one by name, whatever the rule says")] = None,
 ) -> None:
-    """Pick again from what was measured, without running again; report and bundle follow."""
+    """Select again from what was measured, without running again; report and bundle follow.
+
+    Each further candidate that is held against the test rows widens the bound of the certificate.
+    """
     from ..benchmarks.choose import ChooseSettings
     from ..benchmarks.limits import gate_of
     from .decide import decide, publish
@@ -55,7 +62,7 @@ def choose(
             gate_of(text)
     except ValueError as error:
         raise InputError(f"--gate {error}") from None
-    given = {"rule": rule, "max_drop": max_drop, "value_per_point": value_per_point}
+    given = {"rule": rule, "max_drop": max_drop, "confidence": confidence, "value_per_point": value_per_point}
     limits = {"p95_ms": p95_ms, "size_mb": size_mb, "memory_mb": memory_mb, "cost_per_million": cost_per_million}
     limits["drop_upper_95"] = drop_upper_95
     with lock(run_dir):
@@ -72,10 +79,11 @@ def choose(
             _lift(settings, figure)
         settings["budgets"] |= {key: value for key, value in limits.items() if value is not None}
         settings["gates"] = [*settings["gates"], *(gate or [])]
-        choice = decide(measurements, checked(ChooseSettings, settings))
+        choice = decide(measurements, checked(ChooseSettings, settings), run_dir, candidate)
         words = [f"--{k.replace('_', '-')} {v}" for k, v in (given | limits).items() if v is not None]
         words += [f"--gate {shlex.quote(text)}" for text in gate or []]
         words += [f"--no-limit {figure}" for figure in no_limit or []]
+        words += [f"--candidate {candidate}"] if candidate else []
         publish(run_dir.resolve(), measurements, choice, " ".join([f"paredown choose {run_dir}", *words]))
     show_choice(choice, measurements)
 
@@ -220,6 +228,7 @@ def _read_choice(run_dir: Path, measurements: dict) -> dict:
         chosen, rows = choice["chosen"]["name"], choice["candidates"]
         there = {entry["name"] for entry in measurements["candidates"]}
         whole = all(isinstance(choice.get(key), dict) for key in ("baseline", "rule", "card", "control", "conditions"))
+        whole = whole and "noisy" in choice and "confidence" in choice["rule"]
         if not whole or chosen not in there or {row["name"] for row in rows} != there:
             raise InputError(f"{file}: not of these measurements, or of an older paredown; {again}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -229,11 +238,11 @@ def _read_choice(run_dir: Path, measurements: dict) -> dict:
 
 def show_choice(choice: dict, measurements: dict) -> None:
     """The table of all candidates and the pick in a sentence."""
-    from ..benchmarks.words import card_lines, control_warning, sentence, table_rows
+    from ..benchmarks.words import bound_title, card_lines, control_warning, nearest_sentence, sentence, table_rows
 
     table = Table()
     table.add_column("candidate", no_wrap=True)
-    for title in (measurements["metric"], "drop (95 %)", "p50 ms", "speed-up", "MB"):
+    for title in (measurements["metric"], bound_title(choice), "p50 ms", "speed-up", "MB"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column(f"{measurements['prices']['currency']} / million", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, overflow="ellipsis", max_width=36)
@@ -243,6 +252,6 @@ def show_choice(choice: dict, measurements: dict) -> None:
     out.print(sentence(choice, measurements))
     for line in card_lines(choice, measurements["prices"]["currency"]):
         out.print(f"- {line}", soft_wrap=True)
-    warning = control_warning(choice)
-    if warning:
-        out.print(warning)
+    for line in (nearest_sentence(choice), control_warning(choice), *choice["notes"]):
+        if line:
+            out.print(line, soft_wrap=True)

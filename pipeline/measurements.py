@@ -31,12 +31,13 @@ from .job import (
     graph_name,
     has_scores,
     parts_of,
+    rows_digest,
     table_name,
 )
 from .recipe import Model
 from .store import Done
 
-SCHEMA = 2
+SCHEMA = 3
 SPLITS = ("train", "unlabeled", "validation", "test")
 # What the step `measure` found out about each candidate, by its name.
 BY_NAME = ("why_slower", "sweep", "profile", "new_tokens_per_s")
@@ -64,6 +65,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
                 "size_mb": export.result["size_mb"],
                 "details": export.result["details"],
                 "compression_s": sum(done[name].seconds for name in _made_by(job, candidate)),
+                "reference": candidate.target in job.compared_with,
                 "parameters": done[chain[-1]].result["parameters"] if chain else None,
                 "made": _made(chain, done),
                 **evaluated.result,
@@ -94,6 +96,7 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
         "choose": job.recipe.choose.model_dump(),
         "gold_validation": None if not job.task.one_label else job.validation.gold.tolist(),
         "keys": _keys(job),
+        "test_digest": rows_digest(job.test),
         **{key: value for key, value in measured.items() if key not in BY_NAME},
         "compression_s": sum(d.seconds for d in done.values()),
         "control": timings[CONTROL],

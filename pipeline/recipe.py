@@ -46,6 +46,9 @@ TaskName = Literal[
     "text-to-text",
     "text-generation",
 ]
+Runtime = Literal[
+    "pytorch", "onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx"
+]
 Precision = Literal["fp32", "fp16", "bf16", "int8-dynamic", "int8-static", "int8-weight", "int4-weight"]
 Sink = Literal["mlflow", "tensorboard", "wandb"]
 assert set(get_args(TaskName)) == set(TASKS)
@@ -163,9 +166,9 @@ class Search(Settings):
 class Target(Settings):
     """A runtime and a precision that every model is exported to and measured in."""
 
-    runtime: Literal[
-        "pytorch", "onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx"
-    ] = Field(description="what loads the artefact (docs/tensorrt.md: the last four need an NVIDIA GPU to run)")
+    runtime: Runtime = Field(
+        description="what loads the artefact (docs/tensorrt.md: the last four need an NVIDIA GPU to run)"
+    )
     precision: Precision = Field(default="fp32", description="number format; int8-weight and int4-weight: of decoders")
 
     @model_validator(mode="after")

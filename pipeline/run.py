@@ -75,7 +75,7 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
         measurements["adapt"] = {name: step.result for name, step in changed.items()}
         measurements["search"] = searched.result if searched else None
         write_atomic(run_dir / "measurements.json", json.dumps(measurements) + "\n")  # first: another rule may pick
-        choice = decide(measurements, job.recipe.choose)
+        choice = decide(measurements, job.recipe.choose, run_dir)
         publish(run_dir, measurements, choice, f"paredown run {shlex.quote(str(run_dir / 'recipe.resolved.yaml'))}")
         write_atomic(run_dir / STAMP, final)
         track(job.recipe.report_to, choice, job.recipe.name, run_dir)

@@ -175,19 +175,23 @@ def read_table(path: Path) -> LatencyTable:
 
 def cascade(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done], report: Report) -> dict:
     """Two exported models as one, with the threshold that validation gives."""
-    from ..export.cascade import join, sure_share, threshold_for
+    from ..compress.outputs import points
+    from ..export.cascade import confidence, join, sure_share, threshold_for
 
     assert candidate.model.cascade is not None
     report(0.0, "joining")
     first, then = parts_of(job, candidate)
     quick, slow = answers_of(first, done), answers_of(then, done)
-    threshold = threshold_for(quick, slow, job.task.correct, job.validation.gold, candidate.model.cascade.max_drop)
+    gold = job.validation.gold
+    threshold = threshold_for(quick, slow, job.task.correct, gold, candidate.model.cascade.max_drop)
+    right = job.task.correct(quick, gold)[confidence(quick) >= threshold]
     artifact = join(
         read_artifact(done[first.step].path),
         read_artifact(done[then.step].path),
         threshold,
         out,
         share=sure_share(quick, threshold),
+        first_metric=points(right) if len(right) else None,
     )
     return {"size_mb": artifact.size_mb(), "details": artifact.details}
 

@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from candidates import row, settings
-from paredown.benchmarks.choose import Frontier, Row, choose
+from paredown.benchmarks.choose import Frontier, Row, choose, with_bounds
 from paredown.benchmarks.decision_card import card, lambda_ranges
 
 
@@ -39,9 +39,13 @@ def test_how_far_the_price_may_move() -> None:
 
 def test_how_far_the_limits_may_move() -> None:
     rows = [row("a", 0.5, 850), row("b", 0.2, 842, size_mb=30.0), row("c", 0.1, 820)]
-    at = moved(rows, "max_drop", max_drop=1)
+    at = moved(rows, "max_drop", max_drop=1, confidence=0)
     assert at == {"limit": "max_drop 1 point", "set": True, "tighter": {"at": 0.8, "name": "a"},
                   "looser": {"at": 3.0, "name": "c"}}  # fmt: skip
+    bounds = with_bounds(rows, row("base", 1.0, 850), 0.8)
+    at = moved(bounds, "max_drop", max_drop=2)
+    assert at["tighter"] == {"at": bounds[1].drop_upper, "name": "a"}
+    assert at["looser"] == {"at": bounds[2].drop_upper, "name": "c"}
     at = moved(rows, "size_mb", max_drop=1, budgets={"size_mb": 20})
     assert (at["tighter"], at["looser"]) == ({"at": 10.0, "name": None}, {"at": 30.0, "name": "b"})
     at = moved(rows, "size_mb", max_drop=1)
