@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..export.errors import StepError
-from .intervals import half_width, t975
+from .intervals import half_width
 from .limits import Budgets, broken, excess, gate_of, limits_of
 from .quality import Z95_TWO_SIDED, paired_drop
 
@@ -65,7 +65,7 @@ class Row:
     figures: dict  # the keys of DESIGN, "Command line"
     steps: int  # how much was done to make it
     correct: np.ndarray  # (validation rows,) bool, or (validation rows, 2) float64: as quality.py has them
-    costs: np.ndarray  # (turns,) money per million requests as each turn alone would have it, turns in step
+    costs: np.ndarray  # (processes,) money per million requests as each process alone would have it, in step
     unhurried: float = 0.0  # what of its cost does not follow the price of the machine's hour: storage, energy
     cannot: str | None = None  # why it can never be picked, whatever the rule
 
@@ -152,8 +152,9 @@ def clear(front: Sequence[Row]) -> list[Row]:
 
 
 def costs_tie(a: Row, b: Row) -> bool:
-    """True when the difference of two costs is within the noise of their measurement (95 %, paired by turn)."""
-    return a is b or abs(math.log(a.cost / b.cost)) <= half_width(np.log(a.costs / b.costs))
+    """True when the difference of two costs is within the noise of their measurement (95 %, paired by process)."""
+    logs = np.log(a.costs / b.costs)
+    return a is b or bool(abs(logs.mean()) <= half_width(logs))
 
 
 def values_tie(a: Row, b: Row) -> bool:
@@ -180,13 +181,12 @@ class Frontier:
         answers = [_Answers.of(row) for row in rows]
         value_half = np.array([[Z95_TWO_SIDED * _paired(a, b)[1] for b in answers] for a in answers])
         costs = np.array([row.costs for row in rows])
-        spread = (costs[:, None] - costs[None]).std(axis=-1, ddof=1)
         return Frontier(
             np.array([row.cost for row in rows]),
             np.array([row.value for row in rows]),
             np.array([row.steps for row in rows]),
             value_half,
-            spread * t975(costs.shape[1] - 1) / math.sqrt(costs.shape[1]),
+            half_width(costs[:, None] - costs[None]),
         )
 
     def pick(self, value_per_point: float) -> tuple[int, list[int]]:

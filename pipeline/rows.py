@@ -6,7 +6,7 @@ import numpy as np
 
 from ..benchmarks.choose import Row
 from ..benchmarks.cost import Cost, Prices, payback
-from ..benchmarks.intervals import ratio
+from ..benchmarks.intervals import by_process, ratio
 from ..benchmarks.latency import OFFLINE, SINGLE, Measurement, Timing, joules_a_row, server_rate
 from ..benchmarks.quality import (
     by_key,
@@ -123,7 +123,7 @@ def row_of(entry: dict, base: dict, base_cost: Cost, prices: Prices, measurement
         "why_worse": why_worse(entry),
     }
     cannot = "a bundle runs without torch; PyTorch is measured to compare" if entry["runtime"] == "pytorch" else None
-    times = np.array([np.mean(turn) for turn in timing.turns[scenario]])
+    times = by_process(timing.turns[scenario], timing.processes, "mean")
     return Row(figures, steps, correct, cost.total_at(times / times.mean()), cost.unhurried, cannot)
 
 
