@@ -2,70 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..export.artifact import Artifact
 from ..export.machine import machine
-from .intervals import ratio
-from .latency import OFFLINE, SINGLE, LatencySettings, Progress, first_able, joules_a_row, measure
+from .intervals import Statistic, carried, ratio
+from .latency import OFFLINE, SINGLE, LatencySettings, Progress, Timing, first_able, joules_a_row
 from .quality import drop_upper_95, mcnemar_p, negative_flips, paired_drop
+from .sitting import Sitting, sit
+from .sittings import failed, merged, spread
 from .sweep import sweep
+
+Steps = Callable[[str], AbstractContextManager[Progress]]  # announces one part of the work
 
 
 @dataclass(frozen=True)
-class Scored:
-    """An artefact, the path that the user gave for it; with labels, its metric in points and which rows were right."""
+class Score:
+    """With labels, an artefact's metric in points and which rows were right."""
 
-    given: str
-    artifact: Artifact
     metric: float | None
     correct: np.ndarray | None  # (rows,) bool
     tokenizer_ms: float  # median of one row
 
 
+@dataclass(frozen=True)
+class Entrant:
+    """An artefact, the path that the user gave for it, and what scores it."""
+
+    given: str
+    artifact: Artifact
+    score: Callable[[], Score]
+
+
+def silent(name: str) -> AbstractContextManager[Progress]:
+    """Steps that nobody hears of."""
+    return nullcontext(lambda share, text: None)
+
+
 def bench(
-    scored: Sequence[Scored],
+    entrants: Sequence[Entrant],
     rows: Sequence[Sequence[Sequence[int]]],
     settings: LatencySettings,
     *,
     metric_name: str,
     seed: int = 0,
-    progress: Progress | None = None,
+    steps: Steps = silent,
 ) -> dict:
     """Time each artefact on its own token-id rows of the same texts; the content of `--json F`.
 
-    Ratios are latency against the reference, the first one that can run here; drops in points against the same,
-    paired row by row. "reference" is the path that the user gave for it, None where none can run.
+    The artefacts are scored, and the sweep is made, between the sittings. Ratios are latency against the reference, the
+    first one that can run here; in a noisy run each is the end of its interval that is nearest to 1. Drops in points
+    against the same, paired row by row. "reference" is the path that the user gave for it, None where none can run.
     """
-    paths = {f"{i}: {entry.given}": entry.artifact.path for i, entry in enumerate(scored)}
+    paths = {f"{i}: {entrant.given}": entrant.artifact.path for i, entrant in enumerate(entrants)}
     by_path = dict(zip(paths, rows, strict=True))
-    measured = measure(paths, by_path, settings, seed=seed, progress=progress)
-    swept = sweep(paths, by_path, settings, seed=seed, progress=progress)
-    timings, names = measured.timings, list(paths)
+    sittings: list[Sitting] = []
+    scores: dict[str, Score] = {}
+    swept: dict[str, list[dict]] = {}
+
+    def score(name: str, entrant: Entrant) -> None:
+        with steps(f"score {entrant.given}"):
+            scores[name] = entrant.score()
+
+    def sweep_all() -> None:
+        if settings.sweep.asked:
+            with steps("sweep") as report:
+                swept.update(sweep(paths, by_path, settings, seed=seed, failed=failed(sittings), progress=report))
+
+    work = [lambda n=name, e=entrant: score(n, e) for name, entrant in zip(paths, entrants, strict=True)]
+    for number, between in enumerate(spread([*work, sweep_all], settings.processes)):
+        with steps(f"measure {number + 1} of {settings.processes}") as report:
+            known = failed(sittings)
+            sittings.append(sit(paths, by_path, settings, number=number, seed=seed, failed=known, progress=report))
+        for part in between:
+            part()
+    measured = merged(sittings)
+    timings, noisy = measured.timings, measured.noisy
     able = first_able(timings)
-    reference = scored[names.index(able)] if able else None
+    reference = scores[able] if able else None
     entries = []
-    for name, entry in zip(names, scored, strict=True):
-        timing, artifact = timings[name], entry.artifact
+    for name, entrant in zip(paths, entrants, strict=True):
+        timing, artifact, own = timings[name], entrant.artifact, scores[name]
         common = {
-            "path": entry.given,
+            "path": entrant.given,
             "runtime": artifact.runtime,
             "precision": artifact.precision,
-            "metric": entry.metric,
+            "metric": own.metric,
             "metric_name": metric_name,
             "size_mb": artifact.size_mb(),
-            "tokenizer_ms": entry.tokenizer_ms,
-            **(_drops(entry, reference) if reference else {}),
+            "tokenizer_ms": own.tokenizer_ms,
+            **(_drops(own, reference) if reference else {}),
         }
         if timing.cannot_run or able is None:
             entries.append({**common, "cannot_run": timing.cannot_run})
             continue
-        first = timings[able]
         single, offline = timing.summary(SINGLE), timing.summary(OFFLINE)
-        point, lo, hi = ratio(timing.turns[SINGLE], first.turns[SINGLE], first.processes)
         entries.append(
             {
                 **common,
@@ -74,9 +109,9 @@ def bench(
                 "p99_ms": single.p99,
                 "mean_ms": single.mean,
                 "n": single.n,
-                "ratio": point,
-                "ratio_ci": [lo, hi],
-                "ratio_mean": single.mean / first.summary(SINGLE).mean,
+                **_ratio(timing, timings[able], "ratio", "median", noisy),
+                **_ratio(timing, timings[able], "ratio_mean", "mean", noisy),
+                **_ratio(timing, timings[able], "ratio_p95", "p95", noisy),
                 "throughput_per_s": 1e3 * settings.batch_size / offline.mean,
                 "batch_size": settings.batch_size,
                 "memory_mb": timing.memory_mb,
@@ -85,12 +120,13 @@ def bench(
                 "first_call_ms": timing.first_call_ms,
                 "cold_start_s": timing.cold_start_s,
                 "energy_j": joules_a_row(timing),
-                "sweep": swept[name],
+                "sweep": swept.get(name, []),
             }
         )
     return {
         "machine": machine(),
-        "reference": reference and reference.given,
+        "reference": entrants[list(paths).index(able)].given if able else None,
+        "noisy": noisy,
         "control": measured.conditions["control"],
         "conditions": measured.conditions,
         "artifacts": entries,
@@ -98,7 +134,13 @@ def bench(
     }
 
 
-def _drops(entry: Scored, first: Scored) -> dict:
+def _ratio(ours: Timing, theirs: Timing, key: str, statistic: Statistic, noisy: bool) -> dict:
+    """A ratio of single-stream times as the run carries it, and its interval."""
+    point, lo, hi = ratio(ours.turns[SINGLE], theirs.turns[SINGLE], theirs.processes, statistic)
+    return {key: carried(point, lo, hi, noisy), f"{key}_ci": [lo, hi]}
+
+
+def _drops(entry: Score, first: Score) -> dict:
     if entry.correct is None or first.correct is None:
         return {}
     drop, _ = paired_drop(first.correct, entry.correct)

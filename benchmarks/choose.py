@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..export.errors import InputError, StepError, nearest
-from .intervals import half_width, t975
+from .intervals import half_width
 from .limits import Budgets, broken, excess, gate_of, limits_of
 from .quality import Z95_TWO_SIDED, paired_drop, upper_bounds
 
@@ -259,7 +259,8 @@ def clear(front: Sequence[Row]) -> list[Row]:
 
 def costs_tie(a: Row, b: Row) -> bool:
     """True when the difference of two costs is within the noise of their measurement (95 %, paired by process)."""
-    return a is b or abs(math.log(a.cost / b.cost)) <= half_width(np.log(a.costs / b.costs))
+    logs = np.log(a.costs / b.costs)
+    return a is b or bool(abs(logs.mean()) <= half_width(logs))
 
 
 def values_tie(a: Row, b: Row) -> bool:
@@ -286,13 +287,12 @@ class Frontier:
         answers = [_Answers.of(row) for row in rows]
         value_half = np.array([[Z95_TWO_SIDED * _paired(a, b)[1] for b in answers] for a in answers])
         costs = np.array([row.costs for row in rows])
-        spread = (costs[:, None] - costs[None]).std(axis=-1, ddof=1)
         return Frontier(
             np.array([row.cost for row in rows]),
             np.array([row.kept for row in rows]),
             np.array([row.steps for row in rows]),
             value_half,
-            spread * t975(costs.shape[1] - 1) / math.sqrt(costs.shape[1]),
+            half_width(costs[:, None] - costs[None]),
         )
 
     def pick(self, value_per_point: float) -> tuple[int, list[int]]:

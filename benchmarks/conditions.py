@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 POWERCAP = Path("/sys/class/powercap")
+STAT = Path("/proc/stat")
+QUIET = 0.5  # cores that other processes may use while something is timed
+SAMPLE_S = 1.0  # seconds that are looked at; a 1-minute load average contains the steps that ran before
 
 
-def cpu_ticks(stat: Path = Path("/proc/stat")) -> tuple[int, int]:
+def cpu_ticks(stat: Path = STAT) -> tuple[int, int]:
     """Ticks of all CPUs so far, and those of them that the hypervisor gave to another guest; (0, 0) elsewhere."""
     try:
         ticks = [int(word) for word in stat.read_text().splitlines()[0].split()[1:9]]
@@ -24,6 +28,60 @@ def steal_share(before: tuple[int, int], after: tuple[int, int]) -> float | None
     """Share of the CPUs' time that was stolen between two readings, 0..1; None where it is not known."""
     total = after[0] - before[0]
     return (after[1] - before[1]) / total if total > 0 else None
+
+
+class Busy(NamedTuple):
+    """A reading of the CPUs that this process may run on: ticks at work, all ticks, how many CPUs; and our own time."""
+
+    busy: int
+    total: int
+    cpus: int
+    own_s: float  # CPU seconds of this process and of those of its children that have ended
+    at: float
+
+    @staticmethod
+    def now(stat: Path = STAT) -> Busy | None:
+        """None where Linux does not tell."""
+        times = os.times()
+        own = times.user + times.system + times.children_user + times.children_system
+        try:
+            mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+            lines = [line.split() for line in stat.read_text().splitlines() if line.startswith("cpu")]
+            ticks = [[int(word) for word in line[1:9]] for line in lines if line[0] in mine]
+        except (AttributeError, OSError, ValueError):
+            return None
+        if not ticks or any(len(cpu) < 7 for cpu in ticks):
+            return None
+        busy = sum(sum(cpu[:3]) + sum(cpu[5:7]) for cpu in ticks)  # without idle, iowait and steal
+        return Busy(busy, sum(map(sum, ticks)), len(ticks), own, time.monotonic())
+
+
+def used_by_others(before: Busy | None, after: Busy | None) -> float | None:
+    """Cores that other processes used in the mean between two readings; None where it is not known.
+
+    Children of this process that still run count as others.
+    """
+    if before is None or after is None or after.total <= before.total or after.at <= before.at:
+        return None
+    used = (after.busy - before.busy) / (after.total - before.total) * after.cpus
+    return max(0.0, used - (after.own_s - before.own_s) / (after.at - before.at))
+
+
+def busy_now() -> float | None:
+    """Cores that other processes use now, seen over SAMPLE_S seconds in which this one sleeps; None: not known."""
+    before = Busy.now()
+    if before is None:
+        return None
+    time.sleep(SAMPLE_S)
+    return used_by_others(before, Busy.now())
+
+
+def quiet(wait_s: float, say: Callable[[str], None] = lambda text: None) -> float | None:
+    """Cores that other processes use, once they are at most QUIET or `wait_s` seconds have passed; None: not known."""
+    until = time.monotonic() + wait_s
+    while (found := busy_now()) is not None and found > QUIET and time.monotonic() < until:
+        say(f"waiting for quiet: other processes use {found:.1f} cores, {until - time.monotonic():.0f} s left")
+    return found
 
 
 def load_average() -> float | None:

@@ -1,17 +1,24 @@
-"""Intervals of ratios and differences between samples taken turn by turn, the turns of all candidates in step.
+"""95 % intervals of ratios and differences of times. The process is the unit: its turns and calls are not independent.
 
-What was measured in one turn hangs together, and so do the turns of one process: whole clusters are resampled, the same
-ones on both sides, so that what the machine did to a turn cancels.
+What was measured in one process has that process's luck (addresses, cores, clocks), so each process gives one number:
+the statistic of its samples. Both sides' processes are paired, because they ran in the same sitting, and the interval
+is Student's t over the processes' log ratios.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
-RESAMPLES = 1000
+Statistic = Literal["median", "mean", "p95"]
+STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
+    "median": lambda samples: float(np.median(samples)),
+    "mean": lambda samples: float(np.mean(samples)),
+    "p95": lambda samples: float(np.percentile(samples, 95)),
+}
 # 97.5 % quantile of Student's t for 1 to 30 degrees of freedom; beyond, its expansion around the normal quantile.
 T975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -25,57 +32,63 @@ def t975(freedom: int) -> float:
     return T975[freedom - 1] if freedom <= len(T975) else Z975 + (Z975**3 + Z975) / (4 * freedom)
 
 
-def half_width(differences: np.ndarray) -> float:
-    """Half of the 95 % t interval of the mean of paired differences, (turns,); infinite for a single turn."""
-    n = len(differences)
-    return t975(n - 1) * float(np.std(differences, ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+def half_width(values: np.ndarray) -> np.ndarray:
+    """Half of the 95 % t interval of the mean of `values`, (..., processes); infinite for a single process.
 
-
-def resample(turns: int, processes: Sequence[int] | None, random: np.random.Generator) -> np.ndarray:
-    """Turn numbers of each resample, (RESAMPLES, turns): processes first, then turns within each (cluster bootstrap).
-
-    `processes`: the process that each turn ran in, as many turns in each; None: all in one.
+    Returns an array of shape (...); with one dimension, a NumPy scalar.
     """
-    kinds = np.unique(np.asarray(processes)) if processes else np.zeros(1)
-    each = turns // len(kinds)
-    if len(kinds) == 1 or each * len(kinds) != turns:
-        return random.integers(0, turns, size=(RESAMPLES, turns))
-    process = np.repeat(random.integers(0, len(kinds), size=(RESAMPLES, len(kinds))), each, axis=1)
-    return process * each + random.integers(0, each, size=(RESAMPLES, turns))
+    n = values.shape[-1]
+    if n < 2:
+        return np.full(values.shape[:-1], math.inf)[()]
+    return t975(n - 1) * np.std(values, axis=-1, ddof=1) / math.sqrt(n)
 
 
-def interval(resampled: np.ndarray, clusters: int) -> tuple[float, float]:
-    """95 % interval of a bootstrapped statistic, its percentiles expanded for few clusters.
-
-    (Hesterberg 2015, doi 10.1080/00031305.2015.1089789, section 5.3: plain percentiles are too narrow by
-    sqrt((n - 1) / n) and take the normal for the t distribution.)
-    """
-    z = math.sqrt(clusters / max(clusters - 1, 1)) * t975(max(clusters - 1, 1))
-    tail = 50 * math.erfc(z / math.sqrt(2))
-    lo, hi = np.percentile(resampled, [tail, 100 - tail])
+def factors(half: float) -> tuple[float, float]:
+    """exp(-half), exp(half): what the ends of an interval on the log scale are times its middle."""
+    with np.errstate(over="ignore"):
+        lo, hi = np.exp([-half, half])
     return float(lo), float(hi)
 
 
+def by_process(
+    turns: Sequence[Sequence[float]], processes: Sequence[int] | None, statistic: Statistic = "median"
+) -> np.ndarray:
+    """The statistic of each process's samples, (processes,) float64, in the order of their numbers.
+
+    `turns`: samples by turn; `processes`: the process of each turn. With one process (or None) each turn gives a
+    number, (turns,): then the interval does not cover what differs between processes, and the run counts as noisy.
+    """
+    of = STATISTICS[statistic]
+    numbers = np.unique(np.asarray(processes)) if processes else np.zeros(0)
+    if len(numbers) < 2:
+        return np.array([of(np.asarray(turn, dtype=float)) for turn in turns])
+    parts = [[turn for turn, own in zip(turns, processes or (), strict=True) if own == number] for number in numbers]
+    return np.array([of(np.concatenate([np.asarray(turn, dtype=float) for turn in part])) for part in parts])
+
+
 def ratio(
-    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], processes: Sequence[int] | None = None
+    ours: Sequence[Sequence[float]],
+    theirs: Sequence[Sequence[float]],
+    processes: Sequence[int] | None = None,
+    statistic: Statistic = "median",
 ) -> tuple[float, float, float]:
-    """Median of ours / median of theirs and its 95 % interval; samples by turn, both sides' turns in step."""
-    point = float(np.median(np.concatenate(ours)) / np.median(np.concatenate(theirs)))
-    picks = resample(len(ours), processes, np.random.default_rng(0))
-    lo, hi = interval(medians(ours, picks) / medians(theirs, picks), len(ours))
-    return point, lo, hi
+    """Ratio of a statistic of ours to theirs and its 95 % interval (point, lo, hi); samples by turn, in ms.
+
+    `processes`: the process of each turn, the same for both sides (see `by_process`). The point is the geometric mean
+    of the processes' ratios; the interval is exp(mean of the log ratios -+ t sd / sqrt(processes)), t with
+    processes - 1 degrees of freedom. A single turn has the interval (0, inf).
+    """
+    logs = np.log(by_process(ours, processes, statistic)) - np.log(by_process(theirs, processes, statistic))
+    middle, half = float(logs.mean()), float(half_width(logs))
+    lo, hi = factors(half)
+    return math.exp(middle), math.exp(middle) * lo, math.exp(middle) * hi
 
 
-def medians(turns: Sequence[Sequence[float]], picks: np.ndarray) -> np.ndarray:
-    """Median of the samples of each resample's turns, (resamples,)."""
-    flat = np.concatenate([np.asarray(turn, dtype=float) for turn in turns])
-    order = np.argsort(flat)
-    flat, turn = flat[order], np.repeat(np.arange(len(turns)), [len(turn) for turn in turns])[order]
-    found = []
-    for part in np.array_split(picks, 1 + len(picks) * len(flat) // 2_000_000):  # a few MB at a time
-        counts = (part[:, :, None] == np.arange(len(turns))).sum(axis=1)  # how often each resample has each turn
-        upto = np.cumsum(counts[:, turn], axis=1, dtype=np.int32)
-        total = upto[:, -1:]
-        low, high = (upto < (total + 1) // 2).sum(axis=1), (upto < total // 2 + 1).sum(axis=1)
-        found.append((flat[low] + flat[high]) / 2)
-    return np.concatenate(found)
+def carried(point: float, lo: float, hi: float, noisy: bool) -> float:
+    """The ratio that a measurement carries: its point, and in a noisy run the end of its interval that is nearest to 1.
+
+    1 where the interval contains 1. It is the weakest statement that the interval allows.
+    """
+    if not noisy:
+        return point
+    return 1.0 if lo <= 1 <= hi else hi if hi < 1 else lo

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .latency import CONTROL, LatencySettings, Progress, Scenario, Timing, measure
+from .latency import LatencySettings, Progress, Scenario, Timing
+from .sitting import sit
 
 SECONDS, ROUNDS = 0.6, 3  # of calls per artefact and shape
 
@@ -18,11 +19,13 @@ def sweep(
     settings: LatencySettings,
     *,
     seed: int = 0,
+    failed: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, list[dict]]:
     """For each artefact [{"batch_size", "threads", "tokens", "p50_ms", "p99_ms", "throughput_per_s"}].
 
-    "tokens" is the bucket ("33 to 64") of a length, None elsewhere. Empty when `settings.sweep` asks for nothing.
+    "tokens" is the bucket ("33 to 64") of a length, None elsewhere. Empty when `settings.sweep` asks for nothing, and
+    for those that are known to have `failed` (with the reason).
     """
     asked = settings.sweep
     lengths = [len(row) for row in next(iter(rows.values()))]
@@ -38,13 +41,15 @@ def sweep(
     rounds += [(threads, {Scenario("one row"): (1, None)}) for threads in asked.threads]
     for number, (threads, wanted) in enumerate(rounds):
         short = settings.model_copy(
-            update={"threads": threads, "processes": 1, "extra_processes": 0, "rounds": ROUNDS, "min_seconds": SECONDS,
-                    "min_repeats": 24}
-        )  # fmt: skip
+            update={"threads": threads, "processes": 1, "rounds": ROUNDS, "min_seconds": SECONDS, "min_repeats": 24}
+        )
         report = progress and (lambda share, text, n=number: progress((n + share) / len(rounds), text))
-        measured = measure(artifacts, rows, short, seed=seed, scenarios=list(wanted), progress=report)
-        for name, timing in measured.timings.items():
-            if name != CONTROL and not timing.cannot_run:
+        sitting = sit(
+            artifacts, rows, short, number=number, seed=seed, scenarios=list(wanted), failed=failed, control=False,
+            look=False, progress=report,
+        )  # fmt: skip
+        for name, timing in sitting.timings.items():
+            if not timing.cannot_run:
                 found[name] += [_entry(timing, scenario, threads, *shape) for scenario, shape in wanted.items()]
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+OPEN_RANGE = 20  # a ratio whose ends differ by more than this many times is "at least" its lower end
 PROMISE = 15  # per cent that a measured speed-up may be off the promised one
 # Titles of the table of quality: the figure that must be there, and the cell.
 QUALITY = {
@@ -29,23 +30,33 @@ def money(value: float) -> str:
     return f"{value:.{max(2, 2 - math.floor(math.log10(value))) if value > 0 else 2}f}"
 
 
-def times(point: float, interval: Sequence[float], noisy: bool, than: str) -> str:
-    """A ratio as the measurement carries it: "7.7 times as fast as X (95 %: 6.9 to 8.4)", of a noisy run its range."""
+def times(point: float, lo: float, hi: float, noisy: bool) -> str:
+    """A ratio in words: "5.7 times"; of a noisy run its range, "18 to 214 times", or its weakest end, "at least 18
+    times", where the other end says nothing."""
+    if not noisy:
+        return f"{factor(point)} times"
+    if lo > 1 and hi > OPEN_RANGE * lo:
+        return f"at least {factor(lo)} times"
+    return f"{factor(lo)} to {factor(hi)} times"
+
+
+def as_fast(point: float, interval: Sequence[float], noisy: bool, than: str) -> str:
+    """A speed-up in words: "7.7 times as fast as X (95 %: 6.9 to 8.4)"; of a noisy run its range alone."""
     lo, hi = interval
-    if noisy:
-        return f"between {_digits(lo)} and {_digits(hi)} times as fast as {than}"
-    return f"{_digits(point)} times as fast as {than} (95 %: {_digits(lo)} to {_digits(hi)})"
+    text = f"{times(point, lo, hi, noisy)} as fast as {than}"
+    return text if noisy else f"{text} (95 %: {factor(lo)} to {factor(hi)})"
 
 
 def short_times(point: float | None, interval: Sequence[float] | None, noisy: bool) -> str:
-    """The same for a cell of a table: "7.7x", of a noisy run "18 to 214x"; empty where it was not measured."""
+    """A speed-up for a cell of a table: "7.7x", of a noisy run "18 to 214x"; empty where it was not measured."""
     if point is None or interval is None:
         return ""
-    return f"{_digits(interval[0])} to {_digits(interval[1])}x" if noisy else f"{_digits(point)}x"
+    return times(point, *interval, noisy).removesuffix(" times") + "x"
 
 
-def _digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+def factor(value: float) -> str:
+    """A ratio with the digits that say something: 0.05, 0.83, 5.7, 18."""
+    return f"{value:.{0 if value >= 10 else 1 if value >= 1 else 2}f}"
 
 
 def sentence(choice: dict, measurements: dict) -> str:
@@ -61,13 +72,13 @@ def speed_sentence(choice: dict) -> str:
     cascade = chosen["speedup_statistic"] == "mean"
     baseline = "the checkpoint in PyTorch"
     text = f"{chosen['name']} is {'in the mean ' if cascade else ''}"
-    text += times(chosen["speedup_vs_baseline"], chosen["speedup_ci"], noisy, baseline)
+    text += as_fast(chosen["speedup_vs_baseline"], chosen["speedup_ci"], noisy, baseline)
     if cascade:
-        text += f", at p95 {times(chosen['speedup_p95'], chosen['speedup_p95_ci'], noisy, baseline)}"
+        text += f", at p95 {as_fast(chosen['speedup_p95'], chosen['speedup_p95_ci'], noisy, baseline)}"
     if choice["plain_int8"] == chosen["name"]:
         text += "; it is the checkpoint in plain INT8"
     elif chosen["speedup_vs_plain_int8"] is not None:
-        plain = times(chosen["speedup_vs_plain_int8"], chosen["speedup_vs_plain_int8_ci"], noisy, "its plain INT8")
+        plain = as_fast(chosen["speedup_vs_plain_int8"], chosen["speedup_vs_plain_int8_ci"], noisy, "its plain INT8")
         text += f", {'in the mean' if cascade else 'and'} {plain}"
     return f"{text}. {cascade_sentence(chosen)}".rstrip()
 

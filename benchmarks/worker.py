@@ -6,13 +6,16 @@ Runtime and PyTorch than alone. Speaks JSON lines: commands on stdin, answers on
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -22,9 +25,19 @@ from ..export.machine import cores
 from ..export.session import CannotRunHere
 from .conditions import Gpu, Joules
 
+DEADLINE_S = 900.0  # for one answer, beside the seconds that it is asked to measure; an engine may be built when opened
+
+
+class WorkerDied(StepError):
+    """The process of an artefact ended, or did not answer; `reason` is without the artefact's name."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.reason = reason
+
 
 class Worker:
-    """The process that has an artefact open, seen from the one that measures. StepError when it dies."""
+    """The process that has an artefact open, seen from the one that measures. WorkerDied when it ends or hangs."""
 
     def __init__(self, name: str, artifact: Path, rows: Path, threads: int | None) -> None:
         self.name = name
@@ -43,22 +56,34 @@ class Worker:
 
     def send(self, message: dict) -> None:
         assert self.process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # whoever receives hears that it has ended
             self.process.stdin.write(json.dumps(message) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            self._died()
 
-    def receive(self) -> dict:
+    def receive(self, seconds: float = 0.0) -> dict:
+        """Its answer; a process that has not given it DEADLINE_S seconds after `seconds` is killed."""
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            self._died()
+        late = threading.Event()
+
+        def kill() -> None:
+            late.set()
+            self.process.kill()
+
+        watch = threading.Timer(seconds + DEADLINE_S, kill)
+        watch.daemon = True
+        watch.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            watch.cancel()
+        if not line.endswith("\n"):
+            self._died(late=late.is_set())
         return json.loads(line)
 
     def ask(self, message: dict) -> dict:
+        """Time one burst."""
         self.send(message)
-        return self.receive()
+        return self.receive(message["seconds"])
 
     def stop(self) -> None:
         assert self.process.stdin is not None
@@ -72,11 +97,12 @@ class Worker:
         self.process.stdout.close()
         self.stderr.close()
 
-    def _died(self) -> None:
+    def _died(self, *, late: bool = False) -> NoReturn:
         code = self.process.wait()
         self.stderr.seek(0)
-        tail = " | ".join(self.stderr.read().strip().splitlines()[-3:])
-        raise StepError(f"{self.name}: its process ended with {code} while it was measured: {tail or 'no output'}")
+        tail = " | ".join(self.stderr.read().strip().splitlines()[-3:]) or "no output"
+        what = f"did not answer for {DEADLINE_S:g} s" if late else f"ended with {code}"
+        raise WorkerDied(self.name, f"its process {what} while it was measured: {tail}")
 
 
 def main() -> None:

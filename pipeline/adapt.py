@@ -17,10 +17,10 @@ from ..export.machine import cores
 from . import growing, tuning
 from .augmenting import write_augmented
 from .job import Job, Step, rows_digest
-from .plan import code_of
 from .progress import Report
 from .recipe import Adapt, Arrivals
 from .store import Done, key_of
+from .versions import code_of
 
 ROWS = "rows.jsonl"  # what augment adds
 

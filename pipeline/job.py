@@ -328,6 +328,15 @@ def evaluation_name(candidate: Candidate) -> str:
     return f"{candidate.step}-evaluate"
 
 
+def further_name(candidate: Candidate) -> str:
+    return f"{candidate.step}-further"
+
+
+def sitting_name(number: int) -> str:
+    """The step of a sitting; `number` from 0."""
+    return f"measure-{number + 1}"
+
+
 def has_scores(job: Job, settings: Stage) -> bool:
     """It learns from its teacher's logits, which are made once for all students; a decoder's are too many to keep."""
     return isinstance(settings, Heal) and not job.task.goes_on

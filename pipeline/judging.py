@@ -132,10 +132,15 @@ def bench(
     label_column: LabelColumn = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads (default: all)")] = None,
     batch_size: Annotated[int, typer.Option(help="rows a call in the throughput scenario")] = 8,
-    min_seconds: Annotated[float, typer.Option(help="seconds of calls per artefact and scenario")] = 3.0,
-    min_repeats: Annotated[int, typer.Option(help="calls per artefact and scenario, at least")] = 100,
-    processes: Annotated[int, typer.Option(help="fresh processes per artefact, up to twice that if unsteady")] = 2,
-    rounds: Annotated[int, typer.Option(help="turns in each process")] = 6,
+    min_seconds: Annotated[float, typer.Option(help="seconds of calls per artefact and scenario, in all")] = 3.0,
+    min_repeats: Annotated[int, typer.Option(help="calls per artefact and scenario, at least, in all")] = 100,
+    processes: Annotated[
+        int, typer.Option(min=1, help="fresh processes per artefact, the unit of the intervals; 1 or 2 give wide ones")
+    ] = 6,
+    rounds: Annotated[int, typer.Option(min=2, help="turns in each process")] = 2,
+    wait_s: Annotated[
+        float, typer.Option(min=0, help="seconds to wait before each sitting until other processes are quiet")
+    ] = 0.0,
     max_length: Annotated[int, typer.Option(help="longest input in tokens, for what does not say")] = 128,
     task: TaskOption = "text-classification",
     sweep: Annotated[bool, typer.Option("--sweep", help="also 1 to 32 rows a call, 1 to all threads, lengths")] = False,
@@ -154,7 +159,7 @@ def bench(
         LatencySettings,
         {
             "threads": threads, "batch_size": batch_size, "min_seconds": min_seconds, "min_repeats": min_repeats,
-            "processes": processes, "extra_processes": processes, "rounds": rounds,
+            "processes": processes, "rounds": rounds, "wait_s": wait_s,
             "sweep": Sweep(
                 batch_sizes=[1, 2, 4, 8, 16, 32],
                 threads=sorted({1, *(2**i for i in range(10) if 2**i < cores()), cores()}),
@@ -175,22 +180,26 @@ def bench(
 
 
 def _show_bench(result: dict) -> None:
-    """The table, what has to be said of it, and how it was measured."""
-    from ..benchmarks.words import conditions_line, control_warning
+    """The table, what has to be said of it, and how it was measured. In a noisy run a ratio is its range."""
+    from ..benchmarks.words import conditions_line, factor
 
-    first, reference = result["artifacts"][0]["path"], result["reference"]
+    first, reference, noisy = result["artifacts"][0]["path"], result["reference"], result["noisy"]
     titles = ("artefact", "runtime", "precision", "p50 ms", "p95", "p99", "ratio (95 %)", "rows/s", "MB", "metric")
     table = Table(*titles, "drop (95 %)")
+    base = next((a for a in result["artifacts"] if "cannot_run" not in a), None)  # a path may be given twice
     for a in result["artifacts"]:
         metric = "" if a["metric"] is None else f"{a['metric']:.2f}"
         if "cannot_run" in a:
             table.add_row(a["path"], a["runtime"], a["precision"], a["cannot_run"], "", "", "", "", "", metric, "")
             continue
         lo, hi = a["ratio_ci"]
-        drop = f"{a['drop']:+.1f} (< {a['drop_upper_95']:.1f})" if "drop" in a and a["path"] != reference else ""
+        ratio = f"{a['ratio']:.3f} [{lo:.3f}, {hi:.3f}]"
+        if noisy and a is not base:
+            ratio = f"{factor(lo)} to {factor(hi)}"
+        drop = f"{a['drop']:+.1f} (< {a['drop_upper_95']:.1f})" if "drop" in a and a is not base else ""
         table.add_row(
             a["path"], a["runtime"], a["precision"], f"{a['p50_ms']:.2f}", f"{a['p95_ms']:.2f}", f"{a['p99_ms']:.2f}",
-            f"{a['ratio']:.3f} [{lo:.3f}, {hi:.3f}]", f"{a['throughput_per_s']:.0f}", f"{a['size_mb']:.1f}", metric,
+            ratio, f"{a['throughput_per_s']:.0f}", f"{a['size_mb']:.1f}", metric,
             drop,
         )  # fmt: skip
     out.print(table)
@@ -201,9 +210,9 @@ def _show_bench(result: dict) -> None:
     if reference != first:
         out.print(f"{first} cannot run here: ratios and drops are against {reference}", soft_wrap=True)
     out.print(conditions_line(result, reference), soft_wrap=True)
-    warning = control_warning(result, reference)
-    if warning:
-        out.print(warning, soft_wrap=True)
+    out.print(f"intervals: {result['conditions']['covers']}", soft_wrap=True)
+    if noisy:
+        out.print(f"noisy: {result['conditions']['noisy_because']}. A ratio is printed as its range.", soft_wrap=True)
 
 
 def _lift(settings: dict, figure: str) -> None:

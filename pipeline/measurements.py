@@ -10,7 +10,7 @@ import numpy as np
 
 from ..benchmarks.choose import ChooseSettings
 from ..benchmarks.cost import Prices
-from ..benchmarks.latency import CONTROL
+from ..benchmarks.latency import CONTROL, Timing
 from ..benchmarks.quality import calibration_error, worst_flips
 from ..compress.encoder import PAIR
 from ..compress.errors import InputError
@@ -28,26 +28,31 @@ from .job import (
     Step,
     chain_of,
     evaluation_name,
+    further_name,
     graph_name,
     has_scores,
     parts_of,
     rows_digest,
     table_name,
 )
+from .measuring import PROFILE, limits, measured, why_slower
 from .recipe import Model
 from .store import Done
 
 SCHEMA = 3
 SPLITS = ("train", "unlabeled", "validation", "test")
-# What the step `measure` found out about each candidate, by its name.
-BY_NAME = ("why_slower", "sweep", "profile", "new_tokens_per_s")
 FLIPS, FLIP_CHARACTERS = 20, 400
 
 
 def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_dir: Path) -> dict:
     """Everything that was measured, raw samples included: the content of measurements.json."""
-    measured = done["measure"].result
-    timings = json.loads((done["measure"].path / "timings.json").read_text())
+    found = measured(job, done)
+    timings, looked = found.timings, done[PROFILE].result
+    by_name = {
+        "why_slower": why_slower(job.candidates, done, timings),
+        "profile": limits(done, timings),
+        **{name: looked[name] for name in ("sweep", "new_tokens_per_s")},
+    }
     candidates, texts = [], job.validation.texts
     small, most = job.checkpoint.encoder().small, REFERENCE_ROWS if job.task.reads_text else REFERENCE_IMAGES
     for candidate in job.candidates:
@@ -69,10 +74,11 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
                 "parameters": done[chain[-1]].result["parameters"] if chain else None,
                 "made": _made(chain, done),
                 **evaluated.result,
+                **(done[further_name(candidate)].result if further_name(candidate) in done else {}),
                 **_answers_of(evaluated, done[evaluation_name(job.candidates[0])], job),
                 "attribution_agreement": agreement_of(job, candidate, done),
-                "timing": timings.get(candidate.name),
-                **{key: measured[key].get(candidate.name) for key in BY_NAME},
+                **_timing_of(candidate, timings),
+                **{name: values.get(candidate.name) for name, values in by_name.items()},
             }
         )
     return {
@@ -97,13 +103,24 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
         "gold_validation": None if not job.task.one_label else job.validation.gold.tolist(),
         "keys": _keys(job),
         "test_digest": rows_digest(job.test),
-        **{key: value for key, value in measured.items() if key not in BY_NAME},
+        "conditions": found.conditions,
+        **{key: looked[key] for key in ("tokenizer_ms", "tokens_median")},
         "compression_s": sum(d.seconds for d in done.values()),
-        "control": timings[CONTROL],
+        "control": vars(timings[CONTROL]),
         "baseline": job.candidates[0].name,
         "checkpoint": str(job.checkpoint.path),
         "candidates": candidates,
     }
+
+
+def _timing_of(candidate: Candidate, timings: Mapping[str, Timing]) -> dict:
+    """Its samples; why there are none where its process ended or hung while it was measured."""
+    timing = timings.get(candidate.name)
+    if timing is None:
+        return {"timing": None}
+    if timing.cannot_run:
+        return {"timing": None, "cannot_run": timing.cannot_run}
+    return {"timing": vars(timing)}
 
 
 def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:

@@ -1,10 +1,12 @@
-"""The step that measures: every candidate timed in one interleaved run, swept, profiled."""
+"""The steps that measure: sittings in which every candidate is timed, with other steps between them; and a profile."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,41 +14,119 @@ import numpy as np
 from ..benchmarks import latency
 from ..benchmarks.floor import floor_ms, machine_rates, work_of
 from ..benchmarks.intervals import ratio
+from ..benchmarks.latency import Timing
 from ..benchmarks.profile import PROFILED, Profile, profile, why_int8_is_slower, why_not_faster
+from ..benchmarks.sitting import Sitting, sit
+from ..benchmarks.sittings import Measured, failed, merged
 from ..benchmarks.sweep import sweep
 from ..compress.decode import Decoder
-from ..compress.encoder import PIXELS
+from ..compress.encoder import PIXELS, reader_file
 from ..export.artifact import read_artifact
 from ..export.machine import cores
-from .job import Candidate, Job, evaluation_name
+from .job import Candidate, Job, evaluation_name, sitting_name
 from .progress import Report
 from .store import Done
 
+FILE = "timings.json"
+PROFILE = "profile"  # the step's name
 PROMPTS = 4  # halves of validation rows that decoders go on with
 
 
-def measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str, Done], report: Report) -> dict:
-    """Time every candidate that runs here, all in one interleaved run, and say where the time goes."""
-    artifacts = {c.name: done[c.step].path for c in candidates if "cannot_run" not in done[evaluation_name(c)].result}
-    encoder = job.checkpoint.encoder(job.recipe.max_length)
-    ids = encoder.ids(job.validation.texts)
-    rows = {name: read_artifact(path).encoder().ids(job.validation.texts) for name, path in artifacts.items()}
-    settings, seed = job.recipe.latency, job.recipe.seed
+def measure(
+    job: Job, candidates: list[Candidate], number: int, out: Path, done: Mapping[str, Done], report: Report
+) -> dict:
+    """One sitting: a fresh process of every candidate that runs here, timed in turns. `number`: from 0."""
+    artifacts = _able(candidates, done)
+    settings, before = job.recipe.latency, [_sitting(done, i) for i in range(number)]
+    rows = _rows(job, artifacts)
+    sitting = sit(
+        artifacts, rows, settings, number=number, seed=job.recipe.seed, failed=failed(before), progress=report
+    )
+    (out / FILE).write_text(json.dumps(sitting.to_json()))
+    return {key: value for key, value in sitting.to_json().items() if key != "timings"}
+
+
+def measured(job: Job, done: Mapping[str, Done]) -> Measured:
+    """All sittings of a run as one."""
+    return merged([_sitting(done, number) for number in range(job.recipe.latency.processes)])
+
+
+def profiled(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str, Done], report: Report) -> dict:
+    """What is looked at beside the comparison: where the time goes, further shapes, how fast decoders write, the
+    tokenizer."""
+    artifacts = _able(candidates, done)
+    encoder, texts = job.checkpoint.encoder(job.recipe.max_length), job.validation.texts
+    rows, settings = _rows(job, artifacts), job.recipe.latency
     threads = settings.threads or cores()
-    measured = latency.measure(artifacts, rows, settings, seed=seed, progress=report)
-    timings = measured.timings
-    (out / "timings.json").write_text(json.dumps({name: vars(timing) for name, timing in timings.items()}))
-    swept = sweep(artifacts, rows, settings, seed=seed, progress=report)
-    seen = _profiles(candidates, artifacts, rows, timings, threads, report)
+    swept = sweep(artifacts, rows, settings, seed=job.recipe.seed, progress=report)
+    seen = _profiles(candidates, artifacts, rows, threads, report)
     return {
-        "conditions": measured.conditions,
         "sweep": swept,
-        "why_slower": _why_slower(candidates, seen, timings),
-        "profile": _why_not_faster(candidates, seen, artifacts, rows, timings, threads),
+        "seen": {name: asdict(found) for name, found in seen.items()},
+        "floor_ms": _floors(candidates, seen, artifacts, rows, threads),
         "new_tokens_per_s": _new_tokens_per_s(artifacts, rows, threads) if job.task.goes_on else {},
-        "tokenizer_ms": latency.tokenizer_ms(encoder.ids, job.validation.texts),
-        "tokens_median": float(np.median([len(row) for row in ids])) if job.task.reads_text else None,
+        "tokenizer_ms": latency.tokenizer_ms(encoder.ids, texts),
+        "tokens_median": float(np.median([len(row) for row in encoder.ids(texts)])) if job.task.reads_text else None,
     }
+
+
+def why_slower(candidates: list[Candidate], done: Mapping[str, Done], timings: Mapping[str, Timing]) -> dict[str, str]:
+    """For every INT8 artefact that is slower than the same model in float: the reason that its profile gives."""
+    found, seen = {}, _seen(done)
+    for c in candidates:
+        plain = f"{c.model.name}/{c.target.runtime}/fp32"
+        if c.model.cascade is not None or not c.target.precision.startswith("int8"):
+            continue  # cascades differ in how many rows their first model answers
+        if _timed(c.name, seen, timings) and _timed(plain, seen, timings):
+            ours, theirs = timings[c.name], timings[plain]
+            slower, lo, _ = ratio(ours.turns[latency.SINGLE], theirs.turns[latency.SINGLE], ours.processes)
+            if lo > 1:
+                found[c.name] = why_int8_is_slower(seen[c.name], slower)
+    return found
+
+
+def limits(done: Mapping[str, Done], timings: Mapping[str, Timing]) -> dict[str, str]:
+    """For every artefact that was profiled one paragraph on what keeps it from being faster."""
+    seen = _seen(done)
+    return {
+        name: why_not_faster(
+            found, timings[name].summary(latency.SINGLE).mean, done[PROFILE].result["floor_ms"].get(name)
+        )
+        for name, found in seen.items()
+        if _timed(name, seen, timings)
+    }
+
+
+def _able(candidates: list[Candidate], done: Mapping[str, Done]) -> dict[str, Path]:
+    """Directories of the candidates that were evaluated here, by their names."""
+    evaluated = [c for c in candidates if evaluation_name(c) in done]
+    return {c.name: done[c.step].path for c in evaluated if "cannot_run" not in done[evaluation_name(c)].result}
+
+
+def _rows(job: Job, artifacts: Mapping[str, Path]) -> dict[str, list]:
+    """The validation rows as each artefact's tokenizer cuts them; those that cut the same way share one list."""
+    known: dict[tuple, list] = {}
+    found = {}
+    for name, path in artifacts.items():
+        artifact = read_artifact(path)
+        cuts = hashlib.sha256((path / reader_file(artifact.inputs)).read_bytes()).hexdigest()
+        key = (cuts, artifact.inputs, artifact.max_length, artifact.pad_id)
+        if key not in known:
+            known[key] = artifact.encoder().ids(job.validation.texts)
+        found[name] = known[key]
+    return found
+
+
+def _sitting(done: Mapping[str, Done], number: int) -> Sitting:
+    return Sitting.from_json(json.loads((done[sitting_name(number)].path / FILE).read_text()))
+
+
+def _seen(done: Mapping[str, Done]) -> dict[str, Profile]:
+    return {name: Profile(**found) for name, found in done[PROFILE].result["seen"].items()}
+
+
+def _timed(name: str, seen: Mapping[str, Profile], timings: Mapping[str, Timing]) -> bool:
+    return name in seen and name in timings and not timings[name].cannot_run
 
 
 def _new_tokens_per_s(artifacts: dict[str, Path], rows: dict, threads: int) -> dict[str, float]:
@@ -68,50 +148,31 @@ def _new_tokens_per_s(artifacts: dict[str, Path], rows: dict, threads: int) -> d
 
 
 def _profiles(
-    candidates: list[Candidate], artifacts: dict[str, Path], rows: dict, timings: dict, threads: int, report: Report
+    candidates: list[Candidate], artifacts: dict[str, Path], rows: dict, threads: int, report: Report
 ) -> dict[str, Profile]:
     """Where the time of every artefact of a CPU runtime goes."""
     found = {}
     for c in candidates:
-        if c.name in artifacts and c.target.runtime in PROFILED and not timings[c.name].cannot_run:
+        if c.name in artifacts and c.target.runtime in PROFILED:
             report(1.0, f"where the time goes in {c.name}")
             found[c.name] = profile(read_artifact(artifacts[c.name]), rows[c.name], threads)
     return found
 
 
-def _why_slower(candidates: list[Candidate], seen: dict[str, Profile], timings: dict) -> dict[str, str]:
-    """For every INT8 artefact that is slower than the same model in float: the reason that its profile gives."""
-    found = {}
-    for c in candidates:
-        plain = f"{c.model.name}/{c.target.runtime}/fp32"
-        if c.model.cascade is not None or not c.target.precision.startswith("int8"):
-            continue  # cascades differ in how many rows their first model answers
-        if c.name in seen and plain in seen:
-            ours, theirs = timings[c.name], timings[plain]
-            slower, lo, _ = ratio(ours.turns[latency.SINGLE], theirs.turns[latency.SINGLE], ours.processes)
-            if lo > 1:
-                found[c.name] = why_int8_is_slower(seen[c.name], slower)
-    return found
-
-
-def _why_not_faster(
-    candidates: list[Candidate],
-    seen: dict[str, Profile],
-    artifacts: dict[str, Path],
-    rows: dict,
-    timings: dict,
-    threads: int,
-) -> dict[str, str]:
-    """For every artefact that was profiled one paragraph on what keeps it from being faster."""
+def _floors(
+    candidates: list[Candidate], seen: dict[str, Profile], artifacts: dict[str, Path], rows: dict, threads: int
+) -> dict[str, float]:
+    """Milliseconds that the products of an ONNX graph would take at this machine's best (floor.py), for what has
+    tokens."""
     found, rates = {}, machine_rates(threads, seconds=0.3)
     for c in candidates:
-        if c.name not in seen:
+        if c.name not in seen or c.target.runtime != "onnxruntime":
             continue
-        artifact, floor = read_artifact(artifacts[c.name]), None
-        if c.target.runtime == "onnxruntime" and PIXELS not in artifact.inputs:  # an image's products are of no token
-            always, sometimes = work_of(artifact.path / artifact.files[0])
-            lengths = [len(row) for row in rows[c.name]]
-            unsure = 1 - artifact.details["cascade"]["answered_by_first"] if c.model.cascade is not None else 0.0
-            floor = floor_ms(always, lengths, rates) + unsure * floor_ms(sometimes, lengths, rates)
-        found[c.name] = why_not_faster(seen[c.name], timings[c.name].summary(latency.SINGLE).mean, floor)
+        artifact = read_artifact(artifacts[c.name])
+        if PIXELS in artifact.inputs:  # an image's products are of no token
+            continue
+        always, sometimes = work_of(artifact.path / artifact.files[0])
+        lengths = [len(row) for row in rows[c.name]]
+        unsure = 1 - artifact.details["cascade"]["answered_by_first"] if c.model.cascade is not None else 0.0
+        found[c.name] = floor_ms(always, lengths, rates) + unsure * floor_ms(sometimes, lengths, rates)
     return found

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..benchmarks.sittings import spread
 from ..compress.checkpoint import open_checkpoint
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed
 from ..export.artifact import WEIGHTS_ONLY
-from ..export.machine import RUNTIME_PACKAGES, cores, fingerprint, gpus, has_int8_isa, version
+from ..export.machine import cores, fingerprint, gpus, has_int8_isa
 from ..export.session import ENGINES
 from .attributing import attribute
 from .job import (
@@ -30,12 +30,13 @@ from .job import (
     table_name,
     with_depth,
 )
-from .measuring import measure
+from .measure_steps import further_step, profile_step, sitting_step
 from .progress import Report
 from .recipe import BASELINE, Model, Search
 from .scoring import evaluate
 from .search import PROXY_SHARE, search
 from .store import Done
+from .versions import code_of, digest_of
 from .work import cascade, checkpoint_after, compress, export, measure_table, score
 
 if TYPE_CHECKING:
@@ -45,10 +46,12 @@ if TYPE_CHECKING:
 def plan(job: Job) -> list[Step]:
     """All steps in the order in which they run; each one's key holds the keys of those before it.
 
-    A recipe's `search` comes before: `search_steps`.
+    What no other step waits for comes between the sittings that measure. A recipe's `search` comes before:
+    `search_steps`.
     """
     steps: dict[str, Step] = {}
     candidates = job.candidates
+    between: list[Step] = []
     for step in _table_steps(job):  # first: a time that cannot be reached waits for nothing
         _add(steps, step)
     if any(has_scores(job, settings) for model in job.models for settings in chain_of(model).values()):
@@ -58,7 +61,7 @@ def plan(job: Job) -> list[Step]:
             end = _model_steps(job, model, steps)
             _add(steps, _graph_step(job, model, end, steps))
             if job.recipe.explain_rows:
-                _add(steps, _attribution_step(job, model, end, steps))
+                between.append(_attribution_step(job, model, end, steps, between))
             reference = Candidate(model, BASE_TARGET)
             for candidate in [reference, *(c for c in candidates if c.model == model and c != reference)]:
                 _add(steps, _export_step(job, candidate, end, steps))
@@ -67,7 +70,13 @@ def plan(job: Job) -> list[Step]:
         if candidate.model.cascade is not None:
             _add(steps, _cascade_step(job, candidate, steps))
             _add(steps, _evaluate_step(job, candidate, parts_of(job, candidate)[1], steps))
-    _add(steps, _measure_step(job, candidates, steps))
+    if job.test is not None or job.recipe.robustness_rows:
+        between += [further_step(job, candidate, steps) for candidate in candidates]
+    between.append(profile_step(job, candidates, steps))
+    for number, work in enumerate(spread(between, job.recipe.latency.processes, lambda step: step.seconds)):
+        _add(steps, sitting_step(job, candidates, number, steps))
+        for step in work:
+            _add(steps, step)
     return list(steps.values())
 
 
@@ -82,7 +91,7 @@ def search_steps(job: Job, settings: Search) -> list[Step]:
         "seed": job.recipe.seed,
         "max_length": job.recipe.max_length,
         "after": {step.name: step.key for step in (table, scores)},
-        "code": {"search": _digest("pipeline/search.py"), **code_of("compress")["code"]},
+        "code": {"search": digest_of("pipeline/search.py"), **code_of("compress")["code"]},
     }
     work = partial(search, job, settings)
     return [table, scores, Step("search", inputs, 60 * PROXY_SHARE * settings.minutes, work)]
@@ -191,9 +200,10 @@ def _graph_step(job: Job, model: Model, before: str | None, steps: dict[str, Ste
     return Step(graph_name(model), inputs, 4.0, work)
 
 
-def _attribution_step(job: Job, model: Model, before: str | None, steps: dict[str, Step]) -> Step:
+def _attribution_step(job: Job, model: Model, before: str | None, steps: dict[str, Step], earlier: list[Step]) -> Step:
+    """`earlier`: attributions of other models, the teacher's first."""
     source = _after(job, steps, before)
-    teacher = {} if model.name == BASELINE else {attribution_name(BASELINE): steps[attribution_name(BASELINE)].key}
+    teacher = {} if model.name == BASELINE else {earlier[0].name: earlier[0].key}
     inputs = {
         "stage": "attributions",
         "rows": job.recipe.explain_rows,
@@ -201,7 +211,7 @@ def _attribution_step(job: Job, model: Model, before: str | None, steps: dict[st
         "validation": rows_digest(job.validation),
         **source,
         "after": source.get("after", {}) | teacher,
-        "attributing": _digest("pipeline/attributing.py"),
+        "attributing": digest_of("pipeline/attributing.py"),
         **code_of("compress"),
     }
     return Step(
@@ -237,32 +247,14 @@ def _evaluate_step(job: Job, candidate: Candidate, reference: Candidate, steps: 
     inputs = {
         "stage": "evaluate",
         "validation": rows_digest(job.validation),
-        "test": rows_digest(job.test),
         "tolerance": None if candidate == reference else vars(tolerance),
-        "robustness": job.recipe.robustness_rows,
         "machine": fingerprint(),
         "after": after,
-        "scoring": _digest("pipeline/scoring.py"),
+        "scoring": digest_of("pipeline/scoring.py"),
         **code_of("compress", "export"),
     }
-    rows = len(job.validation) + (len(job.test) if job.test else 0)
-    return Step(evaluation_name(candidate), inputs, rows / 250, partial(evaluate, job, candidate, reference))
-
-
-def _measure_step(job: Job, candidates: list[Candidate], steps: dict[str, Step]) -> Step:
-    inputs = {
-        "stage": "measure",
-        "latency": job.recipe.latency.model_dump(),
-        "validation": rows_digest(job.validation),
-        "seed": job.recipe.seed,
-        "machine": fingerprint(),
-        "after": {name: steps[name].key for c in candidates for name in (c.step, evaluation_name(c))},
-        "measuring": _digest("pipeline/measuring.py"),
-        **code_of("benchmarks"),
-    }
-    settings = job.recipe.latency
-    seconds = len(candidates) * (2 * settings.min_seconds * 1.4 + 2.5 * settings.processes)
-    return Step("measure", inputs, seconds, partial(measure, job, candidates))
+    seconds = len(job.validation) / 250
+    return Step(evaluation_name(candidate), inputs, seconds, partial(evaluate, job, candidate, reference))
 
 
 def _after(job: Job, steps: dict[str, Step], before: str | None) -> dict:
@@ -276,24 +268,6 @@ def _digest_of(settings: Stage) -> str | None:
 
 def _add(steps: dict[str, Step], step: Step) -> None:
     steps[step.name] = step
-
-
-@cache
-def _digest(pattern: str) -> str:
-    """sha256 of our own files that match, below the package."""
-    total = hashlib.sha256()
-    for path in sorted(Path(__file__).resolve().parent.parent.glob(pattern)):
-        total.update(path.name.encode() + path.read_bytes())
-    return total.hexdigest()
-
-
-def code_of(*folders: str) -> dict:
-    """Versions of what the step runs, and of our own code in the rooms that it uses."""
-    versions = {name: version(name) for name in (*RUNTIME_PACKAGES, "torch-pruning", "accelerate", "peft")}
-    return {
-        "versions": versions,
-        "code": {folder: _digest(f"{folder}/*.py") for folder in folders} | {"work": _digest("pipeline/work.py")},
-    }
 
 
 def _guess(job: Job, settings: Stage) -> float:

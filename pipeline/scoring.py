@@ -1,4 +1,5 @@
-"""The step after an export: score the artefact on validation and test, and hold it against what it was made from."""
+"""The steps after an export: score the artefact on validation and hold it against what it was made from; and, between
+the sittings that measure it, score it on test and on changed texts."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..compress import noise
+from ..compress.data import Rows
 from ..compress.encoder import Encoder, run_rows
 from ..export.artifact import Artifact, read_artifact
 from ..export.machine import cores
@@ -23,7 +25,8 @@ from .store import Done
 def evaluate(
     job: Job, candidate: Candidate, reference: Candidate, out: Path, done: Mapping[str, Done], report: Report
 ) -> dict:
-    """Score an artefact, and hold it against what it was made from: its checkpoint, or for a cascade its two models."""
+    """Score an artefact on validation, and hold it against what it was made from: its checkpoint, or for a cascade its
+    two models."""
     artifact = read_artifact(done[candidate.step].path)
     encoder = artifact.encoder()
     try:
@@ -35,25 +38,41 @@ def evaluate(
         ids = encoder.ids(job.validation.texts)
         outputs = run_rows(graph, ids, encoder.pad_id, job.task.output)
         return {"cannot_run": str(reason), "parity": _parity(job, candidate, reference, artifact, outputs, ids, done)}
-    result: dict = {}
-    for share, name, rows in ((0.0, "validation", job.validation), (0.5, "test", job.test)):
-        if rows is None:
-            continue
-        report(share, f"scoring {name}")
-        ids = encoder.ids(rows.texts)
-        outputs = run_rows(session, ids, encoder.pad_id, job.task.output)
-        np.save(out / f"{name}.npy", outputs)
-        gold = job.task.gold(rows, encoder)
-        correct = job.task.correct(outputs, gold)
-        result[f"metric_{name}"] = job.task.metric(outputs, gold)
-        result[f"correct_{name}"] = _recorded(correct)
-        if job.task.beside is not None:
-            result[f"beside_{name}"] = job.task.beside(outputs, gold)
-        if candidate != reference and name == "validation":
-            result["parity"] = _parity(job, candidate, reference, artifact, outputs, ids, done)
+    report(0.0, "scoring validation")
+    ids = encoder.ids(job.validation.texts)
+    outputs = run_rows(session, ids, encoder.pad_id, job.task.output)
+    result = _scored(job, "validation", job.validation, encoder, outputs, out)
+    if candidate != reference:
+        result["parity"] = _parity(job, candidate, reference, artifact, outputs, ids, done)
+    return result
+
+
+def further(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done], report: Report) -> dict:
+    """Score an artefact that runs here on the test rows and on changed texts: what no other step waits for."""
+    if "cannot_run" in done[evaluation_name(candidate)].result:
+        return {}
+    artifact = read_artifact(done[candidate.step].path)
+    encoder, session, result = artifact.encoder(), artifact.open(cores()), {}
+    if job.test is not None:
+        report(0.0, "scoring test")
+        outputs = run_rows(session, encoder.ids(job.test.texts), encoder.pad_id, job.task.output)
+        result = _scored(job, "test", job.test, encoder, outputs, out)
     if job.recipe.robustness_rows:
-        report(0.9, "scoring changed texts")
+        report(0.7, "scoring changed texts")
         result["robustness"] = _robustness(job, session, encoder)
+    return result
+
+
+def _scored(job: Job, split: str, rows: Rows, encoder: Encoder, outputs: np.ndarray, out: Path) -> dict:
+    """The metric of one split's outputs in points, and what is right in each row; the outputs themselves in a file."""
+    np.save(out / f"{split}.npy", outputs)
+    gold = job.task.gold(rows, encoder)
+    result: dict = {
+        f"metric_{split}": job.task.metric(outputs, gold),
+        f"correct_{split}": _recorded(job.task.correct(outputs, gold)),
+    }
+    if job.task.beside is not None:
+        result[f"beside_{split}"] = job.task.beside(outputs, gold)
     return result
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..benchmarks.bench import Scored, bench
+from ..benchmarks.bench import Entrant, Score, bench
 from ..benchmarks.latency import LatencySettings, tokenizer_ms
 from ..compress import data as data_module
 from ..compress.cells import is_number
@@ -43,20 +43,22 @@ def run(
     known = [names for names, _ in named if names is not None]
     rows = read(names=known[0], labelled=None) if known else read(labelled=False)
     task = task if rows.labels is None else task.judging(rows)
-    reporter = Reporter(len(artifacts) + 1)
-    scored = []
-    for path, artifact, (names, _) in zip(paths, artifacts, named, strict=True):
+    reporter = Reporter(len(artifacts) + settings.processes + settings.sweep.asked)
+
+    def score(artifact: Artifact, names: tuple[str, ...] | None) -> Score:
         right = None
-        with reporter.step(f"score {path}"):
-            if (rows.labels is not None and names is not None) or task.goes_on:
-                with suppress(CannotRunHere):
-                    right = correct(artifact, read(names=names), settings.threads)
-            tokenizer = tokenizer_ms(artifact.encoder().ids, rows.texts)
-        metric = None if right is None else points(right)
-        scored.append(Scored(path, artifact, metric, right, tokenizer))
-    with reporter.step("measure") as report:
-        ids = [data_module.encode(artifact.encoder(), rows) for artifact in artifacts]
-        result = bench(scored, ids, settings, metric_name=task.metric_name, progress=report)
+        if (rows.labels is not None and names is not None) or task.goes_on:
+            with suppress(CannotRunHere):
+                right = correct(artifact, read(names=names), settings.threads)
+        tokenizer = tokenizer_ms(artifact.encoder().ids, rows.texts)
+        return Score(None if right is None else points(right), right, tokenizer)
+
+    entrants = [
+        Entrant(path, artifact, partial(score, artifact, names))
+        for path, artifact, (names, _) in zip(paths, artifacts, named, strict=True)
+    ]
+    ids = [data_module.encode(artifact.encoder(), rows) for artifact in artifacts]
+    result = bench(entrants, ids, settings, metric_name=task.metric_name, steps=reporter.step)
     return result | {"notes": [f"{path}: {note}" for path, (_, note) in zip(paths, named, strict=True) if note]}
 
 

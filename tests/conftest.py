@@ -26,6 +26,7 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
 
 import torch
 import transformers
+from paredown.benchmarks import conditions
 from paredown.benchmarks.latency import LatencySettings
 from paredown.compress import data, train
 from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
@@ -196,9 +197,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_tables() -> Iterator[None]:
-    """Latency tables from a few calls: what is tested is how they are made and used, not how steady they are."""
-    few = LatencySettings(processes=1, extra_processes=0, rounds=2, min_seconds=0.1, min_repeats=24)
-    with mock.patch.multiple(latency_table, SETTINGS=few, PAIR=few, TRIES=1):
+    """Latency tables from a few calls, and a short look at the load: what is tested is how they are made and used."""
+    few = LatencySettings(processes=1, rounds=2, min_seconds=0.1, min_repeats=24)
+    quick = mock.patch.multiple(latency_table, SETTINGS=few, PAIR=few, PROMISE=few, TRIES=1)
+    with quick, mock.patch.object(conditions, "SAMPLE_S", 0.1):
         yield
 
 
@@ -271,7 +273,7 @@ models:
   - {{runtime: openvino}}
   - {{runtime: openvino, precision: bf16}}
   - {{runtime: openvino, precision: int8-static}}
-latency: {{threads: 1, processes: 1, extra_processes: 0, rounds: 4, min_seconds: 0.05, min_repeats: 20, batch_size: 4}}
+latency: {{threads: 1, processes: 3, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}}
 choose: {{max_drop: 5, budgets: {{size_mb: 0.2}}}}  # two turns tie with nearly everything; OpenVINO is larger
 """
 

@@ -28,7 +28,7 @@ from run import ROOT, base_model, paredown
 
 TEXTS, WORDS = "text-classification", "token-classification"
 TARGETS = [{"runtime": "onnxruntime"}, {"runtime": "onnxruntime", "precision": "int8-dynamic"}]
-LATENCY = {"processes": 2, "rounds": 4, "min_seconds": 1.5}
+LATENCY = {"min_seconds": 1.5}
 HEAL = {"label_weight": 0.5}
 LATER = 15  # intents
 TUNE_MINUTES = 10

@@ -100,7 +100,7 @@ def unsure_share(run: Path, ours: list[dict], name: str) -> float:
     model, target = name.split("/", 1)
     recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text())
     first = next(entry["cascade"]["first"] for entry in recipe["models"] if entry["name"] == model)
-    scored = next((run / "steps").glob(f"{first}-{target.replace('/', '-')}-evaluate-*/test.npy"))
+    scored = next((run / "steps").glob(f"{first}-{target.replace('/', '-')}-further-*/test.npy"))
     logits = np.load(scored)
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return float((odds.max(axis=1) / odds.sum(axis=1) < cascade["threshold"]).mean())

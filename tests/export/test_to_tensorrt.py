@@ -250,7 +250,7 @@ def test_a_run_builds_it_reports_it_and_never_picks_it(teacher: Checkpoint, file
         "max_length: 32\ncalibration_rows: 32\n"
         "targets: [{runtime: onnxruntime}, {runtime: tensorrt_rtx, precision: int8-static}]\n"
         "tensorrt: {batch_sizes: [4], compute_capabilities: [86, 89]}\n"
-        "latency: {threads: 1, processes: 1, extra_processes: 0, rounds: 2, min_seconds: 0.05, min_repeats: 20}\n"
+        "latency: {threads: 1, processes: 2, rounds: 2, min_seconds: 0.05, min_repeats: 20}\n"
     )
     done = paredown("run", tmp_path / "recipe.yaml", "--output-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr

@@ -175,7 +175,7 @@ def test_verify_fails_on_a_metric_that_chance_does_not_explain(finished: Path, f
 def test_bench_puts_anything_side_by_side(finished: Path, teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
     artifact = next(finished.glob("steps/teacher-onnxruntime-fp32-*/artifact.json")).parent
     paths = [teacher.path, artifact, artifact / "model.onnx", finished / "bundle", finished / "bundle.tar.gz"]
-    quick = ["--min-seconds", "0.05", "--min-repeats", "20", "--processes", "1", "--rounds", "2", "--threads", "1"]
+    quick = ["--min-seconds", "0.05", "--min-repeats", "20", "--processes", "2", "--rounds", "2", "--threads", "1"]
     done = paredown("bench", *paths, "--data", files["test"], "--json", tmp_path / "b.json", *quick)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "b.json").read_text())

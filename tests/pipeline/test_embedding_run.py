@@ -42,7 +42,7 @@ targets:
   - {runtime: onnxruntime}
   - {runtime: onnxruntime, precision: int8-dynamic}
   - {runtime: openvino}
-latency: {threads: 1, processes: 1, extra_processes: 0, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
+latency: {threads: 1, processes: 2, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
 choose: {max_drop: 20}
 """
 POOLING = {"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
@@ -169,7 +169,7 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
     done = paredown("export", tmp_path / "even", "--task", TASK.name, *to)
     assert done.returncode == 0, done.stderr
     done = paredown("bench", home / "run" / "bundle", tmp_path / "ir", "--data", home / "test.jsonl", "--task",
-                    TASK.name, "--min-seconds", 0.05, "--min-repeats", 10, "--processes", 1, "--rounds", 2,
+                    TASK.name, "--min-seconds", 0.05, "--min-repeats", 10, "--processes", 2, "--rounds", 2,
                     "--json", tmp_path / "bench.json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "bench.json").read_text())["artifacts"]

@@ -43,7 +43,7 @@ targets:
   - {runtime: onnxruntime, precision: int8-dynamic}
   - {runtime: onnxruntime, precision: int8-static}
   - {runtime: openvino, precision: int8-static}
-latency: {threads: 1, processes: 1, extra_processes: 0, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
+latency: {threads: 1, processes: 2, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
 choose: {max_drop: 20}
 """
 # a model of so few rows and numbers changes more answers under INT8 than one that is worth compressing
@@ -211,7 +211,7 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
     done = paredown("quantize", tmp_path / "3", *data[:4], "--method", "static", "--output-dir", tmp_path / "int8")
     assert done.returncode == 0, done.stderr
     models = [tmp_path / "onnx", tmp_path / "int8", tmp_path / "3", home / "run" / "bundle"]
-    quick = ["--min-seconds", 0.05, "--processes", 1]
+    quick = ["--min-seconds", 0.05, "--processes", 2]
     done = paredown("bench", *models, "--data", home / "test", "--task", TASK.name, *quick)
     assert done.returncode == 0, done.stderr
     recipe = tmp_path / "recipe.yaml"

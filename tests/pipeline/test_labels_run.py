@@ -40,7 +40,7 @@ models:
 targets:
   - {runtime: onnxruntime}
   - {runtime: onnxruntime, precision: int8-dynamic}
-latency: {threads: 1, processes: 1, extra_processes: 0, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
+latency: {threads: 1, processes: 2, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
 choose: {max_drop: 20}
 """
 
@@ -134,7 +134,7 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = ["--data", home / "test.jsonl", "--task", TASK.name]
     done = paredown("bench", home / "run" / "bundle", home / "teacher", *rows,
-                    "--min-seconds", 0.05, "--min-repeats", 10, "--processes", 1, "--rounds", 2)  # fmt: skip
+                    "--min-seconds", 0.05, "--min-repeats", 10, "--processes", 2, "--rounds", 2)  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 

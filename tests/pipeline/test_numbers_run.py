@@ -39,7 +39,7 @@ models:
 targets:
   - {runtime: onnxruntime}
   - {runtime: onnxruntime, precision: int8-dynamic}
-latency: {threads: 1, processes: 1, extra_processes: 0, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
+latency: {threads: 1, processes: 2, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
 choose: {max_drop: 20}
 """
 
@@ -150,7 +150,7 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
     assert len(after) > 1.5 * len(before)
     assert (after.gold[: len(before)] == before.gold).all()
     done = paredown("bench", home / "run" / "bundle", home / "teacher", "--data", home / "test.jsonl", "--task",
-                    TASK.name, "--min-seconds", 0.05, "--min-repeats", 10, "--processes", 1, "--rounds", 2)  # fmt: skip
+                    TASK.name, "--min-seconds", 0.05, "--min-repeats", 10, "--processes", 2, "--rounds", 2)  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 

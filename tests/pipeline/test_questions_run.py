@@ -39,7 +39,7 @@ targets:
   - {runtime: onnxruntime}
   - {runtime: onnxruntime, precision: int8-dynamic}
   - {runtime: openvino, precision: int8-static}
-latency: {threads: 1, processes: 1, extra_processes: 0, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
+latency: {threads: 1, processes: 2, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
 choose: {max_drop: 20}
 """
 

@@ -15,7 +15,7 @@ from paredown.export.machine import gpus
 from paredown.export.shapes import shaped
 from paredown.export.to_onnx import plain_onnx, to_onnx
 
-QUICK = ("--min-seconds", "0.05", "--min-repeats", "20", "--processes", "1", "--rounds", "2", "--threads", "1")
+QUICK = ("--min-seconds", "0.05", "--min-repeats", "20", "--processes", "2", "--rounds", "2", "--threads", "1")
 
 
 @pytest.fixture

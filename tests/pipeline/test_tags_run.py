@@ -32,7 +32,7 @@ models:
 targets:
   - {runtime: onnxruntime}
   - {runtime: onnxruntime, precision: int8-dynamic}
-latency: {threads: 1, processes: 1, extra_processes: 0, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
+latency: {threads: 1, processes: 2, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
 choose: {max_drop: 10}
 """
 TEXT = "  Bobs went to (New York), then saw ann."
@@ -128,7 +128,7 @@ def test_it_is_served(home: Path) -> None:
 
 
 def test_bench_and_triton(home: Path, tmp_path: Path) -> None:
-    options = ["--min-seconds", 0.05, "--min-repeats", 10, "--processes", 1, "--rounds", 2, "--threads", 1]
+    options = ["--min-seconds", 0.05, "--min-repeats", 10, "--processes", 2, "--rounds", 2, "--threads", 1]
     paths = ["run/bundle"]
     done = paredown("bench", *paths, "--data", "test.jsonl", "--json", tmp_path / "b.json", *options, cwd=home)
     refused(done, "token-classification", "--task")
