@@ -4,25 +4,24 @@ be tried without running again."""
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from ..benchmarks.choose import ChooseSettings, choose
 from ..benchmarks.cost import Prices
 from ..benchmarks.decision_card import card
 from ..benchmarks.report import write_report
+from ..compress.errors import InputError
+from ..compress.origin import CARD
 from ..export.archive import pack
 from ..export.artifact import read_artifact
 from ..export.bundle import write_bundle
 from ..export.card import About, read_card
 from ..export.selftest import BundleError, check_files, read_manifest
+from .publication import PUBLISHED, STAMP, publication
 from .rows import baseline_cost, promise_of, row_of
-from .store import write_atomic
-
-STAMP = ".published"  # the key of the run that published; gone as soon as anything else did
-REPLACE = "replace.json"  # what an older run said about the bundle; it goes when the bundle does
-PUBLISHED = ("choice.json", "report.html", "bundle.tar.gz", "bundle")
 
 
 def decide(measurements: dict, settings: ChooseSettings) -> dict:
@@ -44,16 +43,18 @@ def decide(measurements: dict, settings: ChooseSettings) -> dict:
     }
 
 
-def publish(run_dir: Path, measurements: dict, choice: dict, command: str) -> None:
-    """Write choice.json, report.html, bundle/ and bundle.tar.gz of a choice; the bundle comes last and whole."""
-    scratch = run_dir / ".tmp-publish"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    try:
+def publish(
+    run_dir: Path, measurements: dict, choice: dict, command: str, beside: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Write choice.json, report.html, bundle/ and bundle.tar.gz of a choice, and files of the run that go with them.
+
+    `beside`: their texts by name. All of them take the places of an earlier choice at once (`publication`); one that
+    cannot be packed leaves that as it was. Raises InputError when the checkpoint's licence or card is missing.
+    """
+    origin = _origin(run_dir, measurements)
+    with publication(run_dir) as scratch:
         report = write_report(scratch / "report.html", measurements, choice, command)
         chosen = next(c for c in measurements["candidates"] if c["name"] == choice["chosen"]["name"])
-        source = Path(measurements["checkpoint"])
-        licences = [p for p in source.glob("*") if p.name.startswith(("LICENSE", "NOTICE")) and p.is_file()]
         bundle = write_bundle(
             scratch / "bundle",
             read_artifact(run_dir / chosen["artifact"]),
@@ -61,23 +62,33 @@ def publish(run_dir: Path, measurements: dict, choice: dict, command: str) -> No
             golden_texts=measurements["golden_texts"],
             reference_texts=measurements.get("reference_texts", ()),
             choice=choice,
-            about=_about(source, measurements),
-            extra_files=[report, *licences],
+            about=_about(origin, measurements),
+            extra_files=[report, *(origin / name for name in measurements["origin"]["files"] if name != CARD)],
         )
         pack(bundle, scratch / "bundle.tar.gz")
-        write_atomic(scratch / "choice.json", json.dumps(choice, indent=2) + "\n")
-        withdraw(run_dir)  # only now: a choice that cannot be packed leaves the old one as it was
-        for name in PUBLISHED:
-            (scratch / name).rename(run_dir / name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        for name, text in {"choice.json": json.dumps(choice, indent=2) + "\n", **beside}.items():
+            (scratch / name).write_text(text, encoding="utf-8")
 
 
-def _about(checkpoint: Path, measurements: dict) -> About:
+def _origin(run_dir: Path, measurements: dict) -> Path:
+    """The step that keeps the checkpoint's licence, notices and card; InputError when one of them is missing."""
+    again = "run the recipe again, finished steps are kept"
+    if "origin" not in measurements:
+        raise InputError(f"{run_dir / 'measurements.json'}: without the checkpoint's licence and card; {again}")
+    origin = run_dir / measurements["origin"]["path"]
+    for name in measurements["origin"]["files"]:
+        if not (origin / name).is_file():
+            raise InputError(
+                f"{origin / name}: missing, and the bundle needs the checkpoint's licence and card; {again}"
+            )
+    return origin
+
+
+def _about(origin: Path, measurements: dict) -> About:
     """What the checkpoint's own card says, and the data of this run: files by their name, others as on the Hub."""
     data = measurements.get("data", {})
     hub = {split: source.partition(":")[0] for split, source in data.items() if not Path(source).is_absolute()}
-    card = read_card(checkpoint)
+    card = read_card(origin)
     return replace(
         card,
         datasets=tuple(dict.fromkeys((*card.datasets, *hub.values()))),
@@ -97,18 +108,3 @@ def is_published(run_dir: Path, key: str) -> bool:
     except (OSError, ValueError, BundleError):
         return False
     return True
-
-
-def withdraw(run_dir: Path) -> None:
-    """Remove what an earlier choice published, the bundle first: nothing stale may look like a result."""
-    (run_dir / STAMP).unlink(missing_ok=True)
-    (run_dir / REPLACE).unlink(missing_ok=True)
-    for name in reversed(PUBLISHED):
-        path = run_dir / name
-        if path.is_dir():
-            gone = run_dir / ".tmp-withdrawn"
-            shutil.rmtree(gone, ignore_errors=True)
-            path.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ PROMPTS = 4  # halves of validation rows that decoders go on with
 
 def measure(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str, Done], report: Report) -> dict:
     """Time every candidate that runs here, all in one interleaved run, and say where the time goes."""
+    candidates = [c for c in candidates if evaluation_name(c) in done]  # the others failed
     artifacts = {c.name: done[c.step].path for c in candidates if "cannot_run" not in done[evaluation_name(c)].result}
     encoder = job.checkpoint.encoder(job.recipe.max_length)
     ids = encoder.ids(job.validation.texts)

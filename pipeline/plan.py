@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..compress.checkpoint import open_checkpoint
+from ..compress.origin import origin_files
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed
 from ..export.artifact import WEIGHTS_ONLY
 from ..export.machine import RUNTIME_PACKAGES, cores, fingerprint, gpus, has_int8_isa, version
@@ -16,6 +18,7 @@ from ..export.session import ENGINES
 from .attributing import attribute
 from .job import (
     BASE_TARGET,
+    ORIGIN,
     SCORES,
     Candidate,
     Job,
@@ -35,7 +38,7 @@ from .progress import Report
 from .recipe import BASELINE, Model, Search
 from .scoring import evaluate
 from .search import PROXY_SHARE, search
-from .store import Done
+from .store import Done, key_of
 from .work import cascade, checkpoint_after, compress, export, measure_table, score
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ def plan(job: Job) -> list[Step]:
         _add(steps, step)
     if any(has_scores(job, settings) for model in job.models for settings in chain_of(model).values()):
         _add(steps, _scores_step(job))
+    _add(steps, _origin_step(job))
     for model in job.models:
         if model.cascade is None:
             end = _model_steps(job, model, steps)
@@ -84,7 +88,8 @@ def search_steps(job: Job, settings: Search) -> list[Step]:
         "after": {step.name: step.key for step in (table, scores)},
         "code": {"search": _digest("pipeline/search.py"), **code_of("compress")["code"]},
     }
-    work = partial(search, job, settings)
+    study = key_of({**inputs, "settings": settings.model_dump(exclude={"minutes"})})  # more minutes go on with it
+    work = partial(search, job, settings, f"search-{study[:16]}.log")
     return [table, scores, Step("search", inputs, 60 * PROXY_SHARE * settings.minutes, work)]
 
 
@@ -127,6 +132,19 @@ def _scores_step(job: Job) -> Step:
     rows = job.learned + len(job.validation)
     seconds = rows * len(job.teachers) / 180
     return Step(SCORES, inputs, seconds, partial(score, job))
+
+
+def _origin_step(job: Job) -> Step:
+    """Licence, notices and card of the checkpoint, kept where the run is: it may be moved or deleted afterwards."""
+    files = origin_files(job.checkpoint.path)
+    inputs = {"stage": "origin", "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}}
+
+    def work(out: Path, done: Mapping[str, Done], report: Report) -> dict:
+        for path in files:
+            shutil.copyfile(path, out / path.name)
+        return {"files": [path.name for path in files]}
+
+    return Step(ORIGIN, inputs, 0.1, work)
 
 
 def _cascade_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Step:
@@ -222,7 +240,7 @@ def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict
         "calibration": [rows_digest(job.train), job.recipe.calibration_rows] if int8 else None,
         "int8_isa": has_int8_isa() if int8 else None,
         "engine": [job.engine.model_dump(), gpus()] if target.runtime in ENGINES else None,
-        "graph": steps[graph_name(candidate.model)].key,
+        "graph": None if target.runtime == "pytorch" else steps[graph_name(candidate.model)].key,
         **_after(job, steps, before),
         **code_of("compress", "export"),
     }
@@ -262,7 +280,7 @@ def _measure_step(job: Job, candidates: list[Candidate], steps: dict[str, Step])
     }
     settings = job.recipe.latency
     seconds = len(candidates) * (2 * settings.min_seconds * 1.4 + 2.5 * settings.processes)
-    return Step("measure", inputs, seconds, partial(measure, job, candidates))
+    return Step("measure", inputs, seconds, partial(measure, job, candidates), takes_what_is_there=True)
 
 
 def _after(job: Job, steps: dict[str, Step], before: str | None) -> dict:
@@ -282,7 +300,10 @@ def _add(steps: dict[str, Step], step: Step) -> None:
 def _digest(pattern: str) -> str:
     """sha256 of our own files that match, below the package."""
     total = hashlib.sha256()
-    for path in sorted(Path(__file__).resolve().parent.parent.glob(pattern)):
+    paths = sorted(Path(__file__).resolve().parent.parent.glob(pattern))
+    if not paths:
+        raise ValueError(f"no file of ours matches {pattern}: the keys of the steps would not follow it")
+    for path in paths:
         total.update(path.name.encode() + path.read_bytes())
     return total.hexdigest()
 

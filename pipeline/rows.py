@@ -42,7 +42,7 @@ def promise_of(entry: dict, entries: dict[str, dict]) -> dict | None:
     if not promised:
         return None
     uncut = entries.get(f"{BASELINE}/{entry['runtime']}/{entry['precision']}")
-    if uncut is None or not entry.get("timing"):
+    if uncut is None or not uncut.get("timing") or not entry.get("timing"):
         return None
     ours, theirs = Timing(**entry["timing"]), Timing(**uncut["timing"])
     slower, lo, hi = ratio(ours.turns[SINGLE], theirs.turns[SINGLE], ours.processes)
@@ -63,7 +63,6 @@ def why_worse(entry: dict) -> str | None:
 
 def row_of(entry: dict, base: dict, base_cost: Cost, prices: Prices, measurements: dict, promise: dict | None) -> Row:
     """A candidate's row; `base` is the checkpoint as it came, `base_cost` what serving it costs."""
-    correct, base_correct = _bits(entry, "validation"), _bits(base, "validation")
     figures: dict = {
         "name": entry["name"],
         "runtime": entry["runtime"],
@@ -71,6 +70,10 @@ def row_of(entry: dict, base: dict, base_cost: Cost, prices: Prices, measurement
         "metric": measurements["metric"],
     }
     steps = len(entry["steps"]) + (entry["precision"] != "fp32")
+    if entry.get("failed"):
+        figures |= {"size_mb": None, "steps": entry["steps"]}
+        return Row(figures, steps, np.zeros(0, bool), np.zeros(0), cannot=entry["failed"])
+    correct, base_correct = _bits(entry, "validation"), _bits(base, "validation")
     if entry.get("cannot_run") or correct is None or base_correct is None:
         figures |= {"size_mb": entry["size_mb"], "steps": entry["steps"]}
         reason = f"cannot run here: {entry.get('cannot_run')}"
