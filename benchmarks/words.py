@@ -242,7 +242,7 @@ def table_rows(choice: dict) -> Iterable[tuple[str, ...]]:
     """Cells of the terminal's table, cheapest first: candidate, metric, drop, p50, speed-up, MB, cost, note."""
     for entry in by_cost(choice):
         if entry["metric_validation"] is None:
-            size = "" if entry["size_mb"] is None else f"{entry['size_mb']:.1f}"
+            size = "" if entry["size_mb"] is None else f"{entry['size_mb']:.1f}"  # none where a step failed
             yield (entry["name"], "", "", "", "", size, "", entry["rejected_because"])
             continue
         yield (

@@ -10,12 +10,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .directory import LICENCE_FILES, STRUCTURE, TOKENIZER_FILES, Checkpoint, copy_file
+from .directory import STRUCTURE, TOKENIZER_FILES, Checkpoint, copy_file
 from .encoder import INPUTS, PIXELS, reader_file
 from .errors import InputError, StepError, missing_extra
 from .families import FAMILIES, HALVES, STATIC, WHOLE
 from .generation import needs_end, tell_rules, without_tokenizer
-from .origin import inherit
+from .origin import CARD, inherit, origin_files
 from .sentence_layout import FILES as SENTENCE_FILES
 from .sentence_layout import pooling_of
 from .tasks import SEVERAL, TASKS, Task
@@ -153,7 +153,8 @@ def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: 
         once = {name: tensor.contiguous() for name, tensor in weights.values()}  # a tied one under its first name
         save_file(once, out / WEIGHTS, metadata={"format": "pt"})  # the names that `load` will ask for
     beside = SENTENCE_FILES if type(model).__name__.endswith(TASKS["sentence-embedding"].head) else ()
-    for name in (*TOKENIZER_FILES, *LICENCE_FILES, *beside):
+    licences = [path.name for path in origin_files(source.path) if path.name != CARD]
+    for name in (*TOKENIZER_FILES, *licences, *beside):
         if (source.path / name).is_file():
             copy_file(source.path, out, name)
     inherit(source.path, out)
@@ -262,7 +263,11 @@ def _fetch(name: str) -> Path:
     except ImportError:
         raise InputError(f"{name}: no such directory (and no huggingface_hub to fetch it with)") from None
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt", "LICENSE*"]))
+        return Path(
+            snapshot_download(
+                name, allow_patterns=["*.safetensors", "*.json", "*.txt", "LICENSE*", "NOTICE*", "README.md"]
+            )
+        )
     except Exception as error:  # offline, unknown, gated: each its own class in that library
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{name}: no such directory here, and the hub did not give it: {reason}") from None

@@ -24,7 +24,7 @@ from . import manifest as manifest_module
 from . import modelfile as modelfile_module
 from . import selftest as selftest_module
 from . import session as session_module
-from .artifact import ON_GPU, Artifact
+from .artifact import Artifact
 from .card import About, model_card
 from .environment import Installed, installed
 from .machine import BF16_ISA, INT8_ISA, machine, version
@@ -32,19 +32,11 @@ from .manifest import SCHEMA_FILE, read_manifest, write_manifest
 from .modelfile import check_model_file, scan
 from .reference import describe
 from .sbom import write_sbom
-from .selftest import open_model
+from .selftest import GOLDEN_TOLERANCE, largest_tolerance, open_model
 from .session import Session
 
 SCHEMA = 2
 GOLDEN_ROWS = 8
-WEIGHTS_TOLERANCE = {"int8-weight": 0.2, "int4-weight": 0.2}  # runtimes round activations to 8 bits beside such weights
-# Largest difference of an output on another machine of the kind; INT8 rounds differently where float sums differ.
-GOLDEN_TOLERANCE = {
-    "onnxruntime": {"fp32": 1e-3, "fp16": 0.05, "int8-dynamic": 0.2, "int8-static": 0.2, **WEIGHTS_TOLERANCE},
-    "openvino": {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2, **WEIGHTS_TOLERANCE},
-    **{key: {"fp32": 0.005, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2} for key in ON_GPU},
-}
-OTHER_TEXTS = 0.5  # of a model that writes, where rounding is coarse: the share of golden rows with another text
 RUNTIME_PACKAGE = {
     "onnxruntime": ("onnxruntime",),
     "onnxruntime-cuda": ("onnxruntime-gpu",),
@@ -194,11 +186,11 @@ def _write_golden(
             answer = selftest_module.answer_of(output, manifest["labels"], manifest["task"])
         tokens = ids if isinstance(ids, list) else None
         rows.append({"text": text, "input_ids": tokens, "output": output.tolist(), "answer": answer})
-    tolerance = GOLDEN_TOLERANCE[runtime][manifest["precision"]]
+    tolerance, outputs = GOLDEN_TOLERANCE[runtime][manifest["precision"]], [row["output"] for row in rows]
     if TASKS[manifest["task"]].has_unit:
-        tolerance *= size or spread(np.array([row["output"] for row in rows]))
+        tolerance = min(tolerance * (size or spread(np.array(outputs))), largest_tolerance(manifest, outputs))
     if TASKS[manifest["task"]].writes:
-        tolerance = 0.0 if manifest["precision"] == "fp32" else OTHER_TEXTS
+        tolerance = largest_tolerance(manifest, outputs)
     golden = {"tolerance": {runtime: tolerance}, "rows": rows}
     (out / manifest["golden"]).write_text(json.dumps(golden, indent=1) + "\n")
 

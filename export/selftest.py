@@ -43,6 +43,19 @@ ENDS = "question-answering"  # whose answer is a part of the second text
 VECTORS = "sentence-embedding"  # whose answer is a vector
 GOES_ON = "text-generation"  # whose outputs are a log-probability and a token's number
 NUMBERS = ("text-regression", "text-pair-regression")  # whose answer is a number
+# Runtimes round activations to 8 bits beside such weights.
+WEIGHTS_TOLERANCE = {"int8-weight": 0.2, "int4-weight": 0.2}
+# Largest difference of an output on another machine of the kind; INT8 rounds differently where float sums differ.
+GOLDEN_TOLERANCE = {
+    "onnxruntime": {"fp32": 1e-3, "fp16": 0.05, "int8-dynamic": 0.2, "int8-static": 0.2, **WEIGHTS_TOLERANCE},
+    "openvino": {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2, **WEIGHTS_TOLERANCE},
+    **{
+        key: {"fp32": 0.005, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2}
+        for key in ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx")
+    },
+}
+OTHER_TEXTS = 0.5  # of a model that writes, where rounding is coarse: the share of golden rows with another text
+UNIT = 4.0  # times the largest golden output: what a tolerance in units of the model's spread may refer to at most
 __all__ = ["MANIFEST", "BundleError", "check_files", "read_manifest"]  # for those who want all the checks from here
 
 
@@ -140,7 +153,8 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encode
             continue
         goes_on = manifest["task"] == GOES_ON
         parts = [(x - want)[:, :1] if goes_on else x - want for x in (got, by_cache) if x.shape == want.shape]
-        difference = max(float(np.abs(part).max()) for part in parts) if len(parts) == 2 else float("inf")
+        # np.max, which keeps a NaN in either of them, where max() would drop one
+        difference = float(np.max([np.abs(part).max() for part in parts])) if len(parts) == 2 else float("inf")
         worst = max(worst, difference)
         one = got.ndim == 1 and manifest["task"] not in (SEVERAL, VECTORS)
         flipped = one and got.argmax() != want.argmax()  # of many tokens, labels or numbers, one may be undecided
@@ -194,7 +208,26 @@ def _golden(bundle: Path, manifest: dict) -> tuple[list[dict], float]:
         raise BundleError(f"{name}: no rows, so nothing is proved")
     if runtime not in tolerances:
         raise BundleError(f"{name}: no tolerance for {runtime}; it has {', '.join(sorted(tolerances)) or 'none'}")
-    return rows, tolerances[runtime]
+    tolerance, most = tolerances[runtime], largest_tolerance(manifest, [row["output"] for row in rows])
+    if not 0 <= tolerance <= most:  # NaN is neither
+        raise BundleError(f"{name}: a tolerance of {tolerance:g} proves nothing; at most {most:.3g} is allowed here")
+    return rows, tolerance
+
+
+def largest_tolerance(manifest: dict, outputs: list) -> float:
+    """The largest tolerance that still proves something, for a bundle's runtime, precision and task.
+
+    Of a model that writes, a share of the golden rows, 0..1; otherwise a difference of outputs, finite. Numbers and
+    vectors have a unit of their own, so theirs is in multiples of the largest of the golden `outputs`.
+    """
+    if len(models_of(manifest)) > 1:
+        return 0.0 if manifest["precision"] == "fp32" else OTHER_TEXTS
+    most = GOLDEN_TOLERANCE.get(manifest["runtime"], {}).get(manifest["precision"], 0.0)
+    if manifest["task"] not in (*NUMBERS, VECTORS):
+        return most
+    numbers = (x for output in outputs for line in output for x in (line if isinstance(line, list) else [line]))
+    size = max((abs(x) for x in numbers if np.isfinite(x)), default=0.0)
+    return most * (UNIT * size or 1.0)
 
 
 def selftest(bundle: Path, threads: int | None = None) -> dict:

@@ -19,7 +19,7 @@ from .augmenting import write_augmented
 from .job import Job, Step, rows_digest
 from .progress import Report
 from .recipe import Adapt, Arrivals
-from .store import Done, key_of
+from .store import Done
 from .versions import code_of
 
 ROWS = "rows.jsonl"  # what augment adds
@@ -87,9 +87,8 @@ def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: R
         count = write_augmented(job.train, source.labels, settings, out / ROWS, seed, report)
         return {"rows": count, "said": f"{count} changed copies of {len(job.train)} training rows"}
     if isinstance(settings, Tune):
-        study = (
-            out.parent.parent / "search" / f"{_name(number, job.recipe.adapt[number])}-{_study_key(job, settings)}.log"
-        )
+        key = tuning.study_key(source, source.labels, job.train, settings, max_length=length, seed=seed)
+        study = out.parent.parent / "search" / f"{_name(number, job.recipe.adapt[number])}-{key}.log"
         found = tuning.tune_checkpoint(
             source, task, source.labels, job.train, job.validation, settings, out, study,
             max_length=length, seed=seed, report=report,
@@ -156,12 +155,6 @@ def _digest(source: str | None) -> str | None:
     if Path(source).is_dir():
         return open_checkpoint(source).digest
     return hashlib.sha256(Path(source).read_bytes()).hexdigest()
-
-
-def _study_key(job: Job, settings: Tune) -> str:
-    """What a search may go on with: the same space on the same rows."""
-    space = settings.model_dump(exclude={"minutes", "trials"})
-    return key_of({"space": space, "rows": rows_digest(job.train), "checkpoint": job.checkpoint.digest})[:16]
 
 
 def _name(number: int, entry: Adapt) -> str:

@@ -108,6 +108,8 @@ def run(
     out.print(
         f"report  {outcome.run_dir / 'report.html'}\nbundle  {outcome.run_dir / 'bundle'} (and .tar.gz)", soft_wrap=True
     )
+    for line in outcome.failed:
+        out.print(f"failed: {line}", soft_wrap=True)
     if baseline is not None:
         found = replacing.against(outcome.job, outcome.run_dir, baseline)
         out.print(f"{'replace' if found['replace'] else 'keep'} {baseline}: {found['why']}", soft_wrap=True)
@@ -192,20 +194,21 @@ def _show_plan(recipe, run_dir: Path) -> None:
     from .adapt import adapt_steps, adapted
     from .job import prepare
     from .plan import plan, search_steps
+    from .run import states
     from .store import Store, writable
 
     writable(run_dir)
     job, store = prepare(recipe), Store(run_dir / "steps")
     table, left = Table("step", "state", "about"), 0.0
     searching, steps = recipe.search, adapt_steps(job)
-    ahead = not all(store.has(step.name, step.key) for step in steps)
+    shown, done = states(steps, store)
+    ahead = len(done) < len(steps)
     if not ahead:
-        job = adapted(job, {step.name: done for step in steps if (done := store.find(step.name, step.key))})
-        steps += search_steps(job, searching) if searching else plan(job)
-    for step in steps:
-        there = store.has(step.name, step.key)
-        left += 0 if there else step.seconds
-        table.add_row(step.name, "already there" if there else "to do", "" if there else f"{step.seconds:.0f} s")
+        job = adapted(job, done)
+        shown |= states(search_steps(job, searching) if searching else plan(job), store)[0]
+    for name, (state, seconds) in shown.items():
+        left += seconds
+        table.add_row(name, state, f"{seconds:.0f} s" if seconds else "")
     out.print(table)
     if ahead:
         out.print("Then what this leaves is compressed and measured.")

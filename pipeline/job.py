@@ -13,6 +13,7 @@ from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.data import Rows
 from ..compress.errors import InputError
 from ..compress.families import FAMILIES, HALVES, WHOLE, check_cut, supported
+from ..compress.origin import origin_files
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Timed
 from ..compress.tasks import TASKS, Task
 from ..export.artifact import EXTRA, precisions_of
@@ -25,6 +26,7 @@ from .store import Done, key_of
 
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
 SCORES = f"{BASELINE}-scores"
+ORIGIN = f"{BASELINE}-origin"  # licence and card of the checkpoint
 RECOVER = "-recover"  # after the name of the cut that is healed
 PLAIN_INT8: dict[Runtime, Precision] = {"onnxruntime": "int8-dynamic", "openvino": "int8-static"}
 MODULES = {"pytorch": "torch", "openvino": "openvino"}  # every other runtime is ONNX Runtime, or an engine
@@ -38,6 +40,7 @@ class Step:
     inputs: dict
     seconds: float  # a rough guess, for the plan that is printed
     work: Callable[[Path, Mapping[str, Done], Report], dict | None]
+    takes_what_is_there: bool = False  # of the steps that it stands on those that failed are left out
 
     @property
     def key(self) -> str:
@@ -141,6 +144,7 @@ def prepare(recipe: Recipe) -> Job:
     """Open the checkpoint, read all data, and check what can be checked now. Raises InputError."""
     task = TASKS[recipe.task]
     checkpoint = replace(open_checkpoint(recipe.checkpoint, task), max_new_tokens=recipe.max_new_tokens)
+    origin_files(checkpoint.path)  # refused now where a link leads out
     if task.gives_text:
         checkpoint.generation  # noqa: B018 - refused now where its rules are wrong
     read = partial(task.read, text=recipe.data.text, names=checkpoint.labels)

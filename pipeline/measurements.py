@@ -20,7 +20,9 @@ from ..export.machine import machine
 from ..export.reference import IMAGES as REFERENCE_IMAGES
 from ..export.reference import ROWS as REFERENCE_ROWS
 from .attributing import agreement_of
+from .failures import Failure, failures_of
 from .job import (
+    ORIGIN,
     RECOVER,
     SCORES,
     Candidate,
@@ -44,8 +46,13 @@ SPLITS = ("train", "unlabeled", "validation", "test")
 FLIPS, FLIP_CHARACTERS = 20, 400
 
 
-def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_dir: Path) -> dict:
-    """Everything that was measured, raw samples included: the content of measurements.json."""
+def measurements_of(
+    job: Job, steps: list[Step], done: Mapping[str, Done], failed: Mapping[str, Failure], run_dir: Path
+) -> dict:
+    """Everything that was measured, raw samples included: the content of measurements.json.
+
+    Of a candidate that stands on a step in `failed` only what it would have been, and why it is not.
+    """
     found = measured(job, done)
     timings, looked = found.timings, done[PROFILE].result
     by_name = {
@@ -55,17 +62,24 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
     }
     candidates, texts = [], job.validation.texts
     small, most = job.checkpoint.encoder().small, REFERENCE_ROWS if job.task.reads_text else REFERENCE_IMAGES
+    lost = failures_of(job, failed)
     for candidate in job.candidates:
+        common = {
+            "name": candidate.name,
+            "model": candidate.model.name,
+            "runtime": candidate.target.runtime,
+            "precision": candidate.target.precision,
+            "steps": _steps_of(candidate.model),
+        }
+        if candidate.name in lost:
+            candidates.append({**common, "failed": str(lost[candidate.name])})
+            continue
         evaluated = done[evaluation_name(candidate)]
         export = done[candidate.step]
         chain = list(chain_of(candidate.model))
         candidates.append(
             {
-                "name": candidate.name,
-                "model": candidate.model.name,
-                "runtime": candidate.target.runtime,
-                "precision": candidate.target.precision,
-                "steps": _steps_of(candidate.model),
+                **common,
                 "artifact": export.path.relative_to(run_dir).as_posix(),
                 "size_mb": export.result["size_mb"],
                 "details": export.result["details"],
@@ -109,6 +123,10 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
         "control": vars(timings[CONTROL]),
         "baseline": job.candidates[0].name,
         "checkpoint": str(job.checkpoint.path),
+        "origin": {
+            "path": done[ORIGIN].path.relative_to(run_dir).as_posix(),
+            "files": done[ORIGIN].result["files"],
+        },
         "candidates": candidates,
     }
 

@@ -28,6 +28,16 @@ class Reporter:
         self.done += 1
         self._line({"event": "cached", "step": name}, f"[dim]{self._count()} {name}: already there")
 
+    def failed(self, name: str, reason: str, *, again: bool = False) -> None:
+        """A step that gave no result to be trusted; `again`: one that failed in an earlier run and is not repeated."""
+        self.done += again
+        self._line({"event": "failed", "step": name, "reason": reason}, f"[red]{self._count()} {name}: failed[/]")
+
+    def skipped(self, name: str, reason: str) -> None:
+        """A step that stands on one that failed."""
+        self.done += 1
+        self._line({"event": "skipped", "step": name, "reason": reason}, f"[dim]{self._count()} {name}: skipped")
+
     @contextmanager
     def step(self, name: str) -> Iterator[Report]:
         """Announce a step, pass on its progress, and say how long it took."""

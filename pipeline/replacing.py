@@ -19,9 +19,9 @@ from ..compress.outputs import points
 from ..export.artifact import Artifact
 from ..export.manifest import MANIFEST
 from ..export.session import CannotRunHere
-from .decide import REPLACE
 from .job import Job
 from .progress import Reporter
+from .publication import REPLACE
 from .side_by_side import adopted, correct
 from .store import write_atomic
 
