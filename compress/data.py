@@ -70,6 +70,10 @@ class Rows:
         if 0 < len(begins) < len(self):
             first = begins[some_of(len(begins), max(1, count // 2))]
             picked = np.stack([first, first + 1], axis=1).ravel()
+        return self.only(picked)
+
+    def only(self, picked: np.ndarray) -> Rows:
+        """The rows with these numbers, (count,) int64, in their order."""
         labels = None if self.labels is None else self.labels[picked]
         groups = None if self.groups is None else tuple(self.groups[i] for i in picked)
         texts = tuple(self.texts[i] for i in picked)

@@ -249,6 +249,7 @@ def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict
         "max_length": job.recipe.max_length,
         "lengths": job.recipe.lengths,
         "calibration": [rows_digest(job.train), job.recipe.calibration_rows] if int8 else None,
+        "int8": job.recipe.int8.model_dump() if int8 else None,
         "int8_isa": has_int8_isa() if int8 else None,
         "engine": [job.engine.model_dump(), gpus()] if target.runtime in ENGINES else None,
         "graph": None if target.runtime == "pytorch" else steps[graph_name(candidate.model)].key,

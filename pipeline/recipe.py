@@ -17,6 +17,7 @@ from ..compress.settings import (
     Augment,
     Distill,
     Finetune,
+    Int8,
     Prune,
     Settings,
     Stage,
@@ -219,7 +220,10 @@ class Recipe(Settings):
     )
     seed: int = Field(default=13, ge=0, lt=2**32, description="of every random choice")
     calibration_rows: Annotated[int, Field(ge=1)] = Field(
-        default=300, description="training rows that calibrate static INT8"
+        default=300, description="training rows that INT8 is judged on; static INT8 is calibrated on three in four"
+    )
+    int8: Int8 = Field(
+        default_factory=Int8, description="what INT8 may cost before matrix products of a model go back to float"
     )
     teachers: list[str] = Field(
         default_factory=list,
