@@ -70,10 +70,13 @@ class Rows:
         if 0 < len(begins) < len(self):
             first = begins[some_of(len(begins), max(1, count // 2))]
             picked = np.stack([first, first + 1], axis=1).ravel()
+        return self.only(picked)
+
+    def only(self, picked: np.ndarray) -> Rows:
+        """The rows of these numbers, in their order; `picked`: (rows,) int64."""
         labels = None if self.labels is None else self.labels[picked]
         groups = None if self.groups is None else tuple(self.groups[i] for i in picked)
-        texts = tuple(self.texts[i] for i in picked)
-        return replace(self, texts=texts, labels=labels, groups=groups)
+        return replace(self, texts=tuple(self.texts[i] for i in picked), labels=labels, groups=groups)
 
     def renamed(self, names: Sequence[str]) -> Rows:
         """The same rows, their labels counted as in `names`; one that is not there comes behind them all."""

@@ -86,7 +86,9 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
             "validation": len(job.validation),
             "test": len(job.test) if job.test else 0,
         },
-        "data": {split: source for split, source in job.recipe.data.model_dump().items() if split in SPLITS and source},
+        "data": _sources(job),
+        "notes": list(job.notes),
+        "certificate_split": job.certificate_split,
         "golden_texts": [small(text) for text in texts[:8]],
         "reference_texts": [small(text) for text in texts[:: 1 + (len(texts) - 1) // most]],
         "latency": job.recipe.latency.model_dump(),
@@ -101,6 +103,12 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
         "checkpoint": str(job.checkpoint.path),
         "candidates": candidates,
     }
+
+
+def _sources(job: Job) -> dict[str, str]:
+    """Where the rows of each split come from; of rows held out of validation, that they are."""
+    found = {split: source for split, source in job.recipe.data.model_dump().items() if split in SPLITS and source}
+    return found if job.test is None else {**found, "test": found.get("test", job.test.source)}
 
 
 def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:

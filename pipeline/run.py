@@ -15,7 +15,7 @@ from .decide import STAMP, decide, is_published, publish, withdraw
 from .job import Job, Step, prepare
 from .measurements import measurements_of
 from .plan import plan, search_steps
-from .progress import Reporter
+from .progress import Reporter, tell
 from .recipe import Recipe, Search
 from .search import found_models, with_models
 from .store import Done, Store, disk_error, key_of, lock, write_atomic
@@ -42,6 +42,7 @@ def run(recipe: Recipe, run_dir: Path, older: Path | None = None) -> Outcome:
     """
     run_dir = run_dir.resolve()
     job = prepare(recipe)
+    tell(job.notes)
     with lock(run_dir):
         try:
             return _run(job, run_dir, older)
@@ -56,13 +57,14 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
     searched, before, changed = None, 0, {}
     if job.recipe.adapt:
         changed, before = _do_all(adapt_steps(job), store, run_dir)
-        job = adapted(job, changed)
+        known, job = job.notes, adapted(job, changed)
+        tell([note for note in job.notes if note not in known])
     if job.recipe.search is not None:
         searched, more = _search(job, job.recipe.search, store, run_dir)
         before += more
         job = with_models(job, found_models(searched))
     steps = plan(job)
-    wanted = {"recipe": job.recipe.model_dump(mode="json"), "groups": job.validation.groups}
+    wanted = {"recipe": job.recipe.model_dump(mode="json"), "groups": job.validation.groups, "notes": job.notes}
     final = key_of({"steps": [step.key for step in steps], **wanted})
     fresh = not is_published(run_dir, final)
     if fresh:
