@@ -203,15 +203,15 @@ def _require_few(rows: Rows, other: Rows, shared: np.ndarray, others: int) -> No
     count, smaller = int(shared.sum()), min(len(shared), others)
     if count <= LIMIT * smaller:
         return
-    if shared.all() and len(shared) == others:
+    if rows.source == other.source or (shared.all() and len(shared) == others):
         raise InputError(
             f"{rows.source}: the same rows as {other.source}; what is judged on must not be learned from, nor selected "
             "on"
         )
     raise InputError(
         f"{rows.source}: {_counted(count, len(shared))} also stand in {other.source} (case and white space apart), "
-        f"{_examples(rows, shared, 1)}; remove them from one of the two files (up to {LIMIT:.0%} of the smaller split "
-        "is left out without asking)"
+        f"{_examples(rows, shared, 1)}; remove them from one of the two files (up to {100 * LIMIT:g} % of the smaller "
+        "split is left out without asking)"
     )
 
 

@@ -77,7 +77,8 @@ def kept_apart(
     notes += kept.notes
     if certify and new_test is None:
         validation, new_test, note = certified(validation)
-        notes += (note if new_test else f"{validation.source}: too few to certify on; the certificate is of old rows",)
+        few = f"{validation.source}: too few rows to hold a third out; the certificate is of the old rows"
+        notes += (note if new_test is not None else few,)
     return held, test, replace(new, validation=validation, test=new_test), notes
 
 
