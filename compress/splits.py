@@ -7,8 +7,6 @@ the bytes of their files.
 
 from __future__ import annotations
 
-import hashlib
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from .data import Rows, require_two_classes
+from .cells import text_digest
+from .data import Input, Rows, require_two_classes
 from .encoder import PAIR
 from .errors import InputError
 
@@ -26,7 +25,6 @@ DECILES = 10
 SHOWN = 2  # examples in a note
 
 Certificate = Literal["test", "held-out validation"]
-Input = tuple[bytes, ...]  # the digest of each text of a row; of a pair that is two rows, both
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def apart(learned: Sequence[Rows], judged: Sequence[Rows | None], unlabeled: Row
     InputError where these are more than LIMIT of the smaller of two splits. Of `unlabeled`, rows that stand in `judged`
     are left out however many they are; InputError where none is left.
     """
-    given = [(rows, inputs_of(rows)) for rows in (*learned, *filter(None, judged))]
+    given = [(rows, rows.inputs) for rows in (*learned, *filter(None, judged))]
     kept: dict[int, Rows] = {}
     notes: list[str] = []
     for n, (rows, mine) in enumerate(given[len(learned) :], start=len(learned)):
@@ -98,14 +96,14 @@ def divided(train: Rows, validation: Rows, test: Rows | None, unlabeled: Rows | 
 
 def without(rows: Rows, judged: Sequence[Rows]) -> Rows:
     """The rows that stand in none of `judged`: for changed copies of training rows."""
-    return _without(rows, _standing_in(rows, [inputs_of(others) for others in judged]))
+    return _without(rows, _standing_in(rows, [others.inputs for others in judged]))
 
 
 def repeats(*splits: Rows | None) -> tuple[str, ...]:
     """A note on every split in which more than LIMIT of the rows repeat an input of the same split; they stay."""
     notes = []
     for rows in filter(None, splits):
-        inputs = inputs_of(rows)
+        inputs = rows.inputs
         count = len(inputs) - len(set(inputs))
         if count > LIMIT * len(inputs):
             notes.append(f"{rows.source}: {_counted(count, len(inputs))} repeat an earlier one; they are kept")
@@ -114,7 +112,7 @@ def repeats(*splits: Rows | None) -> tuple[str, ...]:
 
 def certified(validation: Rows) -> tuple[Rows, Rows | None, str]:
     """Validation without a stratified third, that third for the certificate (None: too few rows), and a note on it."""
-    few = len(set(inputs_of(validation)))
+    few = len(set(validation.inputs))
     if few < FEWEST:
         return validation, None, (
             f"{validation.source}: no certificate: {few} different validation rows are too few to hold a third out, at "
@@ -139,9 +137,9 @@ def held_out(rows: Rows, every: int) -> tuple[Rows, Rows]:
     Stratified by label, set of labels, decile of the number or of the length. Rows of one input stay together, as do
     questions of one context. Labels of fewer than `every` inputs are not held out, unless most inputs have such labels.
     """
-    units = inputs_of(rows)
+    units = rows.inputs
     if _asks(rows):
-        units = [(_digest(text.partition(PAIR)[2]),) for text in rows.texts]
+        units = [(text_digest(text.partition(PAIR)[2]),) for text in rows.texts]
     members: dict[Input, list[int]] = {}
     for i, unit in enumerate(units):
         members.setdefault(unit, []).append(i)
@@ -157,34 +155,6 @@ def held_out(rows: Rows, every: int) -> tuple[Rows, Rows]:
     return _without(rows, out), _without(rows, ~out)
 
 
-def inputs_of(rows: Rows) -> list[Input]:
-    """What each row says, as digests that case and white space do not change; of a sentence-embedding pair one."""
-    digests = [_digest(text) for text in rows.texts]
-    starts = _starts(rows).tolist()
-    return [tuple(digests[i:j]) for i, j in zip(starts, [*starts[1:], len(digests)], strict=True)]
-
-
-def canonical(text: str) -> str:
-    """The text as it is compared: NFKC, without case, one blank for white space, none at the ends. Images unchanged."""
-    if text.startswith("data:image/"):
-        return text
-    parts = (" ".join(unicodedata.normalize("NFKC", part).casefold().split()) for part in text.split(PAIR))
-    return PAIR.join(parts)
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(canonical(text).encode(), digest_size=16).digest()
-
-
-def _starts(rows: Rows) -> np.ndarray:
-    """Numbers of the rows that an input begins with: all, but not the second of a sentence-embedding pair."""
-    if rows.labels is None or rows.labels.dtype != np.float64:
-        return np.arange(len(rows))
-    alone = np.isnan(rows.labels)
-    second = np.concatenate([[False], alone[1:] & ~alone[:-1]])
-    return np.flatnonzero(~second)
-
-
 def _shared(mine: Sequence[Input], theirs: Sequence[Input]) -> np.ndarray:
     """Which of `mine` stand in `theirs`, (inputs,) bool; a pair also where both its texts do, each by itself."""
     known = set(theirs)
@@ -195,7 +165,7 @@ def _standing_in(rows: Rows, judged: Sequence[Sequence[Input]]) -> np.ndarray:
     """Which of `rows` say the same as one in `judged`, or as a text of a pair there, (inputs,) bool."""
     known = {(part,) for theirs in judged for unit in theirs for part in unit}
     known |= {unit for theirs in judged for unit in theirs}
-    return np.array([unit in known for unit in inputs_of(rows)])
+    return np.array([unit in known for unit in rows.inputs])
 
 
 def _require_few(rows: Rows, other: Rows, shared: np.ndarray, others: int) -> None:
@@ -221,17 +191,18 @@ def _counted(count: int, of: int) -> str:
 
 def _examples(rows: Rows, shared: np.ndarray, most: int = SHOWN) -> str:
     """The first rows that are meant, each with its number and the start of its text."""
-    starts = _starts(rows)
-    found = [(int(n), rows.texts[starts[n]]) for n in np.flatnonzero(shared)[:most]]
-    return ", ".join(
-        f"row {n + 1}" + ("" if text.startswith("data:image/") else f" {text.replace(PAIR, ' | ')[:40]!r}")
-        for n, text in found
-    )
+    starts = rows.starts
+    found = []
+    for n in np.flatnonzero(shared)[:most]:
+        text = rows.texts[starts[n]]
+        said = "" if text.startswith("data:image/") else f" {' '.join(text.replace(PAIR, ' | ').split())[:40]!r}"
+        found.append(f"row {n + 1}{said}")
+    return ", ".join(found)
 
 
 def _without(rows: Rows, out: np.ndarray) -> Rows:
     """The rows without those inputs that `out` marks, (inputs,) bool."""
-    starts = _starts(rows)
+    starts = rows.starts
     lengths = np.diff([*starts, len(rows)])
     return rows.only(np.flatnonzero(~np.repeat(out, lengths)))
 
@@ -243,7 +214,7 @@ def _asks(rows: Rows) -> bool:
 
 def _strata(rows: Rows, firsts: Sequence[int], every: int) -> list[tuple]:
     """The stratum of each input in `firsts` (numbers of inputs): equal for those of a kind, and sortable."""
-    starts = _starts(rows)
+    starts = rows.starts
     at = starts[list(firsts)]
     gold = None if rows.labels is None else rows.labels[at]
     lengths = np.array([len(rows.texts[i]) for i in at])

@@ -4,10 +4,11 @@ from collections import Counter
 import numpy as np
 import pytest
 from paredown.compress import splits
+from paredown.compress.cells import canonical
 from paredown.compress.data import Rows
 from paredown.compress.encoder import PAIR
 from paredown.compress.errors import InputError
-from paredown.compress.splits import apart, canonical, certified, divided, held_out, inputs_of, repeats, without
+from paredown.compress.splits import apart, certified, divided, held_out, repeats, without
 
 IMAGE = "data:image/png;base64,"
 
@@ -104,7 +105,7 @@ def test_pairs_are_compared_with_both_texts() -> None:
         return rows(source, *texts, labels=[labels, np.nan] * (len(texts) // 2))
 
     train = pairs("train.csv", "q1", "p1", "q2", "p1", "q3", "p2")
-    assert inputs_of(train)[0] == (*inputs_of(rows("x", "Q1"))[0], *inputs_of(rows("x", "P1"))[0])
+    assert train.inputs[0] == (*rows("x", "Q1").inputs[0], *rows("x", "P1").inputs[0])
     shared_passage = pairs("validation.csv", "q4", "p1", "q5", "p2")
     assert apart([train], [shared_passage]).judged == (shared_passage,)
     with pytest.raises(InputError, match="1 of 2 rows"):
