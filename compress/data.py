@@ -12,12 +12,26 @@ from pathlib import Path
 
 import numpy as np
 
-from .cells import answers_of, image_of, is_number, listed, number, one_label, several_labels, tags, text_of, words
+from .cells import (
+    answers_of,
+    image_of,
+    is_number,
+    listed,
+    number,
+    one_label,
+    several_labels,
+    tags,
+    text_digest,
+    text_of,
+    words,
+)
 from .columns import GOLD_COLUMNS, TEXT, Columns
 from .decode import NAMES
 from .encoder import PAIR, Encoder
 from .errors import InputError, nearest
 from .files import open_table
+
+Input = tuple[bytes, ...]  # the digest of a row's text; of a pair that is two rows, of both
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,20 @@ class Rows:
             return np.arange(len(self))
         return np.flatnonzero(~np.isnan(self.labels))
 
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Numbers of the rows that an input begins with: all, but not the second of a sentence-embedding pair."""
+        if self.labels is None or self.labels.dtype != np.float64:
+            return np.arange(len(self))
+        alone = np.isnan(self.labels)
+        return np.flatnonzero(~np.concatenate([[False], alone[1:] & ~alone[:-1]]))
+
+    @cached_property
+    def inputs(self) -> list[Input]:
+        """What each row says, as digests that case and white space do not change; one of a sentence-embedding pair."""
+        digests, starts = [text_digest(text) for text in self.texts], self.starts.tolist()
+        return [tuple(digests[i:j]) for i, j in zip(starts, [*starts[1:], len(digests)], strict=True)]
+
     def sample(self, count: int) -> Rows:
         """`count` rows (or all) from everywhere, always the same ones: files are often sorted by label. Pairs stay
         together."""
@@ -76,8 +104,7 @@ class Rows:
         """The rows with these numbers, (count,) int64, in their order."""
         labels = None if self.labels is None else self.labels[picked]
         groups = None if self.groups is None else tuple(self.groups[i] for i in picked)
-        texts = tuple(self.texts[i] for i in picked)
-        return replace(self, texts=texts, labels=labels, groups=groups)
+        return replace(self, texts=tuple(self.texts[i] for i in picked), labels=labels, groups=groups)
 
     def renamed(self, names: Sequence[str]) -> Rows:
         """The same rows, their labels counted as in `names`; one that is not there comes behind them all."""

@@ -28,6 +28,7 @@ from . import (
     tuning,
 )
 from .bundles import BundlePath
+from .progress import tell
 from .verbs import TaskOption, task_named
 
 app = typer.Typer(
@@ -120,7 +121,9 @@ def init(
     checkpoint: Annotated[str, typer.Argument(help="directory or hub id of a fine-tuned checkpoint")],
     train: Annotated[str, typer.Option(help="labelled rows: .csv, .jsonl, .parquet or a datasets name")],
     validation: Annotated[str, typer.Option(help="labelled rows that the pick is made on")],
-    test: Annotated[str | None, typer.Option(help="labelled rows for the published figures")] = None,
+    test: Annotated[
+        str | None, typer.Option(help="labelled rows for the certificate (default: a third of validation)")
+    ] = None,
     unlabeled: Annotated[str | None, typer.Option(help="further text for distillation")] = None,
     output: Annotated[Path, typer.Option(help="where to write the recipe")] = Path("recipe.yaml"),
     task: TaskOption = "text-classification",
@@ -130,7 +133,7 @@ def init(
 
     if output.exists():
         raise InputError(f"{output}: exists already; remove it or choose another --output")
-    write_recipe(output, checkpoint, train, validation, test, unlabeled, task_named(task, writes=True))
+    tell(write_recipe(output, checkpoint, train, validation, test, unlabeled, task_named(task, writes=True)))
     out.print(f"{output}: look it over, then: paredown run {output}", soft_wrap=True)
 
 
@@ -210,6 +213,8 @@ def _show_plan(recipe, run_dir: Path) -> None:
         left += seconds
         table.add_row(name, state, f"{seconds:.0f} s" if seconds else "")
     out.print(table)
+    for note in job.notes:
+        out.print(f"note: {note}", soft_wrap=True)
     if ahead:
         out.print("Then what this leaves is compressed and measured.")
     elif searching:

@@ -15,10 +15,11 @@ from ..compress.data import Rows
 from ..compress.encoder import run_rows
 from ..compress.errors import InputError
 from ..compress.settings import Finetune, Update
+from ..compress.splits import apart, certified, held_out, repeats
 from ..compress.tasks import Task
 from .progress import Report
 
-HELD_OUT = 0.2  # of the new rows, where no others are given to judge on
+EVERY = 5  # one of so many new rows is held out, where no others are given to judge on
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,31 @@ def read_arrivals(
     train = read(new)
     if validation is not None:
         return NewRows(labels, train, read(validation), read(test) if test else None)
-    order = data_module.some_of(len(train), len(train))
-    count = max(1, round(HELD_OUT * len(train)))
-    held, kept = _only(train, order[:count]), _only(train, order[count:])
+    kept, held = held_out(train, EVERY)
+    if not len(kept):
+        raise InputError(f"{new}: one row to learn and one to judge on are needed; give new rows to judge on")
+    held = replace(held, source=f"{train.source} (a fifth, held out)")
     return NewRows(labels, kept, held, read(test) if test else None)
 
 
-def require_apart(new: NewRows, *held: Rows | None) -> None:
-    """Raise InputError when all of the new training rows are among rows that are there to judge on."""
-    learned = set(new.train.texts)
-    for rows in (*held, new.validation, new.test):
-        if rows is not None and learned <= set(rows.texts):
-            raise InputError(f"{new.train.source}: the same rows as {rows.source}; they are there to judge on")
+def kept_apart(
+    old: Rows, held: Rows | None, test: Rows | None, new: NewRows, *, certify: bool = False
+) -> tuple[Rows | None, Rows | None, NewRows, tuple[str, ...]]:
+    """Old validation and test rows and the new rows without those that stand in two splits, and notes on them.
+
+    `certify`: a third of the new validation rows is held out as new test rows, where there are none. InputError where
+    more stand in two splits than `splits.apart` allows.
+    """
+    notes = repeats(new.train, new.validation, new.test)
+    kept = apart([old, new.train], [held, new.validation, test, new.test])
+    held, validation, test, new_test = kept.judged
+    assert validation is not None
+    notes += kept.notes
+    if certify and new_test is None:
+        validation, new_test, note = certified(validation)
+        few = f"{validation.source}: too few rows to hold a third out; the certificate is of the old rows"
+        notes += (note if new_test is not None else few,)
+    return held, test, replace(new, validation=validation, test=new_test), notes
 
 
 def joined(a: Rows, b: Rows | None) -> Rows:
@@ -180,7 +194,3 @@ def sentence(found: dict) -> str:
         "" if again["old_after"] is None else f", {again['old_after']:.2f} on old ones"
     )
     return "; ".join([*parts, f"{cost}{again['training_s']:.0f} s ({metrics})"])
-
-
-def _only(rows: Rows, picked: np.ndarray) -> Rows:
-    return replace(rows, texts=tuple(rows.texts[i] for i in picked), labels=rows.gold[picked])

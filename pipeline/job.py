@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 
 from ..compress import data as data_module
@@ -15,6 +14,7 @@ from ..compress.errors import InputError
 from ..compress.families import FAMILIES, HALVES, WHOLE, check_cut, supported
 from ..compress.origin import origin_files
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Timed
+from ..compress.splits import Certificate, divided
 from ..compress.tasks import TASKS, Task
 from ..export.artifact import EXTRA, precisions_of
 from ..export.engine import Engine, require
@@ -76,6 +76,8 @@ class Job:
     test: Rows | None
     unlabeled: Rows | None
     teachers: tuple[Checkpoint, ...]  # the checkpoint itself, then the recipe's further ones
+    notes: tuple[str, ...] = ()  # what was left out or held out of the data, and why
+    certificate_split: Certificate | None = None  # what `test` is; None where there is none
 
     @property
     def models(self) -> list[Model]:
@@ -157,9 +159,8 @@ def prepare(recipe: Recipe) -> Job:
         unlabeled = data_module.read_unlabeled(
             recipe.data.unlabeled, columns=task.columns, text=recipe.data.text, label=recipe.data.label
         )
-    for a, b in combinations([rows for rows in (train, validation, test) if rows is not None], 2):
-        if a.source == b.source or rows_digest(a) == rows_digest(b):
-            raise InputError(f"{b.source}: the same rows as {a.source}; what is judged on must not be learned from")
+    splits = divided(train, validation, test, unlabeled)
+    validation, test, unlabeled = splits.validation, splits.test, splits.unlabeled
     kind = checkpoint.config.get("model_type", "")
     known = [*HALVES] if task.writes else [*supported(task.goes_on), *([] if task.goes_on else WHOLE)]
     if kind not in known:
@@ -191,7 +192,9 @@ def prepare(recipe: Recipe) -> Job:
         raise InputError(
             "explain_rows: 'captum' is not installed; it comes with: pip install 'paredown[explain]' (or set it to 0)"
         )
-    return Job(recipe, task, checkpoint, train, validation, test, unlabeled, teachers)
+    return Job(
+        recipe, task, checkpoint, train, validation, test, unlabeled, teachers, splits.notes, splits.certificate
+    )  # fmt: skip
 
 
 def _teacher(source: str, checkpoint: Checkpoint, task: Task) -> Checkpoint:

@@ -108,7 +108,9 @@ def measurements_of(
             "validation": len(job.validation),
             "test": len(job.test) if job.test else 0,
         },
-        "data": {split: source for split, source in job.recipe.data.model_dump().items() if split in SPLITS and source},
+        "data": _sources(job),
+        "notes": list(job.notes),
+        "certificate_split": job.certificate_split,
         "golden_texts": [small(text) for text in texts[:8]],
         "reference_texts": [small(text) for text in texts[:: 1 + (len(texts) - 1) // most]],
         "latency": job.recipe.latency.model_dump(),
@@ -139,6 +141,12 @@ def _timing_of(candidate: Candidate, timings: Mapping[str, Timing]) -> dict:
     if timing.cannot_run:
         return {"timing": None, "cannot_run": timing.cannot_run}
     return {"timing": vars(timing)}
+
+
+def _sources(job: Job) -> dict[str, str]:
+    """Where the rows of each split come from; of rows held out of validation, that they are."""
+    found = {split: source for split, source in job.recipe.data.model_dump().items() if split in SPLITS and source}
+    return found if job.test is None else {**found, "test": found.get("test", job.test.source)}
 
 
 def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,6 +13,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 Report = Callable[[float, str], None]
 QUIET_SECONDS = 5.0  # between two JSON lines of one step
+
+
+def tell(notes: Sequence[str]) -> None:
+    """Notes on stderr, one a line: what was done with the data without being asked."""
+    console = Console(stderr=True, markup=False)
+    for note in notes:
+        if console.is_terminal:
+            console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        else:
+            print(json.dumps({"event": "note", "text": note}), file=sys.stderr, flush=True)
 
 
 class Reporter:

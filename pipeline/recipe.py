@@ -62,7 +62,9 @@ class Data(Settings):
     train: str = Field(description="labelled rows to learn from; calibration is drawn from them too")
     validation: str = Field(description="labelled rows that the pick is made on")
     test: str | None = Field(
-        default=None, description="labelled rows for the published figures; nothing else ever sees them"
+        default=None,
+        description="labelled rows for the certificate and the published metrics; nothing else ever sees them (none: a "
+        "third of validation is held out)",
     )
     unlabeled: str | None = Field(default=None, description="further text of the same kind, for distillation")
     text: str | None = Field(default=None, description="name of the text (words', image's) column (default: found)")

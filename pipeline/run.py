@@ -17,7 +17,7 @@ from .failures import Failure, Ledger, require_some, sentences, steps_behind
 from .job import Job, Step, prepare
 from .measurements import measurements_of
 from .plan import plan, search_steps
-from .progress import Reporter
+from .progress import Reporter, tell
 from .publication import PUBLISHED, STAMP, finish
 from .recipe import Recipe
 from .search import found_models, with_models
@@ -59,6 +59,7 @@ def run(recipe: Recipe, run_dir: Path, older: Path | None = None) -> Outcome:
     """
     run_dir = run_dir.resolve()
     job = prepare(recipe)
+    tell(job.notes)
     with lock(run_dir):
         try:
             finish(run_dir)
@@ -82,12 +83,13 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
     if job.recipe.adapt:
         steps = adapt_steps(job)
         changed = _do_all(steps, store, vital=[step.name for step in steps])
-        job = adapted(job, changed.done)
+        known, job = job.notes, adapted(job, changed.done)
+        tell([note for note in job.notes if note not in known])
     if job.recipe.search is not None:
         searched = _do_all(search_steps(job, job.recipe.search), store)
         job = with_models(job, found_models(searched.done["search"]) if "search" in searched.done else [])
     steps = plan(job)
-    wanted = {"recipe": job.recipe.model_dump(mode="json"), "groups": job.validation.groups}
+    wanted = {"recipe": job.recipe.model_dump(mode="json"), "groups": job.validation.groups, "notes": job.notes}
     final = key_of({"steps": [step.key for step in steps], **wanted})
     results = _do_all(steps, store, vital=steps_behind(job, job.candidates[0]), job=job)
     failed = searched.failed | results.failed

@@ -13,7 +13,6 @@ from ..compress.encoder import batches_of
 from ..compress.errors import InputError, StepError
 from ..compress.families import WHOLE
 from ..compress.settings import Distill, Prune, Recover, Static, Timed, Trim
-from ..compress.tasks import Task
 from .options import checked
 from .verbs import (
     Adversarial,
@@ -27,6 +26,7 @@ from .verbs import (
     Unlabeled,
     Validation,
     about_words,
+    kept_apart,
     metric,
     optional,
     out,
@@ -71,7 +71,8 @@ def prune(
     kind = task_named(task)
     source = open_checkpoint(checkpoint, kind)
     data = kind.read(train, labelled=False)
-    held_out = optional(validation, kind, source.labels)
+    more = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
+    held_out, more = kept_apart(data, optional(validation, kind, source.labels), more)
     timed = speedup is not None or latency_ms is not None
     if not timed and heads is None and ffn is None and layers is None:
         heads, ffn = 0.7, 0.6
@@ -83,8 +84,9 @@ def prune(
         },
     )  # fmt: skip
     ids = data_module.encode(source.encoder(max_length), data)
-    promise, more = "", _more(source, kind, unlabeled, max_length)
+    further = [] if more is None else data_module.encode(source.encoder(max_length), more)
     failed: StepError | None = None
+    promise = ""
     with writing(output_dir, "prune") as (target, report):
         watch = Stopwatch(source, kind, ids, settings.target, max_length)
         table = watch.table([[(settings, source.depth)]], report) if timed else None
@@ -102,7 +104,7 @@ def prune(
                 },
             )  # fmt: skip
             try:
-                heal(model, load(source, kind), ids + more, recover, seed=seed, progress=report)
+                heal(model, load(source, kind), ids + further, recover, seed=seed, progress=report)
                 saved = save(model, source, target)
             except StepError as error:
                 failed = error  # the cut outlives it
@@ -140,9 +142,11 @@ def trim(
     if kind.goes_on:
         raise InputError(f"trim: {task} would learn to write without the tokens that were cut; the vocabulary stays")
     source = open_checkpoint(checkpoint, kind)
-    texts = [*kind.read(train, labelled=False).texts]
-    texts += data_module.read_unlabeled(unlabeled, columns=kind.columns).texts if unlabeled else ()
-    held_out = kind.read(validation, labelled=False).texts if validation else None
+    rows, judged = kind.read(train, labelled=False), kind.read(validation, labelled=False) if validation else None
+    more = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
+    judged, more = kept_apart(rows, judged, more)
+    texts = [*rows.texts, *(more.texts if more else ())]
+    held_out = judged.texts if judged else None
     with writing(output_dir, "trim") as (target, _):
         model = load(source, kind)
         settings = checked(Trim, {"frequent": frequent, "min_count": min_count})
@@ -220,8 +224,9 @@ def distill(
     if others and kind.goes_on:
         raise InputError(f"--teacher: {task} asks its teacher in every step, and there is one: the checkpoint")
     data = kind.read(train, labelled=False)
-    more = data_module.read_unlabeled(unlabeled, columns=kind.columns).texts if unlabeled else ()
-    held_out = optional(validation, kind, source.labels)
+    further = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
+    held_out, further = kept_apart(data, optional(validation, kind, source.labels), further)
+    more = further.texts if further else ()
     if patience and held_out is None:
         raise InputError("--patience stops on validation: give --validation F")
     given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "temperature": temperature}
@@ -272,13 +277,6 @@ def distill(
         saved = save(pupil, learner, target)
         value = metric(saved, kind, held_out, max_length)
     say(output_dir, kind.judging(held_out), value)
-
-
-def _more(source: Checkpoint, task: Task, unlabeled: str | None, max_length: int) -> list[list[int]]:
-    if unlabeled is None:
-        return []
-    rows = data_module.read_unlabeled(unlabeled, columns=task.columns)
-    return data_module.encode(source.encoder(max_length), rows)
 
 
 def _same_tokens(a: Checkpoint, b: Checkpoint) -> bool:

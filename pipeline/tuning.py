@@ -31,6 +31,7 @@ from .verbs import (
     TaskOption,
     Train,
     about_words,
+    kept_apart,
     out,
     task_named,
     writing,
@@ -139,6 +140,7 @@ def tune(
         raise InputError(f"tune: not for {task}; try a few learning rates with finetune --patience")
     labels = source.labels if source.has_head(kind) else data_module.label_names(train, columns=kind.columns)
     rows, held = (kind.read(path, names=labels) for path in (train, validation))
+    held = kept_apart(rows, held)[0] or held
     data_module.require_two_classes(rows, labels)
     if adversarial:
         about_words(kind, "--adversarial")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import BAD, FILLER, GOOD, paredown, refused, write_tokenizer
+from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_tokenizer
 from paredown.compress.checkpoint import load, open_checkpoint
 from paredown.compress.inference import forward
 from paredown.compress.tasks import TASKS
@@ -65,11 +65,13 @@ def rows(count: int, seed: int) -> list[dict]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, an encoder in the layout of sentence-transformers, what `finetune` made of it, the recipe, its run."""
     path = tmp_path_factory.mktemp("home")
-    for seed, (name, count) in enumerate({"train": 400, "test": 150}.items()):
-        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(count, seed)))
-    cells = "".join(",".join(row.values()) + "\n" for row in rows(150, 7))
+    parts = {"train": (400, 0), "test": (150, 1), "validation": (150, 7), "more": (60, 8)}
+    made = drawn_apart(rows, parts, lambda row: row["query"])
+    for name in ("train", "test"):
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made[name]))
+    cells = "".join(",".join(row.values()) + "\n" for row in made["validation"])
     (path / "validation.csv").write_text(f"query,passage,kind\n{cells}")
-    alone = [{"text": row["query"], "kind": row["kind"]} for row in rows(60, 8)]
+    alone = [{"text": row["query"], "kind": row["kind"]} for row in made["more"]]
     (path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in alone))
     base = path / "base"
     (base / "1_Pooling").mkdir(parents=True)

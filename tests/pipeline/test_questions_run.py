@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import BAD, FILLER, GOOD, paredown, refused, write_tokenizer
+from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_tokenizer
 from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from paredown.compress.encoder import PAIR
 from paredown.compress.inference import forward
@@ -76,8 +76,8 @@ def untrained(path: Path) -> Checkpoint:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, a trained teacher, the recipe, and its run in `run`."""
     path = tmp_path_factory.mktemp("home")
-    for seed, (name, count) in enumerate({"train": 400, "validation": 200, "test": 200, "more": 60}.items()):
-        lines = rows(count, seed)
+    parts = {"train": (400, 0), "validation": (200, 1), "test": (200, 2), "more": (60, 3)}
+    for name, lines in drawn_apart(rows, parts, lambda row: row["context"]).items():
         if name == "more":
             lines = [{key: row[key] for key in ("question", "context")} for row in lines]
         (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))

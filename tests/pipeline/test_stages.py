@@ -200,3 +200,20 @@ def test_a_study_belongs_to_its_data_checkpoint_and_settings(teacher: Checkpoint
     assert studies[0] == studies[1]
     assert len(set(studies)) == 4
     assert all(path.parent == tmp_path and path.name.startswith("best.study-") for path in studies)
+
+
+def test_a_stage_is_not_judged_on_rows_that_it_learns_from(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    lines = files["train"].read_text().splitlines(keepends=True)
+    (tmp_path / "some.csv").write_text("".join([*lines[:1], *lines[5:50]]))
+    data = ["--train", files["train"], "--validation", tmp_path / "some.csv", "--output-dir", tmp_path / "out"]
+    for verb in ("finetune", "prune", "distill", "trim", "tune"):
+        more = ["--minutes", 1] if verb == "tune" else []
+        refused(paredown(verb, teacher.path, *data, *more), "some.csv: 45 of 45 rows", "also stand in", "train.csv")
+    assert not (tmp_path / "out").exists()
+    validation = files["validation"].read_text().splitlines(keepends=True)
+    text, _, label = lines[1].rpartition(",")
+    (tmp_path / "few.csv").write_text("".join([*validation, f"{text.upper()},{label}"]))
+    data[3] = tmp_path / "few.csv"
+    done = paredown("trim", teacher.path, *data)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stderr.splitlines()[0])["text"].startswith(f"{tmp_path / 'few.csv'}: 1 of 201 rows")
