@@ -7,6 +7,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,20 +142,13 @@ def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: 
     when a weight is not finite; nothing is written then.
     """
     from .inference import not_finite
-    from .structure import described_by_config, structure_of
 
     broken = not_finite(model)
     if broken is not None:
         raise StepError(f"'{broken}' has values that are not finite; the model is not saved")
     out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(out)
-    if model.config.model_type in FAMILIES and not described_by_config(model):
-        from safetensors.torch import save_file
-
-        (out / STRUCTURE).write_text(json.dumps(structure_of(model).to_json(), indent=2) + "\n")
-        weights = {tensor.data_ptr(): (name, tensor) for name, tensor in reversed(model.state_dict().items())}
-        once = {name: tensor.contiguous() for name, tensor in weights.values()}  # a tied one under its first name
-        save_file(once, out / WEIGHTS, metadata={"format": "pt"})  # the names that `load` will ask for
+    with _disk_errors(out):
+        _write_weights(model, out)
     beside = SENTENCE_FILES if type(model).__name__.endswith(TASKS["sentence-embedding"].head) else ()
     licences = [path.name for path in origin_files(source.path) if path.name != CARD]
     for name in (*TOKENIZER_FILES, *licences, *beside):
@@ -161,6 +158,33 @@ def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: 
     if tokenizer_json is not None:
         _write_tokenizer(out, tokenizer_json)
     return open_checkpoint(out)
+
+
+def _write_weights(model: PreTrainedModel, out: Path) -> None:
+    from .structure import described_by_config, structure_of
+
+    model.save_pretrained(out)
+    if model.config.model_type in FAMILIES and not described_by_config(model):
+        from safetensors.torch import save_file
+
+        (out / STRUCTURE).write_text(json.dumps(structure_of(model).to_json(), indent=2) + "\n")
+        weights = {tensor.data_ptr(): (name, tensor) for name, tensor in reversed(model.state_dict().items())}
+        once = {name: tensor.contiguous() for name, tensor in weights.values()}  # a tied one under its first name
+        save_file(once, out / WEIGHTS, metadata={"format": "pt"})  # the names that `load` will ask for
+
+
+@contextmanager
+def _disk_errors(where: Path) -> Iterator[None]:
+    """safetensors raises a class of its own for what the system refuses, such as a full disk: OSError instead."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(where)) from error
 
 
 def _whole(model: PreTrainedModel, weights: dict) -> dict:

@@ -44,9 +44,9 @@ def decide(measurements: dict, settings: ChooseSettings, run_dir: Path | None = 
     rows = [replace(row, figures=row.figures | bounds.get(row.name, {})) for row in rows]
     keys = dict.fromkeys(key for row in rows for key in row.figures)  # None for what cannot run, or was not measured
     rows = [replace(row, figures=keys | row.figures) for row in rows]
-    base = next(row for row in rows if row.name == measurements["baseline"])
-    rows = with_bounds(rows, base, settings.confidence)
-    choice = choose(rows, base, settings, named)
+    number = list(entries).index(measurements["baseline"])
+    rows = with_bounds(rows, rows[number], settings.confidence)
+    choice = choose(rows, rows[number], settings, named)
     looks, at = _looks(measurements, choice["chosen"]["name"], run_dir)
     _unseal(choice, measurements, looks, at)
     return {

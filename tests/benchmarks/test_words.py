@@ -12,6 +12,7 @@ from paredown.benchmarks.words import (
     trimmed,
 )
 
+COST = {"measure": "accuracy", "unit": "points", "before": 2.5, "after": 0.25, "standard_error": 0.31, "rows": 300}
 CASCADE = {"first": "static", "then": "cut", "answered_by_first": 0.62, "first_metric": 95.1}
 
 
@@ -88,7 +89,7 @@ def test_where_nothing_cheaper_passes_the_nearest_and_the_rows_that_would_settle
 
 
 def test_products_left_in_float_stand_in_the_note() -> None:
-    details = {"products": 27, "left_in_float": [f"m{i}" for i in range(13)]}
+    details = {"products": 27, "left_in_float": [f"m{i}" for i in range(13)], "int8_cost": COST}
     assert note(entry(int8_products=int8_products(details)), choice()) == "13 of 27 matrix products in float"
 
 
@@ -113,9 +114,6 @@ def test_a_promise_is_judged_by_the_whole_interval(interval: list[float], verdic
     assert promise_line(promise).endswith(f"[{interval[0]:.2f}, {interval[1]:.2f}]: {verdict}.")
     noisy = promise_line(promise | {"noisy": True})
     assert f"measured between {interval[0]:.2f} and {interval[1]:.2f}x" in noisy
-
-
-COST = {"measure": "accuracy", "unit": "points", "before": 2.5, "after": 0.25, "standard_error": 0.31, "rows": 300}
 
 
 def test_products_left_in_float_are_counted_however_deep_they_are_said() -> None:

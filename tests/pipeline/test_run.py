@@ -21,7 +21,8 @@ from paredown.pipeline.store import lock
 
 KEYS = {
     "name", "runtime", "precision", "metric", "metric_validation", "metric_test", "drop_validation", "drop_test",
-    "drop_upper_95", "latency_ms", "speedup_vs_baseline", "throughput_per_s", "size_mb", "cost_per_million",
+    "drop_upper_95", "certificate", "speedup_ci", "speedup_vs_plain_int8", "serving",
+    "latency_ms", "speedup_vs_baseline", "throughput_per_s", "size_mb", "cost_per_million",
 }  # fmt: skip
 
 
@@ -238,7 +239,15 @@ def test_a_run_in_which_everything_fails_leaves_an_earlier_bundle_as_it_was(
     copied, before = shutil.copytree(run_dir, tmp_path / "run"), published(run_dir)
     for fresh in (False, True):
         if fresh:
-            for name in ("bundle", ".published", "measurements.json", "choice.json", "report.html", "bundle.tar.gz"):
+            for name in (
+                "bundle",
+                ".published",
+                "measurements.json",
+                "choice.json",
+                "report.html",
+                "bundle.tar.gz",
+                "certified.json",
+            ):
                 path = copied / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         done = paredown("run", recipe, "--output-dir", copied)
