@@ -9,6 +9,7 @@ from paredown.benchmarks.words import (
     sentence,
     short_times,
     table_rows,
+    times,
     trimmed,
 )
 
@@ -134,3 +135,19 @@ def test_what_int8_costs_in_words() -> None:
     by_kl = {"int8_cost": COST | {"measure": "KL", "unit": "nats a row", "after": 0.002}}
     assert int8_lines({"decoder": by_kl}) == ["decoder: INT8 costs KL 0.002 nats a row on 300 rows"]
     assert int8_lines({"fused": {"attention": 6}}) == []
+
+
+@pytest.mark.parametrize(
+    ("ratio", "noisy", "words"),
+    [
+        ((5.67, 5.3, 6.3), False, "5.7 times"),
+        ((0.83, 0.8, 0.9), False, "0.83 times"),
+        ((90.0, 18.2, 214.0), True, "18 to 214 times"),
+        ((428.0, 18.2, 1140.0), True, "at least 18 times"),
+        ((3.0, 2.1, float("inf")), True, "at least 2.1 times"),
+        ((2.6, 0.4, 34.5), True, "0.40 to 34 times"),  # "at least 0.40 times" would say nothing
+        ((0.08, 0.05, 0.12), True, "0.05 to 0.12 times"),
+    ],
+)
+def test_a_ratio_of_a_noisy_run_is_its_range(ratio: tuple[float, float, float], noisy: bool, words: str) -> None:
+    assert times(*ratio, noisy) == words

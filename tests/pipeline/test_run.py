@@ -86,7 +86,7 @@ def test_dry_run_shows_the_plan_and_does_nothing(finished: Path, tmp_path: Path)
     [
         "distil-1-1-distill",
         "teacher-onnxruntime-int8-dynamic",
-        pytest.param("measure", marks=pytest.mark.slow),
+        "measure-2",
         "publish",
     ],
 )
