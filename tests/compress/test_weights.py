@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -6,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from paredown.compress.weights import _products_alone
 
 
-def gemm(**attributes: float) -> onnx.ModelProto:
+def gemm(**attributes: Any) -> onnx.ModelProto:
     """x (2, 4) times a constant, plus a constant, in one node."""
     random = np.random.default_rng(0)
     shape = (3, 4) if attributes.get("transB") else (4, 3)
