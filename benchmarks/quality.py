@@ -13,33 +13,35 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
 
 from ..export.predict import points
+from .bounds import (
+    NORMAL,
+    Z95_ONE_SIDED,
+    both_sides,
+    one_sided,
+    poisson_limit,
+    scarce,
+    score_bound,
+    student,
+    tango,
+    together,
+)
 
-NORMAL = NormalDist()
 Z95_TWO_SIDED = NORMAL.inv_cdf(0.975)
-Z95_ONE_SIDED = NORMAL.inv_cdf(0.95)
-DRAWS = 20_000  # of the maximum over the candidates
-# A bound from few rows that differ allows for a loss that no row has shown: ATOMS such rows count in the skewness.
-ATOMS, ATOM = 2.0, 1.25  # ATOM: such a loss, in multiples of the largest one
-FEW, FEW_LABELLED = 5, 10  # rows that differ, under which the loss nears that of a row which loses everything
-FEW_SHARED = 10  # rows that differ, under which a candidate's correlation with the others is taken as 0
+FEW = 5  # rows that differ (of a label), under which an unseen loss nears that of a row which loses everything
 EXACT = 12  # rows that differ, up to which every exchange of them is counted
-CALIBRATED = 999  # draws of answers that a calibrated model would give
-SURE = 0.05  # probability under which a calibration error is not put down to chance
 
 
 def drop_upper(baseline: np.ndarray, candidate: np.ndarray, confidence: float = 0.95) -> float:
     """One-sided upper bound of the drop in points, at most 100; both (rows,) bool or (rows, 2), of the same rows.
 
-    Bools: the score bound of Tango 1998 (doi 10.1002/(SICI)1097-0258(19980430)17:8<891). Points: `_score_bound`.
+    Bools: the score bound of Tango 1998 (doi 10.1002/(SICI)1097-0258(19980430)17:8<891). Points: `score_bound`.
     A confidence below 0.5 counts as 0.5.
     """
-    return float(_uppers(baseline, [candidate], _one_sided(confidence))[0])
+    return float(_uppers(baseline, [candidate], one_sided(confidence))[0])
 
 
 def drop_upper_95(baseline: np.ndarray, candidate: np.ndarray) -> float:
@@ -70,30 +72,32 @@ def metric_interval(correct: np.ndarray, confidence: float = 0.95) -> tuple[floa
     """Two-sided interval of the metric in points: (rows,) bool or (rows, 2).
 
     Bools: Wilson's (1927), with Poisson's limits for one to three rows right or wrong (Brown, Cai and DasGupta 2001,
-    doi 10.1214/ss/1009213286). Points: `_score_bound` on both sides.
+    doi 10.1214/ss/1009213286). Points: `score_bound` on both sides.
     """
-    z = _one_sided((1 + confidence) / 2)
+    z = one_sided((1 + confidence) / 2)
     if correct.ndim == 2:
         gained, possible = correct.T
+        if not possible.any():
+            return 0.0, 0.0
         bounded = bool(((gained >= 0) & (gained <= possible)).all())  # a row may lose all of its points
         metric, largest = points(correct), 100.0 if bounded else None
-        lo, hi = _both_sides(_influence(correct), metric, _student(z, len(correct)), largest)
+        lo, hi = both_sides(_influence(correct), metric, student(z, len(correct)), largest)
         return max(0.0, lo) if bounded else lo, min(100.0, hi)
     n, p = len(correct), float(correct.mean())
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     lo, hi, right = middle - half, middle + half, int(correct.sum())
     if 0 < right <= 3:
-        lo = _poisson_limit(right, 1 - confidence) / n
+        lo = poisson_limit(right, 1 - confidence) / n
     if 0 < n - right <= 3:
-        hi = 1 - _poisson_limit(n - right, 1 - confidence) / n
+        hi = 1 - poisson_limit(n - right, 1 - confidence) / n
     return 100 * max(0.0, lo), 100 * min(1.0, hi)
 
 
 def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     """Two-sided interval of the mean of (rows,) numbers from -1 to 1 (correlations), as `metric_interval`'s."""
-    mean, z = float(values.mean()), _student(_one_sided((1 + confidence) / 2), len(values))
-    lo, hi = _both_sides(values - mean, mean, z, None)
+    mean, z = float(values.mean()), student(one_sided((1 + confidence) / 2), len(values))
+    lo, hi = both_sides(values - mean, mean, z, None)
     return max(-1.0, lo), min(1.0, hi)
 
 
@@ -165,8 +169,8 @@ def by_key(baseline: np.ndarray, candidate: np.ndarray, keys: Sequence[str]) -> 
     names, group, rows = np.unique(np.asarray(keys), return_inverse=True, return_counts=True)
     if baseline.ndim == 1:
         lost, won = (np.bincount(group, change, len(rows)) for change in (baseline & ~candidate, ~baseline & candidate))
-        lows, highs = -_tango(won, lost, rows, Z95_TWO_SIDED), _tango(lost, won, rows, Z95_TWO_SIDED)
-        bounds = 100 * np.stack([lows, highs, _tango(lost, won, rows, Z95_ONE_SIDED)], axis=1)
+        lows, highs = -tango(won, lost, rows, Z95_TWO_SIDED), tango(lost, won, rows, Z95_TWO_SIDED)
+        bounds = 100 * np.stack([lows, highs, tango(lost, won, rows, Z95_ONE_SIDED)], axis=1)
     parts = np.split(np.argsort(group, kind="stable"), np.cumsum(rows)[:-1])
     found = []
     for i, part in enumerate(parts):
@@ -183,45 +187,6 @@ def by_key(baseline: np.ndarray, candidate: np.ndarray, keys: Sequence[str]) -> 
             }
         )
     return sorted(found, key=lambda entry: -entry["drop"])
-
-
-class Calibration(NamedTuple):
-    """Expected calibration error, and the probability that a calibrated model shows one as large."""
-
-    error: float  # points
-    p: float
-
-
-def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> Calibration:
-    """Expected calibration error in points (Guo et al. 2017, arXiv 1706.04599) without its bias, and its p-value.
-
-    confidence (rows,) 0..1, correct (rows,) bool. |confidence - accuracy| over bins of equal width, weighted by their
-    rows, is over 0 for a calibrated model too: 11 points at 20 rows. It is shrunk by the share of the squared gaps
-    that binomial noise explains (as in Kumar et al. 2019, arXiv 1909.10155). p: from CALIBRATED draws of the answers
-    of a model that is right as often as it says, with these confidences (Widmann et al. 2019, arXiv 1910.11385).
-    """
-    index, n = np.minimum((confidence * bins).astype(int), bins - 1), len(correct)
-    confidence = np.asarray(confidence, np.float64)
-    gap = np.bincount(index, confidence - correct, bins)
-    noise, squares = float((confidence * (1 - confidence)).sum()), float(np.square(gap).sum())
-    plain = np.abs(gap).sum()
-    random, of_bin, drawn = np.random.default_rng(0), np.eye(bins, dtype=np.float32)[index], []
-    sums = np.bincount(index, confidence, bins)
-    for count in np.diff(np.linspace(0, CALIBRATED, 2 + n * CALIBRATED // 8_000_000).astype(int)):
-        right = random.random((count, n), dtype=np.float32) < confidence.astype(np.float32)
-        drawn.append(np.abs(sums - right.astype(np.float32) @ of_bin).sum(axis=1))
-    above = int((np.concatenate(drawn) >= plain - 1e-3).sum())
-    shrunk = plain * math.sqrt(max(0.0, 1 - noise / squares)) if squares > 1e-18 else 0.0
-    return Calibration(float(100 * shrunk / n), (1 + above) / (1 + CALIBRATED))
-
-
-def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """The calibration error that a gate sees: `calibration`'s, or 0 where chance explains it (p over SURE).
-
-    So a gate on it refuses a calibrated model in at most one of twenty measurements, however few the rows are.
-    """
-    error, p = calibration(confidence, correct, bins)
-    return error if p <= SURE else 0.0
 
 
 def macro_f1(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
@@ -286,7 +251,7 @@ def _upper_bounds(baseline: Answers, candidates: tuple[Answers, ...], confidence
         ours = _influence(base)
         effects = np.array([ours - _influence(c.array) for c in different]).reshape(-1, len(base)).T
     differing = np.array([_differing(base, c.array) for c in different])
-    z = _together(effects, differing, confidence)
+    z = together(effects, differing, confidence)
     return _uppers(base, [c.array for c in candidates], z)
 
 
@@ -297,39 +262,16 @@ def _macro_upper_bounds(
     metric, ours = _macro(baseline.array, gold.array)
     others = {c: _macro(c.array, gold.array) for c in candidates}
     different = [c for c in others if c != baseline]
-    n, differing = len(gold.array), {c: int((c.array != baseline.array).sum()) for c in others}
+    n = len(gold.array)
     effects = np.array([ours - others[c][1] for c in different]).reshape(-1, n).T
-    z = _student(_together(effects, np.array([differing[c] for c in different]), confidence), n)
-    labels = np.unique(gold.array, return_counts=True)[1]
-    all_of_it = 100 * n / labels.min() / len(labels)  # what a row of the rarest label can lose
+    differing = np.array([_differing(baseline.array, c.array) for c in different])
+    z = student(together(effects, differing, confidence), n)
+    labels, which, rows = np.unique(gold.array, return_inverse=True, return_counts=True)
+    changed = np.array([np.bincount(which, c.array != baseline.array, len(labels)) for c in candidates])
+    all_of_it = 100 * n / rows / len(labels)  # what a row of each label can lose
     drops = np.array([metric - others[c][0] for c in candidates])
     columns = np.array([ours - others[c][1] for c in candidates]).T
-    scarce = _scarce(np.array([differing[c] for c in candidates]), FEW_LABELLED)
-    return drops, np.minimum(100, _score_bound(columns, drops, z, all_of_it, scarce))
-
-
-def _together(effects: np.ndarray, differing: np.ndarray, confidence: float) -> float:
-    """The normal quantile at which bounds of all columns of (rows, candidates) hold together."""
-    count = effects.shape[1]
-    if count < 2:
-        return _one_sided(confidence)
-    sidak = _one_sided(confidence ** (1 / count))
-    effects = effects[:, differing >= FEW_SHARED]
-    shared = effects.shape[1]
-    if shared < 2 or DRAWS * (1 - confidence) < 100:  # or too few of the draws lie beyond
-        return sidak
-    centred = effects - effects.mean(axis=0)
-    scaled = centred / np.maximum(np.sqrt(np.square(centred).sum(axis=0)), 1e-12)
-    values, vectors = np.linalg.eigh((scaled.T @ scaled).astype(np.float64))
-    root = (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
-    draws = np.random.default_rng(0).standard_normal((DRAWS, shared), dtype=np.float32)
-    largest = np.sort((draws @ root.T).max(axis=1))
-    lo, hi = _one_sided(confidence), sidak
-    for _ in range(30):  # where the correlated ones and the others stay below together
-        middle = (lo + hi) / 2
-        below = np.searchsorted(largest, middle) / DRAWS * NORMAL.cdf(middle) ** (count - shared)
-        lo, hi = (middle, hi) if below < confidence else (lo, middle)
-    return hi
+    return drops, np.minimum(100, score_bound(columns, drops, z, all_of_it, scarce(changed, FEW)))
 
 
 def _uppers(baseline: np.ndarray, candidates: Sequence[np.ndarray], z: float) -> np.ndarray:
@@ -338,68 +280,12 @@ def _uppers(baseline: np.ndarray, candidates: Sequence[np.ndarray], z: float) ->
     if baseline.ndim == 1:
         lost = np.array([np.count_nonzero(baseline & ~c) for c in candidates], np.float64)
         won = np.array([np.count_nonzero(~baseline & c) for c in candidates], np.float64)
-        return 100 * _tango(lost, won, n, z)
+        return 100 * tango(lost, won, n, z)
     ours, metric = _influence(baseline), points(baseline)
     columns = np.stack([ours - _influence(c) for c in candidates], axis=1)
     drops = np.array([metric - points(c) for c in candidates])
     differing = np.array([_differing(baseline, c) for c in candidates])
-    return np.minimum(
-        np.maximum(100, drops), _score_bound(columns, drops, _student(z, n), 100.0, _scarce(differing, FEW))
-    )
-
-
-def _tango(lost: np.ndarray, won: np.ndarray, n: np.ndarray | int, z: float) -> np.ndarray:
-    """Upper score bound (Tango 1998) of the share lost less the share won, as many as `lost` and `won` (floats)."""
-    lo, hi = (lost - won) / n, np.ones(len(lost))
-    more = lost - won + _ties(z)
-    for _ in range(35):
-        drop = (lo + hi) / 2
-        b, c = (2 * n - lost + won) * drop - lost - won, -won * drop * (1 - drop)
-        q = (np.sqrt(np.maximum(b * b - 8 * n * c, 0)) - b) / (4 * n)  # the likeliest share won where this is the drop
-        inside = more - n * drop > -z * np.sqrt(np.maximum(n * (2 * q + drop * (1 - drop)), 0))
-        lo, hi = np.where(inside, drop, lo), np.where(inside, hi, drop)
-    return hi
-
-
-def _score_bound(
-    effects: np.ndarray, means: np.ndarray, z: float, largest: float | None = None, scarce: np.ndarray | float = 0.0
-) -> np.ndarray:
-    """Upper score bound of each mean, (columns,), from the influences of the rows, (rows, columns).
-
-    Under the exponential tilt of the sample that has another mean, the variance changes by the skewness: var(m) =
-    s2 + (m - mean) m3 / s2 (Efron 1981, doi 10.2307/3314608). The bound solves n (m - mean)^2 = z^2 var(m); for
-    counts it is Wilson's. ATOMS rows with a loss that has not been seen are part of the skewness; `scarce` (0 to 1)
-    is how near that loss is to `largest`, what a row can lose at most, rather than to the largest one seen.
-    """
-    n = len(effects)
-    centred = effects - effects.mean(axis=0)
-    squares = centred**2
-    s2, s3, seen = squares.sum(axis=0), (squares * centred).sum(axis=0), np.sqrt(squares.max(axis=0))
-    unseen = ATOM * seen
-    if largest is not None:
-        share = np.where(seen > 1e-9, scarce, 1.0)
-        unseen = np.clip(unseen, 1e-9, largest) ** (1 - share) * largest**share
-    tilt = np.maximum(0, (s3 + ATOMS * unseen**3) / np.maximum(s2 + ATOMS * unseen**2, 1e-18))
-    usual = np.sqrt((squares**2).sum(axis=0) / np.maximum(s2, 1e-18))
-    half = z * z * tilt / 2 + _ties(z) * np.where(seen > 1e-9, usual, unseen)
-    return means + (half + np.sqrt((z * z * tilt / 2) ** 2 + z * z * s2)) / n
-
-
-def _ties(z: float) -> float:
-    """Rows that a bound below 95 % is wider by (continuity): with few rows that differ it would not hold."""
-    return 0.5 * max(0.0, 1 - (z / Z95_ONE_SIDED) ** 2)
-
-
-def _scarce(differing: np.ndarray, few: int) -> np.ndarray:
-    """1 where no row differs, 0 where `few` do."""
-    return np.maximum(0.0, 1 - differing / few)
-
-
-def _both_sides(influence: np.ndarray, mean: float, z: float, largest: float | None) -> tuple[float, float]:
-    """Lower and upper bound of one mean; with a `largest` a row that loses it all is allowed for on either side."""
-    columns = np.stack([-influence, influence], axis=1)
-    lo, hi = _score_bound(columns, np.array([-mean, mean]), z, largest, 1.0)
-    return -float(lo), float(hi)
+    return np.minimum(np.maximum(100, drops), score_bound(columns, drops, student(z, n), 100.0, scarce(differing, FEW)))
 
 
 def _influence(rows: np.ndarray) -> np.ndarray:
@@ -426,27 +312,3 @@ def _macro(predicted: np.ndarray, gold: np.ndarray) -> tuple[float, np.ndarray]:
 def _differing(baseline: np.ndarray, candidate: np.ndarray) -> int:
     differ = baseline != candidate
     return int(np.count_nonzero(differ.any(axis=1) if differ.ndim == 2 else differ))
-
-
-def _one_sided(confidence: float) -> float:
-    """The normal quantile, 0 at least."""
-    if not 0 <= confidence < 1:
-        raise ValueError(f"confidence {confidence}: a number from 0 to below 1 is expected")
-    return NORMAL.inv_cdf(max(0.5, confidence))
-
-
-def _student(z: float, rows: int) -> float:
-    """The quantile of Student's t with rows - 1 degrees that belongs to a normal one (first two terms)."""
-    freedom = max(1, rows - 1)
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-
-
-@lru_cache(maxsize=64)
-def _poisson_limit(count: int, tail: float) -> float:
-    """The mean of a Poisson variable that is at least `count` with probability `tail`."""
-    lo, hi = 0.0, 10.0 * count + 50
-    for _ in range(80):
-        middle = (lo + hi) / 2
-        below = sum(math.exp(-middle) * middle**i / math.factorial(i) for i in range(count))
-        lo, hi = (middle, hi) if 1 - below < tail else (lo, middle)
-    return lo

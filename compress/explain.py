@@ -73,28 +73,24 @@ def rollout(model: PreTrainedModel, ids: Sequence[int]) -> np.ndarray | None:
 
 
 def word_attributions(model: PreTrainedModel, encoder: Encoder, text: str, label: int) -> np.ndarray:
-    """`integrated_gradients` summed over the tokens of each word between blanks, (words,)."""
+    """`integrated_gradients` summed over the tokens of each word between blanks, (words,); NaN: not read."""
     encoding = encoder.tokenizer.encode(text)
     return by_word(text, encoding, integrated_gradients(model, encoding.ids, label, encoder.pad_id))
 
 
 def by_word(text: str, encoding: Encoding, values: np.ndarray) -> np.ndarray:
-    """Sums over the tokens of each word between blanks, (words,): models that cut text differently can be compared."""
+    """Sums over the tokens of each word between blanks, (words,): models that cut text differently can be compared.
+
+    NaN for a word of which no token was read (it is past the longest input).
+    """
     starts, at = [], 0
     for word in text.split():
         at = text.index(word, at)
         starts.append(at)
         at += len(word)
-    total = np.zeros(len(starts))
+    total = np.full(len(starts), np.nan)
     for (begin, end), value in zip(encoding.offsets, values, strict=True):
         if end > begin:  # special tokens have no place in the text
-            total[max(0, int(np.searchsorted(starts, end - 1, side="right")) - 1)] += value
+            word = max(0, int(np.searchsorted(starts, end - 1, side="right")) - 1)
+            total[word] = np.nansum([total[word], value])
     return total
-
-
-def agreement(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Spearman's rank correlation of two attributions of the same words; None for fewer than three words."""
-    if len(a) < 3 or not a.std() or not b.std():
-        return None
-    first, second = (np.argsort(np.argsort(x)).astype(float) for x in (a, b))
-    return float(np.corrcoef(first, second)[0, 1])

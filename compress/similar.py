@@ -112,6 +112,19 @@ def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return r + both / size - r / 2 * (alone[0] + alone[1])
 
 
+def agreement(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Spearman's rank correlation of two attributions (words,) of the words of a text, NaN where one was not read.
+
+    Over the words that both models read; equals have the mean of their ranks. None for fewer than three such words, or
+    where either says the same of all of them.
+    """
+    read = np.isfinite(a) & np.isfinite(b)
+    first, second = ranks(a[read]), ranks(b[read])
+    if len(first) < 3 or not first.std() or not second.std():
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
 def _beyond(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """For each row, half of the mean over all rows of sign(their value - its own) times their weight, (rows,)."""
     _, which = np.unique(values, return_inverse=True)

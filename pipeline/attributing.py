@@ -12,6 +12,7 @@ import numpy as np
 from ..compress import data as data_module
 from ..compress.checkpoint import load
 from ..compress.encoder import run_rows
+from ..compress.similar import agreement
 from ..export.cascade import confidence
 from .job import Candidate, Job, attribution_name, evaluation_name, parts_of
 from .progress import Report
@@ -31,9 +32,10 @@ def explained(job: Job) -> np.ndarray:
 def attribute(job: Job, model: Model, before: str | None, out: Path, done: Mapping[str, Done], report: Report) -> dict:
     """What each word adds to the teacher's answer, by integrated gradients of this model in PyTorch.
 
-    The result has Spearman's rank correlation with the teacher's words for each row, None where there is none.
+    The result has Spearman's rank correlation with the teacher's words for each row, over the words that both read;
+    None where there is none.
     """
-    from ..compress.explain import agreement, word_attributions
+    from ..compress.explain import word_attributions
     from ..compress.inference import forward
 
     source = checkpoint_after(job, before, done)
@@ -47,10 +49,12 @@ def attribute(job: Job, model: Model, before: str | None, out: Path, done: Mappi
     found = []
     for i, (text, label) in enumerate(zip(texts, teacher["labels"], strict=True)):
         report(i / len(texts), f"row {i + 1} of {len(texts)}")
-        found.append(word_attributions(network, encoder, text, label).tolist())
+        values = word_attributions(network, encoder, text, label)
+        found.append([None if np.isnan(value) else float(value) for value in values])  # None: past the longest input
     (out / FILE).write_text(json.dumps({"labels": teacher["labels"], "words": found}) + "\n")
     theirs = teacher.get("words", found)
-    return {"agreement": [agreement(np.array(a), np.array(b)) for a, b in zip(theirs, found, strict=True)]}
+    pairs = zip(theirs, found, strict=True)
+    return {"agreement": [agreement(np.array(a, np.float64), np.array(b, np.float64)) for a, b in pairs]}
 
 
 def agreement_of(job: Job, candidate: Candidate, done: Mapping[str, Done]) -> list[float | None] | None:

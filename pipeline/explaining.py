@@ -15,6 +15,7 @@ from rich.table import Table
 from ..compress.checkpoint import load, open_checkpoint
 from ..compress.encoder import run_rows
 from ..compress.errors import InputError, missing_extra
+from ..compress.similar import agreement
 from ..compress.tasks import TASKS
 from ..export.machine import cores
 from ..export.session import CannotRunHere
@@ -40,7 +41,7 @@ def explain(
     max_length: MaxLength = 128,
 ) -> None:
     """Which words the answers of several checkpoints rest on, side by side: integrated gradients and roll-out."""
-    from ..compress.explain import agreement, by_word, rollout, word_attributions
+    from ..compress.explain import by_word, rollout, word_attributions
 
     task = TASKS["text-classification"]
     if output.exists() or not output.absolute().parent.is_dir():
@@ -150,9 +151,10 @@ def _answer(model, ids: list[int]) -> np.ndarray:
 
 
 def _coloured(text: str, values: np.ndarray) -> str:
-    most = float(np.abs(values).max()) or 1.0
+    read = np.nan_to_num(values)  # a word past the longest input has no colour
+    most = float(np.abs(read).max()) or 1.0
     cells = []
-    for word, value in zip(text.split(), values, strict=True):
+    for word, value in zip(text.split(), read, strict=True):
         colour = "34,139,34" if value >= 0 else "200,30,30"
         cells.append(f'<span style="background:rgba({colour},{abs(value) / most * 0.7:.2f})">{escape(word)}</span>')
     return " ".join(cells)

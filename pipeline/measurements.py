@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..benchmarks.calibration import calibration_error
 from ..benchmarks.choose import ChooseSettings
 from ..benchmarks.cost import Prices
 from ..benchmarks.latency import CONTROL, Timing
-from ..benchmarks.quality import calibration_error, worst_flips
+from ..benchmarks.quality import worst_flips
 from ..compress.encoder import PAIR
 from ..compress.errors import InputError
 from ..compress.outputs import softmax

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("pipeline", "benchmarks", "serve", "export", "compress")
 MAY_IMPORT = {
     "pipeline": {"benchmarks", "serve", "export", "compress"},
-    "benchmarks": {"export"},
+    "benchmarks": {"export", "compress"},
     "serve": {"export"},
     "export": {"compress"},
     "compress": set(),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from conftest import BAD, GOOD, TASK, make_checkpoint, paredown, refused, sentences
 from paredown.compress.checkpoint import Checkpoint, load
-from paredown.compress.explain import agreement, by_word, integrated_gradients, rollout
+from paredown.compress.explain import by_word, integrated_gradients, rollout
 from paredown.compress.inference import forward
+from paredown.compress.similar import agreement
 
 TEXT = "the film was lovely and brilliant"
 
