@@ -141,7 +141,7 @@ def _read(settings: Arrivals, job: Job, labels: tuple[str, ...]) -> tuple[Job, g
         job.task, labels, settings.new, settings.new_validation, settings.new_test, given.text, given.label
     )
     certify = job.certificate_split == "held-out validation"
-    held, test, new, notes = growing.kept_apart(job.train, job.validation, job.test, new, certify=certify)
+    held, test, new, notes = growing.new_rows_apart(job.train, job.validation, job.test, new, certify=certify)
     assert held is not None
     if job.certificate_split == "test" and new.test is None:
         notes += (f"{settings.new}: no new_test is given; the certificate is of the old test rows",)

@@ -62,7 +62,7 @@ def read_arrivals(
     return NewRows(labels, kept, held, read(test) if test else None)
 
 
-def kept_apart(
+def new_rows_apart(
     old: Rows, held: Rows | None, test: Rows | None, new: NewRows, *, certify: bool = False
 ) -> tuple[Rows | None, Rows | None, NewRows, tuple[str, ...]]:
     """Old validation and test rows and the new rows without those that stand in two splits, and notes on them.

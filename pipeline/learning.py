@@ -11,8 +11,7 @@ from ..compress import data as data_module
 from ..compress.checkpoint import load, open_checkpoint, save, with_new_head
 from ..compress.errors import InputError
 from ..compress.settings import Adapter, Finetune, Update
-from . import growing
-from .growing import grow_checkpoint, read_arrivals, sentence
+from .growing import grow_checkpoint, new_rows_apart, read_arrivals, sentence
 from .options import checked
 from .progress import tell
 from .verbs import (
@@ -130,7 +129,7 @@ def update(
     source = open_checkpoint(checkpoint, kind)
     arrivals = read_arrivals(kind, source.labels, new, new_validation)
     old, held = kind.read(train, names=source.labels), optional(validation, kind, source.labels)
-    held, _, arrivals, notes = growing.kept_apart(old, held, None, arrivals)
+    held, _, arrivals, notes = new_rows_apart(old, held, None, arrivals)
     tell(notes)
     settings = checked(
         Update,

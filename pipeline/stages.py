@@ -142,7 +142,8 @@ def trim(
     if kind.goes_on:
         raise InputError(f"trim: {task} would learn to write without the tokens that were cut; the vocabulary stays")
     source = open_checkpoint(checkpoint, kind)
-    rows, judged = kind.read(train, labelled=False), kind.read(validation, labelled=False) if validation else None
+    pairs = None if kind.vector else False  # whose texts, each by itself, may well stand in train
+    rows, judged = kind.read(train, labelled=False), kind.read(validation, labelled=pairs) if validation else None
     more = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
     judged, more = kept_apart(rows, judged, more)
     texts = [*rows.texts, *(more.texts if more else ())]
