@@ -39,7 +39,7 @@ def app_of(**settings: object) -> tuple[Starlette, Models, Gate]:
 def client_of(**settings: object) -> Iterator[tuple[TestClient, Models, Gate]]:
     """The application in this process."""
     app, models, gate = app_of(**settings)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client, models, gate
 
 

@@ -240,11 +240,11 @@ def test_a_key_is_asked_for_where_it_matters(bundle: Path) -> None:
 
 def test_the_door_is_shut_while_draining_and_when_it_is_crowded(bundle: Path) -> None:
     with client_of(bundle=bundle, connections=1) as (client, _, gate):
-        gate.under_way = 1
+        gate.taken["models"] = 1
         crowded = client.post("/predict", json={"text": "good"})
         assert crowded.status_code == 429
         assert int(crowded.headers["Retry-After"]) >= 1
-        gate.under_way, gate.draining = 0, True
+        gate.taken["models"], gate.draining = 0, True
         reply = client.post("/predict", json={"text": "good"})
         assert reply.status_code == 503
         assert reply.headers["Connection"] == "close"
