@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
+LONGEST = 2000  # characters of an error, which may quote a foreign file
 # Of a terminal, and those that reorder what is shown (CVE-2021-42574); U+FFFE, U+FFFF: half a character, and none.
 CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 
@@ -33,6 +34,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def missing_extra(module: str, extra: str) -> InputError:
     """The one line for a package that an extra would have brought."""
     return InputError(f"'{module}' is not installed; it comes with: pip install 'paredown[{extra}]'")
+
+
+def said(error: object) -> str:
+    """What a command prints of an error: `printable`, and no more of it than LONGEST characters."""
+    text = printable(f"error: {error}")
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"
 
 
 def printable(text: str) -> str:

@@ -124,7 +124,10 @@ def _check_whole(path: Path) -> None:
             if length > min(size, JSON_LIMIT):
                 raise ValueError
             header = json.loads(file.read(length))
-        end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
+        ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+        if not all(type(end) is int for end in ends):
+            raise ValueError
+        end = max(ends, default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error):
         raise InputError(f"{path}: not a safetensors file, or cut off; copy it again") from None
     if 8 + length + end != size:

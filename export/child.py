@@ -30,6 +30,7 @@ MEMORY_EACH = 10  # and so many times what its model files have,
 MEMORY_CORE = 2**26  # and so many for the threads of each core
 JOBS = {"cold": "cold:job", "open": "predict:open_job", "predict": "predict:predict_job"}
 NOWHERE = Path(os.devnull).open("w")  # noqa: SIM115 - stays open
+ANSWER, ROWS = 63, b"\n"  # file number in the child, and what is written there before the user's rows are begun
 TOO_LATE = 1  # exit code of a process that faulthandler ends
 ERRORS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (InputError, StepError, BundleError)}
 
@@ -89,8 +90,9 @@ def in_child(
     try:
         said = json.loads(stdout)
     except ValueError:
-        if process.returncode == TOO_LATE and took >= seconds:
-            raise BundleError(_late(seconds, rows_s if took >= seconds + rows_s else 0)) from None
+        rows = stdout == ROWS
+        if process.returncode == TOO_LATE and (rows or took >= seconds):
+            raise BundleError(_late(seconds, rows_s if rows else 0)) from None
         raise BundleError(_crashed(process.returncode, stderr, memory)) from None
     if "error" in said:
         raise ERRORS[said["error"]](said["message"])
@@ -139,12 +141,18 @@ def end_after(seconds: float) -> None:
     faulthandler.dump_traceback_later(seconds, exit=True, file=NOWHERE)
 
 
+def begin_rows(seconds: float) -> None:
+    """The model is open, and the user's rows have so many seconds; called by a job, in the child."""
+    os.write(ANSWER, ROWS)
+    end_after(seconds)
+
+
 def main() -> int:
     """The child."""
     told = json.loads(sys.stdin.buffer.read())
     own = told["rows_s"] == 0  # else the parent does not know when the model was open
     end_after(told["seconds"] + (GRACE_S if own else 0))
-    answer = os.dup(1)  # what a runtime prints is no part of it
+    os.dup2(1, ANSWER)  # what a runtime prints is no part of it
     os.dup2(2, 1)
     limit_memory(told["memory"])
     module, name = JOBS[sys.argv[1]].split(":")
@@ -159,7 +167,7 @@ def main() -> int:
     except tuple(ERRORS.values()) as error:
         kind = next(name for name, kind in ERRORS.items() if isinstance(error, kind))
         said = {"error": kind, "message": str(error)}
-    with os.fdopen(answer, "w") as file:
+    with os.fdopen(ANSWER, "w") as file:
         json.dump(said, file)
     sys.stdout.flush()
     os._exit(0)  # threads of a runtime may be stuck

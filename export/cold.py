@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .child import DEADLINE_S, ROWS_S, end_after, in_child, limit_memory
+from .child import DEADLINE_S, ROWS_S, begin_rows, in_child, limit_memory
 from .manifest import check_files, read_manifest
 
 MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}  # what each runtime's import is
@@ -85,7 +85,7 @@ def job(bundle: Path, started: float, rows_s: float, public_key: str | None, dat
     metric, rows = None, 0
     if data is not None:
         limit_memory(None)  # the rows are the user's own
-        end_after(rows_s)
+        begin_rows(rows_s)
         metric, rows = predictor.score(*data)
     return {
         "start": {"total": total, "runtime": imported, "session": predictor.session_s},

@@ -14,7 +14,7 @@ from ..compress.encoder import collate, run_rows
 from ..compress.errors import InputError
 from ..compress.outputs import points, sigmoid, softmax
 from ..compress.tasks import TASKS, rows_of_texts
-from .child import end_after
+from .child import begin_rows
 from .selftest import (
     BundleError,
     check_files,
@@ -106,7 +106,7 @@ def predict_job(
 ) -> list[dict]:
     """`Predictor` on texts, or on image files, as a part of `child`."""
     predictor = Predictor(bundle)
-    end_after(rows_s)
+    begin_rows(rows_s)
     if images and predictor.task.reads_text:
         raise InputError(f"--image: the bundle is for {predictor.task.name}; give --text")
     return predictor(texts or [image_of(file, Path(), "--image") for file in images], pairs)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import Abort, TyperException
 
-from ..compress.errors import InputError, StepError, printable
+from ..compress.errors import InputError, StepError, printable, said
 from ..export.manifest import BundleError
 from . import (
     augmenting,
@@ -56,18 +56,18 @@ def main() -> None:
     except TyperException as error:  # an unknown option, a value of the wrong kind
         message = " ".join(error.format_message().split())
         if message:  # empty after the help that a bare `paredown` prints
-            print(printable(f"error: {message}"), file=sys.stderr)
+            print(said(message), file=sys.stderr)
         sys.exit(2)
     except Abort:
         sys.exit(130)
     except InputError as error:
-        print(printable(f"error: {error}"), file=sys.stderr)
+        print(said(error), file=sys.stderr)
         sys.exit(2)
     except (StepError, BundleError) as error:
-        print(printable(f"error: {error}"), file=sys.stderr)
+        print(said(error), file=sys.stderr)
         sys.exit(1)
     except MemoryError as error:
-        print(printable(f"error: too little memory: {error or 'no more is given to this process'}"), file=sys.stderr)
+        print(said(f"too little memory: {error or 'no more is given to this process'}"), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

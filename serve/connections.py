@@ -27,7 +27,7 @@ LINGER_S = 1  # seconds in which a client that is refused may read why
 PIECE = 16_384  # bytes that are parsed at once, at most
 SHORTEST = 64  # bytes that are parsed at once, at least: a few requests, if they are pipelined
 HELD_BYTES = 2**26  # that wait behind requests without an answer, on all connections together
-TURN = 16  # requests that begin in one turn of the event loop, beside health checks
+TURN, PIPELINED = 16, 4  # requests that begin in one turn of the event loop, beside health checks
 RESERVED = 64  # files that are kept for models, logs and metrics
 TOLD_S = 10  # seconds between two lines of log
 HEALTH = "/v2/health/"
@@ -44,7 +44,8 @@ class Connections:
         self.idle: dict[Connection, float] = {}  # without a complete head of a request, since when; longest first
         self.unread: dict[Connection, float] = {}  # whose client does not take its answer, until when it may
         self.held = 0  # bytes that have arrived and are not parsed yet
-        self._next: deque[Callable[[], None]] = deque()  # what has its turn later
+        self._first: deque[Callable[[], None]] = deque()  # what has its turn later
+        self._behind: deque[Callable[[], None]] = deque()  # and what has waited behind another request of its client
         self._turning = False
         self._told = -math.inf
 
@@ -68,22 +69,24 @@ class Connections:
         for one in [one for one, until in self.unread.items() if until < now]:
             one.drop()
 
-    def soon(self, loop: asyncio.AbstractEventLoop, act: Callable[[], None]) -> None:
-        """Let `act` have its turn: TURN of them in each turn of the event loop, so that thousands of requests at once
-        hold up no health check and no new connection.
+    def soon(self, loop: asyncio.AbstractEventLoop, act: Callable[[], None], pipelined: bool = False) -> None:
+        """Let `act` have its turn: TURN of them in each turn of the event loop, and beside them PIPELINED of what was
+        asked for before the answer to another request was read. So thousands of requests at once hold up no health
+        check and no new connection.
         """
-        self._next.append(act)
+        (self._behind if pipelined else self._first).append(act)
         if not self._turning:
             self._turning = True
             loop.call_soon(self._turn, loop)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            for _ in range(min(TURN, len(self._next))):
-                self._next.popleft()()
+            for queue, most in ((self._first, TURN), (self._behind, PIPELINED)):
+                for _ in range(min(most, len(queue))):
+                    queue.popleft()()
         finally:
-            self._turning = bool(self._next)
-            if self._next:
+            self._turning = bool(self._first or self._behind)
+            if self._turning:
                 loop.call_soon(self._turn, loop)
 
 
@@ -119,8 +122,10 @@ class Connection(HttpToolsProtocol):
         self.every = every
         self._held = b""  # arrived, not parsed
         self._waits = False  # for its turn to parse more
+        self._has_turn = False
         self._silent = 0  # bytes parsed since the last head, piece of a body or end of a request
         self._lines = 0  # headers since the request began
+        self._running: RequestResponseCycle | None = None  # the one that has its turn; `cycle` is the newest
         self._deaf = False  # nothing that comes is looked at any more
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -143,11 +148,14 @@ class Connection(HttpToolsProtocol):
     def _later(self) -> None:
         if not self._waits:
             self._waits = True
-            self.every.soon(self.loop, self._parse_now)
+            self.every.soon(self.loop, self._parse_now, pipelined=True)
 
     def _parse_now(self) -> None:
-        self._waits = False
-        self._parse()
+        self._waits, self._has_turn = False, True
+        try:
+            self._parse()
+        finally:
+            self._has_turn = False
 
     def _parse(self) -> None:
         """Parse what is held, until a request is complete and has no answer yet, or its body is to be read first."""
@@ -207,8 +215,8 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        start = super()._start_asgi_task
-        if cycle.scope["path"].startswith(HEALTH):
+        start, self._running = super()._start_asgi_task, cycle
+        if self._has_turn or cycle.scope["path"].startswith(HEALTH):
             start(cycle, app)
         else:
             self.every.soon(self.loop, lambda: start(cycle, app))
@@ -243,6 +251,9 @@ class Connection(HttpToolsProtocol):
         self.every.unread.pop(self, None)
         self._deaf = True
         self._hold(b"")
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def late(self) -> None:
@@ -250,7 +261,7 @@ class Connection(HttpToolsProtocol):
         self.every.idle.pop(self, None)
         self._watch_sending()
         if self not in self.every.unread:
-            self.transport.abort()
+            self._abort()
         elif not self.transport.is_closing():
             self._deaf = True
             self.transport.close()
@@ -258,6 +269,14 @@ class Connection(HttpToolsProtocol):
     def drop(self) -> None:
         self.every.idle.pop(self, None)
         self.every.unread.pop(self, None)
+        self._abort()
+
+    def _abort(self) -> None:
+        """Close at once. Requests that are under way are told, as if the client had left: they can write nowhere."""
+        for cycle in (self.cycle, self._running, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
@@ -276,7 +295,7 @@ class Connection(HttpToolsProtocol):
         self._deaf = True
         self._hold(b"")
         if self.cycle is not None and not self.cycle.response_complete:  # its answer would be mixed with this one
-            self.transport.abort()
+            self._abort()
             return
         body = json.dumps({"error": message}).encode()
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: "
@@ -284,4 +303,4 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.loop.call_later(LINGER_S, self.transport.abort)
+        self.loop.call_later(LINGER_S, self._abort)
