@@ -36,7 +36,7 @@ log = logging.getLogger("paredown")
 # Turns of the event loop's clock, 0.1 s each, that are "not ready" before the socket is closed: what is in its backlog
 # gets an answer. Turns, not seconds: a process that the machine lets wait for its turn has read nothing meanwhile.
 UNREADY_TURNS = 4
-END_S = 1  # second beyond what draining and closing may take
+END_S = 5  # seconds beyond what draining and closing may take
 CLOSE_S = 5  # seconds for the last answers to leave
 OPEN_PER_REQUEST = 4  # connections that may be open, for each request that may be under way
 

@@ -273,7 +273,7 @@ def test_a_server_that_opens_an_endless_model_stops_when_told(
     models = tmp_path / "models"
     shutil.copytree(finished / "bundle", models / "good")
     endless(finished / "bundle", models / "endless" / "1")
-    server = start("--models", models, "--load", "none", "--workers", workers, "--drain-s", 2, "--open-s", 300)
+    server = start("--models", models, "--load", "none", "--workers", workers, "--drain-s", 2)
     threading.Thread(target=server.ask, args=("/v2/repository/models/endless/load", {}), daemon=True).start()
     eventually(lambda: openers(server.process.pid))
     opening = openers(server.process.pid)
