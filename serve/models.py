@@ -157,7 +157,7 @@ class Models:
         """The version that answers when none is asked for: the latest loaded, else the latest that may open."""
         known = self.versions(name)
         loaded = [version for version in known if (name, version) in self.served]
-        hopeful = [version for version in known if not self._failure((name, version))]
+        hopeful = [version for version in known if (name, version) not in self._failed]
         return (loaded or hopeful or known)[-1]
 
     def ready(self, name: str, version: str | None) -> bool:
