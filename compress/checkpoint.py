@@ -239,6 +239,17 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
     return _told(model, checkpoint, task)
 
 
+def _give_plain_outputs(model: PreTrainedModel) -> None:
+    """Undo what a config may say of how outputs are given and computed, which changes no number of them: as a tuple,
+    with every layer's beside them, or in chunks of rows that have to divide the length."""
+    for key, value in {"return_dict": True, "output_hidden_states": False, "output_attentions": False}.items():
+        setattr(model.config, key, value)
+    model.config.chunk_size_feed_forward = 0
+    for module in model.modules():
+        if hasattr(module, "chunk_size_feed_forward"):
+            module.chunk_size_feed_forward = 0
+
+
 def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
     """The model, its weights finite; of a task that reads two texts, one that tells them apart; of one that looks for
     answers, with one output; of one that asks for vectors, with that of a whole text; of one that gives texts, one
@@ -252,6 +263,7 @@ def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrai
             f"{where}: '{broken}' has values that are not finite (NaN, infinity); the model is broken: take the "
             "checkpoint from before its training failed"
         )
+    _give_plain_outputs(model)
     if task.vector:
         from .pooling import embed
 

@@ -13,6 +13,7 @@ from typing import Any
 from .errors import InputError
 
 WEIGHTS = "model.safetensors"
+JSON_LIMIT = 10**8  # bytes of a JSON file, and of the header of a safetensors file, which its own library has too
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 # Keys that make transformers fetch and run code, or load weights in a way that is not ours.
 REFUSED_KEYS = (
@@ -33,6 +34,10 @@ SIZES = (
 def read_json(path: Path, kind: type = dict) -> Any:
     """A JSON object (or a list, as `kind` says). Raises InputError."""
     try:
+        if path.exists() and not path.is_file():  # a fifo would be waited for
+            raise InputError(f"{path}: not a regular file")
+        if path.stat().st_size > JSON_LIMIT:
+            raise InputError(f"{path}: over {JSON_LIMIT / 1e6:g} MB")
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a checkpoint is a directory that transformers has saved") from None
@@ -116,11 +121,14 @@ def _check_whole(path: Path) -> None:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > size:
+            if length > min(size, JSON_LIMIT):
                 raise ValueError
             header = json.loads(file.read(length))
-        end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+        ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+        if not all(type(end) is int for end in ends):
+            raise ValueError
+        end = max(ends, default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error):
         raise InputError(f"{path}: not a safetensors file, or cut off; copy it again") from None
     if 8 + length + end != size:
         raise InputError(f"{path}: truncated: {size} bytes, {8 + length + end} expected; copy it again")

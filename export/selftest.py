@@ -42,6 +42,8 @@ SEVERAL = "multi-label-classification"  # the task whose rows may have several l
 ENDS = "question-answering"  # whose answer is a part of the second text
 VECTORS = "sentence-embedding"  # whose answer is a vector
 GOES_ON = "text-generation"  # whose outputs are a log-probability and a token's number
+GOLDEN_ROWS, GOLDEN_BYTES = 64, 10**8  # at most: rows, bytes of the file
+GOLDEN_TEXT, GOLDEN_IMAGE = 10**6, 10**7  # characters of a row, at most; of an image as its data URI
 NUMBERS = ("text-regression", "text-pair-regression")  # whose answer is a number
 # Runtimes round activations to 8 bits beside such weights.
 WEIGHTS_TOLERANCE = {"int8-weight": 0.2, "int4-weight": 0.2}
@@ -189,6 +191,8 @@ def _golden(bundle: Path, manifest: dict) -> tuple[list[dict], float]:
     """The golden rows, and the tolerance for the manifest's runtime."""
     name, runtime = manifest["golden"], manifest["runtime"]
     try:
+        if (bundle / name).stat().st_size > GOLDEN_BYTES:
+            raise BundleError(f"{name}: over {GOLDEN_BYTES / 1e6:g} MB")
         golden = json.loads((bundle / name).read_bytes())
         rows, tolerances = golden["rows"], golden["tolerance"]
         kind = int if len(models_of(manifest)) > 1 else float  # tokens, or numbers
@@ -206,6 +210,9 @@ def _golden(bundle: Path, manifest: dict) -> tuple[list[dict], float]:
         raise BundleError(f"{name}: damaged") from None
     if not rows:
         raise BundleError(f"{name}: no rows, so nothing is proved")
+    longest = GOLDEN_IMAGE if "pixel_values" in manifest["inputs"] else GOLDEN_TEXT
+    if len(rows) > GOLDEN_ROWS or max(len(row["text"]) for row in rows) > longest:
+        raise BundleError(f"{name}: over {GOLDEN_ROWS} rows, or a row of over {longest} characters")
     if runtime not in tolerances:
         raise BundleError(f"{name}: no tolerance for {runtime}; it has {', '.join(sorted(tolerances)) or 'none'}")
     tolerance, most = tolerances[runtime], largest_tolerance(manifest, [row["output"] for row in rows])

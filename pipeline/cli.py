@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import Abort, TyperException
 
-from ..compress.errors import InputError, StepError
+from ..compress.errors import InputError, StepError, printable, said
 from ..export.manifest import BundleError
 from . import (
     augmenting,
@@ -57,15 +57,18 @@ def main() -> None:
     except TyperException as error:  # an unknown option, a value of the wrong kind
         message = " ".join(error.format_message().split())
         if message:  # empty after the help that a bare `paredown` prints
-            print(f"error: {message}", file=sys.stderr)
+            print(said(message), file=sys.stderr)
         sys.exit(2)
     except Abort:
         sys.exit(130)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(said(error), file=sys.stderr)
         sys.exit(2)
     except (StepError, BundleError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(said(error), file=sys.stderr)
+        sys.exit(1)
+    except MemoryError as error:
+        print(said(f"too little memory: {error or 'no more is given to this process'}"), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
@@ -151,22 +154,27 @@ def predict(
     text: Annotated[list[str] | None, typer.Option(help="text to classify; may be given several times")] = None,
     text_pair: Annotated[list[str] | None, typer.Option(help="the second text of each, for pairs of texts")] = None,
     image: Annotated[list[str] | None, typer.Option(help="image file to classify; may be given several times")] = None,
+    public_key: bundles.PublicKey = None,
+    deadline_s: bundles.DeadlineS = 120,
 ) -> None:
     """Answer texts, or images, with a bundle; one JSON line each."""
     from ..export.archive import unpacked
-    from ..export.predict import Predictor, image_of
+    from ..export.child import ROWS_S, in_child
 
     if bool(text) == bool(image):
         raise InputError("give --text, or --image for a bundle that sees images")
-    with unpacked(bundle) as path:
-        predictor, seconds = Predictor(path), text_pair or []
-        if image and predictor.task.reads_text:
-            raise InputError(f"--image: the bundle is for {predictor.task.name}; give --text")
-        answers = predictor(text or [image_of(file, Path(), "--image") for file in image or ()], seconds)
+    bundles.check_key(public_key)
+    with unpacked(bundle, deadline_s) as path:
+        if public_key is not None:
+            from ..export.signature import check_signature
+
+            check_signature(path, public_key)
+        pairs = text_pair or []
+        answers = in_child("predict", path, deadline_s, ROWS_S, texts=text or [], images=image or [], pairs=pairs)
         for i, answer in enumerate(answers):
-            given = {"image": image[i]} if image else {"text": (text or ())[i]}
-            given |= {"text_pair": seconds[i]} if seconds else {}
-            print(json.dumps({**given, **answer}, ensure_ascii=False))
+            row = {"image": image[i]} if image else {"text": (text or ())[i]}
+            row |= {"text_pair": pairs[i]} if pairs else {}
+            print(printable(json.dumps({**row, **answer}, ensure_ascii=False)))
 
 
 @app.command()
