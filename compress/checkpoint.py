@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .advice import set_key, write_tokenizer
 from .directory import LICENCE_FILES, STRUCTURE, TOKENIZER_FILES, Checkpoint, copy_file
 from .encoder import INPUTS, PIXELS, reader_file
 from .errors import InputError, StepError, missing_extra
@@ -19,7 +20,7 @@ from .origin import inherit
 from .sentence_layout import FILES as SENTENCE_FILES
 from .sentence_layout import pooling_of
 from .tasks import SEVERAL, TASKS, Task
-from .untrusted import WEIGHTS, find_weights, read_config, read_json
+from .untrusted import WEIGHTS, find_weights, no_adapter, read_config, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,10 +36,17 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
         path = _fetch(str(source))
     if not path.is_dir():
         raise InputError(f"{path}: a checkpoint is a directory with config.json and {WEIGHTS}")
+    no_adapter(path)
     config = read_config(path / "config.json")
-    weights = find_weights(path)
+    architecture = (config.get("architectures") or ["none"])[0]
+    weights = find_weights(path, architecture)
     checkpoint = Checkpoint(path, config, weights)
     if task is not None and not checkpoint.has_head(task):
+        if task.several and checkpoint.architecture.endswith(task.head) and "problem_type" not in config:
+            raise InputError(
+                f"{path / 'config.json'}: it does not say that several labels may be right at once; if the model was "
+                f"trained for that, say so: {set_key(path / 'config.json', 'problem_type', SEVERAL)}"
+            )
         heads = (t for t in TASKS.values() if not t.vector)  # any encoder gives vectors
         other = next((t.name for t in heads if checkpoint.has_head(t)), None)
         if other is not None:
@@ -58,10 +66,12 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
         raise InputError(f"{path}: a '{family}' model cannot be made to write here; supported: {', '.join(HALVES)}")
     if not file.is_file():
         without_tokenizer(path, family)
-        auto = "AutoImageProcessor" if images else "AutoTokenizer"
+        command = None if images else write_tokenizer(path)
         raise InputError(
-            f'{path}: no {file.name}; write it with: python -c "from transformers import {auto} as A; '
-            f"A.from_pretrained('{path}').save_pretrained('{path}')\""
+            f"{path}: no {file.name}; write it with: {command}"
+            if command
+            else f"{path}: no {file.name}, and nothing that it could be made of (the files of AutoTokenizer, or of "
+            "AutoImageProcessor for images): copy it from the model that this one was fine-tuned from"
         )
     try:
         encoder = checkpoint.encoder()
@@ -85,6 +95,8 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
     Raises InputError when a weight is missing, does not fit or is not finite.
     """
     torch, transformers = _libraries()
+    from .loaded import compare
+
     auto = getattr(transformers, task.auto_class)
     path = checkpoint.path
     kind = checkpoint.config.get("model_type", "")
@@ -118,15 +130,14 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
                 local_files_only=True,
                 dtype=torch.float32,
                 attn_implementation=attention,
+                ignore_mismatched_sizes=True,  # `compare` names them
                 output_loading_info=True,
             )
         except Exception as error:  # shapes, dtypes, configs: from_pretrained has a class for each
             raise InputError(f"{path}: does not load: {' '.join(str(error).split())[:300]}") from None
         finally:
             quiet.set_verbosity(level)
-        missing = sorted(k for k in report["missing_keys"] if not (task.vector and k.startswith("pooler.")))
-        if missing:
-            raise InputError(f"{path}: weights are missing: {', '.join(missing[:4])}")
+        compare(report, model, path / WEIGHTS, new_head=False, vector=task.vector)
         model = _told(model, checkpoint, task)
     return model.eval()
 
@@ -189,6 +200,8 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
             "learn the language first; give a T5 or Marian checkpoint"
         )
     torch, transformers = _libraries()
+    from .loaded import compare
+
     torch.manual_seed(seed)
     quiet = transformers.utils.logging
     level = quiet.get_verbosity()
@@ -198,19 +211,23 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
         "id2label": dict(enumerate(labels)),
         "label2id": {name: i for i, name in enumerate(labels)},
         "problem_type": SEVERAL if task.several else "regression" if task.number else None,
-        "ignore_mismatched_sizes": True,
     }
     try:
-        model = getattr(transformers, task.auto_class).from_pretrained(
+        model, report = getattr(transformers, task.auto_class).from_pretrained(
             checkpoint.path,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
             dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
             **({} if task.vector else head),
         )
+    except Exception as error:  # shapes, dtypes, configs: from_pretrained has a class for each
+        raise InputError(f"{checkpoint.path}: does not load: {' '.join(str(error).split())[:300]}") from None
     finally:
         quiet.set_verbosity(level)
+    compare(report, model, checkpoint.path / WEIGHTS, new_head=True, vector=task.vector)
     return _told(model, checkpoint, task)
 
 
@@ -262,7 +279,7 @@ def _fetch(name: str) -> Path:
     except ImportError:
         raise InputError(f"{name}: no such directory (and no huggingface_hub to fetch it with)") from None
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt", "LICENSE*"]))
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "LICENSE*"]))
     except Exception as error:  # offline, unknown, gated: each its own class in that library
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{name}: no such directory here, and the hub did not give it: {reason}") from None
