@@ -20,6 +20,7 @@ from .origin import inherit
 from .sentence_layout import FILES as SENTENCE_FILES
 from .sentence_layout import pooling_of
 from .tasks import SEVERAL, TASKS, Task
+from .tokenizer_settings import agree, check_vocabulary
 from .untrusted import WEIGHTS, find_weights, no_adapter, read_config, read_json
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
     architecture = (config.get("architectures") or ["none"])[0]
     weights = find_weights(path, architecture)
     checkpoint = Checkpoint(path, config, weights)
+    checkpoint = checkpoint if task is None else checkpoint.for_task(task)
     if task is not None and not checkpoint.has_head(task):
         if task.several and checkpoint.architecture.endswith(task.head) and "problem_type" not in config:
             raise InputError(
@@ -80,6 +82,8 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
     except Exception as error:  # tokenizers raises the bare class; a preprocessor may hold anything
         kind = "preprocessor that is known here" if images else "tokenizer"
         raise InputError(f"{file}: not a {kind} ({error}); is the download whole?") from None
+    if not images:
+        check_vocabulary(path, config, encoder.tokenizer)
     if task is not None and task.writes:
         needs_end(path, encoder, checkpoint.generation)
     return checkpoint
@@ -237,6 +241,8 @@ def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrai
     that knows how long."""
     from .inference import join_ends, not_finite
 
+    if PIXELS not in checkpoint.inputs:
+        agree(checkpoint.path, checkpoint.config, checkpoint.plain_tokenizer_text)
     broken = not_finite(model)
     if broken is not None:
         where = checkpoint.weights[0] if len(checkpoint.weights) == 1 else checkpoint.path

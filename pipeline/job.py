@@ -200,7 +200,7 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: 
     for entry in model.steps:
         stage, settings = entry.stage
         if isinstance(settings, Distill) and settings.student is not None:
-            student = open_checkpoint(settings.student)
+            student = open_checkpoint(settings.student).for_task(task)
             if not task.number and student.has_head(task) and student.labels != checkpoint.labels:
                 raise InputError(f"models: '{model.name}': {settings.student} has other labels than the checkpoint")
             if task.vector and student.width != checkpoint.width:

@@ -146,10 +146,11 @@ def trim(
     with writing(output_dir, "trim") as (target, _):
         model = load(source, kind)
         settings = checked(Trim, {"frequent": frequent, "min_count": min_count})
-        tokenizer = cut(model, source.path / "tokenizer.json", texts, settings)
+        before = source.plain_tokenizer_text
+        tokenizer = cut(model, source.path / "tokenizer.json", [*texts, *source.prompts], settings, before)
         saved = save(model, source, target, tokenizer)
         size = saved.size_mb()
-    changed = "" if held_out is None else f"; {changed_share(source.path / 'tokenizer.json', tokenizer, held_out):.2%}"
+    changed = "" if held_out is None else f"; {changed_share(before, tokenizer, held_out):.2%}"
     said = f"{changed} of the held-out tokens changed" if changed else ""
     out.print(f"{output_dir}: {saved.config['vocab_size']} tokens, {size:.1f} MB{said}", soft_wrap=True)
 
