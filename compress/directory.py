@@ -83,7 +83,7 @@ class Checkpoint:
 
     @property
     def plain_tokenizer_text(self) -> str:
-        """The same without the prompt and the lower-casing of sentence-transformers, whose files are saved beside it."""
+        """The same without the prompt and the lower-casing of sentence-transformers, whose files stay beside it."""
         return settled(self.path, self.config, vectors=False)
 
     @property

@@ -39,8 +39,8 @@ def compare(report: Mapping[str, Any], model: PreTrainedModel, weights: Path, *,
     for name, there, wanted in sorted(map(tuple, report.get("mismatched_keys", ()))):
         if counts(name) and not (vector and name.startswith("pooler.")):
             raise InputError(
-                f"{weights}: '{name}' is {_shape(there)}, and config.json beside it makes it {_shape(wanted)}; these two "
-                "files are not of one model: copy them again from where it was saved"
+                f"{weights}: '{name}' is {_shape(there)}, and config.json beside it makes it {_shape(wanted)}; these "
+                "two files are not of one model: copy them again from where it was saved"
             )
     missing = [k for k in report["missing_keys"] if counts(k) and not (_pooler(k) and (vector or new_head))]
     if missing:

@@ -50,9 +50,7 @@ def types_of(ids: torch.Tensor, separator: int, after: int = 1) -> torch.Tensor:
     return torch.where(marked.sum(1, keepdim=True) > 0, behind, by_count)
 
 
-def _with_types(
-    separator: int, after: int, typed: bool, module: Any, args: tuple, kwargs: dict
-) -> tuple[tuple, dict]:
+def _with_types(separator: int, after: int, typed: bool, module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     ids = args[0] if args else kwargs.get("input_ids")
     if ids is None:  # embeddings are given in their place
         return args, kwargs

@@ -52,13 +52,13 @@ def sentence_settings(path: Path) -> dict:
     name, prompts = about.get("default_prompt_name"), about.get("prompts") or {}
     if name is not None:
         if not isinstance(prompts, dict) or not isinstance(prompts.get(name), str):
-            raise InputError(f"{path / PROMPTS}: 'default_prompt_name' is {name!r}, and 'prompts' has none of that name")
+            raise InputError(f"{path / PROMPTS}: 'default_prompt_name' is {name!r}, and 'prompts' has no such name")
         found["prompt"] = prompts[name]
         pooling = read_json(path / POOLING) if (path / POOLING).is_file() else {}
         if prompts[name] and pooling.get("include_prompt") is False:
             raise InputError(
-                f"{path / POOLING}: 'include_prompt' is false: vectors without the tokens of the default prompt are not "
-                "known here; fine-tune without a prompt, or set it to true"
+                f"{path / POOLING}: 'include_prompt' is false: vectors without the default prompt's tokens are "
+                "not known here; fine-tune without a prompt, or set it to true"
             )
     body = next((read_json(path / file) for file in BODY if (path / file).is_file()), {})
     if body.get("do_lower_case"):

@@ -63,7 +63,9 @@ def settled(path: Path, config: dict, *, vectors: bool) -> str:
         raise InputError(
             f"{path / CONFIG}: 'split_special_tokens' is true, which tokenizer.json cannot say; set it to false"
         )
-    kind = str(settings.get("tokenizer_class") or config.get("tokenizer_class") or OF_KIND.get(config["model_type"], ""))
+    kind = str(
+        settings.get("tokenizer_class") or config.get("tokenizer_class") or OF_KIND.get(config["model_type"], "")
+    )
     kind = kind.removesuffix("Fast")
     if kind in BERT_LIKE:
         _normalizer(data, settings)
@@ -197,8 +199,8 @@ def check_vocabulary(path: Path, config: dict, tokenizer: Any) -> None:
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     if vocabulary.keys() <= special:
         raise InputError(
-            f"{file}: it knows special tokens alone ({', '.join(sorted(vocabulary)[:6])}), so all words are unknown: it "
-            "was made of a directory without a vocabulary; copy it from the model that this one was fine-tuned from"
+            f"{file}: it knows special tokens alone ({', '.join(sorted(vocabulary)[:6])}), so all words are unknown: "
+            "it was made of a directory without a vocabulary; copy it from the model that this one was fine-tuned from"
         )
     if rows is None or max(vocabulary.values()) < rows:
         return

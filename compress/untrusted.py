@@ -39,7 +39,10 @@ NOT_HONOURED: dict[str, tuple[tuple[object, ...], str]] = {
         ("absolute", "rope", "rotary", "alibi", "none"),
         "only transformers 4 computes relative positions of this kind; fine-tune a checkpoint with absolute positions",
     ),
-    "per_layer_config": ((), "layers that differ by config are not supported; take a checkpoint whose layers are equal"),
+    "per_layer_config": (
+        (),
+        "layers that differ by config are not supported; take a checkpoint whose layers are equal",
+    ),
 }
 # Sizes that are relied on elsewhere, where a config has them.
 SIZES = (
@@ -142,8 +145,8 @@ def no_adapter(path: Path) -> None:
             f"Merge it: {merge}"
         )
     raise InputError(
-        f"{files[0]}: an adapter beside {WEIGHTS}, which transformers would add to these weights. Where {WEIGHTS} is the "
-        f"merged model, remove the adapter's files: rm {' '.join(shlex.quote(str(file)) for file in files)} ; where it "
+        f"{files[0]}: an adapter beside {WEIGHTS}, which transformers would add to these weights. Where {WEIGHTS} is "
+        f"the merged model, remove the adapter's files: rm {' '.join(shlex.quote(str(file)) for file in files)} ; where it "
         f"is not, merge it: {merge}"
     )
 
@@ -171,15 +174,18 @@ def find_weights(path: Path, architecture: str = "none") -> tuple[Path, ...]:
 
 
 def _convert(pickles: list[Path], path: Path, architecture: str) -> str:
-    """transformers finds pytorch_model*.bin; a file of another name is read as the state dict that it most likely is."""
+    """transformers finds pytorch_model*.bin; a file of another name is most likely a state dict."""
     if any(file.name.startswith("pytorch_model") for file in pickles):
         return write_again(path, architecture, "safetensors")
     file, kind = str(pickles[0]), architecture if architecture != "none" else "AutoModelForSequenceClassification"
-    return python(
-        f"import torch; from safetensors.torch import save_file as S; w = torch.load({file!r}, map_location='cpu', "
-        f"weights_only=True); w = w.get('state_dict', w); S({{k: v.contiguous().clone() for k, v in w.items()}}, "
-        f"{str(path / WEIGHTS)!r}, metadata={{'format': 'pt'}})"
-    ) + f" (a state dict of {kind} is expected)"
+    return (
+        python(
+            f"import torch; from safetensors.torch import save_file as S; w = torch.load({file!r}, map_location='cpu', "
+            f"weights_only=True); w = w.get('state_dict', w); S({{k: v.contiguous().clone() for k, v in w.items()}}, "
+            f"{str(path / WEIGHTS)!r}, metadata={{'format': 'pt'}})"
+        )
+        + f" (a state dict of {kind} is expected)"
+    )
 
 
 def _check_names(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -22,6 +22,7 @@ from ..export.session import ENGINES
 from .progress import Report
 from .recipe import BASELINE, Model, Recipe, Target
 from .store import Done, key_of
+from .trying import take_longest
 
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
 SCORES = f"{BASELINE}-scores"
@@ -112,8 +113,10 @@ class Job:
         return next(model for model in self.models if model.name == name)
 
 
-def prepare(recipe: Recipe) -> Job:
-    """Open the checkpoint, read all data, and check what can be checked now. Raises InputError."""
+def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
+    """Open the checkpoint, read all data, and check what can be checked now. Raises InputError. `try_models`: load all
+    models too, where PyTorch is installed, and run each on a text of the longest input that it is promised to take.
+    """
     task = TASKS[recipe.task]
     checkpoint = replace(open_checkpoint(recipe.checkpoint, task), max_new_tokens=recipe.max_new_tokens)
     if task.gives_text:
@@ -162,6 +165,15 @@ def prepare(recipe: Recipe) -> Job:
         raise InputError(
             "explain_rows: 'captum' is not installed; it comes with: pip install 'paredown[explain]' (or set it to 0)"
         )
+    if try_models and importable("torch") and importable("transformers"):
+        names = {
+            settings.student
+            for model in recipe.models
+            for settings in chain_of(model).values()
+            if isinstance(settings, Distill) and settings.student is not None
+        }
+        students = [open_checkpoint(name).for_task(task) for name in sorted(names)]
+        take_longest([*teachers, *students], task, checkpoint, recipe, validation)
     return Job(recipe, task, checkpoint, train, validation, test, unlabeled, teachers)
 
 

@@ -41,7 +41,7 @@ def run(recipe: Recipe, run_dir: Path, older: Path | None = None) -> Outcome:
     Raises InputError for bad input, StepError when a step gives no result to be trusted; then there is no bundle.
     """
     run_dir = run_dir.resolve()
-    job = prepare(recipe)
+    job = prepare(recipe, try_models=False)
     with lock(run_dir):
         try:
             return _run(job, run_dir, older)
