@@ -16,6 +16,7 @@ from .encoder import INPUTS, PIXELS, reader_file
 from .errors import InputError, StepError, missing_extra
 from .families import FAMILIES, HALVES, STATIC, WHOLE
 from .generation import needs_end, tell_rules, without_tokenizer
+from .older import for_transformers_4
 from .origin import inherit
 from .sentence_layout import FILES as SENTENCE_FILES
 from .sentence_layout import pooling_of
@@ -136,6 +137,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
                 attn_implementation=attention,
                 ignore_mismatched_sizes=True,  # `compare` names them
                 output_loading_info=True,
+                **_without_nulls(path),
             )
         except Exception as error:  # shapes, dtypes, configs: from_pretrained has a class for each
             raise InputError(f"{path}: does not load: {' '.join(str(error).split())[:300]}") from None
@@ -174,6 +176,7 @@ def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: 
     inherit(source.path, out)
     if tokenizer_json is not None:
         _write_tokenizer(out, tokenizer_json)
+    for_transformers_4(out)
     return open_checkpoint(out)
 
 
@@ -187,7 +190,8 @@ def _whole(model: PreTrainedModel, weights: dict) -> dict:
 def _write_tokenizer(out: Path, tokenizer_json: str) -> None:
     """tokenizer.json, and the other files of a tokenizer brought in line with it."""
     (out / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
-    (out / "vocab.txt").unlink(missing_ok=True)
+    for name in ("vocab.txt", "added_tokens.json"):  # numbers of the tokens before they were trimmed
+        (out / name).unlink(missing_ok=True)
     path = out / "tokenizer_config.json"
     if path.is_file():
         settings = read_json(path)
@@ -210,12 +214,16 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
     quiet = transformers.utils.logging
     level = quiet.get_verbosity()
     quiet.set_verbosity_error()
-    head = {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {name: i for i, name in enumerate(labels)},
-        "problem_type": SEVERAL if task.several else "regression" if task.number else None,
-    }
+    head: dict = (
+        {}
+        if task.vector
+        else {
+            "num_labels": len(labels),
+            "id2label": dict(enumerate(labels)),
+            "label2id": {name: i for i, name in enumerate(labels)},
+            "problem_type": SEVERAL if task.several else "regression" if task.number else None,
+        }
+    )
     try:
         model, report = getattr(transformers, task.auto_class).from_pretrained(
             checkpoint.path,
@@ -225,7 +233,7 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            **({} if task.vector else head),
+            **(_without_nulls(checkpoint.path, **head) or head),
         )
     except Exception as error:  # shapes, dtypes, configs: from_pretrained has a class for each
         raise InputError(f"{checkpoint.path}: does not load: {' '.join(str(error).split())[:300]}") from None
@@ -233,6 +241,18 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
         quiet.set_verbosity(level)
     compare(report, model, checkpoint.path / WEIGHTS, new_head=True, vector=task.vector)
     return _told(model, checkpoint, task)
+
+
+def _without_nulls(path: Path, **more: object) -> dict:
+    """`config` for from_pretrained where config.json has a null that transformers does not read as absent; else
+    nothing. `more`: what the config is to say beside."""
+    from transformers import CONFIG_MAPPING
+
+    raw = read_json(path / "config.json")
+    if raw.get("auto_map", "") is not None:
+        return {}
+    raw = {key: value for key, value in raw.items() if key != "auto_map"}
+    return {"config": CONFIG_MAPPING[raw["model_type"]].from_dict(raw, **more)}
 
 
 def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:

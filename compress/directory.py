@@ -17,7 +17,7 @@ from .questions import ENDS
 from .sentence_layout import FILES as SENTENCE_FILES
 from .sentence_layout import sentence_settings
 from .tasks import SEVERAL, TASKS, Task
-from .tokenizer_settings import settled
+from .tokenizer_settings import own_length, settled
 
 STRUCTURE = "structure.json"
 TOKENIZER_FILES = (
@@ -172,11 +172,11 @@ class Checkpoint:
         return sum(path.stat().st_size for path in self.files) / 1e6
 
     def encoder(self, max_length: int | None = None) -> Encoder:
-        """The checkpoint's tokenizer, cut at `max_length` tokens or at the longest input it can take; its preprocessor,
-        where it sees images."""
+        """The checkpoint's tokenizer, cut at `max_length` tokens or at the longest input it can take (None: or the
+        tokenizer's own `model_max_length`); its preprocessor, where it sees images."""
         if PIXELS in self.inputs:
             return self._image_encoder()
-        longest = min(max_length or self.positions, self.positions)
+        longest = min(max_length or own_length(self.path) or self.positions, self.positions)
         return Encoder(self.path / "tokenizer.json", longest, self.pad_id, self.tokenizer_text, marks=self.pairs)
 
     def _image_encoder(self) -> Encoder:

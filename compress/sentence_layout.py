@@ -64,7 +64,7 @@ def sentence_settings(path: Path) -> dict:
     if body.get("do_lower_case"):
         found["lower"] = True
     longest = body.get("max_seq_length")
-    if longest is None and (path / TOKENIZER).is_file():
+    if longest is None and (path / TOKENIZER).is_file():  # as sentence-transformers does
         longest = read_json(path / TOKENIZER).get("model_max_length")
     if isinstance(longest, int | float) and 1 <= longest < 10**8:
         found["longest"] = int(longest)

@@ -77,6 +77,12 @@ def settled(path: Path, config: dict, *, vectors: bool) -> str:
     return _with_tokens(text, data, settings, named, added, path)
 
 
+def own_length(path: Path) -> int | None:
+    """`model_max_length` of tokenizer_config.json, tokens; None where it says none."""
+    said = read_json(path / CONFIG).get("model_max_length") if (path / CONFIG).is_file() else None
+    return int(said) if isinstance(said, int | float) and 1 <= said < 10**8 else None
+
+
 def _truncation(data: dict, settings: dict) -> None:
     side = settings.get("truncation_side")
     if side not in ("left", "right"):

@@ -144,10 +144,10 @@ def no_adapter(path: Path) -> None:
             f"{files[0]}: an adapter of '{base or 'another model'}' that is not merged; a checkpoint has all weights. "
             f"Merge it: {merge}"
         )
+    remove = f"rm {' '.join(shlex.quote(str(file)) for file in files)}"
     raise InputError(
         f"{files[0]}: an adapter beside {WEIGHTS}, which transformers would add to these weights. Where {WEIGHTS} is "
-        f"the merged model, remove the adapter's files: rm {' '.join(shlex.quote(str(file)) for file in files)} ; where it "
-        f"is not, merge it: {merge}"
+        f"the merged model, remove the adapter's files: {remove} ; where it is not, merge it: {merge}"
     )
 
 

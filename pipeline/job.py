@@ -22,7 +22,7 @@ from ..export.session import ENGINES
 from .progress import Report
 from .recipe import BASELINE, Model, Recipe, Target
 from .store import Done, key_of
-from .trying import take_longest
+from .trying import same_length, take_longest
 
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
 SCORES = f"{BASELINE}-scores"
@@ -143,10 +143,10 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     for model in recipe.models:
         _check_kind(model, kind)
         _check_layers(model, checkpoint.depth)
-        _check_lessons(model, checkpoint, task, unlabeled=unlabeled is not None)
+        _check_lessons(model, checkpoint, task, recipe.max_length, unlabeled=unlabeled is not None)
     if not len(train.begins) and any(isinstance(s, Finetune) for m in recipe.models for s in chain_of(m).values()):
         raise InputError(f"{train.source}: finetune learns from pairs, and these are single texts")
-    teachers = (checkpoint, *(_teacher(source, checkpoint, task) for source in recipe.teachers))
+    teachers = (checkpoint, *(_teacher(source, checkpoint, task, recipe.max_length) for source in recipe.teachers))
     encoder = checkpoint.encoder(recipe.max_length)
     for rows in (train, validation, test):
         if rows is not None:
@@ -177,7 +177,7 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     return Job(recipe, task, checkpoint, train, validation, test, unlabeled, teachers)
 
 
-def _teacher(source: str, checkpoint: Checkpoint, task: Task) -> Checkpoint:
+def _teacher(source: str, checkpoint: Checkpoint, task: Task, max_length: int) -> Checkpoint:
     teacher = open_checkpoint(source, task)
     if not task.number and sorted(teacher.labels) != sorted(checkpoint.labels):
         raise InputError(
@@ -189,6 +189,8 @@ def _teacher(source: str, checkpoint: Checkpoint, task: Task) -> Checkpoint:
             f"teachers: {source} cuts text into other tokens than the checkpoint; {task.name} compares "
             "answers token by token"
         )
+    if task.token_by_token:
+        same_length("teachers", checkpoint, teacher, max_length)
     return teacher
 
 
@@ -205,7 +207,7 @@ def _check_kind(model: Model, kind: str) -> None:
             )
 
 
-def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: bool) -> None:
+def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length: int, unlabeled: bool) -> None:
     """A student from elsewhere opens, the losses inside the models are off when it cuts text into other tokens, each
     architecture can be cut so, and there are the rows that each step learns from."""
     same_tokens, narrowed, kind = True, False, checkpoint.config.get("model_type", "")
@@ -230,6 +232,8 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: 
                     f"models: '{model.name}': {settings.student} cuts text into other tokens than the checkpoint; "
                     f"{task.name} compares answers token by token"
                 )
+            if same_tokens and (task.token_by_token or settings.hidden_weight or settings.relation_weight):
+                same_length(f"models: '{model.name}'", checkpoint, student, max_length)
             narrowed, kind = True, student.config.get("model_type", "")
         narrowed = narrowed or (isinstance(settings, Distill) and settings.width is not None)
         try:

@@ -250,12 +250,19 @@ def distill(
             )
     texts = [*data.texts, *more]
     learner = elsewhere or source
-    ids = data_module.encode(learner.encoder(max_length), data) + learner.encoder(max_length).ids(list(more))
+    # a teacher that reads the student's own tokens is given no more of them than it takes
+    shared = min([max_length, *(t.positions for t in (source, *others) if _same_tokens(t, learner))])
+    ids = data_module.encode(learner.encoder(shared), data) + learner.encoder(shared).ids(list(more))
 
     def scores_of(lines: list[str]) -> np.ndarray | None:
         if kind.goes_on:  # too many to keep
             return None
-        return mean_scores([(load(t, kind), t.encoder(max_length).ids(lines)) for t in (source, *others)])
+        return mean_scores(
+            [
+                (load(t, kind), t.encoder(shared if _same_tokens(t, learner) else max_length).ids(lines))
+                for t in (source, *others)
+            ]
+        )
 
     with writing(output_dir, "distill") as (target, report):
         report(0.0, f"scoring {len(texts)} rows")
@@ -266,7 +273,7 @@ def distill(
             pupil = load(elsewhere, kind) if elsewhere else student_of(model, settings, ids)
         judged = None
         if patience and held_out is not None:
-            encoder = learner.encoder(max_length)
+            encoder = learner.encoder(shared)
             wanted = scores_of(list(held_out.texts))
             judged = encoder.ids(held_out.texts), kind.taught(held_out, encoder) if wanted is None else wanted
         heal(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)

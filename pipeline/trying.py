@@ -33,3 +33,13 @@ def take_longest(
             takes_longest(partial(forward, model), row, encoder, task, str(source.path))
         except StepError as error:
             raise InputError(str(error).removeprefix("parity: ")) from None
+
+
+def same_length(where: str, checkpoint: Checkpoint, other: Checkpoint, max_length: int) -> None:
+    """InputError where one of two models that are compared token by token takes fewer tokens than the other."""
+    ours, theirs = (min(max_length, each.positions) for each in (checkpoint, other))
+    if ours != theirs:
+        raise InputError(
+            f"{where}: of max_length {max_length} the checkpoint takes {ours} tokens and {other.path} {theirs}, and they "
+            f"are compared token by token; set max_length: {min(ours, theirs)}"
+        )
