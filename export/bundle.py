@@ -95,7 +95,11 @@ def write_bundle(
     for file in artifact.files:
         shutil.copyfile(artifact.path / file, out / "model" / file)
     reader, images = encoder_module.reader_file(artifact.inputs), encoder_module.PIXELS in artifact.inputs
-    shutil.copyfile(artifact.path / reader, out / reader)
+    side = "right"
+    if images:
+        shutil.copyfile(artifact.path / reader, out / reader)
+    else:
+        side = _write_tokenizer(artifact.path / reader, out / reader, artifact.max_length)
     code_files = [*(Path(str(module.__file__)) for module in CODE), *[IMAGES_CODE] * images]
     for code in (*code_files, SCHEMA_FILE, *extra_files):
         shutil.copyfile(code, out / code.name)
@@ -121,7 +125,7 @@ def write_bundle(
         **({"generation": rules} if rules else {}),
         "max_length": artifact.max_length,
         "pad_id": artifact.pad_id,
-        "length_policy": {"truncate": "right", "pad": "right", "pad_to": list(artifact.lengths) or "longest"},
+        "length_policy": {"truncate": side, "pad": "right", "pad_to": list(artifact.lengths) or "longest"},
         "batch_size": artifact.batch_size,
         "golden": "golden.json",
         "requirements": requirements,
@@ -156,6 +160,17 @@ def write_bundle(
     write_manifest(out, manifest)
     read_manifest(out)  # what is written can be read
     return out
+
+
+def _write_tokenizer(source: Path, target: Path, max_length: int) -> str:
+    """tokenizer.json as it is used: cut at `max_length` tokens and not padded, for applications that read nothing else
+    of the bundle. Returns the side that is cut, "right" or "left"."""
+    data = json.loads(source.read_text(encoding="utf-8"))
+    side = (data.get("truncation") or {}).get("direction", "Right")
+    data["truncation"] = {"direction": side, "max_length": max_length, "strategy": "LongestFirst", "stride": 0}
+    data["padding"] = None
+    target.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    return side.lower()
 
 
 def _locked(requirements: dict[str, str], environment: Sequence[Installed]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 if __package__:
     from ..compress.decode import Decoder
-    from ..compress.encoder import Encoder, encoder_of, reader_file
+    from ..compress.encoder import MARKED, Encoder, encoder_of, reader_file
     from ..compress.greedy import writer
     from .manifest import MANIFEST, BundleError, check_files, models_of, read_manifest
     from .session import CannotRunHere, Session, open_session, padded
@@ -21,7 +21,7 @@ else:
     sys.dont_write_bytecode = True  # a bundle stays as it was packed
     try:
         from decode import Decoder  # pyright: ignore[reportMissingImports]
-        from encoder import Encoder, encoder_of, reader_file  # pyright: ignore[reportMissingImports]
+        from encoder import MARKED, Encoder, encoder_of, reader_file  # pyright: ignore[reportMissingImports]
         from greedy import writer  # pyright: ignore[reportMissingImports]
         from manifest import (  # pyright: ignore[reportMissingImports]
             MANIFEST,
@@ -97,7 +97,8 @@ def cpu_flags() -> set[str]:
 def open_encoder(bundle: Path, manifest: dict) -> Encoder:
     """The bundle's tokenizer, or its preprocessor of images. Check the files first."""
     try:
-        return encoder_of(bundle, manifest["inputs"], manifest["max_length"], manifest["pad_id"])
+        marks = bool(manifest["source"]["details"].get(MARKED))
+        return encoder_of(bundle, manifest["inputs"], manifest["max_length"], manifest["pad_id"], marks=marks)
     except Exception as error:
         raise BundleError(f"{reader_file(manifest['inputs'])} does not open here: {_line(error)}") from None
 

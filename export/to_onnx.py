@@ -22,7 +22,7 @@ from ..compress.errors import InputError, StepError, missing_extra
 from ..compress.families import FAMILIES, HALVES, STATIC, WHOLE, supported
 from ..compress.int8_cost import Judge
 from ..compress.tasks import Task
-from .artifact import WEIGHTS_ONLY, Artifact
+from .artifact import WEIGHTS_ONLY, Artifact, marks_of
 from .causal import decoder_onnx
 from .halves import DECODER, ENCODER, generation_of, of_calls, plain_decoder, recorded, trace
 from .machine import has_int8_isa
@@ -212,7 +212,7 @@ def artifact_of(
         max_length=encoder.max_length,
         pad_id=checkpoint.pad_id,
         source=checkpoint.digest,
-        details=details,
+        details=details | marks_of(encoder),
         generation=generation_of(checkpoint, task, files),
     ).write()
 

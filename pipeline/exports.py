@@ -214,7 +214,8 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
     Rounding turns near ties, of which random tokens have many: there, answers count for fp32 alone.
     """
     from ..compress.inference import forward
-    from ..export.parity import compare, departure, gate, stand_in, tolerance_of
+    from ..compress.outputs import spread
+    from ..export.parity import compare, departure, gate, longest_row, stand_in, takes_longest, tolerance_of
 
     rows = judged or _random_rows(artifact)
     said = ""
@@ -225,7 +226,8 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
         if session is None:
             return f"not compared with the checkpoint: {reason}"
         said = f"{reason}; of its ONNX graph on this CPU, "
-    theirs = run_rows(partial(forward, load(source, task)), rows, source.pad_id, task.output)
+    reference, encoder = partial(forward, load(source, task)), artifact.encoder()
+    theirs = run_rows(reference, rows, source.pad_id, task.output)
     ours = run_rows(session, rows, source.pad_id, task.output)
     parity = compare(ours, theirs, None, task, list(map(len, rows)))  # nobody knows what is right
     limits = tolerance_of(task, artifact.precision)
@@ -233,6 +235,9 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
         limits = replace(limits, min_agreement=0.0)
     where = partial(departure, plain, artifact, artifact.encoder().pad(rows[:8]))
     gate(parity, limits, artifact.name, artifact.precision, where)
+    row, unit = longest_row(encoder, (), second=bool(task.columns.second)), spread(theirs) if task.has_unit else 1.0
+    wanted = takes_longest(reference, row, encoder, task, str(source.path))
+    takes_longest(session, row, encoder, task, artifact.name, wanted, limits, unit)
     if task.writes:
         return f"{parity.agreement:.1%} of the texts are the checkpoint's, of {len(rows)} rows"
     where_from = (

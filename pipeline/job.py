@@ -23,6 +23,7 @@ from ..export.session import ENGINES
 from .progress import Report
 from .recipe import BASELINE, Model, Precision, Recipe, Runtime, Target
 from .store import Done, key_of
+from .trying import same_length, take_longest
 
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
 SCORES = f"{BASELINE}-scores"
@@ -142,8 +143,10 @@ class Job:
         return next(model for model in self.models if model.name == name)
 
 
-def prepare(recipe: Recipe) -> Job:
-    """Open the checkpoint, read all data, and check what can be checked now. Raises InputError."""
+def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
+    """Open the checkpoint, read all data, and check what can be checked now. Raises InputError. `try_models`: load all
+    models too, where PyTorch is installed, and run each on a text of the longest input that it is promised to take.
+    """
     task = TASKS[recipe.task]
     checkpoint = replace(open_checkpoint(recipe.checkpoint, task), max_new_tokens=recipe.max_new_tokens)
     origin_files(checkpoint.path)  # refused now where a link leads out
@@ -170,10 +173,10 @@ def prepare(recipe: Recipe) -> Job:
     for model in recipe.models:
         _check_kind(model, kind)
         _check_layers(model, checkpoint.depth)
-        _check_lessons(model, checkpoint, task, unlabeled=unlabeled is not None)
+        _check_lessons(model, checkpoint, task, recipe.max_length, unlabeled=unlabeled is not None)
     if not len(train.begins) and any(isinstance(s, Finetune) for m in recipe.models for s in chain_of(m).values()):
         raise InputError(f"{train.source}: finetune learns from pairs, and these are single texts")
-    teachers = (checkpoint, *(_teacher(source, checkpoint, task) for source in recipe.teachers))
+    teachers = (checkpoint, *(_teacher(source, checkpoint, task, recipe.max_length) for source in recipe.teachers))
     encoder = checkpoint.encoder(recipe.max_length)
     for rows in (train, validation, test):
         if rows is not None:
@@ -192,12 +195,21 @@ def prepare(recipe: Recipe) -> Job:
         raise InputError(
             "explain_rows: 'captum' is not installed; it comes with: pip install 'paredown[explain]' (or set it to 0)"
         )
+    if try_models and importable("torch") and importable("transformers"):
+        names = {
+            settings.student
+            for model in recipe.models
+            for settings in chain_of(model).values()
+            if isinstance(settings, Distill) and settings.student is not None
+        }
+        students = [open_checkpoint(name).for_task(task) for name in sorted(names)]
+        take_longest([*teachers, *students], task, checkpoint, recipe, validation)
     return Job(
         recipe, task, checkpoint, train, validation, test, unlabeled, teachers, splits.notes, splits.certificate
     )  # fmt: skip
 
 
-def _teacher(source: str, checkpoint: Checkpoint, task: Task) -> Checkpoint:
+def _teacher(source: str, checkpoint: Checkpoint, task: Task, max_length: int) -> Checkpoint:
     teacher = open_checkpoint(source, task)
     if not task.number and sorted(teacher.labels) != sorted(checkpoint.labels):
         raise InputError(
@@ -209,6 +221,8 @@ def _teacher(source: str, checkpoint: Checkpoint, task: Task) -> Checkpoint:
             f"teachers: {source} cuts text into other tokens than the checkpoint; {task.name} compares "
             "answers token by token"
         )
+    if task.token_by_token:
+        same_length("teachers", checkpoint, teacher, max_length)
     return teacher
 
 
@@ -225,14 +239,14 @@ def _check_kind(model: Model, kind: str) -> None:
             )
 
 
-def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: bool) -> None:
+def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length: int, unlabeled: bool) -> None:
     """A student from elsewhere opens, the losses inside the models are off when it cuts text into other tokens, each
     architecture can be cut so, and there are the rows that each step learns from."""
     same_tokens, narrowed, kind = True, False, checkpoint.config.get("model_type", "")
     for entry in model.steps:
         stage, settings = entry.stage
         if isinstance(settings, Distill) and settings.student is not None:
-            student = open_checkpoint(settings.student)
+            student = open_checkpoint(settings.student).for_task(task)
             if not task.number and student.has_head(task) and student.labels != checkpoint.labels:
                 raise InputError(f"models: '{model.name}': {settings.student} has other labels than the checkpoint")
             if task.vector and student.width != checkpoint.width:
@@ -250,6 +264,8 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: 
                     f"models: '{model.name}': {settings.student} cuts text into other tokens than the checkpoint; "
                     f"{task.name} compares answers token by token"
                 )
+            if same_tokens and (task.token_by_token or settings.hidden_weight or settings.relation_weight):
+                same_length(f"models: '{model.name}'", checkpoint, student, max_length)
             narrowed, kind = True, student.config.get("model_type", "")
         narrowed = narrowed or (isinstance(settings, Distill) and settings.width is not None)
         try:

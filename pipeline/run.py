@@ -58,7 +58,7 @@ def run(recipe: Recipe, run_dir: Path, older: Path | None = None) -> Outcome:
     earlier run has published stays as it was.
     """
     run_dir = run_dir.resolve()
-    job = prepare(recipe)
+    job = prepare(recipe, try_models=False)
     tell(job.notes)
     with lock(run_dir):
         try:

@@ -151,10 +151,11 @@ def trim(
     with writing(output_dir, "trim") as (target, _):
         model = load(source, kind)
         settings = checked(Trim, {"frequent": frequent, "min_count": min_count})
-        tokenizer = cut(model, source.path / "tokenizer.json", texts, settings)
+        before = source.plain_tokenizer_text
+        tokenizer = cut(model, source.path / "tokenizer.json", [*texts, *source.prompts], settings, before)
         saved = save(model, source, target, tokenizer)
         size = saved.size_mb()
-    changed = "" if held_out is None else f"; {changed_share(source.path / 'tokenizer.json', tokenizer, held_out):.2%}"
+    changed = "" if held_out is None else f"; {changed_share(before, tokenizer, held_out):.2%}"
     said = f"{changed} of the held-out tokens changed" if changed else ""
     out.print(f"{output_dir}: {saved.config['vocab_size']} tokens, {size:.1f} MB{said}", soft_wrap=True)
 
@@ -255,12 +256,19 @@ def distill(
             )
     texts = [*data.texts, *more]
     learner = elsewhere or source
-    ids = data_module.encode(learner.encoder(max_length), data) + learner.encoder(max_length).ids(list(more))
+    # a teacher that reads the student's own tokens is given no more of them than it takes
+    shared = min([max_length, *(t.positions for t in (source, *others) if _same_tokens(t, learner))])
+    ids = data_module.encode(learner.encoder(shared), data) + learner.encoder(shared).ids(list(more))
 
     def scores_of(lines: list[str]) -> np.ndarray | None:
         if kind.goes_on:  # too many to keep
             return None
-        return mean_scores([(load(t, kind), t.encoder(max_length).ids(lines)) for t in (source, *others)])
+        return mean_scores(
+            [
+                (load(t, kind), t.encoder(shared if _same_tokens(t, learner) else max_length).ids(lines))
+                for t in (source, *others)
+            ]
+        )
 
     with writing(output_dir, "distill") as (target, report):
         report(0.0, f"scoring {len(texts)} rows")
@@ -271,7 +279,7 @@ def distill(
             pupil = load(elsewhere, kind) if elsewhere else student_of(model, settings, ids)
         judged = None
         if patience and held_out is not None:
-            encoder = learner.encoder(max_length)
+            encoder = learner.encoder(shared)
             wanted = scores_of(list(held_out.texts))
             judged = encoder.ids(held_out.texts), kind.taught(held_out, encoder) if wanted is None else wanted
         heal(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)

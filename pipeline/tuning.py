@@ -133,7 +133,8 @@ def tune(
     task: TaskOption = "text-classification",
 ) -> None:
     """Search for fine-tuning settings; run it again to go on. tune.json has trials and what each knob is worth."""
-    kind, source = task_named(task), open_checkpoint(checkpoint)
+    kind = task_named(task)
+    source = open_checkpoint(checkpoint).for_task(kind)
     if kind.vector:
         raise InputError(f"--task {task}: tune holds rows of one text out, and these are pairs; finetune is")
     if kind.goes_on:

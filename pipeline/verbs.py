@@ -74,7 +74,7 @@ def answering(checkpoint: Checkpoint, task: Task, max_new_tokens: int | None) ->
     """The checkpoint, its texts so many tokens long at most; InputError for a task that has none."""
     if max_new_tokens and not task.gives_text:
         raise InputError(f"--max-new-tokens: for a task whose answer is a text, not {task.name}")
-    return replace(checkpoint, max_new_tokens=max_new_tokens)
+    return replace(checkpoint.for_task(task), max_new_tokens=max_new_tokens)
 
 
 def about_words(task: Task, what: str) -> None:

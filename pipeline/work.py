@@ -53,7 +53,7 @@ def compress(
     all_cores()
     source, seed = checkpoint_after(job, before, done), job.recipe.seed
     if isinstance(settings, Distill) and settings.student is not None:
-        source = open_checkpoint(settings.student)
+        source = open_checkpoint(settings.student).for_task(job.task)
         if job.task.gives_text:
             source = replace(source, max_new_tokens=job.checkpoint.generation["max_new_tokens"])
     model = _student(source, job) if isinstance(settings, Distill) else load(source, job.task)
@@ -78,8 +78,10 @@ def compress(
         share = _stopwatch(job, source, settings.target).share if settings.timed else None
         result = prune(model, sample, settings, table=table, time_share=share, progress=report).to_json()
     if isinstance(settings, Trim):
-        tokenizer = trim(model, source.path / "tokenizer.json", all_texts(job), settings)
-        result["changed_tokens"] = changed_share(source.path / "tokenizer.json", tokenizer, job.validation.texts)
+        uncut = source.plain_tokenizer_text
+        texts = [*all_texts(job), *source.prompts]
+        tokenizer = trim(model, source.path / "tokenizer.json", texts, settings, uncut)
+        result["changed_tokens"] = changed_share(uncut, tokenizer, job.validation.texts)
     if isinstance(settings, Heal):  # the teacher is the checkpoint as it came, however many steps lie between
         teacher = load(job.checkpoint, job.task)
         if isinstance(settings, Static):
