@@ -238,6 +238,10 @@ def _one_process(
                 left += more * (time.monotonic() - began) / done * total
                 what = "" if process < settings.processes else "the control does not contain 1: measuring longer, "
                 report(done / total, f"{what}round {turn + 1} of {settings.rounds}, {left:.0f} s left")
+    except BaseException:  # an interrupt too: whoever waits for it gets no answers any more
+        for worker in workers.values():
+            worker.process.kill()
+        raise
     finally:
         for worker in workers.values():
             worker.stop()

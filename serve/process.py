@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import ssl
 import time
@@ -28,6 +29,7 @@ log = logging.getLogger("paredown")
 # gets an answer. Turns, not seconds: a process that the machine lets wait for its turn has read nothing meanwhile.
 UNREADY_TURNS = 4
 CLOSE_S = 5  # seconds for the last answers to leave
+INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 OPEN_PER_REQUEST = 4  # connections that may be open, for each request that may be under way
 
 
@@ -42,10 +44,12 @@ class Server(uvicorn.Server):
         self.parent = os.getppid() if settings.workers > 1 else None
         self.drain_begin: float | None = None
         self.drain_turns = 0
+        self.interrupted = False  # by SIGINT: Ctrl+C
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.drain_begin is not None:
             self.should_exit = True  # asked twice
+        self.interrupted = self.interrupted or sig == signal.SIGINT
         self.gate.draining = True
         self.drain_begin = self.drain_begin or time.monotonic()
 
@@ -87,8 +91,9 @@ def check_tls(settings: Settings) -> None:
         raise InputError(f"--tls-cert {settings.tls_cert}, --tls-key {settings.tls_key}: {error.strerror}") from None
 
 
-def run(settings: Settings, listener: socket.socket, directory: Path | None = None) -> None:
-    """Serve until SIGTERM or SIGINT. `directory`: where the workers of one server meet; None for one process.
+def run(settings: Settings, listener: socket.socket, directory: Path | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; 0, or 130 after SIGINT. `directory`: where the workers of one server meet; None
+    for one process.
 
     Raises BundleError or InputError before anything is served.
     """
@@ -120,8 +125,10 @@ def run(settings: Settings, listener: socket.socket, directory: Path | None = No
     log.info("serving", extra={"fields": {"url": where, "models": sorted(models.found), "pid": os.getpid()}})
     if not (settings.local or settings.api_key):
         log.warning("anyone who reaches this address may use the models: set PAREDOWN_API_KEY")
-    Server(config, settings, gate).run(sockets=[listener])
+    server = Server(config, settings, gate)
+    server.run(sockets=[listener])
     log.info("stopped", extra={"fields": {"pid": os.getpid()}})
+    return INTERRUPTED if server.interrupted else 0
 
 
 def address(settings: Settings, listener: socket.socket) -> str:
