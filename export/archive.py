@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -270,6 +270,17 @@ def unpacked(bundle: Path, seconds: float | None = None) -> Iterator[Path]:
             yield unpack(bundle, Path(scratch) / "bundle", seconds)
     else:
         raise InputError(f"{bundle}: no such bundle; it is a directory with {MANIFEST}, or its .tar.gz")
+
+
+def copy_tree(source: Path, out: Path, copy: Callable[[Path, Path], object] = shutil.copyfile) -> None:
+    """All files below `source`, in new directories: a copy of what may not be written may be."""
+    for file in sorted(source.rglob("*")):
+        target = out / file.relative_to(source)
+        if file.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy(file, target)
 
 
 def _copy(stream: _Stream, member: Member, target: Path) -> None:

@@ -10,6 +10,7 @@ import ctypes
 import functools
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ import numpy as np
 
 # OpenVINO tells Google Analytics of every import, and forks this process to do it; without this package it does not.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+# ONNX Runtime sends events to Microsoft, and keeps a device id in the home directory; it asks for this when imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 Session = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 

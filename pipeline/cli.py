@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import Abort, TyperException
 
-from ..compress.errors import InputError, StepError, printable, said
+from ..compress.errors import InputError, StepError, missing_extra, printable, said
 from ..export.manifest import BundleError
 from . import (
     augmenting,
@@ -28,6 +32,7 @@ from . import (
     tuning,
 )
 from .bundles import BundlePath
+from .extras import extra_of
 from .progress import tell
 from .verbs import TaskOption, task_named
 
@@ -47,32 +52,97 @@ app.add_typer(bundles.app)
 app.add_typer(robustness.app)
 app.add_typer(explaining.app)
 app.add_typer(serving.app)
+INTERRUPTED, BROKEN_PIPE = 130, 141  # as shells have it: 128 + SIGINT, 128 + SIGPIPE
 out = Console(width=None if sys.stdout.isatty() else 150, markup=False)
 
 
+# Interrupted by Ctrl+C: what the same command does when it is given again; that of any other starts from the beginning.
+RESUMED = {
+    "run": "finished steps are kept in the run directory, and the same command continues after them",
+    "tune": "finished trials are kept beside the output directory, and the same command continues after them",
+    "serve": "requests that were under way have been answered",
+}
+# What a user can mend about a file or a disk; any other OSError is a bug.
+OF_FILES = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG,
+    errno.EMFILE, errno.ESTALE, errno.EFBIG,
+)  # fmt: skip
+
+
 def main() -> None:
-    """Run a command; errors that the user can mend are one line. 2: bad input, 1: no result to be trusted."""
+    """Run a command; errors that the user can mend are one line. 2: bad input, 1: no result to be trusted, 130:
+    interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may not know every letter of a text
     try:
-        app(standalone_mode=False)
+        code = _command()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as error:  # who read the output wants no more of it; typer and rich exit then
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        _close_quietly()
+        sys.exit(BROKEN_PIPE)
+    if code:
+        sys.exit(code)
+
+
+def _command() -> int:
+    """The exit code of the command that was given."""
+    try:
+        code = app(standalone_mode=False)  # typer makes an exit code of KeyboardInterrupt
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        return code if isinstance(code, int) else 0
     except TyperException as error:  # an unknown option, a value of the wrong kind
         message = " ".join(error.format_message().split())
         if message:  # empty after the help that a bare `paredown` prints
-            print(said(message), file=sys.stderr)
-        sys.exit(2)
+            _say(said(message))
+        return 2
     except Abort:
-        sys.exit(130)
+        return INTERRUPTED
     except InputError as error:
-        print(said(error), file=sys.stderr)
-        sys.exit(2)
+        _say(said(error))
+        return 2
     except (StepError, BundleError) as error:
-        print(said(error), file=sys.stderr)
-        sys.exit(1)
+        _say(said(error))
+        return 1
     except MemoryError as error:
-        print(said(f"too little memory: {error or 'no more is given to this process'}"), file=sys.stderr)
-        sys.exit(1)
+        _say(said(f"too little memory: {error or 'no more is given to this process'}"))
+        return 1
+    except ModuleNotFoundError as error:
+        extra = extra_of(error.name or "")
+        if extra is None:
+            raise
+        _say(said(missing_extra((error.name or "").partition(".")[0], extra)))
+        return 2
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno not in OF_FILES:
+            raise
+        _say(said(f"{error.filename or 'a file'}: {error.strerror}"))
+        return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        name = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+        _say(
+            f"stopped by Ctrl+C; {RESUMED.get(name, 'nothing is kept, and the same command starts from the beginning')}"
+        )
+        return INTERRUPTED
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _close_quietly() -> None:
+    """Keep Python from writing to a pipe that is closed once more, when it ends."""
+    silent = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(silent, stream.fileno())
 
 
 @app.command()
@@ -174,7 +244,13 @@ def predict(
         for i, answer in enumerate(answers):
             row = {"image": image[i]} if image else {"text": (text or ())[i]}
             row |= {"text_pair": pairs[i]} if pairs else {}
-            print(printable(json.dumps({**row, **answer}, ensure_ascii=False)))
+            known = reads_unicode(sys.stdout.encoding)
+            print(printable(json.dumps({**row, **answer}, ensure_ascii=not known)))
+
+
+def reads_unicode(encoding: str | None) -> bool:
+    """Whether a stream of this encoding takes every letter, so that JSON need not escape any."""
+    return (encoding or "").lower().replace("-", "").replace("_", "").startswith("utf")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..compress.checkpoint import Checkpoint, load, save
 from ..compress.data import Rows
 from ..compress.encoder import run_rows
 from ..compress.errors import InputError
+from ..compress.labels import LabelColumn, canonical, is_number
 from ..compress.settings import Finetune, Update
 from ..compress.splits import apart, certified, held_out, repeats
 from ..compress.tasks import Task
@@ -42,9 +44,8 @@ def read_arrivals(
     label: str | None = None,
 ) -> NewRows:
     """Read new rows; a fifth of them is held out when no `validation` is given. Raises InputError."""
-    numbers = [str(i) for i in range(len(known))]
     found = data_module.label_names(new, label, task.columns) if task.columns.named else ()
-    more = [name for name in found if name not in known and name not in numbers]
+    more = new_labels(known, found, new)
     if more and task.several:
         raise InputError(
             f"{new}: the label '{more[0]}' is new, and the old rows do not say which of them have it too: label "
@@ -60,6 +61,24 @@ def read_arrivals(
         raise InputError(f"{new}: one row to learn and one to judge on are needed; give new rows to judge on")
     held = replace(held, source=f"{train.source} (a fifth, held out)")
     return NewRows(labels, kept, held, read(test) if test else None)
+
+
+def new_labels(known: Sequence[str], found: Sequence[str], source: str) -> list[str]:
+    """Those of the labels `found` in new rows that are neither names nor indices of known ones.
+
+    InputError for a number that can be an index and a name.
+    """
+    column = LabelColumn(known, "label")
+    more = [name for name in found if column.named(name) is None]
+    indices = [name for name in more if column.index(name) is not None]
+    numeric = any(is_number(canonical(name.strip())) for name in (*known, *(n for n in more if n not in indices)))
+    if indices and numeric:
+        raise InputError(
+            f"{source}: '{indices[0]}' is a new label, or the index of '{known[column.index(indices[0]) or 0]}'; names "
+            f"of labels here are numbers too ({', '.join([*known, *more][:6])}): write known labels by their names, "
+            "and give new ones names that are no numbers"
+        )
+    return [name for name in more if name not in indices]
 
 
 def new_rows_apart(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..compress.errors import InputError, StepError
+from ..export.archive import copy_tree
 
 MARKER = "step.json"
 FAILED = "failed.json"  # in the place of the marker: the step ran, and gave no result to be trusted
@@ -91,7 +92,7 @@ class Store:
         self.root.mkdir(parents=True, exist_ok=True)
         scratch = self.root / f".tmp-{path.name}"
         shutil.rmtree(scratch, ignore_errors=True)
-        shutil.copytree(self.older / path.name, scratch, copy_function=_link)
+        copy_tree(self.older / path.name, scratch, _link)
         scratch.rename(path)
 
     def run(self, name: str, key: str, inputs: dict, work: Callable[[Path], dict | None]) -> Done:
@@ -218,7 +219,9 @@ def _held(scratch: Path, path: Path) -> Iterator[None]:
 
 
 def disk_error(error: OSError, where: Path) -> InputError | StepError:
-    """One line for a disk that is full or may not be written."""
+    """One line for a disk that is full or may not be written. BrokenPipeError is raised as it is: nobody reads."""
+    if isinstance(error, BrokenPipeError):
+        raise error
     path = error.filename or where
     if error.errno in (13, 30):  # EACCES, EROFS
         return InputError(f"{path}: cannot write there: {error.strerror}; choose another --output-dir")
@@ -227,7 +230,7 @@ def disk_error(error: OSError, where: Path) -> InputError | StepError:
     return DiskError(f"{path}: {error.strerror or error}")
 
 
-def _link(source: str, target: str) -> None:
+def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another file system

@@ -38,6 +38,7 @@ log = logging.getLogger("paredown")
 UNREADY_TURNS = 4
 END_S = 5  # seconds beyond what draining and closing may take
 CLOSE_S = 5  # seconds for the last answers to leave
+INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 OPEN_PER_REQUEST = 4  # connections that may be open, for each request that may be under way
 
 
@@ -55,12 +56,14 @@ class Server(uvicorn.Server):
         self.parent = os.getppid() if settings.workers > 1 else None
         self.drain_begin: float | None = None
         self.drain_turns = 0
+        self.interrupted = False  # by SIGINT: Ctrl+C
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.drain_begin is None:
             self.stopping()
         if self.drain_begin is not None:
             self.should_exit = True  # asked twice
+        self.interrupted = self.interrupted or sig == signal.SIGINT
         self.gate.draining = True
         self.drain_begin = self.drain_begin or time.monotonic()
 
@@ -102,8 +105,9 @@ def check_tls(settings: Settings) -> None:
         raise InputError(f"--tls-cert {settings.tls_cert}, --tls-key {settings.tls_key}: {error.strerror}") from None
 
 
-def run(settings: Settings, listener: socket.socket, directory: Path | None = None) -> None:
-    """Serve until SIGTERM or SIGINT. `directory`: where the workers of one server meet; None for one process.
+def run(settings: Settings, listener: socket.socket, directory: Path | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; 0, or 130 after SIGINT. `directory`: where the workers of one server meet; None
+    for one process.
 
     Raises BundleError or InputError before anything is served.
     """
@@ -142,8 +146,10 @@ def run(settings: Settings, listener: socket.socket, directory: Path | None = No
         models.children.stop()
         threading.Thread(target=_end, args=(settings, models), daemon=True, name="end").start()
 
-    Server(config, settings, gate, stopping).run(sockets=[listener])
+    server = Server(config, settings, gate, stopping)
+    server.run(sockets=[listener])
     log.info("stopped", extra={"fields": {"pid": os.getpid()}})
+    return INTERRUPTED if server.interrupted else 0
 
 
 @contextlib.contextmanager
