@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from paredown.compress import splits
-from paredown.compress.cells import canonical
+from paredown.compress.cells import comparable
 from paredown.compress.data import Rows
 from paredown.compress.encoder import PAIR
 from paredown.compress.errors import InputError
@@ -39,13 +39,13 @@ def objects(values: list) -> np.ndarray:
     ],
 )
 def test_what_is_compared_has_no_case_and_no_further_white_space(one: str, other: str) -> None:
-    assert canonical(one) == canonical(other)
+    assert comparable(one) == comparable(other)
 
 
 def test_two_texts_of_a_row_are_not_mixed_and_images_keep_their_case() -> None:
-    assert canonical(f"a b{PAIR}c") != canonical(f"a{PAIR}b c")
-    assert canonical(f"a{PAIR}b") != canonical("a b")
-    assert canonical(f"{IMAGE}AAbb") != canonical(f"{IMAGE}aaBB")
+    assert comparable(f"a b{PAIR}c") != comparable(f"a{PAIR}b c")
+    assert comparable(f"a{PAIR}b") != comparable("a b")
+    assert comparable(f"{IMAGE}AAbb") != comparable(f"{IMAGE}aaBB")
 
 
 def test_the_same_rows_in_another_order_or_other_letters_are_refused() -> None:
