@@ -84,11 +84,10 @@ class Cost:
 def cost(ours: Answers, theirs: Answers, task: Task | None, limits: Int8, gold: Any = None) -> Cost:
     """What answers cost against the float model's for the same rows; `gold`: as `Judge.gold` gives it."""
     apart = distances(ours, theirs, task)
-    labelled = gold is not None and task is not None
     measure, unit = _measure(theirs, task)
-    value, error = float(apart.mean()), _standard_error(apart)
-    if labelled:
-        measure, unit = task.metric_name, "points"
+    value, error, labelled = float(apart.mean()), _standard_error(apart), False
+    if gold is not None and task is not None:
+        measure, unit, labelled = task.metric_name, "points", True
         value, error = _drop(task.correct(outputs(theirs), gold), task.correct(outputs(ours), gold))
     return Cost(
         measure=measure,
@@ -101,6 +100,28 @@ def cost(ours: Answers, theirs: Answers, task: Task | None, limits: Int8, gold: 
         labelled=labelled,
         limits=limits,
     )
+
+
+def said(before: Cost, after: Cost) -> dict:
+    """What INT8 costs, with every product in INT8 and as it was left, for the artefact's details."""
+    return {
+        "int8_cost": {
+            "measure": before.measure,
+            "unit": before.unit,
+            "before": _finite(before.value),
+            "after": _finite(after.value),
+            "standard_error": _finite(after.error),
+            "limit": before.limit,
+            "distance": _finite(after.distance),
+            "rows": after.rows,
+        },
+        "agreement": after.agreement,
+    }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no other numbers."""
+    return value if math.isfinite(value) else None
 
 
 def answers(model: Path, batches: Batches, as_stated: bool = False) -> Answers:
@@ -120,6 +141,21 @@ def answers(model: Path, batches: Batches, as_stated: bool = False) -> Answers:
     for batch in batches:
         out = np.asarray(session.run(None, {name: array for name, array in batch.items() if name in names})[0])
         found += rows_of(out, batch)
+    return found
+
+
+def openvino_answers(model: Any, batches: Batches) -> Answers:
+    """`answers`, of an OpenVINO model."""
+    if not batches:
+        return []
+    import openvino
+
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    names = {name for port in compiled.inputs for name in port.get_names()}
+    found: Answers = []
+    for batch in batches:
+        out = compiled({name: array for name, array in batch.items() if name in names})[0]
+        found += rows_of(np.array(out), batch)
     return found
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError, StepError, missing_extra
-from .int8_cost import Answers, Batches, Cost, Judge, answers, cost, distances, rows_of
+from .int8_cost import Answers, Batches, Judge, answers, cost, distances, openvino_answers, said
 from .sensitivity import composed, groups_of, left_in_float, products
 from .smooth import smooth
 from .tasks import Task
@@ -178,7 +177,7 @@ def openvino_static(
     apart = judge.parts(len(batches)) if judge else (range(len(batches)), ())
     calibrating, judging = ([batches[i] for i in part] for part in apart)
     model = openvino.Core().read_model(source)
-    theirs = _openvino_answers(model, judging)
+    theirs = openvino_answers(model, judging)
     with _one_line("nncf"), contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         quantised = nncf.quantize(
             model,
@@ -192,23 +191,8 @@ def openvino_static(
     openvino.save_model(quantised, target, compress_to_fp16=False)
     if judge is None:
         return {}
-    found = cost(_openvino_answers(quantised, judging), theirs, task, judge.limits, judge.gold(task, apart[1]))
-    return _said(found, found)
-
-
-def _openvino_answers(model: Any, batches: Batches) -> Answers:
-    """`answers`, of an OpenVINO model."""
-    if not batches:
-        return []
-    import openvino
-
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    names = {name for port in compiled.inputs for name in port.get_names()}
-    found: Answers = []
-    for batch in batches:
-        out = compiled({name: array for name, array in batch.items() if name in names})[0]
-        found += rows_of(np.array(out), batch)
-    return found
+    found = cost(openvino_answers(quantised, judging), theirs, task, judge.limits, judge.gold(task, apart[1]))
+    return said(found, found)
 
 
 @contextlib.contextmanager
@@ -286,31 +270,9 @@ def _judged(
     return {
         "products": len(nodes),
         "left_in_float": [name for name in names if name in left],
-        **_said(before, after),
+        **said(before, after),
         "variants_tried": variants,
     }
-
-
-def _said(before: Cost, after: Cost) -> dict:
-    """What INT8 costs, with every product in INT8 and as it was left, for the artefact's details."""
-    return {
-        "int8_cost": {
-            "measure": before.measure,
-            "unit": before.unit,
-            "before": _finite(before.value),
-            "after": _finite(after.value),
-            "standard_error": _finite(after.error),
-            "limit": before.limit,
-            "distance": _finite(after.distance),
-            "rows": after.rows,
-        },
-        "agreement": after.agreement,
-    }
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no other numbers."""
-    return value if math.isfinite(value) else None
 
 
 def _of_one_length(batches: Batches) -> Batches:

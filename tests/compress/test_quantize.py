@@ -198,7 +198,7 @@ def unsure(path: Path) -> tuple[Checkpoint, Rows]:
     torch.manual_seed(0)
     model.classifier = torch.nn.Linear(32, 151)
     model.classifier.weight.data = 0.1 * torch.randn(1, 32) + 0.001 * torch.randn(151, 32)
-    model.num_labels = model.config.num_labels = 151
+    model.config.num_labels = 151
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: i for i, name in enumerate(names)}
     checkpoint = save(model, source, path / "unsure")
