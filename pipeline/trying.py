@@ -40,6 +40,6 @@ def same_length(where: str, checkpoint: Checkpoint, other: Checkpoint, max_lengt
     ours, theirs = (min(max_length, each.positions) for each in (checkpoint, other))
     if ours != theirs:
         raise InputError(
-            f"{where}: of max_length {max_length} the checkpoint takes {ours} tokens and {other.path} {theirs}, and they "
-            f"are compared token by token; set max_length: {min(ours, theirs)}"
+            f"{where}: of max_length {max_length} the checkpoint takes {ours} tokens and {other.path} {theirs}, and "
+            f"they are compared token by token; set max_length: {min(ours, theirs)}"
         )
