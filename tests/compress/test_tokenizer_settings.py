@@ -212,7 +212,7 @@ def test_a_setting_that_cannot_be_followed_is_refused_and_the_advice_helps(tmp_p
     tokenizer.normalizer = normalizers.NFC()  # type: ignore[assignment]
     tokenizer.save(str(path / "tokenizer.json"))
     settings(path, tokenizer_class="BertTokenizer", do_lower_case=False, strip_accents=True)
-    with pytest.raises(InputError, match=r"a setting in it is not that of tokenizer\.json") as caught:
+    with pytest.raises(InputError, match="a setting in it is not that of") as caught:
         load(open_checkpoint(path, TASK), TASK)
     follow(str(caught.value).partition(" ; or")[0])
     load(open_checkpoint(path, TASK), TASK)
