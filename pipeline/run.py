@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+import traceback
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from ..compress.errors import StepError
+from ..compress.errors import InputError, StepError
 from .adapt import adapt_steps, adapted
 from .decide import decide, is_published, publish
 from .failures import Failure, Ledger, require_some, sentences, steps_behind
@@ -158,6 +159,14 @@ def _do(step: Step, store: Store, done: dict[str, Done], reporter: Reporter) -> 
             raise StepError(f"step {step.name}: {error}") from error
         reporter.failed(step.name, str(error))
         return store.fail(step.name, step.key, step.inputs, str(error))
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:  # of torch, an exporter, a runtime: one candidate's, and the others go on
+        if step.takes_what_is_there:
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no message'}"
+        reporter.failed(step.name, reason)
+        return store.fail(step.name, step.key, step.inputs, reason, traceback.format_exc())
 
 
 def states(steps: list[Step], store: Store) -> tuple[dict[str, tuple[str, float]], dict[str, Done]]:

@@ -122,11 +122,16 @@ class Store:
             raise
         return Done(path, result, seconds)
 
-    def fail(self, name: str, key: str, inputs: dict, reason: str) -> Failed:
-        """Record that a step gave no result to be trusted: it is not tried again until its directory is deleted."""
+    def fail(self, name: str, key: str, inputs: dict, reason: str, traceback: str = "") -> Failed:
+        """Record that a step gave no result to be trusted: it is not tried again until its directory is deleted.
+
+        `traceback`: of an error that nobody foresaw, for whoever mends it.
+        """
         path = self._path(name, key)
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
+        if traceback:
+            (path / "traceback.txt").write_text(traceback, encoding="utf-8")
         write_atomic(path / FAILED, json.dumps({"key": key, "inputs": inputs, "reason": reason}, indent=1))
         return Failed(path, reason)
 
