@@ -125,7 +125,7 @@ def some_of(rows: int, count: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(rows)[:count]
 
 
-def read(
+def read(  # noqa: C901
     source: str,
     *,
     columns: Columns = TEXT,

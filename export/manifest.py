@@ -84,7 +84,7 @@ def write_manifest(bundle: Path, manifest: dict) -> None:
     (bundle / DIGEST).write_bytes(digest_line(raw))
 
 
-def conforms(value: object, schema: dict, root: dict, key: str = "") -> None:
+def conforms(value: object, schema: dict, root: dict, key: str = "") -> None:  # noqa: C901
     """Raise ValueError where `value` breaks `schema`: the words of JSON Schema that manifest.schema.json uses.
 
     Stricter than the standard: 3.0 is no integer, and a pattern has to match the whole string. `root` is what "$ref"

@@ -252,7 +252,7 @@ class Recipe(Settings):
     report_to: list[Sink] = Field(default_factory=list, description="trackers that are told the result")
 
     @model_validator(mode="after")
-    def _distinct(self) -> Recipe:
+    def _distinct(self) -> Recipe:  # noqa: C901
         names = [model.name for model in self.models]
         if len(set(names)) != len(names) or BASELINE in names:
             raise ValueError(f"models: names must differ from each other and from '{BASELINE}'")

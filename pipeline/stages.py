@@ -161,7 +161,7 @@ def trim(
 
 
 @app.command()
-def distill(
+def distill(  # noqa: C901
     checkpoint: Source,
     train: Annotated[str, typer.Option(help="rows to learn on; labels are not needed")],
     output_dir: OutputDir,

@@ -270,8 +270,8 @@ def test_a_run_builds_it_reports_it_and_never_picks_it(teacher: Checkpoint, file
     recipe = (tmp_path / "recipe.yaml").read_text() + f"parity: {{int8-static: {limits}}}\n"
     (tmp_path / "recipe.yaml").write_text(recipe)
     done = paredown("run", tmp_path / "recipe.yaml", "--output-dir", tmp_path / "run")
-    assert done.returncode == 1
-    assert "teacher/tensorrt_rtx/int8-static does not answer as its checkpoint does" in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "teacher/tensorrt_rtx/int8-static does not answer as its checkpoint does" in done.stdout
 
 
 @pytest.mark.real

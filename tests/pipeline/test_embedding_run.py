@@ -121,7 +121,7 @@ def test_the_run_chooses_by_the_place_of_the_right_passage(home: Path) -> None:
     assert static["macro_f1"] is None
     assert {part["name"] for part in static["slices"]["group"]} == {"short", "long"}
     assert sum(part["rows"] for part in static["slices"]["length"]) == 150
-    whole = [c for c in choice["candidates"] if c.get("metric_test") and c["name"].startswith("cut/")]
+    whole = [c for c in choice["candidates"] if c.get("metric_validation") and c["name"].startswith("cut/")]
     assert len(whole) == 3
     assert all(c["typos_metric"] is not None for c in choice["candidates"])
 

@@ -124,7 +124,7 @@ def test_the_run_keeps_what_the_types_say(home: Path) -> None:
     choice = json.loads((home / "run" / "choice.json").read_text())
     assert choice["baseline"]["metric_validation"] > 90
     assert choice["chosen"]["metric_validation"] > 75  # without the types: chance
-    assert len([c for c in choice["candidates"] if c.get("metric_test")]) == 7
+    assert len([c for c in choice["candidates"] if c.get("metric_validation")]) == 7
     flips = json.loads((home / "run" / "measurements.json").read_text())["candidates"]
     assert all(" | " in flip["text"] and PAIR not in flip["text"] for c in flips for flip in c["flips"])
 

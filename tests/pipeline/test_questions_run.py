@@ -110,7 +110,7 @@ def test_the_run_finds_answers(home: Path) -> None:
     assert choice["baseline"]["metric_validation"] > 85
     assert choice["chosen"]["metric_validation"] > 65
     assert {entry["metric"] for entry in choice["candidates"]} == {"F1"}
-    whole = [c for c in choice["candidates"] if c.get("metric_test") and c["name"].startswith("cut/")]
+    whole = [c for c in choice["candidates"] if c.get("metric_validation") and c["name"].startswith("cut/")]
     assert len(whole) == 3
     assert all(c["typos_metric"] is not None for c in choice["candidates"])
 

@@ -64,7 +64,7 @@ def test_the_run_chooses_and_reports_bleu_beside_the_metric(home: Path) -> None:
     assert choice["baseline"]["metric"] == "ROUGE-L"
     assert choice["baseline"]["metric_validation"] > 20
     assert set(choice["chosen"]["beside_test"]) == {"BLEU", "exact"}
-    assert len([c for c in choice["candidates"] if c.get("metric_test") is not None]) == 7
+    assert len([c for c in choice["candidates"] if c.get("metric_validation") is not None]) == 7
     assert choice["chosen"]["typos_metric"] is not None
     assert choice["chosen"]["length_metric"] is None
     report = (home / "run" / "report.html").read_text()
