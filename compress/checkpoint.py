@@ -159,7 +159,19 @@ def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: 
     inherit(source.path, out)
     if tokenizer_json is not None:
         _write_tokenizer(out, tokenizer_json)
+    _set_modes(out)
     return open_checkpoint(out)
+
+
+def _set_modes(out: Path) -> None:
+    """Every file as readable as a new one is here: safetensors writes its own for the owner alone."""
+    probe = out / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for file in out.iterdir():
+        if file.is_file():
+            file.chmod(mode)
 
 
 def _whole(model: PreTrainedModel, weights: dict) -> dict:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.data import Rows
-from ..compress.errors import InputError
+from ..compress.errors import InputError, missing_extra
 from ..compress.families import FAMILIES, HALVES, WHOLE, check_cut, supported
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Timed
 from ..compress.tasks import TASKS, Task
@@ -114,6 +114,8 @@ class Job:
 
 def prepare(recipe: Recipe) -> Job:
     """Open the checkpoint, read all data, and check what can be checked now. Raises InputError."""
+    if not importable("torch"):  # whatever the targets are: every run trains or exports
+        raise missing_extra("torch", "compress,cpu")
     task = TASKS[recipe.task]
     checkpoint = replace(open_checkpoint(recipe.checkpoint, task), max_new_tokens=recipe.max_new_tokens)
     if task.gives_text:
