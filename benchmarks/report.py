@@ -45,10 +45,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 
 def write_report(path: Path, measurements: dict, choice: dict, command: str) -> Path:
     """Write the page to `path`; `command` is what reproduces the run."""
-    try:
-        import jinja2
-    except ImportError:
-        raise missing_extra("jinja2", "compress") from None
+    import jinja2
+
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )

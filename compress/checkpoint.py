@@ -175,6 +175,7 @@ def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: 
     if tokenizer_json is not None:
         _write_tokenizer(out, tokenizer_json)
     for_transformers_4(out)
+    _set_modes(out)
     return open_checkpoint(out)
 
 
@@ -203,6 +204,17 @@ def _disk_errors(where: Path) -> Iterator[None]:
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(where)) from error
+
+
+def _set_modes(out: Path) -> None:
+    """Every file as readable as a new one is here: safetensors writes its own for the owner alone."""
+    probe = out / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for file in out.iterdir():
+        if file.is_file():
+            file.chmod(mode)
 
 
 def _whole(model: PreTrainedModel, weights: dict) -> dict:

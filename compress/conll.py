@@ -83,7 +83,7 @@ def _is_comment(
     path: str, number: int, line: str, cells: list[str], width: int, tags: set[str], apart: bool, inside: bool
 ) -> bool:
     """Whether a line that begins with "#" is a comment, and not the word "#" or one like "#film"."""
-    if len(cells) != width:
+    if len(cells) != width or re.match(r"#(begin|end) document\b", line):  # the latter of CoNLL-2012
         return True
     if width == 1 or cells[-1] in tags or TAG.fullmatch(cells[-1]) or cells[-1] == cells[0]:
         return " " in cells[0]

@@ -125,9 +125,8 @@ class LabelColumn:
         if by_name and numeric:
             names = ", ".join(f"'{name}'" for name in list(by_name)[:4])
             raise InputError(
-                f"{where}: column '{self.column}': '{indices[0]}' is no label's name, only an index, and {names} are "
-                f"names of labels that are numbers themselves ({', '.join(self.names[:6])}); write the label's name in "
-                "every row"
+                f"{where}: column '{self.column}': '{indices[0]}' can only be an index, and {names} can be names "
+                f"({', '.join(self.names[:6])}); write the label's name in every row"
             )
         spoken = self.spelled | _unique(
             (str(int(number)), i) for i, n in enumerate(self.names) for number in re.findall(r"[0-9]+", n)

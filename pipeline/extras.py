@@ -6,7 +6,7 @@ from __future__ import annotations
 EXTRAS = {
     "compress": (
         "torch", "transformers", "optimum", "accelerate", "datasets", "torch_pruning", "sklearn", "scipy", "optuna",
-        "peft", "onnx", "onnxscript", "onnx_ir", "sacrebleu", "cyclonedx", "pyarrow", "safetensors", "pandas",
+        "peft", "onnx", "onnxscript", "onnx_ir", "sacrebleu", "pyarrow", "safetensors", "pandas",
     ),
     "cpu": ("onnxruntime", "openvino", "nncf"),
     "gpu": ("tensorrt", "pynvml", "cuda"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.data import Rows
-from ..compress.errors import InputError
+from ..compress.errors import InputError, missing_extra
 from ..compress.families import FAMILIES, HALVES, WHOLE, check_cut, supported
 from ..compress.origin import origin_files
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Timed
@@ -147,6 +147,8 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     """Open the checkpoint, read all data, and check what can be checked now. Raises InputError. `try_models`: load all
     models too, where PyTorch is installed, and run each on a text of the longest input that it is promised to take.
     """
+    if not importable("torch"):  # whatever the targets are: every run trains or exports
+        raise missing_extra("torch", "compress,cpu")
     task = TASKS[recipe.task]
     checkpoint = replace(open_checkpoint(recipe.checkpoint, task), max_new_tokens=recipe.max_new_tokens)
     origin_files(checkpoint.path)  # refused now where a link leads out
@@ -183,18 +185,7 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
             data_module.require_two_classes(rows, checkpoint.labels)
             if task.reads_text:  # images were looked at when they were read
                 data_module.encode(encoder, rows)
-    for target in recipe.targets:
-        if target.runtime in ENGINES:
-            require(target.runtime)
-        elif not importable(MODULES.get(target.runtime, "onnxruntime")):
-            raise InputError(
-                f"targets: '{target.runtime}' is not installed; it comes with: pip install "
-                f"'paredown[{EXTRA.get(target.runtime, 'cpu')}]' (or remove the target)"
-            )
-    if recipe.explain_rows and not importable("captum"):
-        raise InputError(
-            "explain_rows: 'captum' is not installed; it comes with: pip install 'paredown[explain]' (or set it to 0)"
-        )
+    _check_installed(recipe)
     if try_models and importable("torch") and importable("transformers"):
         names = {
             settings.student
@@ -207,6 +198,22 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     return Job(
         recipe, task, checkpoint, train, validation, test, unlabeled, teachers, splits.notes, splits.certificate
     )  # fmt: skip
+
+
+def _check_installed(recipe: Recipe) -> None:
+    """InputError for a runtime, or captum, that the recipe needs and that is not installed."""
+    for target in recipe.targets:
+        if target.runtime in ENGINES:
+            require(target.runtime)
+        elif not importable(MODULES.get(target.runtime, "onnxruntime")):
+            raise InputError(
+                f"targets: '{target.runtime}' is not installed; it comes with: pip install "
+                f"'paredown[{EXTRA.get(target.runtime, 'cpu')}]' (or remove the target)"
+            )
+    if recipe.explain_rows and not importable("captum"):
+        raise InputError(
+            "explain_rows: 'captum' is not installed; it comes with: pip install 'paredown[explain]' (or set it to 0)"
+        )
 
 
 def _teacher(source: str, checkpoint: Checkpoint, task: Task, max_length: int) -> Checkpoint:

@@ -57,8 +57,8 @@ def measurements_of(
     found = measured(job, done)
     timings, looked = found.timings, done[PROFILE].result
     by_name = {
-        "why_slower": why_slower(job.candidates, done, timings),
-        "profile": limits(done, timings),
+        "why_slower": why_slower(job.candidates, done, timings, found.noisy),
+        "profile": limits(done, timings, found.noisy),
         **{name: looked[name] for name in ("sweep", "new_tokens_per_s")},
     }
     candidates, texts = [], job.validation.texts
