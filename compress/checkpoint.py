@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
+def open_checkpoint(source: str | Path, task: Task | None = None, *, stand_in: bool = False) -> Checkpoint:
     """Check a checkpoint directory (or fetch a hub id) without importing torch.
 
     With `task`, its head must be there too. Raises InputError naming the file and the way to mend it.
@@ -87,7 +87,7 @@ def open_checkpoint(source: str | Path, task: Task | None = None) -> Checkpoint:
     except Exception as error:  # tokenizers raises the bare class; a preprocessor may hold anything
         kind = "preprocessor that is known here" if images else "tokenizer"
         raise InputError(f"{file}: not a {kind} ({error}); is the download whole?") from None
-    if not images:
+    if not images and not stand_in:
         check_vocabulary(path, config, encoder.tokenizer)
     if task is not None and task.writes:
         needs_end(path, encoder, checkpoint.generation)
@@ -152,11 +152,13 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
     return model.eval()
 
 
-def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: str | None = None) -> Checkpoint:
+def save(
+    model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: str | None = None, *, stand_in: bool = False
+) -> Checkpoint:
     """Write `model` to the directory `out` with the tokenizer of `source`; `load` gives the same bits back.
 
-    `tokenizer_json`: the text of another tokenizer in its place, with the special tokens of `source`. Raises StepError
-    when a weight is not finite; nothing is written then.
+    `tokenizer_json`: the text of another tokenizer in its place, with the special tokens of `source`. `stand_in`: of a
+    model that is timed and asked nothing, whose embedding has rows for some of the tokens alone. Raises StepError when a weight is not finite; nothing is written then.
     """
     from .inference import not_finite
 
@@ -176,7 +178,7 @@ def save(model: PreTrainedModel, source: Checkpoint, out: Path, tokenizer_json: 
         _write_tokenizer(out, tokenizer_json)
     for_transformers_4(out)
     _set_modes(out)
-    return open_checkpoint(out)
+    return open_checkpoint(out, stand_in=stand_in)
 
 
 def _write_weights(model: PreTrainedModel, out: Path) -> None:

@@ -188,11 +188,17 @@ def _specials(settings: dict, named: dict) -> list[object]:
 
 def padding_token(path: Path, tokenizer: Any) -> str | None:
     """The token that fills short rows; no text has to hold it."""
+    named = named_token(path, "pad_token")
+    return named or (tokenizer.padding["pad_token"] if tokenizer.padding else None)
+
+
+def named_token(path: Path, role: str) -> str | None:
+    """The special token that the tokenizer's settings name for a role, such as `mask_token`."""
     for name in (CONFIG, MAP):
-        said = read_json(path / name).get("pad_token") if (path / name).is_file() else None
+        said = read_json(path / name).get(role) if (path / name).is_file() else None
         if said:
             return _content(said)
-    return tokenizer.padding["pad_token"] if tokenizer.padding else None
+    return None
 
 
 def check_vocabulary(path: Path, config: dict, tokenizer: Any) -> None:
@@ -210,8 +216,8 @@ def check_vocabulary(path: Path, config: dict, tokenizer: Any) -> None:
         )
     if rows is None or max(vocabulary.values()) < rows:
         return
-    pad = padding_token(path, tokenizer)
-    beyond = sorted((number, token) for token, number in vocabulary.items() if number >= rows and token != pad)
+    unasked = {padding_token(path, tokenizer), named_token(path, "mask_token")}  # no text has to hold them
+    beyond = sorted((number, token) for token, number in vocabulary.items() if number >= rows and token not in unasked)
     if beyond:
         number, token = beyond[0]
         auto, new = "AutoModelForSequenceClassification", f"{path}-resized"

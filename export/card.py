@@ -172,7 +172,7 @@ def escaped(text: str) -> str:
 
 def _head(manifest: dict, chosen: dict, about: About) -> dict:
     metric, split = chosen["metric"], "validation" if chosen["metric_test"] is None else "test"
-    source = about.data.get(split, split)
+    source = re.sub("[<>]", "", about.data.get(split, split))  # some readers show the head as HTML
     dataset = {"type": source, "name": source, "split": split}
     result = {"type": metric, "name": f"{metric}, points", "value": round(chosen[f"metric_{split}"], 4)}
     head = {

@@ -98,6 +98,14 @@ def longest_row(encoder: Encoder, texts: Sequence[str], *, second: bool) -> list
     return None
 
 
+def _knob(candidate: str) -> str:
+    """What to do about a candidate of a recipe, MODEL/RUNTIME/PRECISION; nothing of anything else."""
+    precision = candidate.rpartition("/")[2]
+    if precision not in TOLERANCES:
+        return ""
+    return f". Drop this target, or set the limit under parity.{precision} in the recipe"
+
+
 def takes_longest(
     session: Session,
     row: list[int] | None,
@@ -136,7 +144,7 @@ def takes_longest(
     if limit is not None and apart > limit:
         raise StepError(
             f"parity: for a text of {len(row)} tokens, its max_length, {name} is {apart:.2g} from its checkpoint, > "
-            f"{limit:g} (max_difference)"
+            f"{limit:g} (max_difference){_knob(name)}"
         )
     return found
 

@@ -268,7 +268,7 @@ class Stopwatch:
         widen(model)
         keep_blocks(model, list(range(len(layers))))
         reshape(model, Structure(head_size(model), tuple(Layer(heads, ffn) for heads, ffn in layers)))
-        return save(model, self.checkpoint, out)
+        return save(model, self.checkpoint, out, stand_in=True)
 
     def _exported(self, checkpoint: Checkpoint, rows: list[list[int]], out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)

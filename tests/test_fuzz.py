@@ -20,6 +20,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import onnx
@@ -163,9 +164,9 @@ def altered(value: object, chance: random.Random) -> object:
         if how < 0.15:
             del parent[key]
         elif how < 0.25 and isinstance(parent, dict):
-            parent[chance.choice(["more", "", "\x1b[2J", "../x"])] = chance.choice(ODD)
+            parent[chance.choice(["more", "", "\x1b[2J", "../x"])] = deepcopy(chance.choice(ODD))
         else:
-            parent[key] = chance.choice(ODD)
+            parent[key] = deepcopy(chance.choice(ODD))
     return copy
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from candidates import ROWS, row, settings
 from conftest import paredown, refused
-from paredown.benchmarks.choose import Row, choose
+from paredown.benchmarks.choose import Row, choose, with_bounds
 from paredown.benchmarks.decision_card import card
 from paredown.benchmarks.report import markdown, write_report
 
@@ -53,7 +53,7 @@ def noisy_rows() -> list[Row]:
 @browser
 def test_the_slider_picks_what_choose_picks_at_fifty_values(finished: Path, tmp_path: Path) -> None:
     measurements, choice = run_of(finished)
-    rows = noisy_rows()
+    rows = with_bounds(noisy_rows(), noisy_rows()[0], settings().confidence)
     choice["card"] = card(rows, settings(), 0.1)
     page = write_report(tmp_path / "report.html", measurements, choice, "true")
     page.write_text(page.read_text().replace("</body>", f"{SLIDE}</body>"))

@@ -72,7 +72,7 @@ def test_the_run_chooses_by_f1(home: Path) -> None:
     assert choice["chosen"]["length_drop"] is None  # its tags would be twice as many
     assert {part["rows"] for part in choice["chosen"]["slices"]["length"]} != {100}
     report = (home / "run" / "report.html").read_text()
-    assert "capitals: loss" in report
+    assert "capitals: drop" in report
     assert "worst label" not in report
     assert "macro F1" not in report
 
