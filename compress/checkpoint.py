@@ -158,7 +158,8 @@ def save(
     """Write `model` to the directory `out` with the tokenizer of `source`; `load` gives the same bits back.
 
     `tokenizer_json`: the text of another tokenizer in its place, with the special tokens of `source`. `stand_in`: of a
-    model that is timed and asked nothing, whose embedding has rows for some of the tokens alone. Raises StepError when a weight is not finite; nothing is written then.
+    model that is timed and asked nothing, whose embedding has rows for some of the tokens alone. Raises StepError when
+    a weight is not finite; nothing is written then.
     """
     from .inference import not_finite
 
