@@ -14,7 +14,7 @@ import numpy as np
 
 NORMAL = NormalDist()
 Z95_ONE_SIDED = NORMAL.inv_cdf(0.95)
-DRAWS = 20_000  # of the maximum over the candidates
+DRAWS = 10_000  # of the maximum over the candidates
 # A bound from few rows that differ allows for a loss that no row has shown: ATOMS such rows count in the skewness.
 ATOMS, ATOM = 2.0, 1.25  # ATOM: such a loss, in multiples of the largest one
 FEW_SHARED = 10  # rows that differ, under which a candidate's correlation with the others is taken as 0
