@@ -147,7 +147,7 @@ def markdown(measurements: dict, choice: dict, command: str) -> str:
     lines += ["", *(f"- {line}" for line in card_lines(choice, currency)), ""]
     lines += [head, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"]
     for cells in table_rows(choice):
-        bold = cells[-1] == "chosen"
+        bold = cells[0] == chosen["name"]
         shown = [*cells[:-1], cells[-1] if bold else escaped(cells[-1])]
         lines.append("| " + " | ".join(f"**{c}**" if bold and c else c for c in shown) + " |")
     for kind, parts in chosen["slices"].items():

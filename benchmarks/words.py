@@ -243,7 +243,7 @@ def table_rows(choice: dict) -> Iterable[tuple[str, ...]]:
             short_times(entry["speedup_vs_baseline"], entry["speedup_ci"], choice["noisy"]),
             f"{entry['size_mb']:.1f}",
             money(entry["cost_per_million"]),
-            "chosen" if entry["name"] == choice["chosen"]["name"] else note(entry, choice),
+            note(entry, choice),
         )
 
 
@@ -253,9 +253,10 @@ def by_cost(choice: dict) -> list[dict]:
 
 
 def note(entry: dict, choice: dict) -> str:
-    """Why a candidate was not selected, and what INT8 did to it; empty when it was in the race."""
+    """Why a candidate was not selected, or that it was, and what INT8 did to it; empty when it was in the race."""
+    chosen = "chosen" if entry["name"] == choice["chosen"]["name"] else None
     lost = "drop_validation" in entry and (entry["drop_validation"] or 0) > choice["rule"]["max_drop"]
-    said = [entry.get("rejected_because"), entry.get("why_worse") if lost else None]
+    said = [chosen or entry.get("rejected_because"), entry.get("why_worse") if lost else None]
     return "; ".join(text for text in (*said, entry.get("int8_products"), entry.get("why_slower")) if text)
 
 

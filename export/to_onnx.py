@@ -46,19 +46,13 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
     if task.writes or task.goes_on:
         (trace if task.writes else decoder_onnx)(checkpoint, task, target)
         return target
-    kind = checkpoint.config.get("model_type", "")
-    if kind in supported(decoders=True):
-        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model for {task.name}, only for text-generation")
-    import torch
-
-    if task.writes or task.goes_on:
-        (trace if task.writes else decoder_onnx)(checkpoint, task, target)
-        return target
     kind, known = checkpoint.config.get("model_type", ""), (*supported(decoders=False), *WHOLE)
     if kind in supported(decoders=True):
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model for {task.name}, only for text-generation")
     if kind not in (*known, STATIC):
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(known)}")
+    import torch
+
     model = load(checkpoint, task)
     model.set_attn_implementation("eager")
 

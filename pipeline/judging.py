@@ -263,7 +263,7 @@ def show_choice(choice: dict, measurements: dict) -> None:
     table.add_column(f"{measurements['prices']['currency']} / million", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, overflow="ellipsis", max_width=36)
     for cells in table_rows(choice):
-        table.add_row(*cells, style="bold green" if cells[-1] == "chosen" else None)
+        table.add_row(*cells, style="bold green" if cells[0] == choice["chosen"]["name"] else None)
     out.print(table)
     out.print(sentence(choice, measurements))
     for line in card_lines(choice, measurements["prices"]["currency"]):
