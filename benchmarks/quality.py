@@ -167,6 +167,7 @@ def by_key(baseline: np.ndarray, candidate: np.ndarray, keys: Sequence[str]) -> 
     also a 95 % bound of the worst group's drop, whichever group that is.
     """
     names, group, rows = np.unique(np.asarray(keys), return_inverse=True, return_counts=True)
+    bounds = np.zeros((0, 3))
     if baseline.ndim == 1:
         lost, won = (np.bincount(group, change, len(rows)) for change in (baseline & ~candidate, ~baseline & candidate))
         lows, highs = -tango(won, lost, rows, Z95_TWO_SIDED), tango(lost, won, rows, Z95_TWO_SIDED)

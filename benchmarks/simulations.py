@@ -212,7 +212,7 @@ def times(
     effect: standard deviation of what a process has for itself, as a share; correlation: of a turn's noise with the
     next's in one process. `machine`: (turns,) how slow the machine was, common to all artefacts.
     """
-    each, turns, noise = len(machine) // processes, [], 0.0
+    each, turns, luck, noise = len(machine) // processes, [], 0.0, 0.0
     for i, slow in enumerate(machine):
         if i % each == 0:
             luck, noise = random.normal(0, effect), random.normal(0, 0.03)

@@ -51,7 +51,8 @@ def short_times(point: float | None, interval: Sequence[float] | None, noisy: bo
     """A speed-up for a cell of a table: "7.7x", of a noisy run "18 to 214x"; empty where it was not measured."""
     if point is None or interval is None:
         return ""
-    return times(point, *interval, noisy).removesuffix(" times") + "x"
+    lo, hi = interval
+    return times(point, lo, hi, noisy).removesuffix(" times") + "x"
 
 
 def factor(value: float) -> str:
