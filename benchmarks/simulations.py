@@ -174,18 +174,18 @@ class Labelled:
         redrawn = (random.random(n) < self.churn) | ((gold == 0) & (random.random(n) < self.rare))
         return gold, base, np.where(redrawn, random.integers(0, k, n), base)
 
-    def drop(self) -> float:
-        """The true drop of macro F1, points."""
+    def drop(self, gold: np.ndarray) -> float:
+        """The true drop of macro F1 over the labels that are in `gold`, points."""
         share, k = np.array(self.shares), len(self.shares)
 
-        def f1(redrawn: np.ndarray) -> float:
+        def f1(redrawn: np.ndarray) -> np.ndarray:
             known = self.accuracy * (1 - redrawn)
             said = (share * (1 - known)).sum() / k + share * known
-            return float(np.mean(2 * share * (known + (1 - known) / k) / (share + said)))
+            return 2 * share * (known + (1 - known) / k) / (share + said)
 
         redrawn = np.full(k, self.churn)
         redrawn[0] = 1 - (1 - self.churn) * (1 - self.rare)
-        return 100 * (f1(np.zeros(k)) - f1(redrawn))
+        return 100 * float((f1(np.zeros(k)) - f1(redrawn))[np.unique(gold)].mean())
 
 
 def agreements(random: np.random.Generator, count: int, related: float) -> np.ndarray:

@@ -1,6 +1,9 @@
 """Questions about a text: cells, tokens, the choice of two ends, and F1 over words."""
 
+import collections
 import json
+import re
+import string
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +119,35 @@ def test_the_end_is_not_before_the_start_and_not_far_behind_it() -> None:
 )
 def test_f1_of_words_is_squads(said: str, true: str, want: float) -> None:
     assert questions.words_f1(said, true) == pytest.approx(want)
+
+
+def squads_own_f1(a_gold: str, a_pred: str) -> float:
+    """compute_f1 of SQuAD 2.0's evaluation script, word for word."""
+
+    def normalize_answer(s: str) -> str:
+        s = "".join(ch for ch in s.lower() if ch not in set(string.punctuation))
+        return " ".join(re.sub(re.compile(r"\b(a|an|the)\b", re.UNICODE), " ", s).split())
+
+    def get_tokens(s: str) -> list[str]:
+        return normalize_answer(s).split() if s else []
+
+    gold_toks, pred_toks = get_tokens(a_gold), get_tokens(a_pred)
+    common = collections.Counter(gold_toks) & collections.Counter(pred_toks)
+    num_same = sum(common.values())
+    if len(gold_toks) == 0 or len(pred_toks) == 0:
+        return int(gold_toks == pred_toks)
+    if num_same == 0:
+        return 0
+    precision, recall = num_same / len(pred_toks), num_same / len(gold_toks)
+    return (2 * precision * recall) / (precision + recall)
+
+
+def test_f1_of_words_is_that_of_squads_script() -> None:
+    rng = np.random.default_rng(0)
+    words = ["The", "an", "film", "Film,", "was", "(dull)", "1990s", "a"]
+    for _ in range(300):
+        said, true = (" ".join(rng.choice(words, rng.integers(0, 8))) for _ in range(2))
+        assert questions.words_f1(said, true) == pytest.approx(squads_own_f1(true, said))
 
 
 def test_two_models_answer_alike_row_by_row() -> None:

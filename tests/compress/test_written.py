@@ -37,6 +37,15 @@ def test_rouge_l_is_of_words_in_their_order(said: str, true: str, want: float) -
     assert written.rouge_l(said, true) == pytest.approx(want)
 
 
+def test_rouge_l_is_googles() -> None:
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeL"])
+    rng = np.random.default_rng(0)
+    words = ["The", "film", "was", "dull,", "good!", "42", "a", "plot-line"]
+    for _ in range(200):
+        said, true = (" ".join(rng.choice(words, rng.integers(1, 12))) for _ in range(2))
+        assert written.rouge_l(said, true) == pytest.approx(scorer.score(true, said)["rougeL"].fmeasure)
+
+
 def test_rows_are_texts_and_their_targets(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("source,summary\na long text,short\nanother,one\n")

@@ -8,7 +8,6 @@ from conftest import BAD, GOOD, TASK, make_checkpoint, paredown, refused, senten
 from paredown.compress.checkpoint import Checkpoint, load
 from paredown.compress.explain import by_word, integrated_gradients, rollout
 from paredown.compress.inference import forward
-from paredown.compress.similar import agreement
 
 TEXT = "the film was lovely and brilliant"
 
@@ -37,10 +36,14 @@ def test_rollout_is_a_distribution_and_leaves_the_model_as_it_was(tmp_path: Path
     assert model.config._attn_implementation == was
 
 
-def test_agreement_is_a_rank_correlation() -> None:
-    assert agreement(np.array([1.0, 2, 3]), np.array([10.0, 20, 900])) == pytest.approx(1)
-    assert agreement(np.array([1.0, 2, 3]), np.array([3.0, 2, 1])) == pytest.approx(-1)
-    assert agreement(np.array([1.0, 2]), np.array([1.0, 2])) is None
+def test_a_word_past_the_longest_input_is_not_read(teacher: Checkpoint) -> None:
+    encoder = teacher.encoder(5)
+    encoding = encoder.tokenizer.encode(TEXT)
+    values = by_word(TEXT, encoding, np.ones(len(encoding.ids)))
+    read = len(encoding.ids) - 2
+    assert read < len(TEXT.split())
+    assert np.isnan(values).sum() == len(TEXT.split()) - read
+    assert np.nansum(values) == read
 
 
 def test_teacher_and_students_side_by_side(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:

@@ -87,6 +87,17 @@ def test_r2_is_the_share_of_the_variance_that_is_explained() -> None:
     assert TASK.metric(np.full((4, 1), 3.0), gold) == pytest.approx(0)
 
 
+def test_the_spread_of_the_rows_is_that_of_r2() -> None:
+    rng, found, errors = np.random.default_rng(0), [], []
+    for _ in range(400):
+        gold = rng.normal(5, 2, 300)
+        rows = TASK.correct((gold + rng.normal(0, 0.6, 300))[:, None], gold)
+        gained, possible = rows.T
+        found.append(gained.sum() / possible.sum())
+        errors.append((gained - found[-1] * possible).std() / possible.mean() / np.sqrt(300))
+    assert np.mean(errors) == pytest.approx(np.std(found), rel=0.1)
+
+
 def test_no_unit_changes_what_is_sure() -> None:
     rng = np.random.default_rng(0)
     gold, noise = rng.normal(3, 1, 300), rng.normal(0, 0.5, (2, 300, 1))
