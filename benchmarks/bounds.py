@@ -60,8 +60,9 @@ def score_bound(
     Under the exponential tilt of the sample that has another mean, the variance changes by the skewness: var(m) =
     s2 + (m - mean) m3 / s2 (Efron 1981, doi 10.2307/3314608). The bound solves n (m - mean)^2 = z^2 var(m); for
     counts it is Wilson's. ATOMS rows with a loss that has not been seen are part of the skewness, fewer where more
-    than PLENTY rows are `differing`; `scarce` (0 to 1) is how near that loss is to `largest`, what a row can lose at most, rather than to the largest one seen. Both may
-    be of several kinds of rows, (kinds,) and (columns, kinds): the worst kind counts.
+    than PLENTY rows are `differing`; `scarce` (0 to 1) is how near that loss is to `largest`, what a row can lose at
+    most, rather than to the largest one seen. Both may be of several kinds of rows, (kinds,) and (columns, kinds): the
+    worst kind counts.
     """
     n = len(effects)
     centred = effects - effects.mean(axis=0)
