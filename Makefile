@@ -22,7 +22,7 @@ demo: $(DEMO)/teacher/config.json
 	$(BIN)/paredown verify runs/demo/bundle
 
 $(DEMO)/train.csv: recipes/rotten_tomatoes.py | $(INSTALLED)
-	$(BIN)/python recipes/rotten_tomatoes.py $(DEMO) --train 1600 --test 400 --unlabeled 800
+	$(BIN)/python recipes/rotten_tomatoes.py $(DEMO) --train 1600 --validation 3000 --test 1000 --unlabeled 800
 
 $(DEMO)/teacher/config.json: $(DEMO)/train.csv
 	rm -rf $(DEMO)/teacher

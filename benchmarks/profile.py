@@ -107,8 +107,8 @@ def why_not_faster(found: Profile, mean_ms: float, floor_ms: float | None) -> st
     return f"{text} What limits it is {limit}."
 
 
-def why_int8_is_slower(found: Profile, slower: float) -> str:
-    """One sentence for an INT8 artefact that takes `slower` times as long as the same model in float."""
+def why_int8_is_slower(found: Profile, slower: str) -> str:
+    """One sentence for an INT8 artefact that takes `slower` ("1.2 times") as long as the same model in float."""
     reasons = []
     if not has_int8_isa():
         reasons.append("this CPU has no VNNI or AMX, so 8-bit products are put together from 16-bit ones")
@@ -121,7 +121,7 @@ def why_int8_is_slower(found: Profile, slower: float) -> str:
         )
     if found.conversions > 0.02:
         reasons.append(f"{found.conversions:.0%} goes into converting between the formats")
-    return f"INT8 takes {slower:.2f}x as long as float here: {'; '.join(reasons)}"
+    return f"INT8 takes {slower} as long as float here: {'; '.join(reasons)}"
 
 
 @dataclass

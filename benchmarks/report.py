@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..export.card import escaped
 from ..export.errors import missing_extra
 from .chart import chart
 from .words import (
@@ -44,10 +45,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 
 def write_report(path: Path, measurements: dict, choice: dict, command: str) -> Path:
     """Write the page to `path`; `command` is what reproduces the run."""
-    try:
-        import jinja2
-    except ImportError:
-        raise missing_extra("jinja2", "compress") from None
+    import jinja2
+
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -148,13 +147,14 @@ def markdown(measurements: dict, choice: dict, command: str) -> str:
     lines += ["", *(f"- {line}" for line in card_lines(choice, currency)), ""]
     lines += [head, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"]
     for cells in table_rows(choice):
-        bold = cells[-1] == "chosen"
-        lines.append("| " + " | ".join(f"**{c}**" if bold and c else c.replace("|", "\\|") for c in cells) + " |")
+        bold = cells[0] == chosen["name"]
+        shown = [*cells[:-1], cells[-1] if bold else escaped(cells[-1])]
+        lines.append("| " + " | ".join(f"**{c}**" if bold and c else c for c in shown) + " |")
     for kind, parts in chosen["slices"].items():
         lines += ["", f"By {kind}:", "", "| | rows | metric | drop (95 %) |", "| --- | ---: | ---: | ---: |"]
         for part in parts[:10]:
             drop = "{:+.1f} [{:+.1f}, {:+.1f}]".format(part["drop"], *part["drop_ci"])
-            lines.append(f"| {part['name']} | {part['rows']} | {part['metric']:.1f} | {drop} |")
+            lines.append(f"| {escaped(part['name'])} | {part['rows']} | {part['metric']:.1f} | {drop} |")
     if promised := promises(choice):
         lines += ["", *(f"- {promise_line(promise)}" for promise in promised)]
     machine = measurements["machine"]

@@ -158,16 +158,6 @@ def bounded(entry: dict, choice: dict) -> str:
     return f"{drop} (< {entry['drop_upper']:.1f})" if choice["rule"]["confidence"] else drop
 
 
-def int8_products(details: dict) -> str | None:
-    """How many matrix products of an INT8 artefact stayed in float; None where all are INT8, or nothing is."""
-    parts = (
-        [details.get("cascade", {}).get(key, {}) for key in ("first", "then")] if "cascade" in details else [details]
-    )
-    left = sum(len(part.get("left_in_float", ())) for part in parts)
-    every = sum(part.get("products", 0) for part in parts)
-    return f"{left} of {every} matrix products in float" if left else None
-
-
 def control_warning(choice: dict) -> str | None:
     """One line when the measurement was too noisy to carry a ratio."""
     if not choice["noisy"]:
@@ -242,7 +232,7 @@ def table_rows(choice: dict) -> Iterable[tuple[str, ...]]:
     """Cells of the terminal's table, cheapest first: candidate, metric, drop, p50, speed-up, MB, cost, note."""
     for entry in by_cost(choice):
         if entry["metric_validation"] is None:
-            size = "" if entry["size_mb"] is None else f"{entry['size_mb']:.1f}"
+            size = "" if entry["size_mb"] is None else f"{entry['size_mb']:.1f}"  # none where a step failed
             yield (entry["name"], "", "", "", "", size, "", entry["rejected_because"])
             continue
         yield (
@@ -253,7 +243,7 @@ def table_rows(choice: dict) -> Iterable[tuple[str, ...]]:
             short_times(entry["speedup_vs_baseline"], entry["speedup_ci"], choice["noisy"]),
             f"{entry['size_mb']:.1f}",
             money(entry["cost_per_million"]),
-            "chosen" if entry["name"] == choice["chosen"]["name"] else note(entry, choice),
+            note(entry, choice),
         )
 
 
@@ -263,9 +253,10 @@ def by_cost(choice: dict) -> list[dict]:
 
 
 def note(entry: dict, choice: dict) -> str:
-    """Why a candidate was not selected, and what INT8 did to it; empty when it was in the race."""
+    """Why a candidate was not selected, or that it was, and what INT8 did to it; empty when it was in the race."""
+    chosen = "chosen" if entry["name"] == choice["chosen"]["name"] else None
     lost = "drop_validation" in entry and (entry["drop_validation"] or 0) > choice["rule"]["max_drop"]
-    said = [entry.get("rejected_because"), entry.get("why_worse") if lost else None]
+    said = [chosen or entry.get("rejected_because"), entry.get("why_worse") if lost else None]
     return "; ".join(text for text in (*said, entry.get("int8_products"), entry.get("why_slower")) if text)
 
 
@@ -321,6 +312,43 @@ def engines(measurements: dict) -> list[dict]:
     """Each TensorRT engine that was built, whether this machine could run it or not."""
     found = [(entry["name"], (entry.get("details") or {}).get("engine")) for entry in measurements["candidates"]]
     return [{"name": name, **engine} for name, engine in found if engine]
+
+
+def int8_products(details: dict | None) -> str | None:
+    """How many matrix products of an artefact were left in float; None where every one is INT8, or nothing was judged.
+
+    Of a model with parts (a cascade, an encoder and a decoder), those of all parts together.
+    """
+    parts = [part for _, part in _int8_parts(details)]
+    left = sum(len(part.get("left_in_float") or ()) for part in parts)
+    total = sum(part.get("products", 0) for part in parts)
+    return f"{left} of {total} matrix products in float" if left else None
+
+
+def int8_lines(details: dict | None) -> list[str]:
+    """What INT8 costs an artefact against its float model, on calibration rows that judge; one line for each part."""
+    lines = []
+    for name, part in _int8_parts(details):
+        found = part["int8_cost"]
+        now = "no number" if found["after"] is None else f"{found['after']:.2g}"
+        error = "" if found["standard_error"] is None else f" ± {found['standard_error']:.1g}"
+        cost = f"{now}{error} points of {found['measure']}"
+        if found["unit"] != "points":
+            cost = f"{found['measure']} {now}{' nats a row' * (found['unit'] == 'nats a row')}"
+        line = f"{name}{': ' * bool(name)}INT8 costs {cost} on {found['rows']} rows"
+        left = int8_products(part)
+        lines.append(f"{line}, with {left} (all in INT8: {found['before'] or math.inf:.2g})" if left else line)
+    return lines
+
+
+def _int8_parts(details: dict | None, name: str = "") -> list[tuple[str, dict]]:
+    """The details that say what INT8 costs, however deep: a cascade has those of its two models inside."""
+    if not details:
+        return []
+    if "int8_cost" in details:
+        return [(name, details)]
+    inner = [(key, value) for key, value in details.items() if isinstance(value, dict)]
+    return [part for key, value in inner for part in _int8_parts(value, key)]
 
 
 def quality_table(choice: dict) -> dict:

@@ -5,14 +5,15 @@ Every InputError names the file and the row (`where`) and the column.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from .encoder import PAIR
-from .errors import InputError, missing_extra, nearest
+from .errors import InputError, missing_extra
+from .labels import ClassName, canonical, written
 
 
 def text_of(record: Mapping[str, object], column: str, of_words: bool, where: str) -> str:
@@ -20,6 +21,8 @@ def text_of(record: Mapping[str, object], column: str, of_words: bool, where: st
     value = record.get(column)
     if of_words:
         value = " ".join(words(value, where, column))
+    if value is not None and not isinstance(value, str) and value == value:  # not NaN
+        raise InputError(f"{where}: column '{column}': a text is expected, not {type(value).__name__} {value!r:.40}")
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where}: column '{column}' is empty; remove the row or fill it in")
     if not is_text(value):
@@ -60,6 +63,19 @@ def is_text(value: str) -> bool:
     return PAIR not in value
 
 
+def comparable(text: str) -> str:
+    """The text as it is compared: NFKC, without case, one blank for white space, none at the ends. Images unchanged."""
+    if text.startswith("data:image/"):
+        return text
+    parts = (" ".join(unicodedata.normalize("NFKC", part).casefold().split()) for part in text.split(PAIR))
+    return PAIR.join(parts)
+
+
+def text_digest(text: str) -> bytes:
+    """16 bytes of BLAKE2 that two texts share where `comparable` does."""
+    return hashlib.blake2b(comparable(text).encode(), digest_size=16).digest()
+
+
 def columns_of(row: str) -> dict[str, str]:
     """A row's text, or two texts, or its image, under names that `read` finds again."""
     if row.startswith("data:image/"):
@@ -68,19 +84,7 @@ def columns_of(row: str) -> dict[str, str]:
     return {"text": first, "text_pair": second} if pair else {"text": first}
 
 
-def one_label(value: object, known: dict[str, int], where: str, column: str, text: str) -> int:
-    """The number of the label in a cell, which is one of `known` or its number."""
-    name = str(value).strip() if value is not None else ""
-    if name in known:
-        return known[name]
-    if is_number(name) and int(name) < len(known):
-        return int(name)
-    raise InputError(
-        f"{where}: unknown label '{name}' in column '{column}' of the row {text[:60]!r}; {nearest(name, known)}"
-    )
-
-
-def number(value: object, known: dict[str, int], where: str, column: str, text: str) -> float:
+def number(value: object, where: str, column: str, text: str) -> float:
     """The number in a cell."""
     try:
         found = float(str(value)) if not isinstance(value, bool) else math.nan
@@ -91,27 +95,22 @@ def number(value: object, known: dict[str, int], where: str, column: str, text: 
     return found
 
 
-def several_labels(value: object, known: dict[str, int], where: str, column: str, text: str) -> np.ndarray:
-    """1 for each of `known` that a cell names, else 0: (known,) int64."""
-    found = np.zeros(len(known), dtype=np.int64)
-    for name in listed(value, where, column):
-        found[one_label(name, known, where, column, text)] = 1
-    return found
-
-
 def listed(value: object, where: str, column: str) -> list[str]:
     """The labels of a row that may have none: of a list, or of a string with semicolons between them."""
+    if isinstance(value, float) and math.isnan(value):
+        value = None
     if isinstance(value, str):
         return [part.strip() for part in value.split(";") if part.strip()]
     if value is None:
         raise InputError(f"{where}: column '{column}' is missing; an empty list, or an empty cell, says: no label")
-    names = value if isinstance(value, list) and all(type(part) in (str, int) for part in value) else None
-    if names is None or len(set(names)) < len(names):
+    parts = value if isinstance(value, list) and not any(isinstance(part, bool) for part in value) else None
+    names = None if parts is None else [written(part, where, column) for part in parts]
+    if names is None or "" in names or len({canonical(name) for name in names}) < len(names):
         raise InputError(
             f"{where}: column '{column}': a list of a row's labels, or a cell with semicolons between them, is "
             "expected, each label once (not a 0 or 1 for every label)"
         )
-    return [str(part).strip() for part in names]
+    return names
 
 
 def answers_of(value: object, context: str, where: str, column: str) -> tuple[tuple[int, str], ...]:
@@ -150,20 +149,20 @@ def words(value: object, where: str, column: str) -> list[str]:
     """The words (or tags) of a cell: a list, or a string with blanks between them; no word holds a blank."""
     if isinstance(value, str):
         return value.split()
-    if not isinstance(value, list) or not all(isinstance(word, str | int) for word in value):
-        raise InputError(f"{where}: column '{column}': a list of words, or words with blanks between them, is expected")
-    return ["".join(str(word).split()) or "_" for word in value]
+    if isinstance(value, list) and all(isinstance(word, str | int) or _is_whole(word) for word in value):
+        return [word if isinstance(word, ClassName) else "".join(str(word).split()) or "_" for word in value]
+    raise InputError(f"{where}: column '{column}': a list of words, or words with blanks between them, is expected")
 
 
-def tags(value: object, known: dict[str, int], where: str, column: str, text: str) -> np.ndarray:
-    """The numbers of the tags in a cell, one for each word of `text`, (words,) int64."""
+def _is_whole(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def tags(value: object, where: str, column: str, text: str) -> list[str]:
+    """The tags in a cell, one for each word of `text`."""
     given, known_words = words(value, where, column), text.split()
     if len(given) != len(known_words):
         raise InputError(
             f"{where}: {len(known_words)} words and {len(given)} tags in column '{column}'; one a word is needed"
         )
-    return np.array([one_label(tag, known, where, column, text) for tag in given], dtype=np.int64)
-
-
-def is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit() and len(name) < 10
+    return given

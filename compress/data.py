@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from .cells import answers_of, image_of, is_number, listed, number, one_label, several_labels, tags, text_of, words
+from .cells import answers_of, image_of, listed, number, tags, text_digest, text_of, words
 from .columns import GOLD_COLUMNS, TEXT, Columns
 from .decode import NAMES
 from .encoder import PAIR, Encoder
 from .errors import InputError, nearest
 from .files import open_table
+from .labels import LabelColumn, distinct, indicator_row, refuse_indicators, written
+
+Input = tuple[bytes, ...]  # the digest of a row's text; of a pair that is two rows, of both
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,20 @@ class Rows:
             return np.arange(len(self))
         return np.flatnonzero(~np.isnan(self.labels))
 
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Numbers of the rows that an input begins with: all, but not the second of a sentence-embedding pair."""
+        if self.labels is None or self.labels.dtype != np.float64:
+            return np.arange(len(self))
+        alone = np.isnan(self.labels)
+        return np.flatnonzero(~np.concatenate([[False], alone[1:] & ~alone[:-1]]))
+
+    @cached_property
+    def inputs(self) -> list[Input]:
+        """What each row says, as digests that case and white space do not change; one of a sentence-embedding pair."""
+        digests, starts = [text_digest(text) for text in self.texts], self.starts.tolist()
+        return [tuple(digests[i:j]) for i, j in zip(starts, [*starts[1:], len(digests)], strict=True)]
+
     def sample(self, count: int) -> Rows:
         """`count` rows (or all) from everywhere, always the same ones: files are often sorted by label. Pairs stay
         together."""
@@ -70,10 +87,13 @@ class Rows:
         if 0 < len(begins) < len(self):
             first = begins[some_of(len(begins), max(1, count // 2))]
             picked = np.stack([first, first + 1], axis=1).ravel()
+        return self.only(picked)
+
+    def only(self, picked: np.ndarray) -> Rows:
+        """The rows with these numbers, (count,) int64, in their order."""
         labels = None if self.labels is None else self.labels[picked]
         groups = None if self.groups is None else tuple(self.groups[i] for i in picked)
-        texts = tuple(self.texts[i] for i in picked)
-        return replace(self, texts=texts, labels=labels, groups=groups)
+        return replace(self, texts=tuple(self.texts[i] for i in picked), labels=labels, groups=groups)
 
     def renamed(self, names: Sequence[str]) -> Rows:
         """The same rows, their labels counted as in `names`; one that is not there comes behind them all."""
@@ -105,7 +125,7 @@ def some_of(rows: int, count: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(rows)[:count]
 
 
-def read(
+def read(  # noqa: C901
     source: str,
     *,
     columns: Columns = TEXT,
@@ -137,7 +157,7 @@ def read(
     texts: list[str] = []
     labels: list = []
     groups: list[str] = []
-    known = {name: i for i, name in enumerate(names)}
+    named = LabelColumn(names, label_column or "")
     for row, record in records:
         where = f"{source}, {row}"
         if columns.images:
@@ -147,26 +167,32 @@ def read(
         value = PAIR.join(parts)
         texts += parts if columns.partner else [value]
         if group is not None:
-            named = "" if record.get(group) is None else str(record[group]).strip()
-            groups += [named] * (len(parts) if columns.partner else 1)
+            of_group = "" if record.get(group) is None else str(record[group]).strip()
+            groups += [of_group] * (len(parts) if columns.partner else 1)
         if columns.partner:
             alike = math.inf  # they belong together
             if label_column is not None:
-                alike = number(record.get(label_column), known, where, label_column, parts[0])
+                alike = number(record.get(label_column), where, label_column, parts[0])
             labels += [alike, math.nan] if pairs else [math.nan]
             continue
         if label_column is not None:
-            found = tags if columns.of_words else several_labels if columns.several else one_label
-            found = number if columns.number else found
+            cell = record.get(label_column)
             if columns.written:
                 labels.append(text_of(record, label_column, False, where))
-                continue
-            if columns.answers:
-                labels.append(answers_of(record.get(label_column), value.partition(PAIR)[2], where, label_column))
-                continue
-            labels.append(found(record.get(label_column), known, where, label_column, value))
+            elif columns.answers:
+                labels.append(answers_of(cell, value.partition(PAIR)[2], where, label_column))
+            elif columns.number:
+                labels.append(number(cell, where, label_column, value))
+            elif columns.of_words:
+                labels.append([named.add(tag, where, value) for tag in tags(cell, where, label_column, value)])
+            elif columns.several:
+                labels.append([named.add(name, where, value) for name in listed(cell, where, label_column)])
+            else:
+                labels.append(named.add(cell, where, value))
     if not texts:
         raise InputError(f"{source}: no rows; a header line and at least one row are expected")
+    if label_column is not None and columns.named and not columns.partner:
+        labels = _numbered(labels, named, columns, source)
     gold = None
     if label_column is not None and (columns.of_words or columns.answers or columns.written):
         gold = np.empty(len(labels), dtype=object)
@@ -174,6 +200,18 @@ def read(
     elif label_column is not None or (columns.partner and labelled):
         gold = np.array(labels, dtype=np.float64 if columns.number or columns.partner else np.int64)
     return Rows(source, tuple(texts), gold, tuple(names), tuple(groups) if group is not None else None)
+
+
+def _numbered(labels: list, named: LabelColumn, columns: Columns, source: str) -> list:
+    """The labels of all rows as indices; of each word, where words have them; as 0 and 1, where a row may have
+    several."""
+    index = named.numbers()
+    if columns.of_words:
+        return [np.array([index[tag] for tag in row], dtype=np.int64) for row in labels]
+    if columns.several:
+        refuse_indicators(labels, len(named.names), source, named.column)
+        return [indicator_row(row, index, len(named.names)) for row in labels]
+    return [index[name] for name in labels]
 
 
 def _text_columns(source: str, there: Sequence[str], given: str | None, columns: Columns) -> list[str]:
@@ -210,9 +248,9 @@ def has_labels(there: Sequence[str], label: str | None, columns: Columns) -> boo
 
 
 def label_names(source: str, label: str | None = None, columns: Columns = TEXT) -> tuple[str, ...]:
-    """The distinct labels of the data, sorted (as numbers when all are): for a checkpoint that has no head yet. Of
-    numbers, the name of their column; of answers, the names of their ends; of texts to write, none; of texts alone,
-    what is said of a token."""
+    """The distinct labels of the data, in the data set's own order where it has one, else sorted (as numbers when all
+    are): for a checkpoint that has no head yet. Of numbers, the name of their column; of answers, the names of their
+    ends; of texts to write, none; of texts alone, what is said of a token."""
     if columns.own:
         return NAMES
     there, records = open_table(source)
@@ -225,20 +263,22 @@ def label_names(source: str, label: str | None = None, columns: Columns = TEXT) 
         return ()
     if columns.number:
         return (column,)
-    found: set[str] = set()
+    found: dict[str, str] = {}
+    rows: list[Sequence[str]] = []
     for row, record in records:
         value, where = record.get(column), f"{source}, {row}"
         cells = words(value, where, column) if columns.of_words else [value]
         cells = listed(value, where, column) if columns.several else cells
-        found |= {"" if cell is None else str(cell).strip() for cell in cells}
+        names = [written(cell, where, column) for cell in cells]
+        found.update(zip(names, names, strict=True))
+        rows += [names] if columns.several else []
     odd = next((name for name in sorted(found) if columns.several and ";" in name), None)
     if odd is not None:
         raise InputError(f"{source}: column '{column}': a label with a semicolon, '{odd}'; rename it")
-    if "" in found:
-        raise InputError(f"{source}: column '{column}' is empty in some row; every row needs a label")
-    if all(map(is_number, found)):
-        return tuple(sorted(found, key=int))
-    return tuple(sorted(found))
+    known = tuple(map(str, distinct(found.values(), source, column)))
+    if columns.several:
+        refuse_indicators(rows, len(known), source, column)
+    return known
 
 
 def require_two_classes(rows: Rows, names: Sequence[str]) -> None:

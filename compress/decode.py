@@ -13,9 +13,11 @@ import numpy as np
 
 if __package__:
     from .encoder import collate
+    from .greedy import adjusted
 else:
     sys.dont_write_bytecode = True
     from encoder import collate  # pyright: ignore[reportMissingImports]
+    from greedy import adjusted  # pyright: ignore[reportMissingImports]
 
 NEXT = "next_token"  # what a decoder says about the token after each: (rows, tokens, 2) float32
 NAMES = ("log_probability", "likeliest")  # of the token that does come next; and the number of the likeliest one
@@ -50,11 +52,12 @@ class Decoder:
     gives logits and the longer cache.
 
     `about`: {layers, heads, head_size} of the cache, `ends`: tokens after which nothing comes, `max_new_tokens`, and
-    `positions`, the longest text that the model takes. All is in tokens.
+    `positions`, the longest text that the model takes. All is in tokens. `logits`: those of `greedy.RULES` that count.
     """
 
     def __init__(self, session: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], about: Mapping) -> None:
         self._session, self.about = session, about
+        self.rules: Mapping = about.get("logits") or {}
         self.ends, self.most = [int(i) for i in about["ends"]], int(about["max_new_tokens"])
         self.room = int(about["positions"]) - self.most  # for a prompt
         self._past, self._present = (cache_names(about["layers"], of) for of in ("past_key_values", "present"))
@@ -94,8 +97,10 @@ class Decoder:
         mask, going = batch["attention_mask"], np.ones(len(rows), dtype=bool)
         out = self._session(self.begun(batch))
         logits = out[LOGITS][np.arange(len(rows)), mask.sum(axis=1) - 1]
+        new, limit, so_far = 0, most, [list(row) for row in rows]
         while most > 0:
-            tokens = logits.argmax(axis=-1)
+            tokens = adjusted(logits, so_far, new, self.ends, limit, self.rules).argmax(axis=-1)
+            so_far, new = [[*row, int(token)] for row, token in zip(so_far, tokens, strict=True)], new + 1
             going &= ~np.isin(tokens, self.ends)
             if not going.any():
                 return

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from .decode import NAMES
 from .encoder import INPUTS, PIXELS, Encoder, reader_file
 from .errors import missing_extra
-from .families import HALVES, WHOLE
+from .families import HALVES, WHOLE, longest_of, padding_of
 from .generation import GENERATION, cached, rules
 from .questions import ENDS
 from .sentence_layout import FILES as SENTENCE_FILES
+from .sentence_layout import sentence_settings
 from .tasks import SEVERAL, TASKS, Task
+from .tokenizer_settings import own_length, settled
 
 STRUCTURE = "structure.json"
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "preprocessor_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "preprocessor_config.json",
 )  # fmt: skip
-LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,12 @@ class Checkpoint:
     config: dict
     weights: tuple[Path, ...]
     max_new_tokens: int | None = None  # of an answer, where a recipe says so
+    sentences: bool = True  # False: an encoder of sentences that is the body of a model for another task
+    pairs: bool = False  # its rows are two texts
+
+    def for_task(self, task: Task) -> Checkpoint:
+        """The same, for rows of this task; what lies beside it for vectors of sentences counts for these alone."""
+        return replace(self, sentences=task.vector, pairs=bool(task.columns.second))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -50,13 +58,32 @@ class Checkpoint:
 
     @property
     def pad_id(self) -> int:
-        return int(self.config.get("pad_token_id") or 0)
+        return padding_of(self.config)
+
+    @cached_property
+    def positions(self) -> int:
+        """Longest input in tokens: what the architecture takes, or sentence-transformers' shorter limit."""
+        positions = longest_of(self.config)
+        return min(positions, self._sentences.get("longest", positions))
+
+    @cached_property
+    def _sentences(self) -> dict:
+        return sentence_settings(self.path) if self.is_encoder and self.sentences else {}
 
     @property
-    def positions(self) -> int:
-        """Longest input in tokens; RoBERTa keeps two positions for itself."""
-        positions = int(self.config.get("max_position_embeddings") or self.config.get("n_positions") or 512)
-        return positions - 2 if self.config.get("model_type") == "roberta" else positions
+    def prompts(self) -> tuple[str, ...]:
+        """What sentence-transformers puts before every text, if anything."""
+        return (self._sentences["prompt"],) if self._sentences.get("prompt") else ()
+
+    @cached_property
+    def tokenizer_text(self) -> str:
+        """tokenizer.json with all that the files beside it say. Raises InputError."""
+        return settled(self.path, self.config, vectors=self.is_encoder and self.sentences)
+
+    @property
+    def plain_tokenizer_text(self) -> str:
+        """The same without the prompt and the lower-casing of sentence-transformers, whose files stay beside it."""
+        return settled(self.path, self.config, vectors=False)
 
     @property
     def depth(self) -> int:
@@ -131,22 +158,25 @@ class Checkpoint:
         names = [file.relative_to(self.path) for file in self.files if weights or file not in self.weights]
         for name in names:
             copy_file(self.path, out, name)
+        if (out / "tokenizer.json").is_file():
+            (out / "tokenizer.json").write_text(self.tokenizer_text, encoding="utf-8")
         return [name.as_posix() for name in names]
 
     def tokenizer_bytes(self) -> bytes:
         """Two checkpoints with the same bytes cut every text into the same tokens, or see an image alike."""
-        return (self.path / reader_file(self.inputs)).read_bytes()
+        file = reader_file(self.inputs)
+        return self.tokenizer_text.encode() if file == "tokenizer.json" else (self.path / file).read_bytes()
 
     def size_mb(self) -> float:
         return sum(path.stat().st_size for path in self.files) / 1e6
 
     def encoder(self, max_length: int | None = None) -> Encoder:
-        """The checkpoint's tokenizer, cut at `max_length` tokens or at the longest input it can take; its preprocessor,
-        where it sees images."""
+        """The checkpoint's tokenizer, cut at `max_length` tokens or at the longest input it can take (None: or the
+        tokenizer's own `model_max_length`); its preprocessor, where it sees images."""
         if PIXELS in self.inputs:
             return self._image_encoder()
-        longest = min(max_length or self.positions, self.positions)
-        return Encoder(self.path / "tokenizer.json", longest, self.pad_id)
+        longest = min(max_length or own_length(self.path) or self.positions, self.positions)
+        return Encoder(self.path / "tokenizer.json", longest, self.pad_id, self.tokenizer_text, marks=self.pairs)
 
     def _image_encoder(self) -> Encoder:
         """ValueError where the model takes images of another size than the preprocessor makes."""

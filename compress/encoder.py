@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 PAIR = "\x1e"  # between two texts that are read as one row: the record separator, which no text holds
+MARK = 1 << 30  # added to the number of the separator between two texts where the second one holds more of them
+MARKED = "separator_marked"  # the key of an artefact's details that says that its graph knows that
 PIXELS = "pixel_values"  # the one input of a model that sees images
 INPUTS = ("input_ids", "attention_mask", PIXELS)  # what a model of either kind takes
 Batch = dict[str, np.ndarray]  # a model's inputs by name, (rows, ...)
@@ -37,14 +39,25 @@ class Words:
 
 
 class Encoder:
-    """A tokenizer.json with one length policy: cut at `max_length` tokens, pad to the longest row of the batch."""
+    """A tokenizer.json with one length policy: cut at `max_length` tokens, on the side that the file names, pad to the
+    longest row of the batch. `text`: what the file would say with the settings beside it. `marks`: the model that
+    the rows are for knows MARK."""
 
-    def __init__(self, tokenizer_json: Path, max_length: int, pad_id: int) -> None:
+    settled: str | None = None
+    side = "right"
+    _boundary: tuple[int, int] | None = None
+
+    def __init__(
+        self, tokenizer_json: Path, max_length: int, pad_id: int, text: str | None = None, *, marks: bool = False
+    ) -> None:
         from tokenizers import Tokenizer  # not there, where a bundle sees images
 
-        self.tokenizer = Tokenizer.from_file(str(tokenizer_json))
+        self.settled = text
+        self.tokenizer = Tokenizer.from_file(str(tokenizer_json)) if text is None else Tokenizer.from_str(text)
+        self.side = (self.tokenizer.truncation or {}).get("direction", "right")
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(max_length)
+        self.tokenizer.enable_truncation(max_length, direction=self.side)
+        self._boundary = boundary(self.tokenizer.encode("a", "b")) if marks else None
         self.max_length = max_length
         self.pad_id = pad_id
         self._lock = Lock()
@@ -53,7 +66,22 @@ class Encoder:
         """Token ids of each text (or of two with PAIR between them), special tokens included, at most `max_length`
         long: of two texts the longer one is cut.
         """
-        return [encoding.ids for encoding in self.tokenizer.encode_batch([parts_of(text) for text in texts])]
+        return [self._marked(row) for row in self.tokenizer.encode_batch([parts_of(text) for text in texts])]
+
+    def _marked(self, encoding: Encoding) -> list[int]:
+        ids = encoding.ids
+        if self._boundary is None or 1 not in encoding.type_ids:
+            return ids
+        separator, after = self._boundary
+        second = encoding.type_ids.index(1)
+        if ids[second:].count(separator) != after and ids[second - 1] == separator:
+            ids[second - 1] += MARK
+        return ids
+
+    @property
+    def marks(self) -> bool:
+        """Its rows may have MARK in them."""
+        return self._boundary is not None
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
@@ -73,22 +101,41 @@ class Encoder:
     def words(self, texts: Sequence[str], around: str = "") -> list[Words]:
         """Which token each word of each text begins with: what word-aligned labels are read from and written to.
 
-        A token of the characters `around` alone does not begin a word that has others: "(New" begins at "New".
+        As `word_ids` of the tokenizers library gives it for texts that are parted into words already: a token that is a
+        blank alone belongs to the word behind it. A token of the characters `around` alone does not begin a word that
+        has others: "(New" begins at "New".
         """
-        found = []
-        for text, encoding in zip(texts, self.tokenizer.encode_batch(list(texts)), strict=True):
-            spans = [match.span() for match in re.finditer(r"\S+", text)]
-            begins, first = [start for start, _ in spans], [-1] * len(spans)
-            for place, (start, end) in enumerate(encoding.offsets):
-                while start < end and text[start].isspace():  # some tokenizers keep the blank with the word
-                    start += 1
-                word = bisect_right(begins, start) - 1
-                if start == end or encoding.special_tokens_mask[place] or first[word] >= 0:
-                    continue
-                if text[start:end].strip(around) or not text[slice(*spans[word])].strip(around):
-                    first[word] = place
-            found.append(Words(spans, first, len(encoding.ids)))
-        return found
+        return [self._words(text, encoding, around) for text, encoding in self._encoded(texts)]
+
+    def _encoded(self, texts: Sequence[str]) -> list[tuple[str, Encoding]]:
+        return list(zip(texts, self.tokenizer.encode_batch(list(texts)), strict=True))
+
+    def _words(self, text: str, encoding: Encoding, around: str) -> Words:
+        spans = [match.span() for match in re.finditer(r"\S+", text)]
+        begins, first = [start for start, _ in spans], [-1] * len(spans)
+        blank = -1  # a token that is a blank alone, before a word that has not begun
+        for place, (start, end) in enumerate(encoding.offsets):
+            if encoding.special_tokens_mask[place]:
+                continue
+            while start < end and text[start].isspace():  # some tokenizers keep the blank with the word
+                start += 1
+            if start == end and self._is_blank(encoding.tokens[place]):
+                blank = place
+                continue
+            word = bisect_right(begins, start) - 1
+            if start < end and word >= 0 and first[word] < 0:
+                inside = not text[slice(*spans[word])].strip(around)  # nothing but such characters: they are the word
+                if text[start:end].strip(around) or inside:
+                    first[word] = blank if blank >= 0 and start == begins[word] else place
+            blank = -1
+        behind = bisect_right(begins, encoding.offsets[blank][1] - 1) if blank >= 0 else len(spans)
+        if behind < len(spans) and first[behind] < 0 and text[begins[behind]] not in around:
+            first[behind] = blank  # the rest of the word was cut off
+        return Words(spans, first, len(encoding.ids))
+
+    def _is_blank(self, token: str) -> bool:
+        """A blank as SentencePiece or a byte-level tokenizer writes it."""
+        return not token.strip("Ġ▁ ")
 
     def places(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Of two texts with PAIR between them, where each token of both stands in the second: (tokens, 2) int64,
@@ -110,7 +157,9 @@ class Encoder:
         return "an ordinary sentence, as long as most of them are"
 
     def write(self, folder: Path) -> None:
-        """Complete the file beside an artefact; a tokenizer's says all there is."""
+        """Complete the file beside an artefact: the settings that lay beside a tokenizer.json are written into it."""
+        if self.settled is not None:
+            (folder / "tokenizer.json").write_text(self.settled, encoding="utf-8")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -122,16 +171,25 @@ class Encoder:
         return text
 
 
+def boundary(example: Encoding) -> tuple[int, int] | None:
+    """Of a row of two texts: the token that parts them, and how many of it come behind that one; None where the
+    tokenizer gives both texts one type."""
+    if 1 not in example.type_ids[1:]:
+        return None
+    second = example.type_ids.index(1)
+    return example.ids[second - 1], example.ids[second:].count(example.ids[second - 1])
+
+
 def reader_file(inputs: Sequence[str]) -> str:
     """Name of the file that says how rows become these inputs."""
     return "preprocessor_config.json" if PIXELS in inputs else "tokenizer.json"
 
 
-def encoder_of(folder: Path, inputs: Sequence[str], max_length: int, pad_id: int) -> Encoder:
-    """What makes rows into these inputs, by the file in `folder`."""
+def encoder_of(folder: Path, inputs: Sequence[str], max_length: int, pad_id: int, *, marks: bool = False) -> Encoder:
+    """What makes rows into these inputs, by the file in `folder`. `marks`: as for `Encoder`."""
     file = folder / reader_file(inputs)
     if PIXELS not in inputs:
-        return Encoder(file, max_length, pad_id)
+        return Encoder(file, max_length, pad_id, marks=marks)
     if __package__:
         from .images import ImageEncoder
     else:

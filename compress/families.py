@@ -36,8 +36,11 @@ class Family:
     attention: str = "sdpa"  # the fastest implementation in transformers; "eager" where it has no other
     fuses: bool = True  # ONNX Runtime's optimizer knows its attention
     decoder: bool = False  # it goes on with texts: each token sees those before it, and there is a cache
+    padding: int = 0  # the token that fills short rows, where config.json names none
+    first_position: str | int = 0  # of a text's first token; PAD: the padding token's number and one
 
 
+PAD = "pad"
 _BERT = Family(
     blocks="encoder.layer",
     heads_in=("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -66,7 +69,7 @@ _LLAMA = Family(
 
 FAMILIES = {
     "bert": _BERT,
-    "roberta": _BERT,
+    "roberta": replace(_BERT, padding=1, first_position=PAD),
     "electra": _BERT,
     "distilbert": Family(
         blocks="transformer.layer",
@@ -84,6 +87,8 @@ FAMILIES = {
         attention_out="attention.attn.o",
         attention_norm="attention.LayerNorm",
         cuts_heads=False,  # one relative position bias for all layers has a column for every head
+        padding=1,
+        first_position=2,  # whatever its padding token is
         attention="eager",
         fuses=False,
     ),
@@ -144,6 +149,30 @@ FAMILIES = {
         fuses=False,
     ),
 }
+
+# The others that may learn and teach: the padding token where config.json names none, and the first position.
+ELSEWHERE: dict[str, tuple[int, str | int]] = dict.fromkeys(
+    ("xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "longformer", "ibert",
+     "luke", "xmod", "lilt", "layoutlmv3", "markuplm", "esm"),
+    (1, PAD),
+)  # fmt: skip
+
+
+def padding_of(config: dict) -> int:
+    """The token that fills short rows, of a config.json."""
+    said = config.get("pad_token_id")
+    if said is not None:
+        return int(said)
+    family = FAMILIES.get(kind := config.get("model_type", ""))
+    return family.padding if family else ELSEWHERE.get(kind, (0, 0))[0]
+
+
+def longest_of(config: dict) -> int:
+    """The longest input that a config.json allows, in tokens: its positions less those before the first token's."""
+    positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 512)
+    family = FAMILIES.get(kind := config.get("model_type", ""))
+    first = family.first_position if family else ELSEWHERE.get(kind, (0, 0))[1]
+    return positions - (padding_of(config) + 1 if isinstance(first, str) else first)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .encoder import Encoder
 from .errors import InputError
+from .greedy import RULES
 from .untrusted import read_json
 
 if TYPE_CHECKING:
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 GENERATION = "generation_config.json"
 MAX_NEW_TOKENS = 64  # of a text, where nothing else is said
 LONGEST = 4096
+NEUTRAL = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0}
+# Settings that change greedy texts in other ways, and the values that change nothing.
+UNKNOWN: dict[str, tuple] = {
+    "sequence_bias": ({}, []), "encoder_repetition_penalty": (1.0,), "encoder_no_repeat_ngram_size": (0,),
+    "exponential_decay_length_penalty": (), "guidance_scale": (1.0,), "forced_decoder_ids": ([],),
+    "force_words_ids": ([],), "constraints": ([],), "stop_strings": ([], ""), "watermarking_config": ({},),
+}  # fmt: skip
 TOKENS = {"start_id": "decoder_start_token_id", "eos_id": "eos_token_id", "pad_id": "pad_token_id"}
 
 
@@ -35,7 +43,9 @@ def rules(path: Path, config: dict, max_new_tokens: int | None) -> dict[str, int
             )
         found[name] = value
     longest = _longest(path, own, max_new_tokens)
-    return {**found, "max_new_tokens": min(longest, int(config.get("max_position_embeddings") or longest))}
+    found["max_new_tokens"] = min(longest, int(config.get("max_position_embeddings") or longest))
+    logits = _logits(path, config, size)
+    return {**found, "logits": logits} if logits else found
 
 
 def cached(path: Path, config: dict, depth: int, positions: int, max_new_tokens: int | None) -> dict:
@@ -52,7 +62,9 @@ def cached(path: Path, config: dict, depth: int, positions: int, max_new_tokens:
     if not all(type(end) is int and end >= 0 for end in ends):
         file = path / (GENERATION if "eos_token_id" in own else "config.json")
         raise InputError(f"{file}: 'eos_token_id' is {said!r}; a token number, or a list of them, is expected")
+    logits = _logits(path, config, int(config.get("vocab_size") or 0))
     return {
+        **({"logits": logits} if logits else {}),
         "layers": depth,
         "heads": int(config.get("num_key_value_heads") or heads),
         "head_size": int(config.get("head_dim") or hidden // heads),
@@ -60,6 +72,36 @@ def cached(path: Path, config: dict, depth: int, positions: int, max_new_tokens:
         "positions": positions,
         "max_new_tokens": min(_longest(path, own, max_new_tokens), max(1, positions // 2)),  # the rest: what is before
     }
+
+
+def _logits(path: Path, config: dict, size: int) -> dict:
+    """Those of `greedy.RULES` that generation_config.json asks for, or config.json where there is no such file.
+
+    InputError for one that is not a number or a token below `size`, and for settings that change texts and are not
+    known here.
+    """
+    file = path / (GENERATION if (path / GENERATION).is_file() else "config.json")
+    own = _own(path) or config
+    for key, harmless in UNKNOWN.items():
+        if own.get(key) is not None and own[key] not in harmless:
+            raise InputError(
+                f"{file}: '{key}' is {str(own[key])[:60]}, which changes the texts and is not known here; remove it, "
+                "and judge the texts without it"
+            )
+    found = {key: own[key] for key in RULES if own.get(key) is not None and own[key] != NEUTRAL.get(key, [])}
+    for key, value in found.items():
+        numbers = value if isinstance(value, list) else [value]
+        if key == "bad_words_ids":
+            numbers = [n for word in numbers for n in (word if isinstance(word, list) else [None])]
+        tokens = key in ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens") or key.startswith("forced_")
+        good = all(type(n) is int and 0 <= n < (size if tokens else 10**6) for n in numbers) and (
+            key != "bad_words_ids" or all(value)
+        )
+        if key == "repetition_penalty":
+            good = isinstance(value, int | float) and value > 0
+        if not good:
+            raise InputError(f"{file}: '{key}' is {str(value)[:60]}; numbers of tokens below vocab_size are expected")
+    return found
 
 
 def _own(path: Path) -> dict:
@@ -81,6 +123,8 @@ def tell_rules(model: PreTrainedModel, found: dict) -> None:
     if found.get("ends"):
         model.generation_config.eos_token_id = found["ends"]
     model.generation_config.max_new_tokens = found["max_new_tokens"]
+    for key, value in found.get("logits", {}).items():
+        setattr(model.generation_config, key, value)
 
 
 def without_tokenizer(path: Path, kind: str) -> None:

@@ -6,22 +6,83 @@ two halves of a model or around those of any other runtime. It imports nothing o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 Half = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]  # inputs by name -> outputs by name
 
 
-def writer(encoder: Half, decoder: Half, *, start_id: int, eos_id: int, pad_id: int, max_new_tokens: int) -> Half:
+# What a generation_config.json may ask for beside the likeliest token, in the order of transformers' processors.
+RULES = (
+    "repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "min_length", "min_new_tokens",
+    "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
+)  # fmt: skip
+
+
+def adjusted(
+    logits: np.ndarray, rows: Sequence[Sequence[int]], new: int, ends: Sequence[int], most: int, rules: Mapping
+) -> np.ndarray:
+    """logits (rows, vocabulary) of the next token as the RULES that are given change them; a copy.
+
+    `rows`: all tokens before it, those that were given included; `new` of them were chosen, of `most`; `ends`: tokens
+    that end a text. repetition_penalty: Keskar et al. 2019, arXiv 1909.05858.
+    """
+    if not rules:
+        return logits
+    found, rows = np.array(logits, dtype=np.float32), [list(map(int, row)) for row in rows]
+    for row, scores in zip(rows, found, strict=True):
+        penalty = rules.get("repetition_penalty", 1.0)
+        if penalty != 1.0:
+            seen = np.unique(row)
+            scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
+        size = rules.get("no_repeat_ngram_size", 0)
+        if 0 < size <= len(row):
+            last = row[len(row) - size + 1 :]
+            again = [row[i + size - 1] for i in range(len(row) - size + 1) if row[i : i + size - 1] == last]
+            scores[again] = -np.inf
+        for word in rules.get("bad_words_ids", ()):
+            if word not in [[end] for end in ends] and row[len(row) - len(word) + 1 :] == word[:-1]:
+                scores[word[-1]] = -np.inf
+        if len(row) < rules.get("min_length", 0) or new < rules.get("min_new_tokens", 0):
+            scores[list(ends)] = -np.inf
+    first = 1 if "forced_bos_token_id" in rules and len(rows[0]) - new == 1 else 0
+    if "forced_bos_token_id" in rules and len(rows[0]) == 1:
+        found = _only(found, [rules["forced_bos_token_id"]])
+    if "forced_eos_token_id" in rules and new == most - 1:
+        forced = rules["forced_eos_token_id"]
+        found = _only(found, forced if isinstance(forced, list) else [forced])
+    found[:, list(rules.get("suppress_tokens", ()))] = -np.inf
+    if new == first:
+        found[:, list(rules.get("begin_suppress_tokens", ()))] = -np.inf
+    return found
+
+
+def _only(logits: np.ndarray, tokens: list[int]) -> np.ndarray:
+    found = np.full_like(logits, -np.inf)
+    found[:, tokens] = 0.0
+    return found
+
+
+def writer(
+    encoder: Half,
+    decoder: Half,
+    *,
+    start_id: int,
+    eos_id: int,
+    pad_id: int,
+    max_new_tokens: int,
+    logits: Mapping | None = None,
+) -> Half:
     """A session that writes: input_ids and attention_mask (rows, length) int64 -> sequences (rows, max_new_tokens)
     int64, `pad_id` behind `eos_id`, which is in them.
 
     `encoder` gives keys and values for every layer of the decoder, cross.N.key and .value (rows, heads, length, size).
     `decoder` takes these, one token a row (rows, 1), and past.N.key and .value, and gives logits (rows, vocabulary) and
-    present.N.key and .value, which are one token longer. Padding is never written. ValueError for logits that are no
-    numbers.
+    present.N.key and .value, which are one token longer. Padding is never written. `logits`: the RULES that count.
+    ValueError for logits that are no numbers.
     """
+    rules = logits or {}
 
     def write(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         given = {"attention_mask": batch["attention_mask"]}
@@ -33,10 +94,13 @@ def writer(encoder: Half, decoder: Half, *, start_id: int, eos_id: int, pad_id: 
         ended = np.zeros(rows, dtype=bool)
         for place in range(max_new_tokens):
             found = decoder({"input_ids": token, **given, **crossed, **past})
-            logits = np.array(found.pop("logits"))
-            logits[:, pad_id] = -np.inf
-            best = logits.argmax(axis=-1)
-            if np.isnan(logits[np.arange(rows), best]).any():  # the first one is the "largest"
+            scores = np.array(found.pop("logits"))
+            broken = np.isnan(scores).any(axis=-1)
+            before = [[start_id, *row[:place].tolist()] for row in sequences] if rules else []
+            scores = adjusted(scores, before, place, [eos_id], max_new_tokens, rules)
+            scores[:, pad_id] = -np.inf
+            best = scores.argmax(axis=-1)
+            if (broken & np.isnan(scores[np.arange(rows), best])).any():  # the first one is the "largest"
                 raise ValueError("the model gave a number that is not finite")
             sequences[~ended, place] = best[~ended]
             ended |= best == eos_id

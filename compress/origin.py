@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from .errors import InputError
+
 CARD = "README.md"
 SIZE_LIMIT = 1_000_000  # bytes
 INHERITED = ("license", "license_name", "license_link", "language", "base_model")
@@ -22,6 +24,20 @@ def card_head(checkpoint: Path) -> dict:
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return {}
     return head if isinstance(head, dict) else {}
+
+
+def origin_files(checkpoint: Path) -> list[Path]:
+    """The files that say what may be done with a checkpoint: LICENSE*, NOTICE* and its card, sorted by name.
+
+    Raises InputError for a link that leads out of its directory; of a snapshot in the Hub's cache, out of that cache.
+    """
+    home = checkpoint.resolve()
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    found = [p for p in sorted(checkpoint.glob("*")) if p.name.startswith(("LICENSE", "NOTICE")) or p.name == CARD]
+    for path in found:
+        if not any(path.resolve().is_relative_to(inside) for inside in (home, blobs)):
+            raise InputError(f"{path}: a link that leads out of the checkpoint; put the file itself there")
+    return [path for path in found if path.is_file()]
 
 
 def inherit(source: Path, out: Path) -> None:

@@ -2,8 +2,8 @@
 
 For CPUs: activations U8, weights S8 per channel. Without VNNI or AMX the U8 x S8 product saturates in 16 bits
 (onnxruntime#14642), so weights take 7 bits there (`reduce_range`). For TensorRT (`symmetric`): both S8, zero point 0.
-Nothing is assumed to be harmless: every variant is run on rows that did not calibrate it, and the one whose answers
-stay nearest is kept.
+Nothing is assumed to be harmless: what INT8 costs is measured on rows that did not calibrate it, and where that is
+more than it may, the matrix products that cost most stay in float.
 """
 
 from __future__ import annotations
@@ -16,34 +16,41 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .encoder import Batch
 from .errors import InputError, StepError, missing_extra
-from .outputs import near, softmax
-from .questions import NOWHERE
-from .similar import alike, cosines
+from .int8_cost import Answers, Batches, Judge, answers, cost, distances, openvino_answers, said
+from .sensitivity import composed, groups_of, left_in_float, products
 from .smooth import smooth
 from .tasks import Task
 
-Batches = Sequence[Batch]
-AGREEMENT = 0.99  # share of rows whose answer INT8 must not change; below it, the worst layers stay in float
 SLOW_ROWS = 48  # rows for the calibration methods that keep histograms of every activation
+RANKING_ROWS = 32  # rows on which groups of products are compared; the decision is made on all that judge
+OF_GEMM = "_MatMul"  # what ONNX Runtime puts behind the name of a Gemm that it makes a MatMul
 # What ONNX Runtime's quantiser logs of graphs that are as they are meant to be.
 SAID = ("pre-processing before quantization", "is not constant. Please exclude this node")
 
 
-def dynamic(source: Path, target: Path, judging: Batches = (), *, reduce_range: bool, task: Task | None = None) -> dict:
+def dynamic(
+    source: Path,
+    target: Path,
+    batches: Batches = (),
+    *,
+    reduce_range: bool,
+    task: Task | None = None,
+    judge: Judge | None = None,
+) -> dict:
     """Weights to INT8 now, activations at run time. Works on the graph with fused attention.
 
-    `judging`: batches on which the answers are compared with the float model's; without them nothing is compared.
+    `batches`: the rows that judge it. Without them, or without a `judge`, nothing is judged and every product is INT8.
     `task`: what the outputs are; None: labels, of a row or of each token.
-    Returns what was found, for the artefact's details.
+    Returns what was found, for the artefact's details: `_judged`.
     """
     quantization = _onnxruntime()
 
-    def make(model: Path, out: Path, left_in_float: list[str]) -> None:
+    def make(model: Path, out: Path, left: Sequence[str]) -> None:
         with _one_line("onnxruntime"):
             quantization.quantize_dynamic(
                 model,
@@ -51,14 +58,17 @@ def dynamic(source: Path, target: Path, judging: Batches = (), *, reduce_range: 
                 per_channel=True,
                 reduce_range=reduce_range,
                 weight_type=quantization.QuantType.QInt8,
-                nodes_to_exclude=[*left_in_float, *_convolutions(model)],
+                nodes_to_exclude=[*left, *(f"{name}{OF_GEMM}" for name in left), *_convolutions(model)],
                 extra_options={"DefaultTensorType": 1},  # FLOAT, for outputs of fused nodes whose type is not inferred
             )
 
     with tempfile.TemporaryDirectory() as scratch:
         plain = _without_value_info(source, Path(scratch))
         make(plain, target, [])
-        return _mended(plain, target, make, judging, Path(scratch), task=task) if judging else {}
+        if judge is None or not batches:
+            return {}
+        theirs, gold = answers(plain, batches), judge.gold(task, range(len(batches)))
+        return _judged(plain, target, make, batches, theirs, judge, task, gold)
 
 
 def static(
@@ -69,11 +79,13 @@ def static(
     reduce_range: bool = False,
     symmetric: bool = False,
     task: Task | None = None,
+    judge: Judge | None = None,
 ) -> dict:
     """QDQ around MatMul, Gemm and Conv; three quarters of `batches` (training rows) give the ranges, the rest judge.
 
     Min-max, percentile, entropy, and min-max after SmoothQuant are tried. Other operators stay in float: quantising
-    them too measured slower and less accurate on this kind of model. Returns what was found.
+    them too measured slower and less accurate on this kind of model. The one nearest to the float model is kept; with a
+    `judge`, products go back to float for what it costs. Returns what was found.
     `symmetric`: the graph that TensorRT takes, S8 x S8 with zero point 0, float biases, and Q/DQ at the inputs of the
     products only ("Working with Quantized Types", TensorRT's developer guide); judged in the arithmetic it states.
     `task`: as in `dynamic`.
@@ -85,8 +97,8 @@ def static(
         of_target |= {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
     if not batches:
         raise InputError("static INT8 needs calibration rows; give at least one training row")
-    judging = list(batches[3::4]) or list(batches)
-    calibrating = [batch for i, batch in enumerate(batches) if i % 4 != 3]
+    apart = (judge or Judge()).parts(len(batches))
+    calibrating, judging = ([batches[i] for i in part] for part in apart)
     methods = {
         "min-max": (quantization.CalibrationMethod.MinMax, False, calibrating),
         "percentile": (quantization.CalibrationMethod.Percentile, False, _of_one_length(calibrating)[:SLOW_ROWS]),
@@ -94,7 +106,7 @@ def static(
         "smoothquant": (quantization.CalibrationMethod.MinMax, True, calibrating),
     }
 
-    def make(model: Path, out: Path, left_in_float: list[str], method: str, scratch: Path) -> None:
+    def make(model: Path, out: Path, left: Sequence[str], method: str, scratch: Path) -> None:
         queue = iter(methods[method][2])
 
         class Reader(quantization.CalibrationDataReader):
@@ -113,7 +125,7 @@ def static(
                 activation_type=quantization.QuantType.QInt8 if symmetric else quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
                 calibrate_method=methods[method][0],
-                nodes_to_exclude=left_in_float,
+                nodes_to_exclude=[*left],
                 extra_options=of_target,
                 calibration_cache_path=scratch / f"{method}.ranges",  # rows are run once, however often it is made
             )
@@ -122,28 +134,37 @@ def static(
         scratch = Path(name)
         plain = _without_value_info(source, scratch)
         smoothed = smooth(plain, scratch / "smoothed.onnx", calibrating[:SLOW_ROWS])
-        wanted = _logits(plain, judging, task=task)
-        tried, best = {}, ("", np.inf)
+        theirs = answers(plain, judging)
+        tried: dict[str, float] = {}
         for method, (_, smoothly, _) in methods.items():
             out = scratch / f"{method}.onnx"
             make(smoothed if smoothly else plain, out, [], method, scratch)
-            tried[method] = _distance(_logits(out, judging, symmetric, task), wanted, task)
-            if tried[method] < best[1]:
-                best = (method, tried[method])
-        chosen = best[0]
+            tried[method] = float(distances(answers(out, judging, symmetric), theirs, task).mean())
+        chosen = min(tried, key=lambda method: tried[method])
         shutil.copyfile(scratch / f"{chosen}.onnx", target)
+        found = {"calibration": chosen, "calibration_kl": tried}
+        if judge is None:
+            return found
         base = smoothed if methods[chosen][1] else plain
         remake = partial(make, method=chosen, scratch=scratch)
-        found = _mended(base, target, remake, judging, scratch, symmetric, task)
-        return {"calibration": chosen, "calibration_kl": tried, **found}
+        gold = judge.gold(task, apart[1])
+        return found | _judged(base, target, remake, judging, theirs, judge, task, gold, as_stated=symmetric)
 
 
 def openvino_static(
-    source: Path, target: Path, batches: Batches, *, reduce_range: bool, transformer: bool = True
-) -> None:
+    source: Path,
+    target: Path,
+    batches: Batches,
+    *,
+    reduce_range: bool,
+    transformer: bool = True,
+    task: Task | None = None,
+    judge: Judge | None = None,
+) -> dict:
     """OpenVINO IR to INT8 IR by NNCF's post-training quantisation, for transformers with SmoothQuant.
 
     Left to itself NNCF gives matrix products the whole range of INT8 (its fix for overflow is for first convolutions).
+    With a `judge` a quarter of `batches` does not calibrate but says what INT8 costs; every product stays INT8.
     """
     try:
         import nncf
@@ -153,23 +174,32 @@ def openvino_static(
     if not batches:
         raise InputError("static INT8 needs calibration rows; give at least one training row")
     nncf.set_log_level(logging.ERROR)
+    apart = judge.parts(len(batches)) if judge else (range(len(batches)), ())
+    calibrating, judging = ([batches[i] for i in part] for part in apart)
     model = openvino.Core().read_model(source)
+    theirs = openvino_answers(model, judging)
     with _one_line("nncf"), contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         quantised = nncf.quantize(
             model,
-            nncf.Dataset(list(batches)),
+            nncf.Dataset(calibrating),
             model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-            subset_size=len(batches),
+            subset_size=len(calibrating),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=nncf.OverflowFix.ENABLE if reduce_range else None
             ),
         )
     openvino.save_model(quantised, target, compress_to_fp16=False)
+    if judge is None:
+        return {}
+    found = cost(openvino_answers(quantised, judging), theirs, task, judge.limits, judge.gold(task, apart[1]))
+    return said(found, found)
 
 
 @contextlib.contextmanager
 def _one_line(whose: str) -> Iterator[None]:
-    """What a quantiser raises as one line; it has asserts and bare classes for what it cannot do."""
+    """What a quantiser raises as one line; it has asserts and bare classes for what it cannot do. SAID is not said."""
+    log = logging.getLogger()
+    log.addFilter(_worth_saying)
     try:
         yield
     except (OSError, MemoryError):
@@ -177,44 +207,72 @@ def _one_line(whose: str) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise StepError(f"{whose}'s quantiser gave up: {reason}; look for weights out of range") from error
+    finally:
+        log.removeFilter(_worth_saying)
 
 
-def _mended(
-    plain: Path,
+def _worth_saying(record: logging.LogRecord) -> bool:
+    return not any(text in record.getMessage() for text in SAID)
+
+
+def _judged(
+    base: Path,
     target: Path,
-    make: Callable[[Path, Path, list[str]], None],
+    make: Callable[[Path, Path, Sequence[str]], None],
     judging: Batches,
-    scratch: Path,
+    theirs: Answers,
+    judge: Judge,
+    task: Task | None,
+    gold: Any,
     as_stated: bool = False,
-    task: Task | None = None,
 ) -> dict:
-    """Where INT8 changes more answers than AGREEMENT allows, leave the products that hurt most in float, one by one.
+    """What INT8 costs on the rows `judging`; where that is too much, the products that cost most go back to float.
 
-    The scan quantises each matrix product alone. It stops as soon as the answers are back, or at half of the products.
+    `make(model, out, left)` quantises all but the products `left`: once more at most, since the variants that are tried
+    are put together from `base` and `target`. At most half of the products go back, and only where that brings the
+    cost under the limit, or halves it. Returns `products`, `left_in_float`, `int8_cost` and how much was tried.
     """
-    answers = partial(_logits, batches=judging, as_stated=as_stated, task=task)
-    wanted = _logits(plain, judging, task=task)
-    agreement = _agreement(answers(target), wanted, task)
-    if agreement >= AGREEMENT:
-        return {"agreement": agreement, "left_in_float": []}
-    nodes = _products(plain)
-    hurt, alone = {}, scratch / "alone.onnx"
-    for node in nodes:
-        make(plain, alone, [other for other in nodes if other != node])
-        hurt[node] = _distance(answers(alone), wanted, task)
-    left: list[str] = []
-    kept: list[str] = []
-    for node in sorted(nodes, key=lambda name: -hurt[name])[: len(nodes) // 2]:
-        left.append(node)
-        make(plain, alone, left)
-        now = _agreement(answers(alone), wanted, task)
-        if now > agreement:
-            agreement = now
-            shutil.copyfile(alone, target)
-            kept = list(left)
-        if agreement >= AGREEMENT:
-            break
-    return {"agreement": agreement, "left_in_float": kept}
+    import onnx
+
+    before = cost(answers(target, judging, as_stated), theirs, task, judge.limits, gold)
+    plain, int8 = onnx.load(base), onnx.load(target)
+    nodes = products(plain, int8)
+    names = [node.name for node in nodes]
+    few = range(0, len(judging), -(-len(judging) // RANKING_ROWS))
+    variants = 0
+    after, left = before, []
+    with tempfile.TemporaryDirectory() as scratch:
+        variant = Path(scratch) / "variant.onnx"
+
+        def answered(in_float: Sequence[str], batches: Batches) -> Answers:
+            nonlocal variants
+            variants += 1
+            onnx.save(composed(plain, int8, {*in_float}), variant)
+            return answers(variant, batches, as_stated)
+
+        def harm(in_int8: Sequence[str]) -> float:
+            ours = answered([name for name in names if name not in in_int8], [judging[i] for i in few])
+            return float(distances(ours, [theirs[i] for i in few], task).mean())
+
+        def affordable(in_float: Sequence[str]) -> bool:
+            return not cost(answered(in_float, judging), theirs, task, judge.limits, gold).too_much
+
+        if before.too_much:
+            left = left_in_float(groups_of(nodes), harm, affordable, len(nodes) // 2)
+        if left:
+            made = Path(scratch) / "made.onnx"
+            make(base, made, left)
+            after = cost(answers(made, judging, as_stated), theirs, task, judge.limits, gold)
+            if after.too_much and not after.value <= before.value / 2:
+                after, left = before, []
+            else:
+                shutil.copyfile(made, target)
+    return {
+        "products": len(nodes),
+        "left_in_float": [name for name in names if name in left],
+        **said(before, after),
+        "variants_tried": variants,
+    }
 
 
 def _of_one_length(batches: Batches) -> Batches:
@@ -233,71 +291,11 @@ def _convolutions(model: Path) -> list[str]:
     return [node.name for node in onnx.load(model, load_external_data=False).graph.node if node.op_type == "Conv"]
 
 
-def _products(model: Path) -> list[str]:
-    """Names of the nodes that multiply by a constant matrix."""
-    import onnx
-
-    graph = onnx.load(model).graph
-    constants = {tensor.name for tensor in graph.initializer}
-    return [
-        node.name
-        for node in graph.node
-        if node.op_type in ("MatMul", "Gemm", "Attention", "Conv") and any(name in constants for name in node.input)
-    ]
-
-
-def _logits(model: Path, batches: Batches, as_stated: bool = False, task: Task | None = None) -> np.ndarray:
-    """First output of every batch, (rows, labels), or (tokens of all rows, labels); of ends (2 * rows, longest).
-
-    `as_stated`: each Q/DQ node computed as it stands, for a target whose INT8 is not this CPU's.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if as_stated:
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    names = {entry.name for entry in session.get_inputs()}
-    found = [(np.asarray(session.run(None, {n: a for n, a in b.items() if n in names})[0]), b) for b in batches]
-    if task is not None and task.answer:
-        longest = max(batch["attention_mask"].shape[1] for batch in batches)
-        return np.concatenate([_choices(out, batch["attention_mask"], longest) for out, batch in found])
-    return np.concatenate([out if out.ndim == 2 else out[batch["attention_mask"] == 1] for out, batch in found])
-
-
-def _choices(out: np.ndarray, mask: np.ndarray, longest: int) -> np.ndarray:
-    """(rows, tokens, 2) -> (2 * rows, longest), NOWHERE where a row has no token."""
-    there = np.repeat(mask == 1, 2, axis=0)
-    lines = np.where(there, out.transpose(0, 2, 1).reshape(there.shape), NOWHERE)
-    return np.pad(lines, [(0, 0), (0, longest - lines.shape[1])], constant_values=NOWHERE)
-
-
-def _distance(ours: np.ndarray, wanted: np.ndarray, task: Task | None = None) -> float:
-    """Mean KL from the float model's answers, nats a row; of numbers, the mean squared difference; of vectors, 1 less
-    the mean cosine."""
-    if task is not None and task.vector:
-        return float(1 - cosines(ours, wanted).mean())
-    if wanted.shape[-1] == 1:
-        return float(np.square(ours - wanted).mean())
-    p, q = np.log(softmax(wanted) + 1e-9), np.log(softmax(ours) + 1e-9)
-    return float((np.exp(p) * (p - q)).sum(-1).mean())
-
-
-def _agreement(ours: np.ndarray, wanted: np.ndarray, task: Task | None = None) -> float:
-    if task is not None and task.vector:
-        return float(alike(ours, wanted).mean())
-    if wanted.shape[-1] == 1:
-        return float(near(ours, wanted).mean())
-    return float((ours.argmax(-1) == wanted.argmax(-1)).mean())
-
-
 def _onnxruntime():
     try:
         from onnxruntime import quantization
     except ImportError as error:
         raise missing_extra(error.name or "onnxruntime", "cpu") from None
-    logging.getLogger().addFilter(lambda record: not any(text in record.getMessage() for text in SAID))
     return quantization
 
 

@@ -7,8 +7,14 @@ from pathlib import Path
 from .errors import InputError
 from .untrusted import read_json
 
-MODULES, POOLING = "modules.json", "1_Pooling/config.json"
-FILES = (MODULES, POOLING, "sentence_bert_config.json", "config_sentence_transformers.json")
+MODULES, POOLING, PROMPTS = "modules.json", "1_Pooling/config.json", "config_sentence_transformers.json"
+TOKENIZER = "tokenizer_config.json"
+BODY = (
+    "sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json",
+    "sentence_camembert_config.json", "sentence_albert_config.json", "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+)  # fmt: skip
+FILES = (MODULES, POOLING, PROMPTS, *BODY)
 KNOWN = ("Transformer", "Pooling", "Normalize")  # in this order; vectors are of length 1 here in any case
 MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 
@@ -34,6 +40,35 @@ def pooling_of(path: Path) -> str:
             f"{path / POOLING}: pooling {', '.join(map(str, modes)) or 'by nothing'}; mean or cls is known"
         )
     return found[0]
+
+
+def sentence_settings(path: Path) -> dict:
+    """What sentence-transformers does to a text before its tokens: `prompt` before it, `lower` case, and cut at
+    `longest` tokens; only what is said. InputError for what cannot be followed."""
+    if not (path / MODULES).is_file():
+        return {}
+    found: dict = {}
+    about = read_json(path / PROMPTS) if (path / PROMPTS).is_file() else {}
+    name, prompts = about.get("default_prompt_name"), about.get("prompts") or {}
+    if name is not None:
+        if not isinstance(prompts, dict) or not isinstance(prompts.get(name), str):
+            raise InputError(f"{path / PROMPTS}: 'default_prompt_name' is {name!r}, and 'prompts' has no such name")
+        found["prompt"] = prompts[name]
+        pooling = read_json(path / POOLING) if (path / POOLING).is_file() else {}
+        if prompts[name] and pooling.get("include_prompt") is False:
+            raise InputError(
+                f"{path / POOLING}: 'include_prompt' is false: vectors without the default prompt's tokens are "
+                "not known here; fine-tune without a prompt, or set it to true"
+            )
+    body = next((read_json(path / file) for file in BODY if (path / file).is_file()), {})
+    if body.get("do_lower_case"):
+        found["lower"] = True
+    longest = body.get("max_seq_length")
+    if longest is None and (path / TOKENIZER).is_file():  # as sentence-transformers does
+        longest = read_json(path / TOKENIZER).get("model_max_length")
+    if isinstance(longest, int | float) and 1 <= longest < 10**8:
+        found["longest"] = int(longest)
+    return found
 
 
 def _check_modules(path: Path) -> None:

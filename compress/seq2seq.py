@@ -23,7 +23,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from .encoder import Batch, by_length
 from .errors import InputError
 from .families import HALVES, Halves
-from .greedy import writer
+from .generation import NEUTRAL
+from .greedy import RULES, writer
 from .inference import inputs_of, tensors
 from .settings import Distill
 from .tags import NO_LABEL
@@ -46,10 +47,14 @@ def depths(model: PreTrainedModel) -> tuple[int, int]:
     return len(attrgetter(parts.encoder)(model)), len(attrgetter(parts.decoder)(model))
 
 
-def rules_of(model: PreTrainedModel) -> dict[str, int]:
-    """How it writes: the token that begins a text, the one that ends it, padding, and the most tokens of one."""
+def rules_of(model: PreTrainedModel) -> dict[str, Any]:
+    """How it writes: the token that begins a text, the one that ends it, padding, the most tokens of one, and what
+    changes the logits (`greedy.RULES`)."""
     own = model.generation_config
+    given = {key: getattr(own, key, None) for key in RULES}
+    logits = {key: value for key, value in given.items() if value is not None and value != NEUTRAL.get(key, [])}
     return {
+        **({"logits": logits} if logits else {}),
         "start_id": own.decoder_start_token_id,
         "eos_id": own.eos_token_id,
         "pad_id": own.pad_token_id,

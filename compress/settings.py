@@ -244,6 +244,20 @@ class Trim(Settings):
     )
 
 
+class Int8(Settings):
+    """What INT8 may cost before matrix products go back to float. docs/compression.md has the rule."""
+
+    max_drop: Annotated[float, Field(ge=0)] = Field(
+        default=0.5,
+        description="points of the metric that it may lose against the float model, on labelled calibration rows",
+    )
+    max_kl: Annotated[float, Field(ge=0)] = Field(
+        default=0.01,
+        description="distance to the float model's answers where the rows have no labels: mean KL divergence, nats a "
+        "row (numbers: squared error in variances; vectors: 1 - cosine)",
+    )
+
+
 class Timed(Settings):
     """The runtime, precision and batch that a time is measured in, on rows of the user's own lengths."""
 

@@ -118,7 +118,7 @@ def label_weights(given: str | Mapping[str, float] | None, labels: Labels, names
     return torch.tensor([given.get(name, 1.0) for name in names], dtype=torch.float32)
 
 
-def fit(
+def fit(  # noqa: C901
     model: PreTrainedModel,
     rows: list[dict],
     loss: Loss,

@@ -18,12 +18,13 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from .data import some_of
 from .distill import teacher_scores
-from .errors import InputError, StepError, missing_extra
+from .errors import InputError, StepError
 from .inference import Kind, kind_of
 from .losses import Labels, one_a_line
 from .outputs import labels_right, points
 from .questions import alike
 from .settings import Adapter, Adversary, Finetune, Tune
+from .studies import reasons, seed_sampler, study_at
 from .tags import NO_LABEL
 from .train import Progress, finetune
 
@@ -38,7 +39,7 @@ class Tuned:
 
     best: Finetune
     default: bool  # nothing that was tried beat the settings it started from
-    trials: list[dict]  # {number, state, metric, settings, seconds}; metric: points on the held-out rows
+    trials: list[dict]  # {number, state, metric, settings, seconds}, a failed one's reason; metric: held-out, points
     importance: dict[str, float]  # share of each knob in the spread of the metric, 0..1; empty with few trials
 
 
@@ -55,7 +56,7 @@ def tune(
     """Search for settings to fine-tune `start()` with, on token ids and labels."""
     order = some_of(len(ids), len(ids))
     held, learned = np.split(order, [max(1, round(HELD_OUT * len(ids)))])
-    study = _study(study_file, seed)
+    study = _study(study_file)
     first = _knobs(settings.finetune)
     study.enqueue_trial(first, skip_if_exists=True)
     pick = partial(_picked, ids, labels)
@@ -66,17 +67,23 @@ def tune(
         found = _suggested(trial, settings, weighs)
         watch = _Watch(trial, *pick(held))
         trial.set_user_attr("settings", found.model_dump(mode="json", exclude_defaults=True))
-        model = finetune(start(), *pick(learned), found, seed=seed, callbacks=[watch])
+        try:
+            model = finetune(start(), *pick(learned), found, seed=seed, callbacks=[watch])
+        except (StepError, InputError) as error:
+            trial.set_user_attr("reason", str(error))
+            raise
         trial.set_user_attr("seconds", time.monotonic() - began)
         return watch.metric(model)
 
     while (spent := _spent(study)) < 60 * settings.minutes and len(_over(study)) < settings.trials:
         if progress:
             progress(min(0.99, spent / (60 * settings.minutes)), f"trial {len(_over(study)) + 1}")
+        seed_sampler(study, seed)
         study.optimize(look, n_trials=1, catch=(StepError, InputError))
     done = [t for t in study.trials if t.state.name == "COMPLETE"]
     if not done:
-        raise StepError("tune: no trial came to an end; look at `finetune`, where the search starts")
+        why = "; ".join(reasons(study)) or "all were stopped"
+        raise StepError(f"tune: no trial came to an end: {why}; mend `finetune`, where the search starts")
     best = max(done, key=lambda t: (t.value, -t.number))
     return Tuned(
         best=_suggested(best, settings, weighs),
@@ -85,6 +92,7 @@ def tune(
             {
                 "number": t.number, "state": t.state.name.lower(), "metric": t.value,
                 "settings": t.user_attrs.get("settings", {}), "seconds": _seconds(t),
+                **{key: t.user_attrs[key] for key in ("reason",) if key in t.user_attrs},
             }
             for t in _over(study)
         ],
@@ -180,22 +188,12 @@ class _Watch(TrainerCallback):
             raise optuna.TrialPruned
 
 
-def _study(path: Path, seed: int) -> Any:
-    try:
-        import optuna
-        import optuna.storages.journal
-    except ImportError as error:
-        raise missing_extra(error.name or "optuna", "compress") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return optuna.create_study(
-        study_name="tune",
-        storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path))),
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=6),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
-        load_if_exists=True,
-    )
+def _study(path: Path) -> Any:
+    study = study_at(path, "tune", direction="maximize")
+    import optuna
+
+    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=4)
+    return study
 
 
 def _over(study: Any) -> list[Any]:

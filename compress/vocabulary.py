@@ -24,8 +24,11 @@ from .settings import Trim
 NAMED = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")  # tokens in a config
 
 
-def trim(model: PreTrainedModel, tokenizer_json: Path, texts: Sequence[str], settings: Trim) -> str:
-    """Cut the model's embedding in place to the tokens that stay; returns the new tokenizer.json's text.
+def trim(
+    model: PreTrainedModel, tokenizer_json: Path, texts: Sequence[str], settings: Trim, text: str | None = None
+) -> str:
+    """Cut the model's embedding in place to the tokens that stay; returns the new tokenizer.json's text. `text`: what
+    the file says with the settings that lie beside it.
 
     What stays: special tokens, single characters and bytes, the `frequent` first pieces of the vocabulary (tokenizers
     list theirs by frequency), and the tokens that `texts` have `min_count` times or more. Raises InputError for a kind
@@ -33,9 +36,10 @@ def trim(model: PreTrainedModel, tokenizer_json: Path, texts: Sequence[str], set
     """
     if model.config.model_type not in (*FAMILIES, STATIC):
         raise InputError(f"cannot trim a '{model.config.model_type}' model; supported: {', '.join(FAMILIES)}")
-    data = json.loads(tokenizer_json.read_text(encoding="utf-8"))
+    text = tokenizer_json.read_text(encoding="utf-8") if text is None else text
+    data = json.loads(text)
     old = _vocabulary(data, tokenizer_json)
-    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    tokenizer = Tokenizer.from_str(text)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     encodings = tokenizer.encode_batch([parts_of(text) for text in texts])
@@ -62,9 +66,10 @@ def keep_tokens(model: PreTrainedModel, tokens: Iterable[int]) -> dict[int, int]
     return numbers
 
 
-def changed_share(before: Path, after: str, texts: Sequence[str]) -> float:
-    """Share of the tokens of `texts`, 0..1, that the trimmed tokenizer no longer gives."""
-    old, new = Tokenizer.from_file(str(before)), Tokenizer.from_str(after)
+def changed_share(before: str, after: str, texts: Sequence[str]) -> float:
+    """Share of the tokens of `texts`, 0..1, that the trimmed tokenizer no longer gives; both as tokenizer.json's
+    text."""
+    old, new = Tokenizer.from_str(before), Tokenizer.from_str(after)
     changed = total = 0
     for text in texts:
         was, now = (Counter(t.encode_batch([parts_of(text)])[0].tokens) for t in (old, new))

@@ -47,13 +47,17 @@ def _onnxruntime() -> Any:
 
 
 def _products_alone(model: Any) -> Any:
-    """The model with each plain Gemm as a product and a sum: GPT-2's matrices are in Gemm nodes."""
+    """The model with each plain Gemm as a product and a sum: GPT-2's matrices are in Gemm nodes.
+
+    Others stay as they are: one that scales, or transposes one of its matrices.
+    """
     from onnx import helper
 
+    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}  # ONNX's defaults as well
     nodes = []
     for node in model.graph.node:
-        plain = all(helper.get_attribute_value(a) in (0, 1.0) for a in node.attribute)
-        if node.op_type != "Gemm" or not plain or len(node.input) < 3:
+        given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        if node.op_type != "Gemm" or plain | given != plain or len(node.input) < 3:
             nodes.append(node)
             continue
         product = f"{node.output[0]}_product"

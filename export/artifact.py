@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..compress.decode import Decoder
-from ..compress.encoder import Encoder, encoder_of, reader_file
+from ..compress.encoder import MARKED, Encoder, encoder_of, reader_file
 from ..compress.errors import InputError, missing_extra
 from ..compress.greedy import writer
 from ..compress.tasks import Task
@@ -54,6 +54,11 @@ def precisions_of(runtime: str, task: Task) -> tuple[str, ...]:
     if task.goes_on:
         return () if runtime in ON_GPU else tuple(p for p in PRECISIONS[runtime] if p in OF_DECODERS)
     return tuple(p for p in PRECISIONS[runtime] if p not in WEIGHTS_ONLY)
+
+
+def marks_of(encoder: Encoder) -> dict[str, bool]:
+    """For `Artifact.details`: that the graph knows `encoder.MARK`, where its rows may have it."""
+    return {MARKED: True} if encoder.marks else {}
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ class Artifact:
 
     def encoder(self) -> Encoder:
         """The tokenizer, or the preprocessor of images, that goes with the model."""
-        return encoder_of(self.path, self.inputs, self.max_length, self.pad_id)
+        return encoder_of(self.path, self.inputs, self.max_length, self.pad_id, marks=bool(self.details.get(MARKED)))
 
     def size_mb(self) -> float:
         """Size on disk of what must be shipped to run it: model files and tokenizer, in MB (1e6 bytes)."""

@@ -24,7 +24,7 @@ from . import manifest as manifest_module
 from . import modelfile as modelfile_module
 from . import selftest as selftest_module
 from . import session as session_module
-from .artifact import ON_GPU, Artifact
+from .artifact import Artifact
 from .card import About, model_card
 from .environment import Installed, installed
 from .machine import BF16_ISA, INT8_ISA, machine, version
@@ -32,19 +32,11 @@ from .manifest import SCHEMA_FILE, read_manifest, write_manifest
 from .modelfile import check_model_file, scan
 from .reference import describe
 from .sbom import write_sbom
-from .selftest import open_model
+from .selftest import GOLDEN_TOLERANCE, largest_tolerance, open_model
 from .session import Session
 
 SCHEMA = 2
 GOLDEN_ROWS = 8
-WEIGHTS_TOLERANCE = {"int8-weight": 0.2, "int4-weight": 0.2}  # runtimes round activations to 8 bits beside such weights
-# Largest difference of an output on another machine of the kind; INT8 rounds differently where float sums differ.
-GOLDEN_TOLERANCE = {
-    "onnxruntime": {"fp32": 1e-3, "fp16": 0.05, "int8-dynamic": 0.2, "int8-static": 0.2, **WEIGHTS_TOLERANCE},
-    "openvino": {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2, **WEIGHTS_TOLERANCE},
-    **{key: {"fp32": 0.005, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2} for key in ON_GPU},
-}
-OTHER_TEXTS = 0.5  # of a model that writes, where rounding is coarse: the share of golden rows with another text
 RUNTIME_PACKAGE = {
     "onnxruntime": ("onnxruntime",),
     "onnxruntime-cuda": ("onnxruntime-gpu",),
@@ -103,7 +95,11 @@ def write_bundle(
     for file in artifact.files:
         shutil.copyfile(artifact.path / file, out / "model" / file)
     reader, images = encoder_module.reader_file(artifact.inputs), encoder_module.PIXELS in artifact.inputs
-    shutil.copyfile(artifact.path / reader, out / reader)
+    side = "right"
+    if images:
+        shutil.copyfile(artifact.path / reader, out / reader)
+    else:
+        side = _write_tokenizer(artifact.path / reader, out / reader, artifact.max_length)
     code_files = [*(Path(str(module.__file__)) for module in CODE), *[IMAGES_CODE] * images]
     for code in (*code_files, SCHEMA_FILE, *extra_files):
         shutil.copyfile(code, out / code.name)
@@ -129,7 +125,7 @@ def write_bundle(
         **({"generation": rules} if rules else {}),
         "max_length": artifact.max_length,
         "pad_id": artifact.pad_id,
-        "length_policy": {"truncate": "right", "pad": "right", "pad_to": list(artifact.lengths) or "longest"},
+        "length_policy": {"truncate": side, "pad": "right", "pad_to": list(artifact.lengths) or "longest"},
         "batch_size": artifact.batch_size,
         "golden": "golden.json",
         "requirements": requirements,
@@ -166,6 +162,17 @@ def write_bundle(
     return out
 
 
+def _write_tokenizer(source: Path, target: Path, max_length: int) -> str:
+    """tokenizer.json as it is used: cut at `max_length` tokens and not padded, for applications that read nothing else
+    of the bundle. Returns the side that is cut, "right" or "left"."""
+    data = json.loads(source.read_text(encoding="utf-8"))
+    side = (data.get("truncation") or {}).get("direction", "Right")
+    data["truncation"] = {"direction": side, "max_length": max_length, "strategy": "LongestFirst", "stride": 0}
+    data["padding"] = None
+    target.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    return side.lower()
+
+
 def _locked(requirements: dict[str, str], environment: Sequence[Installed]) -> str:
     """requirements.txt: what the bundle imports, then what that brings with it, all at the versions of this machine."""
     named = {name.lower().replace("_", "-") for name in requirements}
@@ -184,7 +191,9 @@ def _write_golden(
     """`size`: how far numbers, or those of vectors, are spread, 0 where only these rows can tell; their tolerance goes
     with it."""
     runtime, rows = manifest["runtime"], []
-    for text in map(encoder.small, texts[:GOLDEN_ROWS]):
+    longest = selftest_module.GOLDEN_TEXT if encoder.shape == () else selftest_module.GOLDEN_IMAGE
+    short = [text for text in map(encoder.small, texts) if len(text) <= longest]
+    for text in short[:GOLDEN_ROWS]:
         ids = encoder.ids([text])[0]
         output = np.asarray(session(encoder.pad([ids]))[manifest["outputs"][0]])[0]
         if TASKS[manifest["task"]].writes:
@@ -194,11 +203,11 @@ def _write_golden(
             answer = selftest_module.answer_of(output, manifest["labels"], manifest["task"])
         tokens = ids if isinstance(ids, list) else None
         rows.append({"text": text, "input_ids": tokens, "output": output.tolist(), "answer": answer})
-    tolerance = GOLDEN_TOLERANCE[runtime][manifest["precision"]]
+    tolerance, outputs = GOLDEN_TOLERANCE[runtime][manifest["precision"]], [row["output"] for row in rows]
     if TASKS[manifest["task"]].has_unit:
-        tolerance *= size or spread(np.array([row["output"] for row in rows]))
+        tolerance = min(tolerance * (size or spread(np.array(outputs))), largest_tolerance(manifest, outputs))
     if TASKS[manifest["task"]].writes:
-        tolerance = 0.0 if manifest["precision"] == "fp32" else OTHER_TEXTS
+        tolerance = largest_tolerance(manifest, outputs)
     golden = {"tolerance": {runtime: tolerance}, "rows": rows}
     (out / manifest["golden"]).write_text(json.dumps(golden, indent=1) + "\n")
 

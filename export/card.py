@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
+from ..compress.errors import printable
 from ..compress.origin import card_head
 from ..compress.questions import LONGEST
 from ..compress.tasks import TASKS
 
+MARKS = re.compile(r"[\\`*_\[\]|~<>&$]")
+ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}  # a backslash before them does not reach every reader's HTML filter
 LIBRARY = {"onnxruntime": "onnx", "openvino": "openvino"}  # the Hub's names
 TEXT_TASKS = ("text-pair-classification", "multi-label-classification", "text-regression", "text-pair-regression")
 HUB_TASK = {
@@ -90,7 +94,7 @@ For {manifest["task"]} of {_kind(manifest)} like those it was trained on, {_into
 - Inputs unlike the training data were not tested, nor was fairness between groups of people; whatever bias the
   checkpoint and its data have is still in it. Compression can lose more on rare inputs than the mean shows.
 - {_cpus(manifest)}
-- Licence of the checkpoint: {about.licence or "not stated there; find out before you pass this on"}.
+- Licence of the checkpoint: {escaped(about.licence or "") or "not stated there; find out before you pass this on"}.
 
 ## How to run it
 
@@ -159,9 +163,16 @@ def _speed(choice: dict) -> str:
     return f"{'; '.join(said)} ({chosen['speedup_statistic']})."
 
 
+def escaped(text: str) -> str:
+    """Foreign text (a label, a file's name) as one line of Markdown that shows it: no HTML, no links, no table cells.
+    CommonMark 0.31: a backslash before any ASCII punctuation gives that character."""
+    line = " ".join(printable(text).split())
+    return MARKS.sub(lambda found: ENTITIES.get(found[0], f"\\{found[0]}"), line)
+
+
 def _head(manifest: dict, chosen: dict, about: About) -> dict:
     metric, split = chosen["metric"], "validation" if chosen["metric_test"] is None else "test"
-    source = about.data.get(split, split)
+    source = re.sub("[<>]", "", about.data.get(split, split))  # some readers show the head as HTML
     dataset = {"type": source, "name": source, "split": split}
     result = {"type": metric, "name": f"{metric}, points", "value": round(chosen[f"metric_{split}"], 4)}
     head = {
@@ -184,14 +195,14 @@ def _head(manifest: dict, chosen: dict, about: About) -> dict:
 
 
 def _data(about: About) -> str:
-    lines = [f"- {split}: {about.rows.get(split, '?')} rows, {name}" for split, name in about.data.items()]
+    lines = [f"- {split}: {about.rows.get(split, '?')} rows, {escaped(name)}" for split, name in about.data.items()]
     return "\n".join(lines) if lines else "Not stated."
 
 
 def _labels(manifest: dict) -> str:
     if TASKS[manifest["task"]].vector or not manifest["labels"]:
         return ""
-    return f", labels: {', '.join(manifest['labels'])}"
+    return f", labels: {', '.join(map(escaped, manifest['labels']))}"
 
 
 def _into(manifest: dict) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..compress.encoder import MARKED
 from ..compress.errors import InputError, StepError
 from ..compress.outputs import softmax
 from .artifact import Artifact
@@ -145,5 +146,6 @@ def _artifact(first: Artifact, then: Artifact, how: dict, out: Path) -> Artifact
     for file in then.path.iterdir():
         if file.is_file() and file.name not in (*then.files, "artifact.json", "step.json"):
             shutil.copyfile(file, out / file.name)
-    details = {"cascade": {**how, "first": first.details, "then": then.details, "first_source": first.source}}
+    details = {key: then.details[key] for key in (MARKED,) if key in then.details}
+    details |= {"cascade": {**how, "first": first.details, "then": then.details, "first_source": first.source}}
     return replace(then, path=out, name=f"cascade-{then.name}", files=("model.onnx",), details=details).write()

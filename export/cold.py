@@ -1,21 +1,16 @@
-"""Cold start of a bundle: a fresh process up to its first answer, and how much of that is ours.
-
-python -m paredown.export.cold BUNDLE STARTED    (what `cold_start` runs; STARTED is this machine's monotonic clock)
-"""
+"""How long a bundle takes from nothing to its first answer: in a fresh process, which imports everything anew."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .manifest import BundleError
+from .child import DEADLINE_S, ROWS_S, begin_rows, in_child, limit_memory
+from .manifest import check_files, read_manifest
 
 MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}  # what each runtime's import is
-TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
@@ -32,31 +27,70 @@ class ColdStart:
         return self.total - self.runtime - self.session
 
 
-def cold_start(bundle: Path) -> ColdStart:
+@dataclass(frozen=True)
+class Verified:
+    """What a process of its own found that opened the bundle."""
+
+    start: ColdStart
+    notes: tuple[str, ...]  # how this machine differs from the one that packed it
+    difference: float  # of the golden rows, at most
+    metric: float | None  # points on labelled rows, where they were given
+    rows: int
+
+
+def verified(
+    bundle: Path,
+    seconds: float = DEADLINE_S,
+    public_key: Path | None = None,
+    data: tuple[str, str | None, str | None] | None = None,
+) -> Verified:
+    """Verify an unpacked bundle in a process of its own: its files, its signature where there is a key, the machine,
+    the golden rows, a first answer; then the metric on `data` (source, text column, label column).
+
+    Raises BundleError; InputError for what is wrong with the key or the data.
+    """
+    given = {"public_key": None if public_key is None else str(public_key.absolute()), "data": data}
+    found = in_child("cold", bundle, seconds, 0 if data is None else ROWS_S, **given)
+    return Verified(ColdStart(**found.pop("start")), tuple(found.pop("notes")), **found)
+
+
+def cold_start(bundle: Path, seconds: float = DEADLINE_S) -> ColdStart:
     """Start a process that verifies the unpacked bundle as `predict` does, and answers one text. The files are in the
-    page cache when they have been hashed before. Raises BundleError with the last line that the process said."""
-    command = [sys.executable, "-P", "-m", __name__, str(bundle), repr(time.monotonic())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise BundleError(f"it does not answer in a fresh process: {reason}")
-    return ColdStart(**json.loads(done.stdout))
+    page cache when they have been hashed before. Raises BundleError."""
+    return verified(bundle, seconds).start
 
 
-def _main(bundle: Path, started: float) -> dict[str, float]:
+def job(bundle: Path, started: float, rows_s: float, public_key: str | None, data: list | None) -> dict[str, Any]:
+    """What the process does; `started`: time.monotonic, which all processes of a machine share."""
     from importlib import import_module
 
+    here = time.monotonic()
+    manifest = read_manifest(bundle)
+    check_files(bundle, manifest)
+    if public_key is not None:
+        from .signature import check_signature
+
+        check_signature(bundle, Path(public_key))
+    first = time.monotonic() - here  # what is done once more below, and what only `verify` does
     from . import predict
 
-    runtime = MODULES.get(predict.read_manifest(bundle)["runtime"])
+    runtime = MODULES.get(manifest["runtime"])
     begin = time.monotonic()
     if runtime is not None:
         import_module(runtime)
     imported = time.monotonic() - begin
     predictor = predict.Predictor(bundle)
     predictor([predictor.encoder.example], ["b"] if predictor.task.columns.second else ())
-    return {"total": time.monotonic() - started, "runtime": imported, "session": predictor.session_s}
-
-
-if __name__ == "__main__":
-    print(json.dumps(_main(Path(sys.argv[1]), float(sys.argv[2]))))
+    total = time.monotonic() - started - first
+    metric, rows = None, 0
+    if data is not None:
+        limit_memory(None)  # the rows are the user's own
+        begin_rows(rows_s)
+        metric, rows = predictor.score(*data)
+    return {
+        "start": {"total": total, "runtime": imported, "session": predictor.session_s},
+        "notes": predictor.notes,
+        "difference": float(predictor.largest_difference),
+        "metric": metric,
+        "rows": rows,
+    }

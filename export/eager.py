@@ -9,7 +9,7 @@ from pathlib import Path
 from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.encoder import reader_file
 from ..compress.tasks import TASKS, Task
-from .artifact import Artifact
+from .artifact import Artifact, marks_of
 from .halves import generation_of
 from .session import Session
 
@@ -33,6 +33,7 @@ def to_pytorch(checkpoint: Checkpoint, task: Task, out: Path, max_length: int) -
         max_length=encoder.max_length,
         pad_id=checkpoint.pad_id,
         source=checkpoint.digest,
+        details=marks_of(encoder),
         generation=generation_of(checkpoint, task, ("model.safetensors",)),
     ).write()
 

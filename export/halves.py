@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from ..compress.checkpoint import Checkpoint, load
 from ..compress.encoder import Batch
 from ..compress.greedy import writer
+from ..compress.int8_cost import Judge
 from ..compress.tasks import Task
 from .machine import cores
 from .session import open_session
@@ -67,6 +69,11 @@ def recorded(plain: Path, checkpoint: Checkpoint, calibration: Sequence[Batch]) 
     for batch in calibration[:RECORDED_ROWS]:
         write(batch)
     return calls[::EVERY]
+
+
+def of_calls(judge: Judge | None) -> Judge | None:
+    """What judges INT8 on `recorded` calls, of which nobody knows what is right."""
+    return judge and replace(judge, rows=None)
 
 
 def generation_of(checkpoint: Checkpoint, task: Task, files: Sequence[str]) -> dict | None:

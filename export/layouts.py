@@ -14,7 +14,7 @@ from pathlib import Path
 from ..compress.encoder import PIXELS, reader_file
 from ..compress.errors import InputError
 from ..compress.tasks import TASKS
-from .archive import files_of, pack, write_tar_gz
+from .archive import copy_tree, files_of, pack, write_tar_gz
 from .manifest import read_manifest
 from .selftest import open_encoder
 
@@ -32,7 +32,7 @@ OCI_ROOT = "bundle"  # the directory of the image that holds it
 
 def to_plain(bundle: Path, out: Path) -> None:
     """OUT is the bundle itself."""
-    shutil.copytree(bundle, out, dirs_exist_ok=True)
+    copy_tree(bundle, out)
 
 
 def to_archive(bundle: Path, out: Path) -> None:

@@ -36,7 +36,7 @@ def read_manifest(bundle: Path) -> dict:
     path = bundle / MANIFEST
     raw = _read(path)
     try:
-        manifest = json.loads(raw, parse_constant=_no_constant)
+        manifest = json.loads(raw, parse_constant=_no_constant, parse_float=_finite)
         version = manifest["schema"]
     except DAMAGED:
         raise BundleError(f"{path}: damaged") from None
@@ -62,7 +62,7 @@ def read_manifest(bundle: Path) -> dict:
     reader = "preprocessor_config.json" if "pixel_values" in manifest["inputs"] else "tokenizer.json"
     for name in (*models_of(manifest), manifest["golden"], reader):
         if inside(name) not in manifest["files"]:
-            raise BundleError(f"{path}: {name!r} is not among its files")
+            raise BundleError(f"{path}: {name!r:.200} is not among its files")
     return manifest
 
 
@@ -84,7 +84,7 @@ def write_manifest(bundle: Path, manifest: dict) -> None:
     (bundle / DIGEST).write_bytes(digest_line(raw))
 
 
-def conforms(value: object, schema: dict, root: dict, key: str = "") -> None:
+def conforms(value: object, schema: dict, root: dict, key: str = "") -> None:  # noqa: C901
     """Raise ValueError where `value` breaks `schema`: the words of JSON Schema that manifest.schema.json uses.
 
     Stricter than the standard: 3.0 is no integer, and a pattern has to match the whole string. `root` is what "$ref"
@@ -110,7 +110,9 @@ def conforms(value: object, schema: dict, root: dict, key: str = "") -> None:
         raise ValueError(f"{name} is more than {schema['maximum']}")
     if isinstance(value, list):
         if len(value) < schema.get("minItems", 0):
-            raise ValueError(f"{name} is empty")
+            raise ValueError(f"{name} holds {len(value)} entries, {schema['minItems']} at least are expected")
+        if len(value) > schema.get("maxItems", len(value)):
+            raise ValueError(f"{name} holds {len(value)} entries, {schema['maxItems']} at most are expected")
         for i, item in enumerate(value):
             conforms(item, schema.get("items", {}), root, f"{key}.{i}")
         if schema.get("uniqueItems") and len(set(value)) < len(value):  # of strings
@@ -139,7 +141,7 @@ def inside(name: str) -> str:
     """The name, when it is a plain relative path that stays in its directory; BundleError otherwise."""
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts or path.as_posix() != name or {"\\", "\0"} & set(name):
-        raise BundleError(f"{MANIFEST}: {name!r} is not a path inside the bundle")
+        raise BundleError(f"{MANIFEST}: {name!r:.200} is not a path inside the bundle")
     return name
 
 
@@ -154,22 +156,27 @@ def check_files(bundle: Path, manifest: dict) -> None:
         found.pop(SIGNATURE)
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
-            raise BundleError(f"{name}: missing")
+            raise BundleError(f"{_shown(name)}: missing")
         if name not in expected:
-            raise BundleError(f"{name}: not in the manifest; remove it")
+            raise BundleError(f"{_shown(name)}: not in the manifest; remove it")
         path, entry = found[name], expected[name]
         if path.is_symlink() or not path.is_file():
-            raise BundleError(f"{name}: not a regular file")
+            raise BundleError(f"{_shown(name)}: not a regular file")
         if path.stat().st_size != entry["bytes"]:
-            raise BundleError(f"{name}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}")
+            raise BundleError(f"{_shown(name)}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}")
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                raise BundleError(f"{name}: its sha256 is not the manifest's; the file was changed")
+                raise BundleError(f"{_shown(name)}: its sha256 is not the manifest's; the file was changed")
     for name in models_of(manifest):
         try:
             check_model_file(bundle / name, manifest["runtime"])
         except ValueError as error:
-            raise BundleError(f"{name}: {error}") from None
+            raise BundleError(f"{_shown(name)}: {error}") from None
+
+
+def _shown(name: str) -> str:
+    """The name, as it may go to a terminal: in quotes where it holds what is no printable character."""
+    return name if name.isprintable() else ascii(name)
 
 
 def _read(path: Path) -> bytes:
@@ -187,6 +194,13 @@ def _read(path: Path) -> bytes:
 
 def _join(key: str, inner: str) -> str:
     return f"{key}.{inner}" if key else inner
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"{text} is too large")
+    return number
 
 
 def _no_constant(name: str) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..compress.errors import StepError
+from ..compress.encoder import PAIR, Encoder, parts_of, run_rows
+from ..compress.errors import InputError, StepError
 from ..compress.outputs import spread
 from ..compress.tasks import Task
 from .artifact import GRAPH, ON_GPU, Artifact
@@ -80,6 +81,72 @@ def compare(ours: np.ndarray, theirs: np.ndarray, gold: Any, task: Task, lengths
         agreement=float(task.same(ours, theirs, lengths).mean()),
         metric_drop=0.0 if gold is None else float(task.metric(theirs, gold) - task.metric(ours, gold)),
     )
+
+
+def longest_row(encoder: Encoder, texts: Sequence[str], *, second: bool) -> list[int] | None:
+    """A row of exactly `encoder.max_length` tokens, of the words of `texts` or of an ordinary sentence; None for
+    images, and where no text becomes that long. `second`: a row is two texts.
+    """
+    if encoder.shape:
+        return None
+    given = [parts_of(text) for text in texts[:64]] or [encoder.example]
+    parts = [[text if isinstance(text, str) else text[i] for text in given] for i in range(1 + second)]
+    for times in (1, 8, 64, 512, 4096):
+        ids = encoder.ids([PAIR.join(" ".join(part * times) for part in parts)])[0]
+        if len(ids) == encoder.max_length:
+            return ids
+    return None
+
+
+def _knob(candidate: str) -> str:
+    """What to do about a candidate of a recipe, MODEL/RUNTIME/PRECISION; nothing of anything else."""
+    precision = candidate.rpartition("/")[2]
+    if precision not in TOLERANCES:
+        return ""
+    return f". Drop this target, or set the limit under parity.{precision} in the recipe"
+
+
+def takes_longest(
+    session: Session,
+    row: list[int] | None,
+    encoder: Encoder,
+    task: Task,
+    name: str,
+    wanted: np.ndarray | None = None,
+    tolerance: Tolerance | None = None,
+    unit: float = 1.0,
+) -> np.ndarray | None:
+    """Run a row of `max_length` tokens, the length that is promised; returns its outputs, None where there is no row.
+
+    StepError when it does not run, is not finite, or departs from `wanted`, the outputs of the checkpoint, by more than
+    `tolerance` allows, in units of `unit`.
+    """
+    if row is None:
+        return None
+    try:
+        found = run_rows(session, [row], encoder.pad_id, task.output)
+    except (InputError, StepError):
+        raise
+    except Exception as error:  # each runtime has classes of its own
+        reason = " ".join(str(error).split())[-300:]
+        raise StepError(f"parity: {name} does not take a text of {len(row)} tokens, its max_length: {reason}") from None
+    if not np.isfinite(found).all():
+        raise StepError(f"parity: {name} gives numbers that are not finite for a text of {len(row)} tokens")
+    if wanted is None or task.writes:
+        return found
+    limit = tolerance.max_difference if tolerance else None
+    if found.shape != wanted.shape:
+        raise StepError(
+            f"parity: for a text of {len(row)} tokens, {name} gives outputs of {found.shape}, its checkpoint of "
+            f"{wanted.shape}"
+        )
+    apart = float(np.abs(task.weighed(found).astype(np.float64) - task.weighed(wanted)).max()) / unit
+    if limit is not None and apart > limit:
+        raise StepError(
+            f"parity: for a text of {len(row)} tokens, its max_length, {name} is {apart:.2g} from its checkpoint, > "
+            f"{limit:g} (max_difference){_knob(name)}"
+        )
+    return found
 
 
 def stand_in(artifact: Artifact, threads: int) -> Session | None:

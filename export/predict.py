@@ -14,6 +14,7 @@ from ..compress.encoder import collate, run_rows
 from ..compress.errors import InputError
 from ..compress.outputs import points, sigmoid, softmax
 from ..compress.tasks import TASKS, rows_of_texts
+from .child import begin_rows
 from .selftest import (
     BundleError,
     check_files,
@@ -92,3 +93,20 @@ class Predictor:
         if not len(rows):
             raise InputError(f"{source}: no rows")
         return self.task.metric(self._outputs(rows.texts), self.task.gold(rows, self.encoder)), len(rows.begins)
+
+
+def open_job(bundle: Path, started: float, rows_s: float, threads: int | None = None) -> None:
+    """Open a bundle and answer once: the part of `child` that says whether it comes back."""
+    predictor = Predictor(bundle, threads, alone=False)
+    predictor([predictor.encoder.example], ["b"] if predictor.task.columns.second else ())
+
+
+def predict_job(
+    bundle: Path, started: float, rows_s: float, texts: list[str], images: list[str], pairs: list[str]
+) -> list[dict]:
+    """`Predictor` on texts, or on image files, as a part of `child`."""
+    predictor = Predictor(bundle)
+    begin_rows(rows_s)
+    if images and predictor.task.reads_text:
+        raise InputError(f"--image: the bundle is for {predictor.task.name}; give --text")
+    return predictor(texts or [image_of(file, Path(), "--image") for file in images], pairs)

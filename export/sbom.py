@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from ..compress.errors import missing_extra
 from .environment import Installed
 
 NAME = "sbom.cdx.json"
@@ -18,17 +17,14 @@ NAME = "sbom.cdx.json"
 
 def _cyclonedx() -> Any:
     """The library's classes; Any, because its decorators hide their types."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from cyclonedx.contrib.license.factories import LicenseFactory
-            from cyclonedx.model import HashAlgorithm, HashType
-            from cyclonedx.model.bom import Bom
-            from cyclonedx.model.component import Component, ComponentType
-            from cyclonedx.output.json import JsonV1Dot6
-            from packageurl import PackageURL
-    except ImportError as error:
-        raise missing_extra(error.name or "cyclonedx-python-lib", "compress") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from cyclonedx.contrib.license.factories import LicenseFactory
+        from cyclonedx.model import HashAlgorithm, HashType
+        from cyclonedx.model.bom import Bom
+        from cyclonedx.model.component import Component, ComponentType
+        from cyclonedx.output.json import JsonV1Dot6
+        from packageurl import PackageURL
     return SimpleNamespace(
         LicenseFactory=LicenseFactory, HashAlgorithm=HashAlgorithm, HashType=HashType, Bom=Bom, Component=Component,
         ComponentType=ComponentType, JsonV1Dot6=JsonV1Dot6, PackageURL=PackageURL,

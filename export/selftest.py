@@ -13,7 +13,7 @@ from pathlib import Path
 
 if __package__:
     from ..compress.decode import Decoder
-    from ..compress.encoder import Encoder, encoder_of, reader_file
+    from ..compress.encoder import MARKED, Encoder, encoder_of, reader_file
     from ..compress.greedy import writer
     from .manifest import MANIFEST, BundleError, check_files, models_of, read_manifest
     from .session import CannotRunHere, Session, open_session, padded
@@ -21,7 +21,7 @@ else:
     sys.dont_write_bytecode = True  # a bundle stays as it was packed
     try:
         from decode import Decoder  # pyright: ignore[reportMissingImports]
-        from encoder import Encoder, encoder_of, reader_file  # pyright: ignore[reportMissingImports]
+        from encoder import MARKED, Encoder, encoder_of, reader_file  # pyright: ignore[reportMissingImports]
         from greedy import writer  # pyright: ignore[reportMissingImports]
         from manifest import (  # pyright: ignore[reportMissingImports]
             MANIFEST,
@@ -42,7 +42,22 @@ SEVERAL = "multi-label-classification"  # the task whose rows may have several l
 ENDS = "question-answering"  # whose answer is a part of the second text
 VECTORS = "sentence-embedding"  # whose answer is a vector
 GOES_ON = "text-generation"  # whose outputs are a log-probability and a token's number
+GOLDEN_ROWS, GOLDEN_BYTES = 64, 10**8  # at most: rows, bytes of the file
+GOLDEN_TEXT, GOLDEN_IMAGE = 10**6, 10**7  # characters of a row, at most; of an image as its data URI
 NUMBERS = ("text-regression", "text-pair-regression")  # whose answer is a number
+# Runtimes round activations to 8 bits beside such weights.
+WEIGHTS_TOLERANCE = {"int8-weight": 0.2, "int4-weight": 0.2}
+# Largest difference of an output on another machine of the kind; INT8 rounds differently where float sums differ.
+GOLDEN_TOLERANCE = {
+    "onnxruntime": {"fp32": 1e-3, "fp16": 0.05, "int8-dynamic": 0.2, "int8-static": 0.2, **WEIGHTS_TOLERANCE},
+    "openvino": {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2, **WEIGHTS_TOLERANCE},
+    **{
+        key: {"fp32": 0.005, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2}
+        for key in ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx")
+    },
+}
+OTHER_TEXTS = 0.5  # of a model that writes, where rounding is coarse: the share of golden rows with another text
+UNIT = 4.0  # times the largest golden output: what a tolerance in units of the model's spread may refer to at most
 __all__ = ["MANIFEST", "BundleError", "check_files", "read_manifest"]  # for those who want all the checks from here
 
 
@@ -82,7 +97,8 @@ def cpu_flags() -> set[str]:
 def open_encoder(bundle: Path, manifest: dict) -> Encoder:
     """The bundle's tokenizer, or its preprocessor of images. Check the files first."""
     try:
-        return encoder_of(bundle, manifest["inputs"], manifest["max_length"], manifest["pad_id"])
+        marks = bool(manifest["source"]["details"].get(MARKED))
+        return encoder_of(bundle, manifest["inputs"], manifest["max_length"], manifest["pad_id"], marks=marks)
     except Exception as error:
         raise BundleError(f"{reader_file(manifest['inputs'])} does not open here: {_line(error)}") from None
 
@@ -140,7 +156,8 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encode
             continue
         goes_on = manifest["task"] == GOES_ON
         parts = [(x - want)[:, :1] if goes_on else x - want for x in (got, by_cache) if x.shape == want.shape]
-        difference = max(float(np.abs(part).max()) for part in parts) if len(parts) == 2 else float("inf")
+        # np.max, which keeps a NaN in either of them, where max() would drop one
+        difference = float(np.max([np.abs(part).max() for part in parts])) if len(parts) == 2 else float("inf")
         worst = max(worst, difference)
         one = got.ndim == 1 and manifest["task"] not in (SEVERAL, VECTORS)
         flipped = one and got.argmax() != want.argmax()  # of many tokens, labels or numbers, one may be undecided
@@ -175,6 +192,8 @@ def _golden(bundle: Path, manifest: dict) -> tuple[list[dict], float]:
     """The golden rows, and the tolerance for the manifest's runtime."""
     name, runtime = manifest["golden"], manifest["runtime"]
     try:
+        if (bundle / name).stat().st_size > GOLDEN_BYTES:
+            raise BundleError(f"{name}: over {GOLDEN_BYTES / 1e6:g} MB")
         golden = json.loads((bundle / name).read_bytes())
         rows, tolerances = golden["rows"], golden["tolerance"]
         kind = int if len(models_of(manifest)) > 1 else float  # tokens, or numbers
@@ -192,9 +211,31 @@ def _golden(bundle: Path, manifest: dict) -> tuple[list[dict], float]:
         raise BundleError(f"{name}: damaged") from None
     if not rows:
         raise BundleError(f"{name}: no rows, so nothing is proved")
+    longest = GOLDEN_IMAGE if "pixel_values" in manifest["inputs"] else GOLDEN_TEXT
+    if len(rows) > GOLDEN_ROWS or max(len(row["text"]) for row in rows) > longest:
+        raise BundleError(f"{name}: over {GOLDEN_ROWS} rows, or a row of over {longest} characters")
     if runtime not in tolerances:
         raise BundleError(f"{name}: no tolerance for {runtime}; it has {', '.join(sorted(tolerances)) or 'none'}")
-    return rows, tolerances[runtime]
+    tolerance, most = tolerances[runtime], largest_tolerance(manifest, [row["output"] for row in rows])
+    if not 0 <= tolerance <= most:  # NaN is neither
+        raise BundleError(f"{name}: a tolerance of {tolerance:g} proves nothing; at most {most:.3g} is allowed here")
+    return rows, tolerance
+
+
+def largest_tolerance(manifest: dict, outputs: list) -> float:
+    """The largest tolerance that still proves something, for a bundle's runtime, precision and task.
+
+    Of a model that writes, a share of the golden rows, 0..1; otherwise a difference of outputs, finite. Numbers and
+    vectors have a unit of their own, so theirs is in multiples of the largest of the golden `outputs`.
+    """
+    if len(models_of(manifest)) > 1:
+        return 0.0 if manifest["precision"] == "fp32" else OTHER_TEXTS
+    most = GOLDEN_TOLERANCE.get(manifest["runtime"], {}).get(manifest["precision"], 0.0)
+    if manifest["task"] not in (*NUMBERS, VECTORS):
+        return most
+    numbers = (x for output in outputs for line in output for x in (line if isinstance(line, list) else [line]))
+    size = max((abs(x) for x in numbers if np.isfinite(x)), default=0.0)
+    return most * (UNIT * size or 1.0)
 
 
 def selftest(bundle: Path, threads: int | None = None) -> dict:

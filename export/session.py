@@ -10,6 +10,7 @@ import ctypes
 import functools
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ import numpy as np
 
 # OpenVINO tells Google Analytics of every import, and forks this process to do it; without this package it does not.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+# ONNX Runtime sends events to Microsoft, and keeps a device id in the home directory; it asks for this when imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 Session = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -117,7 +120,11 @@ def _open_openvino(model: Path, precision: str, threads: int) -> Session:
         # What INT8 leaves in float runs in bf16 where that is faster; fp32 means fp32.
         "INFERENCE_PRECISION_HINT": "bf16" if has_bf16 and precision in BF16_REST else "f32",
     }
-    compiled = core.compile_model(core.read_model(model), "CPU", config)
+    graph = core.read_model(model)
+    if config["INFERENCE_PRECISION_HINT"] == "bf16" and threads == 1 and _gated_decoder(graph) and _has_amx():
+        # 2026.4.1 divides by zero in its fused MLP for AMX: the process would end with SIGFPE
+        raise CannotRunHere("OpenVINO's bf16 kernel for gated decoders needs two threads on a CPU with AMX")
+    compiled = core.compile_model(graph, "CPU", config)
     request = compiled.create_infer_request()
     narrow = openvino.Type.i32
     inputs = {p.get_any_name(): np.int32 if p.get_element_type() == narrow else None for p in compiled.inputs}
@@ -128,6 +135,19 @@ def _open_openvino(model: Path, precision: str, threads: int) -> Session:
         return {name: np.array(request.get_output_tensor(i).data) for i, name in outputs}
 
     return run
+
+
+def _gated_decoder(graph: Any) -> bool:
+    """Whether an OpenVINO model is a decoder with a cache whose MLP has a SiLU gate (Llama, Qwen)."""
+    cached = any(name.startswith("past_key_values") for port in graph.inputs for name in port.names)
+    return cached and any(node.get_type_name() in ("Sigmoid", "Swish") for node in graph.get_ops())
+
+
+def _has_amx() -> bool:
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def _open_engine(model: Path, precision: str, threads: int, runtime: str) -> Session:

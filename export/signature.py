@@ -36,8 +36,21 @@ def sign(bundle: Path, private_key: Path) -> Path:
 
 def check_signature(bundle: Path, public_key: Path) -> None:
     """Raise BundleError unless model.sig was made with the key's other half, over these very files."""
+    path, verifier = bundle / SIGNATURE, verifier_of(public_key)
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{SIGNATURE}: no such file; this bundle is not signed")
+    try:
+        verifier.verify(bundle, path)
+    except Exception as error:  # ValueError, InvalidSignature, and those of three parsers
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BundleError(f"{SIGNATURE}: not a signature of this bundle by {public_key}: {reason}") from None
+
+
+def verifier_of(public_key: Path):
+    """What verifies signatures of a key's other half. Raises InputError for a key that cannot be used, or when the
+    library is missing.
+    """
     _, verifying, hashing = _library()
-    path = bundle / SIGNATURE
     _require_key(public_key, "--public-key", MAKE_PUBLIC)
     try:
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
@@ -45,13 +58,7 @@ def check_signature(bundle: Path, public_key: Path) -> None:
         raise InputError(
             f"--public-key {public_key}: not a PEM public key on P-256, P-384 or P-521{_why(error)}; {MAKE_PUBLIC}"
         ) from None
-    if path.is_symlink() or not path.is_file():
-        raise BundleError(f"{SIGNATURE}: no such file; this bundle is not signed")
-    try:
-        verifier.set_hashing_config(_hashing(hashing)).verify(bundle, path)
-    except Exception as error:  # ValueError, InvalidSignature, and those of three parsers
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BundleError(f"{SIGNATURE}: not a signature of this bundle by {public_key}: {reason}") from None
+    return verifier.set_hashing_config(_hashing(hashing))
 
 
 def _require_key(path: Path, option: str, how: str) -> None:

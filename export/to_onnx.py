@@ -20,10 +20,11 @@ import numpy as np
 from ..compress.checkpoint import Checkpoint, load
 from ..compress.errors import InputError, StepError, missing_extra
 from ..compress.families import FAMILIES, HALVES, STATIC, WHOLE, supported
+from ..compress.int8_cost import Judge
 from ..compress.tasks import Task
-from .artifact import WEIGHTS_ONLY, Artifact
+from .artifact import WEIGHTS_ONLY, Artifact, marks_of
 from .causal import decoder_onnx
-from .halves import DECODER, ENCODER, generation_of, plain_decoder, recorded, trace
+from .halves import DECODER, ENCODER, generation_of, of_calls, plain_decoder, recorded, trace
 from .machine import has_int8_isa
 from .onnx_file import finish
 
@@ -45,19 +46,13 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
     if task.writes or task.goes_on:
         (trace if task.writes else decoder_onnx)(checkpoint, task, target)
         return target
-    kind = checkpoint.config.get("model_type", "")
-    if kind in supported(decoders=True):
-        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model for {task.name}, only for text-generation")
-    import torch
-
-    if task.writes or task.goes_on:
-        (trace if task.writes else decoder_onnx)(checkpoint, task, target)
-        return target
     kind, known = checkpoint.config.get("model_type", ""), (*supported(decoders=False), *WHOLE)
     if kind in supported(decoders=True):
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model for {task.name}, only for text-generation")
     if kind not in (*known, STATIC):
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(known)}")
+    import torch
+
     model = load(checkpoint, task)
     model.set_attn_implementation("eager")
 
@@ -115,11 +110,13 @@ def to_onnx(
     max_length: int,
     precision: str = "fp32",
     calibration: Sequence[dict[str, np.ndarray]] = (),
+    judge: Judge | None = None,
 ) -> Artifact:
     """Make an ONNX Runtime artefact of a precision in PRECISIONS["onnxruntime"] in the directory `out`.
 
     `plain`: what `plain_onnx` wrote for this checkpoint. `calibration`: batches of training rows, needed for
-    int8-static; int8-dynamic is judged on them where there are some. Raises StepError when attention was not fused.
+    int8-static. `judge`: INT8 is judged on them, and may leave products in float. Raises StepError when attention was
+    not fused.
     """
     out.mkdir(parents=True, exist_ok=True)
     details: dict = {"opset": OPSET}
@@ -127,13 +124,13 @@ def to_onnx(
     if task.writes:
         calls = recorded(plain, checkpoint, calibration) if calibration and precision.startswith("int8") else []
         files = (f"{ENCODER}.onnx", f"{DECODER}.onnx")
-        details[ENCODER] = _ready(plain, out / files[0], checkpoint, task, precision, (), reduce_range)
+        details[ENCODER] = _ready(plain, out / files[0], checkpoint, task, precision, (), None, reduce_range)
         details[DECODER] = _ready(
-            plain_decoder(plain), out / files[1], checkpoint, task, precision, calls, reduce_range
+            plain_decoder(plain), out / files[1], checkpoint, task, precision, calls, of_calls(judge), reduce_range
         )
     else:
         files = ("model.onnx",)
-        details |= _ready(plain, out / files[0], checkpoint, task, precision, calibration, reduce_range)
+        details |= _ready(plain, out / files[0], checkpoint, task, precision, calibration, judge, reduce_range)
     if precision.startswith("int8") and precision not in WEIGHTS_ONLY:
         details |= {"weights": "S8 per channel", "activations": "U8", "reduce_range": reduce_range}
     return artifact_of(checkpoint, task, out, max_length, "onnxruntime", precision, files, details)
@@ -146,6 +143,7 @@ def _ready(
     task: Task,
     precision: str,
     calibration: Sequence[dict[str, np.ndarray]],
+    judge: Judge | None,
     reduce_range: bool,
 ) -> dict:
     """One graph in its precision, written to `ready`; what was found, for the artefact's details."""
@@ -154,12 +152,14 @@ def _ready(
     details: dict = {}
     with tempfile.TemporaryDirectory() as scratch:
         if precision == "int8-static":  # QDQ goes around MatMul, which a fused Attention would hide
-            details |= quantize.static(plain, ready, calibration, reduce_range=reduce_range, task=task)
+            details |= quantize.static(plain, ready, calibration, reduce_range=reduce_range, task=task, judge=judge)
         else:
             fused = Path(scratch) / "fused.onnx"
             details["fused"] = fuse(plain, fused, checkpoint)
             if precision == "int8-dynamic":
-                details |= quantize.dynamic(fused, ready, calibration, reduce_range=reduce_range, task=task)
+                details |= quantize.dynamic(
+                    fused, ready, calibration, reduce_range=reduce_range, task=task, judge=judge
+                )
             elif precision == "fp16":
                 half(fused, ready)
             elif precision in WEIGHTS_ONLY:
@@ -206,7 +206,7 @@ def artifact_of(
         max_length=encoder.max_length,
         pad_id=checkpoint.pad_id,
         source=checkpoint.digest,
-        details=details,
+        details=details | marks_of(encoder),
         generation=generation_of(checkpoint, task, files),
     ).write()
 

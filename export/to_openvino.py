@@ -11,9 +11,10 @@ import numpy as np
 from ..compress.checkpoint import Checkpoint
 from ..compress.errors import missing_extra
 from ..compress.families import WHOLE
+from ..compress.int8_cost import Judge
 from ..compress.tasks import Task
 from .artifact import WEIGHTS_ONLY, Artifact
-from .halves import DECODER, ENCODER, plain_decoder, recorded
+from .halves import DECODER, ENCODER, of_calls, plain_decoder, recorded
 from .machine import has_int8_isa
 from .to_onnx import artifact_of
 
@@ -26,29 +27,40 @@ def to_openvino(
     max_length: int,
     precision: str = "fp32",
     calibration: Sequence[dict[str, np.ndarray]] = (),
+    judge: Judge | None = None,
 ) -> Artifact:
     """Make an OpenVINO artefact of a precision in PRECISIONS["openvino"] in the directory `out`.
 
     `plain`: what `plain_onnx` wrote for this checkpoint. bf16 is a hint given when the model is compiled: the weights
-    on disk stay float32; fp16 halves them. `calibration`: batches of training rows, needed for int8-static.
+    on disk stay float32; fp16 halves them. `calibration`: batches of training rows, needed for int8-static; `judge`: a
+    quarter of them says what INT8 costs.
     """
     out.mkdir(parents=True, exist_ok=True)
-    graphs = {"model": (plain, calibration)}
+    graphs = {"model": (plain, calibration, judge)}
     if task.writes:
         calls = recorded(plain, checkpoint, calibration) if precision == "int8-static" else []
-        graphs = {ENCODER: (plain, calibration), DECODER: (plain_decoder(plain), calls)}
+        graphs = {ENCODER: (plain, calibration, None), DECODER: (plain_decoder(plain), calls, of_calls(judge))}
     transformer = checkpoint.config.get("model_type") not in WHOLE
-    for name, (graph, batches) in graphs.items():
-        _convert(graph, out / f"{name}.xml", precision, batches, transformer)
+    details: dict = {}
+    for name, (graph, batches, judging) in graphs.items():
+        found = _convert(graph, out / f"{name}.xml", task, precision, batches, judging, transformer)
+        details |= {name: found} if task.writes and found else found
     files = tuple(f"{name}.{suffix}" for name in graphs for suffix in ("xml", "bin"))
-    details = {"reduce_range": not has_int8_isa()} if precision == "int8-static" else {}
+    if precision == "int8-static":
+        details["reduce_range"] = not has_int8_isa()
     return artifact_of(checkpoint, task, out, max_length, "openvino", precision, files, details)
 
 
 def _convert(
-    plain: Path, target: Path, precision: str, calibration: Sequence[dict[str, np.ndarray]], transformer: bool
-) -> None:
-    """One graph in its precision, written to `target`."""
+    plain: Path,
+    target: Path,
+    task: Task,
+    precision: str,
+    calibration: Sequence[dict[str, np.ndarray]],
+    judge: Judge | None,
+    transformer: bool,
+) -> dict:
+    """One graph in its precision, written to `target`; what was found, for the artefact's details."""
     try:
         import openvino
     except ImportError as error:
@@ -68,8 +80,12 @@ def _convert(
                 port.get_tensor().set_names({entry.name})
         if precision == "int8-static":
             openvino.save_model(converted, ir, compress_to_fp16=False)
-            quantize.openvino_static(ir, target, calibration, transformer=transformer, reduce_range=not has_int8_isa())
-        elif precision in WEIGHTS_ONLY:
+            reduce = not has_int8_isa()
+            return quantize.openvino_static(
+                ir, target, calibration, transformer=transformer, reduce_range=reduce, task=task, judge=judge
+            )
+        if precision in WEIGHTS_ONLY:
             weights.openvino_weights(converted, target, WEIGHTS_ONLY[precision])
         else:
             openvino.save_model(converted, target, compress_to_fp16=precision == "fp16")
+        return {}

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..compress.checkpoint import Checkpoint
 from ..compress.errors import StepError
+from ..compress.int8_cost import Judge
 from ..compress.tasks import Task
 from .artifact import GRAPH, Artifact
 from .engine import Engine, layers_of, require, summary
@@ -41,6 +42,7 @@ def to_tensorrt(
     max_length: int,
     precision: str = "fp32",
     calibration: Sequence[dict[str, np.ndarray]] = (),
+    judge: Judge | None = None,
     *,
     runtime: str = "tensorrt_rtx",
     engine: Engine | None = None,
@@ -48,13 +50,13 @@ def to_tensorrt(
     """Build an engine of a precision in PRECISIONS[runtime] in the directory `out`, its ONNX graph beside it.
 
     `plain`: what `plain_onnx` wrote for this checkpoint. `calibration`: batches of training rows, for int8-static,
-    whose float rest is float16. Inputs stay int64, outputs float32. Raises InputError when the libraries or the GPU
-    are missing, StepError with everything that the parser or the builder complained about.
+    whose float rest is float16; `judge` as in `to_onnx`. Inputs stay int64, outputs float32. Raises InputError when the
+    libraries or the GPU are missing, StepError with everything that the parser or the builder complained about.
     """
     trt, log = require(runtime)
     settings = engine or Engine()
     out.mkdir(parents=True, exist_ok=True)
-    details = typed_graph(plain, out / GRAPH, precision, calibration, task)
+    details = typed_graph(plain, out / GRAPH, precision, calibration, task, judge)
     quantised = details.get("quantised_products", 0)
     profiles = settings.profiles(checkpoint.encoder(max_length).max_length if task.reads_text else 1)
     details["engine"] = build(out / GRAPH, out, trt, log, settings.compute_capabilities, profiles)
@@ -72,6 +74,7 @@ def to_provider(
     max_length: int,
     precision: str = "fp32",
     calibration: Sequence[dict[str, np.ndarray]] = (),
+    judge: Judge | None = None,
     *,
     runtime: str,
 ) -> Artifact:
@@ -80,19 +83,24 @@ def to_provider(
         made = to_onnx(plain, checkpoint, task, out, max_length, precision)
         return replace(made, name=f"{runtime}-{precision}", runtime=runtime).write()
     out.mkdir(parents=True, exist_ok=True)
-    details = typed_graph(plain, out / "model.onnx", precision, calibration, task)
+    details = typed_graph(plain, out / "model.onnx", precision, calibration, task, judge)
     labels, source = checkpoint.labels, checkpoint.digest
     finish(out / "model.onnx", task=task.name, labels=labels, source=source, precision=precision)
     return artifact_of(checkpoint, task, out, max_length, runtime, precision, ("model.onnx",), details)
 
 
 def typed_graph(
-    plain: Path, target: Path, precision: str, calibration: Sequence[dict[str, np.ndarray]], task: Task | None = None
+    plain: Path,
+    target: Path,
+    precision: str,
+    calibration: Sequence[dict[str, np.ndarray]],
+    task: Task | None = None,
+    judge: Judge | None = None,
 ) -> dict:
     """Write the ONNX graph whose own types are the precision; returns what was found, for the artefact's details.
 
-    int8-static: Q/DQ at the inputs of matrix products (S8, zero point 0), everything else float16. `task`: as in
-    `quantize.static`.
+    int8-static: Q/DQ at the inputs of matrix products (S8, zero point 0), everything else float16. `task`,
+    `judge`: as in `quantize.static`.
     """
     if precision == "fp32":
         shutil.copyfile(plain, target)
@@ -102,7 +110,7 @@ def typed_graph(
 
         from ..compress import quantize
 
-        details = quantize.static(plain, target, calibration, symmetric=True, task=task)
+        details = quantize.static(plain, target, calibration, symmetric=True, task=task, judge=judge)
         onnx.save(version_converter.convert_version(onnx.load(target), TYPED_SCALES), target)
         half(target, target)
         details |= {"weights": "S8 per channel", "activations": "S8 symmetric", "rest": "float16"}

@@ -13,13 +13,14 @@ from ..compress import data as data_module
 from ..compress.checkpoint import load, open_checkpoint, save
 from ..compress.errors import InputError, nearest
 from ..compress.settings import Augment, Finetune, Tune
+from ..compress.splits import without
 from ..export.machine import cores
 from . import growing, tuning
 from .augmenting import write_augmented
 from .job import Job, Step, rows_digest
 from .progress import Report
 from .recipe import Adapt, Arrivals
-from .store import Done, key_of
+from .store import Done
 from .versions import code_of
 
 ROWS = "rows.jsonl"  # what augment adds
@@ -28,7 +29,7 @@ ROWS = "rows.jsonl"  # what augment adds
 def adapt_steps(job: Job) -> list[Step]:
     """The recipe's `adapt`, one step of the run each; empty where it has none."""
     steps: list[Step] = []
-    labels = job.checkpoint.labels
+    labels, so_far = job.checkpoint.labels, job
     for number, entry in enumerate(job.recipe.adapt):
         stage, settings = entry.stage
         inputs = {
@@ -45,9 +46,15 @@ def adapt_steps(job: Job) -> list[Step]:
         }
         rows = len(job.train)
         if isinstance(settings, Arrivals):
-            new = _read(settings, job, labels)
-            _check(job, new, labels)
+            so_far, new = _read(settings, so_far, labels)
+            if new.labels != labels and len(job.teachers) > 1:
+                raise InputError(
+                    f"adapt: update brings the label '{new.labels[len(labels)]}', which the further teachers do not "
+                    "know; leave `teachers` out, or update them first: paredown update"
+                )
             inputs["new"] = [rows_digest(part) for part in (new.train, new.validation, new.test)]
+            inputs["held"] = rows_digest(so_far.validation)
+            so_far = _grown(so_far, new)
             labels, rows = new.labels, round(len(new.train) * (1 + settings.replay))
         if isinstance(settings, Finetune) and isinstance(settings.class_weights, dict):
             unknown = next((name for name in settings.class_weights if name not in labels), None)
@@ -78,7 +85,7 @@ def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: R
     length, seed = job.recipe.max_length, job.recipe.seed
     source, task = job.checkpoint, job.task
     if isinstance(settings, Arrivals):
-        new = _read(settings, job, source.labels)
+        job, new = _read(settings, job, source.labels)
         found = growing.grow_checkpoint(
             source, task, job.train, job.validation, new, settings, out, max_length=length, seed=seed, report=report
         )
@@ -87,9 +94,8 @@ def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: R
         count = write_augmented(job.train, source.labels, settings, out / ROWS, seed, report)
         return {"rows": count, "said": f"{count} changed copies of {len(job.train)} training rows"}
     if isinstance(settings, Tune):
-        study = (
-            out.parent.parent / "search" / f"{_name(number, job.recipe.adapt[number])}-{_study_key(job, settings)}.log"
-        )
+        key = tuning.study_key(source, source.labels, job.train, settings, max_length=length, seed=seed)
+        study = out.parent.parent / "search" / f"{_name(number, job.recipe.adapt[number])}-{key}.log"
         found = tuning.tune_checkpoint(
             source, task, source.labels, job.train, job.validation, settings, out, study,
             max_length=length, seed=seed, report=report,
@@ -117,36 +123,40 @@ def _before(job: Job, number: int, done: Mapping[str, Done]) -> Job:
         settings, left = entry.stage[1], done[_name(i, entry)].path
         if isinstance(settings, Augment):
             more = job.task.read(str(left / ROWS), names=job.checkpoint.labels)
-            job = replace(job, train=growing.joined(job.train, more))
+            judged = [rows for rows in (job.validation, job.test) if rows is not None]
+            job = replace(job, train=growing.joined(job.train, without(more, judged)))
             continue
         checkpoint = open_checkpoint(left, job.task)
         if isinstance(settings, Arrivals):
-            new = _read(settings, job, job.checkpoint.labels)
-            test = None if job.test is None else growing.joined(job.test, new.test)
-            job = replace(
-                job,
-                train=growing.joined(job.train, new.train),
-                validation=growing.joined(job.validation, new.validation),
-                test=test,
-            )
+            job, new = _read(settings, job, job.checkpoint.labels)
+            job = _grown(job, new)
         job = replace(job, checkpoint=checkpoint, teachers=(checkpoint, *job.teachers[1:]))
     return job
 
 
-def _read(settings: Arrivals, job: Job, labels: tuple[str, ...]) -> growing.NewRows:
+def _read(settings: Arrivals, job: Job, labels: tuple[str, ...]) -> tuple[Job, growing.NewRows]:
+    """The job and the new rows without what stands in two splits; the job's notes say what that was."""
     given = job.recipe.data
-    return growing.read_arrivals(
+    new = growing.read_arrivals(
         job.task, labels, settings.new, settings.new_validation, settings.new_test, given.text, given.label
     )
+    certify = job.certificate_split == "held-out validation"
+    held, test, new, notes = growing.new_rows_apart(job.train, job.validation, job.test, new, certify=certify)
+    assert held is not None
+    if job.certificate_split == "test" and new.test is None:
+        notes += (f"{settings.new}: no new_test is given; the certificate is of the old test rows",)
+    return replace(job, validation=held, test=test, notes=tuple(dict.fromkeys((*job.notes, *notes)))), new
 
 
-def _check(job: Job, new: growing.NewRows, labels: tuple[str, ...]) -> None:
-    growing.require_apart(new, job.validation, job.test)
-    if new.labels != labels and len(job.teachers) > 1:
-        raise InputError(
-            f"adapt: update brings the label '{new.labels[len(labels)]}', which the further teachers do not know; "
-            "leave `teachers` out, or update them first: paredown update"
-        )
+def _grown(job: Job, new: growing.NewRows) -> Job:
+    """The job with new rows among its own."""
+    return replace(
+        job,
+        train=growing.joined(job.train, new.train),
+        validation=growing.joined(job.validation, new.validation),
+        test=new.test if job.test is None else growing.joined(job.test, new.test),
+        certificate_split=job.certificate_split or (None if new.test is None else "test"),
+    )
 
 
 def _digest(source: str | None) -> str | None:
@@ -156,12 +166,6 @@ def _digest(source: str | None) -> str | None:
     if Path(source).is_dir():
         return open_checkpoint(source).digest
     return hashlib.sha256(Path(source).read_bytes()).hexdigest()
-
-
-def _study_key(job: Job, settings: Tune) -> str:
-    """What a search may go on with: the same space on the same rows."""
-    space = settings.model_dump(exclude={"minutes", "trials"})
-    return key_of({"space": space, "rows": rows_digest(job.train), "checkpoint": job.checkpoint.digest})[:16]
 
 
 def _name(number: int, entry: Adapt) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from math import exp, lgamma, log, log1p
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,13 +10,15 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from ..compress.errors import InputError
+from ..compress.errors import InputError, printable
 from ..export.manifest import SIGNATURE, BundleError
 
 app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
 NO_COUNT = ("R2", "Spearman", "MRR")  # they hang on how far these rows are spread, or on how many passages there are
 BundlePath = Annotated[Path, typer.Argument(help="a bundle (directory or .tar.gz), or a run directory that holds one")]
+PublicKey = Annotated[Path | None, typer.Option(help="PEM: only a bundle that its other half has signed")]
+DeadlineS = Annotated[float, typer.Option(min=1, help="seconds for the model to open and to give its golden answers")]
 TextColumn = Annotated[str | None, typer.Option(help="name of the text column (default: found)")]
 LabelColumn = Annotated[str | None, typer.Option(help="name of the label column (default: found)")]
 
@@ -27,39 +30,38 @@ def verify(
     public_key: Annotated[Path | None, typer.Option(help="PEM: also check who signed it")] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    deadline_s: DeadlineS = 120,
 ) -> None:
     """Is the bundle whole, does it fit this machine, does it compute the same? Runs no code of the bundle's."""
     from ..export.archive import unpacked
-    from ..export.cold import cold_start
-    from ..export.predict import Predictor
-    from ..export.selftest import check_files, read_manifest
+    from ..export.cold import verified
+    from ..export.manifest import read_manifest
 
-    with unpacked(bundle) as path:
+    begin = time.monotonic()
+    check_key(public_key)
+    with unpacked(bundle, deadline_s) as path:
         manifest = read_manifest(path)
-        check_files(path, manifest)
+        rows = None if data is None else (data, text_column, label_column)
+        # The files, the signature, then the machine and the golden rows; in a process of its own, which can be stopped.
+        found = verified(path, max(1.0, deadline_s - (time.monotonic() - begin)), public_key, rows)
         if public_key is not None:
-            from ..export.signature import check_signature
-
-            check_signature(path, public_key)
             out.print(f"signed   by the other half of {public_key}")
         elif (path / SIGNATURE).exists():
             out.print("note: signed; not checked: give --public-key FILE")
-        predictor = Predictor(path)  # the files again, then the machine, then the golden rows
-        for note in predictor.notes:
-            out.print(f"note: {note}")
+        for note in found.notes:
+            out.print(printable(f"note: {note}"))
         _show_sizes(manifest)
-        start = cold_start(path)
+        start = found.start
         out.print(
             f"start    {start.total:.2f} s from a new process to its first answer: {start.runtime:.2f} s importing "
             f"{manifest['runtime']}, {start.session:.2f} s opening the model, {start.ours:.2f} s the rest"
         )
         out.print(
             f"OK: {manifest['name']}: {len(manifest['files'])} files whole, golden rows off by at most "
-            f"{predictor.largest_difference:.2g}"
+            f"{found.difference:.2g}"
         )
-        if data is not None:
-            metric, rows = predictor.score(data, text_column, label_column)
-            out.print(_judged(manifest["metric"], data, metric, rows))
+        if data is not None and found.metric is not None:
+            out.print(printable(_judged(manifest["metric"], data, found.metric, found.rows)))
 
 
 @app.command()
@@ -71,6 +73,7 @@ def pack(
         typer.Option(help="the bundle, its .tar.gz, a Triton model repository, or an OCI image layout"),
     ] = "plain",
     private_key: Annotated[Path | None, typer.Option(help="PEM: sign the bundle before it is laid out")] = None,
+    public_key: PublicKey = None,
 ) -> None:
     """Lay a bundle out for what will serve it; signed, with a key."""
     import tempfile
@@ -82,12 +85,17 @@ def pack(
 
     if private_key is not None and layout == "triton":
         raise InputError("--private-key: a Triton repository holds no bundle to sign; sign with another --layout")
+    check_key(public_key)
     with (
         unpacked(bundle) as path,
         tempfile.TemporaryDirectory(prefix="paredown-") as scratch,
         new_directory(output_dir) as target,
     ):
         check_files(path, read_manifest(path))
+        if public_key is not None:
+            from ..export.signature import check_signature
+
+            check_signature(path, public_key)
         if private_key is not None:
             from ..export.signature import sign
 
@@ -96,6 +104,14 @@ def pack(
             sign(path, private_key)
         LAYOUTS[layout](path, target)
     out.print(f"{output_dir}: {layout}{', signed' if private_key else ''}")
+
+
+def check_key(public_key: Path | None) -> None:
+    """InputError for a public key that cannot be used."""
+    if public_key is not None:
+        from ..export.signature import verifier_of
+
+        verifier_of(public_key)
 
 
 def _judged(known: dict, data: str, metric: float, rows: int) -> str:
@@ -113,6 +129,8 @@ def _judged(known: dict, data: str, metric: float, rows: int) -> str:
     rate, width = interval[0] / 100, (interval[1] - interval[0]) / 100
     if known["metric"] != "accuracy" and width > 0:  # of an F1, as many rows as would give an accuracy this interval
         middle = known[f"metric_{split}"] / 100
+        if not 0 < middle < 1:
+            return line
         rows = min(rows, round(middle * (1 - middle) * (2 * 1.96 / width) ** 2))
     right = round(metric * rows / 100)
     if 0 < rate < 1 and right < rate * rows:
@@ -128,6 +146,6 @@ def _show_sizes(manifest: dict) -> None:
     files = sorted(((e["bytes"], name) for name, e in manifest["files"].items()), reverse=True)
     needs = sorted(((e["bytes"], name) for name, e in manifest["environment"].items()), reverse=True)
     for title, entries, shown in (("files", files, 3), ("runtime", needs, 4)):
-        top = ", ".join(f"{name} {size / 1e6:.1f}" for size, name in entries[:shown])
+        top = printable(", ".join(f"{name} {size / 1e6:.1f}" for size, name in entries[:shown]))
         rest = f", {len(entries) - shown} more" if len(entries) > shown else ""
         out.print(f"{title:8} {sum(size for size, _ in entries) / 1e6:.1f} MB: {top}{rest}")

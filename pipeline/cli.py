@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import Abort, TyperException
 
-from ..compress.errors import InputError, StepError
+from ..compress.errors import InputError, StepError, missing_extra, printable, said
 from ..export.manifest import BundleError
 from . import (
     augmenting,
@@ -28,6 +32,8 @@ from . import (
     tuning,
 )
 from .bundles import BundlePath
+from .extras import extra_of
+from .progress import tell
 from .verbs import TaskOption, task_named
 
 app = typer.Typer(
@@ -46,29 +52,97 @@ app.add_typer(bundles.app)
 app.add_typer(robustness.app)
 app.add_typer(explaining.app)
 app.add_typer(serving.app)
+INTERRUPTED, BROKEN_PIPE = 130, 141  # as shells have it: 128 + SIGINT, 128 + SIGPIPE
 out = Console(width=None if sys.stdout.isatty() else 150, markup=False)
 
 
+# Interrupted by Ctrl+C: what the same command does when it is given again; that of any other starts from the beginning.
+RESUMED = {
+    "run": "finished steps are kept in the run directory, and the same command continues after them",
+    "tune": "finished trials are kept beside the output directory, and the same command continues after them",
+    "serve": "requests that were under way have been answered",
+}
+# What a user can mend about a file or a disk; any other OSError is a bug.
+OF_FILES = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG,
+    errno.EMFILE, errno.ESTALE, errno.EFBIG,
+)  # fmt: skip
+
+
 def main() -> None:
-    """Run a command; errors that the user can mend are one line. 2: bad input, 1: no result to be trusted."""
+    """Run a command; errors that the user can mend are one line. 2: bad input, 1: no result to be trusted, 130:
+    interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may not know every letter of a text
     try:
-        app(standalone_mode=False)
+        code = _command()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as error:  # who read the output wants no more of it; typer and rich exit then
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        _close_quietly()
+        sys.exit(BROKEN_PIPE)
+    if code:
+        sys.exit(code)
+
+
+def _command() -> int:
+    """The exit code of the command that was given."""
+    try:
+        code = app(standalone_mode=False)  # typer makes an exit code of KeyboardInterrupt
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        return code if isinstance(code, int) else 0
     except TyperException as error:  # an unknown option, a value of the wrong kind
         message = " ".join(error.format_message().split())
         if message:  # empty after the help that a bare `paredown` prints
-            print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
+            _say(said(message))
+        return 2
     except Abort:
-        sys.exit(130)
+        return INTERRUPTED
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _say(said(error))
+        return 2
     except (StepError, BundleError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _say(said(error))
+        return 1
+    except MemoryError as error:
+        _say(said(f"too little memory: {error or 'no more is given to this process'}"))
+        return 1
+    except ModuleNotFoundError as error:
+        extra = extra_of(error.name or "")
+        if extra is None:
+            raise
+        _say(said(missing_extra((error.name or "").partition(".")[0], extra)))
+        return 2
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno not in OF_FILES:
+            raise
+        _say(said(f"{error.filename or 'a file'}: {error.strerror}"))
+        return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        name = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+        _say(
+            f"stopped by Ctrl+C; {RESUMED.get(name, 'nothing is kept, and the same command starts from the beginning')}"
+        )
+        return INTERRUPTED
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _close_quietly() -> None:
+    """Keep Python from writing to a pipe that is closed once more, when it ends."""
+    silent = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(silent, stream.fileno())
 
 
 @app.command()
@@ -108,6 +182,8 @@ def run(
     out.print(
         f"report  {outcome.run_dir / 'report.html'}\nbundle  {outcome.run_dir / 'bundle'} (and .tar.gz)", soft_wrap=True
     )
+    for line in outcome.failed:
+        out.print(f"failed: {line}", soft_wrap=True)
     if baseline is not None:
         found = replacing.against(outcome.job, outcome.run_dir, baseline)
         out.print(f"{'replace' if found['replace'] else 'keep'} {baseline}: {found['why']}", soft_wrap=True)
@@ -118,7 +194,9 @@ def init(
     checkpoint: Annotated[str, typer.Argument(help="directory or hub id of a fine-tuned checkpoint")],
     train: Annotated[str, typer.Option(help="labelled rows: .csv, .jsonl, .parquet or a datasets name")],
     validation: Annotated[str, typer.Option(help="labelled rows that the pick is made on")],
-    test: Annotated[str | None, typer.Option(help="labelled rows for the published figures")] = None,
+    test: Annotated[
+        str | None, typer.Option(help="labelled rows for the certificate (default: a third of validation)")
+    ] = None,
     unlabeled: Annotated[str | None, typer.Option(help="further text for distillation")] = None,
     output: Annotated[Path, typer.Option(help="where to write the recipe")] = Path("recipe.yaml"),
     task: TaskOption = "text-classification",
@@ -128,7 +206,7 @@ def init(
 
     if output.exists():
         raise InputError(f"{output}: exists already; remove it or choose another --output")
-    write_recipe(output, checkpoint, train, validation, test, unlabeled, task_named(task, writes=True))
+    tell(write_recipe(output, checkpoint, train, validation, test, unlabeled, task_named(task, writes=True)))
     out.print(f"{output}: look it over, then: paredown run {output}", soft_wrap=True)
 
 
@@ -146,22 +224,33 @@ def predict(
     text: Annotated[list[str] | None, typer.Option(help="text to classify; may be given several times")] = None,
     text_pair: Annotated[list[str] | None, typer.Option(help="the second text of each, for pairs of texts")] = None,
     image: Annotated[list[str] | None, typer.Option(help="image file to classify; may be given several times")] = None,
+    public_key: bundles.PublicKey = None,
+    deadline_s: bundles.DeadlineS = 120,
 ) -> None:
     """Answer texts, or images, with a bundle; one JSON line each."""
     from ..export.archive import unpacked
-    from ..export.predict import Predictor, image_of
+    from ..export.child import ROWS_S, in_child
 
     if bool(text) == bool(image):
         raise InputError("give --text, or --image for a bundle that sees images")
-    with unpacked(bundle) as path:
-        predictor, seconds = Predictor(path), text_pair or []
-        if image and predictor.task.reads_text:
-            raise InputError(f"--image: the bundle is for {predictor.task.name}; give --text")
-        answers = predictor(text or [image_of(file, Path(), "--image") for file in image or ()], seconds)
+    bundles.check_key(public_key)
+    with unpacked(bundle, deadline_s) as path:
+        if public_key is not None:
+            from ..export.signature import check_signature
+
+            check_signature(path, public_key)
+        pairs = text_pair or []
+        answers = in_child("predict", path, deadline_s, ROWS_S, texts=text or [], images=image or [], pairs=pairs)
         for i, answer in enumerate(answers):
-            given = {"image": image[i]} if image else {"text": (text or ())[i]}
-            given |= {"text_pair": seconds[i]} if seconds else {}
-            print(json.dumps({**given, **answer}, ensure_ascii=False))
+            row = {"image": image[i]} if image else {"text": (text or ())[i]}
+            row |= {"text_pair": pairs[i]} if pairs else {}
+            known = reads_unicode(sys.stdout.encoding)
+            print(printable(json.dumps({**row, **answer}, ensure_ascii=not known)))
+
+
+def reads_unicode(encoding: str | None) -> bool:
+    """Whether a stream of this encoding takes every letter, so that JSON need not escape any."""
+    return (encoding or "").lower().replace("-", "").replace("_", "").startswith("utf")
 
 
 @app.command()
@@ -192,21 +281,24 @@ def _show_plan(recipe, run_dir: Path) -> None:
     from .adapt import adapt_steps, adapted
     from .job import prepare
     from .plan import plan, search_steps
+    from .run import states
     from .store import Store, writable
 
     writable(run_dir)
     job, store = prepare(recipe), Store(run_dir / "steps")
     table, left = Table("step", "state", "about"), 0.0
     searching, steps = recipe.search, adapt_steps(job)
-    ahead = not all(store.has(step.name, step.key) for step in steps)
+    shown, done = states(steps, store)
+    ahead = len(done) < len(steps)
     if not ahead:
-        job = adapted(job, {step.name: done for step in steps if (done := store.find(step.name, step.key))})
-        steps += search_steps(job, searching) if searching else plan(job)
-    for step in steps:
-        there = store.has(step.name, step.key)
-        left += 0 if there else step.seconds
-        table.add_row(step.name, "already there" if there else "to do", "" if there else f"{step.seconds:.0f} s")
+        job = adapted(job, done)
+        shown |= states(search_steps(job, searching) if searching else plan(job), store)[0]
+    for name, (state, seconds) in shown.items():
+        left += seconds
+        table.add_row(name, state, f"{seconds:.0f} s" if seconds else "")
     out.print(table)
+    for note in job.notes:
+        out.print(f"note: {note}", soft_wrap=True)
     if ahead:
         out.print("Then what this leaves is compressed and measured.")
     elif searching:

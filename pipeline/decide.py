@@ -4,28 +4,27 @@ be tried without running again."""
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from ..benchmarks.choose import ChooseSettings, choose, with_bounds
 from ..benchmarks.cost import Prices
 from ..benchmarks.decision_card import card
 from ..benchmarks.report import write_report
 from ..compress.errors import InputError
+from ..compress.origin import CARD
 from ..export.archive import pack
 from ..export.artifact import read_artifact
 from ..export.bundle import write_bundle
 from ..export.card import About, read_card
 from ..export.selftest import BundleError, check_files, read_manifest
+from .publication import PUBLISHED, STAMP, publication
 from .rows import certified, gate_bounds, opponents_of, promise_of, row_of
-from .store import write_atomic
 
 CERTIFIED = "certified.json"  # which candidates were held against the test rows, and when; it outlives every choice
-STAMP = ".published"  # the key of the run that published; gone as soon as anything else did
-REPLACE = "replace.json"  # what an older run said about the bundle; it goes when the bundle does
-PUBLISHED = ("choice.json", "report.html", "bundle.tar.gz", "bundle")
 
 
 def decide(measurements: dict, settings: ChooseSettings, run_dir: Path | None = None, named: str | None = None) -> dict:
@@ -45,9 +44,9 @@ def decide(measurements: dict, settings: ChooseSettings, run_dir: Path | None = 
     rows = [replace(row, figures=row.figures | bounds.get(row.name, {})) for row in rows]
     keys = dict.fromkeys(key for row in rows for key in row.figures)  # None for what cannot run, or was not measured
     rows = [replace(row, figures=keys | row.figures) for row in rows]
-    base = next(row for row in rows if row.name == measurements["baseline"])
-    rows = with_bounds(rows, base, settings.confidence)
-    choice = choose(rows, base, settings, named)
+    number = list(entries).index(measurements["baseline"])
+    rows = with_bounds(rows, rows[number], settings.confidence)
+    choice = choose(rows, rows[number], settings, named)
     looks, at = _looks(measurements, choice["chosen"]["name"], run_dir)
     _unseal(choice, measurements, looks, at)
     return {
@@ -83,6 +82,17 @@ def _certified(run_dir: Path) -> list[dict]:
         raise InputError(f"{run_dir / CERTIFIED}: damaged; remove it, and with it what it counts") from None
 
 
+def _noted(measurements: dict, choice: dict, run_dir: Path) -> dict[str, str]:
+    """certified.json with the certificate of this choice, where it has one."""
+    certificate, name = choice["certificate"], choice["chosen"]["name"]
+    if certificate is None:
+        return {}
+    artifact = next(e["artifact"] for e in measurements["candidates"] if e["name"] == name)
+    look = {"name": name, "artifact": artifact, "test": measurements["test_digest"], "at": certificate["certified_at"]}
+    earlier = _certified(run_dir)
+    return {CERTIFIED: json.dumps(earlier if look in earlier else [*earlier, look], indent=1) + "\n"}
+
+
 def _unseal(choice: dict, measurements: dict, looks: int, at: str) -> None:
     """Put what the test rows say into the entries of the selected candidate and of the baseline, no others."""
     choice["chosen"].update(certified(measurements, choice["chosen"]["name"], looks, at))
@@ -93,16 +103,18 @@ def _unseal(choice: dict, measurements: dict, looks: int, at: str) -> None:
             entry.update({key: choice["baseline"][key] for key in base if key != "certificate"})
 
 
-def publish(run_dir: Path, measurements: dict, choice: dict, command: str) -> None:
-    """Write choice.json, report.html, bundle/ and bundle.tar.gz of a choice; the bundle comes last and whole."""
-    scratch = run_dir / ".tmp-publish"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    try:
+def publish(
+    run_dir: Path, measurements: dict, choice: dict, command: str, beside: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Write choice.json, report.html, bundle/ and bundle.tar.gz of a choice, and files of the run that go with them.
+
+    `beside`: their texts by name. All of them take the places of an earlier choice at once (`publication`); one that
+    cannot be packed leaves that as it was. Raises InputError when the checkpoint's licence or card is missing.
+    """
+    origin = _origin(run_dir, measurements)
+    with publication(run_dir) as scratch:
         report = write_report(scratch / "report.html", measurements, choice, command)
         chosen = next(c for c in measurements["candidates"] if c["name"] == choice["chosen"]["name"])
-        source = Path(measurements["checkpoint"])
-        licences = [p for p in source.glob("*") if p.name.startswith(("LICENSE", "NOTICE")) and p.is_file()]
         bundle = write_bundle(
             scratch / "bundle",
             read_artifact(run_dir / chosen["artifact"]),
@@ -110,23 +122,34 @@ def publish(run_dir: Path, measurements: dict, choice: dict, command: str) -> No
             golden_texts=measurements["golden_texts"],
             reference_texts=measurements.get("reference_texts", ()),
             choice=choice,
-            about=_about(source, measurements),
-            extra_files=[report, *licences],
+            about=_about(origin, measurements),
+            extra_files=[report, *(origin / name for name in measurements["origin"]["files"] if name != CARD)],
         )
         pack(bundle, scratch / "bundle.tar.gz")
-        write_atomic(scratch / "choice.json", json.dumps(choice, indent=2) + "\n")
-        withdraw(run_dir)  # only now: a choice that cannot be packed leaves the old one as it was
-        for name in PUBLISHED:
-            (scratch / name).rename(run_dir / name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        texts = {"choice.json": json.dumps(choice, indent=2) + "\n", **_noted(measurements, choice, run_dir), **beside}
+        for name, text in texts.items():
+            (scratch / name).write_text(text, encoding="utf-8")
 
 
-def _about(checkpoint: Path, measurements: dict) -> About:
+def _origin(run_dir: Path, measurements: dict) -> Path:
+    """The step that keeps the checkpoint's licence, notices and card; InputError when one of them is missing."""
+    again = "run the recipe again, finished steps are kept"
+    if "origin" not in measurements:
+        raise InputError(f"{run_dir / 'measurements.json'}: without the checkpoint's licence and card; {again}")
+    origin = run_dir / measurements["origin"]["path"]
+    for name in measurements["origin"]["files"]:
+        if not (origin / name).is_file():
+            raise InputError(
+                f"{origin / name}: missing, and the bundle needs the checkpoint's licence and card; {again}"
+            )
+    return origin
+
+
+def _about(origin: Path, measurements: dict) -> About:
     """What the checkpoint's own card says, and the data of this run: files by their name, others as on the Hub."""
     data = measurements.get("data", {})
     hub = {split: source.partition(":")[0] for split, source in data.items() if not Path(source).is_absolute()}
-    card = read_card(checkpoint)
+    card = read_card(origin)
     return replace(
         card,
         datasets=tuple(dict.fromkeys((*card.datasets, *hub.values()))),
@@ -146,18 +169,3 @@ def is_published(run_dir: Path, key: str) -> bool:
     except (OSError, ValueError, BundleError):
         return False
     return True
-
-
-def withdraw(run_dir: Path) -> None:
-    """Remove what an earlier choice published, the bundle first: nothing stale may look like a result."""
-    (run_dir / STAMP).unlink(missing_ok=True)
-    (run_dir / REPLACE).unlink(missing_ok=True)
-    for name in reversed(PUBLISHED):
-        path = run_dir / name
-        if path.is_dir():
-            gone = run_dir / ".tmp-withdrawn"
-            shutil.rmtree(gone, ignore_errors=True)
-            path.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

@@ -13,10 +13,10 @@ import typer
 from rich.table import Table
 
 from ..compress.checkpoint import load, open_checkpoint
-from ..compress.encoder import run_rows
 from ..compress.errors import InputError, missing_extra
 from ..compress.similar import agreement
 from ..compress.tasks import TASKS
+from ..export.foreign import answered
 from ..export.machine import cores
 from ..export.session import CannotRunHere
 from .bundles import LabelColumn, TextColumn
@@ -115,11 +115,9 @@ def fairness(
         for name, artifact in zip(models, adopted(models, Path(scratch), kind, max_length), strict=True):
             rows = kind.read(data, text=text_column, label=label_column, names=artifact.labels, group=group)
             try:
-                session = artifact.open(cores())
+                outputs = answered(artifact, rows.texts, cores())
             except CannotRunHere as reason:
                 raise InputError(f"{name}: cannot run here: {reason}") from None
-            encoder = artifact.encoder()
-            outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, kind.output)
             answers = outputs.argmax(-1)
             asked = {kind.metric_name: lambda gold, said: 100 * float(np.mean(gold == said)), "rows": count}
             for number, label in enumerate(artifact.labels if len(artifact.labels) <= 5 else ()):

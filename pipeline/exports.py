@@ -11,10 +11,14 @@ from typing import Annotated, Literal
 import numpy as np
 import typer
 
+from ..benchmarks.words import int8_lines
 from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, load, open_checkpoint
+from ..compress.data import Rows
 from ..compress.encoder import collate, run_rows
 from ..compress.errors import InputError, nearest
+from ..compress.int8_cost import Judge
+from ..compress.settings import Int8
 from ..compress.tasks import Task
 from ..export.artifact import ON_GPU, Artifact, precisions_of
 from ..export.engine import Engine, require
@@ -34,15 +38,30 @@ def quantize(
     output_dir: OutputDir,
     method: Annotated[Literal["dynamic", "static"], typer.Option(help="ranges at run time, or calibrated")] = "dynamic",
     runtime: Annotated[Literal["onnxruntime", "openvino"], typer.Option(help="what will run it")] = "onnxruntime",
-    train: Annotated[str | None, typer.Option(help="rows to calibrate and judge on; labels are not needed")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="static: how many of them")] = 300,
+    train: Annotated[
+        str | None,
+        typer.Option(help="rows to calibrate and judge on: by the metric where they have labels, else by KL"),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="how many of them")] = 300,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="points of the metric above which matrix products stay in float (default: 0.5)"),
+    ] = None,
+    max_kl: Annotated[
+        float | None,
+        typer.Option(help="the same without labels: KL divergence to the float model, nats a row (default: 0.01)"),
+    ] = None,
     max_length: MaxLength = 128,
     task: TaskOption = "text-classification",
 ) -> None:
     """INT8: the checkpoint's config and tokenizer with an INT8 model beside them."""
     if runtime == "openvino" and method == "dynamic":
         raise InputError("--method dynamic is for onnxruntime; openvino takes --method static")
-    _export_to(checkpoint, output_dir, runtime, f"int8-{method}", train, rows, max_length, task)
+    given = {"max_drop": max_drop, "max_kl": max_kl}
+    if train is None and any(value is not None for value in given.values()):
+        raise InputError("--max-drop, --max-kl: what INT8 costs is measured on rows: give --train F")
+    limits = checked(Int8, given)
+    _export_to(checkpoint, output_dir, runtime, f"int8-{method}", train, rows, max_length, task, limits=limits)
 
 
 @app.command()
@@ -62,7 +81,7 @@ def export(
     train: Annotated[
         str | None, typer.Option(help="rows to calibrate INT8 and to judge any artefact on; labels are not needed")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="int8-static: how many of them")] = 300,
+    rows: Annotated[int, typer.Option(min=1, help="INT8: how many of them")] = 300,
     max_length: MaxLength = 128,
     lengths: Annotated[
         str | None,
@@ -117,6 +136,7 @@ def _export_to(
     mobile: bool = False,
     engine: dict[str, list[int]] | None = None,
     max_new_tokens: int | None = None,
+    limits: Int8 | None = None,
 ) -> None:
     from ..export.exporters import EXPORTERS
     from ..export.onnx_file import for_mobile
@@ -139,24 +159,39 @@ def _export_to(
     if precision not in (known := precisions_of(runtime, kind)):
         raise InputError(f"--precision {precision}: for {kind.name}, {runtime} runs {', '.join(known) or 'nothing'}")
     source = answering(open_checkpoint(checkpoint, kind), kind, max_new_tokens)
-    batches, judged = [], None
+    batches, judged, judge = [], None, None
     if precision == "int8-static" and train is None:
         raise InputError("int8-static is calibrated on rows: give --train F")
     if train is not None:
-        texts, encoder = kind.read(train, labelled=False), source.encoder(max_length)
+        int8, encoder = precision in ("int8-dynamic", "int8-static"), source.encoder(max_length)
+        texts = _labelled_if_possible(kind, train, source) if int8 else kind.read(train, labelled=False)
         judged = data_module.encode(encoder, texts.sample(JUDGED))
-        if precision in ("int8-dynamic", "int8-static"):
-            batches = [collate([row], source.pad_id) for row in data_module.encode(encoder, texts.sample(count))]
+        if int8:
+            texts = texts.sample(count)
+            kind = kind.judging(texts if texts.labels is not None and len(texts.begins) else None)
+            batches = [collate([row], source.pad_id) for row in data_module.encode(encoder, texts)]
+            judge = Judge(limits or Int8(), texts, encoder)
     with writing(output_dir, "export") as (target, _), tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         plain = plain_onnx(source, kind, Path(scratch) / "plain.onnx")
-        artifact = EXPORTERS[runtime](plain, source, kind, target, max_length, precision, batches, **more)
+        artifact = EXPORTERS[runtime](plain, source, kind, target, max_length, precision, batches, judge, **more)
         if runtime not in ENGINES and (lengths or batch_size):
             artifact = shaped(artifact, lengths, batch_size)
         if mobile:
             artifact = for_mobile(artifact)
         parity = _parity(source, kind, artifact, plain, judged)
         size = artifact.size_mb()
-    out.print(f"{output_dir}: {runtime} {precision}, {size:.1f} MB; {parity}", soft_wrap=True)
+    costs = "".join(f"; {line}" for line in int8_lines(artifact.details))
+    out.print(f"{output_dir}: {runtime} {precision}, {size:.1f} MB; {parity}{costs}", soft_wrap=True)
+
+
+def _labelled_if_possible(task: Task, source: str, checkpoint: Checkpoint) -> Rows:
+    """Rows with labels, where there are any that the checkpoint knows: INT8 can be judged without."""
+    if task.gives_text:
+        return task.read(source, labelled=False)
+    try:
+        return task.read(source, names=checkpoint.labels, labelled=None)
+    except InputError:
+        return task.read(source, labelled=False)
 
 
 def _numbers(option: str, given: str | None, most: int | None = None) -> list[int]:
@@ -179,7 +214,8 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
     Rounding turns near ties, of which random tokens have many: there, answers count for fp32 alone.
     """
     from ..compress.inference import forward
-    from ..export.parity import compare, departure, gate, stand_in, tolerance_of
+    from ..compress.outputs import spread
+    from ..export.parity import compare, departure, gate, longest_row, stand_in, takes_longest, tolerance_of
 
     rows = judged or _random_rows(artifact)
     said = ""
@@ -190,7 +226,8 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
         if session is None:
             return f"not compared with the checkpoint: {reason}"
         said = f"{reason}; of its ONNX graph on this CPU, "
-    theirs = run_rows(partial(forward, load(source, task)), rows, source.pad_id, task.output)
+    reference, encoder = partial(forward, load(source, task)), artifact.encoder()
+    theirs = run_rows(reference, rows, source.pad_id, task.output)
     ours = run_rows(session, rows, source.pad_id, task.output)
     parity = compare(ours, theirs, None, task, list(map(len, rows)))  # nobody knows what is right
     limits = tolerance_of(task, artifact.precision)
@@ -198,6 +235,9 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
         limits = replace(limits, min_agreement=0.0)
     where = partial(departure, plain, artifact, artifact.encoder().pad(rows[:8]))
     gate(parity, limits, artifact.name, artifact.precision, where)
+    row, unit = longest_row(encoder, (), second=bool(task.columns.second)), spread(theirs) if task.has_unit else 1.0
+    wanted = takes_longest(reference, row, encoder, task, str(source.path))
+    takes_longest(session, row, encoder, task, artifact.name, wanted, limits, unit)
     if task.writes:
         return f"{parity.agreement:.1%} of the texts are the checkpoint's, of {len(rows)} rows"
     where_from = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,13 @@ from ..compress.checkpoint import Checkpoint, load, save
 from ..compress.data import Rows
 from ..compress.encoder import run_rows
 from ..compress.errors import InputError
+from ..compress.labels import LabelColumn, canonical, is_number
 from ..compress.settings import Finetune, Update
+from ..compress.splits import apart, certified, held_out, repeats
 from ..compress.tasks import Task
 from .progress import Report
 
-HELD_OUT = 0.2  # of the new rows, where no others are given to judge on
+EVERY = 5  # one of so many new rows is held out, where no others are given to judge on
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,8 @@ def read_arrivals(
     label: str | None = None,
 ) -> NewRows:
     """Read new rows; a fifth of them is held out when no `validation` is given. Raises InputError."""
-    numbers = [str(i) for i in range(len(known))]
     found = data_module.label_names(new, label, task.columns) if task.columns.named else ()
-    more = [name for name in found if name not in known and name not in numbers]
+    more = new_labels(known, found, new)
     if more and task.several:
         raise InputError(
             f"{new}: the label '{more[0]}' is new, and the old rows do not say which of them have it too: label "
@@ -54,18 +56,49 @@ def read_arrivals(
     train = read(new)
     if validation is not None:
         return NewRows(labels, train, read(validation), read(test) if test else None)
-    order = data_module.some_of(len(train), len(train))
-    count = max(1, round(HELD_OUT * len(train)))
-    held, kept = _only(train, order[:count]), _only(train, order[count:])
+    kept, held = held_out(train, EVERY)
+    if not len(kept):
+        raise InputError(f"{new}: one row to learn and one to judge on are needed; give new rows to judge on")
+    held = replace(held, source=f"{train.source} (a fifth, held out)")
     return NewRows(labels, kept, held, read(test) if test else None)
 
 
-def require_apart(new: NewRows, *held: Rows | None) -> None:
-    """Raise InputError when all of the new training rows are among rows that are there to judge on."""
-    learned = set(new.train.texts)
-    for rows in (*held, new.validation, new.test):
-        if rows is not None and learned <= set(rows.texts):
-            raise InputError(f"{new.train.source}: the same rows as {rows.source}; they are there to judge on")
+def new_labels(known: Sequence[str], found: Sequence[str], source: str) -> list[str]:
+    """Those of the labels `found` in new rows that are neither names nor indices of known ones.
+
+    InputError for a number that can be an index and a name.
+    """
+    column = LabelColumn(known, "label")
+    more = [name for name in found if column.named(name) is None]
+    indices = [name for name in more if column.index(name) is not None]
+    numeric = any(is_number(canonical(name.strip())) for name in (*known, *(n for n in more if n not in indices)))
+    if indices and numeric:
+        raise InputError(
+            f"{source}: '{indices[0]}' is a new label, or the index of '{known[column.index(indices[0]) or 0]}'; names "
+            f"of labels here are numbers too ({', '.join([*known, *more][:6])}): write known labels by their names, "
+            "and give new ones names that are no numbers"
+        )
+    return [name for name in more if name not in indices]
+
+
+def new_rows_apart(
+    old: Rows, held: Rows | None, test: Rows | None, new: NewRows, *, certify: bool = False
+) -> tuple[Rows | None, Rows | None, NewRows, tuple[str, ...]]:
+    """Old validation and test rows and the new rows without those that stand in two splits, and notes on them.
+
+    `certify`: a third of the new validation rows is held out as new test rows, where there are none. InputError where
+    more stand in two splits than `splits.apart` allows.
+    """
+    notes = repeats(new.train, new.validation, new.test)
+    kept = apart([old, new.train], [held, new.validation, test, new.test])
+    held, validation, test, new_test = kept.judged
+    assert validation is not None
+    notes += kept.notes
+    if certify and new_test is None:
+        validation, new_test, note = certified(validation)
+        few = f"{validation.source}: too few rows to hold a third out; the certificate is of the old rows"
+        notes += (note if new_test is not None else few,)
+    return held, test, replace(new, validation=validation, test=new_test), notes
 
 
 def joined(a: Rows, b: Rows | None) -> Rows:
@@ -180,7 +213,3 @@ def sentence(found: dict) -> str:
         "" if again["old_after"] is None else f", {again['old_after']:.2f} on old ones"
     )
     return "; ".join([*parts, f"{cost}{again['training_s']:.0f} s ({metrics})"])
-
-
-def _only(rows: Rows, picked: np.ndarray) -> Rows:
-    return replace(rows, texts=tuple(rows.texts[i] for i in picked), labels=rows.gold[picked])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -15,6 +16,7 @@ from ..compress.checkpoint import open_checkpoint
 from ..compress.errors import InputError
 from ..compress.families import FAMILIES, WHOLE
 from ..compress.settings import Distill, Prune, Recover
+from ..compress.splits import divided
 from ..compress.tasks import Task
 from .recipe import Data, Model, Recipe, Step, default_targets
 from .store import write_atomic
@@ -28,14 +30,19 @@ def write_recipe(
     test: str | None,
     unlabeled: str | None,
     task: Task,
-) -> Recipe:
-    """Check the inputs and write a recipe for them to `out`; paths in it are relative to it. Raises InputError."""
+) -> tuple[str, ...]:
+    """Check the inputs and write a recipe for them to `out`; paths in it are relative to it. Raises InputError.
+
+    Returns notes on the data: what a run of it leaves out and holds out.
+    """
     found = open_checkpoint(checkpoint, task)
-    for source in (train, validation, test):
-        if source is not None:
-            data_module.require_two_classes(task.read(source, names=found.labels), found.labels)
-    if unlabeled is not None:
-        task.read(unlabeled, labelled=False)
+    read = partial(task.read, names=found.labels)
+    given = (read(train), read(validation), read(test) if test else None)
+    for rows in given:
+        if rows is not None:
+            data_module.require_two_classes(rows, found.labels)
+    more = data_module.read_unlabeled(unlabeled, columns=task.columns) if unlabeled else None
+    notes = divided(*given, more).notes
     half = max(1, found.depth // 2)
     family = FAMILIES.get(found.config.get("model_type", ""))
     cut = Prune(heads=0.7 if family is None or family.cuts_heads else 1.0, ffn=0.6, recover=Recover(epochs=1.0))
@@ -66,7 +73,7 @@ def write_recipe(
     except OSError as error:
         raise InputError(f"{out}: cannot write there: {error.strerror}; choose another --output") from None
     write_atomic(out, head + "\n".join(_lines(recipe, 0)) + "\n")
-    return recipe
+    return notes
 
 
 def _lines(part: BaseModel, indent: int) -> list[str]:

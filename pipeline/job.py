@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 
 from ..compress import data as data_module
 from ..compress.checkpoint import Checkpoint, open_checkpoint
 from ..compress.data import Rows
-from ..compress.errors import InputError
+from ..compress.errors import InputError, missing_extra
 from ..compress.families import FAMILIES, HALVES, WHOLE, check_cut, supported
+from ..compress.origin import origin_files
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Timed
+from ..compress.splits import Certificate, divided
 from ..compress.tasks import TASKS, Task
 from ..export.artifact import EXTRA, precisions_of
 from ..export.engine import Engine, require
@@ -22,9 +23,11 @@ from ..export.session import ENGINES
 from .progress import Report
 from .recipe import BASELINE, Model, Precision, Recipe, Runtime, Target
 from .store import Done, key_of
+from .trying import same_length, take_longest
 
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
 SCORES = f"{BASELINE}-scores"
+ORIGIN = f"{BASELINE}-origin"  # licence and card of the checkpoint
 RECOVER = "-recover"  # after the name of the cut that is healed
 PLAIN_INT8: dict[Runtime, Precision] = {"onnxruntime": "int8-dynamic", "openvino": "int8-static"}
 MODULES = {"pytorch": "torch", "openvino": "openvino"}  # every other runtime is ONNX Runtime, or an engine
@@ -38,6 +41,7 @@ class Step:
     inputs: dict
     seconds: float  # a rough guess, for the plan that is printed
     work: Callable[[Path, Mapping[str, Done], Report], dict | None]
+    takes_what_is_there: bool = False  # of the steps that it stands on those that failed are left out
 
     @property
     def key(self) -> str:
@@ -73,6 +77,8 @@ class Job:
     test: Rows | None
     unlabeled: Rows | None
     teachers: tuple[Checkpoint, ...]  # the checkpoint itself, then the recipe's further ones
+    notes: tuple[str, ...] = ()  # what was left out or held out of the data, and why
+    certificate_split: Certificate | None = None  # what `test` is; None where there is none
 
     @property
     def models(self) -> list[Model]:
@@ -137,10 +143,15 @@ class Job:
         return next(model for model in self.models if model.name == name)
 
 
-def prepare(recipe: Recipe) -> Job:
-    """Open the checkpoint, read all data, and check what can be checked now. Raises InputError."""
+def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
+    """Open the checkpoint, read all data, and check what can be checked now. Raises InputError. `try_models`: load all
+    models too, where PyTorch is installed, and run each on a text of the longest input that it is promised to take.
+    """
+    if not importable("torch"):  # whatever the targets are: every run trains or exports
+        raise missing_extra("torch", "compress,cpu")
     task = TASKS[recipe.task]
     checkpoint = replace(open_checkpoint(recipe.checkpoint, task), max_new_tokens=recipe.max_new_tokens)
+    origin_files(checkpoint.path)  # refused now where a link leads out
     if task.gives_text:
         checkpoint.generation  # noqa: B018 - refused now where its rules are wrong
     read = partial(task.read, text=recipe.data.text, names=checkpoint.labels)
@@ -153,9 +164,8 @@ def prepare(recipe: Recipe) -> Job:
         unlabeled = data_module.read_unlabeled(
             recipe.data.unlabeled, columns=task.columns, text=recipe.data.text, label=recipe.data.label
         )
-    for a, b in combinations([rows for rows in (train, validation, test) if rows is not None], 2):
-        if a.source == b.source or rows_digest(a) == rows_digest(b):
-            raise InputError(f"{b.source}: the same rows as {a.source}; what is judged on must not be learned from")
+    splits = divided(train, validation, test, unlabeled)
+    validation, test, unlabeled = splits.validation, splits.test, splits.unlabeled
     kind = checkpoint.config.get("model_type", "")
     known = [*HALVES] if task.writes else [*supported(task.goes_on), *([] if task.goes_on else WHOLE)]
     if kind not in known:
@@ -165,16 +175,33 @@ def prepare(recipe: Recipe) -> Job:
     for model in recipe.models:
         _check_kind(model, kind)
         _check_layers(model, checkpoint.depth)
-        _check_lessons(model, checkpoint, task, unlabeled=unlabeled is not None)
+        _check_lessons(model, checkpoint, task, recipe.max_length, unlabeled=unlabeled is not None)
     if not len(train.begins) and any(isinstance(s, Finetune) for m in recipe.models for s in chain_of(m).values()):
         raise InputError(f"{train.source}: finetune learns from pairs, and these are single texts")
-    teachers = (checkpoint, *(_teacher(source, checkpoint, task) for source in recipe.teachers))
+    teachers = (checkpoint, *(_teacher(source, checkpoint, task, recipe.max_length) for source in recipe.teachers))
     encoder = checkpoint.encoder(recipe.max_length)
     for rows in (train, validation, test):
         if rows is not None:
             data_module.require_two_classes(rows, checkpoint.labels)
             if task.reads_text:  # images were looked at when they were read
                 data_module.encode(encoder, rows)
+    _check_installed(recipe)
+    if try_models and importable("torch") and importable("transformers"):
+        names = {
+            settings.student
+            for model in recipe.models
+            for settings in chain_of(model).values()
+            if isinstance(settings, Distill) and settings.student is not None
+        }
+        students = [open_checkpoint(name).for_task(task) for name in sorted(names)]
+        take_longest([*teachers, *students], task, checkpoint, recipe, validation)
+    return Job(
+        recipe, task, checkpoint, train, validation, test, unlabeled, teachers, splits.notes, splits.certificate
+    )  # fmt: skip
+
+
+def _check_installed(recipe: Recipe) -> None:
+    """InputError for a runtime, or captum, that the recipe needs and that is not installed."""
     for target in recipe.targets:
         if target.runtime in ENGINES:
             require(target.runtime)
@@ -187,10 +214,9 @@ def prepare(recipe: Recipe) -> Job:
         raise InputError(
             "explain_rows: 'captum' is not installed; it comes with: pip install 'paredown[explain]' (or set it to 0)"
         )
-    return Job(recipe, task, checkpoint, train, validation, test, unlabeled, teachers)
 
 
-def _teacher(source: str, checkpoint: Checkpoint, task: Task) -> Checkpoint:
+def _teacher(source: str, checkpoint: Checkpoint, task: Task, max_length: int) -> Checkpoint:
     teacher = open_checkpoint(source, task)
     if not task.number and sorted(teacher.labels) != sorted(checkpoint.labels):
         raise InputError(
@@ -202,6 +228,8 @@ def _teacher(source: str, checkpoint: Checkpoint, task: Task) -> Checkpoint:
             f"teachers: {source} cuts text into other tokens than the checkpoint; {task.name} compares "
             "answers token by token"
         )
+    if task.token_by_token:
+        same_length("teachers", checkpoint, teacher, max_length)
     return teacher
 
 
@@ -218,14 +246,14 @@ def _check_kind(model: Model, kind: str) -> None:
             )
 
 
-def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: bool) -> None:
+def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length: int, unlabeled: bool) -> None:
     """A student from elsewhere opens, the losses inside the models are off when it cuts text into other tokens, each
     architecture can be cut so, and there are the rows that each step learns from."""
     same_tokens, narrowed, kind = True, False, checkpoint.config.get("model_type", "")
     for entry in model.steps:
         stage, settings = entry.stage
         if isinstance(settings, Distill) and settings.student is not None:
-            student = open_checkpoint(settings.student)
+            student = open_checkpoint(settings.student).for_task(task)
             if not task.number and student.has_head(task) and student.labels != checkpoint.labels:
                 raise InputError(f"models: '{model.name}': {settings.student} has other labels than the checkpoint")
             if task.vector and student.width != checkpoint.width:
@@ -243,6 +271,8 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, unlabeled: 
                     f"models: '{model.name}': {settings.student} cuts text into other tokens than the checkpoint; "
                     f"{task.name} compares answers token by token"
                 )
+            if same_tokens and (task.token_by_token or settings.hidden_weight or settings.relation_weight):
+                same_length(f"models: '{model.name}'", checkpoint, student, max_length)
             narrowed, kind = True, student.config.get("model_type", "")
         narrowed = narrowed or (isinstance(settings, Distill) and settings.width is not None)
         try:

@@ -54,6 +54,7 @@ def choose(
     from ..benchmarks.limits import gate_of
     from .decide import decide, publish
     from .measurements import read_measurements
+    from .publication import finish
     from .store import lock
 
     read_measurements(run_dir)  # a directory that is no run is not locked, and not written to
@@ -66,6 +67,7 @@ def choose(
     limits = {"p95_ms": p95_ms, "size_mb": size_mb, "memory_mb": memory_mb, "cost_per_million": cost_per_million}
     limits["drop_upper_95"] = drop_upper_95
     with lock(run_dir):
+        finish(run_dir)
         measurements = read_measurements(run_dir)
         settings = measurements["choose"] | {key: value for key, value in given.items() if value is not None}
         if value_per_point is not None and settings["rule"] != "lambda":
@@ -102,12 +104,17 @@ def report(
     """The page (with the table on the terminal), Markdown or a picture, from what was measured and chosen."""
     from ..benchmarks.report import markdown, write_picture, write_report
     from .measurements import read_measurements
+    from .publication import finish, unfinished
+    from .store import lock
 
     path = output or run_dir / {"html": "report.html", "md": "report.md"}.get(format, f"frontier.{format}")
     if not path.absolute().parent.is_dir():
         raise InputError(f"--output {path}: no such directory")
     if path.is_dir():
         raise InputError(f"--output {path}: a directory; name the file to write")
+    if unfinished(run_dir):
+        with lock(run_dir):
+            finish(run_dir)
     measurements = read_measurements(run_dir)
     choice = _read_choice(run_dir, measurements)
     command = f"paredown run {run_dir.resolve() / 'recipe.resolved.yaml'}"
@@ -256,7 +263,7 @@ def show_choice(choice: dict, measurements: dict) -> None:
     table.add_column(f"{measurements['prices']['currency']} / million", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, overflow="ellipsis", max_width=36)
     for cells in table_rows(choice):
-        table.add_row(*cells, style="bold green" if cells[-1] == "chosen" else None)
+        table.add_row(*cells, style="bold green" if cells[0] == choice["chosen"]["name"] else None)
     out.print(table)
     out.print(sentence(choice, measurements))
     for line in card_lines(choice, measurements["prices"]["currency"]):

@@ -29,7 +29,7 @@ from ..benchmarks.sittings import measure
 from ..compress.allocate import LatencyTable, Layers, budget_ms, least_ms, reachable
 from ..compress.checkpoint import Checkpoint, load, save
 from ..compress.data import some_of
-from ..compress.encoder import collate
+from ..compress.encoder import MARK, collate
 from ..compress.errors import InputError
 from ..compress.prune import options, shape_of
 from ..compress.settings import Prune, Timed
@@ -140,7 +140,7 @@ class Stopwatch:
         if not self.task.reads_text:
             return self._rows
         numbers = self._small[1]
-        return [[numbers[token] for token in row] for row in self._rows]
+        return [[numbers[token % MARK] for token in row] for row in self._rows]
 
     @cached_property
     def _small(self) -> tuple[PreTrainedModel, dict[int, int]]:
@@ -151,7 +151,7 @@ class Stopwatch:
             return model, {}
         if self.task.goes_on:
             return model, {token: token for row in self._rows for token in row}
-        return model, keep_tokens(model, {token for row in self._rows for token in row})
+        return model, keep_tokens(model, {token % MARK for row in self._rows for token in row})
 
     @cached_property
     def _rows(self) -> list:
@@ -268,7 +268,7 @@ class Stopwatch:
         widen(model)
         keep_blocks(model, list(range(len(layers))))
         reshape(model, Structure(head_size(model), tuple(Layer(heads, ffn) for heads, ffn in layers)))
-        return save(model, self.checkpoint, out)
+        return save(model, self.checkpoint, out, stand_in=True)
 
     def _exported(self, checkpoint: Checkpoint, rows: list[list[int]], out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,9 @@ from ..compress import data as data_module
 from ..compress.checkpoint import load, open_checkpoint, save, with_new_head
 from ..compress.errors import InputError
 from ..compress.settings import Adapter, Finetune, Update
-from .growing import grow_checkpoint, read_arrivals, require_apart, sentence
+from .growing import grow_checkpoint, new_rows_apart, read_arrivals, sentence
 from .options import checked
+from .progress import tell
 from .verbs import (
     Adversarial,
     BatchSize,
@@ -26,6 +27,7 @@ from .verbs import (
     Train,
     Validation,
     answering,
+    kept_apart,
     metric,
     optional,
     out,
@@ -71,7 +73,7 @@ def finetune(
     names = source.labels if has_head else data_module.label_names(train, columns=kind.columns)
     rows = kind.read(train, names=names)
     data_module.require_two_classes(rows, names)
-    held_out = optional(validation, kind, names)
+    held_out, _ = kept_apart(rows, optional(validation, kind, names))
     kind = kind.judging(rows, held_out)
     if patience and held_out is None:
         raise InputError("--patience stops on validation: give --validation F")
@@ -127,7 +129,8 @@ def update(
     source = open_checkpoint(checkpoint, kind)
     arrivals = read_arrivals(kind, source.labels, new, new_validation)
     old, held = kind.read(train, names=source.labels), optional(validation, kind, source.labels)
-    require_apart(arrivals, held)
+    held, _, arrivals, notes = new_rows_apart(old, held, None, arrivals)
+    tell(notes)
     settings = checked(
         Update,
         {

@@ -37,7 +37,9 @@ def sitting_step(job: Job, candidates: list[Candidate], number: int, steps: dict
     }
     inputs["after"] |= {sitting_name(i): steps[sitting_name(i)].key for i in range(number)}
     seconds = len(candidates) * (2 * settings.min_seconds * 1.4 / settings.processes + 2.5)
-    return Step(sitting_name(number), inputs, seconds, partial(measure, job, candidates, number))
+    return Step(
+        sitting_name(number), inputs, seconds, partial(measure, job, candidates, number), takes_what_is_there=True
+    )
 
 
 def profile_step(job: Job, candidates: list[Candidate], steps: dict[str, Step]) -> Step:
@@ -49,7 +51,13 @@ def profile_step(job: Job, candidates: list[Candidate], steps: dict[str, Step]) 
         **_measured(job, candidates, steps),
     }
     shapes = len(settings.sweep.batch_sizes) + len(settings.sweep.threads) + len(settings.sweep.lengths)
-    return Step(PROFILE, inputs, len(candidates) * (1.0 + 1.5 * shapes), partial(profiled, job, candidates))
+    return Step(
+        PROFILE,
+        inputs,
+        len(candidates) * (1.0 + 1.5 * shapes),
+        partial(profiled, job, candidates),
+        takes_what_is_there=True,
+    )
 
 
 def _measured(job: Job, candidates: list[Candidate], steps: dict[str, Step]) -> dict:

@@ -21,7 +21,9 @@ from ..export.machine import machine
 from ..export.reference import IMAGES as REFERENCE_IMAGES
 from ..export.reference import ROWS as REFERENCE_ROWS
 from .attributing import agreement_of
+from .failures import Failure, failures_of
 from .job import (
+    ORIGIN,
     RECOVER,
     SCORES,
     Candidate,
@@ -45,28 +47,40 @@ SPLITS = ("train", "unlabeled", "validation", "test")
 FLIPS, FLIP_CHARACTERS = 20, 400
 
 
-def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_dir: Path) -> dict:
-    """Everything that was measured, raw samples included: the content of measurements.json."""
+def measurements_of(
+    job: Job, steps: list[Step], done: Mapping[str, Done], failed: Mapping[str, Failure], run_dir: Path
+) -> dict:
+    """Everything that was measured, raw samples included: the content of measurements.json.
+
+    Of a candidate that stands on a step in `failed` only what it would have been, and why it is not.
+    """
     found = measured(job, done)
     timings, looked = found.timings, done[PROFILE].result
     by_name = {
-        "why_slower": why_slower(job.candidates, done, timings),
-        "profile": limits(done, timings),
+        "why_slower": why_slower(job.candidates, done, timings, found.noisy),
+        "profile": limits(done, timings, found.noisy),
         **{name: looked[name] for name in ("sweep", "new_tokens_per_s")},
     }
     candidates, texts = [], job.validation.texts
     small, most = job.checkpoint.encoder().small, REFERENCE_ROWS if job.task.reads_text else REFERENCE_IMAGES
+    lost = failures_of(job, failed)
     for candidate in job.candidates:
+        common = {
+            "name": candidate.name,
+            "model": candidate.model.name,
+            "runtime": candidate.target.runtime,
+            "precision": candidate.target.precision,
+            "steps": _steps_of(candidate.model),
+        }
+        if candidate.name in lost:
+            candidates.append({**common, "failed": str(lost[candidate.name])})
+            continue
         evaluated = done[evaluation_name(candidate)]
         export = done[candidate.step]
         chain = list(chain_of(candidate.model))
         candidates.append(
             {
-                "name": candidate.name,
-                "model": candidate.model.name,
-                "runtime": candidate.target.runtime,
-                "precision": candidate.target.precision,
-                "steps": _steps_of(candidate.model),
+                **common,
                 "artifact": export.path.relative_to(run_dir).as_posix(),
                 "size_mb": export.result["size_mb"],
                 "details": export.result["details"],
@@ -95,7 +109,9 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
             "validation": len(job.validation),
             "test": len(job.test) if job.test else 0,
         },
-        "data": {split: source for split, source in job.recipe.data.model_dump().items() if split in SPLITS and source},
+        "data": _sources(job),
+        "notes": list(job.notes),
+        "certificate_split": job.certificate_split,
         "golden_texts": [small(text) for text in texts[:8]],
         "reference_texts": [small(text) for text in texts[:: 1 + (len(texts) - 1) // most]],
         "latency": job.recipe.latency.model_dump(),
@@ -110,6 +126,10 @@ def measurements_of(job: Job, steps: list[Step], done: Mapping[str, Done], run_d
         "control": vars(timings[CONTROL]),
         "baseline": job.candidates[0].name,
         "checkpoint": str(job.checkpoint.path),
+        "origin": {
+            "path": done[ORIGIN].path.relative_to(run_dir).as_posix(),
+            "files": done[ORIGIN].result["files"],
+        },
         "candidates": candidates,
     }
 
@@ -122,6 +142,12 @@ def _timing_of(candidate: Candidate, timings: Mapping[str, Timing]) -> dict:
     if timing.cannot_run:
         return {"timing": None, "cannot_run": timing.cannot_run}
     return {"timing": vars(timing)}
+
+
+def _sources(job: Job) -> dict[str, str]:
+    """Where the rows of each split come from; of rows held out of validation, that they are."""
+    found = {split: source for split, source in job.recipe.data.model_dump().items() if split in SPLITS and source}
+    return found if job.test is None else {**found, "test": found.get("test", job.test.source)}
 
 
 def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:

@@ -19,6 +19,7 @@ from ..benchmarks.profile import PROFILED, Profile, profile, why_int8_is_slower,
 from ..benchmarks.sitting import Sitting, sit
 from ..benchmarks.sittings import Measured, failed, merged
 from ..benchmarks.sweep import sweep
+from ..benchmarks.words import times
 from ..compress.decode import Decoder
 from ..compress.encoder import PIXELS, reader_file
 from ..export.artifact import read_artifact
@@ -70,7 +71,9 @@ def profiled(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str
     }
 
 
-def why_slower(candidates: list[Candidate], done: Mapping[str, Done], timings: Mapping[str, Timing]) -> dict[str, str]:
+def why_slower(
+    candidates: list[Candidate], done: Mapping[str, Done], timings: Mapping[str, Timing], noisy: bool
+) -> dict[str, str]:
     """For every INT8 artefact that is slower than the same model in float: the reason that its profile gives."""
     found, seen = {}, _seen(done)
     for c in candidates:
@@ -79,19 +82,18 @@ def why_slower(candidates: list[Candidate], done: Mapping[str, Done], timings: M
             continue  # cascades differ in how many rows their first model answers
         if _timed(c.name, seen, timings) and _timed(plain, seen, timings):
             ours, theirs = timings[c.name], timings[plain]
-            slower, lo, _ = ratio(ours.turns[latency.SINGLE], theirs.turns[latency.SINGLE], ours.processes)
+            slower, lo, hi = ratio(ours.turns[latency.SINGLE], theirs.turns[latency.SINGLE], ours.processes)
             if lo > 1:
-                found[c.name] = why_int8_is_slower(seen[c.name], slower)
+                found[c.name] = why_int8_is_slower(seen[c.name], times(slower, lo, hi, noisy))
     return found
 
 
-def limits(done: Mapping[str, Done], timings: Mapping[str, Timing]) -> dict[str, str]:
-    """For every artefact that was profiled one paragraph on what keeps it from being faster."""
-    seen = _seen(done)
+def limits(done: Mapping[str, Done], timings: Mapping[str, Timing], noisy: bool) -> dict[str, str]:
+    """For every artefact that was profiled one paragraph on what keeps it from being faster; of a noisy run without
+    how many times the floor it takes."""
+    seen, floors = _seen(done), {} if noisy else done[PROFILE].result["floor_ms"]
     return {
-        name: why_not_faster(
-            found, timings[name].summary(latency.SINGLE).mean, done[PROFILE].result["floor_ms"].get(name)
-        )
+        name: why_not_faster(found, timings[name].summary(latency.SINGLE).mean, floors.get(name))
         for name, found in seen.items()
         if _timed(name, seen, timings)
     }

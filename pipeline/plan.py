@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..benchmarks.sittings import spread
 from ..compress.checkpoint import open_checkpoint
+from ..compress.origin import origin_files
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed
 from ..export.artifact import WEIGHTS_ONLY
 from ..export.machine import cores, fingerprint, gpus, has_int8_isa
@@ -16,6 +19,7 @@ from ..export.session import ENGINES
 from .attributing import attribute
 from .job import (
     BASE_TARGET,
+    ORIGIN,
     SCORES,
     Candidate,
     Job,
@@ -35,7 +39,7 @@ from .progress import Report
 from .recipe import BASELINE, Model, Search
 from .scoring import evaluate
 from .search import PROXY_SHARE, search
-from .store import Done
+from .store import Done, key_of
 from .versions import code_of, digest_of
 from .work import cascade, checkpoint_after, compress, export, measure_table, score
 
@@ -56,6 +60,7 @@ def plan(job: Job) -> list[Step]:
         _add(steps, step)
     if any(has_scores(job, settings) for model in job.models for settings in chain_of(model).values()):
         _add(steps, _scores_step(job))
+    _add(steps, _origin_step(job))
     for model in job.models:
         if model.cascade is None:
             end = _model_steps(job, model, steps)
@@ -93,7 +98,8 @@ def search_steps(job: Job, settings: Search) -> list[Step]:
         "after": {step.name: step.key for step in (table, scores)},
         "code": {"search": digest_of("pipeline/search.py"), **code_of("compress")["code"]},
     }
-    work = partial(search, job, settings)
+    study = key_of({**inputs, "settings": settings.model_dump(exclude={"minutes"})})  # more minutes go on with it
+    work = partial(search, job, settings, f"search-{study[:16]}.log")
     return [table, scores, Step("search", inputs, 60 * PROXY_SHARE * settings.minutes, work)]
 
 
@@ -136,6 +142,19 @@ def _scores_step(job: Job) -> Step:
     rows = job.learned + len(job.validation)
     seconds = rows * len(job.teachers) / 180
     return Step(SCORES, inputs, seconds, partial(score, job))
+
+
+def _origin_step(job: Job) -> Step:
+    """Licence, notices and card of the checkpoint, kept where the run is: it may be moved or deleted afterwards."""
+    files = origin_files(job.checkpoint.path)
+    inputs = {"stage": "origin", "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}}
+
+    def work(out: Path, done: Mapping[str, Done], report: Report) -> dict:
+        for path in files:
+            shutil.copyfile(path, out / path.name)
+        return {"files": [path.name for path in files]}
+
+    return Step(ORIGIN, inputs, 0.1, work)
 
 
 def _cascade_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Step:
@@ -230,9 +249,10 @@ def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict
         "max_length": job.recipe.max_length,
         "lengths": job.recipe.lengths,
         "calibration": [rows_digest(job.train), job.recipe.calibration_rows] if int8 else None,
+        "int8": job.recipe.int8.model_dump() if int8 else None,
         "int8_isa": has_int8_isa() if int8 else None,
         "engine": [job.engine.model_dump(), gpus()] if target.runtime in ENGINES else None,
-        "graph": steps[graph_name(candidate.model)].key,
+        "graph": None if target.runtime == "pytorch" else steps[graph_name(candidate.model)].key,
         **_after(job, steps, before),
         **code_of("compress", "export"),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,6 +13,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 Report = Callable[[float, str], None]
 QUIET_SECONDS = 5.0  # between two JSON lines of one step
+
+
+def tell(notes: Sequence[str]) -> None:
+    """Notes on stderr, one a line: what was done with the data without being asked."""
+    console = Console(stderr=True, markup=False)
+    for note in notes:
+        if console.is_terminal:
+            console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        else:
+            print(json.dumps({"event": "note", "text": note}), file=sys.stderr, flush=True)
 
 
 class Reporter:
@@ -27,6 +37,16 @@ class Reporter:
         """A step that was found in the store."""
         self.done += 1
         self._line({"event": "cached", "step": name}, f"[dim]{self._count()} {name}: already there")
+
+    def failed(self, name: str, reason: str, *, again: bool = False) -> None:
+        """A step that gave no result to be trusted; `again`: one that failed in an earlier run and is not repeated."""
+        self.done += again
+        self._line({"event": "failed", "step": name, "reason": reason}, f"[red]{self._count()} {name}: failed[/]")
+
+    def skipped(self, name: str, reason: str) -> None:
+        """A step that stands on one that failed."""
+        self.done += 1
+        self._line({"event": "skipped", "step": name, "reason": reason}, f"[dim]{self._count()} {name}: skipped")
 
     @contextmanager
     def step(self, name: str) -> Iterator[Report]:

@@ -19,9 +19,9 @@ from ..compress.outputs import points
 from ..export.artifact import Artifact
 from ..export.manifest import MANIFEST
 from ..export.session import CannotRunHere
-from .decide import REPLACE
 from .job import Job
 from .progress import Reporter
+from .publication import REPLACE
 from .side_by_side import adopted, correct
 from .store import write_atomic
 
@@ -65,7 +65,7 @@ def against(job: Job, run_dir: Path, old_run: Path) -> dict:
     found = {
         "old": names[0],
         "new": names[1],
-        "rows": {"split": "validation" if job.test is None else "test", "count": len(rows)},
+        "rows": {"split": job.certificate_split or "validation", "count": len(rows)},
         "metric": task.metric_name,
         "metric_old": scored[names[0]].metric,
         "metric_new": scored[names[1]].metric,

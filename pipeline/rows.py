@@ -52,7 +52,7 @@ def promise_of(entry: dict, entries: dict[str, dict], noisy: bool = False) -> di
     if not promised:
         return None
     uncut = entries.get(f"{BASELINE}/{entry['runtime']}/{entry['precision']}")
-    if uncut is None or not entry.get("timing"):
+    if uncut is None or not uncut.get("timing") or not entry.get("timing"):
         return None
     ours, theirs = Timing(**entry["timing"]), Timing(**uncut["timing"])
     slower, lo, hi = ratio(ours.turns[SINGLE], theirs.turns[SINGLE], ours.processes)
@@ -109,7 +109,6 @@ def opponents_of(measurements: dict, prices: Prices) -> Opponents:
 def row_of(entry: dict, against: Opponents, prices: Prices, measurements: dict, promise: dict | None) -> Row:
     """A candidate's row: its figures but for the bounds of its drop, which hold for all candidates together."""
     base = against.base
-    correct, base_correct = _bits(entry, "validation"), _bits(base, "validation")
     figures: dict = {
         "name": entry["name"],
         "runtime": entry["runtime"],
@@ -117,6 +116,10 @@ def row_of(entry: dict, against: Opponents, prices: Prices, measurements: dict, 
         "metric": measurements["metric"],
     }
     steps = len(entry["steps"]) + (entry["precision"] != "fp32")
+    if entry.get("failed"):
+        figures |= {"size_mb": None, "steps": entry["steps"]}
+        return Row(figures, steps, np.zeros(0, bool), np.zeros(0), cannot=entry["failed"])
+    correct, base_correct = _bits(entry, "validation"), _bits(base, "validation")
     if entry.get("cannot_run") or correct is None or base_correct is None:
         figures |= {"size_mb": entry["size_mb"], "steps": entry["steps"]}
         reason = f"cannot run here: {entry.get('cannot_run')}"
@@ -161,7 +164,7 @@ def row_of(entry: dict, against: Opponents, prices: Prices, measurements: dict, 
         **{key: entry[key] for key in ("new_tokens_per_s",) if entry.get(key) is not None},
         **_quality(entry, base, measurements),
         "cascade": _cascade(entry),
-        "int8_products": int8_products(entry.get("details") or {}),
+        "int8_products": int8_products(entry.get("details")),
         "steps": entry["steps"],
         "why_slower": entry.get("why_slower"),
         "why_worse": why_worse(entry),

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import shlex
+import traceback
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from ..compress.errors import StepError
+from ..compress.errors import InputError, StepError
 from .adapt import adapt_steps, adapted
-from .decide import STAMP, decide, is_published, publish, withdraw
+from .decide import decide, is_published, publish
+from .failures import Failure, Ledger, require_some, sentences, steps_behind
 from .job import Job, Step, prepare
 from .measurements import measurements_of
 from .plan import plan, search_steps
-from .progress import Reporter
-from .recipe import Recipe, Search
+from .progress import Reporter, tell
+from .publication import PUBLISHED, STAMP, finish
+from .recipe import Recipe
 from .search import found_models, with_models
-from .store import Done, Store, disk_error, key_of, lock, write_atomic
+from .store import DiskError, Done, Failed, Store, disk_error, key_of, lock, write_atomic
 from .tracking import track
+
+RESOLVED = "recipe.resolved.yaml"
 
 
 @dataclass(frozen=True)
@@ -33,86 +39,151 @@ class Outcome:
     ran: int
     republished: bool
     job: Job  # as its `adapt` steps and its search left it
+    failed: list[str]  # one line for each step that failed: what it has cost, why, and how to try it again
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the steps of a plan came to, by name."""
+
+    done: dict[str, Done]
+    failed: dict[str, Failure]  # those that stand on a failed one too
+    ran: int  # how many were done now, failed ones among them
 
 
 def run(recipe: Recipe, run_dir: Path, older: Path | None = None) -> Outcome:
     """Do the job of a recipe in `run_dir`; what an earlier run (`older`: or one elsewhere) finished is not done again.
 
-    Raises InputError for bad input, StepError when a step gives no result to be trusted; then there is no bundle.
+    A step that gives no result to be trusted ends nothing but the candidates that stand on it, and is not tried again.
+    Raises InputError for bad input, StepError when the checkpoint itself fails or no candidate is left: then what an
+    earlier run has published stays as it was.
     """
     run_dir = run_dir.resolve()
-    job = prepare(recipe)
+    job = prepare(recipe, try_models=False)
+    tell(job.notes)
     with lock(run_dir):
         try:
+            finish(run_dir)
             return _run(job, run_dir, older)
         except OSError as error:
             raise disk_error(error, run_dir) from error
+        except StepError as error:
+            bundle = run_dir / "bundle"
+            there = f"; the bundle of the earlier run is still there: {bundle}" if bundle.exists() else ""
+            raise StepError(f"{error}{there}") from error
 
 
 def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
     store = Store(run_dir / "steps", None if older is None else older.resolve() / "steps")
     store.clean()
-    write_atomic(run_dir / "recipe.resolved.yaml", resolved(job.recipe))
-    searched, before, changed = None, 0, {}
+    recipe = resolved(job.recipe)
+    unpublished = not any((run_dir / name).exists() for name in PUBLISHED)
+    if unpublished:  # otherwise it changes with them
+        write_atomic(run_dir / RESOLVED, recipe)
+    changed, searched = Results({}, {}, 0), Results({}, {}, 0)
     if job.recipe.adapt:
-        changed, before = _do_all(adapt_steps(job), store, run_dir)
-        job = adapted(job, changed)
+        steps = adapt_steps(job)
+        changed = _do_all(steps, store, vital=[step.name for step in steps])
+        known, job = job.notes, adapted(job, changed.done)
+        tell([note for note in job.notes if note not in known])
     if job.recipe.search is not None:
-        searched, more = _search(job, job.recipe.search, store, run_dir)
-        before += more
-        job = with_models(job, found_models(searched))
+        searched = _do_all(search_steps(job, job.recipe.search), store)
+        job = with_models(job, found_models(searched.done["search"]) if "search" in searched.done else [])
     steps = plan(job)
-    wanted = {"recipe": job.recipe.model_dump(mode="json"), "groups": job.validation.groups}
+    wanted = {"recipe": job.recipe.model_dump(mode="json"), "groups": job.validation.groups, "notes": job.notes}
     final = key_of({"steps": [step.key for step in steps], **wanted})
-    fresh = not is_published(run_dir, final)
+    results = _do_all(steps, store, vital=steps_behind(job, job.candidates[0]), job=job)
+    failed = searched.failed | results.failed
+    fresh = results.ran > 0 or not is_published(run_dir, final)
     if fresh:
-        withdraw(run_dir)
-        (run_dir / "measurements.json").unlink(missing_ok=True)
-    done, ran = _do_all(steps, store, run_dir)
-    fresh = fresh or ran > 0
-    if fresh:
-        measurements = measurements_of(job, steps, done, run_dir)
-        measurements["adapt"] = {name: step.result for name, step in changed.items()}
-        measurements["search"] = searched.result if searched else None
-        write_atomic(run_dir / "measurements.json", json.dumps(measurements) + "\n")  # first: another rule may pick
+        measurements = measurements_of(job, steps, results.done, results.failed, run_dir)
+        measurements["adapt"] = {name: step.result for name, step in changed.done.items()}
+        measurements["search"] = _found(searched)
+        text = json.dumps(measurements) + "\n"
+        if unpublished:  # first: where the rule finds nothing, another rule may
+            write_atomic(run_dir / "measurements.json", text)
         choice = decide(measurements, job.recipe.choose, run_dir)
-        publish(run_dir, measurements, choice, f"paredown run {shlex.quote(str(run_dir / 'recipe.resolved.yaml'))}")
-        write_atomic(run_dir / STAMP, final)
+        command = f"paredown run {shlex.quote(str(run_dir / RESOLVED))}"
+        publish(run_dir, measurements, choice, command, {"measurements.json": text, RESOLVED: recipe, STAMP: final})
         track(job.recipe.report_to, choice, job.recipe.name, run_dir)
     measurements = json.loads((run_dir / "measurements.json").read_text())
     choice = json.loads((run_dir / "choice.json").read_text())
-    return Outcome(run_dir, choice, measurements, len(steps), before + ran, fresh, job)
+    ran = changed.ran + searched.ran + results.ran
+    return Outcome(run_dir, choice, measurements, len(steps), ran, fresh, job, sentences(job, failed))
 
 
-def _search(job: Job, settings: Search, store: Store, run_dir: Path) -> tuple[Done, int]:
-    """The finished search, and how many steps had to be done for it."""
-    done, ran = _do_all(search_steps(job, settings), store, run_dir)
-    return done["search"], ran
+def _found(searched: Results) -> dict | None:
+    """What measurements.json says of the search; None where there was none."""
+    if "search" in searched.failed:
+        return {"trials": 0, "trained": [], "dropped": {"search": str(searched.failed["search"])}}
+    return searched.done["search"].result if searched.done else None
 
 
-def _do_all(steps: list[Step], store: Store, run_dir: Path) -> tuple[dict[str, Done], int]:
-    """All steps, those that the store lacks done now; and how many these were."""
-    reporter, ran = Reporter(len(steps)), 0
-    done: dict[str, Done] = {}
-    for step in steps:
-        found = store.find(step.name, step.key)
-        if found is None:
-            found, ran = _do(step, store, done, reporter, run_dir), ran + 1
+def _do_all(steps: list[Step], store: Store, vital: Collection[str] = (), job: Job | None = None) -> Results:
+    """All steps, those that the store lacks done now. StepError when one that is `vital` fails, or when the steps that
+    measure would find no candidate of the `job`."""
+    reporter, ledger, done, ran = Reporter(len(steps)), Ledger(), {}, 0
+    for planned in steps:
+        if planned.takes_what_is_there and job is not None:
+            require_some(job, ledger.failed)
+        step = ledger.admit(planned)
+        if isinstance(step, Failure):
+            reporter.skipped(planned.name, str(step))
+            failure = step
         else:
-            reporter.cached(step.name)
-        done[step.name] = found
-    return done, ran
-
-
-def _do(step: Step, store: Store, done: dict[str, Done], reporter: Reporter, run_dir: Path) -> Done:
-    withdraw(run_dir)
-    with reporter.step(step.name) as report:
-        try:
-            return store.run(step.name, step.key, step.inputs, lambda out: step.work(out, done, report))
-        except StepError as error:
+            found: Done | Failed | None = store.find(step.name, step.key)
+            if found is not None:
+                reporter.cached(step.name)
+            elif (found := store.failure(step.name, step.key)) is not None:
+                reporter.failed(step.name, found.reason, again=True)
+            else:
+                found, ran = _do(step, store, done, reporter), ran + 1
+            if isinstance(found, Done):
+                done[step.name] = found
+                continue
             given = list(step.inputs.get("after", {}))
-            kept = f"; what it started from is kept: {done[given[0]].path}" if len(given) == 1 else ""
-            raise StepError(f"step {step.name}: {error}{kept}") from error
+            kept = done[given[0]].path if len(given) == 1 else None
+            failure = ledger.failed[step.name] = Failure.of(step.name, found, kept)
+        if planned.name in vital:
+            raise StepError(f"{failure} {failure.advice}")
+    return Results(done, ledger.failed, ran)
+
+
+def _do(step: Step, store: Store, done: dict[str, Done], reporter: Reporter) -> Done | Failed:
+    """Do a step. A failure is recorded, but for that of a step that measures: it may be the machine's."""
+    try:
+        with reporter.step(step.name) as report:
+            return store.run(step.name, step.key, step.inputs, lambda out: step.work(out, done, report))
+    except StepError as error:
+        if step.takes_what_is_there or isinstance(error, DiskError):
+            raise StepError(f"step {step.name}: {error}") from error
+        reporter.failed(step.name, str(error))
+        return store.fail(step.name, step.key, step.inputs, str(error))
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:  # of torch, an exporter, a runtime: one candidate's, and the others go on
+        if step.takes_what_is_there:
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no message'}"
+        reporter.failed(step.name, reason)
+        return store.fail(step.name, step.key, step.inputs, reason, traceback.format_exc())
+
+
+def states(steps: list[Step], store: Store) -> tuple[dict[str, tuple[str, float]], dict[str, Done]]:
+    """What a run would find of each step, in words, and the seconds it would take; the finished ones. Read-only."""
+    ledger, found, done = Ledger(), {}, {}
+    for planned in steps:
+        step = ledger.admit(planned)
+        if isinstance(step, Failure):
+            found[planned.name] = f"skipped: {step.step} failed", 0.0
+        elif there := store.peek(step.name, step.key):
+            done[step.name], found[step.name] = there, ("already there", 0.0)
+        elif failure := store.failure(step.name, step.key):
+            ledger.failed[step.name] = Failure.of(step.name, failure)
+            found[step.name] = f"failed: {failure.reason} (to try it again, delete {failure.path})", 0.0
+        else:
+            found[step.name] = "to do", step.seconds
+    return found, done
 
 
 def resolved(recipe: Recipe) -> str:

@@ -13,13 +13,16 @@ import numpy as np
 from ..compress import noise
 from ..compress.data import Rows
 from ..compress.encoder import Encoder, run_rows
+from ..compress.outputs import spread
 from ..export.artifact import Artifact, read_artifact
 from ..export.machine import cores
-from ..export.parity import compare, departure, gate, stand_in
+from ..export.parity import compare, departure, gate, longest_row, stand_in, takes_longest
 from ..export.session import CannotRunHere, Session
 from .job import Candidate, Job, evaluation_name, graph_name, parts_of
 from .progress import Report
 from .store import Done
+
+LONGEST = "longest.npy"  # the reference's answers for a text of `max_length` tokens
 
 
 def evaluate(
@@ -37,7 +40,9 @@ def evaluate(
             return {"cannot_run": str(reason)}
         ids = encoder.ids(job.validation.texts)
         outputs = run_rows(graph, ids, encoder.pad_id, job.task.output)
+        _longest(job, candidate, reference, graph, encoder, out, done)
         return {"cannot_run": str(reason), "parity": _parity(job, candidate, reference, artifact, outputs, ids, done)}
+    _longest(job, candidate, reference, session, encoder, out, done)
     report(0.0, "scoring validation")
     ids = encoder.ids(job.validation.texts)
     outputs = run_rows(session, ids, encoder.pad_id, job.task.output)
@@ -74,6 +79,28 @@ def _scored(job: Job, split: str, rows: Rows, encoder: Encoder, outputs: np.ndar
     if job.task.beside is not None:
         result[f"beside_{split}"] = job.task.beside(outputs, gold)
     return result
+
+
+def _longest(
+    job: Job,
+    candidate: Candidate,
+    reference: Candidate,
+    session: Session,
+    encoder: Encoder,
+    out: Path,
+    done: Mapping[str, Done],
+) -> None:
+    """The promised length, run: a row of exactly that many tokens, beside its checkpoint's answer. Raises StepError."""
+    row = longest_row(encoder, job.validation.texts, second=bool(job.task.columns.second))
+    wanted, unit = None, 1.0
+    if candidate != reference and candidate.model.cascade is None:
+        file = done[evaluation_name(reference)].path / LONGEST
+        wanted = np.load(file) if file.is_file() else None
+        unit = spread(answers_of(reference, done)) if job.task.has_unit else 1.0
+    limits = job.recipe.tolerance(candidate.target.precision)
+    found = takes_longest(session, row, encoder, job.task, candidate.name, wanted, limits, unit)
+    if found is not None and candidate == reference:
+        np.save(out / LONGEST, found)
 
 
 def _parity(

@@ -21,8 +21,9 @@ import numpy as np
 from ..compress import data as data_module
 from ..compress.allocate import LatencyTable, Layers, least_ms
 from ..compress.encoder import batches_of
-from ..compress.errors import InputError, missing_extra
+from ..compress.errors import InputError, StepError
 from ..compress.settings import Prune, Static
+from ..compress.studies import reasons, seed_sampler, study_at
 from ..compress.tasks import Task
 from .job import SCORES, Job, table_name
 from .progress import Report
@@ -32,7 +33,6 @@ from .work import all_rows, read_table
 
 if TYPE_CHECKING:
     import optuna
-    import optuna.storages.journal
     from transformers import PreTrainedModel
 
 FOUND = "found.json"
@@ -41,6 +41,8 @@ FEW_TRIALS = 4
 STATIC_SHARE = 1 / 25  # of the uncut model's time an epoch, a static student's
 NO_TIME = "no time left to train it; give more minutes"
 MOST_TRIALS = 24
+MOST_PROPOSALS = 4 * MOST_TRIALS  # some were made before
+LEAST_SPEEDUP = 1.01  # that a trial asks for
 HELD_OUT = 256  # training rows that judge a trial and that no cut is solved on
 STEPS_OF_EPOCHS = (3.0, 2.0, 1.0, 0.5)
 
@@ -63,17 +65,22 @@ class Trial:
         return f"trial {self.number} ({kind})"
 
 
-def search(job: Job, settings: Search, out: Path, done: Mapping[str, Done], report: Report) -> dict:
-    """Write the models to train to found.json; the result says why each of the others was dropped."""
+def search(job: Job, settings: Search, study: str, out: Path, done: Mapping[str, Done], report: Report) -> dict:
+    """Write the models to train to found.json; the result says why each of the others was dropped.
+
+    `study`: name of the file, beside the step store, that outlives a kill.
+    """
     from ..compress.checkpoint import load
     from ..compress.prune import shape_of
 
-    study = _study(out, job.recipe.seed)
-    began = time.monotonic() - _seconds(study)  # what was spent before a kill is spent
+    kept = _study(out.parent.parent / "search" / study)
+    began = time.monotonic() - _seconds(kept)  # what was spent before a kill is spent
     model = load(job.checkpoint, job.task)
     table = read_table(done[table_name(settings.target)].path)
     full = shape_of(model)
-    trials = _trials(job, settings, model, table, full, study, began, report)
+    trials = _trials(job, settings, model, table, full, kept, began, report)
+    if not trials:
+        raise InputError(f"search: no trial came to an end: {'; '.join(reasons(kept))}")
     chosen, dropped = _worth_training(trials, settings, _commonest(job))
     scored_s = done[SCORES].seconds * job.learned / (job.learned + len(job.validation))
     epoch_s = {t.number: 3.6 * scored_s * t.ms / table.predict(full) for t in chosen}
@@ -89,12 +96,12 @@ def search(job: Job, settings: Search, out: Path, done: Mapping[str, Done], repo
         json.dumps([model.model_dump(mode="json", exclude_none=True) for model in models], indent=2)
     )
     return {
-        "trials": len(trials),
+        "trials": len(trials) + len(_failed(kept)),
         "trained": [
             f"{t.label}: predicted {t.speedup:.1f}x, {f'{epochs:g} epochs' if epochs else 'not healed: no time left'}"
             for t in chosen
         ],
-        "dropped": {**dropped, **late},
+        "dropped": {**_failed(kept), **dropped, **late},
     }
 
 
@@ -118,6 +125,8 @@ def _trials(
     began: float,
     report: Report,
 ) -> list[Trial]:
+    import optuna
+
     from ..compress.importance import agreement, kl_to, log_probabilities
     from ..compress.prune import options, prune, shape_of, weigh
 
@@ -131,29 +140,42 @@ def _trials(
     report(0.0, "what heads and neurons are worth")
     weighed = weigh(model, batches, Prune())
     top = table.predict(full) / least_ms(table, *options(model, Prune()))
+    kinds = _kinds(top, len(full))
+
+    def proposed(trial: optuna.Trial) -> Prune:
+        if trial.suggest_categorical("kind", kinds) == "layers":
+            return Prune(layers=trial.suggest_int("layers", 1, len(full) - 1))
+        low, high = max(LEAST_SPEEDUP, min(1.2, 0.9 * top)), 0.95 * top
+        speedup = round(trial.suggest_float("speedup", low, high, log=True), 2)
+        return Prune(speedup=speedup, target=settings.target)
 
     def look(trial: optuna.Trial) -> tuple[float, float]:
-        kind = trial.suggest_categorical("kind", ["time", "layers"]) if len(full) > 1 else "time"
-        if kind == "time":
-            wanted_speedup = round(trial.suggest_float("speedup", min(1.2, 0.9 * top), 0.95 * top, log=True), 2)
-            cut = Prune(speedup=wanted_speedup, target=settings.target)
-        else:
-            cut = Prune(layers=trial.suggest_int("layers", 1, len(full) - 1))
+        cut = proposed(trial)
+        shown = cut.model_dump(mode="json", exclude_defaults=True)
+        if any(t.user_attrs.get("settings") == shown for t in study.trials if t.number != trial.number):
+            raise optuna.TrialPruned
+        trial.set_user_attr("settings", shown)
         smaller = copy.deepcopy(model)
-        prune(smaller, batches, cut, table=table, weighed=weighed)
+        try:
+            prune(smaller, batches, cut, table=table, weighed=weighed)
+            kl = kl_to(smaller, judging, wanted)
+            if not np.isfinite(kl):
+                raise StepError("the answers of the pruned model are not finite")
+        except (StepError, InputError) as error:
+            trial.set_user_attr("reason", str(error))
+            raise
         ours = [log_probabilities(smaller, batch) for batch in judging]
-        ms = table.predict(shape_of(smaller))
-        trial.set_user_attr("settings", cut.model_dump(mode="json", exclude_defaults=True))
         trial.set_user_attr("agreement", agreement(ours, wanted))
-        return ms, kl_to(smaller, judging, wanted)
+        return table.predict(shape_of(smaller)), kl
 
-    while len(study.trials) < MOST_TRIALS:
-        share = PROXY_SHARE if len(study.trials) >= FEW_TRIALS else 1.0
+    while (tried := _tried(study)) < MOST_TRIALS and len(study.trials) < MOST_PROPOSALS:
+        share = PROXY_SHARE if tried >= FEW_TRIALS else 1.0
         if time.monotonic() - began >= 60 * share * settings.minutes:
             break
-        report(len(study.trials) / MOST_TRIALS, f"trial {len(study.trials) + 1}")
-        study.optimize(look, n_trials=1)
-    if not study.trials:
+        report(tried / MOST_TRIALS, f"trial {tried + 1}")
+        seed_sampler(study, job.recipe.seed)
+        study.optimize(look, n_trials=1, catch=(StepError, InputError))
+    if not _tried(study):
         raise InputError(
             f"search: minutes: {settings.minutes:g} were over before the first cut was tried, after "
             f"{(time.monotonic() - began) / 60:.2g}; give more, or name the models yourself"
@@ -173,24 +195,32 @@ def _trials(
     ]
 
 
-def _study(out: Path, seed: int) -> optuna.Study:
-    """The study of this step, in a file beside the step store that outlives a kill."""
-    try:
-        import optuna
-        import optuna.storages.journal
-    except ImportError as error:
-        raise missing_extra(error.name or "optuna", "compress") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    home = out.parent.parent / "search"
-    home.mkdir(exist_ok=True)
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(home / f"{out.name}.log")))
-    return optuna.create_study(
-        study_name="search",
-        storage=storage,
-        directions=["minimize", "minimize"],
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=6),
-        load_if_exists=True,
-    )
+def _kinds(top: float, layers: int) -> list[str]:
+    """What can be searched over, when pruning heads and neurons makes a model of so many layers `top` times as fast.
+
+    Raises InputError when that is nothing.
+    """
+    kinds = ["time"] * (0.95 * top > LEAST_SPEEDUP) + ["layers"] * (layers > 1)
+    if not kinds:
+        raise InputError(
+            f"search: pruning can make the checkpoint {top:.2f} times as fast at most, which is too little to search "
+            "for; name the models yourself, a static student or a cascade among them"
+        )
+    return kinds
+
+
+def _tried(study: optuna.Study) -> int:
+    """Trials that were begun; a proposal that was made before is none."""
+    return sum("settings" in trial.user_attrs for trial in study.trials)
+
+
+def _study(path: Path) -> optuna.Study:
+    return study_at(path, "search", directions=["minimize", "minimize"])
+
+
+def _failed(study: optuna.Study) -> dict[str, str]:
+    """Why trials came to no result, by their label."""
+    return {f"trial {t.number}": t.user_attrs["reason"] for t in study.trials if "reason" in t.user_attrs}
 
 
 def _seconds(study: optuna.Study) -> float:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from ..compress.errors import InputError, StepError
+from .bundles import check_key
 from .options import checked
 from .verbs import TaskOption, task_named
 
@@ -41,6 +42,11 @@ def serve(
     request_rows: Annotated[int, typer.Option(help="texts in one request")] = 256,
     connections: Annotated[int, typer.Option(help="requests under way; more get 429")] = 1000,
     drain_s: Annotated[float, typer.Option(help="seconds for requests under way after SIGTERM")] = 10,
+    open_s: Annotated[float, typer.Option(help="seconds for a model to open and to answer once")] = 60,
+    public_key: Annotated[Path | None, typer.Option(help="PEM: serve only what its other half has signed")] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="further name (Host) that a server on this machine answers to; repeatable")
+    ] = None,
     drift_threshold: Annotated[float, typer.Option(help="PSI or KS distance that is an alert")] = 0.2,
     drift_rows: Annotated[int, typer.Option(help="rows in one window of the drift statistics")] = 2000,
     sample_file: Annotated[Path | None, typer.Option(help="append sampled texts and answers to this JSONL")] = None,
@@ -59,6 +65,8 @@ def serve(
     from ..serve.settings import Settings
     from ..serve.workers import serve as serve_all
 
+    given["allowed_host"] = allowed_host or ()
+    check_key(public_key)
     settings = checked(Settings, given | {"api_key": _key(api_key_file)})
     check_tls(settings)
     code = serve_all(settings)

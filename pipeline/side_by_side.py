@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import permutations
+from math import exp, factorial, lgamma, log, log1p
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..benchmarks.bench import Entrant, Score, bench
 from ..benchmarks.latency import LatencySettings, tokenizer_ms
 from ..compress import data as data_module
-from ..compress.cells import is_number
 from ..compress.data import Rows, has_labels, label_names
-from ..compress.encoder import run_rows
 from ..compress.errors import InputError
 from ..compress.files import open_table
+from ..compress.labels import canonical, is_default, is_number
 from ..compress.outputs import points
+from ..compress.tags import Aligned
 from ..compress.tasks import TASKS, Task
 from ..export.adopt import adopt
 from ..export.artifact import Artifact
+from ..export.foreign import answered
 from ..export.machine import cores
 from ..export.session import CannotRunHere
 from .progress import Reporter
@@ -39,52 +43,58 @@ def run(
     """The content of `paredown bench --json F`. Raises InputError."""
     artifacts = adopted(paths, scratch, task, max_length)
     read = partial(task.read, source, text=text, label=label)
-    named = [_names(artifact, task, source, label) for artifact in artifacts]
+    named = [_names(artifact, task, source, text, label) for artifact in artifacts]
     known = [names for names, _ in named if names is not None]
     rows = read(names=known[0], labelled=None) if known else read(labelled=False)
     task = task if rows.labels is None else task.judging(rows)
     reporter = Reporter(len(artifacts) + settings.processes + settings.sweep.asked)
+    notes = [f"{path}: {note}" for path, (_, note) in zip(paths, named, strict=True) if note]
 
-    def score(artifact: Artifact, names: tuple[str, ...] | None) -> Score:
+    def score(path: str, artifact: Artifact, names: tuple[str, ...] | None) -> Score:
         right = None
         if (rows.labels is not None and names is not None) or task.goes_on:
             with suppress(CannotRunHere):
-                right = correct(artifact, read(names=names), settings.threads)
+                outputs, gold = _judged(artifact, read(names=names), settings.threads)
+                right = task.correct(outputs, gold)
+                order = other_order(task, outputs, gold, names or artifact.labels)
+                notes.extend([f"{path}: {order}"] if order else [])
         tokenizer = tokenizer_ms(artifact.encoder().ids, rows.texts)
         return Score(None if right is None else points(right), right, tokenizer)
 
     entrants = [
-        Entrant(path, artifact, partial(score, artifact, names))
+        Entrant(path, artifact, partial(score, path, artifact, names))
         for path, artifact, (names, _) in zip(paths, artifacts, named, strict=True)
     ]
     ids = [data_module.encode(artifact.encoder(), rows) for artifact in artifacts]
     result = bench(entrants, ids, settings, metric_name=task.metric_name, steps=reporter.step)
-    return result | {"notes": [f"{path}: {note}" for path, (_, note) in zip(paths, named, strict=True) if note]}
+    return result | {"notes": notes}
 
 
-def _names(artifact: Artifact, task: Task, source: str, label: str | None) -> tuple[tuple[str, ...] | None, str]:
+def _names(
+    artifact: Artifact, task: Task, source: str, text: str | None, label: str | None
+) -> tuple[tuple[str, ...] | None, str]:
     """What an artefact's labels are called in the data, and what there is to say of it.
 
     A model with transformers' default names has not kept its own: the data's are taken for them, in their order, where
-    there are as many; None where there are not.
+    there are as many; or indices are read; None where neither fits.
     """
     labels = artifact.labels
-    default = labels == tuple(f"LABEL_{i}" for i in range(len(labels)))
     if (
-        not labels
-        or not default
-        or task.number
-        or task.answer
+        not is_default(labels)
+        or not task.columns.named
+        or task.vector
         or not has_labels(open_table(source)[0], label, task.columns)
     ):
         return labels, ""
     said = label_names(source, label, task.columns)
-    if all(name in labels or is_number(name) for name in said):
-        return labels, ""
-    if len(said) == len(labels):
+    if len(said) == len(labels) and not set(said) & set(labels) and not all(is_number(canonical(n)) for n in said):
         pairs = ", ".join(f"{own} for {name}" for own, name in zip(labels, said, strict=True))
         return said, f"its config.json does not name its labels; {pairs} is assumed"
-    return None, f"no metric: its config.json does not name its {len(labels)} labels, and the data has {len(said)}"
+    try:
+        task.read(source, text=text, label=label, names=labels)
+    except InputError:
+        return None, f"no metric: its config.json does not name its {len(labels)} labels, and the data has {len(said)}"
+    return labels, ""
 
 
 def adopted(paths: Sequence[str | Path], scratch: Path, task: Task, max_length: int) -> list[Artifact]:
@@ -101,6 +111,69 @@ def correct(artifact: Artifact, rows: Rows, threads: int | None = None) -> np.nd
 
     Raises CannotRunHere.
     """
-    task, session, encoder = TASKS[artifact.task], artifact.open(threads or cores()), artifact.encoder()
-    outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, artifact.outputs[0])
-    return task.correct(outputs, task.gold(rows, encoder))
+    outputs, gold = _judged(artifact, rows, threads)
+    return TASKS[artifact.task].correct(outputs, gold)
+
+
+def _judged(artifact: Artifact, rows: Rows, threads: int | None) -> tuple[np.ndarray, Any]:
+    """Its answers, and what they are compared with."""
+    outputs = answered(artifact, rows.texts, threads or cores())
+    return outputs, TASKS[artifact.task].gold(rows, artifact.encoder())
+
+
+def other_order(task: Task, outputs: np.ndarray, gold: Any, names: Sequence[str]) -> str:
+    """What to say of answers that are no better than always giving the commonest label, where they would be right if
+    the model's labels stood in another order; "" otherwise.
+
+    `outputs`, `gold`: as `Task.correct` takes them. In another order: better than chance at a level of 0.1 %, for all
+    orders together.
+    """
+    if task.per_token and isinstance(gold, Aligned):
+        places = np.concatenate(gold.places)
+        said, true = outputs.argmax(axis=-1)[places[places >= 0]], np.concatenate(gold.tags)[places >= 0]
+    elif task.one_label and not task.answer:
+        said, true = outputs.argmax(axis=-1), np.asarray(gold)
+    else:
+        return ""
+    count = min(len(names), outputs.shape[-1])
+    known = true < count
+    said, true = said[known], true[known]
+    if count < 2 or not len(true):
+        return ""
+    table = np.zeros((count, count), dtype=np.int64)  # said, true
+    np.add.at(table, (said, true), 1)
+    commonest = table.sum(axis=0).max() / len(true)
+    order = _best_order(table)
+    right = sum(int(table[i, label]) for i, label in enumerate(order))
+    orders = factorial(min(count, 6))
+    if np.trace(table) > commonest * len(true) or _chance_of(right, len(true), float(commonest)) > 0.001 / orders:
+        return ""
+    shown = ", ".join(names[label] for label in order[:8]) + (", ..." if count > 8 else "")
+    return (
+        f"{task.metric_name} is no better than chance; {100 * right / len(true):.1f} % of the answers would be right "
+        f"if the model's labels stood in this order: {shown}; does its config.json name them in another one?"
+    )
+
+
+def _best_order(table: np.ndarray) -> tuple[int, ...]:
+    """Which label each output means, so that most answers are right: of few labels the best, of many one by one."""
+    count = len(table)
+    if count <= 6:
+        return max(permutations(range(count)), key=lambda order: sum(table[i, label] for i, label in enumerate(order)))
+    order, left = [-1] * count, table.astype(np.float64)
+    for _ in range(count):
+        said, true = np.unravel_index(left.argmax(), left.shape)
+        order[int(said)] = int(true)
+        left[said, :], left[:, true] = -1, -1
+    return tuple(order)
+
+
+def _chance_of(right: int, rows: int, rate: float) -> float:
+    """The probability of `right` or more of `rows` at `rate` each: the binomial distribution."""
+    if not 0 < rate < 1:
+        return 1.0
+    each = (
+        lgamma(rows + 1) - lgamma(k + 1) - lgamma(rows - k + 1) + k * log(rate) + (rows - k) * log1p(-rate)
+        for k in range(right, rows + 1)
+    )
+    return sum(map(exp, each))

@@ -13,7 +13,6 @@ from ..compress.encoder import batches_of
 from ..compress.errors import InputError, StepError
 from ..compress.families import WHOLE
 from ..compress.settings import Distill, Prune, Recover, Static, Timed, Trim
-from ..compress.tasks import Task
 from .options import checked
 from .verbs import (
     Adversarial,
@@ -27,6 +26,7 @@ from .verbs import (
     Unlabeled,
     Validation,
     about_words,
+    kept_apart,
     metric,
     optional,
     out,
@@ -71,7 +71,8 @@ def prune(
     kind = task_named(task)
     source = open_checkpoint(checkpoint, kind)
     data = kind.read(train, labelled=False)
-    held_out = optional(validation, kind, source.labels)
+    more = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
+    held_out, more = kept_apart(data, optional(validation, kind, source.labels), more)
     timed = speedup is not None or latency_ms is not None
     if not timed and heads is None and ffn is None and layers is None:
         heads, ffn = 0.7, 0.6
@@ -83,8 +84,9 @@ def prune(
         },
     )  # fmt: skip
     ids = data_module.encode(source.encoder(max_length), data)
-    promise, more = "", _more(source, kind, unlabeled, max_length)
+    further = [] if more is None else data_module.encode(source.encoder(max_length), more)
     failed: StepError | None = None
+    promise = ""
     with writing(output_dir, "prune") as (target, report):
         watch = Stopwatch(source, kind, ids, settings.target, max_length)
         table = watch.table([[(settings, source.depth)]], report) if timed else None
@@ -102,7 +104,7 @@ def prune(
                 },
             )  # fmt: skip
             try:
-                heal(model, load(source, kind), ids + more, recover, seed=seed, progress=report)
+                heal(model, load(source, kind), ids + further, recover, seed=seed, progress=report)
                 saved = save(model, source, target)
             except StepError as error:
                 failed = error  # the cut outlives it
@@ -140,22 +142,26 @@ def trim(
     if kind.goes_on:
         raise InputError(f"trim: {task} would learn to write without the tokens that were cut; the vocabulary stays")
     source = open_checkpoint(checkpoint, kind)
-    texts = [*kind.read(train, labelled=False).texts]
-    texts += data_module.read_unlabeled(unlabeled, columns=kind.columns).texts if unlabeled else ()
-    held_out = kind.read(validation, labelled=False).texts if validation else None
+    pairs = None if kind.vector else False  # whose texts, each by itself, may well stand in train
+    rows, judged = kind.read(train, labelled=False), kind.read(validation, labelled=pairs) if validation else None
+    more = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
+    judged, more = kept_apart(rows, judged, more)
+    texts = [*rows.texts, *(more.texts if more else ())]
+    held_out = judged.texts if judged else None
     with writing(output_dir, "trim") as (target, _):
         model = load(source, kind)
         settings = checked(Trim, {"frequent": frequent, "min_count": min_count})
-        tokenizer = cut(model, source.path / "tokenizer.json", texts, settings)
+        before = source.plain_tokenizer_text
+        tokenizer = cut(model, source.path / "tokenizer.json", [*texts, *source.prompts], settings, before)
         saved = save(model, source, target, tokenizer)
         size = saved.size_mb()
-    changed = "" if held_out is None else f"; {changed_share(source.path / 'tokenizer.json', tokenizer, held_out):.2%}"
+    changed = "" if held_out is None else f"; {changed_share(before, tokenizer, held_out):.2%}"
     said = f"{changed} of the held-out tokens changed" if changed else ""
     out.print(f"{output_dir}: {saved.config['vocab_size']} tokens, {size:.1f} MB{said}", soft_wrap=True)
 
 
 @app.command()
-def distill(
+def distill(  # noqa: C901
     checkpoint: Source,
     train: Annotated[str, typer.Option(help="rows to learn on; labels are not needed")],
     output_dir: OutputDir,
@@ -220,8 +226,9 @@ def distill(
     if others and kind.goes_on:
         raise InputError(f"--teacher: {task} asks its teacher in every step, and there is one: the checkpoint")
     data = kind.read(train, labelled=False)
-    more = data_module.read_unlabeled(unlabeled, columns=kind.columns).texts if unlabeled else ()
-    held_out = optional(validation, kind, source.labels)
+    further = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
+    held_out, further = kept_apart(data, optional(validation, kind, source.labels), further)
+    more = further.texts if further else ()
     if patience and held_out is None:
         raise InputError("--patience stops on validation: give --validation F")
     given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "temperature": temperature}
@@ -249,12 +256,19 @@ def distill(
             )
     texts = [*data.texts, *more]
     learner = elsewhere or source
-    ids = data_module.encode(learner.encoder(max_length), data) + learner.encoder(max_length).ids(list(more))
+    # a teacher that reads the student's own tokens is given no more of them than it takes
+    shared = min([max_length, *(t.positions for t in (source, *others) if _same_tokens(t, learner))])
+    ids = data_module.encode(learner.encoder(shared), data) + learner.encoder(shared).ids(list(more))
 
     def scores_of(lines: list[str]) -> np.ndarray | None:
         if kind.goes_on:  # too many to keep
             return None
-        return mean_scores([(load(t, kind), t.encoder(max_length).ids(lines)) for t in (source, *others)])
+        return mean_scores(
+            [
+                (load(t, kind), t.encoder(shared if _same_tokens(t, learner) else max_length).ids(lines))
+                for t in (source, *others)
+            ]
+        )
 
     with writing(output_dir, "distill") as (target, report):
         report(0.0, f"scoring {len(texts)} rows")
@@ -265,20 +279,13 @@ def distill(
             pupil = load(elsewhere, kind) if elsewhere else student_of(model, settings, ids)
         judged = None
         if patience and held_out is not None:
-            encoder = learner.encoder(max_length)
+            encoder = learner.encoder(shared)
             wanted = scores_of(list(held_out.texts))
             judged = encoder.ids(held_out.texts), kind.taught(held_out, encoder) if wanted is None else wanted
         heal(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)
         saved = save(pupil, learner, target)
         value = metric(saved, kind, held_out, max_length)
     say(output_dir, kind.judging(held_out), value)
-
-
-def _more(source: Checkpoint, task: Task, unlabeled: str | None, max_length: int) -> list[list[int]]:
-    if unlabeled is None:
-        return []
-    rows = data_module.read_unlabeled(unlabeled, columns=task.columns)
-    return data_module.encode(source.encoder(max_length), rows)
 
 
 def _same_tokens(a: Checkpoint, b: Checkpoint) -> bool:

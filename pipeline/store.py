@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..compress.errors import InputError, StepError
+from ..export.archive import copy_tree
 
 MARKER = "step.json"
+FAILED = "failed.json"  # in the place of the marker: the step ran, and gave no result to be trusted
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,18 @@ class Done:
     path: Path
     result: dict
     seconds: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A step without a result to be trusted: the directory that says so, and why."""
+
+    path: Path
+    reason: str
+
+
+class DiskError(StepError):
+    """What a file system did to a step. It says nothing about the step, so it is not recorded as its failure."""
 
 
 def key_of(inputs: dict) -> str:
@@ -44,26 +58,32 @@ class Store:
         """The finished step, its files verified; a damaged one is removed and counts as missing."""
         path = self._path(name, key)
         self._borrow(path)
+        found = self.peek(name, key)
+        if found is None and path.exists() and self.failure(name, key) is None:
+            shutil.rmtree(path)
+        return found
+
+    def peek(self, name: str, key: str) -> Done | None:
+        """As `find`, but nothing is removed and nothing brought from the older store: for those without the lock."""
+        path = self._path(name, key)
         try:
             marker = json.loads((path / MARKER).read_bytes())
-            whole = marker["key"] == key and all(
+            intact = marker["key"] == key and all(
                 (path / file).stat().st_size == size and _sha256(path / file) == sha
                 for file, (sha, size) in marker["files"].items()
             )
-        except FileNotFoundError:
-            whole, marker = False, {}
-        except (ValueError, KeyError, TypeError):
-            whole, marker = False, {}
-        if whole:
-            return Done(path, marker["result"], marker["seconds"])
-        if path.exists():
-            shutil.rmtree(path)
-        return None
+            return Done(path, marker["result"], marker["seconds"]) if intact else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
 
-    def has(self, name: str, key: str) -> bool:
-        """True when the marker is there; nothing is hashed, nothing removed."""
+    def failure(self, name: str, key: str) -> Failed | None:
+        """The failure that was recorded for a step; None where it has not failed. Those of the older store are left."""
         path = self._path(name, key)
-        return any((root / path.name / MARKER).is_file() for root in (self.root, self.older) if root is not None)
+        try:
+            marker = json.loads((path / FAILED).read_bytes())
+            return Failed(path, str(marker["reason"])) if marker["key"] == key else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
 
     def _borrow(self, path: Path) -> None:
         """Bring a finished step of the older store here, whole or not at all; its files are never written again."""
@@ -72,7 +92,7 @@ class Store:
         self.root.mkdir(parents=True, exist_ok=True)
         scratch = self.root / f".tmp-{path.name}"
         shutil.rmtree(scratch, ignore_errors=True)
-        shutil.copytree(self.older / path.name, scratch, copy_function=_link)
+        copy_tree(self.older / path.name, scratch, _link)
         scratch.rename(path)
 
     def run(self, name: str, key: str, inputs: dict, work: Callable[[Path], dict | None]) -> Done:
@@ -101,6 +121,19 @@ class Store:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
         return Done(path, result, seconds)
+
+    def fail(self, name: str, key: str, inputs: dict, reason: str, traceback: str = "") -> Failed:
+        """Record that a step gave no result to be trusted: it is not tried again until its directory is deleted.
+
+        `traceback`: of an error that nobody foresaw, for whoever mends it.
+        """
+        path = self._path(name, key)
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        if traceback:
+            (path / "traceback.txt").write_text(traceback, encoding="utf-8")
+        write_atomic(path / FAILED, json.dumps({"key": key, "inputs": inputs, "reason": reason}, indent=1))
+        return Failed(path, reason)
 
     def clean(self) -> None:
         """Remove what a killed run left half done. Call it under the lock."""
@@ -191,16 +224,18 @@ def _held(scratch: Path, path: Path) -> Iterator[None]:
 
 
 def disk_error(error: OSError, where: Path) -> InputError | StepError:
-    """One line for a disk that is full or may not be written."""
+    """One line for a disk that is full or may not be written. BrokenPipeError is raised as it is: nobody reads."""
+    if isinstance(error, BrokenPipeError):
+        raise error
     path = error.filename or where
     if error.errno in (13, 30):  # EACCES, EROFS
         return InputError(f"{path}: cannot write there: {error.strerror}; choose another --output-dir")
     if error.errno in (28, 122):  # ENOSPC, EDQUOT
         return InputError(f"{path}: {error.strerror}; free some space and run again, finished steps are kept")
-    return StepError(f"{path}: {error.strerror or error}")
+    return DiskError(f"{path}: {error.strerror or error}")
 
 
-def _link(source: str, target: str) -> None:
+def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another file system

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +20,7 @@ from ..compress.settings import Finetune, Tune
 from ..compress.tasks import Task
 from .options import checked
 from .progress import Report
+from .store import key_of
 from .verbs import (
     BatchSize,
     Epochs,
@@ -28,6 +31,7 @@ from .verbs import (
     TaskOption,
     Train,
     about_words,
+    kept_apart,
     out,
     task_named,
     writing,
@@ -89,6 +93,15 @@ def tune_checkpoint(
     return result
 
 
+def study_key(
+    source: Checkpoint, labels: tuple[str, ...], train: Rows, settings: Tune, *, max_length: int, seed: int
+) -> str:
+    """What a search may go on with: the same space on the same rows, from the same checkpoint."""
+    space = settings.model_dump(exclude={"minutes", "trials"})
+    inputs = {"space": space, "rows": train.digest, "labels": labels, "checkpoint": source.digest}
+    return key_of({**inputs, "max_length": max_length, "seed": seed})[:16]
+
+
 def sentence(found: dict) -> str:
     """Whether the search paid, in one line."""
     given, trials = f"{found['metric_given']:.2f}", len(found["trials"])
@@ -120,13 +133,15 @@ def tune(
     task: TaskOption = "text-classification",
 ) -> None:
     """Search for fine-tuning settings; run it again to go on. tune.json has trials and what each knob is worth."""
-    kind, source = task_named(task), open_checkpoint(checkpoint)
+    kind = task_named(task)
+    source = open_checkpoint(checkpoint).for_task(kind)
     if kind.vector:
         raise InputError(f"--task {task}: tune holds rows of one text out, and these are pairs; finetune is")
     if kind.goes_on:
         raise InputError(f"tune: not for {task}; try a few learning rates with finetune --patience")
     labels = source.labels if source.has_head(kind) else data_module.label_names(train, columns=kind.columns)
     rows, held = (kind.read(path, names=labels) for path in (train, validation))
+    held = kept_apart(rows, held)[0] or held
     data_module.require_two_classes(rows, labels)
     if adversarial:
         about_words(kind, "--adversarial")
@@ -134,7 +149,13 @@ def tune(
     settings = checked(
         Tune, {"minutes": minutes, "trials": trials, "peft": peft, "adversarial": adversarial, "finetune": start}
     )
-    study = output_dir.with_name(f"{output_dir.name}.study.log")
+    key = study_key(source, labels, rows, settings, max_length=max_length, seed=seed)
+    study = output_dir.with_name(f"{output_dir.name}.study-{key}.log")
+    others = output_dir.absolute().parent.glob(f"{glob.escape(output_dir.name)}.study*.log")
+    other = next((path for path in others if path.name != study.name), None)
+    if other is not None and not study.exists():
+        line = "is of other data, another checkpoint or other settings; a new study starts"
+        print(f"{output_dir.with_name(other.name)}: {line}", file=sys.stderr)
     with writing(output_dir, "tune") as (target, report):
         found = tune_checkpoint(
             source, kind, labels, rows, held, settings, target, study, max_length=max_length, seed=seed, report=report

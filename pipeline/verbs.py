@@ -16,8 +16,9 @@ from ..compress.checkpoint import Checkpoint, load
 from ..compress.data import Rows
 from ..compress.encoder import run_rows
 from ..compress.errors import InputError, StepError, nearest
+from ..compress.splits import apart, repeats
 from ..compress.tasks import TASKS, Task
-from .progress import Report, Reporter
+from .progress import Report, Reporter, tell
 from .store import new_directory
 
 out = Console(markup=False)
@@ -73,7 +74,7 @@ def answering(checkpoint: Checkpoint, task: Task, max_new_tokens: int | None) ->
     """The checkpoint, its texts so many tokens long at most; InputError for a task that has none."""
     if max_new_tokens and not task.gives_text:
         raise InputError(f"--max-new-tokens: for a task whose answer is a text, not {task.name}")
-    return replace(checkpoint, max_new_tokens=max_new_tokens)
+    return replace(checkpoint.for_task(task), max_new_tokens=max_new_tokens)
 
 
 def about_words(task: Task, what: str) -> None:
@@ -84,6 +85,14 @@ def about_words(task: Task, what: str) -> None:
 
 def optional(source: str | None, task: Task, names: tuple[str, ...]) -> Rows | None:
     return None if source is None else task.read(source, names=names)
+
+
+def kept_apart(train: Rows, validation: Rows | None, unlabeled: Rows | None = None) -> tuple[Rows | None, Rows | None]:
+    """Validation without the rows that are also learned from, unlabelled rows without those of validation; stderr says
+    how many these were. InputError where validation shares more than `splits.apart` allows."""
+    kept = apart([train], [validation], unlabeled)
+    tell([*repeats(train, validation), *kept.notes])
+    return kept.judged[0], kept.unlabeled
 
 
 def metric(saved: Checkpoint, task: Task, rows: Rows | None, max_length: int) -> float | None:

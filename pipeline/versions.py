@@ -13,7 +13,10 @@ from ..export.machine import RUNTIME_PACKAGES, version
 def digest_of(pattern: str) -> str:
     """sha256 of our own files that match, below the package."""
     total = hashlib.sha256()
-    for path in sorted(Path(__file__).resolve().parent.parent.glob(pattern)):
+    paths = sorted(Path(__file__).resolve().parent.parent.glob(pattern))
+    if not paths:
+        raise ValueError(f"no file of ours matches {pattern}: the keys of the steps would not follow it")
+    for path in paths:
         total.update(path.name.encode() + path.read_bytes())
     return total.hexdigest()
 

@@ -16,6 +16,7 @@ from ..compress import data as data_module
 from ..compress.allocate import LatencyTable
 from ..compress.checkpoint import Checkpoint, load, open_checkpoint, save, with_new_head
 from ..compress.encoder import batches_of, collate
+from ..compress.int8_cost import Judge
 from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed, Training, Trim
 from ..compress.tags import NO_LABEL
 from ..export.artifact import read_artifact
@@ -52,7 +53,7 @@ def compress(
     all_cores()
     source, seed = checkpoint_after(job, before, done), job.recipe.seed
     if isinstance(settings, Distill) and settings.student is not None:
-        source = open_checkpoint(settings.student)
+        source = open_checkpoint(settings.student).for_task(job.task)
         if job.task.gives_text:
             source = replace(source, max_new_tokens=job.checkpoint.generation["max_new_tokens"])
     model = _student(source, job) if isinstance(settings, Distill) else load(source, job.task)
@@ -77,8 +78,10 @@ def compress(
         share = _stopwatch(job, source, settings.target).share if settings.timed else None
         result = prune(model, sample, settings, table=table, time_share=share, progress=report).to_json()
     if isinstance(settings, Trim):
-        tokenizer = trim(model, source.path / "tokenizer.json", all_texts(job), settings)
-        result["changed_tokens"] = changed_share(source.path / "tokenizer.json", tokenizer, job.validation.texts)
+        uncut = source.plain_tokenizer_text
+        texts = [*all_texts(job), *source.prompts]
+        tokenizer = trim(model, source.path / "tokenizer.json", texts, settings, uncut)
+        result["changed_tokens"] = changed_share(uncut, tokenizer, job.validation.texts)
     if isinstance(settings, Heal):  # the teacher is the checkpoint as it came, however many steps lie between
         teacher = load(job.checkpoint, job.task)
         if isinstance(settings, Static):
@@ -209,14 +212,17 @@ def export(
     if candidate.target.runtime == "pytorch":
         artifact = to_pytorch(source, job.task, out, length)
     else:
-        calibration = []
+        calibration, judge = [], None
         if candidate.target.precision in ("int8-dynamic", "int8-static"):
-            ids = data_module.encode(source.encoder(length), job.train.sample(job.recipe.calibration_rows))
-            calibration = [collate([row], source.pad_id) for row in ids]
+            rows, encoder = job.train.sample(job.recipe.calibration_rows), source.encoder(length)
+            calibration = [collate([row], source.pad_id) for row in data_module.encode(encoder, rows)]
+            judge = Judge(job.recipe.int8, rows, encoder)
         exporter = EXPORTERS[candidate.target.runtime]
         plain = done[graph_name(candidate.model)].path / "plain.onnx"
         more = {"engine": job.engine} if candidate.target.runtime in ENGINES else {}
-        artifact = exporter(plain, source, job.task, out, length, candidate.target.precision, calibration, **more)
+        artifact = exporter(
+            plain, source, job.task, out, length, candidate.target.precision, calibration, judge, **more
+        )
         if job.recipe.lengths and artifact.runtime in RUNTIMES_SHAPED:
             artifact = shaped(artifact, job.recipe.lengths)
     return {"size_mb": artifact.size_mb(), "details": artifact.details}

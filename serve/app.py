@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from .batching import Gone, Job
@@ -69,10 +71,10 @@ class Server:
     samples: Samples | None
 
     async def root(self, request: Request) -> Response:
-        return FileResponse(PAGE, headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
+        return HTMLResponse(_page(), headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
 
     async def openapi(self, request: Request) -> Response:
-        return JSONResponse(document())
+        return Response(_document(), media_type="application/json")
 
     async def metrics_text(self, request: Request) -> Response:
         return Response(self.metrics.text(self.control), media_type=TEXT_PLAIN)
@@ -214,6 +216,17 @@ class Server:
             raise Refused(400, f"parameters: timeout {timeout!r:.100}: microseconds are expected, a UINT64")
         seconds = min(self._seconds, timeout / 1e6) if timeout else self._seconds  # type: ignore[operator]
         return request.scope["begin"] + seconds
+
+
+@functools.cache
+def _page() -> bytes:
+    return PAGE.read_bytes()
+
+
+@functools.cache
+def _document() -> bytes:
+    """Made once: pydantic takes longer for it than everything else that a request needs."""
+    return json.dumps(document(), separators=(",", ":")).encode()
 
 
 class _Index(BaseModel):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -70,6 +71,7 @@ class Batcher:
         self._most = max(1, settings.batch_tokens // model.tokens_a_piece)  # pieces of rows a round
         self.admitted = Admission(settings.queue_rows, self._most, model.seconds_per_token)
         self._free = 0.0  # time.monotonic at which the last call ended
+        self._busy_since = math.inf  # and at which the one that is running began
         self._new: SimpleQueue[Job | None] = SimpleQueue()
         self._ready: SimpleQueue[Job | None] = SimpleQueue()
         self._threads = [
@@ -97,8 +99,9 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Both threads are there."""
-        return all(thread.is_alive() for thread in self._threads)
+        """Both threads are there, and the model has come back from its last call, or may still."""
+        stuck = time.monotonic() - self._busy_since > self.settings.open_s + self.settings.deadline_ms / 1e3
+        return not stuck and all(thread.is_alive() for thread in self._threads)
 
     def close(self, timeout: float = 10) -> None:
         """Answer what was admitted, then stop the threads."""
@@ -210,7 +213,7 @@ class Batcher:
         """Run some rows together, and give their answers to those requests that have all of theirs."""
         ids = [job.ids[i] for job, i in rows]
         tokens = sum(map(len, ids))
-        begin = time.monotonic()
+        begin = self._busy_since = time.monotonic()
         try:
             logits = self.model.run(ids)
         except BaseException as error:
@@ -223,6 +226,8 @@ class Batcher:
             self.admitted.count(job, -1, -tokens)
             _on_loop(job.loop, [(job, RuntimeError(f"the model failed: {error}"))])
             return
+        finally:
+            self._busy_since = math.inf
         end = time.monotonic()
         seconds = end - begin
         busy = end - max(self._free, min(job.begin for job, _ in rows))  # with all that comes between two calls

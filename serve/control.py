@@ -26,7 +26,8 @@ class Control:
         self.models, self.shared = models, shared
         self._failed: dict[str, str] = {}
         self._task: asyncio.Task | None = None
-        self._followed = max((order["number"] for order in (orders or {}).values()), default=0)
+        self._followed = {name: order["number"] for name, order in (orders or {}).items()}
+        self._under_way: dict[str, asyncio.Task] = {}
         self._begin_without = [name for name, order in (orders or {}).items() if order["action"] == "unload"]
 
     async def start(self) -> None:
@@ -39,8 +40,10 @@ class Control:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            tasks = [self._task, *self._under_way.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def order(self, action: str, name: str) -> None:
         """Do it in every worker; Refused when one of them could not, or is not done in time."""
@@ -48,37 +51,41 @@ class Control:
             await (self.models.load if action == "load" else self.models.unload)(name)
             return
         number = self.shared.want(name, action)
-        until = time.monotonic() + ORDER_S
+        seconds = max(ORDER_S, 2 * self.models.settings.open_s)
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             await asyncio.sleep(POLL_S)
             said = self.shared.told("worker")
-            if all(word["followed"] >= number for word in said.values()):
+            if all(word["followed"].get(name, 0) >= number for word in said.values()):
                 failed = [word["failed"][name] for word in said.values() if name in word["failed"]]
                 if failed:
                     raise Refused(400, failed[0])
                 return
-        raise Refused(504, f"not every worker has done it within {ORDER_S} s")
+        raise Refused(504, f"not every worker has done it within {seconds:g} s")
 
     async def _follow(self, shared: Shared) -> None:
         told = 0.0
         while True:
             orders = sorted(shared.wanted().items(), key=lambda item: item[1]["number"])
-            for name, order in orders:
-                if order["number"] <= self._followed:
-                    continue
-                self._failed.pop(name, None)
-                try:
-                    await (self.models.load if order["action"] == "load" else self.models.unload)(name)
-                except Refused as error:
-                    self._failed[name] = str(error)
-                except Exception as error:
-                    self._failed[name] = f"'{name}': {type(error).__name__}: {error}"
-                self._followed = order["number"]
-                self._say()
+            for name, order in orders:  # of one name one after the other; one that takes long holds up no other name
+                if order["number"] > self._followed.get(name, 0) and name not in self._under_way:
+                    task = self._under_way[name] = asyncio.create_task(self._obey(name, order))
+                    task.add_done_callback(lambda _, name=name: self._under_way.pop(name))
             if time.monotonic() - told > TELL_S:
                 shared.tell("drift", self.drift_counts())
                 told = time.monotonic()
             await asyncio.sleep(POLL_S)
+
+    async def _obey(self, name: str, order: dict) -> None:
+        self._failed.pop(name, None)
+        try:
+            await (self.models.load if order["action"] == "load" else self.models.unload)(name)
+        except Refused as error:
+            self._failed[name] = str(error)
+        except Exception as error:
+            self._failed[name] = f"'{name}': {type(error).__name__}: {error}"
+        self._followed[name] = order["number"]
+        self._say()
 
     def _say(self) -> None:
         assert self.shared is not None

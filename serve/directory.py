@@ -24,7 +24,7 @@ def find(settings: Settings) -> dict[str, dict[str, Path]]:
     in the log. Raises InputError where there is none, BundleError for the one bundle.
     """
     if settings.bundle is not None:
-        with unpacked(settings.bundle) as path:
+        with unpacked(settings.bundle, settings.open_s) as path:
             manifest = read_manifest(path)
         return {manifest["name"]: {manifest["version"]: settings.bundle}}
     assert settings.models is not None

@@ -21,6 +21,8 @@ from .settings import LOCAL, Settings
 log = logging.getLogger("paredown.request")
 REQUEST_ID = "X-Request-Id"
 OPEN = ("/", "/openapi.json", "/v2/health/live", "/v2/health/ready")  # no key: they tell nothing and change nothing
+HEALTH = "/v2/health/"
+OPEN_SHARE = 4  # what needs no key, and what comes without one, has a place for each so many of the others
 
 _PROCESS, _NUMBERS = secrets.token_hex(4), itertools.count()  # of request ids: one call of the system for all of them
 
@@ -30,6 +32,7 @@ class Gate:
 
     def __init__(self) -> None:
         self.under_way = 0
+        self.taken = {"health": 0, "open": 0, "models": 0}  # of those, by what they ask for
         self.draining = False
 
 
@@ -61,10 +64,13 @@ class Front:
                     out["Connection"] = "close"
             await send(message)
 
+        known = self._known(headers)
+        kind = "health" if scope["path"].startswith(HEALTH) else "models" if known and not _open(scope) else "open"
         self.gate.under_way += 1
+        self.gate.taken[kind] += 1
         self.metrics.under_way.inc()
         try:
-            refused = self._refused(scope, headers)
+            refused = self._refused(scope, headers, known, kind)
             await (refusal(refused) if refused else self.app)(scope, receive, answered)
         except Exception:  # a bug, ours or a runtime's; what the client may know is that it happened
             log.exception("failed", extra={"fields": {"request_id": request_id}})
@@ -73,6 +79,7 @@ class Front:
                 await refusal(failed)(scope, receive, answered)
         finally:
             self.gate.under_way -= 1
+            self.gate.taken[kind] -= 1
             self.metrics.under_way.dec()
             seconds = time.monotonic() - begin
             route = getattr(scope.get("endpoint"), "__name__", "none")  # never the path: clients choose it
@@ -92,21 +99,49 @@ class Front:
             return False
         return not self.settings.local or urlsplit(origin).hostname in LOCAL
 
-    def _refused(self, scope: Scope, headers: Headers) -> Refused | None:
-        path, health = scope["path"], scope["path"].startswith("/v2/health/")
-        origin = headers.get("origin")
-        if origin is not None and not self._same_site(origin, headers.get("host")):
-            return Refused(403, "requests from another site's pages are refused")
-        if self.gate.draining and not health:
-            return Refused(503, "the server is shutting down", retry_after=1)
-        if self.gate.under_way > self.settings.connections and not health:
-            return Refused(429, f"overloaded: {self.gate.under_way} requests are under way", retry_after=1)
+    def _known(self, headers: Headers) -> bool:
+        """The client has the key, or none is asked for."""
         key = self.settings.api_key
-        if key is not None and path not in OPEN:
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            tried = [headers.get("x-api-key", ""), given.strip() if scheme.lower() == "bearer" else ""]
-            if not any(hmac.compare_digest(one.encode(), key.encode()) for one in tried):
-                return Refused(401, "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
+        if key is None:
+            return True
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        tried = [headers.get("x-api-key", ""), given.strip() if scheme.lower() == "bearer" else ""]
+        return any(hmac.compare_digest(one.encode(), key.encode()) for one in tried)
+
+    def _refused(self, scope: Scope, headers: Headers, known: bool, kind: str) -> Refused | None:
+        origin, host = headers.get("origin"), headers.get("host")
+        if origin is not None and not self._same_site(origin, host):
+            return Refused(403, "requests from another site's pages are refused")
+        if host is not None and not self._our_name(host):
+            return Refused(403, f"this server is not called '{host[:100]}'; --allowed-host NAME allows a name")
+        if self.gate.draining and kind != "health":
+            return Refused(503, "the server is shutting down", retry_after=1)
+        most = self.settings.connections if kind == "models" else max(1, self.settings.connections // OPEN_SHARE)
+        if self.gate.taken[kind] > most and kind != "health":
+            return Refused(429, f"overloaded: {self.gate.taken[kind]} requests are under way", retry_after=1)
+        if not known and not _open(scope):
+            return Refused(401, "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
+        return None
+
+    def _our_name(self, host: str) -> bool:
+        """A server of this machine's alone, and without a key, is asked under a name of this machine: a page of another
+        site whose name has been made to lead here (DNS rebinding) asks under its own.
+        """
+        if not self.settings.local or self.settings.api_key is not None:
+            return True
+        name = _hostname(f"//{host}")
+        return name is not None and name.lower().rstrip(".") in {*LOCAL, *map(str.lower, self.settings.allowed_host)}
+
+
+def _open(scope: Scope) -> bool:
+    """Needs no key."""
+    return scope["path"] in OPEN
+
+
+def _hostname(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
         return None
 
 

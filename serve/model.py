@@ -13,7 +13,7 @@ import numpy as np
 
 from ..export.archive import unpacked
 from ..export.errors import InputError
-from ..export.manifest import DIGEST
+from ..export.manifest import DIGEST, BundleError, read_manifest
 from ..export.predict import Predictor, collate, is_text, rows_of_texts, sigmoid, softmax
 from . import calls
 from .refused import Refused
@@ -26,22 +26,44 @@ PATCH = 16 * 16  # pixels that count as one token, as in ViT's own patches
 VECTOR = "embedding"  # what the output is called where it is a vector
 
 
+class Bundle:
+    """A bundle as a directory: itself, or its archive unpacked until `close`. Raises BundleError, InputError."""
+
+    def __init__(
+        self, source: Path, name: str | None = None, version: str | None = None, seconds: float | None = None
+    ) -> None:
+        """`seconds`: for unpacking it."""
+        self._files = contextlib.ExitStack()
+        self.path = self._files.enter_context(unpacked(source, seconds))
+        try:
+            manifest = read_manifest(self.path)
+            self.digest = hashlib.sha256((self.path / DIGEST).read_bytes()).hexdigest()
+        except BaseException:
+            self.close()
+            raise
+        self.name, self.version = name or manifest["name"], version or manifest["version"]
+        self.bytes = sum(entry["bytes"] for entry in manifest["files"].values())
+
+    @property
+    def megabytes(self) -> float:
+        """MB on disk."""
+        return self.bytes / 1e6
+
+    def close(self) -> None:
+        self._files.close()
+
+
 class Model:
     """A bundle, verified before anything of it is opened. Raises BundleError."""
 
-    def __init__(self, source: Path, threads: int, name: str | None = None, version: str | None = None) -> None:
-        self._files = contextlib.ExitStack()
-        try:
-            bundle = self._files.enter_context(unpacked(source))
-            self.predictor = Predictor(bundle, threads, alone=False)  # HTTP, tokenisers and other models are here too
-            self.digest = hashlib.sha256((bundle / DIGEST).read_bytes()).hexdigest()
-            self.bytes = sum(entry["bytes"] for entry in self.predictor.manifest["files"].values())
-        except BaseException:
-            self._files.close()
-            raise
+    def __init__(self, bundle: Bundle, threads: int, seconds: float = math.inf) -> None:
+        """`seconds`: how long another model's call may hold this one up."""
+        self._bundle, self._patience = bundle, seconds
+        self.predictor = Predictor(bundle.path, threads, alone=False)  # HTTP, tokenisers, other models are here too
+        self.digest, self.bytes = bundle.digest, bundle.bytes
         manifest = self.predictor.manifest
-        self.bundle = bundle
-        self.name, self.version = name or manifest["name"], version or manifest["version"]
+        self.bundle = bundle.path
+        self.name, self.version = bundle.name, bundle.version
         self.labels, self.task = self.predictor.labels, self.predictor.task
         self.max_length: int = manifest["max_length"]
         self.platform = f"paredown_{manifest['runtime']}"
@@ -52,7 +74,7 @@ class Model:
         self.output = self.task.output
         ordinary = self.tokenise([encoder.example])[0]
         repeats = 1 if self.task.writes else calls.REPEATS  # whole answers take long
-        one = partial(self.run, most=1)
+        one = partial(self._alone, most=1)
         self.slack, self.seconds_per_token = calls.measure(one, ordinary, self.max_length, repeats)
 
     @property
@@ -106,6 +128,13 @@ class Model:
         if not np.isfinite(found).all():
             raise ValueError("the model gave a number that is not finite")
         return found
+
+    def _alone(self, rows: list[list[int]], most: int | None = None) -> np.ndarray:
+        """`run`, before the model is served: BundleError when another one does not come back."""
+        if not ONE_AT_A_TIME.acquire(timeout=min(self._patience, threading.TIMEOUT_MAX)):
+            raise BundleError(f"not opened: a call of another model has not come back within {self._patience:g} s")
+        ONE_AT_A_TIME.release()
+        return self.run(rows, most)
 
     def answers(self, texts: list[str], logits: np.ndarray) -> list[dict]:
         """One answer per text; `logits` are one line a row, or a token."""
@@ -162,7 +191,7 @@ class Model:
         }
 
     def close(self) -> None:
-        self._files.close()
+        self._bundle.close()
 
     def metadata(self) -> dict:
         """Inputs and outputs as GET /v2/models/{model} lists them; a request gives the text or the ids, or the image or

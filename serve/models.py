@@ -8,22 +8,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..export.child import Children, in_child
 from ..export.errors import InputError
 from ..export.manifest import BundleError
 from .batching import Batcher
 from .directory import find, latest, size_mb
 from .drift import Drift
-from .model import Model
+from .model import Bundle, Model
 from .refused import Refused
 from .settings import Settings
 
 log = logging.getLogger("paredown")
+TRIALS = 4  # models that are tried at once, each in a process of its own
+PASSED: set[str] = set()  # sha256 of the bundles that came back when they were tried
 RETRY_S = 60  # seconds until a model that did not open is tried again for a request
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -58,8 +62,11 @@ class Models:
         self.served: dict[tuple[str, str], Served] = {}
         self._stopped: set[str] = set()  # names that a client unloaded: not loaded on demand
         self._failed: dict[tuple[str, str], tuple[float, str]] = {}
-        self._opening = asyncio.Lock()
+        self._opening = asyncio.Lock()  # of what is counted against the memory cap
+        self._names: dict[str, asyncio.Lock] = {}  # one at a time is opened of each name
+        self._trials = asyncio.Semaphore(TRIALS)
         self._closing: set[asyncio.Task] = set()
+        self.children = Children()
 
     def open_first(self) -> None:
         """Open what is served from the start, before the event loop runs. What does not open, or has no room, is said
@@ -86,7 +93,7 @@ class Models:
     def _open_within(self, name: str, version: str) -> Served:
         """Within the memory cap, closing no other for it."""
         self._make_room(name, size_mb(self.found[name][version]), close=False)
-        opened = self._open(name, version)
+        opened = self._open(self._tried(name, version))
         try:
             self._make_room(name, opened.megabytes, close=False)
         except NoRoom:
@@ -98,12 +105,17 @@ class Models:
     def able(self) -> bool:
         """Some model answers, or will be opened when it is asked for; and each that is open has its threads."""
         hopeful = any(
-            (name, version) not in self._failed
+            not self._failure((name, version))
             for name, versions in self.found.items()
             for version in versions
             if name not in self._stopped
         )
         return (bool(self.served) or hopeful) and all(served.batcher.alive for served in self.served.values())
+
+    def _failure(self, key: tuple[str, str]) -> str:
+        """Why a model did not open the last time; empty where it may be tried (again)."""
+        when, why = self._failed.get(key, (-math.inf, ""))
+        return why if time.monotonic() - when < RETRY_S else ""
 
     async def look(self, name: str) -> None:
         """Look at the directory again. Refused 404 for a name that is not in it, 400 where it cannot be read."""
@@ -204,24 +216,38 @@ class Models:
 
     async def _load(self, name: str, version: str, again: bool = False) -> None:
         key = name, version
-        async with self._opening:
+        async with self._names.setdefault(name, asyncio.Lock()):
             if key in self.served and not again:
                 return
-            when, why = self._failed.get(key, (0.0, ""))
-            if why and not again and time.monotonic() - when < RETRY_S:
+            if (why := self._failure(key)) and not again:
                 raise InputError(why)
-            self._make_room(name, size_mb(self.found[name][version]))
-            opened = None
+            if version not in self.found.get(name, {}):  # it vanished from the directory meanwhile
+                raise InputError("it is not in the directory any more")
             try:
-                opened = await asyncio.to_thread(self._open, name, version)
-                self._make_room(name, opened.megabytes)
+                async with self._trials:  # it may take its time, and holds up no other name
+                    tried = await asyncio.to_thread(self._tried, name, version)
+                await self._take(tried, again)
             except (BundleError, InputError) as error:
                 self._failed[key] = time.monotonic(), str(error)
-                if opened is not None:
+                raise
+
+    async def _take(self, tried: Bundle, again: bool) -> None:
+        """Open what has been tried, in this process, and serve it."""
+        async with self._opening:
+            opened = None
+            try:
+                self._make_room(tried.name, tried.megabytes)
+                opened = await asyncio.to_thread(self._open, tried)
+                self._make_room(tried.name, opened.megabytes)
+            except (BundleError, InputError):
+                if opened is None:
+                    tried.close()
+                else:
                     self._retire(opened)
                 raise
+            key = tried.name, tried.version
             self._failed.pop(key, None)
-            if name in self._stopped and not again:  # while it was being opened
+            if tried.name in self._stopped and not again:  # while it was being opened
                 self._retire(opened)
                 raise InputError("it was unloaded")
             before = self.served.pop(key, None)
@@ -229,15 +255,42 @@ class Models:
             if before is not None:
                 self._retire(before)
 
-    def _open(self, name: str, version: str) -> Served:
+    def _tried(self, name: str, version: str) -> Bundle:
+        """The bundle, unpacked, signed where it has to be, and opened once in a process of its own. Raises BundleError,
+        and InputError for a bundle that cannot be read.
+        """
+        begin, limit = time.monotonic(), self.settings.open_s
+        try:
+            bundle = Bundle(self.found[name][version], name, version, limit)
+        except (OSError, KeyError) as error:
+            raise InputError(str(error) if isinstance(error, OSError) else "it is not there any more") from None
+        try:
+            if self.settings.public_key is not None:
+                from ..export.signature import check_signature
+
+                check_signature(bundle.path, self.settings.public_key)
+            if bundle.digest not in PASSED:
+                left = max(1.0, limit - (time.monotonic() - begin))
+                in_child("open", bundle.path, left, children=self.children, threads=self.threads)
+                PASSED.add(bundle.digest)
+        except BaseException:
+            bundle.close()
+            raise
+        return bundle
+
+    def _open(self, bundle: Bundle) -> Served:
         """Raises BundleError, and InputError for a bundle that cannot be read."""
+        name, version = bundle.name, bundle.version
         before, begin = _resident_mb(), time.monotonic()
         try:
-            model = Model(self.found[name][version], self.threads, name, version)
-        except OSError as error:
-            raise InputError(str(error)) from None
+            model = Model(bundle, self.threads, self.settings.open_s)
+            drift = Drift.of(model, self.settings)
+        except BaseException as error:
+            bundle.close()
+            if isinstance(error, OSError):
+                raise InputError(str(error)) from None
+            raise
         batcher = Batcher(model, self.settings, lambda *call: self._observe(name, version, *call))
-        drift = Drift.of(model, self.settings)
         megabytes = max(_resident_mb() - before, model.bytes / 1e6)
         about = {"model": name, "version": version, "sha256": model.digest, "threads": self.threads}
         seconds = round(time.monotonic() - begin, 3)
@@ -274,9 +327,16 @@ class Models:
         task.add_done_callback(self._closing.discard)
 
     def close(self) -> None:
+        self.children.stop()
         for served in self.served.values():
             served.close()
         self.served = {}
+
+    def leave(self) -> None:
+        """Remove what lies on disk, when a model does not come back and the process ends without `close`."""
+        self.children.stop()
+        for served in list(self.served.values()):
+            served.model.close()
 
 
 def _resident_mb() -> float:

@@ -16,6 +16,7 @@ ERRORS = {
     "413": "the request, or a text or image of it, is too large",
     "415": "a Content-Encoding that is not taken",
     "429": "overloaded; Retry-After says when to come back",
+    "431": "the head of the request is too large",
     "500": "the server failed",
     "503": "not ready, or shutting down",
     "504": "no answer before the deadline",
@@ -73,7 +74,7 @@ def document() -> dict[str, Any]:
         "/v2": _get("What this server is", _object(name=STRING, version=STRING, extensions=_list(STRING))),
         "/v2/health/live": _get("Is it alive?", _object(live={"type": "boolean"})),
         "/v2/health/ready": _get("May requests be sent?", _object(ready={"type": "boolean"}), 503),
-        "/metrics": {"get": {"summary": "Prometheus metrics", "responses": text | _errors(401, 403, 429, 503)}},
+        "/metrics": {"get": {"summary": "Prometheus metrics", "responses": text | _errors(401, 403, 429, 431, 503)}},
         "/v2/repository/index": _post("Models and their state", _list(row), wanted),
         "/predict": _post(
             "A text or an image, or several: labels, a number, a vector, entities, an answer, a text or more of it",
@@ -129,7 +130,7 @@ def _errors(*statuses: int) -> dict[str, Any]:
 
 
 def _get(summary: str, schema: dict[str, Any], *statuses: int) -> dict[str, Any]:
-    responses = {"200": {"description": "OK", **_content(schema)}, **_errors(401, 403, 429, 503)}
+    responses = {"200": {"description": "OK", **_content(schema)}, **_errors(401, 403, 429, 431, 503)}
     if 503 in statuses and "ready" in schema["properties"]:
         responses["503"] = {"description": "not ready", **_content({"anyOf": [schema, _ref("Error")]})}
     return {"get": {"summary": summary, "responses": responses | _errors(*(s for s in statuses if s != 503))}}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import socket
 import ssl
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from ..export.errors import InputError, missing_extra
 
@@ -23,29 +28,42 @@ except ImportError as error:
 from .connections import Connections
 from .settings import Settings
 
+if TYPE_CHECKING:
+    from .front import Gate
+    from .models import Models
+
 log = logging.getLogger("paredown")
 # Turns of the event loop's clock, 0.1 s each, that are "not ready" before the socket is closed: what is in its backlog
 # gets an answer. Turns, not seconds: a process that the machine lets wait for its turn has read nothing meanwhile.
 UNREADY_TURNS = 4
+END_S = 5  # seconds beyond what draining and closing may take
 CLOSE_S = 5  # seconds for the last answers to leave
+INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
 OPEN_PER_REQUEST = 4  # connections that may be open, for each request that may be under way
 
 
 class Server(uvicorn.Server):
     """uvicorn's, which on SIGTERM would close the socket at once and die of the signal."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, gate) -> None:
+    def __init__(
+        self, config: uvicorn.Config, settings: Settings, gate: Gate, stopping: Callable[[], None] = lambda: None
+    ) -> None:
+        """`stopping()` is called once, when draining begins."""
         super().__init__(config)
-        self.settings, self.gate = settings, gate
+        self.settings, self.gate, self.stopping = settings, gate, stopping
         self.connections = Connections(OPEN_PER_REQUEST * settings.connections)
         config.http = self.connections.made  # type: ignore[assignment]
         self.parent = os.getppid() if settings.workers > 1 else None
         self.drain_begin: float | None = None
         self.drain_turns = 0
+        self.interrupted = False  # by SIGINT: Ctrl+C
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.drain_begin is None:
+            self.stopping()
         if self.drain_begin is not None:
             self.should_exit = True  # asked twice
+        self.interrupted = self.interrupted or sig == signal.SIGINT
         self.gate.draining = True
         self.drain_begin = self.drain_begin or time.monotonic()
 
@@ -87,8 +105,9 @@ def check_tls(settings: Settings) -> None:
         raise InputError(f"--tls-cert {settings.tls_cert}, --tls-key {settings.tls_key}: {error.strerror}") from None
 
 
-def run(settings: Settings, listener: socket.socket, directory: Path | None = None) -> None:
-    """Serve until SIGTERM or SIGINT. `directory`: where the workers of one server meet; None for one process.
+def run(settings: Settings, listener: socket.socket, directory: Path | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; 0, or 130 after SIGINT. `directory`: where the workers of one server meet; None
+    for one process.
 
     Raises BundleError or InputError before anything is served.
     """
@@ -105,13 +124,15 @@ def run(settings: Settings, listener: socket.socket, directory: Path | None = No
     models = Models(settings, metrics.call)
     shared = Shared(directory) if directory else None
     orders = shared.wanted() if shared else {}  # before the models are opened: a later order is still to be followed
-    models.open_first()
+    with _ends_at_once():
+        models.open_first()
     control = Control(models, shared, orders)
     config = uvicorn.Config(
         create_app(settings, models, metrics, control, gate),
         log_config=None,
         access_log=False,
         server_header=False,
+        ws="none",
         timeout_graceful_shutdown=CLOSE_S,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
@@ -120,8 +141,40 @@ def run(settings: Settings, listener: socket.socket, directory: Path | None = No
     log.info("serving", extra={"fields": {"url": where, "models": sorted(models.found), "pid": os.getpid()}})
     if not (settings.local or settings.api_key):
         log.warning("anyone who reaches this address may use the models: set PAREDOWN_API_KEY")
-    Server(config, settings, gate).run(sockets=[listener])
+
+    def stopping() -> None:
+        models.children.stop()
+        threading.Thread(target=_end, args=(settings, models), daemon=True, name="end").start()
+
+    server = Server(config, settings, gate, stopping)
+    server.run(sockets=[listener])
     log.info("stopped", extra={"fields": {"pid": os.getpid()}})
+    return INTERRUPTED if server.interrupted else 0
+
+
+@contextlib.contextmanager
+def _ends_at_once() -> Iterator[None]:
+    """SIGTERM ends the block, and this process with 0, what it has unpacked removed."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit(0)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(settings: Settings, models: Models) -> None:
+    """End this process in time, also when a model does not come back and its threads are waited for."""
+    time.sleep(settings.drain_s + CLOSE_S + END_S)
+    log.error("not stopped in time: a model does not come back", extra={"fields": {"pid": os.getpid()}})
+    models.leave()
+    os._exit(1)
 
 
 def address(settings: Settings, listener: socket.socket) -> str:

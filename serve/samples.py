@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..export.errors import InputError
 from ..export.predict import columns_of
 
+LINE = 2**16  # bytes that are read at once for the end of the file
 log = logging.getLogger("paredown")
 
 
@@ -21,7 +24,9 @@ class Samples:
 
     def __init__(self, path: Path, share: float, megabytes: float) -> None:
         try:
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            with self._locked():
+                self._complete()
         except OSError as error:
             raise InputError(f"--sample-file {path}: {error.strerror}") from None
         self._share, self._limit = share, megabytes * 1e6
@@ -37,13 +42,45 @@ class Samples:
         about = {"model": model, "version": version, "time": round(time.time(), 3)}
         lines = [columns_of(texts[i]) | _said(answers[i]) | about for i in chosen]
         data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
-        try:
-            written, reason = os.write(self._file, data), f"of {len(data)} bytes, not all were written"
-        except OSError as error:
-            written, reason = 0, error.strerror
+        with self._locked():
+            size = os.fstat(self._file).st_size
+            try:
+                written, reason = os.write(self._file, data), f"of {len(data)} bytes, not all were written"
+            except OSError as error:
+                written, reason = 0, error.strerror
+            if 0 < written < len(data):
+                os.ftruncate(self._file, size)  # no half a line
         self._broken = written < len(data)
         if self._broken:  # the disk is full: the answers matter more
             log.error("sampling stopped: the sample file takes no more", extra={"fields": {"reason": reason}})
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """No other worker writes meanwhile."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _complete(self) -> None:
+        """End the last line: it may have been left half written, and is removed then."""
+        size = os.fstat(self._file).st_size
+        end, begin = b"", size
+        while begin and b"\n" not in end:
+            step = min(begin, LINE)
+            begin -= step
+            end = os.pread(self._file, step, begin) + end
+        last = end[end.rfind(b"\n") + 1 :]
+        if not last:
+            return
+        try:
+            json.loads(last)
+        except ValueError:
+            os.ftruncate(self._file, size - len(last))
+            log.warning("the sample file ended in half a line, which was removed")
+        else:
+            os.write(self._file, b"\n")
 
     def close(self) -> None:
         os.close(self._file)

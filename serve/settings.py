@@ -40,6 +40,11 @@ class Settings(BaseModel):
     sample_file: Path | None = Field(default=None, description="JSONL to which sampled texts and answers are appended")
     sample_share: float = Field(default=0.01, gt=0, le=1, description="share of texts that is sampled")
     sample_mb: float = Field(default=100, gt=0, description="MB after which sampling stops")
+    open_s: float = Field(default=60, gt=0, description="seconds that a model may take to open and to answer")
+    public_key: Path | None = Field(default=None, description="PEM: only bundles that its other half signed are served")
+    allowed_host: tuple[str, ...] = Field(
+        default=(), description="further names that a local server may be asked under"
+    )
     api_key: str | None = Field(default=None, repr=False)
     tls_cert: Path | None = None
     tls_key: Path | None = None

@@ -20,7 +20,7 @@ from pathlib import Path
 from ..export.errors import InputError
 from ..export.manifest import BundleError
 from .logs import start_logging
-from .process import CLOSE_S, address, listen, run
+from .process import CLOSE_S, INTERRUPTED, address, listen, run
 from .settings import Settings
 from .shared import forget, leave
 
@@ -45,8 +45,7 @@ def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, in this process or under its eyes; the exit code."""
     listener = listen(settings)
     if settings.workers == 1:
-        run(settings, listener)
-        return 0
+        return run(settings, listener)
     start_logging()
     with tempfile.TemporaryDirectory(prefix="paredown-serve-") as directory:
         return _supervise(settings, listener, Path(directory))
@@ -78,11 +77,11 @@ def _start(settings: Settings, listener: socket.socket, directory: Path) -> subp
 def _supervise(settings: Settings, listener: socket.socket, directory: Path) -> int:
     from prometheus_client import multiprocess
 
-    stopping = False
+    stopping, interrupted = False, 0
 
-    def stop(*_: object) -> None:
-        nonlocal stopping
-        stopping = True
+    def stop(sign: int, *_: object) -> None:
+        nonlocal stopping, interrupted
+        stopping, interrupted = True, INTERRUPTED if sign == signal.SIGINT else interrupted
 
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, stop)
@@ -108,7 +107,7 @@ def _supervise(settings: Settings, listener: socket.socket, directory: Path) -> 
             elif worker.again is not None and now >= worker.again:
                 worker.process, worker.begin, worker.again = _start(settings, listener, directory), now, None
     listener.close()  # one that stays open here would take connections that no worker is going to read
-    return max(code, _stop(workers, settings))
+    return max(code, _stop(workers, settings)) or interrupted
 
 
 def _stop(workers: list[Worker], settings: Settings) -> int:

@@ -13,8 +13,9 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -55,6 +56,19 @@ def sentences(count: int, seed: int) -> list[tuple[str, str]]:
         rng.shuffle(words)
         rows.append((" ".join(words), LABELS[label]))
     return rows
+
+
+def drawn_apart(
+    make: Callable[[int, int], list], parts: Mapping[str, tuple[int, int]], text: Callable[[Any], str] = str
+) -> dict[str, list]:
+    """`make(count, seed)` for each part, without the rows whose `text` stands in an earlier one."""
+    found: dict[str, list] = {}
+    seen: set[str] = set()
+    for name, (count, seed) in parts.items():
+        found[name] = [row for row in make(6 * count, seed) if text(row) not in seen][:count]
+        assert len(found[name]) == count
+        seen |= {text(row) for row in found[name]}
+    return found
 
 
 def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:

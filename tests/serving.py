@@ -28,7 +28,9 @@ PATIENCE_S = 120  # for what takes a second on an idle machine
 
 def app_of(**settings: object) -> tuple[Starlette, Models, Gate]:
     """The application; a minute for every answer, because the machine may be busy."""
-    chosen = Settings.model_validate({"threads": 1, "deadline_ms": 60_000, "log_requests": False, **settings})
+    chosen = Settings.model_validate(
+        {"threads": 1, "deadline_ms": 60_000, "open_s": 600, "log_requests": False, **settings}
+    )
     metrics, gate = Metrics(), Gate()
     models = Models(chosen, metrics.call)
     models.open_first()
@@ -39,7 +41,7 @@ def app_of(**settings: object) -> tuple[Starlette, Models, Gate]:
 def client_of(**settings: object) -> Iterator[tuple[TestClient, Models, Gate]]:
     """The application in this process."""
     app, models, gate = app_of(**settings)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client, models, gate
 
 
@@ -78,7 +80,7 @@ def starting(directory: Path) -> Iterator[Callable[..., Running]]:
     def start(*options: object, env: dict[str, str] | None = None) -> Running:
         errors = directory / f"errors-{len(begun)}.jsonl"
         command = [sys.executable, "-m", "paredown.pipeline.cli", "serve", *map(str, options)]
-        command += ["--port", "0", "--deadline-ms", "60000"]
+        command += ["--port", "0", "--deadline-ms", "60000", "--open-s", "600"]
         with errors.open("w") as file:
             process = subprocess.Popen(command, stderr=file, env={**os.environ, **(env or {})})
         running = Running(process, "", errors)

@@ -64,7 +64,7 @@ def rows(count: int, seed: int) -> list[dict]:
     return found
 
 
-def write_rows(path: Path, count: int, seed: int, labelled: bool = True) -> Path:
-    lines = [row if labelled else {"text": row["text"]} for row in rows(count, seed)]
+def write_rows(path: Path, made: list[dict], labelled: bool = True) -> Path:
+    lines = [row if labelled else {"text": row["text"]} for row in made]
     path.write_text("".join(json.dumps(row) + "\n" for row in lines))
     return path

@@ -179,16 +179,16 @@ def measured_again(found: dict) -> str:
     runs, machine = found["measured"], found["machine"]
     control = [run["control"] for run in runs]
     contained = sum(lo <= 1 <= hi for lo, hi in (entry["ratio_ci"] for entry in control))
-    longer = sum(run["processes"] > run["processes_asked"] for run in runs)
+    noisy = sum(run["noisy"] for run in runs)
     same = sum(run["chosen"]["name"] == found["first"] for run in runs)
     speedups = sorted(run["chosen"]["speedup_vs_baseline"] for run in runs)
     ratios = [entry["ratio"] for entry in control]
     return f"""## Measured again
 
-`python benchmarks/results/repeat.py recipes/demo.yaml runs/demo`: the step `measure` of the demo done {len(runs)} times
+`python benchmarks/results/repeat.py recipes/demo.yaml runs/demo`: the sittings of the demo done {len(runs)} times
 more, with the same models, on {machine["cpu"]}, {machine["cores"]} cores, {", ".join(machine["isa"])}. The control (the
-teacher timed twice, under two names) contained 1 in {contained} of {len(runs)} runs, {longer} of which had measured
-longer until it did; its ratio lay between {min(ratios):.2f} and {max(ratios):.2f}. `{found["first"]}` was chosen in
+teacher timed twice, under two names) contained 1 in {contained} of {len(runs)} runs, its ratio lay between
+{min(ratios):.2f} and {max(ratios):.2f}, and {noisy} runs called themselves noisy. `{found["first"]}` was chosen in
 {same} of {len(runs)}, and the chosen one was {speedups[0]:.1f}x to {speedups[-1]:.1f}x as fast as the teacher (median
 {speedups[len(speedups) // 2]:.1f}x).
 """

@@ -1,4 +1,4 @@
-"""Does a run that is measured again say the same? Only its step `measure` is done anew, the models stay.
+"""Does a run that is measured again say the same? Only its sittings are done anew, the models stay.
 
     python benchmarks/results/repeat.py recipes/demo.yaml runs/demo --times 20 --output build/results/repeat.json
 
@@ -35,7 +35,7 @@ def main() -> None:
         shutil.copytree(args.run / "steps", again / "steps", ignore=shutil.ignore_patterns("measure-*"),
                         copy_function=os.link)  # fmt: skip
         done = run(recipe, again)
-        if done.ran != 1:
+        if done.ran != recipe.latency.processes:
             raise SystemExit(f"{done.ran} steps had to be done; finish {args.run} with this version of paredown first")
         chosen = done.choice["chosen"]
         figures = {key: chosen[key] for key in ("name", "speedup_vs_baseline", "speedup_ci")}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from candidates import ROWS, row, settings
 from conftest import paredown, refused
-from paredown.benchmarks.choose import Row, choose
+from paredown.benchmarks.choose import Row, choose, with_bounds
 from paredown.benchmarks.decision_card import card
 from paredown.benchmarks.report import markdown, write_report
 
@@ -53,7 +53,7 @@ def noisy_rows() -> list[Row]:
 @browser
 def test_the_slider_picks_what_choose_picks_at_fifty_values(finished: Path, tmp_path: Path) -> None:
     measurements, choice = run_of(finished)
-    rows = noisy_rows()
+    rows = with_bounds(noisy_rows(), noisy_rows()[0], settings().confidence)
     choice["card"] = card(rows, settings(), 0.1)
     page = write_report(tmp_path / "report.html", measurements, choice, "true")
     page.write_text(page.read_text().replace("</body>", f"{SLIDE}</body>"))
@@ -94,9 +94,14 @@ def test_texts_of_the_data_cannot_become_elements_of_the_page(finished: Path, tm
 
 def test_markdown_has_the_table_the_card_and_what_was_promised(finished: Path, tmp_path: Path) -> None:
     measurements, choice = run_of(finished)
-    choice["candidates"][-1]["promised_speedup"] = {"promised": 2.0, "measured": 1.4, "measured_ci": [1.3, 1.6]}
+    choice["candidates"][-1]["promised_speedup"] = {
+        "promised": 2.0,
+        "measured": 1.4,
+        "measured_ci": [1.3, 1.6],
+        "noisy": False,
+    }
     text = markdown(measurements, choice, "paredown run x")
-    assert "promised 2.00x of the uncut model, measured 1.40x [1.30, 1.60]: missed (aim: within 15 %)." in text
+    assert "promised 2.00x of the unpruned model, measured 1.40x [1.30, 1.60]: missed (aim: within 15 %)." in text
     page = write_report(tmp_path / "report.html", measurements, choice, "true").read_text()
     assert '<td class="note">missed (aim: within 15 %)</td>' in page
     assert text.count("\n| ") >= len(choice["candidates"])

@@ -1,6 +1,7 @@
 import pytest
 from paredown.benchmarks.words import (
     control_warning,
+    int8_lines,
     int8_products,
     nearest_sentence,
     note,
@@ -8,9 +9,11 @@ from paredown.benchmarks.words import (
     sentence,
     short_times,
     table_rows,
+    times,
     trimmed,
 )
 
+COST = {"measure": "accuracy", "unit": "points", "before": 2.5, "after": 0.25, "standard_error": 0.31, "rows": 300}
 CASCADE = {"first": "static", "then": "cut", "answered_by_first": 0.62, "first_metric": 95.1}
 
 
@@ -87,12 +90,7 @@ def test_where_nothing_cheaper_passes_the_nearest_and_the_rows_that_would_settle
 
 
 def test_products_left_in_float_stand_in_the_note() -> None:
-    details = {"products": 27, "left_in_float": [f"m{i}" for i in range(13)]}
-    assert int8_products(details) == "13 of 27 matrix products in float"
-    assert int8_products({"products": 27, "left_in_float": []}) is None
-    assert (
-        int8_products({"cascade": {"first": details, "then": {"products": 3}}}) == "13 of 30 matrix products in float"
-    )
+    details = {"products": 27, "left_in_float": [f"m{i}" for i in range(13)], "int8_cost": COST}
     assert note(entry(int8_products=int8_products(details)), choice()) == "13 of 27 matrix products in float"
 
 
@@ -117,3 +115,39 @@ def test_a_promise_is_judged_by_the_whole_interval(interval: list[float], verdic
     assert promise_line(promise).endswith(f"[{interval[0]:.2f}, {interval[1]:.2f}]: {verdict}.")
     noisy = promise_line(promise | {"noisy": True})
     assert f"measured between {interval[0]:.2f} and {interval[1]:.2f}x" in noisy
+
+
+def test_products_left_in_float_are_counted_however_deep_they_are_said() -> None:
+    mixed = {"products": 27, "left_in_float": ["a"] * 13, "int8_cost": COST}
+    all_int8 = {"products": 27, "left_in_float": [], "int8_cost": COST | {"before": 0.25}}
+    assert int8_products(mixed) == "13 of 27 matrix products in float"
+    assert int8_products({"cascade": {"first": all_int8, "then": mixed}}) == "13 of 54 matrix products in float"
+    for none_left in (all_int8, {"cascade": {"first": all_int8, "then": all_int8}}, {"opset": 17}, {}, None):
+        assert int8_products(none_left) is None
+
+
+def test_what_int8_costs_in_words() -> None:
+    mixed = {"products": 27, "left_in_float": ["a"] * 13, "int8_cost": COST}
+    (line,) = int8_lines(mixed)
+    start, end = line.split(", with ")
+    assert start == "INT8 costs 0.25 ± 0.3 points of accuracy on 300 rows"
+    assert end == "13 of 27 matrix products in float (all in INT8: 2.5)"
+    by_kl = {"int8_cost": COST | {"measure": "KL", "unit": "nats a row", "after": 0.002}}
+    assert int8_lines({"decoder": by_kl}) == ["decoder: INT8 costs KL 0.002 nats a row on 300 rows"]
+    assert int8_lines({"fused": {"attention": 6}}) == []
+
+
+@pytest.mark.parametrize(
+    ("ratio", "noisy", "words"),
+    [
+        ((5.67, 5.3, 6.3), False, "5.7 times"),
+        ((0.83, 0.8, 0.9), False, "0.83 times"),
+        ((90.0, 18.2, 214.0), True, "18 to 214 times"),
+        ((428.0, 18.2, 1140.0), True, "at least 18 times"),
+        ((3.0, 2.1, float("inf")), True, "at least 2.1 times"),
+        ((2.6, 0.4, 34.5), True, "0.40 to 34 times"),  # "at least 0.40 times" would say nothing
+        ((0.08, 0.05, 0.12), True, "0.05 to 0.12 times"),
+    ],
+)
+def test_a_ratio_of_a_noisy_run_is_its_range(ratio: tuple[float, float, float], noisy: bool, words: str) -> None:
+    assert times(*ratio, noisy) == words

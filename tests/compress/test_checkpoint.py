@@ -129,3 +129,15 @@ def test_the_digest_follows_the_bytes(copy_of_teacher: Path, teacher: Checkpoint
     assert open_checkpoint(copy_of_teacher).digest == teacher.digest
     set_config(copy_of_teacher, something="else")
     assert open_checkpoint(copy_of_teacher).digest != teacher.digest
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"return_dict": False}, {"chunk_size_feed_forward": 3}, {"output_hidden_states": True}, {"torchscript": True}],
+)
+def test_how_outputs_are_given_is_not_the_configs_to_say(more: dict, tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "plain", "bert")
+    want = logits(load(source, TASK))
+    config = json.loads((source.path / "config.json").read_text())
+    (source.path / "config.json").write_text(json.dumps(config | more))
+    assert torch.equal(logits(load(open_checkpoint(source.path, TASK), TASK)), want)

@@ -7,6 +7,7 @@ from paredown.compress import data
 from paredown.compress.checkpoint import Checkpoint, load
 from paredown.compress.errors import StepError
 from paredown.compress.settings import Tune
+from paredown.compress.studies import seed_sampler, study_at
 from paredown.compress.tune import tune
 
 
@@ -39,5 +40,19 @@ def test_a_search_beats_settings_that_learn_nothing_and_goes_on_where_it_was(
 
 def test_trials_that_cannot_be_run_are_passed_over(untrained: Checkpoint, files: dict, tmp_path: Path) -> None:
     start = {"batch_size": 400, "peft": {"kind": "adalora"}}
-    with pytest.raises(StepError, match="no trial came to an end"):
+    with pytest.raises(StepError, match="no trial came to an end: peft: adalora spreads"):
         search(untrained, files, tmp_path / "study.log", trials=1, peft=["adalora"], finetune=start)
+
+
+def test_a_study_that_is_started_again_proposes_other_points(tmp_path: Path) -> None:
+    rates = []
+    for _ in range(3):  # a kill between the trials
+        study = study_at(tmp_path / "study.log", "tune", direction="maximize")
+        seed_sampler(study, 3)
+        study.optimize(lambda trial: rates.append(trial.suggest_float("rate", 0.1, 10)) or 1.0, n_trials=1)
+    assert len(set(rates)) == 3
+    uninterrupted = study_at(tmp_path / "other.log", "tune", direction="maximize")
+    for _ in range(3):
+        seed_sampler(uninterrupted, 3)
+        uninterrupted.optimize(lambda trial: trial.suggest_float("rate", 0.1, 10) and 1.0, n_trials=1)
+    assert [t.params["rate"] for t in uninterrupted.trials] == rates

@@ -18,6 +18,7 @@ from paredown.compress.seq2seq import along, depths, targets_of, taught
 from paredown.compress.settings import Distill, Finetune
 from paredown.compress.train import finetune, stack
 from writing import TASK, make_writer, write_rows
+from writing import rows as rows_of_texts
 
 ROWS = [[5, 9, 1], [4, 6, 8, 3, 11, 12, 7, 1], [10, 1]]
 
@@ -59,7 +60,7 @@ def test_rows_are_texts_and_their_targets(tmp_path: Path) -> None:
 
 def test_what_is_scored_is_the_text(tmp_path: Path) -> None:
     encoder = make_writer(tmp_path / "c").encoder(32)
-    rows = TASK.read(str(write_rows(tmp_path / "rows.jsonl", 4, 0)))
+    rows = TASK.read(str(write_rows(tmp_path / "rows.jsonl", rows_of_texts(4, 0))))
     gold, targets = TASK.gold(rows, encoder), TASK.taught(rows, encoder)
     sequences = np.zeros((4, 9), dtype=np.int64)
     for row, target in zip(sequences, targets, strict=True):
@@ -136,7 +137,7 @@ def test_rows_learn_along_their_own_text_or_the_teachers(tmp_path: Path) -> None
 def test_it_learns_and_its_student_has_fewer_layers(tmp_path: Path) -> None:
     checkpoint = make_writer(tmp_path / "c")
     encoder = checkpoint.encoder(32)
-    rows = TASK.read(str(write_rows(tmp_path / "rows.jsonl", 64, 0)))
+    rows = TASK.read(str(write_rows(tmp_path / "rows.jsonl", rows_of_texts(64, 0))))
     model, ids, labels = load(checkpoint, TASK), encoder.ids(rows.texts), TASK.taught(rows, encoder)
 
     def loss() -> float:

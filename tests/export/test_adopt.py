@@ -1,20 +1,25 @@
 """Models that another tool has exported: what fits is run as it is, what does not is one clear line."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import openvino
 import pytest
 from conftest import TASK
 from onnx import TensorProto, helper
 from paredown.compress.checkpoint import Checkpoint
+from paredown.compress.encoder import PAIR
 from paredown.compress.errors import InputError
 from paredown.compress.tasks import TASKS
 from paredown.export.adopt import adopt
+from paredown.export.archive import copy_tree
 from paredown.export.artifact import Artifact
+from paredown.export.foreign import answered
 from paredown.export.to_onnx import plain_onnx, to_onnx
 
 IDS = [[2, 5, 11, 20, 3], [2, 6, 3]]
@@ -123,7 +128,10 @@ def test_a_fixed_shape_is_padded_to(foreign: Callable[..., Path], expected: np.n
     [
         (lambda model: rename_input(model, "input_ids", "ids"), "its inputs are attention_mask, ids"),
         (lambda model: more_input(model, "position_ids"), "its inputs are .*position_ids"),
-        (lambda model: set_outputs(model, "start", "end"), "its outputs are start, end; one, or one called logits"),
+        (
+            lambda model: set_outputs(model, "start", "end"),
+            "its outputs are start .*, end .*; one, or one called",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(
@@ -135,10 +143,44 @@ def test_what_does_not_fit_is_one_line(
     assert str(caught.value).startswith(f"{model}: ")
 
 
-def test_token_types_of_two_texts_are_not_made_up(foreign: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [("logits",), ("hidden", "logits"), ("output_0",)])
+def test_what_has_another_shape_is_not_scored(
+    names: tuple[str, ...], foreign: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A classifier of texts, named as one of words, of three labels, of one number."""
+    model = foreign(lambda graph: set_outputs(graph, *names))
+    for name in ("token-classification", "question-answering"):
+        with pytest.raises(InputError, match=r"asks for|is scored"):
+            adopt(model, tmp_path / name, TASKS[name], 32)
+    config = json.loads((model.parent / "config.json").read_text())
+    (model.parent / "config.json").write_text(json.dumps(config | {"id2label": {"0": "a", "1": "b", "2": "c"}}))
+    with pytest.raises(InputError, match=r"3 labels, as config.json names them|is scored"):
+        adopt(model, tmp_path / "three", TASK, 32)
+
+
+def test_token_types_of_two_texts_are_the_tokenizers(foreign: Callable[..., Path], tmp_path: Path) -> None:
     model = foreign(CHANGES["token types"])
-    with pytest.raises(InputError, match="token_type_ids"):
-        adopt(model, tmp_path / "scratch", TASKS["text-pair-classification"], 32)
+    task = TASKS["text-pair-classification"]
+    artifact = adopt(model, tmp_path / "scratch", task, 32)
+    text, encoder = f"a good film{PAIR}the plot", artifact.encoder()
+    made = encoder.tokenizer.encode(*text.split(PAIR))
+    assert any(made.type_ids)
+    inner = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    batch = encoder.pad([made.ids]) | {"token_type_ids": np.array([made.type_ids])}
+    expected = np.asarray(inner.run(["logits"], batch)[0])
+    np.testing.assert_allclose(answered(artifact, [text], 1), expected, atol=1e-5)
+
+
+def test_copies_of_a_read_only_bundle_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/file").write_text("x")
+    (tmp_path / "a/b/file").chmod(0o444)
+    (tmp_path / "a/b").chmod(0o555)
+    copy_tree(tmp_path / "a", tmp_path / "out")
+    assert (tmp_path / "out/b/file").read_text() == "x"
+    assert (tmp_path / "out/b").stat().st_mode & 0o200
+    assert (tmp_path / "out/b/file").stat().st_mode & 0o200
+    (tmp_path / "a/b").chmod(0o755)
 
 
 def test_a_damaged_file_is_named_as_it_was_given(foreign: Callable[..., Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import gzip
 import io
 import shutil
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,79 @@ def test_a_directory_that_holds_something_is_not_unpacked_into(packed: bytes, tm
     with pytest.raises(InputError, match="exists already"):
         unpack(tmp_path / "a.tar.gz", tmp_path / "out")
     assert (tmp_path / "out" / "mine").read_text() == "x"
+
+
+def extended(count: int, records: bytes, kind: bytes = tarfile.XHDTYPE, times: int = 1) -> bytes:
+    """An archive that begins with so many pax headers of these records, each with a file behind it."""
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = kind, len(records)
+    one = header.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % 512)
+    one = one * times + tarfile.TarInfo("x/a").tobuf(tarfile.USTAR_FORMAT)
+    return bomb(*[one] * count)
+
+
+def record(key: bytes, value: bytes) -> bytes:
+    size = len(key) + len(value) + 3
+    digits = len(str(size))
+    while len(str(size + digits)) != digits:
+        digits = len(str(size + digits))
+    return b"%d %s=%s\n" % (size + digits, key, value)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        extended(1, record(b"comment", b"9" * 400_000)),  # CVE-2024-6232: quadratic in tarfile of Python before 3.11.10
+        extended(1, b"9" * 10**6),
+        extended(900, record(b"comment", b"a" * (2**20 - 100))),  # 900 MB of headers
+        extended(1, record(b"comment", b"a"), tarfile.XGLTYPE, 20_000),
+        extended(1, record(b"path", b"\xff")),
+        extended(1, record(b"size", b"-1")),
+        extended(1, record(b"size", b"9" * 30)),
+        extended(1, record(b"GNU.sparse.map", b"0,1")),
+        extended(1, b"5 a=b\n"),
+        extended(1, b"0 a=b\n"),
+        extended(1, b"999999999 a=b\n"),
+    ],
+)
+def test_extended_headers_take_neither_time_nor_memory(raw: bytes, home: Path) -> None:
+    import tracemalloc
+
+    begin = time.monotonic()
+    tracemalloc.start()
+    assert attempt(raw, home) is None
+    assert tracemalloc.get_traced_memory()[1] < 60e6
+    tracemalloc.stop()
+    assert time.monotonic() - begin < 30
+
+
+def test_names_that_need_an_extended_header(packed: bytes, home: Path, tmp_path: Path) -> None:
+    """Long ones and those outside ASCII, as GNU tar and as pax write them; also a global header, as git writes it."""
+    import hashlib
+
+    unpack_to = tmp_path / "bundle"
+    (tmp_path / "a.tar.gz").write_bytes(packed)
+    unpack(tmp_path / "a.tar.gz", unpack_to)
+    manifest = read_manifest(unpack_to)
+    names = ["model/" + "long" * 40 + ".txt", "model/\u00e9.txt", "model/" + "d" * 60 + "/" + "e" * 90]
+    for name in names:
+        (unpack_to / name).parent.mkdir(exist_ok=True)
+        (unpack_to / name).write_text("x")
+        manifest["files"][name] = {"sha256": hashlib.sha256(b"x").hexdigest(), "bytes": 1}
+    write_manifest(unpack_to, manifest)
+    for kind in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        raw = io.BytesIO()
+        with tarfile.open(fileobj=raw, mode="w:gz", format=kind, pax_headers={"comment": "0" * 40}) as tar:
+            tar.add(unpack_to, "x")
+        found = attempt(raw.getvalue(), home)
+        assert found is not None
+        assert set(names) < set(found)
+    two = gzip.compress(gzip.decompress(packed)[:1000]) + gzip.compress(gzip.decompress(packed)[1000:])
+    assert attempt(two, home) == attempt(packed, home)
+
+
+def test_an_archive_has_a_deadline(packed: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(packed)
+    with pytest.raises(BundleError, match="deadline"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "out", -1.0)
+    assert not (tmp_path / "out").exists()

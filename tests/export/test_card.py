@@ -8,7 +8,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from huggingface_hub import ModelCard
-from paredown.export.card import About, model_card, read_card
+from paredown.export.card import About, escaped, model_card, read_card
 from paredown.export.environment import installed
 
 
@@ -81,3 +81,15 @@ def test_an_environment_is_the_distributions_with_all_that_they_need() -> None:
         p.stat().st_size for p in Path(numpy.__file__).parent.rglob("*") if p.suffix != ".pyc" and p.is_file()
     )
     assert found["numpy"].bytes >= on_disk
+
+
+def test_labels_are_text_in_markdown(finished: Path) -> None:
+    manifest = json.loads((finished / "bundle" / "manifest.json").read_text())
+    choice = json.loads((finished / "choice.json").read_text())
+    manifest["labels"] = ["<script>alert(1)</script>", "[a](http://b)", "x|y\n# z", "*s* `c` _u_ $m$ ~~d~~", "\x1b[31m"]
+    text = model_card(manifest, choice, About(data={"test": "<img src=x>"}, rows={"test": 1}), {})
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "\x1b" not in text
+    assert r"\[a\](http://b), x\|y # z, \*s\* \`c\` \_u\_ \$m\$ \~\~d\~\~" in text
+    assert escaped("good & bad, caf\u00e9 (1)") == "good &amp; bad, caf\u00e9 (1)"

@@ -19,5 +19,5 @@ def test_a_fresh_process_answers_and_says_where_its_time_went(finished: Path) ->
 
 
 def test_a_bundle_that_does_not_open_says_why(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"does not answer in a fresh process: .*is this a bundle"):
+    with pytest.raises(BundleError, match="is this a bundle"):
         cold_start(tmp_path)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paredown.export import selftest as selftest_module
 from paredown.export.artifact import PRECISIONS
-from paredown.export.manifest import SCHEMA_FILE, BundleError, conforms, read_manifest, write_manifest
+from paredown.export.manifest import SCHEMA_FILE, BundleError, check_files, conforms, read_manifest, write_manifest
 from paredown.export.selftest import selftest
 
 SCHEMA = json.loads(SCHEMA_FILE.read_text())
@@ -160,3 +160,23 @@ def test_a_name_that_leaves_the_bundle_is_refused(name: str, tmp_path: Path) -> 
     write_manifest(tmp_path, EXAMPLE | {"files": EXAMPLE["files"] | {name: EMPTY_FILE}})
     with pytest.raises(BundleError, match="not a path inside the bundle"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("interval", [[], [99.0], [1.0, 2.0, 3.0], ["1", 2], [0, 10**400]])
+def test_an_interval_is_two_numbers(interval: list, tmp_path: Path) -> None:
+    write_manifest(tmp_path, EXAMPLE | {"metric": EXAMPLE["metric"] | {"metric_test_ci": interval}})
+    with pytest.raises(BundleError, match=r"metric\.metric_test_ci"):
+        read_manifest(tmp_path)
+    raw = (tmp_path / "manifest.json").read_bytes().replace(b"1.5", b"1e999")
+    (tmp_path / "manifest.json").write_bytes(raw)
+    with pytest.raises(BundleError, match="damaged"):
+        read_manifest(tmp_path)
+
+
+def test_names_of_files_reach_no_terminal_as_they_are(tmp_path: Path) -> None:
+    for name in ("\x1b]0;owned\x07", "\x9b31m", "a\nb"):
+        (tmp_path / name).write_text("x")
+        with pytest.raises(BundleError) as refusal:
+            check_files(tmp_path, EXAMPLE | {"files": {}})
+        assert str(refusal.value).isprintable()
+        (tmp_path / name).unlink()

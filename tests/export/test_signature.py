@@ -8,25 +8,16 @@ from pathlib import Path
 import pytest
 from conftest import paredown, refused
 from cryptography.hazmat.primitives import serialization as formats
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 from paredown.export.errors import InputError
 from paredown.export.manifest import BundleError
 from paredown.export.signature import check_signature, sign
+from strangers import key_pair
 
 
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, Path]:
     return key_pair(tmp_path / "mine")
-
-
-def key_pair(home: Path) -> tuple[Path, Path]:
-    home.mkdir()
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem = formats.Encoding.PEM
-    (home / "key.pem").write_bytes(key.private_bytes(pem, formats.PrivateFormat.PKCS8, formats.NoEncryption()))
-    public = key.public_key().public_bytes(pem, formats.PublicFormat.SubjectPublicKeyInfo)
-    (home / "key.pub").write_bytes(public)
-    return home / "key.pem", home / "key.pub"
 
 
 def test_signed_packed_unpacked_and_checked(finished: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:

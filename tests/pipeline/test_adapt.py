@@ -16,7 +16,8 @@ def later(tmp_path: Path) -> Path:
 
     rng = random.Random(5)
     rows = [(" ".join(rng.choices(["the", "was", "is", "of", "in"], k=6)), "question") for _ in range(60)]
-    rows += [("good lovely film " * 2, "positive"), ("awful dull plot " * 2, "negative")] * 5
+    rows += [(f"{'good ' * i}lovely film", "positive") for i in range(3, 8)]
+    rows += [(f"{'awful ' * i}dull plot", "negative") for i in range(3, 8)]
     rng.shuffle(rows)
     return write_csv(tmp_path / "later.csv", rows)
 
@@ -32,11 +33,13 @@ adapt:
 def test_a_recipe_that_adapts_its_checkpoint_first(
     teacher: Checkpoint, files: dict, later: Path, tmp_path: Path
 ) -> None:
-    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL, **{f", test: {files['test']}": ""})
     recipe.write_text(recipe.read_text().replace("max_length: 32\n", ADAPT.format(new=later.name)))
     done = paredown("run", recipe, "--output-dir", tmp_path / "run", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "adapt-3-update" in done.stdout
+    held_out = f"{files['validation']}: no test rows are given, so 67 of 200 rows are held out for the certificate"
+    assert f"note: {held_out}" in done.stdout
     assert "measure" not in done.stdout.split("Then what this leaves")[0]
     done = paredown("run", recipe, "--output-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
@@ -48,8 +51,17 @@ def test_a_recipe_that_adapts_its_checkpoint_first(
     assert changed["forgetting"] < 10
     assert changed["said"] in done.stdout
     assert "Before compression" in (tmp_path / "run" / "report.html").read_text()
-    assert found["rows"]["validation"] == 200 + 14  # not augmented
-    assert found["rows"]["train"] == 400 + found["adapt"]["adapt-1-augment"]["rows"] + 56
+    assert found["rows"]["validation"] == 133 + 14  # not augmented
+    assert found["rows"]["test"] == 67
+    assert found["certificate_split"] == "held-out validation"
+    assert found["data"]["test"].startswith(f"{files['validation']} (a third, held out)")
+    first, last = found["notes"][0], found["notes"][-1]
+    assert first.startswith(held_out)
+    assert "later.csv (a fifth, held out): too few rows to hold a third out; the certificate is of the old" in last
+    events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert [event["text"] for event in events if event["event"] == "note"] == found["notes"]
+    copies = found["adapt"]["adapt-1-augment"]["rows"]
+    assert 400 + copies + 56 - 5 <= found["rows"]["train"] <= 400 + copies + 56  # without copies that are judged too
     assert json.loads((tmp_path / "run" / "bundle" / "manifest.json").read_text())["labels"][2] == "question"
     done = paredown("run", recipe, "--output-dir", tmp_path / "run")
     assert "Nothing to do" in done.stdout

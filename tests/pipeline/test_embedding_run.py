@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import BAD, FILLER, GOOD, paredown, refused, write_tokenizer
+from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_tokenizer
 from paredown.compress.checkpoint import load, open_checkpoint
 from paredown.compress.inference import forward
 from paredown.compress.tasks import TASKS
@@ -65,11 +65,13 @@ def rows(count: int, seed: int) -> list[dict]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, an encoder in the layout of sentence-transformers, what `finetune` made of it, the recipe, its run."""
     path = tmp_path_factory.mktemp("home")
-    for seed, (name, count) in enumerate({"train": 400, "test": 150}.items()):
-        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(count, seed)))
-    cells = "".join(",".join(row.values()) + "\n" for row in rows(150, 7))
+    parts = {"train": (400, 0), "test": (150, 1), "validation": (150, 7), "more": (60, 8)}
+    made = drawn_apart(rows, parts, lambda row: row["query"])
+    for name in ("train", "test"):
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made[name]))
+    cells = "".join(",".join(row.values()) + "\n" for row in made["validation"])
     (path / "validation.csv").write_text(f"query,passage,kind\n{cells}")
-    alone = [{"text": row["query"], "kind": row["kind"]} for row in rows(60, 8)]
+    alone = [{"text": row["query"], "kind": row["kind"]} for row in made["more"]]
     (path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in alone))
     base = path / "base"
     (base / "1_Pooling").mkdir(parents=True)
@@ -119,7 +121,7 @@ def test_the_run_chooses_by_the_place_of_the_right_passage(home: Path) -> None:
     assert static["macro_f1"] is None
     assert {part["name"] for part in static["slices"]["group"]} == {"short", "long"}
     assert sum(part["rows"] for part in static["slices"]["length"]) == 150
-    whole = [c for c in choice["candidates"] if c.get("metric_test") and c["name"].startswith("cut/")]
+    whole = [c for c in choice["candidates"] if c.get("metric_validation") and c["name"].startswith("cut/")]
     assert len(whole) == 3
     assert all(c["typos_metric"] is not None for c in choice["candidates"])
 

@@ -1,8 +1,9 @@
+import csv
 import re
 from pathlib import Path
 
 import pytest
-from conftest import make_checkpoint, write_recipe
+from conftest import make_checkpoint, paredown, refused, write_csv, write_recipe
 from paredown.compress.checkpoint import Checkpoint
 from paredown.compress.errors import InputError
 from paredown.compress.settings import Prune, Recover
@@ -48,3 +49,74 @@ def test_what_an_architecture_cannot_have_is_refused_when_the_recipe_is_read(
     recipe = read_recipe(write_recipe(tmp_path / "recipe.yaml", source, files, **models))
     with pytest.raises(InputError, match=re.escape(words)):
         prepare(recipe)
+
+
+def read_csv(path: Path) -> list[tuple[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(row["text"], row["label"]) for row in csv.DictReader(file)]
+
+
+def test_training_rows_are_not_judged_on(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    """Shuffled, in capitals, or among others: a file of its own is not enough (ATTACKS.md S11)."""
+    train, validation = read_csv(files["train"]), read_csv(files["validation"])
+    shuffled = write_csv(tmp_path / "shuffled.csv", [(text.upper(), label) for text, label in reversed(train)])
+    some = write_csv(tmp_path / "some.csv", [*validation[:150], *train[:9]])
+    for given, words in (
+        ({"validation": shuffled}, ["shuffled.csv: the same rows as", "train.csv"]),
+        ({"validation": some}, ["some.csv: 9 of 159 rows (5.7 %) also stand in", "train.csv", "row 151", "remove"]),
+        ({"test": some, "validation": files["test"]}, ["some.csv: 9 of 159 rows"]),
+        ({"test": files["validation"]}, ["the same rows as"]),
+    ):
+        recipe = write_recipe(tmp_path / "recipe.yaml", teacher, {**files, **given})
+        refused(paredown("run", recipe, "--dry-run"), *words)
+        data = [f"--{name}={(files | given)[name]}" for name in ("train", "validation", "test")]
+        refused(paredown("init", teacher.path, *data, "--output", tmp_path / "new.yaml"), *words)
+
+
+def test_few_rows_that_stand_in_two_splits_are_left_out_and_said(
+    teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    train, validation = read_csv(files["train"]), read_csv(files["validation"])
+    some = write_csv(tmp_path / "some.csv", [*validation, (train[3][0].upper(), train[3][1])])
+    more = tmp_path / "more.jsonl"
+    more.write_text(files["unlabeled"].read_text() + "".join(f'{{"text": "{text}"}}\n' for text, _ in validation[:20]))
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, {**files, "validation": some, "unlabeled": more})
+    job, clean = (prepare(read_recipe(path)) for path in (recipe, write_recipe(tmp_path / "c.yaml", teacher, files)))
+    assert job.validation.digest == clean.validation.digest
+    assert job.unlabeled is not None
+    assert clean.unlabeled is not None
+    assert job.unlabeled.digest == clean.unlabeled.digest
+    assert job.certificate_split == "test"
+    assert clean.notes == ()
+    judged, unlabeled = job.notes
+    assert judged.startswith(f"{some}: 1 of 201 rows (0.5 %) left out, also in {files['train']}: row 201 ")
+    assert unlabeled.startswith(f"{more}: 20 of 120 rows (16.7 %) left out, also in validation or test: row 101 ")
+    done = paredown("run", recipe, "--dry-run")
+    assert f"note: {judged}\nnote: {unlabeled}" in done.stdout
+
+
+def test_without_test_rows_a_third_of_validation_is_held_out(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **{f", test: {files['test']}": ""})
+    job = prepare(read_recipe(recipe))
+    assert job.test is not None
+    assert (len(job.validation), len(job.test), job.certificate_split) == (133, 67, "held-out validation")
+    assert abs(job.test.gold.mean() - 0.5) < 0.01
+    assert {*job.validation.texts, *job.test.texts} == {text for text, _ in read_csv(files["validation"])}
+    again = prepare(read_recipe(recipe).model_copy(update={"seed": 7}))
+    assert again.test is not None
+    assert again.test.digest == job.test.digest  # another seed selects on no row that certifies
+    few = write_csv(tmp_path / "few.csv", read_csv(files["validation"])[:20])
+    recipe = write_recipe(
+        tmp_path / "recipe.yaml", teacher, {**files, "validation": few}, **{f", test: {files['test']}": ""}
+    )
+    job = prepare(read_recipe(recipe))
+    assert (len(job.validation), job.test, job.certificate_split) == (20, None, None)
+    assert job.notes == (
+        f"{few}: no certificate: 20 different validation rows are too few to hold a third out, at least 30 are needed; "
+        "give test rows",
+    )  # fmt: skip
+    data = ["--train", files["train"], "--validation", files["validation"]]
+    done = paredown("init", teacher.path, *data, "--output", tmp_path / "new.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "67 of 200 rows are held out for the certificate" in done.stderr
+    assert "none: a third of validation is held out" in (tmp_path / "new.yaml").read_text()

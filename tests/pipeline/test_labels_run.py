@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import BAD, FILLER, GOOD, paredown, refused, write_tokenizer
+from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_tokenizer
 from paredown.compress.checkpoint import load, open_checkpoint, save, with_new_head
 from paredown.compress.errors import InputError
 from paredown.compress.settings import Finetune
@@ -60,11 +60,14 @@ def rows(count: int, seed: int) -> list[dict]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, a trained teacher, the recipe, and its run in `run`."""
     path = tmp_path_factory.mktemp("home")
-    for seed, (name, count) in enumerate({"train": 600, "test": 200}.items()):
-        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(count, seed)))
-    cells = "".join(f"{row['text']},{';'.join(row['labels'])}\n" for row in rows(200, 7))
+    parts = {"train": (600, 0), "test": (200, 1), "validation": (200, 7), "unlabeled": (60, 8)}
+    made = drawn_apart(rows, parts, lambda row: row["text"])
+    for name in ("train", "test"):
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made[name]))
+    cells = "".join(f"{row['text']},{';'.join(row['labels'])}\n" for row in made["validation"])
     (path / "validation.csv").write_text(f"text,labels\n{cells}")
-    (path / "unlabeled.jsonl").write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in rows(60, 8)))
+    alone = "".join(json.dumps({"text": row["text"]}) + "\n" for row in made["unlabeled"])
+    (path / "unlabeled.jsonl").write_text(alone)
     base = path / "base"
     base.mkdir()
     torch.manual_seed(0)

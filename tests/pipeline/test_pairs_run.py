@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import BAD, FILLER, GOOD, LABELS, paredown, refused
+from conftest import BAD, FILLER, GOOD, LABELS, drawn_apart, paredown, refused
 from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from paredown.compress.encoder import PAIR
 from paredown.compress.inference import forward
@@ -58,11 +58,11 @@ def rows(count: int, seed: int) -> list[dict[str, str]]:
     return found
 
 
-def write(path: Path, count: int, seed: int) -> Path:
+def write(path: Path, made: list[dict[str, str]]) -> Path:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["premise", "hypothesis", "label"])
         writer.writeheader()
-        writer.writerows(rows(count, seed))
+        writer.writerows(made)
     return path
 
 
@@ -92,8 +92,9 @@ def untrained(path: Path) -> Checkpoint:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, a trained teacher, the recipe, and its run in `run`."""
     path = tmp_path_factory.mktemp("home")
-    for seed, (name, count) in enumerate({"train": 400, "validation": 200, "test": 200}.items()):
-        write(path / f"{name}.csv", count, seed)
+    parts = {"train": (400, 0), "validation": (200, 1), "test": (200, 2)}
+    for name, made in drawn_apart(rows, parts, lambda row: f"{row['premise']}|{row['hypothesis']}").items():
+        write(path / f"{name}.csv", made)
     source = untrained(path / "untrained")
     train = TASK.read(str(path / "train.csv"), names=LABELS)
     settings = Finetune(epochs=8, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
@@ -123,7 +124,7 @@ def test_the_run_keeps_what_the_types_say(home: Path) -> None:
     choice = json.loads((home / "run" / "choice.json").read_text())
     assert choice["baseline"]["metric_validation"] > 90
     assert choice["chosen"]["metric_validation"] > 75  # without the types: chance
-    assert len([c for c in choice["candidates"] if c.get("metric_test")]) == 7
+    assert len([c for c in choice["candidates"] if c.get("metric_validation")]) == 7
     flips = json.loads((home / "run" / "measurements.json").read_text())["candidates"]
     assert all(" | " in flip["text"] and PAIR not in flip["text"] for c in flips for flip in c["flips"])
 

@@ -1,8 +1,9 @@
+import itertools
 from pathlib import Path
 
 from conftest import write_recipe
 from paredown.compress.checkpoint import Checkpoint
-from paredown.pipeline.job import prepare
+from paredown.pipeline.job import Step, prepare
 from paredown.pipeline.plan import plan, search_steps
 from paredown.pipeline.recipe import Search
 from paredown.pipeline.recipe_file import read_recipe
@@ -27,3 +28,50 @@ def test_whether_a_time_can_be_reached_is_asked_first_and_of_the_layers_that_are
     first, second, _ = search_steps(job, Search(minutes=1, speedup=3))
     assert first.inputs["cuts"] == [[[3.0, None, False, 32, 3]]]
     assert second.inputs["stage"] == "scores"
+
+
+def test_what_int8_may_cost_is_in_the_key_of_int8_exports_alone(
+    teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    keys = []
+    for name, more in (("a", ""), ("b", "int8: {max_drop: 2}\n")):
+        recipe = write_recipe(tmp_path / f"{name}.yaml", teacher, files, **{"models:\n": f"{more}models:\n"})
+        keys.append({step.name: step.key for step in plan(prepare(read_recipe(recipe)))})
+    changed = {name for name in keys[0] if keys[0][name] != keys[1][name]}
+    assert {"teacher-onnxruntime-int8-dynamic", "teacher-openvino-int8-static"} <= changed
+    assert all("int8" in name or name.startswith("measure-") or name == "profile" for name in changed)
+
+
+def test_what_nothing_waits_for_comes_between_the_sittings(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    explained = {"max_length: 32\n": "max_length: 32\nexplain_rows: 4\n", "processes: 3": "processes: 4"}
+    steps = plan(prepare(read_recipe(write_recipe(tmp_path / "recipe.yaml", teacher, files, **explained))))
+    names = [step.name for step in steps]
+    sittings = [names.index(f"measure-{number}") for number in (1, 2, 3, 4)]
+    assert sittings == sorted(sittings)
+    assert sittings[-1] == len(names) - 1
+    between = set(names[sittings[0] :]) - {f"measure-{number}" for number in (1, 2, 3, 4)}
+    assert all(b - a > 1 for a, b in itertools.pairwise(sittings))
+    evaluated = [name for name in names if name.endswith("-evaluate")]
+    assert all(names.index(name) < sittings[0] for name in evaluated)
+    candidates = {name.removesuffix("-further") for name in between if name.endswith("-further")}
+    assert len(candidates) == 18
+    attributions = {"teacher-attributions", "distil-1-attributions", "static-attributions"}
+    assert between == {f"{name}-further" for name in candidates} | attributions | {"profile"}
+    known: dict[str, Step] = {}
+    for step in steps:  # each stands on steps before it
+        assert set(step.inputs.get("after", {})) <= set(known)
+        known[step.name] = step
+
+
+def test_what_does_not_change_the_samples_measures_nothing_again(
+    teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    def keys(change: str) -> dict[str, str]:
+        changes = {"batch_size: 4": f"batch_size: 4{change}"}
+        job = prepare(read_recipe(write_recipe(tmp_path / "recipe.yaml", teacher, files, **changes)))
+        return {step.name: step.key for step in plan(job)}
+
+    before = keys("")
+    assert keys(", wait_s: 60") == before
+    changed = {name for name, key in keys(", sweep: {threads: [1]}").items() if key != before[name]}
+    assert changed == {"profile"}

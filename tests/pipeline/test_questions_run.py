@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import BAD, FILLER, GOOD, paredown, refused, write_tokenizer
+from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_tokenizer
 from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
 from paredown.compress.encoder import PAIR
 from paredown.compress.inference import forward
@@ -76,8 +76,8 @@ def untrained(path: Path) -> Checkpoint:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, a trained teacher, the recipe, and its run in `run`."""
     path = tmp_path_factory.mktemp("home")
-    for seed, (name, count) in enumerate({"train": 400, "validation": 200, "test": 200, "more": 60}.items()):
-        lines = rows(count, seed)
+    parts = {"train": (400, 0), "validation": (200, 1), "test": (200, 2), "more": (60, 3)}
+    for name, lines in drawn_apart(rows, parts, lambda row: row["context"]).items():
         if name == "more":
             lines = [{key: row[key] for key in ("question", "context")} for row in lines]
         (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
@@ -110,7 +110,7 @@ def test_the_run_finds_answers(home: Path) -> None:
     assert choice["baseline"]["metric_validation"] > 85
     assert choice["chosen"]["metric_validation"] > 65
     assert {entry["metric"] for entry in choice["candidates"]} == {"F1"}
-    whole = [c for c in choice["candidates"] if c.get("metric_test") and c["name"].startswith("cut/")]
+    whole = [c for c in choice["candidates"] if c.get("metric_validation") and c["name"].startswith("cut/")]
     assert len(whole) == 3
     assert all(c["typos_metric"] is not None for c in choice["candidates"])
 

@@ -4,9 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from paredown.benchmarks.choose import ChooseSettings
-from paredown.benchmarks.latency import OFFLINE, SINGLE
+from paredown.benchmarks.latency import OFFLINE, SINGLE, Timing
 from paredown.compress.errors import InputError
 from paredown.pipeline.decide import decide
+from paredown.pipeline.job import Candidate
+from paredown.pipeline.measurements import _timing_of, read_measurements
+from paredown.pipeline.recipe import Model, Target
 from paredown.pipeline.rows import promise_of, why_worse
 
 INT8 = {"runtime": "onnxruntime", "precision": "int8-dynamic"}
@@ -164,3 +167,26 @@ def test_what_is_measured_for_comparison_is_never_selected() -> None:
     assert choice["plain_int8"] == PLAIN["name"]
     rejected = next(c for c in choice["candidates"] if c["name"] == PLAIN["name"])["rejected_because"]
     assert rejected == "measured for comparison; add it to targets to let it be selected"
+
+
+def test_a_candidate_whose_process_ended_is_listed_with_the_reason(finished: Path) -> None:
+    gone = Timing({SINGLE: []}, cannot_run="its process ended with -9 while it was measured: no output")
+    candidate = Candidate(Model(name="static"), Target.model_validate({"runtime": "onnxruntime"}))
+    entry = _timing_of(candidate, {candidate.name: gone})
+    assert entry == {"timing": None, "cannot_run": gone.cannot_run}
+    measurements = read_measurements(finished)
+    for found in measurements["candidates"]:
+        if found["name"] == candidate.name:
+            found.update(entry)
+    choice = decide(measurements, ChooseSettings.model_validate(measurements["choose"]))
+    (listed,) = (found for found in choice["candidates"] if found["name"] == candidate.name)
+    assert listed["rejected_because"] == f"cannot run here: {gone.cannot_run}"
+
+
+def test_every_sitting_is_a_process_of_each_candidate(finished: Path) -> None:
+    measurements = json.loads((finished / "measurements.json").read_text())
+    processes = measurements["conditions"]["processes"]
+    timing = measurements["candidates"][0]["timing"]
+    assert sorted(set(timing["processes"])) == list(range(processes))
+    assert processes == measurements["conditions"]["sittings"] == 3
+    assert measurements["control"]["turns"].keys() == timing["turns"].keys()

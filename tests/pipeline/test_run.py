@@ -2,22 +2,27 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from conftest import SMALL, paredown, refused, write_recipe
 from paredown.compress.checkpoint import Checkpoint
+from paredown.compress.errors import StepError
 from paredown.export.selftest import selftest
+from paredown.pipeline import plan as plan_module
 from paredown.pipeline.store import lock
 
 KEYS = {
     "name", "runtime", "precision", "metric", "metric_validation", "metric_test", "drop_validation", "drop_test",
-    "drop_upper_95", "latency_ms", "speedup_vs_baseline", "throughput_per_s", "size_mb", "cost_per_million",
+    "drop_upper_95", "certificate", "speedup_ci", "speedup_vs_plain_int8", "serving",
+    "latency_ms", "speedup_vs_baseline", "throughput_per_s", "size_mb", "cost_per_million",
 }  # fmt: skip
 
 
@@ -81,7 +86,7 @@ def test_dry_run_shows_the_plan_and_does_nothing(finished: Path, tmp_path: Path)
     [
         "distil-1-1-distill",
         "teacher-onnxruntime-int8-dynamic",
-        pytest.param("measure", marks=pytest.mark.slow),
+        "measure-2",
         "publish",
     ],
 )
@@ -139,38 +144,181 @@ def test_a_damaged_step_is_done_again(finished: Path, tmp_path: Path) -> None:
     assert started == ["distil-1-onnxruntime-fp32"]
 
 
-def test_a_parity_miss_names_the_step_and_leaves_no_bundle(finished: Path, tmp_path: Path) -> None:
-    strict = "parity: {int8-dynamic: {max_difference: 1.0e-9, min_agreement: 1, max_metric_drop: 0}}\n"
-    shutil.copytree(finished, tmp_path / "run")
+# One model that diverges, one after a cut that is kept, and a precision that no answer is near enough for.
+DIVERGES = """models:
+  - name: wild
+    steps: [distill: {layers: 1, epochs: 2, learning_rate: 1.0e+38}]
+  - name: pruned
+    steps: [prune: {heads: 0.5, recover: {learning_rate: 1.0e+38}}]
+  - name: chained
+    cascade: {first: wild, then: distil-1}
+"""
+STRICT = "parity: {int8-dynamic: {max_difference: 1.0e-9, min_agreement: 1, max_metric_drop: 0}}\n"
+
+
+def published(run_dir: Path) -> dict[str, bytes]:
+    """Every file of a run directory but its steps and its lock."""
+    found = (p for p in run_dir.rglob("*") if p.is_file() and "steps" not in p.relative_to(run_dir).parts)
+    return {p.relative_to(run_dir).as_posix(): p.read_bytes() for p in found if p.name != ".lock"}
+
+
+def events(done: subprocess.CompletedProcess[str], kind: str) -> list[str]:
+    """Steps that a run said this of."""
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    return [line["step"] for line in lines if line["event"] == kind]
+
+
+@pytest.fixture(scope="module")
+def lossy(
+    teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A finished run in which candidates have failed, and what it said; `recipe.yaml` lies beside."""
+    home = tmp_path_factory.mktemp("lossy")
+    recipe = write_recipe(home / "recipe.yaml", teacher, files, **SMALL, **{"models:\n": STRICT + DIVERGES})
+    return home / "run", paredown("run", recipe, "--output-dir", home / "run")
+
+
+def test_candidates_that_fail_are_rows_with_their_reason_and_end_nothing(
+    lossy: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    run_dir, done = lossy
+    assert done.returncode == 0, done.stderr
+    selftest(run_dir / "bundle")
+    choice = json.loads((run_dir / "choice.json").read_text())
+    reasons = {c["name"]: c.get("rejected_because", "") for c in choice["candidates"]}
+    diverged = "step wild-1-distill: the loss is "
+    assert reasons["wild/onnxruntime/fp32"].startswith(diverged)
+    assert "learning_rate" in reasons["wild/onnxruntime/fp32"]
+    assert reasons["chained/onnxruntime/fp32"] == reasons["wild/onnxruntime/int8-dynamic"]
+    assert reasons["pruned/onnxruntime/fp32"].startswith("step pruned-1-prune-recover: the loss is ")
+    for model in ("teacher", "distil-1"):
+        missed = reasons[f"{model}/onnxruntime/int8-dynamic"]
+        assert missed.startswith(f"step {model}-onnxruntime-int8-dynamic-evaluate: parity: ")
+        assert "parity.int8-dynamic" in missed
+    assert not reasons["distil-1/onnxruntime/fp32"].startswith("step ")
+    assert choice["chosen"]["name"] in ("teacher/onnxruntime/fp32", "distil-1/onnxruntime/fp32")
+    printed = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
+    assert len(printed) == 4
+    (line,) = [line for line in printed if diverged in line]
+    assert line.startswith("failed: wild/onnxruntime/fp32, wild/onnxruntime/int8-dynamic, chained/onnxruntime/fp32, ")
+    (line,) = [line for line in printed if "pruned-1-prune-recover" in line]
+    assert (Path(line.split("what it started from is kept: ")[1].rstrip(")")) / "structure.json").exists()
+    page = (run_dir / "report.html").read_text()
+    assert "step wild-1-distill" in page
+    assert "step wild-1-distill" in paredown("report", run_dir, "--format", "md").stdout
+
+
+def test_a_failed_step_is_done_again_when_its_directory_is_deleted_and_not_before(
+    lossy: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    run_dir, first = lossy
+    recipe, copied = run_dir.parent / "recipe.yaml", shutil.copytree(run_dir, tmp_path / "run")
+    before = published(copied)
+    done = paredown("run", recipe, "--output-dir", copied)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to do" in done.stdout
+    assert published(copied) == before
+    assert events(done, "failed") == events(first, "failed")
+    assert done.stdout.count("failed: ") == first.stdout.count("failed: ")
+    plan = paredown("run", recipe, "--output-dir", copied, "--dry-run").stdout
+    assert "to do" not in plan
+    (failed,) = copied.glob("steps/teacher-onnxruntime-int8-dynamic-evaluate-*")
+    shutil.rmtree(failed)
+    done = paredown("run", recipe, "--output-dir", copied)
+    assert done.returncode == 0, done.stderr
+    assert events(done, "start") == ["teacher-onnxruntime-int8-dynamic-evaluate"]
+
+
+def test_a_run_in_which_everything_fails_leaves_an_earlier_bundle_as_it_was(
+    lossy: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    run_dir, _ = lossy
+    every = "parity: {fp32: {max_difference: 1.0e-15, min_agreement: 1, max_metric_drop: 0}, "
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(strict + (finished.parent / "recipe.yaml").read_text())
-    done = paredown("run", recipe, "--output-dir", tmp_path / "run")
+    recipe.write_text((run_dir.parent / "recipe.yaml").read_text().replace("parity: {", every))
+    copied, before = shutil.copytree(run_dir, tmp_path / "run"), published(run_dir)
+    for fresh in (False, True):
+        if fresh:
+            for name in (
+                "bundle",
+                ".published",
+                "measurements.json",
+                "choice.json",
+                "report.html",
+                "bundle.tar.gz",
+                "certified.json",
+            ):
+                path = copied / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        done = paredown("run", recipe, "--output-dir", copied)
+        assert done.returncode == 1, done.stderr
+        error = done.stderr.strip().splitlines()[-1]
+        for words in ("nothing is left to choose from", "step wild-1-distill: ", "teacher-onnxruntime-fp32-evaluate"):
+            assert words in error
+        assert ("the bundle of the earlier run is still there" in error) == (not fresh)
+        if fresh:
+            assert set(published(copied)) == {"recipe.resolved.yaml"}
+        else:
+            assert published(copied) == before
+            selftest(copied / "bundle")
+
+
+def test_licence_and_card_come_from_the_run_when_the_checkpoint_is_gone(
+    finished: Path, copy_of_teacher: Path, tmp_path: Path
+) -> None:
+    """A run of a checkpoint that is deleted afterwards; another rule gives another bundle, with the same licence."""
+    (copy_of_teacher / "LICENSE").write_text("do what you like")
+    (copy_of_teacher / "README.md").write_text("---\nlicense: mit\n---\n")
+    run_dir, recipe = tmp_path / "run", tmp_path / "recipe.yaml"
+    text = re.sub(r"checkpoint: .*", f"checkpoint: {copy_of_teacher}", (finished.parent / "recipe.yaml").read_text())
+    recipe.write_text(text)
+    shutil.copytree(finished / "steps", run_dir / "steps")
+    done = paredown("run", recipe, "--output-dir", run_dir)
+    assert done.returncode == 0, done.stderr
+    assert events(done, "start") == ["teacher-origin"]  # the weights are the same
+    shutil.rmtree(copy_of_teacher)
+    done = paredown("choose", run_dir, "--rule", "knee")
+    assert done.returncode == 0, done.stderr
+    assert (run_dir / "bundle" / "LICENSE").read_text() == "do what you like"
+    assert "license: mit" in (run_dir / "bundle" / "README.md").read_text()
+    (kept,) = run_dir.glob("steps/teacher-origin-*/LICENSE")
+    kept.unlink()
+    before = published(run_dir)
+    refused(paredown("choose", run_dir), "LICENSE: missing", "run the recipe again")
+    assert published(run_dir) == before
+
+
+def test_a_checkpoint_that_fails_ends_the_run(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)
+
+    def fails(*_: object) -> dict:
+        raise StepError("the answers are not finite")
+
+    with mock.patch.object(plan_module, "evaluate", fails):
+        done = paredown("run", recipe, "--output-dir", tmp_path / "run")
     assert done.returncode == 1
     error = done.stderr.strip().splitlines()[-1]
-    for word in ("teacher-onnxruntime-int8-dynamic-evaluate", "max logit difference", "parity.int8-dynamic"):
-        assert word in error
-    for name in ("bundle", "bundle.tar.gz", "choice.json", "report.html"):
-        assert not (tmp_path / "run" / name).exists()
+    assert error.startswith("error: step teacher-pytorch-fp32-evaluate: the answers are not finite (to try it again, ")
+    assert "earlier" not in error
+    assert not [name for name in events(done, "start") if name.startswith("distil-1")]
 
 
-def test_a_loss_that_is_nan_names_the_step_and_keeps_the_cut_before_it(
+def test_what_several_models_stand_on_takes_only_these_with_it(
     teacher: Checkpoint, files: dict, tmp_path: Path
 ) -> None:
-    cut = "prune: {heads: 0.5, recover: {learning_rate: 1.0e+38}}"
-    recipe = write_recipe(
-        tmp_path / "recipe.yaml",
-        teacher,
-        files,
-        **SMALL,
-        **{"distill: {layers: 1, epochs: 2, learning_rate: 0.005}": cut},
-    )
-    done = paredown("run", recipe, "--output-dir", tmp_path / "run")
-    assert done.returncode == 1
-    error = done.stderr.strip().splitlines()[-1]
-    assert error.startswith("error: step distil-1-1-prune-recover: the loss is ")
-    assert "learning_rate" in error
-    assert (Path(error.split("what it started from is kept: ")[1]) / "structure.json").exists()
-    assert not (tmp_path / "run" / "bundle").exists()
+    """The teacher's scores fail: its own artefacts are measured and one of them is chosen."""
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)
+
+    def fails(*_: object) -> dict:
+        raise StepError("no scores")
+
+    with mock.patch.object(plan_module, "score", fails):
+        done = paredown("run", recipe, "--output-dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    choice = json.loads((tmp_path / "run" / "choice.json").read_text())
+    assert choice["chosen"]["name"].startswith("teacher/onnxruntime/")
+    reasons = {c["name"]: c.get("rejected_because") for c in choice["candidates"]}
+    assert reasons["distil-1/onnxruntime/fp32"] == "step teacher-scores: no scores"
 
 
 def test_a_full_disk_is_one_line_and_the_finished_steps_stay(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:

@@ -1,20 +1,36 @@
+import contextlib
 import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 from conftest import SMALL, TASK, paredown, refused, write_recipe
+from paredown.compress import prune as prune_module
 from paredown.compress.allocate import LatencyTable
 from paredown.compress.checkpoint import Checkpoint, load
-from paredown.compress.errors import InputError
+from paredown.compress.errors import InputError, StepError
 from paredown.compress.prune import shape_of
 from paredown.compress.settings import Prune
 from paredown.pipeline.job import prepare
+from paredown.pipeline.plan import search_steps
 from paredown.pipeline.recipe import Search
 from paredown.pipeline.recipe_file import read_recipe
-from paredown.pipeline.run import _search
-from paredown.pipeline.search import Trial, _affordable, _models, _seconds, _study, _trials, _worth_training
+from paredown.pipeline.run import _do_all
+from paredown.pipeline.search import (
+    MOST_TRIALS,
+    Trial,
+    _affordable,
+    _failed,
+    _kinds,
+    _models,
+    _seconds,
+    _study,
+    _trials,
+    _worth_training,
+)
 from paredown.pipeline.store import Store
 
 
@@ -57,8 +73,7 @@ def test_minutes_that_are_over_before_the_first_trial_are_refused(
     job = prepare(read_recipe(write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)))
     model = load(teacher, TASK)
     table = LatencyTable("onnxruntime", "fp32", 1, 2.0, {n: float(n) for n in range(1, 5)}, {32: 2.0, 64: 4.0})
-    (tmp_path / "steps").mkdir()
-    study = _study(tmp_path / "steps" / "search", seed=0)
+    study = _study(tmp_path / "study.log")
     with pytest.raises(InputError, match=r"search: minutes: 0\.001 were over before the first cut was tried"):
         _trials(
             job, Search(minutes=0.001), model, table, shape_of(model), study, time.monotonic() - 1, lambda s, text: None
@@ -67,10 +82,66 @@ def test_minutes_that_are_over_before_the_first_trial_are_refused(
 
 
 def test_minutes_spent_before_a_kill_stay_spent(tmp_path: Path) -> None:
-    (tmp_path / "steps").mkdir()
-    study = _study(tmp_path / "steps" / "search", seed=0)
+    study = _study(tmp_path / "study.log")
     study.optimize(lambda trial: time.sleep(0.02) or (1.0, 1.0), n_trials=2)
-    assert _seconds(_study(tmp_path / "steps" / "search", seed=0)) >= 0.04
+    assert _seconds(_study(tmp_path / "study.log")) >= 0.04
+
+
+class Killed(BaseException):
+    """Nothing catches it: the trial stays as a kill leaves it."""
+
+
+def test_a_search_that_was_killed_proposes_nothing_twice_and_keeps_why_a_trial_failed(
+    teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    job = prepare(read_recipe(write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)))
+    model, real = load(teacher, TASK), prune_module.prune
+    table = LatencyTable("onnxruntime", "fp32", 1, 2.0, {n: float(n) for n in range(1, 5)}, {32: 2.0, 64: 4.0})
+    settings = Search.model_validate({"minutes": 60, "target": {"precision": "fp32"}})
+
+    def start(most: int, failing: int = 0) -> list[dict]:
+        calls = 0
+
+        def prune(*args: Any, **more: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == failing:
+                raise StepError("a weight is not finite")
+            if calls == most:
+                raise Killed
+            return real(*args, **more)
+
+        study = _study(tmp_path / "study.log")
+        with mock.patch.object(prune_module, "prune", prune), contextlib.suppress(Killed):
+            _trials(job, settings, model, table, shape_of(model), study, time.monotonic(), lambda share, text: None)
+        return [t.user_attrs["settings"] for t in study.trials if "settings" in t.user_attrs]
+
+    for n in range(1, 4):
+        assert len(start(3, failing=2 * (n == 2))) == 3 * n
+    proposed = start(100)
+    assert len(proposed) <= MOST_TRIALS
+    assert len({json.dumps(point, sort_keys=True) for point in proposed}) == len(proposed)
+    assert list(_failed(_study(tmp_path / "study.log")).values()) == ["a weight is not finite"]
+
+
+@pytest.mark.parametrize(
+    ("top", "layers", "kinds"), [(3.0, 6, ["time", "layers"]), (3.0, 1, ["time"]), (1.05, 6, ["layers"])]
+)
+def test_what_can_be_searched_over(top: float, layers: int, kinds: list[str]) -> None:
+    assert _kinds(top, layers) == kinds
+
+
+def test_where_nothing_is_to_be_gained_the_search_is_refused(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"search: pruning can make the checkpoint 1\.05 times as fast at most"):
+        _kinds(1.05, 1)
+    job = prepare(read_recipe(write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)))
+    flat = LatencyTable("onnxruntime", "fp32", 1, 5e3, {n: 1.0 + n / 100 for n in range(1, 5)}, {32: 1.0, 64: 1.1})
+    model, study = load(teacher, TASK), _study(tmp_path / "study.log")
+    with mock.patch("paredown.pipeline.search.MOST_TRIALS", 4):  # layers are left to be searched over
+        found = _trials(
+            job, Search(minutes=60), model, flat, shape_of(model), study, time.monotonic(), lambda s, t: None
+        )
+    assert sorted(str(t.settings.layers) for t in found) == ["1", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +184,10 @@ def test_a_study_goes_on_where_it_was(searched: tuple[Path, str]) -> None:
     shutil.rmtree(next((run / "steps").glob("search-*")))
     job = prepare(read_recipe(home / "recipe.yaml"))
     assert job.recipe.search is not None
-    done, ran = _search(job, job.recipe.search, Store(run / "steps"), run)
-    assert ran == 1
+    found = _do_all(search_steps(job, job.recipe.search), Store(run / "steps"))
+    assert found.ran == 1
     assert journal.read_bytes()[: len(before)] == before
-    assert done.result["trials"] >= 4
+    assert found.done["search"].result["trials"] >= 4
 
 
 def test_a_speedup_out_of_reach_is_refused_before_training(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:

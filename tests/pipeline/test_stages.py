@@ -3,10 +3,14 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from conftest import make_checkpoint, paredown, refused
 from paredown.compress.checkpoint import Checkpoint, open_checkpoint
+from paredown.compress.errors import StepError
 from paredown.export.artifact import read_artifact
+from paredown.pipeline import tuning
 
 
 def test_a_chain_of_stages(files: dict, tmp_path: Path) -> None:
@@ -170,3 +174,46 @@ def test_what_a_stage_refuses(teacher: Checkpoint, files: dict, tmp_path: Path) 
     assert done.returncode == 2
     assert "not between 1 and the teacher's 3" in done.stderr
     assert not (tmp_path / "deep").exists()
+
+
+def test_a_study_belongs_to_its_data_checkpoint_and_settings(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    """tune is stopped in its search; only the same command goes on with the study that it left."""
+    studies = []
+
+    def stopped(*args: Any, **more: Any) -> dict:
+        studies.append(next(arg for arg in args if isinstance(arg, Path) and arg.name.endswith(".log")))
+        studies[-1].touch()
+        raise StepError("stopped")
+
+    def tune(train: Path, *more: object) -> str:
+        data = ["--train", train, "--validation", files["validation"], "--minutes", 1]
+        done = paredown("tune", teacher.path, *data, "--output-dir", tmp_path / "best", *more)
+        assert done.returncode == 1
+        return done.stderr
+
+    with mock.patch.object(tuning, "tune_checkpoint", stopped):
+        assert "a new study starts" not in tune(files["train"])
+        assert "a new study starts" not in tune(files["train"], "--minutes", 2)  # more time goes on with it
+        assert "is of other data, another checkpoint or other settings; a new study starts" in tune(files["test"])
+        tune(files["train"], "--learning-rate", 1e-3)
+        tune(files["train"], "--seed", 1)
+    assert studies[0] == studies[1]
+    assert len(set(studies)) == 4
+    assert all(path.parent == tmp_path and path.name.startswith("best.study-") for path in studies)
+
+
+def test_a_stage_is_not_judged_on_rows_that_it_learns_from(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    lines = files["train"].read_text().splitlines(keepends=True)
+    (tmp_path / "some.csv").write_text("".join([*lines[:1], *lines[5:50]]))
+    data = ["--train", files["train"], "--validation", tmp_path / "some.csv", "--output-dir", tmp_path / "out"]
+    for verb in ("finetune", "prune", "distill", "trim", "tune"):
+        more = ["--minutes", 1] if verb == "tune" else []
+        refused(paredown(verb, teacher.path, *data, *more), "some.csv: 45 of 45 rows", "also stand in", "train.csv")
+    assert not (tmp_path / "out").exists()
+    validation = files["validation"].read_text().splitlines(keepends=True)
+    text, _, label = lines[1].rpartition(",")
+    (tmp_path / "few.csv").write_text("".join([*validation, f"{text.upper()},{label}"]))
+    data[3] = tmp_path / "few.csv"
+    done = paredown("trim", teacher.path, *data)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stderr.splitlines()[0])["text"].startswith(f"{tmp_path / 'few.csv'}: 1 of 201 rows")

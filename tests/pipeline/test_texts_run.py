@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import paredown, refused
+from conftest import drawn_apart, paredown, refused
 from paredown.compress.checkpoint import load, open_checkpoint, save
 from paredown.compress.settings import Finetune
 from paredown.compress.train import finetune
@@ -45,8 +45,9 @@ choose: {max_drop: 90}
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, a teacher that has learned a little, the recipe, and its run in `run`."""
     path = tmp_path_factory.mktemp("home")
-    for seed, (name, count) in enumerate({"train": 240, "validation": 24, "test": 24, "more": 16}.items()):
-        write_rows(path / f"{name}.jsonl", count, seed, labelled=name != "more")
+    parts = {"train": (240, 0), "validation": (24, 1), "test": (24, 2), "more": (16, 3)}
+    for name, made in drawn_apart(rows, parts, lambda row: row["text"]).items():
+        write_rows(path / f"{name}.jsonl", made, labelled=name != "more")
     source = make_writer(path / "untrained")
     train, encoder = TASK.read(str(path / "train.jsonl")), source.encoder(16)
     settings = Finetune(epochs=4, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
@@ -63,7 +64,7 @@ def test_the_run_chooses_and_reports_bleu_beside_the_metric(home: Path) -> None:
     assert choice["baseline"]["metric"] == "ROUGE-L"
     assert choice["baseline"]["metric_validation"] > 20
     assert set(choice["chosen"]["beside_test"]) == {"BLEU", "exact"}
-    assert len([c for c in choice["candidates"] if c.get("metric_test") is not None]) == 7
+    assert len([c for c in choice["candidates"] if c.get("metric_validation") is not None]) == 7
     assert choice["chosen"]["typos_metric"] is not None
     assert choice["chosen"]["length_metric"] is None
     report = (home / "run" / "report.html").read_text()

@@ -240,11 +240,11 @@ def test_a_key_is_asked_for_where_it_matters(bundle: Path) -> None:
 
 def test_the_door_is_shut_while_draining_and_when_it_is_crowded(bundle: Path) -> None:
     with client_of(bundle=bundle, connections=1) as (client, _, gate):
-        gate.under_way = 1
+        gate.taken["models"] = 1
         crowded = client.post("/predict", json={"text": "good"})
         assert crowded.status_code == 429
         assert int(crowded.headers["Retry-After"]) >= 1
-        gate.under_way, gate.draining = 0, True
+        gate.taken["models"], gate.draining = 0, True
         reply = client.post("/predict", json={"text": "good"})
         assert reply.status_code == 503
         assert reply.headers["Connection"] == "close"
@@ -259,3 +259,48 @@ def test_a_bug_is_an_error_with_the_id_under_which_it_was_logged(bundle: Path, m
         reply = client.post("/predict", json={"text": "good"})
         assert reply.status_code == 500
         assert reply.headers["X-Request-Id"] in reply.json()["error"]
+
+
+def test_a_local_server_answers_to_its_own_names(bundle: Path) -> None:
+    """Another site's name may be made to lead here (DNS rebinding); a GET of its page has no Origin."""
+    with client_of(bundle=bundle, allowed_host=("models.internal",)) as (client, _, _):
+        for host in (
+            "evil.example",
+            "evil.example:8080",
+            "127.0.0.1.evil.example",
+            "[::2]",
+            "",
+            "localhost@evil",
+            "[",
+            "x:y",
+        ):
+            for path in ("/metrics", "/v2", "/", "/v2/health/ready"):
+                reply = client.get(path, headers={"Host": host})
+                assert reply.status_code == 403, (host, path)
+        for host in ("localhost", "LOCALHOST:80", "127.0.0.1:8080", "[::1]:8080", "models.internal", "localhost."):
+            assert client.get("/metrics", headers={"Host": host}).status_code == 200, host
+    for other in ({"api_key": "k"}, {"host": "0.0.0.0"}):  # who asks has a key, or the name is not known here
+        with client_of(bundle=bundle, **other) as (client, _, _):
+            reply = client.get("/metrics", headers={"Host": "proxy.example", "X-API-Key": "k"})
+            assert reply.status_code == 200
+
+
+def test_who_has_no_key_takes_no_place_of_those_who_have(bundle: Path) -> None:
+    with client_of(bundle=bundle, connections=8, api_key="k") as (client, _, gate):
+        gate.taken["open"] = 2
+        assert client.get("/openapi.json").status_code == 429
+        assert client.get("/", headers={"X-API-Key": "k"}).status_code == 429
+        assert client.post("/predict", json={"text": "a"}).status_code == 429
+        assert client.get("/v2/health/ready").status_code == 200
+        assert client.post("/predict", json={"text": "a"}, headers={"X-API-Key": "k"}).status_code == 200
+        gate.taken["open"] = 0
+        assert client.get("/openapi.json").status_code == 200
+        assert gate.taken == {"health": 0, "open": 0, "models": 0}
+
+
+def test_the_document_is_made_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = client.get("/openapi.json")
+    monkeypatch.setattr("paredown.serve.app.document", lambda: 1 / 0)
+    assert client.get("/openapi.json").content == first.content
+    assert client.get("/").headers["Content-Type"].startswith("text/html")
+    assert client.head("/").content == b""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import BAD, FILLER, GOOD
 from paredown.serve.batching import Batcher, Gone, Job
-from paredown.serve.model import Model
+from paredown.serve.model import Bundle, Model
 from paredown.serve.refused import Refused
 from paredown.serve.settings import Settings
 
@@ -18,7 +18,7 @@ TEXTS = [" ".join((GOOD + FILLER + BAD)[i % 20 :][: 1 + i % 7]) for i in range(4
 
 @pytest.fixture(scope="module")
 def model(finished: Path) -> Model:
-    return Model(finished / "bundle", 1)
+    return Model(Bundle(finished / "bundle"), 1)
 
 
 class Held:

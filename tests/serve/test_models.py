@@ -1,3 +1,5 @@
+import asyncio
+import hashlib
 import itertools
 import json
 import shutil
@@ -9,10 +11,12 @@ import pytest
 from paredown.export.archive import pack
 from paredown.export.errors import InputError
 from paredown.export.manifest import BundleError
+from paredown.export.signature import sign
 from paredown.serve import models
 from paredown.serve.directory import find
 from paredown.serve.settings import Settings
-from serving import PATIENCE_S, client_of
+from serving import PATIENCE_S, app_of, client_of
+from strangers import endless, key_pair
 
 ASK = {"text": "a good film"}
 
@@ -209,3 +213,96 @@ def test_what_is_no_directory_of_bundles_is_one_line(tmp_path: Path, finished: P
     (broken / "manifest.json").write_text(json.dumps(manifest | {"name": "other"}))
     with pytest.raises(BundleError), client_of(bundle=broken):
         pass
+
+
+def test_a_model_that_never_comes_back_holds_up_no_other(
+    directory: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless(finished / "bundle", directory / "endless")
+    (directory / "late").mkdir()
+    came_back = hashlib.sha256((finished / "bundle" / "manifest.sha256").read_bytes()).hexdigest()
+    monkeypatch.setattr(models, "PASSED", {came_back})  # whatever else the machine does meanwhile
+    with client_of(models=directory, load="none", open_s=6) as (client, served, _):
+        asked = threading.Thread(target=client.post, args=("/v2/repository/models/endless/load",))
+        asked.start()
+        shutil.copytree(finished / "bundle", directory / "late" / "1")
+        assert client.post("/v2/repository/models/late/load").status_code == 200
+        assert client.post("/predict", json={**ASK, "model": "films"}).status_code == 200
+        asked.join()
+        reply = client.post("/v2/repository/models/endless/load")
+        assert reply.status_code == 400
+        assert "does not come back within" in reply.json()["error"]
+        assert states(client)["endless", "1"] == "UNAVAILABLE"
+        assert not served.children._alive
+
+
+def test_what_has_come_back_once_is_not_tried_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+    monkeypatch.setattr(models, "PASSED", set())
+    monkeypatch.setattr(models, "in_child", lambda job, path, *more, **given: tries.append(path))
+    with client_of(models=directory, load="all") as (client, _, _):
+        assert client.post("/v2/repository/models/films/load").status_code == 200
+    assert len(tries) == 1  # all three are the same bundle
+
+
+def test_readiness_recovers(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a probe of readiness nobody asks, so it may not depend on somebody asking."""
+    with client_of(models=directory, load="none") as (client, _, _):
+        hidden = [path.rename(path.with_name(f"{path.name}-")) for path in sorted(directory.rglob("model.onnx"))]
+        archive = directory / "films" / "2.tar.gz"
+        raw = archive.read_bytes()
+        archive.write_bytes(b"")
+        for name, version in (("films", "1"), ("films", "2"), ("other", "1")):
+            asked = client.post("/predict", json={**ASK, "model": name, "version": version})
+            assert asked.status_code == 503
+        assert client.get("/v2/health/ready").status_code == 503
+        for path in hidden:
+            path.rename(path.with_name("model.onnx"))
+        archive.write_bytes(raw)
+        monkeypatch.setattr(models, "RETRY_S", 0)
+        assert client.get("/v2/health/ready").status_code == 200
+        assert client.post("/predict", json={**ASK, "model": "films"}).json()["version"] == "2"
+
+
+def test_a_version_that_vanishes_while_it_is_waited_for(directory: Path) -> None:
+    with client_of(models=directory, load="none") as (client, served, _):
+        del served.found["films"]["2"]
+        served.found["films"]["3"] = directory / "films" / "3"
+        asked = client.post("/predict", json={**ASK, "model": "films", "version": "3"})
+        assert asked.status_code == 503
+        assert "no such bundle" in asked.json()["error"]
+
+        async def vanish() -> None:
+            lock = served._names.setdefault("other", asyncio.Lock())
+            async with lock:
+                waiting = asyncio.ensure_future(served._load("other", "1"))
+                await asyncio.sleep(0)
+                del served.found["other"]
+            with pytest.raises(InputError, match="not in the directory"):
+                await waiting
+
+        client.portal.call(vanish)
+
+
+def test_a_call_that_does_not_come_back_is_not_ready(directory: Path) -> None:
+    with client_of(models=directory) as (client, served, _):
+        assert client.get("/v2/health/ready").status_code == 200
+        served.served["films", "2"].batcher._busy_since = time.monotonic() - 1000
+        assert client.get("/v2/health/ready").status_code == 503
+
+
+def test_only_what_was_signed_is_served(directory: Path, finished: Path, tmp_path: Path) -> None:
+    private, public = key_pair(tmp_path / "ours")
+    signed = shutil.copytree(finished / "bundle", tmp_path / "signed")
+    sign(signed, private)
+    shutil.copytree(signed, directory / "signed")
+    pack(signed, directory / "packed.tar.gz")
+    with client_of(models=directory, public_key=public) as (client, _, _):
+        found = states(client)
+        ready = {name for (name, _), state in found.items() if state == "READY"}
+        assert ready == {"signed", "packed"}
+        reply = client.post("/v2/repository/models/films/load")
+        assert reply.status_code == 400
+        assert "not signed" in reply.json()["error"]
+    with pytest.raises(BundleError, match="not a signature of this bundle"):
+        app_of(bundle=signed, public_key=key_pair(tmp_path / "theirs")[1])

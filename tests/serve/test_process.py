@@ -27,6 +27,7 @@ from paredown.serve.front import Gate
 from paredown.serve.process import Server
 from paredown.serve.settings import Settings
 from serving import PATIENCE_S, Running, eventually, starting
+from strangers import endless, openers
 
 TEXTS = ["a brilliant moving film", "dull awful weak"]
 SHOWN = re.compile(r"<tr><th>(\w+)</th>.*?([\d.]+) %</td>")
@@ -263,3 +264,31 @@ def test_what_cannot_be_served_is_one_line(finished: Path, tmp_path: Path) -> No
     refused(paredown("load", "localhost:1", "--rps", "1", "--text", "a"), "http://")
     refused(paredown("load", "http://localhost:1", "--rps", "1"), "--text or --data")
     refused(paredown("load", "http://127.0.0.1:1", "--rps", "9", "--seconds", "0.3", "--text", "a"), "no answer")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_that_opens_an_endless_model_stops_when_told(
+    workers: int, finished: Path, tmp_path: Path, start: Callable[..., Running]
+) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(finished / "bundle", models / "good")
+    endless(finished / "bundle", models / "endless" / "1")
+    server = start("--models", models, "--load", "none", "--workers", workers, "--drain-s", 2)
+    threading.Thread(target=server.ask, args=("/v2/repository/models/endless/load", {}), daemon=True).start()
+    eventually(lambda: openers(server.process.pid))
+    opening = openers(server.process.pid)
+    assert server.ask("/v2/repository/models/good/load", {})[0] == 200
+    assert server.ask("/predict", {"text": "good", "model": "good"})[0] == 200
+    assert server.stop() == 0
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in opening))
+
+
+def test_a_server_stops_while_it_opens_its_first_model(finished: Path, tmp_path: Path) -> None:
+    bundle = endless(finished / "bundle", tmp_path / "endless")
+    command = [sys.executable, "-m", "paredown.pipeline.cli", "serve", bundle, "--port", "0", "--open-s", "300"]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE)
+    eventually(lambda: openers(process.pid))
+    opening = openers(process.pid)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE_S) == 0
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in opening))
