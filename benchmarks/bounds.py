@@ -17,6 +17,7 @@ Z95_ONE_SIDED = NORMAL.inv_cdf(0.95)
 DRAWS = 10_000  # of the maximum over the candidates
 # A bound from few rows that differ allows for a loss that no row has shown: ATOMS such rows count in the skewness.
 ATOMS, ATOM = 2.0, 1.25  # ATOM: such a loss, in multiples of the largest one
+PLENTY = 20  # rows that differ, beyond which fewer than ATOMS do
 FEW_SHARED = 10  # rows that differ, under which a candidate's correlation with the others is taken as 0
 
 
@@ -52,14 +53,16 @@ def score_bound(
     z: float,
     largest: np.ndarray | float | None = None,
     scarce: np.ndarray | float = 0.0,
+    differing: np.ndarray | float = 0.0,
 ) -> np.ndarray:
     """Upper score bound of each mean, (columns,), from the influences of the rows, (rows, columns).
 
     Under the exponential tilt of the sample that has another mean, the variance changes by the skewness: var(m) =
     s2 + (m - mean) m3 / s2 (Efron 1981, doi 10.2307/3314608). The bound solves n (m - mean)^2 = z^2 var(m); for
-    counts it is Wilson's. ATOMS rows with a loss that has not been seen are part of the skewness; `scarce` (0 to 1)
-    is how near that loss is to `largest`, what a row can lose at most, rather than to the largest one seen. Both may
-    be of several kinds of rows, (kinds,) and (columns, kinds): the worst kind counts.
+    counts it is Wilson's. ATOMS rows with a loss that has not been seen are part of the skewness, fewer where more
+    than PLENTY rows are `differing`; `scarce` (0 to 1) is how near that loss is to `largest`, what a row can lose at
+    most, rather than to the largest one seen. Both may be of several kinds of rows, (kinds,) and (columns, kinds): the
+    worst kind counts.
     """
     n = len(effects)
     centred = effects - effects.mean(axis=0)
@@ -71,7 +74,8 @@ def score_bound(
         share = np.where(seen_ > 1e-9, share if share.ndim == 2 else share.reshape(-1, 1), 1.0)
         near = np.clip(seen_, 1e-9, most.max())
         unseen = np.max(near ** (1 - share) * np.maximum(near, most) ** share, axis=1)
-    tilt = np.maximum(0, (s3 + ATOMS * unseen**3) / np.maximum(s2 + ATOMS * unseen**2, 1e-18))
+    atoms = ATOMS * np.minimum(1, PLENTY / np.maximum(differing, 1))
+    tilt = np.maximum(0, (s3 + atoms * unseen**3) / np.maximum(s2 + atoms * unseen**2, 1e-18))
     usual = np.sqrt((squares**2).sum(axis=0) / np.maximum(s2, 1e-18))
     half = z * z * tilt / 2 + _ties(z) * np.where(seen > 1e-9, usual, unseen)
     return means + (half + np.sqrt((z * z * tilt / 2) ** 2 + z * z * s2)) / n
@@ -80,7 +84,7 @@ def score_bound(
 def both_sides(influence: np.ndarray, mean: float, z: float, largest: float | None) -> tuple[float, float]:
     """Lower and upper bound of one mean; with a `largest` a row that loses it all is allowed for on either side."""
     columns = np.stack([-influence, influence], axis=1)
-    lo, hi = score_bound(columns, np.array([-mean, mean]), z, largest, 1.0)
+    lo, hi = score_bound(columns, np.array([-mean, mean]), z, largest, 1.0, 0 if largest else len(influence))
     return -float(lo), float(hi)
 
 

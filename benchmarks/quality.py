@@ -272,7 +272,7 @@ def _macro_upper_bounds(
     all_of_it = 100 * n / rows / len(labels)  # what a row of each label can lose
     drops = np.array([metric - others[c][0] for c in candidates])
     columns = np.array([ours - others[c][1] for c in candidates]).T
-    return drops, np.minimum(100, score_bound(columns, drops, z, all_of_it, scarce(changed, FEW)))
+    return drops, np.minimum(100, score_bound(columns, drops, z, all_of_it, scarce(changed, FEW), changed.sum(axis=1)))
 
 
 def _uppers(baseline: np.ndarray, candidates: Sequence[np.ndarray], z: float) -> np.ndarray:
@@ -286,7 +286,9 @@ def _uppers(baseline: np.ndarray, candidates: Sequence[np.ndarray], z: float) ->
     columns = np.stack([ours - _influence(c) for c in candidates], axis=1)
     drops = np.array([metric - points(c) for c in candidates])
     differing = np.array([_differing(baseline, c) for c in candidates])
-    return np.minimum(np.maximum(100, drops), score_bound(columns, drops, student(z, n), 100.0, scarce(differing, FEW)))
+    return np.minimum(
+        np.maximum(100, drops), score_bound(columns, drops, student(z, n), 100.0, scarce(differing, FEW), differing)
+    )
 
 
 def _influence(rows: np.ndarray) -> np.ndarray:

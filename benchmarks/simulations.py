@@ -28,8 +28,6 @@ class Case:
     draw: Draw  # (random, rows) -> rows of the baseline, rows of the candidate
     metric: float | None  # the baseline's true metric in points; None: the mean over the simulations
     drop: float | None  # true, points
-    changed: float  # share of the rows that differ, 0..1
-    wrong: float  # share of the rows that lose points, 0..1
 
 
 def flips() -> Iterator[tuple[float, float, str]]:
@@ -60,7 +58,7 @@ def spans() -> Iterator[Case]:
 
         found = f1 * (1 - lost) + (1 - f1) * won
         drop = 100 * (f1 - 2 * found / (1 + found + 1 - f1))
-        yield Case(f"F1 {100 * f1:g}", draw, 100 * f1, drop, 2 * (f1 * lost + (1 - f1) * won), 1 - f1**2)
+        yield Case(f"F1 {100 * f1:g}", draw, 100 * f1, drop)
 
 
 def rouge() -> Iterator[Case]:
@@ -94,9 +92,7 @@ def squad() -> Iterator[Case]:
             now[random.random(n) < lost] = 0
             return _of_one(first), _of_one(now)
 
-        same = exact**2 + (1 - exact - half) ** 2
-        changed = churn * (1 - same) + lost * (exact + half)
-        yield Case(f"F1 {100 * level:g}", draw, 100 * level, 100 * lost * level, changed, 1 - exact)
+        yield Case(f"F1 {100 * level:g}", draw, 100 * level, 100 * lost * level)
 
 
 def reciprocal_ranks() -> Iterator[Case]:
@@ -115,7 +111,7 @@ def reciprocal_ranks() -> Iterator[Case]:
                 rows.append(right(np.stack([query, passages], axis=1).reshape(2 * n, 16), gold))  # type: ignore[arg-type]
             return rows[0], rows[1]
 
-        yield Case(f"noise {noise:g}", draw, None, None, 1.0, 1.0)
+        yield Case(f"noise {noise:g}", draw, None, None)
 
 
 def rank_correlations() -> Iterator[Case]:
@@ -132,7 +128,7 @@ def rank_correlations() -> Iterator[Case]:
             return rows[0], rows[1]
 
         drop = level - 6 / math.pi * math.asin(pearson / math.sqrt(1 + more**2) / 2)
-        yield Case(f"correlation {level:g}", draw, 100 * level, 100 * drop, 1.0, 1.0)
+        yield Case(f"correlation {level:g}", draw, 100 * level, 100 * drop)
 
 
 def variances() -> Iterator[Case]:
@@ -147,7 +143,7 @@ def variances() -> Iterator[Case]:
                 now = said + math.sqrt(worse) * random.standard_normal(n)
                 return explained(said[:, None], gold), explained(now[:, None], gold)
 
-            yield Case(f"R2 {100 * level:g}, error x {1 + more:g}", draw, 100 * level, 100 * worse, 1.0, 1.0)
+            yield Case(f"R2 {100 * level:g}, error x {1 + more:g}", draw, 100 * level, 100 * worse)
 
 
 @dataclass(frozen=True)
