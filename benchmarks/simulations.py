@@ -73,7 +73,7 @@ def rouge() -> Iterator[Case]:
             return _of_one(value), _of_one(now)
 
         metric = (1 - (1 - level) / 3) * (level**2 + (1 - level**2) * level)
-        yield Case(f"ROUGE-L {100 * metric:.0f}", draw, 100 * metric, 100 * metric * share * loss, share, 1 - level**2)
+        yield Case(f"ROUGE-L {100 * metric:.0f}", draw, 100 * metric, 100 * metric * share * loss)
 
 
 def squad() -> Iterator[Case]:
