@@ -81,10 +81,14 @@ def score_bound(
     return means + (half + np.sqrt((z * z * tilt / 2) ** 2 + z * z * s2)) / n
 
 
-def both_sides(influence: np.ndarray, mean: float, z: float, largest: float | None) -> tuple[float, float]:
-    """Lower and upper bound of one mean; with a `largest` a row that loses it all is allowed for on either side."""
+def both_sides(
+    influence: np.ndarray, mean: float, z: float, largest: float | None = None, moved: tuple[int, int] = (0, 0)
+) -> tuple[float, float]:
+    """Lower and upper bound of one mean. `largest`: what a row may lose or gain at most; `moved`: how many rows lose
+    something, and gain something, which tells how far what has not been seen is to be allowed for."""
     columns = np.stack([-influence, influence], axis=1)
-    lo, hi = score_bound(columns, np.array([-mean, mean]), z, largest, 1.0, 0 if largest else len(influence))
+    rows = np.array(moved if largest is not None else [len(influence)] * 2)
+    lo, hi = score_bound(columns, np.array([-mean, mean]), z, largest, scarce(rows, PLENTY), rows)
     return -float(lo), float(hi)
 
 

@@ -81,7 +81,8 @@ def metric_interval(correct: np.ndarray, confidence: float = 0.95) -> tuple[floa
             return 0.0, 0.0
         bounded = bool(((gained >= 0) & (gained <= possible)).all())  # a row may lose all of its points
         metric, largest = points(correct), 100.0 if bounded else None
-        lo, hi = both_sides(_influence(correct), metric, student(z, len(correct)), largest)
+        moved = int((gained < possible - 1e-9).sum()), int((gained > 1e-9).sum())
+        lo, hi = both_sides(_influence(correct), metric, student(z, len(correct)), largest, moved)
         return max(0.0, lo) if bounded else lo, min(100.0, hi)
     n, p = len(correct), float(correct.mean())
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
@@ -97,7 +98,7 @@ def metric_interval(correct: np.ndarray, confidence: float = 0.95) -> tuple[floa
 def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     """Two-sided interval of the mean of (rows,) numbers from -1 to 1 (correlations), as `metric_interval`'s."""
     mean, z = float(values.mean()), student(one_sided((1 + confidence) / 2), len(values))
-    lo, hi = both_sides(values - mean, mean, z, None)
+    lo, hi = both_sides(values - mean, mean, z)
     return max(-1.0, lo), min(1.0, hi)
 
 
@@ -167,6 +168,7 @@ def by_key(baseline: np.ndarray, candidate: np.ndarray, keys: Sequence[str]) -> 
     also a 95 % bound of the worst group's drop, whichever group that is.
     """
     names, group, rows = np.unique(np.asarray(keys), return_inverse=True, return_counts=True)
+    bounds = np.zeros((len(rows), 3))
     if baseline.ndim == 1:
         lost, won = (np.bincount(group, change, len(rows)) for change in (baseline & ~candidate, ~baseline & candidate))
         lows, highs = -tango(won, lost, rows, Z95_TWO_SIDED), tango(lost, won, rows, Z95_TWO_SIDED)

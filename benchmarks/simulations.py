@@ -73,7 +73,7 @@ def rouge() -> Iterator[Case]:
             return _of_one(value), _of_one(now)
 
         metric = (1 - (1 - level) / 3) * (level**2 + (1 - level**2) * level)
-        yield Case(f"ROUGE-L {100 * metric:.0f}", draw, 100 * metric, 100 * metric * share * loss, share, 1 - level**2)
+        yield Case(f"ROUGE-L {100 * metric:.0f}", draw, 100 * metric, 100 * metric * share * loss)
 
 
 def squad() -> Iterator[Case]:
@@ -208,7 +208,7 @@ def times(
     effect: standard deviation of what a process has for itself, as a share; correlation: of a turn's noise with the
     next's in one process. `machine`: (turns,) how slow the machine was, common to all artefacts.
     """
-    each, turns, noise = len(machine) // processes, [], 0.0
+    each, turns, luck, noise = len(machine) // processes, [], 0.0, 0.0
     for i, slow in enumerate(machine):
         if i % each == 0:
             luck, noise = random.normal(0, effect), random.normal(0, 0.03)
