@@ -237,7 +237,7 @@ def tests(effort: Effort) -> Iterator[Section]:
                 pair = (np.where(swap[:, None], b, a) for a, b in ((base, candidate), (candidate, base)))
                 found += mcnemar_p(*pair) <= 0.05
             cells.append(Cell(100 * found / runs, 2.0, 8.0, n <= 200))
-        equal.append((f"spans, {case.name}", _at_most(cells)))
+        equal.append((f"spans, {case.name}", [_at_most(cell) for cell in cells]))
     yield Section("tests", "Two equal models differ (p at most 0.05), % of runs", _columns(effort), equal)
     calibrated: list[Line] = []
     for mean in (0.5, 0.85, 0.99):
@@ -249,7 +249,7 @@ def tests(effort: Effort) -> Iterator[Section]:
                 found += calibration(confidence, random.random(n) < confidence).p <= SURE
             few = n * (1 - mean) < FEW
             cells.append(Cell(100 * found / runs, 2.0, 8.0, few))
-        calibrated.append((f"mean confidence {100 * mean:g} %", _at_most(cells)))
+        calibrated.append((f"mean confidence {100 * mean:g} %", [_at_most(cell) for cell in cells]))
     title = "A calibrated model has a calibration error over 0, % of runs"
     yield Section("tests", title, _columns(effort), calibrated)
 
@@ -447,9 +447,9 @@ def _within(truth: float, interval: tuple[float, float]) -> bool:
     return interval[0] - 1e-6 <= truth <= interval[1] + 1e-6
 
 
-def _at_most(cells: Sequence[Cell | None]) -> list[Cell | None]:
-    """Of rates of false positives, which may be under their band where they are conservative."""
-    return [Cell(cell.value, 0.0, cell.hi) if cell is not None and cell.conservative else cell for cell in cells]
+def _at_most(cell: Cell) -> Cell:
+    """Of a rate of false positives that may be under its band where it is conservative."""
+    return Cell(cell.value, 0.0, cell.hi) if cell.conservative else cell
 
 
 if __name__ == "__main__":
