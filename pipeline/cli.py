@@ -105,8 +105,8 @@ def _command() -> int:
     except InputError as error:
         _say(said(error))
         return 2
-    except (StepError, BundleError) as error:
-        _say(said(error))
+    except (StepError, BundleError) as error:  # of a run with a reason for each candidate: not to be shortened
+        _say(printable(f"error: {error}") if isinstance(error, StepError) else said(error))
         return 1
     except MemoryError as error:
         _say(said(f"too little memory: {error or 'no more is given to this process'}"))
