@@ -182,8 +182,8 @@ def too_much(row: Row, settings: ChooseSettings) -> str | None:
     if upper <= most:
         return None
     if drop > most:
-        return f"loses {drop:.1f} points, max_drop is {most:g}"
-    return f"could lose {upper:.1f} points ({100 * settings.confidence:.0f} % confidence), max_drop is {most:g}"
+        return f"loses {drop:.2f} points, max_drop is {most:g}"
+    return f"could lose {upper:.2f} points ({100 * settings.confidence:.0f} % confidence), max_drop is {most:g}"
 
 
 def nearest_miss(able: Sequence[Row], picked: Row, settings: ChooseSettings) -> dict | None:

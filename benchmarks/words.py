@@ -40,10 +40,10 @@ def times(point: float, lo: float, hi: float, noisy: bool) -> str:
     return f"{factor(lo)} to {factor(hi)} times"
 
 
-def as_fast(point: float, interval: Sequence[float], noisy: bool, than: str) -> str:
+def as_fast(point: float, interval: Sequence[float], noisy: bool, than: str = "") -> str:
     """A speed-up in words: "7.7 times as fast as X (95 %: 6.9 to 8.4)"; of a noisy run its range alone."""
     lo, hi = interval
-    text = f"{times(point, lo, hi, noisy)} as fast as {than}"
+    text = times(point, lo, hi, noisy) + (f" as fast as {than}" if than else "")
     return text if noisy else f"{text} (95 %: {factor(lo)} to {factor(hi)})"
 
 
@@ -51,7 +51,8 @@ def short_times(point: float | None, interval: Sequence[float] | None, noisy: bo
     """A speed-up for a cell of a table: "7.7x", of a noisy run "18 to 214x"; empty where it was not measured."""
     if point is None or interval is None:
         return ""
-    return times(point, *interval, noisy).removesuffix(" times") + "x"
+    lo, hi = interval
+    return times(point, lo, hi, noisy).removesuffix(" times") + "x"
 
 
 def factor(value: float) -> str:
@@ -70,16 +71,15 @@ def speed_sentence(choice: dict) -> str:
     """Against the checkpoint in PyTorch and in plain INT8; of a cascade by mean and p95, whose median says little."""
     chosen, noisy = choice["chosen"], choice["noisy"]
     cascade = chosen["speedup_statistic"] == "mean"
-    baseline = "the checkpoint in PyTorch"
     text = f"{chosen['name']} is {'in the mean ' if cascade else ''}"
-    text += as_fast(chosen["speedup_vs_baseline"], chosen["speedup_ci"], noisy, baseline)
+    text += as_fast(chosen["speedup_vs_baseline"], chosen["speedup_ci"], noisy, "the checkpoint in PyTorch")
     if cascade:
-        text += f", at p95 {as_fast(chosen['speedup_p95'], chosen['speedup_p95_ci'], noisy, baseline)}"
+        text += f", at p95 {as_fast(chosen['speedup_p95'], chosen['speedup_p95_ci'], noisy)}"
     if choice["plain_int8"] == chosen["name"]:
         text += "; it is the checkpoint in plain INT8"
     elif chosen["speedup_vs_plain_int8"] is not None:
         plain = as_fast(chosen["speedup_vs_plain_int8"], chosen["speedup_vs_plain_int8_ci"], noisy, "its plain INT8")
-        text += f", {'in the mean' if cascade else 'and'} {plain}"
+        text += f", and {plain}"
     return f"{text}. {cascade_sentence(chosen)}".rstrip()
 
 

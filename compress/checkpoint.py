@@ -291,7 +291,7 @@ def _give_plain_outputs(model: PreTrainedModel) -> None:
     model.config.chunk_size_feed_forward = 0
     for module in model.modules():
         if hasattr(module, "chunk_size_feed_forward"):
-            module.chunk_size_feed_forward = 0
+            setattr(module, "chunk_size_feed_forward", 0)  # noqa: B010 - torch types attributes as modules
 
 
 def _without_nulls(path: Path, **more: object) -> dict:

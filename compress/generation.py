@@ -26,7 +26,7 @@ UNKNOWN: dict[str, tuple] = {
 TOKENS = {"start_id": "decoder_start_token_id", "eos_id": "eos_token_id", "pad_id": "pad_token_id"}
 
 
-def rules(path: Path, config: dict, max_new_tokens: int | None) -> dict[str, int]:
+def rules(path: Path, config: dict, max_new_tokens: int | None) -> dict:
     """`start_id`, `eos_id`, `pad_id` and `max_new_tokens` of a checkpoint directory; the last as given, or as it says.
 
     Raises InputError that names the file and the key.

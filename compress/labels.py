@@ -167,7 +167,7 @@ def distinct(found: Iterable[str], source: str, column: str) -> tuple[str, ...]:
         if len(given) < len(names):
             other = next(name for name in names.values() if not isinstance(name, ClassName))
             raise InputError(f"{source}: column '{column}': {other} is no label of the data set; remove such rows")
-        return tuple(sorted(given, key=lambda name: name.number))
+        return tuple(sorted(given, key=lambda name: name.number))  # type: ignore[attr-defined]
     if all(is_number(canonical(name)) for name in names) and not all(name.lower() in BOOLEANS for name in names):
         _one_spelling([name for name in names if "." not in name], source, column)
         return tuple(sorted({canonical(name) for name in names}, key=int))

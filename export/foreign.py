@@ -87,7 +87,8 @@ def answered(artifact: Artifact, texts: Sequence[str], threads: int) -> np.ndarr
     """
     encoder, task = artifact.encoder(), TASKS[artifact.task]
     session = _as_asked(artifact.open(threads), artifact, task, encoder, texts)
-    name = task.output if len(artifact.outputs) > 1 or POOLING in artifact.details else artifact.outputs[0]
+    only = artifact.outputs[0]
+    name = task.output if len(artifact.outputs) > 1 or POOLING in artifact.details else only
     return run_rows(session, encoder.ids(texts), encoder.pad_id, name)
 
 

@@ -283,9 +283,9 @@ def _quality(entry: dict, base: dict, measurements: dict) -> dict:
         figures[f"{kind}_drop"] = max(part["drop"] for part in found) if found else None
     for change in MEASURED:
         ours, theirs = (_bits(e.get("robustness", {}), change, "") for e in (entry, base))
-        known = ours is not None and theirs is not None
-        figures[f"{change}_metric"] = points(ours) if known else None
-        figures[f"{change}_drop"] = paired_drop(theirs, ours)[0] if known else None
+        figures |= {f"{change}_metric": None, f"{change}_drop": None}
+        if ours is not None and theirs is not None:
+            figures |= {f"{change}_metric": points(ours), f"{change}_drop": paired_drop(theirs, ours)[0]}
     return figures
 
 
@@ -300,7 +300,7 @@ def gate_bounds(measurements: dict) -> dict[str, dict[str, float | None]]:
     base = entries[measurements["baseline"]]
     found: dict[str, dict[str, float | None]] = {name: {} for name in entries}
 
-    def add(figure: str, bounds: Sequence[float | None]) -> None:
+    def add(figure: str, bounds: Sequence[float | None] | np.ndarray) -> None:
         for name, bound in zip(entries, bounds, strict=True):
             found[name][f"{figure}_drop_upper_95"] = None if bound is None else float(bound)
 

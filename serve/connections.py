@@ -130,7 +130,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = Flow(transport, self._later)
+        self.flow: Flow = Flow(transport, self._later)  # pyright: ignore[reportIncompatibleVariableOverride]
         self.every.idle[self] = time.monotonic()
         self.every.make_room(len(self.connections))
 

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -153,7 +154,8 @@ def altered(value: object, chance: random.Random) -> object:
     """A copy of JSON with a few values that are others, too many or missing."""
     copy = json.loads(json.dumps(value))
     for _ in range(chance.randint(1, 3)):
-        parent, key = None, None
+        parent: Any = None
+        key: Any = None
         place = copy
         while isinstance(place, (dict, list)) and place and (parent is None or chance.random() < 0.7):
             parent, key = place, chance.choice(list(place) if isinstance(place, dict) else range(len(place)))

@@ -19,7 +19,7 @@ def test_without_confidence_cheapest_compares_the_measured_drops() -> None:
     assert pick(rows, max_drop=1, confidence=0) == "b"
     assert pick(rows, max_drop=3, confidence=0) == "c"
     assert pick(rows, max_drop=0, confidence=0) == "a"
-    with pytest.raises(StepError, match=r"nearest is b: loses 0\.8 points, max_drop is 0\.5"):
+    with pytest.raises(StepError, match=r"nearest is b: loses 0\.80 points, max_drop is 0\.5"):
         pick(rows[1:], max_drop=0.5, confidence=0)
     assert "not tested" in choose(rows, rows[0], settings(confidence=0))["why"]
 
@@ -29,8 +29,8 @@ def test_cheapest_takes_only_what_is_shown_to_lose_little() -> None:
     choice = choose(rows, row("base", 1.0, 850), settings(max_drop=1, confidence=0.95))
     assert choice["chosen"]["name"] == "a"
     reasons = {c["name"]: c.get("rejected_because", "") for c in choice["candidates"]}
-    assert re.fullmatch(r"could lose 1\.\d points \(95 % confidence\), max_drop is 1", reasons["b"])
-    assert reasons["c"] == "loses 3.0 points, max_drop is 1"
+    assert re.fullmatch(r"could lose 1\.\d\d points \(95 % confidence\), max_drop is 1", reasons["b"])
+    assert reasons["c"] == "loses 3.00 points, max_drop is 1"
     assert pick(rows, max_drop=2, confidence=0.95) == "b"
 
 

@@ -91,7 +91,7 @@ def test_where_nothing_cheaper_passes_the_nearest_and_the_rows_that_would_settle
 
 def test_products_left_in_float_stand_in_the_note() -> None:
     details = {"products": 27, "left_in_float": [f"m{i}" for i in range(13)], "int8_cost": COST}
-    assert note(entry(int8_products=int8_products(details)), choice()) == "13 of 27 matrix products in float"
+    assert note(entry(int8_products=int8_products(details)), choice()) == "chosen; 13 of 27 matrix products in float"
 
 
 def test_each_trimmed_vocabulary_is_said_once() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -131,8 +132,8 @@ def with_adapter(made: Path, out: Path) -> tuple[torch.Tensor, transformers.PreT
             if "lora_B" in name or ("modules_to_save" in name and weight.dim() > 1):
                 weight.normal_()
     model.peft_config["default"].base_model_name_or_path = str(made)
-    model.save_pretrained(out)
-    merged = model.merge_and_unload().eval()
+    model.save_pretrained(str(out))
+    merged: Any = model.merge_and_unload().eval()
     with torch.inference_mode():
         return merged(IDS, torch.ones_like(IDS)).logits, merged
 
@@ -153,7 +154,7 @@ def test_an_adapter_alone_is_merged_by_the_advised_command(made: Path, tmp_path:
 def test_an_adapter_beside_the_merged_model_is_not_added_again(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "both"
     wanted, merged = with_adapter(made, out)
-    merged._hf_peft_config_loaded = False  # as long ago, when the merged model was saved to another directory
+    setattr(merged, "_hf_peft_config_loaded", False)  # noqa: B010 - as long ago, when the merged model was saved to another directory
     merged.save_pretrained(out)
     shutil.copyfile(made / "tokenizer.json", out / "tokenizer.json")
     error = refusal(out)

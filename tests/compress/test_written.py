@@ -108,7 +108,7 @@ def test_the_loop_stops_where_every_row_has_ended_and_refuses_no_numbers() -> No
         past = np.zeros((2, 1, len(calls), 2))
         return {"logits": logits, "present.0.key": past, "present.0.value": past}
 
-    rules = {"start_id": 2, "eos_id": 1, "pad_id": 0, "max_new_tokens": 6}
+    rules: dict = {"start_id": 2, "eos_id": 1, "pad_id": 0, "max_new_tokens": 6}
     batch = {"input_ids": np.ones((2, 3), np.int64), "attention_mask": np.ones((2, 3), np.int64)}
     bad = 1.0
     found = writer(encoder, decoder, **rules)(batch)["sequences"]

@@ -163,7 +163,8 @@ def test_token_types_of_two_texts_are_the_tokenizers(foreign: Callable[..., Path
     task = TASKS["text-pair-classification"]
     artifact = adopt(model, tmp_path / "scratch", task, 32)
     text, encoder = f"a good film{PAIR}the plot", artifact.encoder()
-    made = encoder.tokenizer.encode(*text.split(PAIR))
+    first, second = text.split(PAIR)
+    made = encoder.tokenizer.encode(first, second)
     assert any(made.type_ids)
     inner = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     batch = encoder.pad([made.ids]) | {"token_type_ids": np.array([made.type_ids])}

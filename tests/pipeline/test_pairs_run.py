@@ -184,7 +184,7 @@ def test_adapting_keeps_both_texts(home: Path, tmp_path: Path) -> None:
     text = (home / "recipe.yaml").read_text().replace("models:", adapt).replace("./", f"{home}/")
     (tmp_path / "recipe.yaml").write_text(text)
     job = prepare(read_recipe(tmp_path / "recipe.yaml"))
-    done, _ = _do_all(adapt_steps(job), Store(tmp_path / "run" / "steps"), tmp_path / "run")
+    done = _do_all(adapt_steps(job), Store(tmp_path / "run" / "steps")).done
     texts = adapted(job, done).train.texts
     assert len(texts) > 1.5 * len(job.train)
     assert all(text.count(PAIR) == 1 for text in texts)

@@ -281,6 +281,7 @@ def test_a_version_that_vanishes_while_it_is_waited_for(directory: Path) -> None
             with pytest.raises(InputError, match="not in the directory"):
                 await waiting
 
+        assert client.portal is not None
         client.portal.call(vanish)
 
 
