@@ -10,7 +10,7 @@ import numpy as np
 
 from ..export.artifact import Artifact
 from ..export.machine import machine
-from .intervals import Statistic, carried, ratio
+from .intervals import Statistic, as_wide, carried, ratio
 from .latency import OFFLINE, SINGLE, LatencySettings, Progress, Timing, first_able, joules_a_row
 from .quality import drop_upper_95, mcnemar_p, negative_flips, paired_drop
 from .sitting import Sitting, sit
@@ -82,6 +82,7 @@ def bench(
             part()
     measured = merged(sittings)
     timings, noisy = measured.timings, measured.noisy
+    control = (measured.conditions["control"] or {}).get("ratio_ci")
     able = first_able(timings)
     reference = scores[able] if able else None
     entries = []
@@ -109,9 +110,9 @@ def bench(
                 "p99_ms": single.p99,
                 "mean_ms": single.mean,
                 "n": single.n,
-                **_ratio(timing, timings[able], "ratio", "median", noisy),
-                **_ratio(timing, timings[able], "ratio_mean", "mean", noisy),
-                **_ratio(timing, timings[able], "ratio_p95", "p95", noisy),
+                **_ratio(timing, timings[able], "ratio", "median", noisy, control),
+                **_ratio(timing, timings[able], "ratio_mean", "mean", noisy, control),
+                **_ratio(timing, timings[able], "ratio_p95", "p95", noisy, control),
                 "throughput_per_s": 1e3 * settings.batch_size / offline.mean,
                 "batch_size": settings.batch_size,
                 "memory_mb": timing.memory_mb,
@@ -134,9 +135,12 @@ def bench(
     }
 
 
-def _ratio(ours: Timing, theirs: Timing, key: str, statistic: Statistic, noisy: bool) -> dict:
+def _ratio(
+    ours: Timing, theirs: Timing, key: str, statistic: Statistic, noisy: bool, control: Sequence[float] | None
+) -> dict:
     """A ratio of single-stream times as the run carries it, and its interval."""
     point, lo, hi = ratio(ours.turns[SINGLE], theirs.turns[SINGLE], theirs.processes, statistic)
+    lo, hi = as_wide(point, lo, hi, control)
     return {key: carried(point, lo, hi, noisy), f"{key}_ci": [lo, hi]}
 
 

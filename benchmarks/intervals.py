@@ -84,6 +84,20 @@ def ratio(
     return math.exp(middle), math.exp(middle) * lo, math.exp(middle) * hi
 
 
+def as_wide(point: float, lo: float, hi: float, control: Sequence[float] | None) -> tuple[float, float]:
+    """The ends of a ratio's interval, no narrower (on the log scale) than that of the A/A control, [lo, hi].
+
+    From few processes some intervals are narrow by luck; the control saw the same noise. Two copies of a bundle were
+    called different in 3 of 16 idle measurements without it. Of what is held against itself (lo == hi) nothing changes.
+    """
+    if control is None or lo == hi or not (control[0] > 0 and math.isfinite(control[1]) and lo > 0 and hi < math.inf):
+        return lo, hi
+    half = math.log(control[1] / control[0]) / 2
+    if math.log(hi / lo) >= 2 * half:
+        return lo, hi
+    return min(lo, point * math.exp(-half)), max(hi, point * math.exp(half))
+
+
 def carried(point: float, lo: float, hi: float, noisy: bool) -> float:
     """The ratio that a measurement carries: its point, and in a noisy run the end of its interval that is nearest to 1.
 

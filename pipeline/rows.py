@@ -10,7 +10,7 @@ import numpy as np
 
 from ..benchmarks.choose import Row
 from ..benchmarks.cost import Cost, Prices, payback
-from ..benchmarks.intervals import Statistic, by_process, carried, factors, half_width, ratio
+from ..benchmarks.intervals import Statistic, as_wide, by_process, carried, factors, half_width, ratio
 from ..benchmarks.latency import OFFLINE, SINGLE, Measurement, Timing, joules_a_row, server_rate
 from ..benchmarks.quality import (
     by_key,
@@ -85,6 +85,7 @@ class Opponents:
     base_cost: Cost
     base_costs: np.ndarray  # (processes,) money per million requests
     plain_int8: dict | None
+    control: list[float] | None  # the ends of the A/A control's interval
     noisy: bool  # the A/A control failed: ratios are stated as ranges
 
 
@@ -103,7 +104,8 @@ def opponents_of(measurements: dict, prices: Prices) -> Opponents:
     costs = {entry["name"]: _cost_of(entry, prices, measurements)[0].total for entry in plain}
     base_cost, base_costs, *_ = _cost_of(base, prices, measurements, compressed=False)
     best = min(plain, key=lambda entry: costs[entry["name"]], default=None)
-    return Opponents(base, base_cost, base_costs, best, measurements["conditions"]["noisy"])
+    seen = measurements["conditions"]
+    return Opponents(base, base_cost, base_costs, best, (seen["control"] or {}).get("ratio_ci"), seen["noisy"])
 
 
 def row_of(entry: dict, against: Opponents, prices: Prices, measurements: dict, promise: dict | None) -> Row:
@@ -183,6 +185,7 @@ def _speedups(entry: dict, against: Opponents) -> dict:
 
     def times(other: Timing, of: Statistic) -> tuple[float, list[float]]:
         slower, lo, hi = ratio(timing.turns[SINGLE], other.turns[SINGLE], timing.processes, of)
+        lo, hi = as_wide(slower, lo, hi, against.control)
         return carried(1 / slower, 1 / hi, 1 / lo, against.noisy), [1 / hi, 1 / lo]
 
     point, interval = times(base, statistic)

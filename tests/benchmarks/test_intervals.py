@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from candidates import timed
-from paredown.benchmarks.intervals import Statistic, by_process, carried, half_width, ratio, t975
+from paredown.benchmarks.intervals import Statistic, as_wide, by_process, carried, half_width, ratio, t975
 from paredown.benchmarks.latency import Measurement
 
 
@@ -98,3 +98,12 @@ def test_a_ratio_is_the_paired_t_interval_of_scipy() -> None:
     logs = np.log(by_process(a, processes) / by_process(b, processes))
     wanted = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
     assert ratio(a, b, processes)[1:] == pytest.approx(np.exp([wanted.low, wanted.high]), rel=1e-3)
+
+
+def test_an_interval_is_no_narrower_than_that_of_the_control() -> None:
+    assert as_wide(2.0, 1.9, 2.1, [0.99, 1.01]) == (1.9, 2.1)
+    lo, hi = as_wide(1.02, 1.004, 1.036, [0.951, 1.018])  # of two copies of one bundle, measured
+    assert lo < 1 < hi
+    assert hi / lo == pytest.approx(1.018 / 0.951)
+    assert as_wide(1.0, 1.0, 1.0, [0.9, 1.1]) == (1.0, 1.0)
+    assert as_wide(2.0, 1.0, 3.0, None) == (1.0, 3.0)
