@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..compress.errors import StepError
-from .job import Candidate, Job, Step, attribution_name, evaluation_name, parts_of
+from .job import Candidate, Job, Step, attribution_name, evaluation_name, further_name, parts_of
 from .store import Failed
 
 
@@ -39,7 +39,7 @@ class Failure:
 class Ledger:
     """The steps of a run in their order: which have failed, and what the keys of the others say about it.
 
-    A step stands on those whose keys are in its inputs. The key of a step that goes on without some of them names
+    A step stands on those whose keys are in its inputs. The key of a step that is done without some of them names
     these, so that it is done again when they come back.
     """
 
@@ -63,7 +63,7 @@ class Ledger:
 
 def steps_behind(job: Job, candidate: Candidate) -> list[str]:
     """Names of the steps that a candidate's row is read from; what these stand on is not among them."""
-    names = [candidate.step, evaluation_name(candidate), f"{candidate.step}-further"]
+    names = [candidate.step, evaluation_name(candidate), further_name(candidate)]
     if job.recipe.explain_rows:
         asked = [candidate] if candidate.model.cascade is None else parts_of(job, candidate)
         names += [attribution_name(part.model.name) for part in asked]
