@@ -12,8 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE  # else every process compiles torch again: 22 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[compress,images,explain,cpu,rtx,serve,load,sign,plot,track,demo,dev]"
-	mkdir -p $(VENV)/types/paredown
-	for room in pipeline benchmarks serve export compress; do ln -sfn ../../../$$room $(VENV)/types/paredown/$$room; done
+	rm -rf $(VENV)/types && mkdir -p $(VENV)/types && ln -s ../.. $(VENV)/types/paredown
 	touch $@
 
 # The main job: fine-tune a small real checkpoint (kept when it is there), then compress, measure, choose and pack it.

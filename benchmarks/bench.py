@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..export.artifact import Artifact
-from ..export.machine import machine
+from paredown.export.artifact import Artifact
+from paredown.export.hardware import machine
+
 from .intervals import Statistic, as_wide, carried, ratio
 from .latency import OFFLINE, SINGLE, LatencySettings, Progress, Timing, first_able, joules_a_row
-from .quality import drop_upper_95, mcnemar_p, negative_flips, paired_drop
 from .sitting import Sitting, sit
 from .sittings import failed, merged, spread
+from .statistics import drop_upper_95, mcnemar_p, negative_flips, paired_drop
 from .sweep import sweep
 
 Steps = Callable[[str], AbstractContextManager[Progress]]  # announces one part of the work

@@ -16,22 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..export.errors import StepError
+from paredown.export.errors import StepError
+
 from .bounds import Z95_ONE_SIDED, tango
 from .calibration import SURE, calibration
-from .choose import ChooseSettings, Row, choose
 from .intervals import Statistic, by_process, half_width, ratio
-from .quality import (
-    Z95_TWO_SIDED,
-    drop_interval,
-    drop_upper,
-    macro_f1_upper_bounds,
-    mcnemar_p,
-    mean_interval,
-    metric_interval,
-    paired_drop,
-    upper_bounds,
-)
+from .selection import ChooseSettings, Row, choose
 from .simulations import (
     ACCURACIES,
     Case,
@@ -45,6 +35,17 @@ from .simulations import (
     squad,
     times,
     variances,
+)
+from .statistics import (
+    Z95_TWO_SIDED,
+    drop_interval,
+    drop_upper,
+    macro_f1_upper_bounds,
+    mcnemar_p,
+    mean_interval,
+    metric_interval,
+    paired_drop,
+    upper_bounds,
 )
 
 ROWS = (50, 200, 1000, 5000)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..export.artifact import Artifact
-from ..export.machine import has_int8_isa
+from paredown.export.artifact import Artifact
+from paredown.export.hardware import has_int8_isa
 
 ROWS = 40
 INT8_PRODUCTS = {

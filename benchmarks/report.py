@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..export.card import escaped
-from ..export.errors import missing_extra
+from paredown.export.bundle.model_card import escaped
+from paredown.export.errors import missing_extra
+
 from .chart import chart
-from .words import (
+from .report_text import (
     bound_title,
     bounded,
     by_cost,

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ..compress.outputs import explained
-from ..compress.similar import agreement, right
+from paredown.tasks.classification import explained
+from paredown.tasks.sentence_embedding import agreement, right
 
 ACCURACIES = (0.5, 0.7, 0.85, 0.95, 0.99)
 Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]

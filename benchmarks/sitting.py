@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from .conditions import QUIET, Busy, cpu_ticks, load_average, quiet, used_by_others
 from .latency import CONTROL, OFFLINE, SINGLE, LatencySettings, Progress, Scenario, Timing, first_able
+from .system_monitor import QUIET, Busy, cpu_ticks, load_average, quiet, used_by_others
 from .worker import Worker, WorkerDied
 
 ROWS_PER_ROUND = 12

@@ -19,11 +19,12 @@ from typing import NoReturn
 
 import numpy as np
 
-from ..export.artifact import ON_GPU, read_artifact
-from ..export.errors import StepError
-from ..export.machine import cores
-from ..export.session import CannotRunHere
-from .conditions import Gpu, Joules
+from paredown.export.artifact import ON_GPU, read_artifact
+from paredown.export.errors import StepError
+from paredown.export.hardware import cores
+from paredown.runtime.session import CannotRunHere
+
+from .system_monitor import Gpu, Joules
 
 DEADLINE_S = 900.0  # for one answer, beside the seconds that it is asked to measure; an engine may be built when opened
 

@@ -1,7 +1,7 @@
 import os
 import sys
 
-# As in export/session.py: OpenVINO and NNCF do not report what they are used for (they look for this package), nor
+# As in runtime/session.py: OpenVINO and NNCF do not report what they are used for (they look for this package), nor
 # does ONNX Runtime.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..compress.decode import Decoder
-from ..compress.encoder import MARKED, Encoder, encoder_of, reader_file
-from ..compress.errors import InputError, missing_extra
-from ..compress.greedy import writer
-from ..compress.tasks import Task
-from .modelfile import check_model_file
-from .session import ENGINES, PROVIDERS, RUNTIMES, Session, open_session, padded
+from paredown.runtime.causal_decoding import Decoder
+from paredown.runtime.errors import InputError, missing_extra
+from paredown.runtime.model_scan import check_model_file
+from paredown.runtime.preprocessor import MARKED, Encoder, encoder_of, reader_file
+from paredown.runtime.seq2seq_decoding import writer
+from paredown.runtime.session import ENGINES, PROVIDERS, RUNTIMES, Session, open_session, padded
+from paredown.tasks.registry import Task
 
 MANIFEST = "artifact.json"
 # What each runtime can be asked for here. int8-dynamic: activation ranges at run time; int8-static: calibrated.
@@ -96,7 +96,7 @@ class Artifact:
         InputError when the runtime's package is missing, or a TensorRT engine is not the one that was built.
         """
         if self.runtime == "pytorch":
-            from .eager import open_pytorch
+            from .runtimes.pytorch import open_pytorch
 
             return open_pytorch(self.path, self.task, threads, self.generation)
         model, rules = self.path / self.files[0], dict(self.generation or {})

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ..compress.checkpoint import Checkpoint
-from ..compress.encoder import PAIR, Encoder, parts_of, reader_file, run_rows
-from ..compress.errors import InputError, missing_extra
-from ..compress.sentence_layout import pooling_of
-from ..compress.tasks import TASKS, Task
-from ..compress.untrusted import read_config
+from paredown.compress.models.loading import Checkpoint
+from paredown.compress.models.sentence_transformers import pooling_of
+from paredown.compress.models.validation import read_config
+from paredown.runtime.errors import InputError, missing_extra
+from paredown.runtime.model_scan import check_model_file, scan
+from paredown.runtime.preprocessor import PAIR, Encoder, parts_of, reader_file, run_rows
+from paredown.runtime.session import TOKEN_TYPES, CannotRunHere, Session
+from paredown.tasks.registry import TASKS, Task
+
 from .artifact import Artifact
-from .modelfile import check_model_file, scan
-from .session import TOKEN_TYPES, CannotRunHere, Session
 
 SUFFIX_RUNTIME = {".onnx": "onnxruntime", ".xml": "openvino"}
 ENDS = ("start_logits", "end_logits")  # optimum's and transformers' names of a question's two outputs

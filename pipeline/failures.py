@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..compress.errors import StepError
+from paredown.runtime.errors import StepError
+
 from .job import Candidate, Job, Step, attribution_name, evaluation_name, further_name, parts_of
 from .store import Failed
 

@@ -7,23 +7,24 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from ..compress import data as data_module
-from ..compress.checkpoint import Checkpoint, open_checkpoint
-from ..compress.data import Rows
-from ..compress.errors import InputError, missing_extra
-from ..compress.families import FAMILIES, HALVES, WHOLE, check_cut, supported
-from ..compress.origin import origin_files
-from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Timed
-from ..compress.splits import Certificate, divided
-from ..compress.tasks import TASKS, Task
-from ..export.artifact import EXTRA, precisions_of
-from ..export.engine import Engine, require
-from ..export.machine import importable
-from ..export.session import ENGINES
+from paredown.compress.config import Distill, Finetune, Heal, Prune, Stage, Timed
+from paredown.compress.data import dataset as data_module
+from paredown.compress.data.dataset import Rows
+from paredown.compress.data.splits import Certificate, divided
+from paredown.compress.models.architectures import FAMILIES, HALVES, WHOLE, check_cut, supported
+from paredown.compress.models.loading import Checkpoint, open_checkpoint
+from paredown.compress.models.model_card import origin_files
+from paredown.export.artifact import EXTRA, precisions_of
+from paredown.export.hardware import importable
+from paredown.export.runtimes.tensorrt_config import Engine, require
+from paredown.runtime.errors import InputError, missing_extra
+from paredown.runtime.session import ENGINES
+from paredown.tasks.registry import TASKS, Task
+
 from .progress import Report
-from .recipe import BASELINE, Model, Precision, Recipe, Runtime, Target
+from .recipe.schema import BASELINE, Model, Precision, Recipe, Runtime, Target
+from .steps.dry_run import same_length, take_longest
 from .store import Done, key_of
-from .trying import same_length, take_longest
 
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
 SCORES = f"{BASELINE}-scores"

@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..benchmarks.sittings import spread
-from ..compress.checkpoint import open_checkpoint
-from ..compress.origin import origin_files
-from ..compress.settings import Distill, Finetune, Heal, Prune, Stage, Static, Timed
-from ..export.artifact import WEIGHTS_ONLY
-from ..export.machine import cores, fingerprint, gpus, has_int8_isa
-from ..export.session import ENGINES
-from .attributing import attribute
+from paredown.benchmarks.sittings import spread
+from paredown.compress.config import Distill, Finetune, Heal, Prune, Stage, Static, Timed
+from paredown.compress.models.loading import open_checkpoint
+from paredown.compress.models.model_card import origin_files
+from paredown.export.artifact import WEIGHTS_ONLY
+from paredown.export.hardware import cores, fingerprint, gpus, has_int8_isa
+from paredown.runtime.session import ENGINES
+
 from .job import (
     BASE_TARGET,
     ORIGIN,
@@ -34,17 +34,18 @@ from .job import (
     table_name,
     with_depth,
 )
-from .measure_steps import further_step, profile_step, sitting_step
 from .progress import Report
-from .recipe import BASELINE, Model, Search
-from .scoring import evaluate
-from .search import PROXY_SHARE, search
+from .recipe.schema import BASELINE, Model, Search
+from .steps.attribution import attribute
+from .steps.compress import cascade, checkpoint_after, compress, export, measure_table, score
+from .steps.evaluate import evaluate
+from .steps.measure_steps import further_step, profile_step, sitting_step
+from .steps.search import PROXY_SHARE, search
+from .steps.step_keys import code_of, digest_of
 from .store import Done, key_of
-from .versions import code_of, digest_of
-from .work import cascade, checkpoint_after, compress, export, measure_table, score
 
 if TYPE_CHECKING:
-    from .latency_table import Cut
+    from .steps.latency_table import Cut
 
 
 def plan(job: Job) -> list[Step]:
@@ -96,7 +97,7 @@ def search_steps(job: Job, settings: Search) -> list[Step]:
         "seed": job.recipe.seed,
         "max_length": job.recipe.max_length,
         "after": {step.name: step.key for step in (table, scores)},
-        "code": {"search": digest_of("pipeline/search.py"), **code_of("compress")["code"]},
+        "code": {"search": digest_of("pipeline/steps/search.py"), **code_of("compress")["code"]},
     }
     study = key_of({**inputs, "settings": settings.model_dump(exclude={"minutes"})})  # more minutes go on with it
     work = partial(search, job, settings, f"search-{study[:16]}.log")
@@ -211,7 +212,7 @@ def _graph_step(job: Job, model: Model, before: str | None, steps: dict[str, Ste
     inputs = {"stage": "graph", "task": job.task.name, **_after(job, steps, before), **code_of("compress", "export")}
 
     def work(out: Path, done: Mapping[str, Done], report: Report) -> None:
-        from ..export.to_onnx import plain_onnx
+        from paredown.export.onnx.exporter import plain_onnx
 
         report(0.0, "tracing")
         plain_onnx(checkpoint_after(job, before, done), job.task, out / "plain.onnx")
@@ -230,7 +231,7 @@ def _attribution_step(job: Job, model: Model, before: str | None, steps: dict[st
         "validation": rows_digest(job.validation),
         **source,
         "after": source.get("after", {}) | teacher,
-        "attributing": digest_of("pipeline/attributing.py"),
+        "attributing": digest_of("pipeline/steps/attribution.py"),
         **code_of("compress"),
     }
     return Step(
@@ -270,7 +271,7 @@ def _evaluate_step(job: Job, candidate: Candidate, reference: Candidate, steps: 
         "tolerance": None if candidate == reference else vars(tolerance),
         "machine": fingerprint(),
         "after": after,
-        "scoring": digest_of("pipeline/scoring.py"),
+        "scoring": digest_of("pipeline/steps/evaluate.py"),
         **code_of("compress", "export"),
     }
     seconds = len(job.validation) / 250

@@ -11,19 +11,20 @@ from pathlib import Path
 
 import yaml
 
-from ..compress.errors import InputError, StepError
-from .adapt import adapt_steps, adapted
-from .decide import decide, is_published, publish
+from paredown.runtime.errors import InputError, StepError
+
 from .failures import Failure, Ledger, require_some, sentences, steps_behind
 from .job import Job, Step, prepare
-from .measurements import measurements_of
 from .plan import plan, search_steps
 from .progress import Reporter, tell
-from .publication import PUBLISHED, STAMP, finish
-from .recipe import Recipe
-from .search import found_models, with_models
+from .recipe.schema import Recipe
+from .results.journal import PUBLISHED, STAMP, finish
+from .results.measurements import measurements_of
+from .results.publish import decide, is_published, publish
+from .results.trackers import track
+from .steps.adapt import adapt_steps, adapted
+from .steps.search import found_models, with_models
 from .store import DiskError, Done, Failed, Store, disk_error, key_of, lock, write_atomic
-from .tracking import track
 
 RESOLVED = "recipe.resolved.yaml"
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..compress.errors import InputError, StepError
-from ..export.archive import copy_tree
+from paredown.export.bundle.archive import copy_tree
+from paredown.runtime.errors import InputError, StepError
 
 MARKER = "step.json"
 FAILED = "failed.json"  # in the place of the marker: the step ran, and gave no result to be trusted

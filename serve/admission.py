@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from .refused import Refused
+from .errors import Refused
 
 if TYPE_CHECKING:
     from .batching import Job

@@ -23,16 +23,16 @@ from starlette.routing import Route
 
 from .batching import Gone, Job
 from .body import read_body
-from .codec import HEADER_LENGTH, binary_outputs, decode, encode, parsed
-from .control import Control
-from .front import Front, Gate, refusal
+from .config import Settings
+from .errors import Refused
 from .metrics import Metrics
+from .middleware import Front, Gate, refusal
 from .model import check_images, check_texts, rows_of
-from .models import Models, Served
+from .model_control import Control
+from .model_manager import Models, Served
 from .openapi import document
-from .refused import Refused
-from .samples import Samples
-from .settings import Settings
+from .protocol_v2 import HEADER_LENGTH, binary_outputs, decode, encode, parsed
+from .sampling import Samples
 
 PAGE = Path(__file__).with_name("page.html")
 EXTENSIONS = ["binary_tensor_data", "model_repository"]

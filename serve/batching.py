@@ -22,10 +22,10 @@ from queue import Empty, SimpleQueue
 import numpy as np
 
 from .admission import Admission
-from .calls import split
+from .batch_planner import split
+from .config import Settings
+from .errors import Refused
 from .model import Model
-from .refused import Refused
-from .settings import Settings
 
 log = logging.getLogger("paredown")
 

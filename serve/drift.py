@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..export.manifest import BundleError
-from ..export.reference import count, ks, psi, quantities, towards
+from paredown.export.bundle.drift_reference import count, ks, psi, quantities, towards
+from paredown.runtime.manifest import BundleError
+
+from .config import Settings
 from .model import Model
-from .settings import Settings
 
 REFERENCE = "reference.json"
 LEAST_ROWS = 200  # fewer say nothing

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..export.archive import unpacked
-from ..export.errors import InputError
-from ..export.manifest import DIGEST, BundleError, read_manifest
-from ..export.predict import Predictor, collate, is_text, rows_of_texts, sigmoid, softmax
-from . import calls
-from .refused import Refused
-from .settings import Settings
+from paredown.export.bundle.archive import unpacked
+from paredown.export.errors import InputError
+from paredown.export.predictor import Predictor, collate, is_text, rows_of_texts, sigmoid, softmax
+from paredown.runtime.manifest import DIGEST, BundleError, read_manifest
+
+from . import batch_planner as calls
+from .config import Settings
+from .errors import Refused
 
 ONE_AT_A_TIME = threading.Lock()  # a call of any model uses every thread that the worker may use
 TEXT, SECOND, IDS, MASK = "text", "text_pair", "input_ids", "attention_mask"
@@ -262,7 +263,7 @@ def _image_rows(values: dict[str, np.ndarray], model: Model, settings: Settings)
 
 def check_images(given: list[bytes], model: Model, settings: Settings) -> list[str]:
     """The rows of one request, before any pixel is decoded: each a file, or the base64 of one."""
-    from ..export.images import TooLarge, bytes_of, uri
+    from paredown.export.images import TooLarge, bytes_of, uri
 
     if model.task.reads_text:
         raise Refused(400, f"{IMAGE}: '{model.name}' reads text; give {' and '.join(model.texts)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .codec import NUMPY, InferRequest
+from .protocol_v2 import NUMPY, InferRequest
 
 JSON = "application/json"
 ERRORS = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from paredown.benchmarks.choose import ChooseSettings, Row
+
 from paredown.benchmarks.intervals import by_process
-from paredown.benchmarks.quality import drop_upper_95, paired_drop
+from paredown.benchmarks.selection import ChooseSettings, Row
+from paredown.benchmarks.statistics import drop_upper_95, paired_drop
 
 ROWS, PROCESSES = 1000, 6
 BASE = np.arange(ROWS) < 850

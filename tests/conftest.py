@@ -27,16 +27,19 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
 
 import torch
 import transformers
-from paredown.benchmarks import conditions
-from paredown.benchmarks.latency import LatencySettings
-from paredown.compress import data, train
-from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
-from paredown.compress.families import FAMILIES
-from paredown.compress.settings import Finetune
-from paredown.compress.tasks import TASKS, Task
-from paredown.compress.train import finetune
-from paredown.pipeline import cli, latency_table
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from paredown.benchmarks import system_monitor as conditions
+from paredown.benchmarks.latency import LatencySettings
+from paredown.compress.config import Finetune
+from paredown.compress.data import dataset as data
+from paredown.compress.models.architectures import FAMILIES
+from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
+from paredown.compress.training import trainer as train
+from paredown.compress.training.trainer import finetune
+from paredown.pipeline.cli import main as cli
+from paredown.pipeline.steps import latency_table
+from paredown.tasks.registry import TASKS, Task
 
 TASK, IMAGES, PROSE = (TASKS[name] for name in ("text-classification", "image-classification", "text-generation"))
 GOOD = ["good", "fine", "lovely", "brilliant", "moving", "sharp"]

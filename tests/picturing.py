@@ -10,9 +10,10 @@ import numpy as np
 import torch
 import transformers
 from conftest import write_preprocessor
-from paredown.compress.checkpoint import Checkpoint, open_checkpoint
-from paredown.compress.tasks import TASKS
 from PIL import Image
+
+from paredown.compress.models.loading import Checkpoint, open_checkpoint
+from paredown.tasks.registry import TASKS
 
 TASK = TASKS["image-classification"]
 NAMES = ("dark", "light")

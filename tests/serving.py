@@ -14,14 +14,15 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from paredown.serve.app import create_app
-from paredown.serve.control import Control
-from paredown.serve.front import Gate
-from paredown.serve.metrics import Metrics
-from paredown.serve.models import Models
-from paredown.serve.settings import Settings
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
+
+from paredown.serve.app import create_app
+from paredown.serve.config import Settings
+from paredown.serve.metrics import Metrics
+from paredown.serve.middleware import Gate
+from paredown.serve.model_control import Control
+from paredown.serve.model_manager import Models
 
 PATIENCE_S = 120  # for what takes a second on an idle machine
 

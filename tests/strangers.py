@@ -14,7 +14,8 @@ import onnx
 from cryptography.hazmat.primitives import serialization as formats
 from cryptography.hazmat.primitives.asymmetric import ec
 from onnx import TensorProto, helper, numpy_helper
-from paredown.export.manifest import DIGEST, MANIFEST, digest_line
+
+from paredown.runtime.manifest import DIGEST, MANIFEST, digest_line
 
 
 def key_pair(home: Path) -> tuple[Path, Path]:
@@ -34,7 +35,7 @@ def openers(pid: int) -> list[int]:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"paredown.export.child" in (entry / "cmdline").read_bytes():
+            if b"paredown.export.isolation" in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
 
     def below(one: int) -> bool:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 import transformers
-from paredown.compress import data
-from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
-from paredown.compress.settings import Finetune
-from paredown.compress.tasks import TASKS
-from paredown.compress.train import finetune
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from paredown.compress.config import Finetune
+from paredown.compress.data import dataset as data
+from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
+from paredown.compress.training.trainer import finetune
+from paredown.tasks.registry import TASKS
 
 TASK = TASKS["token-classification"]
 PEOPLE, PLACES = ["ann", "bob", "carla", "dieter"], ["york", "paris", "oslo", "lima"]

@@ -28,19 +28,20 @@ import onnx
 import pytest
 import uvicorn
 from onnx import TensorProto, helper
-from paredown.compress.errors import InputError, said
-from paredown.compress.untrusted import WEIGHTS, find_weights, read_config
-from paredown.export.archive import pack, unpack
-from paredown.export.manifest import BundleError, check_files, digest_line, read_manifest, write_manifest
-from paredown.export.modelfile import check_model_file
-from paredown.export.selftest import _golden
-from paredown.pipeline import bundles
-from paredown.serve.front import Gate
-from paredown.serve.process import Server
-from paredown.serve.settings import Settings
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
+
+from paredown.compress.models.validation import WEIGHTS, find_weights, read_config
+from paredown.export.bundle.archive import pack, unpack
+from paredown.pipeline.cli import bundle as bundles
+from paredown.runtime.errors import InputError, said
+from paredown.runtime.manifest import BundleError, check_files, digest_line, read_manifest, write_manifest
+from paredown.runtime.model_scan import check_model_file
+from paredown.runtime.selftest import _golden
+from paredown.serve.config import Settings
+from paredown.serve.middleware import Gate
+from paredown.serve.server import Server
 
 SECONDS = float(os.environ.get("PAREDOWN_FUZZ_S", "6"))
 SEED = os.environ.get("PAREDOWN_FUZZ_SEED") or (str(time.time_ns()) if SECONDS > 60 else "0")

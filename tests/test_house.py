@@ -42,11 +42,11 @@ def test_arrows_run_downwards_only(room: str) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "pipeline.cli",
-        "pipeline.decide",
-        "export.session",
-        "export.bundle",
-        "export.predict",
+        "pipeline.cli.main",
+        "pipeline.results.publish",
+        "runtime.session",
+        "export.bundle.writer",
+        "export.predictor",
         "serve.app",
         "benchmarks.worker",
     ],
@@ -84,6 +84,6 @@ def test_constraints_hold_torch() -> None:
 
 
 def test_machine_is_plain_json() -> None:
-    from paredown.export.machine import machine
+    from paredown.export.hardware import machine
 
     assert json.loads(json.dumps(machine())) == machine()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from conftest import paredown
-from paredown.compress.checkpoint import Checkpoint
+
+from paredown.compress.models.loading import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = {"choosing.md", "compression.md", "loop.md", "tasks.md"}

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 import transformers
 from conftest import BAD, FILLER, GOOD
-from paredown.compress.checkpoint import Checkpoint, open_checkpoint
-from paredown.compress.tasks import TASKS
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from paredown.compress.models.loading import Checkpoint, open_checkpoint
+from paredown.tasks.registry import TASKS
 
 TASK = TASKS["text-to-text"]
 SPECIAL = ["<pad>", "</s>", "<unk>"]

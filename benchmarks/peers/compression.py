@@ -90,10 +90,11 @@ def main() -> None:
 def inputs(checkpoint: Path, train: str, length: int, out: Path) -> dict[str, Path]:
     """The plain ONNX file that quantisers start from, and calibration rows as arrays of token ids."""
     import numpy as np
-    from paredown.compress.checkpoint import open_checkpoint
-    from paredown.compress.data import read
-    from paredown.compress.tasks import TASKS
-    from paredown.export.to_onnx import plain_onnx
+
+    from paredown.compress.data.dataset import read
+    from paredown.compress.models.loading import open_checkpoint
+    from paredown.export.onnx.exporter import plain_onnx
+    from paredown.tasks.registry import TASKS
 
     task = TASKS["text-classification"]
     source = open_checkpoint(checkpoint, task)

@@ -12,15 +12,15 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from paredown.compress.checkpoint import load, open_checkpoint
-from paredown.compress.data import read, read_unlabeled, some_of
-from paredown.compress.distill import heal
-from paredown.compress.encoder import batches_of, run_rows
-from paredown.compress.importance import kl_to, log_probabilities
-from paredown.compress.inference import forward
-from paredown.compress.outputs import softmax
-from paredown.compress.settings import Recover
-from paredown.compress.tasks import TASKS
+from paredown.compress.config import Recover
+from paredown.compress.data.dataset import read, read_unlabeled, some_of
+from paredown.compress.distillation.distill import heal
+from paredown.compress.models.inference import forward
+from paredown.compress.models.loading import load, open_checkpoint
+from paredown.compress.pruning.importance import kl_to, log_probabilities
+from paredown.runtime.preprocessor import batches_of, run_rows
+from paredown.tasks.classification import softmax
+from paredown.tasks.registry import TASKS
 
 RATES = (3e-5, 1e-4)
 

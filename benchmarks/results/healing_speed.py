@@ -11,11 +11,12 @@ import statistics
 import time
 from unittest import mock
 
-from paredown.compress import data, train
-from paredown.compress.checkpoint import load, open_checkpoint
-from paredown.compress.distill import heal, mean_scores
-from paredown.compress.settings import Heal
-from paredown.compress.tasks import TASKS
+from paredown.compress.config import Heal
+from paredown.compress.data import dataset as data
+from paredown.compress.distillation.distill import heal, mean_scores
+from paredown.compress.models.loading import load, open_checkpoint
+from paredown.compress.training import trainer as train
+from paredown.tasks.registry import TASKS
 
 AS_IT_IS = Heal(epochs=1, hidden_weight=0)
 WAYS = {

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from loop_page import looped
-from paredown.benchmarks.words import promise_line
+
+from paredown.benchmarks.report_text import promise_line
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "results.md"

@@ -14,8 +14,8 @@ import os
 import shutil
 from pathlib import Path
 
-from paredown.export.machine import machine
-from paredown.pipeline.recipe_file import read_recipe
+from paredown.export.hardware import machine
+from paredown.pipeline.recipe.loader import read_recipe
 from paredown.pipeline.run import run
 
 

@@ -74,9 +74,9 @@ def make(name: str, out: Path) -> None:
 
 def add_floors(bench: dict, artifacts: dict, data: Path, length: int, run: Path, ours: list[dict]) -> None:
     """To each ONNX artefact the milliseconds that its multiplications take at the machine's best; and the labels."""
-    from paredown.benchmarks.floor import floor_ms, machine_rates, work_of
-    from paredown.compress.checkpoint import open_checkpoint
-    from paredown.compress.data import read
+    from paredown.benchmarks.roofline import floor_ms, machine_rates, work_of
+    from paredown.compress.data.dataset import read
+    from paredown.compress.models.loading import open_checkpoint
 
     rates = machine_rates(bench["machine"]["cores"])
     texts = read(str(data / "test.csv"), labelled=False).texts
@@ -122,11 +122,12 @@ def peers(data: Path, teacher: Path, length: int) -> dict[str, Path]:
     import nncf
     import openvino
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    from paredown.compress.checkpoint import open_checkpoint
-    from paredown.compress.data import read
-    from paredown.compress.encoder import collate
-    from paredown.compress.tasks import TASKS
-    from paredown.export.to_onnx import plain_onnx
+
+    from paredown.compress.data.dataset import read
+    from paredown.compress.models.loading import open_checkpoint
+    from paredown.export.onnx.exporter import plain_onnx
+    from paredown.runtime.preprocessor import collate
+    from paredown.tasks.registry import TASKS
 
     task, home = TASKS["text-classification"], data / "peers"
     checkpoint = open_checkpoint(teacher, task)

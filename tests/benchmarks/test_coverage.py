@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from paredown.benchmarks import coverage, simulations
 from paredown.benchmarks.coverage import BEGIN, END, SECTIONS, Cell, Effort, Section, main, markdown, outside
-from paredown.benchmarks.quality import macro_f1_drop
-from paredown.export.predict import points
+from paredown.benchmarks.statistics import macro_f1_drop
+from paredown.export.predictor import points
 
 
 @pytest.mark.parametrize("name", SECTIONS)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from candidates import timed
+
 from paredown.benchmarks.intervals import Statistic, as_wide, by_process, carried, half_width, ratio, t975
 from paredown.benchmarks.latency import Measurement
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from paredown.benchmarks.latency import LatencySettings, Measurement, server_rate
 
 

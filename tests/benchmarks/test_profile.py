@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+
 from paredown.benchmarks.profile import _onnxruntime
 
 

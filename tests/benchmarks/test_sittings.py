@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from candidates import timed
-from paredown.benchmarks import conditions, sitting, worker
-from paredown.benchmarks.conditions import QUIET, Busy, busy_now, quiet, used_by_others
+
+from paredown.benchmarks import sitting, worker
+from paredown.benchmarks import system_monitor as conditions
 from paredown.benchmarks.latency import CONTROL, OFFLINE, SINGLE, LatencySettings, Sweep, Timing
 from paredown.benchmarks.sitting import Sitting, sit
 from paredown.benchmarks.sittings import failed, measure, merged, spread
 from paredown.benchmarks.sweep import sweep
+from paredown.benchmarks.system_monitor import QUIET, Busy, busy_now, quiet, used_by_others
 from paredown.benchmarks.worker import Worker
-from paredown.compress.checkpoint import Checkpoint
+from paredown.compress.models.loading import Checkpoint
 from paredown.export.errors import StepError
 
 QUICK = LatencySettings(threads=1, processes=2, rounds=2, min_seconds=0.04, min_repeats=10, batch_size=3)

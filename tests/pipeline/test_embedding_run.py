@@ -11,10 +11,11 @@ import pytest
 import torch
 import transformers
 from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_tokenizer
-from paredown.compress.checkpoint import load, open_checkpoint
-from paredown.compress.inference import forward
-from paredown.compress.tasks import TASKS
 from serving import client_of
+
+from paredown.compress.models.inference import forward
+from paredown.compress.models.loading import load, open_checkpoint
+from paredown.tasks.registry import TASKS
 
 pytestmark = pytest.mark.slow
 

@@ -3,12 +3,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from paredown.compress.errors import InputError
+
 from paredown.pipeline.failures import Failure, Ledger
 from paredown.pipeline.job import Step
 from paredown.pipeline.progress import Report
 from paredown.pipeline.run import _do_all
 from paredown.pipeline.store import Done, Store
+from paredown.runtime.errors import InputError
 
 
 def step(name: str, *after: Step, takes: bool = False) -> Step:

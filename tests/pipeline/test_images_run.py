@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import yaml
 from conftest import paredown, refused
-from paredown.compress.checkpoint import load, save
-from paredown.compress.settings import Finetune
-from paredown.compress.train import finetune
-from paredown.export.archive import unpack
-from paredown.export.predict import Predictor
 from picturing import NAMES, TASK, examples, picture, png, untrained, write_folder, write_rows
 from PIL import Image
 from serving import client_of
+
+from paredown.compress.config import Finetune
+from paredown.compress.models.loading import load, save
+from paredown.compress.training.trainer import finetune
+from paredown.export.bundle.archive import unpack
+from paredown.export.predictor import Predictor
 
 pytestmark = pytest.mark.slow
 

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 from conftest import make_checkpoint, paredown, refused, write_csv, write_recipe
-from paredown.compress.checkpoint import Checkpoint
-from paredown.compress.errors import InputError
-from paredown.compress.settings import Prune, Recover
+
+from paredown.compress.config import Prune, Recover
+from paredown.compress.models.loading import Checkpoint
 from paredown.pipeline.job import chain_of, prepare
-from paredown.pipeline.recipe import Model
-from paredown.pipeline.recipe_file import read_recipe
+from paredown.pipeline.recipe.loader import read_recipe
+from paredown.pipeline.recipe.schema import Model
+from paredown.runtime.errors import InputError
 
 
 def test_a_cut_outlives_the_healing_that_fails_after_it() -> None:

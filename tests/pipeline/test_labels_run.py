@@ -11,12 +11,13 @@ import pytest
 import torch
 import transformers
 from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_tokenizer
-from paredown.compress.checkpoint import load, open_checkpoint, save, with_new_head
-from paredown.compress.errors import InputError
-from paredown.compress.settings import Finetune
-from paredown.compress.tasks import TASKS
-from paredown.compress.train import finetune
 from serving import client_of
+
+from paredown.compress.config import Finetune
+from paredown.compress.models.loading import load, open_checkpoint, save, with_new_head
+from paredown.compress.training.trainer import finetune
+from paredown.runtime.errors import InputError
+from paredown.tasks.registry import TASKS
 
 pytestmark = pytest.mark.slow
 

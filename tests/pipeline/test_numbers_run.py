@@ -11,12 +11,13 @@ import pytest
 import torch
 import transformers
 from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_tokenizer
-from paredown.benchmarks.quality import by_key, negative_flips, paired_drop
-from paredown.compress.checkpoint import load, open_checkpoint
-from paredown.compress.errors import InputError
-from paredown.compress.outputs import spread
-from paredown.compress.tasks import TASKS
 from serving import client_of
+
+from paredown.benchmarks.statistics import by_key, negative_flips, paired_drop
+from paredown.compress.models.loading import load, open_checkpoint
+from paredown.runtime.errors import InputError
+from paredown.tasks.classification import spread
+from paredown.tasks.registry import TASKS
 
 pytestmark = pytest.mark.slow
 

@@ -10,19 +10,20 @@ import pytest
 import torch
 import transformers
 from conftest import BAD, FILLER, GOOD, LABELS, drawn_apart, paredown, refused
-from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
-from paredown.compress.encoder import PAIR
-from paredown.compress.inference import forward
-from paredown.compress.settings import Finetune
-from paredown.compress.tasks import TASKS
-from paredown.compress.train import finetune
-from paredown.pipeline.adapt import adapt_steps, adapted
-from paredown.pipeline.job import prepare
-from paredown.pipeline.recipe_file import read_recipe
-from paredown.pipeline.run import _do_all
-from paredown.pipeline.store import Store
 from serving import client_of
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from paredown.compress.config import Finetune
+from paredown.compress.models.inference import forward
+from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
+from paredown.compress.training.trainer import finetune
+from paredown.pipeline.job import prepare
+from paredown.pipeline.recipe.loader import read_recipe
+from paredown.pipeline.run import _do_all
+from paredown.pipeline.steps.adapt import adapt_steps, adapted
+from paredown.pipeline.store import Store
+from paredown.runtime.preprocessor import PAIR
+from paredown.tasks.registry import TASKS
 
 pytestmark = pytest.mark.slow
 

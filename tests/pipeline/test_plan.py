@@ -2,11 +2,12 @@ import itertools
 from pathlib import Path
 
 from conftest import write_recipe
-from paredown.compress.checkpoint import Checkpoint
+
+from paredown.compress.models.loading import Checkpoint
 from paredown.pipeline.job import Step, prepare
 from paredown.pipeline.plan import plan, search_steps
-from paredown.pipeline.recipe import Search
-from paredown.pipeline.recipe_file import read_recipe
+from paredown.pipeline.recipe.loader import read_recipe
+from paredown.pipeline.recipe.schema import Search
 
 TWICE = """models:
   - name: twice

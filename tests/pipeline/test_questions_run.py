@@ -9,13 +9,14 @@ import pytest
 import torch
 import transformers
 from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_tokenizer
-from paredown.compress.checkpoint import Checkpoint, load, open_checkpoint, save
-from paredown.compress.encoder import PAIR
-from paredown.compress.inference import forward
-from paredown.compress.settings import Finetune
-from paredown.compress.tasks import TASKS
-from paredown.compress.train import finetune
 from serving import client_of
+
+from paredown.compress.config import Finetune
+from paredown.compress.models.inference import forward
+from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
+from paredown.compress.training.trainer import finetune
+from paredown.runtime.preprocessor import PAIR
+from paredown.tasks.registry import TASKS
 
 pytestmark = pytest.mark.slow
 

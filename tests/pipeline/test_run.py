@@ -13,11 +13,12 @@ from unittest import mock
 
 import pytest
 from conftest import SMALL, paredown, refused, write_recipe
-from paredown.compress.checkpoint import Checkpoint
-from paredown.compress.errors import StepError
-from paredown.export.selftest import selftest
+
+from paredown.compress.models.loading import Checkpoint
 from paredown.pipeline import plan as plan_module
 from paredown.pipeline.store import lock
+from paredown.runtime.errors import StepError
+from paredown.runtime.selftest import selftest
 
 KEYS = {
     "name", "runtime", "precision", "metric", "metric_validation", "metric_test", "drop_validation", "drop_test",

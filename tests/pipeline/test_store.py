@@ -2,8 +2,9 @@ import json
 from pathlib import Path
 
 import pytest
-from paredown.compress.errors import InputError
+
 from paredown.pipeline.store import Store, key_of, new_directory, write_atomic
+from paredown.runtime.errors import InputError
 
 
 def test_a_step_is_found_again_with_what_it_returned(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import tagging
 from conftest import drawn_apart, paredown, refused
-from paredown.export.archive import unpack
-from paredown.export.predict import Predictor
-from paredown.pipeline.side_by_side import adopted, correct
 from serving import client_of
 from tagging import NAMES, TASK, sentences, write_conll, write_jsonl
+
+from paredown.export.bundle.archive import unpack
+from paredown.export.predictor import Predictor
+from paredown.pipeline.results.side_by_side import adopted, correct
 
 RECIPE = """
 name: places
@@ -92,8 +93,8 @@ def test_it_proves_itself_without_paredown(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_changed_golden_answer_is_found(home: Path, tmp_path: Path) -> None:
-    from paredown.export.manifest import BundleError, read_manifest
-    from paredown.export.selftest import check_golden, open_model
+    from paredown.runtime.manifest import BundleError, read_manifest
+    from paredown.runtime.selftest import check_golden, open_model
 
     bundle = shutil.copytree(home / "run" / "bundle", tmp_path / "bundle")
     manifest = read_manifest(bundle)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from conftest import drawn_apart, paredown, refused
-from paredown.compress.checkpoint import load, open_checkpoint, save
-from paredown.compress.settings import Finetune
-from paredown.compress.train import finetune
-from paredown.export.artifact import read_artifact
-from paredown.export.manifest import BundleError, check_files, read_manifest
 from serving import client_of
 from writing import TASK, make_writer, rows, write_rows
+
+from paredown.compress.config import Finetune
+from paredown.compress.models.loading import load, open_checkpoint, save
+from paredown.compress.training.trainer import finetune
+from paredown.export.artifact import read_artifact
+from paredown.runtime.manifest import BundleError, check_files, read_manifest
 
 RECIPE = """
 name: good-words
@@ -103,7 +104,7 @@ def test_a_decoder_that_was_changed_is_not_opened(home: Path, tmp_path: Path) ->
 
 
 def test_a_changed_text_is_found(home: Path, tmp_path: Path) -> None:
-    from paredown.export.selftest import check_golden, open_model
+    from paredown.runtime.selftest import check_golden, open_model
 
     bundle = shutil.copytree(home / "run" / "bundle", tmp_path / "bundle")
     manifest = read_manifest(bundle)

@@ -9,11 +9,12 @@ import pytest
 import transformers
 from conftest import PROSE as TASK
 from conftest import make_checkpoint, paredown, refused
-from paredown.compress.checkpoint import load, open_checkpoint, save
-from paredown.compress.settings import Finetune
-from paredown.compress.train import finetune
 from prose import rows, write_rows
 from serving import client_of
+
+from paredown.compress.config import Finetune
+from paredown.compress.models.loading import load, open_checkpoint, save
+from paredown.compress.training.trainer import finetune
 
 pytestmark = pytest.mark.slow
 

@@ -8,11 +8,12 @@ import pytest
 from conftest import GOOD
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paredown.compress import data
-from paredown.export.predict import Predictor
-from paredown.serve.models import Models
 from serving import client_of
 from starlette.testclient import TestClient
+
+from paredown.compress.data import dataset as data
+from paredown.export.predictor import Predictor
+from paredown.serve.model_manager import Models
 
 INFER = "/v2/models/tiny/infer"
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import BAD, FILLER, GOOD
+
 from paredown.serve.batching import Batcher, Gone, Job
+from paredown.serve.config import Settings
+from paredown.serve.errors import Refused
 from paredown.serve.model import Bundle, Model
-from paredown.serve.refused import Refused
-from paredown.serve.settings import Settings
 
 LONG_S = 60
 TEXTS = [" ".join((GOOD + FILLER + BAD)[i % 20 :][: 1 + i % 7]) for i in range(40)]

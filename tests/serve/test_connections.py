@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import uvicorn
-from paredown.serve import connections
-from paredown.serve.front import Gate
-from paredown.serve.process import Server
-from paredown.serve.settings import Settings
 from serving import PATIENCE_S, eventually
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
+
+from paredown.serve import connections
+from paredown.serve.config import Settings
+from paredown.serve.middleware import Gate
+from paredown.serve.server import Server
 
 HALF, WHOLE = b"POST / HTTP/1.1\r\nHost: x\r\nX", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -8,7 +8,6 @@ import pytest
 import schemathesis
 import uvicorn
 from hypothesis import HealthCheck, Phase, settings
-from paredown.serve.openapi import document
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -16,6 +15,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from serving import app_of, client_of
+
+from paredown.serve.openapi import document
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 schema = schemathesis.openapi.from_dict(document())

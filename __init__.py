@@ -1,0 +1,1 @@
+"""paredown: fine-tuned checkpoints pruned, distilled, quantised, measured, selected and packed."""

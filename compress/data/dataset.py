@@ -1,0 +1,331 @@
+"""Rows of texts and labels, from a file or from a `datasets` name. Without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from paredown.runtime.causal_decoding import NAMES
+from paredown.runtime.errors import InputError, nearest
+from paredown.runtime.preprocessor import PAIR, Encoder
+from paredown.tasks.columns import GOLD_COLUMNS, TEXT, Columns
+from paredown.tasks.labels import LabelColumn, distinct, indicator_row, refuse_indicators, written
+from paredown.tasks.parsing import answers_of, image_of, listed, number, tags, text_digest, text_of, words
+
+from .readers import open_table
+
+Input = tuple[bytes, ...]  # the digest of a row's text; of a pair that is two rows, of both
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Texts with their labels (None when unlabelled): indices into `names`, one a text, or an array of one a word;
+    where a text may have several, 1 and 0 for each of `names`; or numbers, which `names` has one name for; or texts.
+
+    The words of a text are what blanks part. Two texts that make a row have PAIR between them. Two that are read each
+    by itself are two rows: the first is labelled with how alike they are (inf: they belong together), the next one,
+    and a text that has no other, with NaN. An image is a data URI that holds its file.
+    """
+
+    source: str
+    texts: tuple[str, ...]
+    # (rows,) int64 or float64, (rows, names) int64; of words: (rows,) of arrays (words,); of questions: of
+    # tuples; of texts: of strings
+    labels: np.ndarray | None
+    names: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None  # the value of the column that was asked for as `group`
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def gold(self) -> np.ndarray:
+        """The labels of rows that must have them."""
+        if self.labels is None:
+            raise InputError(f"{self.source}: labels are needed here and the data has none")
+        return self.labels
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over texts (of images: their files) and labels."""
+        labels = None if self.labels is None else [np.asarray(label).tolist() for label in self.labels]
+        return hashlib.sha256(json.dumps([self.texts, labels]).encode()).hexdigest()
+
+    @property
+    def begins(self) -> np.ndarray:
+        """Numbers of the rows that are judged: all, but of texts that are read each by itself those that begin a
+        pair."""
+        if self.labels is None or self.labels.dtype != np.float64:
+            return np.arange(len(self))
+        return np.flatnonzero(~np.isnan(self.labels))
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Numbers of the rows that an input begins with: all, but not the second of a sentence-embedding pair."""
+        if self.labels is None or self.labels.dtype != np.float64:
+            return np.arange(len(self))
+        alone = np.isnan(self.labels)
+        return np.flatnonzero(~np.concatenate([[False], alone[1:] & ~alone[:-1]]))
+
+    @cached_property
+    def inputs(self) -> list[Input]:
+        """What each row says, as digests that case and white space do not change; one of a sentence-embedding pair."""
+        digests, starts = [text_digest(text) for text in self.texts], self.starts.tolist()
+        return [tuple(digests[i:j]) for i, j in zip(starts, [*starts[1:], len(digests)], strict=True)]
+
+    def sample(self, count: int) -> Rows:
+        """`count` rows (or all) from everywhere, always the same ones: files are often sorted by label. Pairs stay
+        together."""
+        picked = some_of(len(self.texts), count)
+        begins = self.begins
+        if 0 < len(begins) < len(self):
+            first = begins[some_of(len(begins), max(1, count // 2))]
+            picked = np.stack([first, first + 1], axis=1).ravel()
+        return self.only(picked)
+
+    def only(self, picked: np.ndarray) -> Rows:
+        """The rows with these numbers, (count,) int64, in their order."""
+        labels = None if self.labels is None else self.labels[picked]
+        groups = None if self.groups is None else tuple(self.groups[i] for i in picked)
+        return replace(self, texts=tuple(self.texts[i] for i in picked), labels=labels, groups=groups)
+
+    def renamed(self, names: Sequence[str]) -> Rows:
+        """The same rows, their labels counted as in `names`; one that is not there comes behind them all."""
+        every = (*names, *(name for name in self.names if name not in names))
+        if every == self.names or isinstance(self.gold[0], tuple | str):  # answers and texts are of no label
+            return replace(self, names=every)
+        number = np.array([every.index(name) for name in self.names], dtype=np.int64)
+        labels = self.gold
+        if labels.dtype == np.float64:
+            return replace(self, names=every)
+        if labels.ndim > 1:
+            wide = np.zeros((len(self), len(every)), dtype=np.int64)
+            wide[:, number] = labels
+            labels = wide
+        elif labels.dtype == object:
+            labels = np.empty(len(self), dtype=object)
+            labels[:] = [number[of_words] for of_words in self.gold]
+        else:
+            labels = number[labels]
+        return replace(self, labels=labels, names=every)
+
+    def every_label(self) -> np.ndarray:
+        """All labels, those of words in one row, int64; where a text may have several, 1 and 0."""
+        return np.concatenate([np.atleast_1d(label) for label in self.gold])
+
+
+def some_of(rows: int, count: int) -> np.ndarray:
+    """`count` row numbers of `rows` (or all of them) in random order, the same ones each time."""
+    return np.random.default_rng(0).permutation(rows)[:count]
+
+
+def read(  # noqa: C901
+    source: str,
+    *,
+    columns: Columns = TEXT,
+    text: str | None = None,
+    label: str | None = None,
+    names: Sequence[str] = (),
+    labelled: bool | None = True,
+    group: str | None = None,
+) -> Rows:
+    """Read rows. Columns are `text` and `label`, or found among the usual names when None; `group` must be there.
+
+    `source` is a path ending in .csv, .jsonl, .parquet or .conll, or `name[:split]` of the `datasets` library (split
+    defaults to "train"); of images also a directory with one for each label. `labelled=None`: labels if there are any.
+    A label is one of `names`, or an index into them. Words and their tags are lists, or a cell with blanks between
+    them. Rows of two texts: `text` is both columns with a comma between them; that of a text that belongs to another
+    may be missing. Raises InputError that names the file and the row.
+    """
+    there, records = open_table(source)
+    text_columns = _text_columns(source, there, text, columns)
+    pairs = bool(columns.partner) and len(text_columns) == 2
+    if labelled is None:
+        labelled = pairs if columns.partner else has_labels(there, label, columns)
+    if columns.own:
+        labelled = False
+    numbered = not columns.partner or (pairs and has_labels(there, label, columns))
+    label_column = _find(source, there, label, columns.label, "label") if labelled and numbered else None
+    if group is not None and group not in there:
+        raise InputError(f"{source}: no column '{group}' (data.groups, --group); {nearest(group, there)}")
+    texts: list[str] = []
+    labels: list = []
+    groups: list[str] = []
+    named = LabelColumn(names, label_column or "")
+    for row, record in records:
+        where = f"{source}, {row}"
+        if columns.images:
+            parts = [image_of(record.get(text_columns[0]), Path(source).parent, f"{where}: column '{text_columns[0]}'")]
+        else:
+            parts = [text_of(record, column, columns.of_words, where) for column in text_columns]
+        value = PAIR.join(parts)
+        texts += parts if columns.partner else [value]
+        if group is not None:
+            of_group = "" if record.get(group) is None else str(record[group]).strip()
+            groups += [of_group] * (len(parts) if columns.partner else 1)
+        if columns.partner:
+            alike = math.inf  # they belong together
+            if label_column is not None:
+                alike = number(record.get(label_column), where, label_column, parts[0])
+            labels += [alike, math.nan] if pairs else [math.nan]
+            continue
+        if label_column is not None:
+            cell = record.get(label_column)
+            if columns.written:
+                labels.append(text_of(record, label_column, False, where))
+            elif columns.answers:
+                labels.append(answers_of(cell, value.partition(PAIR)[2], where, label_column))
+            elif columns.number:
+                labels.append(number(cell, where, label_column, value))
+            elif columns.of_words:
+                labels.append([named.add(tag, where, value) for tag in tags(cell, where, label_column, value)])
+            elif columns.several:
+                labels.append([named.add(name, where, value) for name in listed(cell, where, label_column)])
+            else:
+                labels.append(named.add(cell, where, value))
+    if not texts:
+        raise InputError(f"{source}: no rows; a header line and at least one row are expected")
+    if label_column is not None and columns.named and not columns.partner:
+        labels = _numbered(labels, named, columns, source)
+    gold = None
+    if label_column is not None and (columns.of_words or columns.answers or columns.written):
+        gold = np.empty(len(labels), dtype=object)
+        gold[:] = labels
+    elif label_column is not None or (columns.partner and labelled):
+        gold = np.array(labels, dtype=np.float64 if columns.number or columns.partner else np.int64)
+    return Rows(source, tuple(texts), gold, tuple(names), tuple(groups) if group is not None else None)
+
+
+def _numbered(labels: list, named: LabelColumn, columns: Columns, source: str) -> list:
+    """The labels of all rows as indices; of each word, where words have them; as 0 and 1, where a row may have
+    several."""
+    index = named.numbers()
+    if columns.of_words:
+        return [np.array([index[tag] for tag in row], dtype=np.int64) for row in labels]
+    if columns.several:
+        refuse_indicators(labels, len(named.names), source, named.column)
+        return [indicator_row(row, index, len(named.names)) for row in labels]
+    return [index[name] for name in labels]
+
+
+def _text_columns(source: str, there: Sequence[str], given: str | None, columns: Columns) -> list[str]:
+    """The column of the text, or the two columns of texts that make a row, or that belong together."""
+    if columns.partner:
+        first, _, second = (part.strip() for part in (given or "").partition(","))
+        one = _find(source, there, first or None, columns.text, "text")
+        usual = columns.partner if given is None else (second,)
+        return [one, *[name for name in usual if name in there and name != one][:1]]
+    if not columns.second:
+        return [_find(source, there, given, columns.text, "text")]
+    first, _, second = (given or "").partition(",")
+    if given is not None and not (first.strip() and second.strip()):
+        raise InputError(f"{source}: data.text (--text-column) '{given}': two columns are expected: FIRST,SECOND")
+    one = _find(source, there, first.strip() or None, columns.text, "text")
+    return [one, _find(source, [c for c in there if c != one], second.strip() or None, columns.second, "text")]
+
+
+def read_unlabeled(source: str, *, columns: Columns = TEXT, text: str | None = None, label: str | None = None) -> Rows:
+    """Rows without labels. InputError for a file that has them: it may be held-out data, given in the wrong place."""
+    there, _ = open_table(source)
+    found = next((name for name in (label, *columns.label, *GOLD_COLUMNS) if name and name in there), None)
+    if found is not None:
+        raise InputError(
+            f"{source}: unlabelled text is expected, and it has a column '{found}'; labelled rows go into train, and "
+            "validation or test rows must not be learned from; remove the column if the rows are for learning"
+        )
+    return read(source, columns=columns, text=text, labelled=False)
+
+
+def has_labels(there: Sequence[str], label: str | None, columns: Columns) -> bool:
+    """Whether a label's column is asked for, or there is one of the usual names among the columns `there`."""
+    return label is not None or any(name in there for name in columns.label)
+
+
+def label_names(source: str, label: str | None = None, columns: Columns = TEXT) -> tuple[str, ...]:
+    """The distinct labels of the data, in the data set's own order where it has one, else sorted (as numbers when all
+    are): for a checkpoint that has no head yet. Of numbers, the name of their column; of answers, the names of their
+    ends; of texts to write, none; of texts alone, what is said of a token."""
+    if columns.own:
+        return NAMES
+    there, records = open_table(source)
+    if columns.partner:
+        return ()  # the components of a vector, which the checkpoint knows
+    column = _find(source, there, label, columns.label, "label")
+    if columns.answers:
+        return ("start", "end")  # questions.ENDS
+    if columns.written:
+        return ()
+    if columns.number:
+        return (column,)
+    found: dict[str, str] = {}
+    rows: list[Sequence[str]] = []
+    for row, record in records:
+        value, where = record.get(column), f"{source}, {row}"
+        cells = words(value, where, column) if columns.of_words else [value]
+        cells = listed(value, where, column) if columns.several else cells
+        names = [written(cell, where, column) for cell in cells]
+        found.update(zip(names, names, strict=True))
+        rows += [names] if columns.several else []
+    odd = next((name for name in sorted(found) if columns.several and ";" in name), None)
+    if odd is not None:
+        raise InputError(f"{source}: column '{column}': a label with a semicolon, '{odd}'; rename it")
+    known = tuple(map(str, distinct(found.values(), source, column)))
+    if columns.several:
+        refuse_indicators(rows, len(known), source, column)
+    return known
+
+
+def require_two_classes(rows: Rows, names: Sequence[str]) -> None:
+    """Raise InputError when every row has the same label: nothing can be learned or judged from it."""
+    if rows.labels is None and set(names) == set(NAMES):  # of texts alone
+        if len(set(rows.texts)) < 2:
+            raise InputError(f"{rows.source}: every row has the same text; rows that differ are needed")
+        return
+    if rows.gold.dtype == np.float64:
+        numbers = rows.gold[np.isfinite(rows.gold)]
+        if len(numbers) and len(np.unique(numbers)) < 2:
+            raise InputError(f"{rows.source}: every row has the number {numbers[0]:g}; rows that differ are needed")
+        if np.isinf(rows.gold).any() and len({rows.texts[i + 1] for i in rows.begins.tolist()}) < 2:
+            raise InputError(f"{rows.source}: every row has the same second text; rows that differ are needed")
+        return
+    if isinstance(rows.gold[0], tuple | str):
+        if len(set(rows.gold)) < 2:
+            raise InputError(f"{rows.source}: every row has the same answer; rows that differ are needed")
+        return
+    found = np.unique(rows.gold, axis=0) if rows.gold.ndim > 1 else np.unique(rows.every_label())
+    if len(found) < 2 and found.ndim > 1:
+        raise InputError(f"{rows.source}: every row has the same labels; rows that differ in them are needed")
+    if len(found) < 2:
+        raise InputError(f"{rows.source}: only one class, '{names[int(found[0])]}'; rows of at least two are needed")
+
+
+def _find(source: str, columns: Sequence[str], given: str | None, usual: Sequence[str], what: str) -> str:
+    if given is not None:
+        if given not in columns:
+            raise InputError(f"{source}: no column '{given}'; {nearest(given, columns)}")
+        return given
+    for name in usual:
+        if name in columns:
+            return name
+    raise InputError(
+        f"{source}: no {what} column among {', '.join(columns) or 'none'}; name it with data.{what} (--{what}-column)"
+    )
+
+
+def encode(encoder: Encoder, rows: Rows) -> list[list[int]]:
+    """Token ids of every row; InputError when no row has a token of its own (the model would see padding only)."""
+    ids = encoder.ids(rows.texts)
+    if isinstance(ids[0], np.ndarray):  # an image always says something
+        return ids
+    bare = encoder.ids([PAIR if PAIR in rows.texts[0] else ""])[0]  # what stands around texts
+    unknown = encoder.tokenizer.token_to_id("[UNK]")
+    if all(len(row) <= len(bare) or (unknown is not None and set(row) - set(bare) == {unknown}) for row in ids):
+        raise InputError(f"{rows.source}: no row has a token that the tokenizer knows; is it the right text column?")
+    return ids

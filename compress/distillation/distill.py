@@ -1,0 +1,291 @@
+"""A smaller model learns to answer as a larger one does.
+
+Logit loss: Hinton et al. 2015, arXiv 1503.02531. Hidden-state loss per token: TinyBERT, arXiv 1909.10351, without its
+projection, because the student keeps the teacher's hidden size. Relation loss: MiniLMv2, arXiv 2012.15828.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import count
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from paredown.runtime.errors import InputError
+from paredown.runtime.preprocessor import Batch, per_row, run_rows
+from paredown.tasks.token_classification import NO_LABEL
+
+from ..config import Distill, Heal
+from ..models.architectures import WHOLE
+from ..models.inference import Kind, answers, divergence, forward, give_back, inputs_of, kind_of, pad_id
+from ..models.structure import blocks, keep_blocks
+from ..training.losses import Judge, Labels, labels_key, supervised
+from ..training.target_scaling import standard_units
+from ..training.trainer import ROW, Progress, fit, label_names
+from .relation_loss import relation_loss, relations
+
+
+def distill(
+    teacher: PreTrainedModel,
+    ids: Sequence[Sequence[int]],
+    settings: Distill,
+    *,
+    labels: Labels | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PreTrainedModel:
+    """A student made of `teacher`'s layers, healed on token ids; the teacher is not changed. `labels` as in `heal`."""
+    student = student_of(teacher, settings, ids)
+    return heal(student, teacher, ids, settings, labels=labels, seed=seed, progress=progress)
+
+
+def student_of(teacher: PreTrainedModel, settings: Distill, ids: Sequence[Sequence[int]]) -> PreTrainedModel:
+    """A copy of the teacher with only the named layers (or evenly spread ones, first and last in), made narrower.
+
+    `ids`: rows that the width is chosen on, when `width` is given.
+    """
+    if kind_of(teacher) is Kind.TEXT:
+        from ..models.seq2seq import fewer_layers
+
+        return fewer_layers(teacher, settings)
+    depth, layers = len(blocks(teacher)), settings.layers
+    if isinstance(layers, int):
+        if not 1 <= layers <= depth:
+            raise InputError(f"layers: {layers} is not between 1 and the teacher's {depth}")
+        layers = sorted({int(x) for x in np.linspace(0, depth - 1, layers).round()}) if layers > 1 else [0]
+    student = copy.deepcopy(teacher)
+    keep_blocks(student, layers)
+    if settings.width is not None:
+        from ..pruning.hidden_size import narrow
+
+        narrow(student, ids, settings.width)
+    return student
+
+
+def heal(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    ids: Sequence[Sequence[int]],
+    settings: Heal,
+    *,
+    labels: Labels | None = None,
+    scores: np.ndarray | None = None,
+    validation: tuple[Sequence[Sequence[int]], Labels] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PreTrainedModel:
+    """Train `student` in place towards the teacher's logits (and hidden states); returns it in evaluation mode.
+
+    `ids`: rows of the student's tokens. `labels`: NO_LABEL (-100; a number: NaN) where a row, or a token, has none;
+    used when `label_weight` is above 0. `scores`: the logits to learn, as `run_rows` gives them, where they were made
+    before (several students, several teachers). `validation`: token ids and the teacher's logits on them; `patience`
+    stops on these. Of models that write, scores are what the teacher wrote, and rows learn along their own texts.
+    loss = T^2 KL(teacher / T || student / T) + hidden_weight * MSE of matched hidden states
+    + relation_weight * KL of the last layers' token relations + label_weight * CE. Numbers: half the squared
+    difference, in standard units, stands for KL and CE. Vectors: 1 less the cosine stands for KL. A model that goes on
+    with texts has too many logits to keep: its teacher runs in every step.
+    """
+    if settings.label_weight and labels is None:
+        raise InputError("label_weight is above 0 and no row has a label; give labels or set it to 0")
+    _check_fits(student, teacher, settings)
+    if settings.label_weight and kind_of(student) is Kind.VECTOR:
+        raise InputError("label_weight: a pair's number is not of one text; set it to 0, or finetune afterwards")
+    teacher = teacher.eval()
+    if kind_of(student) is Kind.NEXT:
+        judge = None if validation is None else Judge(*validation)
+        given = _no_labels(student, len(ids)) if labels is None else labels
+        return _heal(student, teacher, ids, None, given, settings, judge, seed, progress)
+    if scores is None:
+        scores = teacher_scores(teacher, ids)
+    if kind_of(student) is Kind.TEXT:
+        return _heal_writer(student, teacher, ids, scores, labels, settings, validation, seed, progress)
+    with standard_units(student, ids, scores) as unit:
+        judge = None if validation is None else Judge(validation[0], unit(validation[1]))
+        given = _no_labels(student, len(ids)) if labels is None else unit(labels)
+        return _heal(student, teacher, ids, unit(scores), given, settings, judge, seed, progress)
+
+
+def _no_labels(student: PreTrainedModel, rows: int) -> np.ndarray:
+    kind = kind_of(student)
+    if kind is Kind.NUMBER:
+        return np.full(rows, np.nan)
+    return np.full((rows, len(label_names(student))) if kind is Kind.SEVERAL else rows, NO_LABEL)
+
+
+def _heal(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    ids: Sequence[Sequence[int]],
+    scores: np.ndarray | None,
+    given: Labels,
+    settings: Heal,
+    judge: Judge | None,
+    seed: int,
+    progress: Progress | None,
+) -> PreTrainedModel:
+    name, kind = labels_key(student), kind_of(student)
+    rows = [{ROW: row, name: label} for row, label in zip(ids, given, strict=True)]
+    if scores is not None:
+        for row, score in zip(rows, per_row(scores, ids), strict=True):
+            row["teacher_logits"] = score
+    pairs = _matched_layers(len(blocks(student)), len(blocks(teacher))) if settings.hidden_weight else []
+    asks = scores is None or bool(settings.hidden_weight or settings.relation_weight)  # the teacher, in every step
+
+    def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        inputs = inputs_of(batch)
+        with relations(student) if settings.relation_weight else nullcontext([]) as ours:
+            out = net(**inputs, output_hidden_states=settings.hidden_weight > 0)
+        wanted, theirs = None, []
+        if asks:
+            with torch.no_grad(), relations(teacher) if settings.relation_weight else nullcontext([]) as theirs:
+                there = cast(nn.Module, teacher).to(out.logits.device)
+                wanted = there(**inputs, output_hidden_states=settings.hidden_weight > 0)
+        mask = inputs.get("attention_mask")
+        taught = batch["teacher_logits"] if wanted is None or scores is not None else wanted.logits
+        logits, taught = (answers(x, mask, kind) for x in (out.logits, taught))
+        total = divergence(logits, taught, settings.temperature)
+        if wanted is not None:
+            if settings.hidden_weight:
+                hidden = _hidden_loss(out.hidden_states, wanted.hidden_states, pairs, mask)
+                total = total + settings.hidden_weight * hidden
+            if settings.relation_weight:
+                total = total + settings.relation_weight * relation_loss(ours, theirs, mask)
+        if settings.label_weight:
+            total = total + settings.label_weight * supervised(out.logits, batch, kind)
+        return total
+
+    with ExitStack() as during:
+        during.enter_context(_without_dropout(student))
+        if settings.quantize_aware:
+            from ..quantization.qat import fake_quantized
+
+            during.enter_context(fake_quantized(student))
+        return fit(student, rows, loss, settings, judge=judge, seed=seed, progress=progress)
+
+
+def _heal_writer(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    ids: Sequence[Sequence[int]],
+    said: np.ndarray,
+    labels: Labels | None,
+    settings: Heal,
+    validation: tuple[Sequence[Sequence[int]], Labels] | None,
+    seed: int,
+    progress: Progress | None,
+) -> PreTrainedModel:
+    """`heal` of models that write: the teacher is asked in every step, along the texts of `seq2seq.along`."""
+    from ..models.seq2seq import along, depths, same_vocabulary
+
+    same_vocabulary(student, teacher)
+    pairs = [_matched_layers(*both) for both in zip(depths(student), depths(teacher), strict=True)]
+
+    def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        inputs = inputs_of(batch) | {"output_hidden_states": settings.hidden_weight > 0}
+        out, there = net(**inputs), batch["targets"] != NO_LABEL
+        with torch.no_grad():
+            wanted = cast(nn.Module, teacher).to(there.device)(**inputs)
+        total = divergence(out.logits[there].float(), wanted.logits[there].float(), settings.temperature)
+        if settings.hidden_weight:
+            for half, mask, matched in zip(
+                ("encoder", "decoder"), (batch["attention_mask"], there), pairs, strict=True
+            ):
+                ours, theirs = out[f"{half}_hidden_states"], wanted[f"{half}_hidden_states"]
+                total = total + settings.hidden_weight / 2 * _hidden_loss(ours, theirs, matched, mask)
+        if settings.label_weight:
+            total = total + settings.label_weight * supervised(out.logits, batch, Kind.TEXT)
+        return total
+
+    judge = None if validation is None else Judge(*validation)
+    with _without_dropout(student):
+        rows = along(student, ids, labels, said)
+        return fit(student, rows, loss, settings, judge=judge, seed=seed, progress=progress)
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """Noise that the teacher does not have: with it, a cut model that was near its teacher moves away."""
+    layers = [(layer, layer.p) for layer in model.modules() if isinstance(layer, nn.Dropout)]
+    for layer, _ in layers:
+        layer.p = 0.0
+    try:
+        yield
+    finally:
+        for layer, p in layers:
+            layer.p = p
+
+
+def teacher_scores(teacher: PreTrainedModel, ids: Sequence[Sequence[int]]) -> np.ndarray:
+    """The teacher's logits for every row, as `run_rows` gives them, or what it writes: the dearest part of a short
+    distillation."""
+    output, calls = "sequences" if kind_of(teacher) is Kind.TEXT else "logits", count(1)
+
+    def call(batch: Batch) -> Batch:
+        if next(calls) % 64 == 0:
+            give_back()
+        return forward(teacher, batch)
+
+    return run_rows(call, ids, pad_id(teacher), output)
+
+
+def mean_scores(teachers: Sequence[tuple[PreTrainedModel, Sequence[Sequence[int]]]]) -> np.ndarray:
+    """Mean logits of several teachers; each comes with the rows in its own tokens, which have to be the same where a
+    model answers for every token.
+
+    Labels count as the first teacher has them; the others may have the same ones in another order.
+    """
+    if kind_of(teachers[0][0]) is Kind.TEXT and len(teachers) > 1:
+        raise InputError("teachers: what several models write has no mean; give one")
+    if len(teachers) == 1:
+        return teacher_scores(*teachers[0])
+    wanted, scores = label_names(teachers[0][0]), []
+    for teacher, ids in teachers:
+        names = label_names(teacher)
+        order = [names.index(name) for name in wanted] if len(wanted) > 1 else [0]  # a number goes by any name
+        scores.append(teacher_scores(teacher, ids)[:, order])
+    return np.stack(scores).mean(axis=0)
+
+
+def _check_fits(student: PreTrainedModel, teacher: PreTrainedModel, settings: Heal) -> None:
+    """Losses inside the models compare token by token, and hidden states number by number."""
+    ours, theirs = student.config, teacher.config
+    if kind_of(student) is Kind.TEXT and (settings.relation_weight or settings.quantize_aware):
+        raise InputError("relation_weight, quantize_aware: not for models that write; leave them out")
+    inside = settings.hidden_weight or settings.relation_weight
+    if inside and {ours.model_type, theirs.model_type} & {*WHOLE}:
+        raise InputError(
+            "hidden_weight and relation_weight compare the models token by token, and a convolutional net has none; "
+            "set both to 0"
+        )
+    if inside and getattr(ours, "vocab_size", None) != getattr(theirs, "vocab_size", None):
+        raise InputError(
+            "hidden_weight and relation_weight compare the models token by token, and this student has another "
+            "vocabulary than its teacher; set both to 0"
+        )
+    if settings.hidden_weight and ours.hidden_size != theirs.hidden_size:
+        raise InputError(
+            f"hidden_weight compares hidden states of one size; the student has {ours.hidden_size}, its teacher "
+            f"{theirs.hidden_size}; set hidden_weight to 0 and use relation_weight"
+        )
+
+
+def _matched_layers(student: int, teacher: int) -> list[tuple[int, int]]:
+    """(student, teacher) indices into hidden_states (0 is the embeddings): layer i of n meets layer i * N / n."""
+    return [(i, round(i * teacher / student)) for i in range(1, student + 1)]
+
+
+def _hidden_loss(student, teacher, pairs: list[tuple[int, int]], mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean squared difference over real tokens, relative to the teacher's own mean square, averaged over the pairs."""
+    real = 1.0 if mask is None else mask.unsqueeze(-1).float()  # an image has no padding
+    total = torch.zeros((), device=teacher[0].device)
+    for i, j in pairs:
+        want = teacher[j].float()
+        error = ((student[i].float() - want) ** 2 * real).sum()
+        total = total + error / (want**2 * real).sum()
+    return total / len(pairs)

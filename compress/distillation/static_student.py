@@ -1,0 +1,84 @@
+"""The far end of the frontier: a student without layers, token embeddings + mean pooling + a linear head.
+
+As model2vec it starts from the teacher's own token embeddings (their first principal components); unlike it, it is then
+taught the teacher's answers. Pairs of neighbouring tokens have embeddings too, hashed into buckets as in fastText
+(Joulin et al. 2016, arXiv 1607.01759), so that "not good" is not "good".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..config import Static
+from ..models.inference import Kind, kind_of
+from ..models.pooling import embed
+from ..models.static_embedding import StaticConfig, StaticForSequenceClassification, StaticModel
+from ..models.structure import family
+from ..training.trainer import Progress
+from .distill import heal
+
+
+def static_student(
+    teacher: PreTrainedModel,
+    ids: Sequence[Sequence[int]],
+    settings: Static,
+    *,
+    scores: np.ndarray | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PreTrainedModel:
+    """A static student of `teacher`, taught on token ids; `scores` as in `heal`."""
+    student = untaught(teacher, settings, seed)
+    return heal(student, teacher, ids, settings, scores=scores, seed=seed, progress=progress)
+
+
+def untaught(teacher: PreTrainedModel, settings: Static, seed: int) -> StaticForSequenceClassification:
+    """A student for `heal` to teach. Its embeddings: what the teacher makes of each token alone, on the first principal
+    components, of unit mean length."""
+    vectors = _token_vectors(teacher)
+    width = min(settings.width, vectors.shape[1], vectors.shape[0])
+    _, _, axes = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
+    start = (vectors - vectors.mean(0)) @ axes[:width].T
+    start = start / start.norm(dim=1).mean()
+    torch.manual_seed(seed)
+    embeds = kind_of(teacher) is Kind.VECTOR
+    config = StaticConfig(
+        vocab_size=len(vectors),
+        hidden_size=width,
+        pairs=settings.pairs,
+        max_position_embeddings=getattr(teacher.config, "max_position_embeddings", 512),
+        pad_token_id=teacher.config.pad_token_id,
+        id2label=teacher.config.id2label,
+        label2id=teacher.config.label2id,
+        problem_type=teacher.config.problem_type,
+        vector_size=vectors.shape[1] if embeds else 0,
+    )
+    student = StaticModel(config) if embeds else StaticForSequenceClassification(config)
+    with torch.no_grad():
+        student.embeddings.weight.copy_(start)
+        if embeds:  # back from the components, in the teacher's space as model2vec's; without what all tokens share
+            student.classifier.weight.copy_(axes[:width].T)
+            student.classifier.bias.zero_()
+        if student.pair_embeddings is not None:
+            student.pair_embeddings.weight.zero_()
+    if embeds:
+        embed(student, "mean")
+    return student
+
+
+def _token_vectors(teacher: PreTrainedModel) -> torch.Tensor:
+    """The teacher's last hidden state of every token of its vocabulary, standing alone, (tokens, width) float32."""
+    words = teacher.base_model.get_submodule(family(teacher).embeddings)
+    assert isinstance(words, nn.Embedding)
+    vectors = []
+    with torch.inference_mode():
+        for ids in torch.arange(words.num_embeddings).split(512):
+            mask = torch.ones(len(ids), 1, dtype=torch.long)
+            out = teacher.base_model(input_ids=ids[:, None], attention_mask=mask)
+            vectors.append(out.last_hidden_state[:, 0].float())
+    return torch.cat(vectors)

@@ -1,0 +1,215 @@
+"""Models that write a text of their own (T5, Marian): their two halves, writing, and what they are taught with.
+
+A half is what is exported, so that PyTorch, ONNX Runtime and OpenVINO are asked in the same way (`greedy.writer`).
+Word-level distillation: Hinton et al. 2015, arXiv 1503.02531, along a given text; a row that has none is taught along
+the teacher's own (sequence-level: Kim and Rush 2016, arXiv 1606.07947).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from paredown.runtime.errors import InputError
+from paredown.runtime.preprocessor import Batch, by_length
+from paredown.runtime.seq2seq_decoding import RULES, writer
+from paredown.tasks.token_classification import NO_LABEL
+
+from ..config import Distill
+from .architectures import HALVES, Halves
+from .generation_config import NEUTRAL
+from .inference import inputs_of, tensors
+
+Texts = np.ndarray | Sequence[np.ndarray]  # token ids of each text
+JUDGED_ROWS = 16  # rows a call, when a loss is only looked at
+
+
+def halves_of(model: PreTrainedModel) -> Halves:
+    """The record of a model's architecture; InputError names the known ones when it is not among them."""
+    kind = model.config.model_type
+    if kind not in HALVES:
+        raise InputError(f"a '{kind}' model cannot be made to write here; supported: {', '.join(HALVES)}")
+    return HALVES[kind]
+
+
+def depths(model: PreTrainedModel) -> tuple[int, int]:
+    """Layers of the half that reads and of the half that writes."""
+    parts = halves_of(model)
+    return len(attrgetter(parts.encoder)(model)), len(attrgetter(parts.decoder)(model))
+
+
+def rules_of(model: PreTrainedModel) -> dict[str, Any]:
+    """How it writes: the token that begins a text, the one that ends it, padding, the most tokens of one, and what
+    changes the logits (`greedy.RULES`)."""
+    own = model.generation_config
+    given = {key: getattr(own, key, None) for key in RULES}
+    logits = {key: value for key, value in given.items() if value is not None and value != NEUTRAL.get(key, [])}
+    return {
+        **({"logits": logits} if logits else {}),
+        "start_id": own.decoder_start_token_id,
+        "eos_id": own.eos_token_id,
+        "pad_id": own.pad_token_id,
+        "max_new_tokens": own.max_new_tokens,
+    }
+
+
+class EncoderHalf(nn.Module):
+    """Texts to the keys and values that every layer of the decoder looks at them with."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model, parts = model, halves_of(model)
+        self.reads = [
+            attrgetter(path)(block) for block in attrgetter(parts.decoder)(model) for path in (parts.key, parts.value)
+        ]
+        self.heads = getattr(model.config, parts.heads)
+        self.inputs = ["input_ids", "attention_mask"]
+        self.outputs = held_names("cross", len(self.reads) // 2)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        hidden = self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return tuple(
+            read(hidden).view(hidden.shape[0], -1, self.heads, read.out_features // self.heads).transpose(1, 2)
+            for read in self.reads
+        )
+
+
+class DecoderHalf(nn.Module):
+    """One more token of each row: its logits, and the keys and values with this token's own at their end."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.depth = len(attrgetter(halves_of(model).decoder)(model))
+        crossed = held_names("cross", self.depth)
+        self.inputs = ["input_ids", "attention_mask", *held_names("past", self.depth), *crossed]
+        self.outputs = ["logits", *held_names("present", self.depth)]
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, *held: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        pairs = list(zip(held[::2], held[1::2], strict=True))
+        past, crossed = DynamicCache(pairs[: self.depth]), DynamicCache(pairs[self.depth :])
+        width = self.model.config.d_model
+        out = self.model(
+            decoder_input_ids=input_ids,
+            attention_mask=attention_mask,
+            # of the right shape and looked at by nobody: what the decoder needs of the encoder is in `crossed`
+            encoder_outputs=BaseModelOutput(last_hidden_state=held[-1][:, 0, :, :1].expand(-1, -1, width)),
+            past_key_values=EncoderDecoderCache(past, crossed),
+            use_cache=True,
+        )
+        layers = cast(list[Any], past.layers)
+        return (out.logits.flatten(0, 1), *(tensor for layer in layers for tensor in (layer.keys, layer.values)))
+
+
+def held_names(kind: str, depth: int) -> list[str]:
+    """Names of the keys and values of every layer."""
+    return [f"{kind}.{i}.{part}" for i in range(depth) for part in ("key", "value")]
+
+
+def write(model: PreTrainedModel, batch: Batch) -> Batch:
+    """input_ids and attention_mask (rows, length) int64 -> sequences (rows, max_new_tokens) int64."""
+    halves = (partial(_run, half(model)) for half in (EncoderHalf, DecoderHalf))
+    return writer(*halves, **rules_of(model))(batch)
+
+
+def _run(half: EncoderHalf | DecoderHalf, batch: Batch) -> Batch:
+    given = tensors(batch)
+    with torch.inference_mode():
+        found = half(*(given[name] for name in half.inputs))
+    return {name: tensor.numpy() for name, tensor in zip(half.outputs, found, strict=True)}
+
+
+def taught(model: PreTrainedModel, ids: Sequence[Sequence[int]], targets: Texts) -> list[dict]:
+    """Rows to train on: at each place of its target the decoder is given the tokens before it."""
+    start = int(model.generation_config.decoder_start_token_id)
+    return [
+        {"input_ids": row, "labels": target, "decoder_input_ids": np.array([start, *target[:-1]], dtype=np.int64)}
+        for row, target in zip(ids, targets, strict=True)
+    ]
+
+
+def targets_of(model: PreTrainedModel, said: Texts) -> list[np.ndarray]:
+    """Token ids without the padding behind them: sequences (rows, tokens) that were written, or targets as they are."""
+    pad = model.generation_config.pad_token_id
+    return [np.asarray(row, dtype=np.int64)[np.asarray(row) != pad] for row in said]
+
+
+def cross_entropy(model: PreTrainedModel, ids: Sequence[Sequence[int]], said: Texts) -> float:
+    """Mean over all tokens of the texts in `said`, nats; the model is in evaluation mode on the CPU."""
+    from ..training.trainer import stack
+
+    rows, pad = taught(model, ids, targets_of(model, said)), int(model.config.pad_token_id)
+    total, tokens = 0.0, 0
+    for picked in by_length(ids, JUDGED_ROWS):
+        batch = stack([rows[i] for i in picked], pad)
+        labels = batch["labels"]
+        with torch.inference_mode():
+            logits = model(**inputs_of(batch)).logits[labels != NO_LABEL].float()
+        total += float(nn.functional.cross_entropy(logits, labels[labels != NO_LABEL], reduction="sum"))
+        tokens += len(logits)
+    return total / tokens
+
+
+def along(model: PreTrainedModel, ids: Sequence[Sequence[int]], labels: Texts | None, said: np.ndarray) -> list[dict]:
+    """Rows to distil on: along the row's own text where it has one, else along what the teacher `said` (rows, tokens).
+
+    "targets" is the text, "labels" is NO_LABEL where it is not the row's own.
+    """
+    given = [None] * len(ids) if labels is None else [label if np.ndim(label) else None for label in labels]
+    theirs = targets_of(model, said)
+    rows = taught(model, ids, [said if own is None else own for own, said in zip(given, theirs, strict=True)])
+    for row, own in zip(rows, given, strict=True):
+        row["targets"] = row["labels"]
+        if own is None:
+            row["labels"] = np.full(len(row["targets"]), NO_LABEL)
+    return rows
+
+
+def fewer_layers(teacher: PreTrainedModel, settings: Distill) -> PreTrainedModel:
+    """A copy of the teacher with only the named layers of each half, or evenly spread ones, first and last in; a half
+    that has fewer keeps all of its own."""
+    if settings.width is not None:
+        raise InputError("width: the student of a model that writes keeps the teacher's; leave it out")
+    student, parts = copy.deepcopy(teacher), halves_of(teacher)
+    counts = (settings.layers, settings.layers if settings.decoder_layers is None else settings.decoder_layers)
+    for path, key, wanted in zip((parts.encoder, parts.decoder), parts.depths, counts, strict=True):
+        blocks = cast(nn.ModuleList, attrgetter(path)(student))
+        keep = _spread(wanted, len(blocks)) if isinstance(wanted, int) else wanted
+        if not keep or keep != sorted(set(keep) & set(range(len(blocks)))) or (parts.first_stays and keep[0]):
+            first = ", the first one in," if parts.first_stays else ""
+            raise InputError(f"layers: {keep} is not an ascending choice{first} of the layers 0..{len(blocks) - 1}")
+        kept = [blocks[k] for k in keep]
+        del blocks[:]
+        blocks.extend(kept)
+        for place, block in enumerate(kept):
+            for module in block.modules():
+                if getattr(module, "layer_idx", None) is not None:  # where its keys and values are held
+                    module.layer_idx = place  # type: ignore[assignment]
+        setattr(student.config, key, len(kept))
+    return student
+
+
+def _spread(count: int, depth: int) -> list[int]:
+    if count < 1:
+        raise InputError(f"layers: {count} is not a number from 1")
+    count = min(count, depth)
+    return sorted({int(x) for x in np.linspace(0, depth - 1, count).round()}) if count > 1 else [0]
+
+
+def same_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Raise InputError where the logits of two models are not of the same tokens."""
+    ours, theirs = student.config.vocab_size, teacher.config.vocab_size
+    if ours != theirs:
+        raise InputError(f"the student has logits for {ours} tokens, its teacher for {theirs}; they must be the same")

@@ -1,0 +1,75 @@
+"""The architecture of the student without layers, known to transformers once this module is imported."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from .architectures import STATIC
+
+HASH = 509  # a prime; with at most 2^15 buckets all stays below 2^24, where OpenVINO's float remainder is exact
+
+
+class StaticConfig(PreTrainedConfig):
+    """hidden_size: width of the embeddings. pairs: buckets of the pair embeddings, 0 for none. vector_size: width of
+    the vectors that it answers with, 0 for one that answers with labels."""
+
+    model_type = STATIC
+
+    def __init__(
+        self,
+        vocab_size: int = 1,
+        hidden_size: int = 64,
+        pairs: int = 0,
+        max_position_embeddings: int = 512,
+        vector_size: int = 0,
+        **others,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.pairs = pairs
+        self.max_position_embeddings = max_position_embeddings  # longer texts are cut there, as the teacher's were
+        self.vector_size = vector_size
+        super().__init__(**others)
+
+
+class StaticForSequenceClassification(PreTrainedModel):
+    """input_ids and attention_mask (rows, length) int64 -> logits (rows, labels)."""
+
+    config_class = StaticConfig
+    base_model_prefix = "static"
+    _supports_sdpa = True  # it has no attention, so every kind of it is supported
+
+    def __init__(self, config: StaticConfig) -> None:
+        super().__init__(config)
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.pair_embeddings = nn.Embedding(config.pairs, config.hidden_size) if config.pairs else None
+        self.classifier = nn.Linear(config.hidden_size, config.vector_size or config.num_labels or 2)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        assert isinstance(value, nn.Embedding)
+        self.embeddings = value
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: object) -> SequenceClassifierOutput:
+        real = attention_mask.unsqueeze(-1).to(self.embeddings.weight.dtype)
+        pooled = (self.embeddings(input_ids) * real).sum(1) / real.sum(1)
+        if self.pair_embeddings is not None:
+            pairs = self.config.pairs
+            buckets = (input_ids[:, :-1] % pairs * HASH + input_ids[:, 1:]) % pairs
+            pooled = pooled + (self.pair_embeddings(buckets) * real[:, 1:]).sum(1) / real.sum(1)
+        return SequenceClassifierOutput(logits=self.classifier(pooled))
+
+
+class StaticModel(StaticForSequenceClassification):
+    """Logits are vectors (rows, vector_size) of any length."""
+
+
+AutoConfig.register(STATIC, StaticConfig)
+AutoModel.register(StaticConfig, StaticModel)
+AutoModelForSequenceClassification.register(StaticConfig, StaticForSequenceClassification)

@@ -1,0 +1,245 @@
+"""The shape of an encoder whose layers have been cut unevenly: read it, write it, rebuild it, and make it.
+
+transformers can describe one head count and one width for the whole model; a pruned model has its own in each layer.
+`structure.json` beside the checkpoint holds the difference.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from operator import attrgetter
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from paredown.runtime.errors import InputError
+
+from .architectures import FAMILIES, Family
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One block: its attention heads and the width of its feed-forward part."""
+
+    heads: int
+    ffn: int
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Every block's shape, first to last, and the size of one head."""
+
+    head_size: int
+    layers: tuple[Layer, ...]
+
+    def to_json(self) -> dict:
+        return {"format": FORMAT, "head_size": self.head_size, "layers": [asdict(layer) for layer in self.layers]}
+
+    @staticmethod
+    def from_json(data: object, where: str) -> Structure:
+        """Read what `to_json` wrote; raises InputError that names `where`."""
+        try:
+            assert isinstance(data, dict)
+            if data["format"] != FORMAT:
+                raise InputError(f"{where}: format {data['format']!r}; this paredown reads format {FORMAT}")
+            layers = tuple(Layer(heads=int(x["heads"]), ffn=int(x["ffn"])) for x in data["layers"])
+            structure = Structure(int(data["head_size"]), layers)
+        except (AssertionError, KeyError, TypeError, ValueError):
+            raise InputError(f"{where}: not a structure file of paredown; take it from the checkpoint again") from None
+        if any(layer.heads < 1 or layer.ffn < 1 for layer in layers) or structure.head_size < 1:
+            raise InputError(f"{where}: every layer needs at least one head and one neuron")
+        return structure
+
+
+def family(model: PreTrainedModel) -> Family:
+    """The family record of a model; InputError names the supported ones when it is not among them."""
+    kind = model.config.model_type
+    if kind not in FAMILIES:
+        raise InputError(f"cannot cut a '{kind}' model, nor look inside; supported: {', '.join(FAMILIES)}")
+    return FAMILIES[kind]
+
+
+def blocks(model: PreTrainedModel) -> nn.ModuleList:
+    """The encoder's blocks, first to last."""
+    return cast(nn.ModuleList, attrgetter(family(model).blocks)(model.base_model))
+
+
+def linear(block: nn.Module, path: str) -> nn.Linear:
+    """The linear layer at `path` below a block."""
+    return cast(nn.Linear, attrgetter(path)(block))
+
+
+def inputs_of(block: nn.Module, path: str) -> int:
+    """How many inputs the linear layer at `path` has; of GPT-2's Conv1D too, whose matrix is transposed."""
+    layer = linear(block, path)
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.weight.shape[0]  # type: ignore[unreachable]
+
+
+def require_linear(model: PreTrainedModel) -> None:
+    """InputError for a model of which nothing inside a layer can be cut."""
+    if not family(model).linear:
+        kind = model.config.model_type
+        raise InputError(
+            f"prune: the transposed matrices of a '{kind}' model cannot be cut; distill it to fewer layers"
+        )
+
+
+def head_size(model: PreTrainedModel) -> int:
+    """Width of one attention head; cutting never changes it."""
+    key, config = family(model).head_size_key, model.config
+    return (getattr(config, key, None) if key else None) or config.hidden_size // config.num_attention_heads
+
+
+def structure_of(model: PreTrainedModel) -> Structure:
+    """The shape a model has now, read from its weights."""
+    parts, size = family(model), head_size(model)
+    layers = [Layer(inputs_of(b, parts.attention_out) // size, inputs_of(b, parts.down)) for b in blocks(model)]
+    return Structure(size, tuple(layers))
+
+
+def described_by_config(model: PreTrainedModel) -> bool:
+    """True when config.json alone rebuilds the model, so that plain `from_pretrained` loads it."""
+    heads, width = model.config.num_attention_heads, getattr(model.config, family(model).width_key)
+    width = width or 4 * model.config.hidden_size  # GPT-2's, where its config does not say
+    return all(layer == Layer(heads, width) for layer in structure_of(model).layers)
+
+
+def describe_by_config(model: PreTrainedModel) -> None:
+    """Write an even shape into the config, so that plain `from_pretrained` loads it; InputError when it cannot."""
+    parts, layers = family(model), structure_of(model).layers
+    if len(set(layers)) != 1:
+        raise InputError("the layers have different shapes, which config.json cannot describe")
+    heads, size, config = layers[0].heads, head_size(model), model.config
+    if heads != config.num_attention_heads:
+        if parts.head_size_key is None:
+            raise InputError(
+                f"even: config.json of '{config.model_type}' has no size of a head, so all "
+                f"{config.num_attention_heads} heads must stay; cut ffn or layers"
+            )
+        if config.hidden_size % heads:
+            raise InputError(f"even: {heads} heads do not divide the hidden size {config.hidden_size}")
+        setattr(config, parts.head_size_key, size)
+        config.num_attention_heads = heads
+    setattr(config, parts.width_key, layers[0].ffn)
+
+
+def reshape(model: PreTrainedModel, structure: Structure) -> None:
+    """Give a freshly built model the shapes of `structure`, in place; the new weights are to be loaded next."""
+    found = blocks(model)
+    if len(found) != len(structure.layers):
+        raise InputError(f"structure.json describes {len(structure.layers)} layers, config.json {len(found)}")
+    now = structure_of(model)
+    if now.head_size != structure.head_size:
+        raise InputError(f"structure.json has heads of {structure.head_size}, config.json of {now.head_size}")
+    for was, layer in zip(now.layers, structure.layers, strict=True):
+        if layer.heads > was.heads or layer.ffn > was.ffn:
+            raise InputError("structure.json describes a layer that is larger than config.json's")
+    cut(model, [np.arange(x.heads) for x in structure.layers], [np.arange(x.ffn) for x in structure.layers])
+
+
+def cut(model: PreTrainedModel, heads: Sequence[np.ndarray], neurons: Sequence[np.ndarray]) -> None:
+    """Remove every head and feed-forward neuron that is not listed (numbers per layer), in place."""
+    parts, size = family(model), head_size(model)
+    for block, keep_heads, keep_neurons in zip(blocks(model), heads, neurons, strict=True):
+        count = inputs_of(block, parts.attention_out) // size
+        if len(keep_heads) != count:
+            if not parts.cuts_heads:
+                raise InputError(f"the heads of a '{model.config.model_type}' model cannot be cut; cut ffn or layers")
+            channels = (keep_heads[:, None] * size + np.arange(size)).ravel()
+            for path in parts.heads_in:
+                if has(block, path):
+                    _keep(block, path, _repeated(channels, parts.projections, count * size), 0)
+            _keep(block, parts.attention_out, channels, 1)
+            for path in parts.head_counts:
+                owner, _, name = path.rpartition(".")
+                setattr(attrgetter(owner)(block), name, len(keep_heads))
+        width = inputs_of(block, parts.down)
+        if len(keep_neurons) != width:
+            for path in filter(None, (parts.up, parts.gate)):
+                _keep(block, path, _repeated(keep_neurons, parts.gates, width), 0)
+            _keep(block, parts.down, keep_neurons, 1)
+
+
+def keep_blocks(model: PreTrainedModel, keep: list[int]) -> None:
+    """Drop every block whose number is not in `keep` (ascending, from 0), in place."""
+    found = blocks(model)
+    bad = [k for k in keep if not 0 <= k < len(found)]
+    if bad or not keep or sorted(set(keep)) != list(keep):
+        raise InputError(f"layers: {keep} is not an ascending choice of the layers 0..{len(found) - 1}")
+    if family(model).first_stays and keep[0] != 0:
+        raise InputError(f"layers: the first layer of a '{model.config.model_type}' model has to stay, {keep} drops it")
+    if getattr(model.config, "scale_attn_by_inverse_layer_idx", False) and len(keep) < len(found):
+        raise InputError("layers: the attention of this model is scaled by the number of its layer; all have to stay")
+    kept = [found[k] for k in keep]
+    for number, block in enumerate(kept):
+        for part in block.modules():  # a decoder's attention has a place in the cache
+            if hasattr(part, "layer_idx"):
+                vars(part)["layer_idx"] = number
+    while len(found):
+        del found[-1]
+    found.extend(kept)
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = [model.config.layer_types[k] for k in keep]
+    model.config.num_hidden_layers = len(kept)
+
+
+def widen(model: PreTrainedModel) -> None:
+    """Give every block the widest attention and feed-forward part that a block of this model has, in place.
+
+    For models that are timed, not asked: one that was cut unevenly has room for any of its shapes then.
+    """
+    parts, layers = family(model), structure_of(model).layers
+    if len(set(layers)) == 1:
+        return
+    found, size = blocks(model), head_size(model)
+    widest = [max(range(len(layers)), key=lambda i: key(layers[i])) for key in (attrgetter("heads"), attrgetter("ffn"))]
+    ffn = (parts.up, parts.gate, parts.down)
+    for paths, source in zip(((*parts.heads_in, parts.attention_out), ffn), widest, strict=True):
+        for path in filter(None, paths):
+            if has(found[source], path):
+                wide = linear(found[source], path)
+                for block in found:
+                    parent, _, name = path.rpartition(".")
+                    setattr(attrgetter(parent)(block), name, copy.deepcopy(wide))
+    heads = linear(found[0], parts.attention_out).in_features // size
+    for block in found:
+        for path in parts.head_counts:
+            owner, _, name = path.rpartition(".")
+            setattr(attrgetter(owner)(block), name, heads)
+
+
+def sublayers(model: PreTrainedModel) -> Iterator[tuple[nn.Linear, nn.Module, int]]:
+    """Bottom-up, two for each block: the output projection, its layer norm, and the width of a unit at its input."""
+    parts, size = family(model), head_size(model)
+    for block in blocks(model):
+        yield linear(block, parts.attention_out), attrgetter(parts.attention_norm)(block), size
+        yield linear(block, parts.down), attrgetter(parts.ffn_norm)(block), 1
+
+
+def has(block: nn.Module, path: str) -> bool:
+    """True when the block has a layer at `path`."""
+    return hasattr(attrgetter(path.rpartition(".")[0])(block), path.rpartition(".")[2])
+
+
+def _repeated(channels: np.ndarray, times: int, stride: int) -> np.ndarray:
+    return (np.arange(times)[:, None] * stride + channels).ravel()
+
+
+def _keep(block: nn.Module, path: str, channels: np.ndarray, dimension: int) -> None:
+    """Replace a linear by one with only these outputs (dimension 0) or inputs (1)."""
+    old, index = linear(block, path), torch.as_tensor(channels)
+    weight = old.weight.detach().index_select(dimension, index)
+    new = nn.Linear(weight.shape[1], weight.shape[0], bias=old.bias is not None, dtype=weight.dtype)
+    new.weight = nn.Parameter(weight, requires_grad=old.weight.requires_grad)
+    if old.bias is not None:
+        bias = old.bias.detach()
+        new.bias = nn.Parameter(bias[index] if dimension == 0 else bias.clone())
+    parent, _, name = path.rpartition(".")
+    setattr(attrgetter(parent)(block), name, new)

@@ -1,0 +1,157 @@
+"""What a model is taught with and judged by: its answers against labels, numbers, or another model's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from paredown.runtime.causal_decoding import NEXT
+from paredown.runtime.preprocessor import run_rows
+from paredown.tasks.text_generation import nats
+from paredown.tasks.token_classification import NO_LABEL
+
+from ..models.inference import Kind, answers, divergence, forward, kind_of, pad_id
+
+SCALE = 20.0  # of cosines, as in sentence-transformers: 1 / temperature
+JUDGED = 256  # pairs whose loss is one
+CHOSEN = "chosen"  # of a row that may have several labels: 1 and 0, (labels,)
+Labels = np.ndarray | Sequence[np.ndarray]  # (rows,) int64, or (tokens,) of each row; NO_LABEL where there is none;
+# numbers: (rows,) float64, NaN where there is none; ends of an answer: (tokens, 2) int64, 1 where it begins and ends;
+# a text to write: its tokens
+
+
+def one_a_line(labels: Labels) -> np.ndarray:
+    """Labels (or logits) of rows as they are; those of tokens, one row's after another's."""
+    return labels if isinstance(labels, np.ndarray) else np.concatenate([np.atleast_1d(label) for label in labels])
+
+
+def labels_key(model: PreTrainedModel) -> str:
+    """The name under which a row to train on has its labels: of a row or its tokens, or 1 and 0 for every label."""
+    return CHOSEN if kind_of(model) is Kind.SEVERAL else "labels"
+
+
+def answered(logits: torch.Tensor, batch: dict[str, torch.Tensor], kind: Kind) -> tuple[torch.Tensor, torch.Tensor]:
+    """A model's answers, (lines, labels) float32, and their labels (lines,) int64 (numbers: float64): a line a row, a
+    real token, a label of a row that may have several, an end of an answer, a token of a text that is written, or
+    one after another."""
+    if kind is Kind.SEVERAL:
+        return answers(logits, None, kind), batch[CHOSEN].reshape(-1)
+    mask, labels = batch.get("attention_mask"), batch["labels"]
+    if kind is Kind.TEXT:
+        return logits[labels != NO_LABEL].float(), labels[labels != NO_LABEL]
+    lines = answers(logits, mask, kind)
+    if kind is Kind.ENDS:
+        return lines, chosen_tokens(labels)
+    if kind is Kind.NEXT:
+        assert mask is not None
+        return lines, labels[:, 1:][mask[:, 1:].bool()]
+    return lines, labels if labels.ndim == 1 or mask is None else labels[mask.bool()]
+
+
+def chosen_tokens(marks: torch.Tensor) -> torch.Tensor:
+    """(rows, tokens, 2), 1 where an answer begins and ends -> (rows * 2,) int64 the tokens; NO_LABEL where no 1 is."""
+    there = (marks == 1).transpose(1, 2).flatten(0, 1)
+    return torch.where(there.any(dim=1), there.long().argmax(dim=1), NO_LABEL)
+
+
+def supervised(
+    logits: torch.Tensor, batch: dict[str, torch.Tensor], kind: Kind, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean cross-entropy with the labels that there are, nats; with numbers, half the mean squared error; of vectors,
+    `pair_loss`. 0 where no row of the batch has one. `weights`: of each label, (labels,)."""
+    if kind is Kind.VECTOR:
+        return pair_loss(logits, batch["labels"], batch["input_ids"])
+    lines, labels = answered(logits, batch, kind)
+    there = ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
+    if not there.any():
+        return lines.new_zeros(())
+    if labels.is_floating_point():
+        return divergence(lines[there], labels[there, None].to(lines.dtype))
+    given = None if weights is None else weights.to(lines.device)
+    return nn.functional.cross_entropy(lines, labels, weight=given, ignore_index=NO_LABEL)
+
+
+def pair_loss(vectors: torch.Tensor, numbers: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """The loss of pairs: `vectors` (2 * pairs, width) and `ids` (2 * pairs, length) are of all first texts, then of
+    all second ones; `numbers` (pairs,) how alike they are, inf where the second answers the first.
+
+    With numbers CoSENT's: log(1 + sum exp(SCALE * (cos_b - cos_a))) over pairs a, b of which a has the higher number,
+    which asks for their order alone. Without: the cross-entropy of finding the own passage among all of the batch
+    (Henderson et al. 2017, arXiv 1705.00652), other copies of it left out.
+    """
+    first, second = vectors.float().chunk(2)
+    if not numbers.isinf().any():
+        near = SCALE * (first * second).sum(1)
+        apart = (near[None, :] - near[:, None])[numbers[:, None] > numbers[None, :]]
+        return torch.cat([apart, apart.new_zeros(1)]).logsumexp(0)
+    passages = ids.chunk(2)[1]
+    same = (passages[:, None] == passages[None, :]).all(-1).fill_diagonal_(False)
+    near = (SCALE * first @ second.T).masked_fill(same, -torch.inf)
+    return nn.functional.cross_entropy(near, torch.arange(len(near), device=near.device))
+
+
+@dataclass
+class Judge:
+    """Validation during training: how far the model's answers are from the wanted ones; less is better."""
+
+    ids: Sequence[Sequence[int]]
+    wanted: Labels  # logits to come near, as `run_rows` gives them, or labels, numbers or texts to predict
+    weights: torch.Tensor | None = None  # of each label, (labels,)
+
+    def __call__(self, model: PreTrainedModel) -> float:
+        """Mean cross-entropy against the wanted distribution or labels, nats, or half the mean squared error; of
+        vectors, 1 less the mean cosine, or the mean of `pair_loss`; the model is left as it was."""
+        training, device = model.training, model.device
+        cast(nn.Module, model).to("cpu").eval()
+        kind = kind_of(model)
+        if kind is Kind.TEXT:
+            from ..models.seq2seq import cross_entropy
+
+            value = cross_entropy(model, self.ids, self.wanted)
+            cast(nn.Module, model).to(device).train(training)
+            return value
+        found = run_rows(partial(forward, model), self.ids, pad_id(model), NEXT if kind is Kind.NEXT else "logits")
+        cast(nn.Module, model).to(device).train(training)
+        if kind is Kind.NEXT:  # the rows' own tokens are wanted
+            return nats(found, [len(row) for row in self.ids])
+        logits, wanted = torch.from_numpy(found), torch.from_numpy(one_a_line(self.wanted))
+        if kind is Kind.VECTOR:
+            if wanted.ndim > 1:
+                return float(divergence(answers(logits, None, kind), answers(wanted, None, kind)))
+            return _pairs_loss(logits, wanted, self.ids)
+        if kind is Kind.NUMBER:
+            return float(divergence(logits, wanted.reshape(-1, 1).to(logits.dtype)))
+        if kind is Kind.SEVERAL:
+            logits = answers(logits, None, kind)
+            wanted = answers(wanted, None, kind) if wanted.is_floating_point() else wanted.reshape(-1)
+        if kind is Kind.ENDS:
+            (logits, mask), (wanted, _) = (rows_again(lines, self.ids) for lines in (logits, wanted))
+            logits = answers(logits, mask, kind)
+            wanted = answers(wanted, mask, kind) if wanted.is_floating_point() else chosen_tokens(wanted)
+        wanted = wanted if wanted.ndim == 1 else wanted.softmax(-1)
+        return float(nn.functional.cross_entropy(logits, wanted, weight=self.weights))
+
+
+def _pairs_loss(vectors: torch.Tensor, numbers: torch.Tensor, ids: Sequence[Sequence[int]]) -> float:
+    """Mean `pair_loss` of rows as `Rows` has them, JUDGED pairs at a time."""
+    losses = []
+    for first in torch.nonzero(~numbers.isnan())[:, 0].split(JUDGED):
+        rows = torch.cat([first, first + 1])
+        padded = pad_sequence([torch.tensor(ids[i]) for i in rows.tolist()], batch_first=True, padding_value=-1)
+        losses.append(float(pair_loss(vectors[rows], numbers[first], padded)) * len(first))
+    return sum(losses) / max(1, int((~numbers.isnan()).sum()))
+
+
+def rows_again(lines: torch.Tensor, ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(tokens of all rows, ...) -> (rows, longest, ...) with zeros behind a row's end, and where its tokens are."""
+    parts = list(lines.split([len(row) for row in ids]))
+    mask = [torch.ones(len(row), dtype=torch.bool) for row in ids]
+    return pad_sequence(parts, batch_first=True), pad_sequence(mask, batch_first=True)

@@ -1,0 +1,47 @@
+"""Optuna's studies in files: a killed search goes on where it was, and proposes no point twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paredown.runtime.errors import missing_extra
+
+if TYPE_CHECKING:
+    import optuna
+
+STARTUP = 6  # trials at random before the model of the others proposes
+
+
+def study_at(path: Path, name: str, **more: Any) -> optuna.Study:
+    """The study in the journal file `path`, a new one where there is none; `more`: as `optuna.create_study` takes it.
+
+    Raises InputError where Optuna is not installed.
+    """
+    try:
+        import optuna
+        import optuna.storages.journal
+    except ImportError as error:
+        raise missing_extra(error.name or "optuna", "compress") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # why a trial failed is in the study
+    path.parent.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+    return optuna.create_study(study_name=name, storage=storage, load_if_exists=True, **more)
+
+
+def seed_sampler(study: optuna.Study, seed: int) -> None:
+    """Seed the sampler of the next trial by how many there are, the one that a kill has interrupted among them.
+
+    So a study proposes the same points whether or not it was started again, and none of them twice.
+    """
+    import optuna
+
+    state = np.random.SeedSequence([seed, len(study.trials)]).generate_state(1)
+    study.sampler = optuna.samplers.TPESampler(seed=int(state[0]), n_startup_trials=STARTUP)
+
+
+def reasons(study: optuna.Study) -> list[str]:
+    """Why trials failed, each reason once: what they have left as "reason"."""
+    return list(dict.fromkeys(t.user_attrs["reason"] for t in study.trials if "reason" in t.user_attrs))

@@ -1,0 +1,302 @@
+"""One training loop for every stage: transformers' Trainer with a loss of ours.
+
+No checkpoints are written while it runs: a stage is one step of the run, and a killed step starts again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from paredown.runtime.errors import InputError, StepError, nearest
+from paredown.runtime.preprocessor import collate
+from paredown.tasks.token_classification import NO_LABEL
+
+from ..config import Finetune, Training
+from ..models.architectures import FAMILIES
+from ..models.inference import Kind, inputs_of, kind_of, not_finite, pad_id
+from .losses import Judge, Labels, labels_key, one_a_line, supervised
+from .target_scaling import standard_units
+
+PARTNER = "partner"  # of a row to train on: the ids of the text that belongs to it
+Progress = Callable[[float, str], None]  # share done 0..1, what is happening
+Loss = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
+ROW = "input_ids"  # the key under which a row to train on has what the encoder gave; Trainer looks there for its length
+
+
+def label_names(model: PreTrainedModel) -> list[str]:
+    """The labels of a model, in the order of its outputs."""
+    names: dict = model.config.id2label or {}
+    return [str(names[i]) for i in range(len(names))]
+
+
+def finetune(
+    model: PreTrainedModel,
+    ids: Sequence[Sequence[int]],
+    labels: Labels,
+    settings: Finetune,
+    *,
+    validation: tuple[Sequence[Sequence[int]], Labels] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> PreTrainedModel:
+    """Train `model` in place on token ids and labels, with their cross-entropy (numbers: their squared error); returns
+    it.
+
+    `validation`: token ids and labels that `patience` stops on. Adapters are merged when it returns.
+    """
+    with standard_units(model, ids, labels) as unit:
+        judged = None if validation is None else (validation[0], unit(validation[1]))
+        return _finetune(model, ids, unit(labels), settings, judged, seed, progress, callbacks)
+
+
+def _finetune(
+    model: PreTrainedModel,
+    ids: Sequence[Sequence[int]],
+    labels: Labels,
+    settings: Finetune,
+    validation: tuple[Sequence[Sequence[int]], Labels] | None,
+    seed: int,
+    progress: Progress | None,
+    callbacks: Sequence[TrainerCallback],
+) -> PreTrainedModel:
+    name, kind = labels_key(model), kind_of(model)
+    if kind is Kind.TEXT:
+        from ..models.seq2seq import taught
+
+        rows = taught(model, ids, labels)
+    else:
+        rows = [{ROW: row, name: label} for row, label in zip(ids, labels, strict=True)]
+    if kind is Kind.VECTOR:  # a pair is learned from as one; a text without another is not
+        rows = [row | {PARTNER: ids[i + 1]} for i, row in enumerate(rows) if not np.isnan(row[name])]
+        if not rows:
+            raise InputError("finetune: pairs of texts are needed, and the rows have one text each")
+    if settings.class_weights is not None and kind is not Kind.LABEL:
+        raise InputError(
+            "class_weights: for rows of one label each, not of several, nor of a number, an answer or a vector"
+        )
+    weights = label_weights(settings.class_weights, labels, label_names(model))
+
+    def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return supervised(net(**inputs_of(batch)).logits, batch, kind, weights)
+
+    judge = None if validation is None else Judge(*validation, weights)
+    train = partial(fit, model, rows, judge=judge, seed=seed, progress=progress)
+    if settings.peft is None:
+        return train(loss, settings, callbacks=callbacks)
+    from .adapters import adapted
+
+    with adapted(model, settings.peft, math.ceil(len(rows) / settings.batch_size * settings.epochs)) as beside:
+        return train(
+            lambda net, batch: loss(net, batch) + beside.penalty(), settings, callbacks=[*callbacks, *beside.callbacks]
+        )
+
+
+def label_weights(given: str | Mapping[str, float] | None, labels: Labels, names: Sequence[str]) -> torch.Tensor | None:
+    """Weight of each label in the loss, (labels,) float32. `balanced`: rows (or words) / (labels * rows of it)."""
+    if given is None:
+        return None
+    if given == "balanced":
+        lines = one_a_line(labels)
+        counts = np.bincount(lines[lines != NO_LABEL], minlength=len(names))
+        return torch.tensor(counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), dtype=torch.float32)
+    assert isinstance(given, Mapping)
+    unknown = next((name for name in given if name not in names), None)
+    if unknown is not None:
+        raise InputError(f"class_weights: '{unknown}' is no label of the checkpoint; {nearest(unknown, names)}")
+    return torch.tensor([given.get(name, 1.0) for name in names], dtype=torch.float32)
+
+
+def fit(  # noqa: C901
+    model: PreTrainedModel,
+    rows: list[dict],
+    loss: Loss,
+    settings: Training,
+    *,
+    judge: Judge | None = None,
+    seed: int,
+    progress: Progress | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> PreTrainedModel:
+    """Train in place, then leave the model in evaluation mode on the CPU; returns it.
+
+    `rows` are {ROW: [int] or pixels, "labels": int, float or (tokens,), ...}; further keys: float tensors; PARTNER:
+    the ids of a second text, whose rows stand behind the others in a batch. Raises StepError when the loss or a weight
+    is not finite. Out of memory: half the rows at a time, the same rows per step.
+    """
+    embeddings = model.get_input_embeddings() if kind_of(model) is Kind.TEXT else None
+    if embeddings is None:  # positions and norms too
+        parts, known = dict(model.base_model.named_children()), FAMILIES.get(model.config.model_type)
+        names = (known.embeddings.partition(".")[0],) if known else ("embeddings", "embedder")
+        embeddings = next(parts[name] for name in names if name in parts)
+    trained = [p for p in embeddings.parameters() if p.requires_grad]
+    micro = settings.batch_size
+    if settings.adversarial is not None:
+        if kind_of(model) is Kind.TEXT:
+            raise InputError("adversarial: pushes the texts that are read, and this model's own share their embeddings")
+        from .adversarial import hardened
+
+        loss = hardened(loss, model, settings.adversarial)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    forward = vars(model).get("forward")
+    try:
+        if settings.freeze_embeddings:
+            embeddings.requires_grad_(False)
+        while True:
+            try:
+                with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
+                    trainer = _trainer(model, rows, loss, settings, micro, seed, progress, Path(scratch))
+                    best = None
+                    if judge is not None and settings.patience is not None:
+                        best = _Best(
+                            judge, settings.patience, max(1, round(len(rows) / settings.batch_size / settings.looks))
+                        )
+                        trainer.add_callback(best)
+                    for callback in callbacks:
+                        trainer.add_callback(callback)
+                    trainer.train()
+                    if best is not None:
+                        best.restore(model)
+                break
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                if micro == 1:
+                    raise StepError("out of memory with one row at a time; use shorter rows (max_length)") from error
+                micro = max(1, micro // 2)
+                model.load_state_dict(start)
+                if progress:
+                    progress(0.0, f"out of memory: again with {micro} rows at a time")
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        for name in ("forward", "_original_forward"):  # accelerate's, which computes in bf16 where that is fast
+            vars(model).pop(name, None)
+        if forward is not None:
+            model.forward = forward
+    cast(nn.Module, model).to("cpu").eval()
+    broken = not_finite(model)
+    if broken is not None:
+        raise StepError(f"training left '{broken}' with values that are not finite; lower learning_rate")
+    return model
+
+
+def fast_bf16() -> bool:
+    """True where bf16 autocast pays: a GPU, or a CPU with bf16 instructions (without them a step is 17x slower)."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    checks = (getattr(torch.cpu, "_is_avx512_bf16_supported", None), getattr(torch.cpu, "_is_amx_tile_supported", None))
+    return any(check() for check in checks if check)
+
+
+class _Trainer(Trainer):
+    """Trainer with a loss given as a function, that stops at the first loss which is not finite."""
+
+    our_loss: Loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        value = self.our_loss(model, inputs)
+        if not torch.isfinite(value):
+            raise StepError(
+                f"the loss is {value.item()} at step {self.state.global_step + 1} of {self.state.max_steps}; "
+                "lower learning_rate, or look for rows that break the model"
+            )
+        return value
+
+
+class _Report(TrainerCallback):
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.progress(state.global_step / max(1, state.max_steps), f"step {state.global_step} of {state.max_steps}")
+
+
+class _Best(TrainerCallback):
+    """Looks at validation every so many steps, keeps the best weights, stops when nothing better comes."""
+
+    def __init__(self, judge: Judge, patience: int, every: int) -> None:
+        self.judge, self.patience, self.every = judge, patience, every
+        self.least, self.weights, self.since = float("inf"), {}, 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        model = kwargs["model"]
+        if state.global_step % self.every and state.global_step != state.max_steps:
+            return
+        value = self.judge(model)
+        self.since += 1
+        if value < self.least:
+            self.least, self.since = value, 0
+            self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        control.should_training_stop = self.since >= self.patience
+
+    def restore(self, model: PreTrainedModel) -> None:
+        if self.weights:
+            model.load_state_dict(self.weights)
+
+
+def _trainer(
+    model: PreTrainedModel,
+    rows: list[dict],
+    loss: Loss,
+    settings: Training,
+    micro: int,
+    seed: int,
+    progress: Progress | None,
+    scratch: Path,
+) -> _Trainer:
+    args = TrainingArguments(
+        output_dir=str(scratch),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=-(-settings.batch_size // micro),
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        lr_scheduler_type=settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
+        train_sampling_strategy="group_by_length",
+        seed=seed,
+        bf16=fast_bf16(),
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    filler = pad_id(model)
+    trainer = _Trainer(model=model, args=args, train_dataset=rows, data_collator=lambda part: stack(part, filler))  # type: ignore[arg-type]
+    trainer.our_loss = loss
+    trainer.model_accepts_loss_kwargs = False  # our loss is a mean: let it be divided when gradients accumulate
+    with contextlib.suppress(ValueError):
+        trainer.remove_callback(PrinterCallback)
+    if progress:
+        trainer.add_callback(_Report(progress))
+    return trainer
+
+
+def stack(rows: list[dict], filler: int) -> dict[str, torch.Tensor]:
+    """A batch of rows to train on; what has one entry a token is padded, labels and targets with NO_LABEL."""
+    given = [row[name] for name in (ROW, PARTNER) for row in rows if name in row]
+    batch = {name: torch.from_numpy(a) for name, a in collate(given, filler).items()}
+    for name in rows[0].keys() - {ROW, PARTNER}:
+        values = [np.asarray(row[name]) for row in rows]
+        if values[0].ndim:
+            longest = max(map(len, values))
+            none = NO_LABEL if name in ("labels", "targets") else 0
+            values = [
+                np.pad(v, [(0, longest - len(v)), *[(0, 0)] * (v.ndim - 1)], constant_values=none) for v in values
+            ]
+        batch[name] = torch.from_numpy(np.stack(values))
+    return batch

@@ -1,0 +1,313 @@
+"""The model card of a bundle: README.md in the Hub's layout, with a YAML head that the Hub's own library reads."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from paredown.compress.models.model_card import card_head
+from paredown.runtime.errors import printable
+from paredown.tasks.question_answering import LONGEST
+from paredown.tasks.registry import TASKS
+
+MARKS = re.compile(r"[\\`*_\[\]|~<>&$]")
+ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}  # a backslash before them does not reach every reader's HTML filter
+LIBRARY = {"onnxruntime": "onnx", "openvino": "openvino"}  # the Hub's names
+TEXT_TASKS = ("text-pair-classification", "multi-label-classification", "text-regression", "text-pair-regression")
+HUB_TASK = {
+    **dict.fromkeys(TEXT_TASKS, "text-classification"),
+    "sentence-embedding": "sentence-similarity",
+    "text-to-text": "text2text-generation",
+}
+
+
+@dataclass(frozen=True)
+class About:
+    """What a model card says that the artefact does not know; all of it may be unknown."""
+
+    licence: str | None = None  # the Hub's identifier, as the checkpoint states it
+    language: tuple[str, ...] = ()
+    base_model: str | None = None
+    datasets: tuple[str, ...] = ()  # names on the Hub
+    data: dict[str, str] = field(default_factory=dict)  # split -> file name or data set
+    rows: dict[str, int] = field(default_factory=dict)  # split -> how many
+
+
+def read_card(checkpoint: Path) -> About:
+    """What the YAML head of a checkpoint's README.md says of its licence, language, origin and data."""
+    head = card_head(checkpoint)
+    licence, base = head.get("license"), head.get("base_model")
+    return About(
+        licence=licence if isinstance(licence, str) else None,
+        language=_words(head.get("language")),
+        base_model=base if isinstance(base, str) else None,
+        datasets=_words(head.get("datasets")),
+    )
+
+
+def model_card(manifest: dict, choice: dict, about: About, sizes: dict[str, int]) -> str:
+    """Markdown with a YAML head; every figure comes from choice.json. `sizes`: bytes of what the runtime loads."""
+    chosen, baseline, certificate = choice["chosen"], choice["baseline"], choice["certificate"]
+    metric, test = chosen["metric"], chosen["metric_test"]
+    split = certificate["split"] if certificate else "test"
+    latency, base_latency = chosen["latency_ms"], baseline["latency_ms"]
+    environment = sum(entry["bytes"] for entry in manifest["environment"].values())
+    packed_on = manifest["packed_on"]
+    return f"""---
+{yaml.safe_dump(_head(manifest, chosen, about), sort_keys=False, allow_unicode=True, width=120).rstrip()}
+---
+
+# {manifest["name"]}
+
+{manifest["task"]}{_labels(manifest)}. Made by paredown {manifest["tool"]["paredown"]} from a
+fine-tuned checkpoint as candidate `{chosen["name"]}` ({manifest["runtime"]}, {manifest["precision"]}).
+
+## Metrics
+
+| | this model | 95 % interval | the checkpoint, PyTorch fp32 |
+| --- | --- | --- | --- |
+| {metric}, {split} | {_number(test)} | {_interval(chosen["metric_test_ci"])} \
+| {_number(baseline["metric_test"])} |
+| {metric}, validation | {_number(chosen["metric_validation"])} | {_interval(chosen["metric_validation_ci"])} \
+| {_number(baseline["metric_validation"])} |
+| p50 / p95 / p99, one row | {latency["p50"]:.2f} / {latency["p95"]:.2f} / {latency["p99"]:.2f} ms | | \
+{base_latency["p50"]:.2f} / {base_latency["p95"]:.2f} / {base_latency["p99"]:.2f} ms |
+| size to ship | {chosen["size_mb"]:.1f} MB | | {baseline["size_mb"]:.1f} MB |
+
+{_certified(choice)}
+
+Speed, one row a call: {_speed(choice)} Measured on {packed_on["cpu"]}, {packed_on["cores"]} cores; `report.html` has \
+the rest.
+
+## Data
+
+{_data(about)}
+
+## Intended use and limits
+
+For {manifest["task"]} of {_kind(manifest)} like those it was trained on, {_into(manifest)}; {_limits(manifest)}
+
+- {_cut(manifest)}
+- Inputs unlike the training data were not tested, nor was fairness between groups of people; whatever bias the
+  checkpoint and its data have is still in it. Compression can lose more on rare inputs than the mean shows.
+- {_cpus(manifest)}
+- Licence of the checkpoint: {escaped(about.licence or "") or "not stated there; find out before you pass this on"}.
+
+## How to run it
+
+    pip install -r requirements.txt
+    python selftest.py                                  # files whole, machine able, outputs as packed
+    paredown predict . {_asked(manifest)}  # pip install paredown, with the runtime above
+
+Without paredown, in this directory:
+
+    from pathlib import Path
+    from selftest import check_files, open_model, read_manifest
+    here = Path(".")
+    manifest = read_manifest(here)
+    check_files(here, manifest)
+    session, encoder = open_model(here, manifest)
+    {_output(manifest)} = session(encoder.pad(encoder.ids([{_row(manifest)}])))["{manifest["outputs"][0]}"]
+    print({_answer(manifest)})
+
+## Size
+
+| | MB |
+| --- | --- |
+{_rows(sizes)}
+| what `requirements.txt` installs, dependencies included | {environment / 1e6:.1f} |
+"""
+
+
+def _certified(choice: dict) -> str:
+    """What the certificate says, and how the candidate was selected."""
+    chosen, rule, found = choice["chosen"], choice["rule"], choice["certificate"]
+    if found is None:
+        text = "There is no certificate: no rows were kept that nothing else had used."
+    else:
+        text = (
+            f"Certificate: on {found['rows']} {found['split']} rows, which nothing else used, it loses "
+            f"{found['drop']:.2f} points against the checkpoint, "
+            f"and not more than {found['drop_upper_95']:.2f} (one-sided 95 % bound)."
+        )
+        if found["looks"] > 1:
+            text += (
+                f" {found['looks']} candidates were held against these rows; the bound holds for all of them together."
+            )
+    drop = f"{chosen['drop_validation']:.2f} points"
+    if not rule["confidence"]:
+        return f"{text}\nIt was selected on validation rows, where it loses {drop} (not tested)."
+    return (
+        f"{text}\nIt was selected on validation rows, where it loses {drop}, not more than "
+        f"{chosen['drop_upper']:.2f} at {100 * rule['confidence']:.0f} % confidence for all candidates together."
+    )
+
+
+def _speed(choice: dict) -> str:
+    """Speed-ups with their intervals; of a noisy run the ranges alone."""
+    chosen, said = choice["chosen"], []
+    for key, ends, against in (
+        ("speedup_vs_baseline", "speedup_ci", "the checkpoint in PyTorch"),
+        ("speedup_vs_plain_int8", "speedup_vs_plain_int8_ci", "its plain INT8"),
+    ):
+        if chosen[key] is None or (key == "speedup_vs_plain_int8" and choice["plain_int8"] == chosen["name"]):
+            continue
+        lo, hi = chosen[ends]
+        point = "" if choice["noisy"] else f"{chosen[key]:.2f} times as fast as {against}, 95 % interval "
+        said.append(
+            f"{point}{lo:.2f} to {hi:.2f}" + (f" times as fast as {against} (noisy machine)" if choice["noisy"] else "")
+        )
+    return f"{'; '.join(said)} ({chosen['speedup_statistic']})."
+
+
+def escaped(text: str) -> str:
+    """Foreign text (a label, a file's name) as one line of Markdown that shows it: no HTML, no links, no table cells.
+    CommonMark 0.31: a backslash before any ASCII punctuation gives that character."""
+    line = " ".join(printable(text).split())
+    return MARKS.sub(lambda found: ENTITIES.get(found[0], f"\\{found[0]}"), line)
+
+
+def _head(manifest: dict, chosen: dict, about: About) -> dict:
+    metric, split = chosen["metric"], "validation" if chosen["metric_test"] is None else "test"
+    source = re.sub("[<>]", "", about.data.get(split, split))  # some readers show the head as HTML
+    dataset = {"type": source, "name": source, "split": split}
+    result = {"type": metric, "name": f"{metric}, points", "value": round(chosen[f"metric_{split}"], 4)}
+    head = {
+        "license": about.licence,
+        "language": list(about.language),
+        "library_name": LIBRARY.get(manifest["runtime"], manifest["runtime"]),
+        "pipeline_tag": HUB_TASK.get(manifest["task"], manifest["task"]),
+        "base_model": about.base_model,
+        "datasets": list(about.datasets),
+        "metrics": [metric],
+        "tags": ["paredown", manifest["precision"]],
+        "model-index": [
+            {
+                "name": manifest["name"],
+                "results": [{"task": {"type": manifest["task"]}, "dataset": dataset, "metrics": [result]}],
+            }
+        ],
+    }
+    return {key: value for key, value in head.items() if value}
+
+
+def _data(about: About) -> str:
+    lines = [f"- {split}: {about.rows.get(split, '?')} rows, {escaped(name)}" for split, name in about.data.items()]
+    return "\n".join(lines) if lines else "Not stated."
+
+
+def _labels(manifest: dict) -> str:
+    if TASKS[manifest["task"]].vector or not manifest["labels"]:
+        return ""
+    return f", labels: {', '.join(map(escaped, manifest['labels']))}"
+
+
+def _into(manifest: dict) -> str:
+    task = TASKS[manifest["task"]]
+    if task.vector:
+        return f"each a vector of {len(manifest['labels'])} numbers and of length 1, so that products are cosines"
+    if task.writes:
+        return f"answered with a text of {manifest['generation']['max_new_tokens']} tokens at most"
+    if task.goes_on:
+        return f"on by {manifest['generation']['max_new_tokens']} tokens at most, each time the likeliest"
+    if task.number or task.answer:
+        return "into a number" if task.number else "for a part of the context"
+    return f"into {len(manifest['labels'])} labels"
+
+
+def _limits(manifest: dict) -> str:
+    task = TASKS[manifest["task"]]
+    if task.writes:
+        return "it writes the likeliest token each time, and may write what the text does not say."
+    if task.goes_on:
+        return "what it writes is likely, and need not be true."
+    if task.answer:
+        return f"an answer is {LONGEST} tokens long at most, and what is cut off of a long context is not looked at."
+    if task.per_token:
+        return "words are what blanks part, and one that is cut off has no label."
+    if task.several:
+        return "each label is a yes or a no of its own, at a probability of 0.5."
+    if task.number:
+        return "it gives a number, and no word on how sure it is of it."
+    if task.vector:
+        return "vectors of two models are not to be compared: embed again what was embedded by another."
+    return "it has no way to say that none of them fits."
+
+
+def _output(manifest: dict) -> str:
+    """What the first output is called there."""
+    return "sequences" if TASKS[manifest["task"]].writes else "logits"
+
+
+def _answer(manifest: dict) -> str:
+    """Python that prints the answer of `logits`, in the bundle's directory."""
+    task = TASKS[manifest["task"]]
+    if task.writes:
+        return "encoder.text(sequences[0])"
+    if task.goes_on:
+        return 'encoder.tokenizer.decode([i for i in session.continued(encoder.prompts(["..."]))[0] if i >= 0])'
+    if task.answer:
+        return "logits[0].argmax(0).tolist()  # its first and its last token"
+    if task.per_token:
+        return '[manifest["labels"][i] for i in logits[0].argmax(-1)]'
+    if task.several:
+        return '[label for label, logit in zip(manifest["labels"], logits[0]) if logit > 0]'
+    if task.number:
+        return "float(logits[0, 0])"
+    if task.vector:
+        return "logits[0]  # its vector"
+    return 'manifest["labels"][logits[0].argmax()]'
+
+
+def _kind(manifest: dict) -> str:
+    return "texts" if TASKS[manifest["task"]].reads_text else "images"
+
+
+def _cut(manifest: dict) -> str:
+    if TASKS[manifest["task"]].reads_text:
+        return f"Inputs are cut at {manifest['max_length']} tokens, on the right."
+    return "Images are resized as `preprocessor_config.json` says, whatever their size."
+
+
+def _asked(manifest: dict) -> str:
+    """The options of `paredown predict` that give one row."""
+    if not TASKS[manifest["task"]].reads_text:
+        return "--image FILE" + 22 * " "
+    if TASKS[manifest["task"]].columns.second:
+        return '--text "..." --text-pair "..."'
+    return '--text "..."' + 23 * " "
+
+
+def _row(manifest: dict) -> str:
+    """One row as Python: a text, or two with the sign between them that the encoder looks for; an image as its URI."""
+    if not TASKS[manifest["task"]].reads_text:
+        return '"data:image/png;base64,..."'
+    return r'"...\x1e..."' if TASKS[manifest["task"]].columns.second else '"..."'
+
+
+def _cpus(manifest: dict) -> str:
+    needs = manifest["isa"]["needs_one_of"]
+    if not needs:
+        return "It runs on any CPU that its runtime supports."
+    return f"It needs a CPU with one of {', '.join(needs)}; `selftest.py` refuses others."
+
+
+def _rows(sizes: dict[str, int]) -> str:
+    return "\n".join(f"| `{name}` | {size / 1e6:.1f} |" for name, size in sizes.items())
+
+
+def _words(value: object) -> tuple[str, ...]:
+    """A word or a list of words; anything else is left out."""
+    words = value if isinstance(value, list) else [value]
+    return tuple(word for word in words if isinstance(word, str))
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f}"
+
+
+def _interval(value: list[float] | None) -> str:
+    return "" if value is None else f"{value[0]:.2f} to {value[1]:.2f}"

@@ -1,0 +1,84 @@
+"""Who made a bundle: a signature over all its files with a key pair, by the library `model-signing`.
+
+`model.sig` lies in the bundle, and `model_signing verify key --signature model.sig --public_key K .` reads it too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paredown.runtime.errors import InputError, missing_extra
+from paredown.runtime.manifest import SIGNATURE, BundleError
+
+MAKE_PRIVATE = "make one with: openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
+MAKE_PUBLIC = "make it with: openssl ec -in key.pem -pubout -out key.pub"
+
+
+def sign(bundle: Path, private_key: Path) -> Path:
+    """Write model.sig into the bundle, made with a PEM key on one of NIST's curves (P-256, P-384, P-521).
+
+    Raises InputError for a key that cannot be used, or when the library is missing.
+    """
+    signing, _, hashing = _library()
+    _require_key(private_key, "--private-key", MAKE_PRIVATE)
+    target = bundle / SIGNATURE
+    target.unlink(missing_ok=True)
+    try:
+        signer = signing.Config().use_elliptic_key_signer(private_key=private_key)
+    except Exception as error:  # cryptography raises its own classes, TypeError for a key with a password
+        raise InputError(
+            f"--private-key {private_key}: not an unencrypted PEM key on P-256, P-384 or P-521{_why(error)}; "
+            f"{MAKE_PRIVATE}"
+        ) from None
+    signer.set_hashing_config(_hashing(hashing)).sign(bundle, target)
+    return target
+
+
+def check_signature(bundle: Path, public_key: Path) -> None:
+    """Raise BundleError unless model.sig was made with the key's other half, over these very files."""
+    path, verifier = bundle / SIGNATURE, verifier_of(public_key)
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{SIGNATURE}: no such file; this bundle is not signed")
+    try:
+        verifier.verify(bundle, path)
+    except Exception as error:  # ValueError, InvalidSignature, and those of three parsers
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BundleError(f"{SIGNATURE}: not a signature of this bundle by {public_key}: {reason}") from None
+
+
+def verifier_of(public_key: Path):
+    """What verifies signatures of a key's other half. Raises InputError for a key that cannot be used, or when the
+    library is missing.
+    """
+    _, verifying, hashing = _library()
+    _require_key(public_key, "--public-key", MAKE_PUBLIC)
+    try:
+        verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+    except Exception as error:
+        raise InputError(
+            f"--public-key {public_key}: not a PEM public key on P-256, P-384 or P-521{_why(error)}; {MAKE_PUBLIC}"
+        ) from None
+    return verifier.set_hashing_config(_hashing(hashing))
+
+
+def _require_key(path: Path, option: str, how: str) -> None:
+    if not path.is_file():
+        raise InputError(f"{option} {path}: no such file; {how}")
+
+
+def _why(error: Exception) -> str:
+    """In brackets; nothing where a key of another kind, RSA for one, has made the library stumble over itself."""
+    return "" if isinstance(error, AttributeError) else f" ({' '.join(str(error).split())})"
+
+
+def _hashing(hashing):
+    """Every file of the bundle but the signature itself."""
+    return hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+
+
+def _library():
+    try:
+        from model_signing import hashing, signing, verifying
+    except ImportError as error:
+        raise missing_extra(error.name or "model_signing", "sign") from None
+    return signing, verifying, hashing

@@ -1,0 +1,251 @@
+"""The directory that is handed over: it says what it is, proves that it is whole, and runs. Without torch.
+
+docs/bundle.md lists what is in it; `archive` packs it, `layouts` makes of it what Triton and container engines read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from paredown.runtime import causal_decoding as decode_module
+from paredown.runtime import manifest as manifest_module
+from paredown.runtime import model_scan as modelfile_module
+from paredown.runtime import preprocessor as encoder_module
+from paredown.runtime import selftest as selftest_module
+from paredown.runtime import seq2seq_decoding as greedy_module
+from paredown.runtime import session as session_module
+from paredown.runtime.errors import InputError
+from paredown.runtime.manifest import SCHEMA_FILE, read_manifest, write_manifest
+from paredown.runtime.model_scan import check_model_file, scan
+from paredown.runtime.selftest import GOLDEN_TOLERANCE, largest_tolerance, open_model
+from paredown.runtime.session import Session
+from paredown.tasks.classification import spread
+from paredown.tasks.registry import TASKS
+
+from ..artifact import Artifact
+from ..hardware import BF16_ISA, INT8_ISA, machine, version
+from .drift_reference import describe
+from .environment import Installed, installed
+from .model_card import About, model_card
+from .sbom import write_sbom
+
+SCHEMA = 2
+GOLDEN_ROWS = 8
+RUNTIME_PACKAGE = {
+    "onnxruntime": ("onnxruntime",),
+    "onnxruntime-cuda": ("onnxruntime-gpu",),
+    "onnxruntime-tensorrt": ("onnxruntime-gpu", "tensorrt"),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt", "cuda-bindings"),
+    "tensorrt_rtx": ("tensorrt-rtx-cu13-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13", "cuda-bindings"),
+}
+METRIC_KEYS = (
+    "metric",
+    "metric_validation",
+    "metric_validation_ci",
+    "metric_test",
+    "metric_test_ci",
+    "drop_upper_95",
+    "certificate",
+)
+CODE = (
+    selftest_module,
+    manifest_module,
+    modelfile_module,
+    session_module,
+    encoder_module,
+    greedy_module,
+    decode_module,
+)  # copied as it is
+IMAGES_CODE = Path(encoder_module.__file__).with_name("images.py")  # and where there are images
+
+
+def write_bundle(
+    out: Path,
+    artifact: Artifact,
+    *,
+    name: str,
+    golden_texts: Sequence[str],
+    reference_texts: Sequence[str] = (),
+    choice: dict,
+    about: About = About(),  # noqa: B008, frozen
+    extra_files: Sequence[Path] = (),
+) -> Path:
+    """Write the bundle of `artifact` to the directory `out` (which must not exist) and return it.
+
+    `choice` is the content of choice.json; its figures go into the manifest and the model card, and so does what
+    `about` knows of licence and data. `reference_texts`, ordinary inputs, become reference.json. `extra_files` are
+    copied to the top as they are.
+    """
+    rules = dict(artifact.generation or {})
+    for file in (artifact.files[0], *([rules["decoder"]] if artifact.halves else [])):
+        try:
+            check_model_file(artifact.path / file, artifact.runtime)
+        except ValueError as error:
+            raise InputError(f"{artifact.path / file}: {error}") from None
+    if artifact.halves:
+        rules["decoder"] = f"model/{rules['decoder']}"
+    (out / "model").mkdir(parents=True)
+    for file in artifact.files:
+        shutil.copyfile(artifact.path / file, out / "model" / file)
+    reader, images = encoder_module.reader_file(artifact.inputs), encoder_module.PIXELS in artifact.inputs
+    side = "right"
+    if images:
+        shutil.copyfile(artifact.path / reader, out / reader)
+    else:
+        side = _write_tokenizer(artifact.path / reader, out / reader, artifact.max_length)
+    code_files = [*(Path(str(module.__file__)) for module in CODE), *[IMAGES_CODE] * images]
+    for code in (*code_files, SCHEMA_FILE, *extra_files):
+        shutil.copyfile(code, out / code.name)
+    packages = (*RUNTIME_PACKAGE[artifact.runtime], "pillow" if images else "tokenizers", "numpy")
+    requirements = {package: version(package) or "" for package in packages}
+    environment = installed(packages)
+    here = machine()
+    tool = {"paredown": version("paredown") or "unknown", **here["versions"]}
+    (out / "requirements.txt").write_text(_locked(requirements, environment))
+    (out / "choice.json").write_text(json.dumps(choice, indent=2) + "\n")
+    chosen = choice["chosen"]
+    manifest = {
+        "schema": SCHEMA,
+        "name": name,
+        "version": "1",
+        "task": artifact.task,
+        "runtime": artifact.runtime,
+        "precision": artifact.precision,
+        "model": f"model/{artifact.files[0]}",
+        "inputs": list(artifact.inputs),
+        "outputs": list(artifact.outputs),
+        "labels": list(artifact.labels),
+        **({"generation": rules} if rules else {}),
+        "max_length": artifact.max_length,
+        "pad_id": artifact.pad_id,
+        "length_policy": {"truncate": side, "pad": "right", "pad_to": list(artifact.lengths) or "longest"},
+        "batch_size": artifact.batch_size,
+        "golden": "golden.json",
+        "requirements": requirements,
+        "environment": {entry.name: {"version": entry.version, "bytes": entry.bytes} for entry in environment},
+        "tool": tool,
+        "opset": _opset(artifact),
+        "isa": {"needs_one_of": isa_needed(artifact), "packed_on": here["isa"]},
+        "source": {"checkpoint": artifact.source, "candidate": chosen["name"], "details": artifact.details},
+        "metric": {key: chosen[key] for key in METRIC_KEYS},
+        "packed_on": {key: value for key, value in here.items() if key not in ("versions", "isa")},
+    }
+    loaded = [*sorted((out / "model").iterdir()), out / reader]
+    sizes = {path.relative_to(out).as_posix(): path.stat().st_size for path in loaded}
+    (out / "README.md").write_text(model_card(manifest, choice, about, sizes), encoding="utf-8")
+    write_sbom(out, name, manifest["version"], about.licence, tool, loaded, packages, environment)
+    session, encoder = open_model(out, manifest)
+    size = 0.0
+    if reference_texts and not TASKS[artifact.task].goes_on:  # what goes on is not counted by label and confidence
+        ids = [row if len(row) else [encoder.pad_id] for row in encoder.ids(reference_texts)]
+        outputs = encoder_module.run_rows(session, ids, encoder.pad_id, manifest["outputs"][0])
+        size = spread(outputs)
+        shares = TASKS[artifact.task].probabilities(outputs, [len(row) for row in ids])
+        unknown = None if images else _unknown_token(encoder)
+        reference = describe(ids, shares, unknown, vectors=TASKS[artifact.task].vector)
+        (out / "reference.json").write_text(json.dumps(reference) + "\n")
+    _write_golden(out, manifest, golden_texts, session, encoder, size)
+    manifest["files"] = {
+        path.relative_to(out).as_posix(): {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
+    write_manifest(out, manifest)
+    read_manifest(out)  # what is written can be read
+    return out
+
+
+def _write_tokenizer(source: Path, target: Path, max_length: int) -> str:
+    """tokenizer.json as it is used: cut at `max_length` tokens and not padded, for applications that read nothing else
+    of the bundle. Returns the side that is cut, "right" or "left"."""
+    data = json.loads(source.read_text(encoding="utf-8"))
+    side = (data.get("truncation") or {}).get("direction", "Right")
+    data["truncation"] = {"direction": side, "max_length": max_length, "strategy": "LongestFirst", "stride": 0}
+    data["padding"] = None
+    target.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    return side.lower()
+
+
+def _locked(requirements: dict[str, str], environment: Sequence[Installed]) -> str:
+    """requirements.txt: what the bundle imports, then what that brings with it, all at the versions of this machine."""
+    named = {name.lower().replace("_", "-") for name in requirements}
+    brought = {entry.name: entry.version for entry in environment if entry.name not in named}
+    return "".join(f"{name}=={number}\n" for name, number in (requirements | brought).items())
+
+
+def _write_golden(
+    out: Path,
+    manifest: dict,
+    texts: Sequence[str],
+    session: Session,
+    encoder: encoder_module.Encoder,
+    size: float,
+) -> None:
+    """`size`: how far numbers, or those of vectors, are spread, 0 where only these rows can tell; their tolerance goes
+    with it."""
+    runtime, rows = manifest["runtime"], []
+    longest = selftest_module.GOLDEN_TEXT if encoder.shape == () else selftest_module.GOLDEN_IMAGE
+    short = [text for text in map(encoder.small, texts) if len(text) <= longest]
+    for text in short[:GOLDEN_ROWS]:
+        ids = encoder.ids([text])[0]
+        output = np.asarray(session(encoder.pad([ids]))[manifest["outputs"][0]])[0]
+        if TASKS[manifest["task"]].writes:
+            answer = encoder.text(output)
+        else:
+            output = output.astype(np.float32)
+            answer = selftest_module.answer_of(output, manifest["labels"], manifest["task"])
+        tokens = ids if isinstance(ids, list) else None
+        rows.append({"text": text, "input_ids": tokens, "output": output.tolist(), "answer": answer})
+    tolerance, outputs = GOLDEN_TOLERANCE[runtime][manifest["precision"]], [row["output"] for row in rows]
+    if TASKS[manifest["task"]].has_unit:
+        tolerance = min(tolerance * (size or spread(np.array(outputs))), largest_tolerance(manifest, outputs))
+    if TASKS[manifest["task"]].writes:
+        tolerance = largest_tolerance(manifest, outputs)
+    golden = {"tolerance": {runtime: tolerance}, "rows": rows}
+    (out / manifest["golden"]).write_text(json.dumps(golden, indent=1) + "\n")
+
+
+def _unknown_token(encoder: encoder_module.Encoder) -> int | None:
+    """Id of the tokenizer's unknown token; None where it has none (byte-level)."""
+    model = encoder.tokenizer.model
+    name = getattr(model, "unk_token", None)
+    return encoder.tokenizer.token_to_id(name) if name else getattr(model, "unk_id", None)
+
+
+def isa_needed(artifact: Artifact) -> list[str]:
+    """CPU flags of which the artefact needs one; empty when any CPU will do."""
+    if artifact.precision == "bf16":
+        return sorted(BF16_ISA)
+    if False in _values(artifact.details, "reduce_range"):
+        return sorted(INT8_ISA)
+    return []
+
+
+def _values(data: object, key: str) -> list:
+    """Every value of a key, however deep: a cascade has the details of its two models inside."""
+    if not isinstance(data, dict):
+        return []
+    return [data.get(key)] * (key in data) + [found for value in data.values() for found in _values(value, key)]
+
+
+def _opset(artifact: Artifact) -> dict[str, int]:
+    """Operator set versions of an ONNX file by domain ("ai.onnx" has no name there); the version of OpenVINO's IR."""
+    model = artifact.path / artifact.files[0]
+    if model.suffix == ".onnx":
+        return {domain or "ai.onnx": number for domain, number in sorted(scan(model).opsets.items())}
+    if model.suffix == ".xml":
+        return {"openvino": int(ElementTree.parse(model).getroot().get("version", "0"))}
+    return {}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

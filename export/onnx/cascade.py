@@ -1,0 +1,152 @@
+"""Two models in one ONNX file: the first answers where it is confident, the second is asked about the other rows only.
+
+An `If` around the second model: a call whose rows are all sure never enters it. The runtime sees one ordinary model.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from paredown.runtime.errors import InputError, StepError
+from paredown.runtime.preprocessor import MARKED
+from paredown.tasks.classification import softmax
+
+from ..artifact import Artifact
+from .metadata import finish
+
+ROUNDING = 1e-5  # of a confidence: less than that may be on either side of a threshold, by the batch it is in
+
+
+def confidence(logits: np.ndarray) -> np.ndarray:
+    """Probability of the likeliest label, (rows,)."""
+    return softmax(logits).max(axis=-1)
+
+
+def combined(first: np.ndarray, then: np.ndarray, threshold: float) -> np.ndarray:
+    """What a cascade answers: logits of `first` where its confidence reaches the threshold, else those of `then`."""
+    return np.where((confidence(first) >= threshold)[:, None], first, then)
+
+
+def threshold_for(first: np.ndarray, then: np.ndarray, correct, gold: np.ndarray, max_drop: float) -> float:
+    """The lowest threshold that loses at most `max_drop` points of these rows against `then` alone.
+
+    It lies halfway between the confidences of two rows, so that rounding moves none of them across. `correct(logits,
+    gold)` (rows,) bool. Above 1 when no threshold is good enough: then `first` never answers.
+    """
+    sure = confidence(first)
+    order = np.argsort(-sure, kind="stable")
+    lost = correct(then, gold).astype(int)[order] - correct(first, gold).astype(int)[order]
+    drop = 100 * np.cumsum(lost) / len(order)  # of answering the surest 1, 2, ... rows by the first model
+    below = np.append(sure[order][1:], sure.min() - 4 * ROUNDING)  # the next row's
+    parts = sure[order] - below > 2 * ROUNDING  # a threshold cannot part equals
+    good = np.flatnonzero(parts & (drop <= max_drop))
+    return float((sure[order] + below)[good[-1]] / 2) if len(good) else 2.0
+
+
+def sure_share(first: np.ndarray, threshold: float) -> float:
+    """Share of the rows, 0..1, that the first model answers alone."""
+    return float((confidence(first) >= threshold).mean())
+
+
+def join(
+    first: Artifact,
+    then: Artifact,
+    threshold: float,
+    out: Path,
+    *,
+    share: float | None = None,
+    first_metric: float | None = None,
+) -> Artifact:
+    """Write the cascade of two ONNX Runtime artefacts to the directory `out`. They must share tokenizer and labels.
+
+    `share`: of the validation rows that the first model answers, 0..1, and `first_metric`, the metric on those, points
+    (None: it answers none); both are kept in the artefact's details.
+    """
+    import onnx
+    from onnx import TensorProto, compose, helper
+
+    if (first.path / "tokenizer.json").read_bytes() != (then.path / "tokenizer.json").read_bytes():
+        raise InputError(
+            f"cascade: {first.path.name} and {then.path.name} have different tokenizers; trim both or neither"
+        )
+    if first.labels != then.labels:
+        raise InputError(f"cascade: {first.path.name} and {then.path.name} have different labels")
+    (output,) = then.outputs
+    quick = compose.add_prefix(onnx.load(first.path / first.files[0]), "first.")
+    slow = compose.add_prefix(onnx.load(then.path / then.files[0]), "then.")
+    ids, mask = then.inputs
+    int64, constants, nodes = TensorProto.INT64, [], []
+
+    def constant(name: str, kind: int, dims: Sequence[int], values: Sequence[float]) -> str:
+        constants.append(helper.make_tensor(name, kind, dims, values))
+        return name
+
+    def node(kind: str, inputs: list[str], result: str, into: list, **attributes) -> str:
+        into.append(helper.make_node(kind, inputs, [result], name=f"cascade.{result}", **attributes))
+        return result
+
+    zero, one = constant("zero", int64, [1], [0]), constant("one", int64, [1], [1])
+    flat = constant("flat", int64, [1], [-1])
+    limit = constant("threshold", TensorProto.FLOAT, [], [threshold])
+    logits = f"first.{output}"
+    for name in first.inputs:
+        node("Identity", [name], f"first.{name}", nodes)
+    nodes.extend(quick.graph.node)
+    node("Softmax", [logits], "probabilities", nodes, axis=-1)
+    node("ReduceMax", ["probabilities"], "confidence", nodes, axes=[-1], keepdims=0)
+    node("Less", ["confidence", limit], "unsure", nodes)
+    node("NonZero", ["unsure"], "unsure_rows", nodes)
+    node("Reshape", ["unsure_rows", flat], "rows", nodes)
+    node("Size", ["rows"], "count", nodes)
+    node("Cast", ["count"], "any_unsure", nodes, to=TensorProto.BOOL)
+    ask: list = []
+    node("Gather", [mask, "rows"], "their_mask", ask, axis=0)
+    node("Gather", [ids, "rows"], "their_ids", ask, axis=0)
+    node("ReduceSum", ["their_mask", one], "lengths", ask, keepdims=0)
+    node("ReduceMax", ["lengths"], "longest", ask, keepdims=0)
+    node("Reshape", ["longest", flat], "end", ask)
+    node("Slice", ["their_ids", zero, "end", one], f"then.{ids}", ask)  # what only the sure rows needed is padding
+    node("Slice", ["their_mask", zero, "end", one], f"then.{mask}", ask)
+    ask.extend(slow.graph.node)
+    node("Unsqueeze", ["rows", one], "places", ask)
+    node("ScatterND", [logits, "places", f"then.{output}"], "answers_both", ask)
+    shape = ["batch", len(then.labels)]
+    float_of = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)  # noqa: E731
+    yes = helper.make_graph(ask, "unsure", [], [float_of("answers_both")], list(slow.graph.initializer))
+    keep: list = []
+    node("Identity", [logits], "answers_first", keep)
+    no = helper.make_graph(keep, "sure", [], [float_of("answers_first")])
+    node("If", ["any_unsure"], output, nodes, then_branch=yes, else_branch=no)
+    inputs = [helper.make_tensor_value_info(name, int64, ["batch", "length"]) for name in then.inputs]
+    graph = helper.make_graph(nodes, "cascade", inputs, [float_of(output)], [*constants, *quick.graph.initializer])
+    opsets = {entry.domain: entry.version for model in (quick, slow) for entry in model.opset_import}
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
+        ir_version=max(quick.ir_version, slow.ir_version),
+    )
+    for entry in (quick, slow):
+        if any(opsets[o.domain] != o.version for o in entry.opset_import):
+            raise StepError("cascade: the two models were exported for different opsets")
+    out.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, out / "model.onnx")
+    how = {"task": then.task, "labels": then.labels, "source": then.source, "precision": then.precision}
+    finish(out / "model.onnx", **how)
+    return _artifact(
+        first, then, {"threshold": threshold, "answered_by_first": share, "first_metric": first_metric}, out
+    )
+
+
+def _artifact(first: Artifact, then: Artifact, how: dict, out: Path) -> Artifact:
+    """artifact.json and tokenizer of a cascade."""
+    for file in then.path.iterdir():
+        if file.is_file() and file.name not in (*then.files, "artifact.json", "step.json"):
+            shutil.copyfile(file, out / file.name)
+    details = {key: then.details[key] for key in (MARKED,) if key in then.details}
+    details |= {"cascade": {**how, "first": first.details, "then": then.details, "first_source": first.source}}
+    return replace(then, path=out, name=f"cascade-{then.name}", files=("model.onnx",), details=details).write()

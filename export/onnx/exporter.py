@@ -1,0 +1,274 @@
+"""Checkpoint to ONNX for ONNX Runtime: dynamic batch and length, attention fused and the fused count asserted.
+
+The TorchScript exporter with eager attention is the one whose graph ONNX Runtime's optimizer fuses (6 of 6 layers of
+MiniLM; 0 of 6 from SDPA or from the dynamo exporter).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from paredown.compress.models.architectures import FAMILIES, HALVES, STATIC, WHOLE, supported
+from paredown.compress.models.loading import Checkpoint, load
+from paredown.compress.quantization.int8_cost import Judge
+from paredown.runtime.errors import InputError, StepError, missing_extra
+from paredown.tasks.registry import Task
+
+from ..artifact import WEIGHTS_ONLY, Artifact, marks_of
+from ..hardware import has_int8_isa
+from .causal_lm import decoder_onnx
+from .metadata import finish
+from .seq2seq import DECODER, ENCODER, generation_of, of_calls, plain_decoder, recorded, trace
+
+if TYPE_CHECKING:
+    import torch
+
+OPSET = 17
+SINGLE_FILE_LIMIT = 2 * 10**9  # bytes; protobuf's
+
+
+def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
+    """Write the checkpoint as an unfused ONNX file, which every runtime's artefact starts from; returns `target`.
+
+    Text: inputs (batch, length) int64, both sizes dynamic. Images: (batch, channels, height, width) float32, of the
+    preprocessor's size. Output `task.output` float32, (batch, labels), or (batch, length, labels). Of a model that
+    writes, `halves.trace` writes two files; of one that goes on with texts, `causal.decoder_onnx`. Raises InputError
+    for an architecture that is not known, before it is loaded.
+    """
+    if task.writes or task.goes_on:
+        (trace if task.writes else decoder_onnx)(checkpoint, task, target)
+        return target
+    kind, known = checkpoint.config.get("model_type", ""), (*supported(decoders=False), *WHOLE)
+    if kind in supported(decoders=True):
+        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model for {task.name}, only for text-generation")
+    if kind not in (*known, STATIC):
+        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(known)}")
+    import torch
+
+    model = load(checkpoint, task)
+    model.set_attn_implementation("eager")
+
+    class Positional(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            return getattr(self.model(**dict(zip(task.inputs, inputs, strict=True))), task.output)
+
+    if task.reads_text:
+        example, axes = torch.ones(2, 16, dtype=torch.long), {0: "batch", 1: "length"}  # 1 would become a constant
+    else:
+        example, axes = torch.zeros(2, *checkpoint.encoder().shape), {0: "batch"}
+    dynamic = {**dict.fromkeys(task.inputs, axes), task.output: axes if task.per_token else {0: "batch"}}
+    traced(Positional(), (example,) * len(task.inputs), target, list(task.inputs), [task.output], dynamic)
+    return target
+
+
+def traced(
+    module: torch.nn.Module,
+    examples: tuple[torch.Tensor, ...],
+    target: Path,
+    inputs: list[str],
+    outputs: list[str],
+    axes: dict[str, dict[int, str]],
+) -> None:
+    """Write what a module does to the examples as an ONNX file; `axes`: those of any size, by tensor. StepError when it
+    is more than such a file can hold."""
+    import torch
+
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),  # the exporter puts back this one's mode, dropout included
+            examples,
+            str(target),
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            do_constant_folding=True,
+            dynamo=False,
+        )
+    if target.stat().st_size > SINGLE_FILE_LIMIT:
+        raise StepError(f"{target.name} is over 2 GB, which one ONNX file cannot hold")
+
+
+def to_onnx(
+    plain: Path,
+    checkpoint: Checkpoint,
+    task: Task,
+    out: Path,
+    max_length: int,
+    precision: str = "fp32",
+    calibration: Sequence[dict[str, np.ndarray]] = (),
+    judge: Judge | None = None,
+) -> Artifact:
+    """Make an ONNX Runtime artefact of a precision in PRECISIONS["onnxruntime"] in the directory `out`.
+
+    `plain`: what `plain_onnx` wrote for this checkpoint. `calibration`: batches of training rows, needed for
+    int8-static. `judge`: INT8 is judged on them, and may leave products in float. Raises StepError when attention was
+    not fused.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    details: dict = {"opset": OPSET}
+    reduce_range = not has_int8_isa()
+    if task.writes:
+        calls = recorded(plain, checkpoint, calibration) if calibration and precision.startswith("int8") else []
+        files = (f"{ENCODER}.onnx", f"{DECODER}.onnx")
+        details[ENCODER] = _ready(plain, out / files[0], checkpoint, task, precision, (), None, reduce_range)
+        details[DECODER] = _ready(
+            plain_decoder(plain), out / files[1], checkpoint, task, precision, calls, of_calls(judge), reduce_range
+        )
+    else:
+        files = ("model.onnx",)
+        details |= _ready(plain, out / files[0], checkpoint, task, precision, calibration, judge, reduce_range)
+    if precision.startswith("int8") and precision not in WEIGHTS_ONLY:
+        details |= {"weights": "S8 per channel", "activations": "U8", "reduce_range": reduce_range}
+    return artifact_of(checkpoint, task, out, max_length, "onnxruntime", precision, files, details)
+
+
+def _ready(
+    plain: Path,
+    ready: Path,
+    checkpoint: Checkpoint,
+    task: Task,
+    precision: str,
+    calibration: Sequence[dict[str, np.ndarray]],
+    judge: Judge | None,
+    reduce_range: bool,
+) -> dict:
+    """One graph in its precision, written to `ready`; what was found, for the artefact's details."""
+    from paredown.compress.quantization import int8 as quantize
+    from paredown.compress.quantization import weight_only as weights
+
+    details: dict = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        if precision == "int8-static":  # QDQ goes around MatMul, which a fused Attention would hide
+            details |= quantize.static(plain, ready, calibration, reduce_range=reduce_range, task=task, judge=judge)
+        else:
+            fused = Path(scratch) / "fused.onnx"
+            details["fused"] = fuse(plain, fused, checkpoint)
+            if precision == "int8-dynamic":
+                details |= quantize.dynamic(
+                    fused, ready, calibration, reduce_range=reduce_range, task=task, judge=judge
+                )
+            elif precision == "fp16":
+                half(fused, ready)
+            elif precision in WEIGHTS_ONLY:
+                details |= weights.onnx_weights(fused, ready, WEIGHTS_ONLY[precision])
+            else:
+                shutil.copyfile(fused, ready)
+    finish(ready, task=task.name, labels=checkpoint.labels, source=checkpoint.digest, precision=precision)
+    return details
+
+
+def half(source: Path, target: Path) -> None:
+    """Weights and arithmetic in float16, inputs and outputs as they were: for GPUs; a CPU computes it in float32."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with _quiet():
+        onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
+
+
+def artifact_of(
+    checkpoint: Checkpoint,
+    task: Task,
+    out: Path,
+    max_length: int,
+    runtime: str,
+    precision: str,
+    files: tuple[str, ...],
+    details: dict,
+) -> Artifact:
+    """Finish an exported directory: config and tokenizer or preprocessor beside the model, and artifact.json."""
+    encoder = checkpoint.encoder(max_length)
+    checkpoint.copy_to(out)
+    encoder.write(out)
+    return Artifact(
+        path=out,
+        name=f"{runtime}-{precision}",
+        task=task.name,
+        runtime=runtime,
+        precision=precision,
+        files=files,
+        inputs=task.inputs,
+        outputs=(task.output,),
+        labels=checkpoint.labels,
+        max_length=encoder.max_length,
+        pad_id=checkpoint.pad_id,
+        source=checkpoint.digest,
+        details=details | marks_of(encoder),
+        generation=generation_of(checkpoint, task, files),
+    ).write()
+
+
+def fuse(source: Path, target: Path, checkpoint: Checkpoint) -> dict[str, int]:
+    """Fuse attention, GELU and layer norms with ONNX Runtime's transformer optimizer; the counts are returned.
+
+    Raises StepError when a layer's attention stayed unfused: slower, and nobody would notice.
+    """
+    try:
+        from onnxruntime.transformers.fusion_attention import FusionAttention
+        from onnxruntime.transformers.fusion_options import FusionOptions
+        from onnxruntime.transformers.onnx_model_bert import BertOnnxModel
+    except ImportError as error:
+        raise missing_extra(error.name or "onnxruntime", "cpu") from None
+    import onnx
+
+    kind = checkpoint.config.get("model_type", "")
+    if kind in (STATIC, *WHOLE, *HALVES) or not FAMILIES[kind].fuses:
+        shutil.copyfile(source, target)
+        return {}
+    heads = int(checkpoint.config.get("num_attention_heads") or checkpoint.config["n_heads"])
+    hidden = int(checkpoint.config.get("hidden_size") or checkpoint.config["dim"])
+
+    class HeadsOfEachLayer(FusionAttention):
+        """A cut layer has its own number of heads, to be read from its weights, not from the config."""
+
+        def get_num_heads_and_hidden_size(self, reshape_q) -> tuple[int, int]:
+            add = self.model.get_parent(reshape_q, 0)
+            matmul = self.model.match_parent(add, "MatMul") if add is not None else None
+            weight = self.model.get_initializer(matmul.input[1]) if matmul is not None else None
+            if weight is None:
+                return super().get_num_heads_and_hidden_size(reshape_q)
+            return weight.dims[1] * heads // hidden, weight.dims[1]
+
+    with _quiet():
+        model = BertOnnxModel(onnx.load(source), heads, hidden)
+        model.attention_fusion = HeadsOfEachLayer(model, hidden, heads, model.attention_mask)
+        model.optimize(FusionOptions("bert"))
+        model.topological_sort()
+        counts = {name: int(n) for name, n in model.get_fused_operator_statistics().items() if n}
+        model.save_model_to_file(str(target))
+    depth, config = checkpoint.depth, checkpoint.config
+    norms = sum(counts.get(f"{kind}LayerNormalization", 0) for kind in ("", "Skip", "Embed"))
+    gelus = sum(counts.get(kind, 0) for kind in ("Gelu", "BiasGelu", "FastGelu"))
+    wanted = {"attention": (counts.get("Attention", 0), depth), "layer norms": (norms, 2 * depth + 1)}
+    if (config.get("hidden_act") or config.get("activation")) == "gelu":
+        wanted["GELU"] = (gelus, depth)
+    for part, (found, needed) in wanted.items():
+        if found < needed:
+            raise StepError(f"fused {part}: {found} of {needed} in {depth} layers; it would run slower")
+    return counts
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter and the optimizer log every pattern that they did not find."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

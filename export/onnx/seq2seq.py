@@ -1,0 +1,87 @@
+"""The two graphs of a model that writes: which files they are, and what their calls look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from paredown.compress.models.loading import Checkpoint, load
+from paredown.compress.quantization.int8_cost import Judge
+from paredown.runtime.preprocessor import Batch
+from paredown.runtime.seq2seq_decoding import writer
+from paredown.runtime.session import open_session
+from paredown.tasks.registry import Task
+
+from ..hardware import cores
+
+ENCODER, DECODER = "encoder", "decoder"  # names of their files, before the suffix
+RECORDED_ROWS = 32  # of the calibration rows, from which the decoder's calls are taken
+EVERY = 4  # and of these calls, every so manieth
+
+
+def plain_decoder(plain: Path) -> Path:
+    """The decoder's graph, beside that of the encoder, which is what `plain_onnx` returns."""
+    return plain.with_name(f"{plain.stem}-{DECODER}.onnx")
+
+
+def trace(checkpoint: Checkpoint, task: Task, target: Path) -> None:
+    """Write both halves of a checkpoint as ONNX files: `target` and its `plain_decoder`. Rows, input length and number
+    of tokens held are dynamic."""
+    import torch
+
+    from paredown.compress.models.seq2seq import DecoderHalf, EncoderHalf
+
+    from .exporter import traced
+
+    model = load(checkpoint, task)
+    model.set_attn_implementation("eager")
+    encoder, decoder = EncoderHalf(model).eval(), DecoderHalf(model).eval()
+    ids, token = torch.ones(2, 16, dtype=torch.long), torch.ones(2, 1, dtype=torch.long)
+    with torch.no_grad():
+        crossed = encoder(ids, ids)
+    past = tuple(tensor[:, :, :5] for tensor in crossed)  # 1 would become a constant
+    sizes = {
+        "input_ids": {0: "batch"}, "attention_mask": {0: "batch", 1: "length"}, "cross": {0: "batch", 2: "length"},
+        "past": {0: "batch", 2: "past"}, "present": {0: "batch", 2: "total"}, "logits": {0: "batch"},
+    }  # fmt: skip
+    for half, given, file in (
+        (encoder, (ids, ids), target),
+        (decoder, (token, ids, *past, *crossed), plain_decoder(target)),
+    ):
+        axes = {name: sizes[name.partition(".")[0]] for name in (*half.inputs, *half.outputs)}
+        if half is encoder:
+            axes["input_ids"] = sizes["attention_mask"]
+        traced(half, given, file, half.inputs, half.outputs, axes)
+
+
+def recorded(plain: Path, checkpoint: Checkpoint, calibration: Sequence[Batch]) -> list[Batch]:
+    """Calls of the decoder, as its inputs by name, while the float graphs write the answers to the first rows of
+    `calibration`: what its INT8 is calibrated and judged on."""
+    encoder, decoder = (open_session(path, "onnxruntime", "fp32", cores()) for path in (plain, plain_decoder(plain)))
+    calls: list[Batch] = []
+
+    def listening(batch: Batch) -> Batch:
+        calls.append({name: np.array(array) for name, array in batch.items()})
+        return decoder(batch)
+
+    write = writer(encoder, listening, **checkpoint.generation)
+    for batch in calibration[:RECORDED_ROWS]:
+        write(batch)
+    return calls[::EVERY]
+
+
+def of_calls(judge: Judge | None) -> Judge | None:
+    """What judges INT8 on `recorded` calls, of which nobody knows what is right."""
+    return judge and replace(judge, rows=None)
+
+
+def generation_of(checkpoint: Checkpoint, task: Task, files: Sequence[str]) -> dict | None:
+    """`Artifact.generation` for a model that gives texts: `files` of one that writes are the encoder, the decoder, or
+    files of both."""
+    if not task.writes:
+        return checkpoint.generation if task.goes_on else None
+    decoder = next((name for name in files if name.startswith(f"{DECODER}.")), files[0])
+    return {"decoder": decoder, **checkpoint.generation}

@@ -1,0 +1,113 @@
+"""Answers of a bundle: texts or images in, labels and scores out. Without torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from paredown.runtime.causal_decoding import Decoder
+from paredown.runtime.errors import InputError
+from paredown.runtime.preprocessor import collate, run_rows
+from paredown.runtime.selftest import (
+    BundleError,
+    check_files,
+    check_golden,
+    check_machine,
+    open_encoder,
+    open_runtime,
+    read_manifest,
+)
+from paredown.tasks.classification import points, sigmoid, softmax
+from paredown.tasks.parsing import columns_of, image_of, is_text
+from paredown.tasks.registry import TASKS, rows_of_texts
+
+from .isolation import begin_rows
+
+__all__ = ["Predictor", "collate", "columns_of", "image_of", "is_text", "points", "rows_of_texts", "sigmoid", "softmax"]
+
+
+class Predictor:
+    """An unpacked bundle, verified as `selftest` does, opened on this machine. Raises BundleError.
+
+    `alone`: nothing else needs the cores while the model waits for work (`open_session`).
+    """
+
+    def __init__(self, bundle: Path, threads: int | None = None, alone: bool = True) -> None:
+        self.manifest = read_manifest(bundle)
+        check_files(bundle, self.manifest)
+        self.notes = check_machine(self.manifest)
+        if self.manifest["task"] not in TASKS:
+            raise BundleError(f"task '{self.manifest['task']}' is not one that this paredown knows")
+        self.task = TASKS[self.manifest["task"]]
+        self.labels = tuple(self.manifest["labels"])
+        begin = time.monotonic()
+        self.session = open_runtime(bundle, self.manifest, threads, alone)
+        self.session_s = time.monotonic() - begin
+        self.encoder = open_encoder(bundle, self.manifest)
+        self.largest_difference = check_golden(bundle, self.manifest, self.session, self.encoder)
+
+    def __call__(self, texts: Sequence[str], seconds: Sequence[str] = ()) -> list[dict]:
+        """One answer per text: {label, score, scores}; {labels, scores} where a text may have several; {value} where
+        it has a number; {embedding} where it has a vector; {entities} for token-classification; {answer, start, end,
+        score} for question-answering; {text} that it wrote, or that comes after.
+        `seconds`: the other text of each, for a task that reads two. An image is a data URI (`image_of`).
+        """
+        if not texts:
+            return []
+        if not self.task.reads_text and not all(text.startswith("data:image/") for text in texts):
+            raise InputError(f"{self.task.name} sees images: give --image FILE (in Python: image_of(FILE, ...))")
+        if not all(map(is_text, [*texts, *seconds])):
+            raise InputError("a text holds half a character (a lone surrogate) or U+001E; give UTF-8")
+        texts = rows_of_texts(self.task, texts, seconds)
+        outputs = self.continued(self.prompts(texts)) if self.task.goes_on else self._outputs(texts)
+        return self.task.decode(outputs, self.labels, texts, self.encoder)
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts to be continued, with room for what comes after them."""
+        return self.encoder.prompts(texts, self._decoder.room)
+
+    def continued(self, rows: Sequence[Sequence[int]], most: int | None = None) -> np.ndarray:
+        """`Decoder.continued` of this bundle's model."""
+        return self._decoder.continued(rows, most)
+
+    @property
+    def _decoder(self) -> Decoder:
+        if not isinstance(self.session, Decoder):
+            raise BundleError("the manifest does not say what its decoder's cache looks like")
+        return self.session
+
+    def _outputs(self, texts: Sequence[str]) -> np.ndarray:
+        try:
+            rows = self.encoder.ids(texts)
+        except ValueError as error:
+            if self.task.reads_text:
+                raise
+            raise InputError(f"an image: {error}") from None
+        return run_rows(self.session, rows, self.encoder.pad_id, self.task.output)
+
+    def score(self, source: str, text: str | None = None, label: str | None = None) -> tuple[float, int]:
+        """The metric, in points, on labelled data (see `data.read`), and the number of rows (or pairs)."""
+        rows = self.task.read(source, text=text, label=label, names=self.labels)
+        if not len(rows):
+            raise InputError(f"{source}: no rows")
+        return self.task.metric(self._outputs(rows.texts), self.task.gold(rows, self.encoder)), len(rows.begins)
+
+
+def open_job(bundle: Path, started: float, rows_s: float, threads: int | None = None) -> None:
+    """Open a bundle and answer once: the part of `child` that says whether it comes back."""
+    predictor = Predictor(bundle, threads, alone=False)
+    predictor([predictor.encoder.example], ["b"] if predictor.task.columns.second else ())
+
+
+def predict_job(
+    bundle: Path, started: float, rows_s: float, texts: list[str], images: list[str], pairs: list[str]
+) -> list[dict]:
+    """`Predictor` on texts, or on image files, as a part of `child`."""
+    predictor = Predictor(bundle)
+    begin_rows(rows_s)
+    if images and predictor.task.reads_text:
+        raise InputError(f"--image: the bundle is for {predictor.task.name}; give --text")
+    return predictor(texts or [image_of(file, Path(), "--image") for file in images], pairs)

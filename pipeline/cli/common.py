@@ -1,0 +1,111 @@
+"""What the commands of single stages share: their options, where they write, what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from paredown.compress.data.dataset import Rows
+from paredown.compress.data.splits import apart, repeats
+from paredown.compress.models.loading import Checkpoint, load
+from paredown.runtime.errors import InputError, StepError, nearest
+from paredown.runtime.preprocessor import run_rows
+from paredown.tasks.registry import TASKS, Task
+
+from ..progress import Report, Reporter, tell
+from ..store import new_directory
+
+out = Console(markup=False)
+
+Source = Annotated[str, typer.Argument(help="checkpoint: directory or hub id")]
+Train = Annotated[str, typer.Option(help="labelled rows: .csv, .jsonl, .parquet or a datasets name")]
+Validation = Annotated[str | None, typer.Option(help="labelled rows to report the metric on")]
+Unlabeled = Annotated[str | None, typer.Option(help="further text without labels")]
+OutputDir = Annotated[Path, typer.Option(help="directory to write; must not exist")]
+Epochs = Annotated[float, typer.Option(help="passes over the rows")]
+Rate = Annotated[float, typer.Option(help="peak learning rate")]
+BatchSize = Annotated[int, typer.Option(help="rows per optimiser step")]
+MaxLength = Annotated[int, typer.Option(min=4, help="longest input, tokens")]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(min=1, max=4096, help="of a text that is answered with: longest, kept in what is made")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of every random choice")]
+Adversarial = Annotated[
+    Literal["fgm", "pgd", "freelb"] | None, typer.Option(help="withstand small pushes of the embeddings")
+]
+TaskOption = Annotated[str, typer.Option(help="what the model does")]
+
+
+@contextmanager
+def writing(output_dir: Path, stage: str) -> Iterator[tuple[Path, Report]]:
+    with new_directory(output_dir) as target, Reporter(1).step(stage) as report:
+        try:
+            yield target, report
+        except StepError as error:
+            raise StepError(f"{stage}: {error}") from error
+
+
+def pushes(kind: str | None, task: Task) -> dict | None:
+    if kind is None:
+        return None
+    about_words(task, "--adversarial")
+    return {"kind": kind}
+
+
+def task_named(name: str, *, writes: bool = False) -> Task:
+    """The task of this name; `writes`: it may be one whose answer is a text of the model's own."""
+    if name not in TASKS:
+        raise InputError(f"--task {name}: {nearest(name, TASKS)}")
+    if TASKS[name].writes and not writes:
+        raise InputError(
+            f"--task {name}: not for this verb; init, run, finetune, distill, quantize, export, bench and robustness "
+            "know models that write"
+        )
+    return TASKS[name]
+
+
+def answering(checkpoint: Checkpoint, task: Task, max_new_tokens: int | None) -> Checkpoint:
+    """The checkpoint, its texts so many tokens long at most; InputError for a task that has none."""
+    if max_new_tokens and not task.gives_text:
+        raise InputError(f"--max-new-tokens: for a task whose answer is a text, not {task.name}")
+    return replace(checkpoint.for_task(task), max_new_tokens=max_new_tokens)
+
+
+def about_words(task: Task, what: str) -> None:
+    """InputError where a task has none."""
+    if not task.reads_text:
+        raise InputError(f"{what}: for tasks that read text, not {task.name}")
+
+
+def optional(source: str | None, task: Task, names: tuple[str, ...]) -> Rows | None:
+    return None if source is None else task.read(source, names=names)
+
+
+def kept_apart(train: Rows, validation: Rows | None, unlabeled: Rows | None = None) -> tuple[Rows | None, Rows | None]:
+    """Validation without the rows that are also learned from, unlabelled rows without those of validation; stderr says
+    how many these were. InputError where validation shares more than `splits.apart` allows."""
+    kept = apart([train], [validation], unlabeled)
+    tell([*repeats(train, validation), *kept.notes])
+    return kept.judged[0], kept.unlabeled
+
+
+def metric(saved: Checkpoint, task: Task, rows: Rows | None, max_length: int) -> float | None:
+    from paredown.compress.models.inference import forward
+
+    if rows is None:
+        return None
+    encoder = saved.encoder(max_length)
+    outputs = run_rows(partial(forward, load(saved, task)), encoder.ids(rows.texts), saved.pad_id, task.output)
+    return task.metric(outputs, task.gold(rows, encoder))
+
+
+def say(output_dir: Path, task: Task, metric: float | None, more: str = "") -> None:
+    shown = "" if metric is None else f": {task.metric_name} {metric:.2f} on validation"
+    out.print(f"{output_dir}{shown}{more}", soft_wrap=True)

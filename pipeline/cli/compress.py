@@ -1,0 +1,304 @@
+"""One stage alone: a checkpoint directory in, a checkpoint (or artefact) directory out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from paredown.compress.config import Distill, Prune, Recover, Static, Timed, Trim
+from paredown.compress.data import dataset as data_module
+from paredown.compress.models.architectures import WHOLE
+from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
+from paredown.runtime.errors import InputError, StepError
+from paredown.runtime.preprocessor import batches_of
+
+from .common import (
+    Adversarial,
+    BatchSize,
+    MaxLength,
+    OutputDir,
+    Rate,
+    Seed,
+    Source,
+    TaskOption,
+    Unlabeled,
+    Validation,
+    about_words,
+    kept_apart,
+    metric,
+    optional,
+    out,
+    pushes,
+    say,
+    task_named,
+    writing,
+)
+from .validation import checked
+
+app = typer.Typer()
+
+
+@app.command()
+def prune(
+    checkpoint: Source,
+    train: Annotated[str, typer.Option(help="rows to measure and heal on; labels are not needed")],
+    output_dir: OutputDir,
+    validation: Validation = None,
+    unlabeled: Unlabeled = None,
+    speedup: Annotated[float | None, typer.Option(help="how many times faster, measured on this machine")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="milliseconds of a call instead")] = None,
+    runtime: Annotated[str, typer.Option(help="what the time is measured in: onnxruntime, openvino")] = "onnxruntime",
+    precision: Annotated[str, typer.Option(help="and its precision")] = "int8-dynamic",
+    even: Annotated[bool, typer.Option(help="the same shape in every layer; plain transformers loads it")] = False,
+    heads: Annotated[float | None, typer.Option(help="share of attention heads to keep, 0..1")] = None,
+    ffn: Annotated[float | None, typer.Option(help="share of feed-forward neurons to keep, 0..1")] = None,
+    layers: Annotated[str | None, typer.Option(help="layers to keep: a number, or a list such as 0,2,5")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="training rows to measure importance on")] = 1024,
+    recover_epochs: Annotated[float, typer.Option(min=0, help="training after the cut (0: none)")] = 0.0,
+    adversarial: Adversarial = None,
+    learning_rate: Rate = 3e-5,
+    batch_size: BatchSize = 32,
+    max_length: MaxLength = 128,
+    seed: Seed = 13,
+    task: TaskOption = "text-classification",
+) -> None:
+    """Cut heads, feed-forward neurons and layers, the least important first: to a time, or to given shares."""
+    from paredown.compress.distillation.distill import heal
+    from paredown.compress.pruning.prune import prune as cut
+
+    from ..steps.latency_table import Stopwatch
+
+    kind = task_named(task)
+    source = open_checkpoint(checkpoint, kind)
+    data = kind.read(train, labelled=False)
+    more = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
+    held_out, more = kept_apart(data, optional(validation, kind, source.labels), more)
+    timed = speedup is not None or latency_ms is not None
+    if not timed and heads is None and ffn is None and layers is None:
+        heads, ffn = 0.7, 0.6
+    settings = checked(
+        Prune,
+        {
+            "speedup": speedup, "latency_ms": latency_ms, "even": even, "heads": heads, "ffn": ffn, "rows": rows,
+            "layers": _layers(layers), "target": checked(Timed, {"runtime": runtime, "precision": precision}),
+        },
+    )  # fmt: skip
+    ids = data_module.encode(source.encoder(max_length), data)
+    further = [] if more is None else data_module.encode(source.encoder(max_length), more)
+    failed: StepError | None = None
+    promise = ""
+    with writing(output_dir, "prune") as (target, report):
+        watch = Stopwatch(source, kind, ids, settings.target, max_length)
+        table = watch.table([[(settings, source.depth)]], report) if timed else None
+        model = load(source, kind)
+        sample = batches_of([ids[i] for i in data_module.some_of(len(ids), settings.rows)], source.pad_id)
+        share = watch.share if timed else None
+        promised = cut(model, sample, settings, table=table, time_share=share, progress=report)
+        saved = save(model, source, target)
+        if recover_epochs:
+            recover = checked(
+                Recover,
+                {
+                    "epochs": recover_epochs, "learning_rate": learning_rate, "batch_size": batch_size,
+                    "adversarial": pushes(adversarial, kind),
+                },
+            )  # fmt: skip
+            try:
+                heal(model, load(source, kind), ids + further, recover, seed=seed, progress=report)
+                saved = save(model, source, target)
+            except StepError as error:
+                failed = error  # the cut outlives it
+        value = None if failed else metric(saved, kind, held_out, max_length)
+        if timed and not failed:
+            report(1.0, "measuring what was promised")
+            wanted = promised.to_json()["promised_speedup"]
+            got, lo, hi = watch.speedup(saved)
+            promise = f"; promised {wanted:.2f}x in {runtime} {precision}, measured {got:.2f}x [{lo:.2f}, {hi:.2f}]"
+    if failed:
+        raise StepError(
+            f"prune, healing: {failed}; {output_dir} holds the cut as it was before, and this heals it: "
+            f"paredown distill {checkpoint} --student {output_dir} --train {train} --output-dir DIR"
+        ) from failed
+    say(output_dir, kind.judging(held_out), value, promise)
+
+
+@app.command()
+def trim(
+    checkpoint: Source,
+    train: Annotated[str, typer.Option(help="rows whose tokens stay; labels are not needed")],
+    output_dir: OutputDir,
+    validation: Annotated[str | None, typer.Option(help="held-out rows to report the change on")] = None,
+    unlabeled: Unlabeled = None,
+    frequent: Annotated[int, typer.Option(min=0, help="most frequent pieces that stay in any case")] = 2000,
+    min_count: Annotated[int, typer.Option(min=1, help="times that the rows must have a token for it to stay")] = 1,
+    task: TaskOption = "text-classification",
+) -> None:
+    """Cut the vocabulary to the tokens of the data and a safe floor; size shrinks, speed does not change."""
+    from paredown.compress.pruning.vocabulary import changed_share
+    from paredown.compress.pruning.vocabulary import trim as cut
+
+    kind = task_named(task)
+    about_words(kind, "trim")
+    if kind.goes_on:
+        raise InputError(f"trim: {task} would learn to write without the tokens that were cut; the vocabulary stays")
+    source = open_checkpoint(checkpoint, kind)
+    pairs = None if kind.vector else False  # whose texts, each by itself, may well stand in train
+    rows, judged = kind.read(train, labelled=False), kind.read(validation, labelled=pairs) if validation else None
+    more = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
+    judged, more = kept_apart(rows, judged, more)
+    texts = [*rows.texts, *(more.texts if more else ())]
+    held_out = judged.texts if judged else None
+    with writing(output_dir, "trim") as (target, _):
+        model = load(source, kind)
+        settings = checked(Trim, {"frequent": frequent, "min_count": min_count})
+        before = source.plain_tokenizer_text
+        tokenizer = cut(model, source.path / "tokenizer.json", [*texts, *source.prompts], settings, before)
+        saved = save(model, source, target, tokenizer)
+        size = saved.size_mb()
+    changed = "" if held_out is None else f"; {changed_share(before, tokenizer, held_out):.2%}"
+    said = f"{changed} of the held-out tokens changed" if changed else ""
+    out.print(f"{output_dir}: {saved.config['vocab_size']} tokens, {size:.1f} MB{said}", soft_wrap=True)
+
+
+@app.command()
+def distill(  # noqa: C901
+    checkpoint: Source,
+    train: Annotated[str, typer.Option(help="rows to learn on; labels are not needed")],
+    output_dir: OutputDir,
+    validation: Validation = None,
+    unlabeled: Unlabeled = None,
+    static: Annotated[bool, typer.Option("--static", help="a student without layers: embeddings, mean, head")] = False,
+    student: Annotated[str | None, typer.Option(help="another checkpoint as the student")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="a number of the teacher's layers, or a list such as 0,2,5")
+    ] = None,
+    decoder_layers: Annotated[
+        str | None, typer.Option(help="text-to-text: layers of the half that writes (default: as --layers)")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="hidden size of the student")] = None,
+    teacher: Annotated[list[str] | None, typer.Option(help="a further teacher; may be given several times")] = None,
+    epochs: Annotated[float | None, typer.Option(help="passes over the rows (default: 3, static: 6)")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="peak learning rate (default: 2e-4, static: 1e-3)")
+    ] = None,
+    batch_size: BatchSize = 32,
+    temperature: Annotated[float, typer.Option(help="of the logit loss")] = 2.0,
+    hidden_weight: Annotated[float | None, typer.Option(help="weight of the hidden-state loss")] = None,
+    relation_weight: Annotated[float, typer.Option(help="weight of the token-relation loss")] = 0.0,
+    patience: Annotated[int | None, typer.Option(min=1, help="stop after so many looks at validation")] = None,
+    quantize_aware: Annotated[bool, typer.Option(help="train with INT8's rounding")] = False,
+    adversarial: Adversarial = None,
+    max_length: MaxLength = 128,
+    seed: Seed = 13,
+    task: TaskOption = "text-classification",
+) -> None:
+    """Teach a smaller model the answers of a checkpoint (and of further teachers: the mean of their logits)."""
+    from paredown.compress.distillation.distill import heal, mean_scores, student_of
+    from paredown.compress.distillation.static_student import untaught
+
+    kind = task_named(task, writes=True)
+    source = open_checkpoint(checkpoint, kind)
+    others = [open_checkpoint(path, kind) for path in teacher or []]
+    elsewhere = open_checkpoint(student, kind) if student else None
+    if kind.vector and (others or width is not None):
+        raise InputError(
+            f"--teacher, --width: {kind.name} takes one teacher, and its student's vectors are as wide as the teacher's"
+        )
+    for other in others:
+        if not kind.number and sorted(other.labels) != sorted(source.labels):
+            raise InputError(f"{other.path}: its labels are not those of {source.path}")
+    if elsewhere and kind.vector and elsewhere.width != source.width:
+        raise InputError(
+            f"{elsewhere.path}: it gives vectors of {elsewhere.width} numbers, {source.path} of {source.width}"
+        )
+    if elsewhere and not kind.number and elsewhere.labels != source.labels:
+        raise InputError(f"{elsewhere.path}: its labels are not those of {source.path}, in the same order")
+    for other in (*others, *([elsewhere] if elsewhere else [])):
+        if kind.token_by_token and not _same_tokens(source, other):
+            raise InputError(
+                f"{other.path}: it cuts text into other tokens than {source.path}, and {kind.name} "
+                "compares answers token by token"
+            )
+    if static:
+        about_words(kind, "--static")
+    if static and kind.token_by_token:
+        raise InputError(f"--static: its students answer for a whole text, and {kind.name} for every word")
+    if others and kind.goes_on:
+        raise InputError(f"--teacher: {task} asks its teacher in every step, and there is one: the checkpoint")
+    data = kind.read(train, labelled=False)
+    further = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
+    held_out, further = kept_apart(data, optional(validation, kind, source.labels), further)
+    more = further.texts if further else ()
+    if patience and held_out is None:
+        raise InputError("--patience stops on validation: give --validation F")
+    given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "temperature": temperature}
+    given |= {"patience": patience, "adversarial": pushes(adversarial, kind)}
+    if static:
+        if student or layers or width or hidden_weight or relation_weight or quantize_aware:
+            raise InputError("--static: a student without layers takes none of the options about layers")
+        settings = checked(Static, given)
+    else:
+        if hidden_weight is None and (width is not None or (elsewhere and not _same_tokens(source, elsewhere))):
+            hidden_weight = 0.0
+        settings = checked(
+            Distill,
+            {
+                "epochs": 3.0, **{key: value for key, value in given.items() if value is not None}, "student": student,
+                "layers": _layers(layers), "decoder_layers": _layers(decoder_layers), "width": width,
+                "hidden_weight": hidden_weight,
+                "relation_weight": relation_weight, "quantize_aware": quantize_aware,
+            },
+        )  # fmt: skip
+        if elsewhere and not _same_tokens(source, elsewhere) and (settings.hidden_weight or settings.relation_weight):
+            raise InputError(
+                f"--student {student}: it cuts text into other tokens, or sees images otherwise; leave hidden and "
+                "relation losses out"
+            )
+    texts = [*data.texts, *more]
+    learner = elsewhere or source
+    # a teacher that reads the student's own tokens is given no more of them than it takes
+    shared = min([max_length, *(t.positions for t in (source, *others) if _same_tokens(t, learner))])
+    ids = data_module.encode(learner.encoder(shared), data) + learner.encoder(shared).ids(list(more))
+
+    def scores_of(lines: list[str]) -> np.ndarray | None:
+        if kind.goes_on:  # too many to keep
+            return None
+        return mean_scores(
+            [
+                (load(t, kind), t.encoder(shared if _same_tokens(t, learner) else max_length).ids(lines))
+                for t in (source, *others)
+            ]
+        )
+
+    with writing(output_dir, "distill") as (target, report):
+        report(0.0, f"scoring {len(texts)} rows")
+        model, scores = load(source, kind), scores_of(texts)
+        if isinstance(settings, Static):
+            pupil = untaught(model, settings, seed)
+        else:
+            pupil = load(elsewhere, kind) if elsewhere else student_of(model, settings, ids)
+        judged = None
+        if patience and held_out is not None:
+            encoder = learner.encoder(shared)
+            wanted = scores_of(list(held_out.texts))
+            judged = encoder.ids(held_out.texts), kind.taught(held_out, encoder) if wanted is None else wanted
+        heal(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)
+        saved = save(pupil, learner, target)
+        value = metric(saved, kind, held_out, max_length)
+    say(output_dir, kind.judging(held_out), value)
+
+
+def _same_tokens(a: Checkpoint, b: Checkpoint) -> bool:
+    kinds = {a.config.get("model_type"), b.config.get("model_type")}
+    return a.tokenizer_bytes() == b.tokenizer_bytes() and not kinds & {*WHOLE}
+
+
+def _layers(given: str | None) -> int | list[int] | None:
+    if given is None:
+        return None
+    try:
+        return int(given) if "," not in given else [int(part) for part in given.split(",")]
+    except ValueError:
+        raise InputError(f"--layers {given}: a number such as 3, or a list such as 0,2,5") from None

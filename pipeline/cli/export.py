@@ -1,0 +1,267 @@
+"""Checkpoint to artefact: one runtime and precision, compared with the checkpoint it came from."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import typer
+
+from paredown.benchmarks.report_text import int8_lines
+from paredown.compress.config import Int8
+from paredown.compress.data import dataset as data_module
+from paredown.compress.data.dataset import Rows
+from paredown.compress.models.loading import Checkpoint, load, open_checkpoint
+from paredown.compress.quantization.int8_cost import Judge
+from paredown.export.artifact import ON_GPU, Artifact, precisions_of
+from paredown.export.hardware import cores
+from paredown.export.runtimes.tensorrt_config import Engine, require
+from paredown.runtime.errors import InputError, nearest
+from paredown.runtime.preprocessor import collate, run_rows
+from paredown.runtime.session import ENGINES, CannotRunHere
+from paredown.tasks.registry import Task
+
+from .common import MaxLength, MaxNewTokens, OutputDir, Source, TaskOption, answering, out, task_named, writing
+from .validation import checked
+
+JUDGED = 200  # rows of --train that an artefact is compared with its checkpoint on
+
+app = typer.Typer()
+
+
+@app.command()
+def quantize(
+    checkpoint: Source,
+    output_dir: OutputDir,
+    method: Annotated[Literal["dynamic", "static"], typer.Option(help="ranges at run time, or calibrated")] = "dynamic",
+    runtime: Annotated[Literal["onnxruntime", "openvino"], typer.Option(help="what will run it")] = "onnxruntime",
+    train: Annotated[
+        str | None,
+        typer.Option(help="rows to calibrate and judge on: by the metric where they have labels, else by KL"),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="how many of them")] = 300,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="points of the metric above which matrix products stay in float (default: 0.5)"),
+    ] = None,
+    max_kl: Annotated[
+        float | None,
+        typer.Option(help="the same without labels: KL divergence to the float model, nats a row (default: 0.01)"),
+    ] = None,
+    max_length: MaxLength = 128,
+    task: TaskOption = "text-classification",
+) -> None:
+    """INT8: the checkpoint's config and tokenizer with an INT8 model beside them."""
+    if runtime == "openvino" and method == "dynamic":
+        raise InputError("--method dynamic is for onnxruntime; openvino takes --method static")
+    given = {"max_drop": max_drop, "max_kl": max_kl}
+    if train is None and any(value is not None for value in given.values()):
+        raise InputError("--max-drop, --max-kl: what INT8 costs is measured on rows: give --train F")
+    limits = checked(Int8, given)
+    _export_to(checkpoint, output_dir, runtime, f"int8-{method}", train, rows, max_length, task, limits=limits)
+
+
+@app.command()
+def export(
+    checkpoint: Source,
+    output_dir: OutputDir,
+    to: Annotated[
+        str, typer.Option(help="onnx, ort (ONNX Runtime for phones), openvino, tensorrt, tensorrt-rtx")
+    ] = "onnx",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="fp32, fp16, bf16 (openvino, tensorrt), int8-dynamic (onnx), int8-static; of text-generation: "
+            "int8-weight, int4-weight"
+        ),
+    ] = "fp32",
+    train: Annotated[
+        str | None, typer.Option(help="rows to calibrate INT8 and to judge any artefact on; labels are not needed")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="INT8: how many of them")] = 300,
+    max_length: MaxLength = 128,
+    lengths: Annotated[
+        str | None,
+        typer.Option(help="pad calls to the next of these, as 16,32,64; --max-length alone: fixed in the model"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="onnx, openvino: rows of every call, written into the model")
+    ] = None,
+    batch_sizes: Annotated[
+        str | None, typer.Option(help="tensorrt, tensorrt-rtx: rows that an engine is tuned for (default: 1,8)")
+    ] = None,
+    compute_capabilities: Annotated[
+        str | None, typer.Option(help="tensorrt-rtx: the GPUs that it is for (default: 80,86,89,120)")
+    ] = None,
+    max_new_tokens: MaxNewTokens = None,
+    task: TaskOption = "text-classification",
+) -> None:
+    """Checkpoint to an artefact: the model, its tokenizer, config.json and artifact.json."""
+    formats = {
+        "onnx": "onnxruntime", "ort": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt",
+        "tensorrt-rtx": "tensorrt_rtx",
+    }  # fmt: skip
+    if to not in formats:
+        raise InputError(f"--to {to}: {nearest(to, formats)}")
+    runtime = formats[to]
+    sizes = tuple(_numbers("--lengths", lengths, max_length))
+    given = {
+        "batch_sizes": _numbers("--batch-sizes", batch_sizes),
+        "compute_capabilities": _numbers("--compute-capabilities", compute_capabilities),
+    }
+    engine = {key: numbers for key, numbers in given.items() if numbers}
+    if engine and runtime not in ENGINES:
+        raise InputError("--batch-sizes, --compute-capabilities: for --to tensorrt and tensorrt-rtx")
+    _export_to(
+        checkpoint, output_dir, runtime, precision, train, rows, max_length, task, sizes, batch_size,
+        mobile=to == "ort", engine=engine, max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+
+
+def _export_to(
+    checkpoint: str,
+    output_dir: Path,
+    runtime: str,
+    precision: str,
+    train: str | None,
+    count: int,
+    max_length: int,
+    task: str,
+    lengths: tuple[int, ...] = (),
+    batch_size: int | None = None,
+    *,
+    mobile: bool = False,
+    engine: dict[str, list[int]] | None = None,
+    max_new_tokens: int | None = None,
+    limits: Int8 | None = None,
+) -> None:
+    from paredown.export.onnx.exporter import plain_onnx
+    from paredown.export.onnx.metadata import for_mobile
+    from paredown.export.onnx.static_shapes import shaped
+    from paredown.export.runtimes.registry import EXPORTERS
+
+    kind = task_named(task, writes=True)
+    more: dict = {}
+    if runtime in ON_GPU and not kind.reads_text:
+        raise InputError(f"--to {runtime}: images run on CPUs so far: onnx, openvino")
+    if runtime in ENGINES:
+        require(runtime)
+        more["engine"] = checked(Engine, {"lengths": lengths or None, **(engine or {})})
+        if batch_size:
+            raise InputError("--batch-size: an engine takes any up to its largest, of --batch-sizes; leave it out")
+    if (lengths or batch_size) and (not kind.reads_text or kind.gives_text):
+        raise InputError(f"--lengths, --batch-size: for tasks that read text in one call, not {kind.name}")
+    if mobile and kind.writes:
+        raise InputError(f"--to ort: for models of one graph, not {kind.name}; give --to onnx")
+    if precision not in (known := precisions_of(runtime, kind)):
+        raise InputError(f"--precision {precision}: for {kind.name}, {runtime} runs {', '.join(known) or 'nothing'}")
+    source = answering(open_checkpoint(checkpoint, kind), kind, max_new_tokens)
+    batches, judged, judge = [], None, None
+    if precision == "int8-static" and train is None:
+        raise InputError("int8-static is calibrated on rows: give --train F")
+    if train is not None:
+        int8, encoder = precision in ("int8-dynamic", "int8-static"), source.encoder(max_length)
+        texts = _labelled_if_possible(kind, train, source) if int8 else kind.read(train, labelled=False)
+        judged = data_module.encode(encoder, texts.sample(JUDGED))
+        if int8:
+            texts = texts.sample(count)
+            kind = kind.judging(texts if texts.labels is not None and len(texts.begins) else None)
+            batches = [collate([row], source.pad_id) for row in data_module.encode(encoder, texts)]
+            judge = Judge(limits or Int8(), texts, encoder)
+    with writing(output_dir, "export") as (target, _), tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
+        plain = plain_onnx(source, kind, Path(scratch) / "plain.onnx")
+        artifact = EXPORTERS[runtime](plain, source, kind, target, max_length, precision, batches, judge, **more)
+        if runtime not in ENGINES and (lengths or batch_size):
+            artifact = shaped(artifact, lengths, batch_size)
+        if mobile:
+            artifact = for_mobile(artifact)
+        parity = _parity(source, kind, artifact, plain, judged)
+        size = artifact.size_mb()
+    costs = "".join(f"; {line}" for line in int8_lines(artifact.details))
+    out.print(f"{output_dir}: {runtime} {precision}, {size:.1f} MB; {parity}{costs}", soft_wrap=True)
+
+
+def _labelled_if_possible(task: Task, source: str, checkpoint: Checkpoint) -> Rows:
+    """Rows with labels, where there are any that the checkpoint knows: INT8 can be judged without."""
+    if task.gives_text:
+        return task.read(source, labelled=False)
+    try:
+        return task.read(source, names=checkpoint.labels, labelled=None)
+    except InputError:
+        return task.read(source, labelled=False)
+
+
+def _numbers(option: str, given: str | None, most: int | None = None) -> list[int]:
+    """Positive numbers with commas between them, ascending; none where the option was not given."""
+    if given is None:
+        return []
+    try:
+        found = [int(part) for part in given.split(",")]
+    except ValueError:
+        found = []
+    if not found or found != sorted(set(found)) or found[0] < 1 or found[-1] > (most or found[-1]):
+        limit = f", at most --max-length {most}" if most else ""
+        raise InputError(f"{option} {given}: numbers such as 16,32,64, ascending{limit}")
+    return found
+
+
+def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, judged: list[list[int]] | None) -> str:
+    """Compare with the checkpoint, answers and logits, on token ids of rows; without rows on random tokens.
+
+    Rounding turns near ties, of which random tokens have many: there, answers count for fp32 alone.
+    """
+    from paredown.compress.models.inference import forward
+    from paredown.export.checks.parity import (
+        compare,
+        departure,
+        gate,
+        longest_row,
+        stand_in,
+        takes_longest,
+        tolerance_of,
+    )
+    from paredown.tasks.classification import spread
+
+    rows = judged or _random_rows(artifact)
+    said = ""
+    try:
+        session = artifact.open(cores())
+    except CannotRunHere as reason:
+        session = stand_in(artifact, cores())
+        if session is None:
+            return f"not compared with the checkpoint: {reason}"
+        said = f"{reason}; of its ONNX graph on this CPU, "
+    reference, encoder = partial(forward, load(source, task)), artifact.encoder()
+    theirs = run_rows(reference, rows, source.pad_id, task.output)
+    ours = run_rows(session, rows, source.pad_id, task.output)
+    parity = compare(ours, theirs, None, task, list(map(len, rows)))  # nobody knows what is right
+    limits = tolerance_of(task, artifact.precision)
+    if judged is None and artifact.precision != "fp32":
+        limits = replace(limits, min_agreement=0.0)
+    where = partial(departure, plain, artifact, artifact.encoder().pad(rows[:8]))
+    gate(parity, limits, artifact.name, artifact.precision, where)
+    row, unit = longest_row(encoder, (), second=bool(task.columns.second)), spread(theirs) if task.has_unit else 1.0
+    wanted = takes_longest(reference, row, encoder, task, str(source.path))
+    takes_longest(session, row, encoder, task, artifact.name, wanted, limits, unit)
+    if task.writes:
+        return f"{parity.agreement:.1%} of the texts are the checkpoint's, of {len(rows)} rows"
+    where_from = (
+        f"random {'tokens' if task.reads_text else 'pixels'}"
+        if judged is None
+        else f"{len(rows)} rows, {parity.agreement:.1%} of the answers agree"
+    )
+    return f"{said}logits differ from the checkpoint's by {parity.max_difference:.2g} at most on {where_from}"
+
+
+def _random_rows(artifact: Artifact) -> list:
+    random = np.random.default_rng(0)
+    shape = artifact.encoder().shape
+    if shape:  # of images
+        return list(random.normal(size=(32, 1, *shape)).astype(np.float32))
+    known = artifact.encoder().tokenizer.get_vocab_size()
+    lengths = random.integers(4, min(48, artifact.max_length) + 1, size=32)
+    return [random.integers(min(1000, known // 2), known, size=n).tolist() for n in lengths]

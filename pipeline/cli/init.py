@@ -1,0 +1,127 @@
+"""`paredown init`: a recipe with every field written out and explained."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from functools import partial
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel
+
+from paredown.compress.config import Distill, Prune, Recover
+from paredown.compress.data import dataset as data_module
+from paredown.compress.data.splits import divided
+from paredown.compress.models.architectures import FAMILIES, WHOLE
+from paredown.compress.models.loading import open_checkpoint
+from paredown.runtime.errors import InputError
+from paredown.tasks.registry import Task
+
+from ..recipe.schema import Data, Model, Recipe, Step, default_targets
+from ..store import write_atomic
+
+
+def write_recipe(
+    out: Path,
+    checkpoint: str,
+    train: str,
+    validation: str,
+    test: str | None,
+    unlabeled: str | None,
+    task: Task,
+) -> tuple[str, ...]:
+    """Check the inputs and write a recipe for them to `out`; paths in it are relative to it. Raises InputError.
+
+    Returns notes on the data: what a run of it leaves out and holds out.
+    """
+    found = open_checkpoint(checkpoint, task)
+    read = partial(task.read, names=found.labels)
+    given = (read(train), read(validation), read(test) if test else None)
+    for rows in given:
+        if rows is not None:
+            data_module.require_two_classes(rows, found.labels)
+    more = data_module.read_unlabeled(unlabeled, columns=task.columns) if unlabeled else None
+    notes = divided(*given, more).notes
+    half = max(1, found.depth // 2)
+    family = FAMILIES.get(found.config.get("model_type", ""))
+    cut = Prune(heads=0.7 if family is None or family.cuts_heads else 1.0, ffn=0.6, recover=Recover(epochs=1.0))
+    pruned = (
+        [Model(name="pruned", steps=[Step(prune=cut)])] if not task.writes and (family is None or family.linear) else []
+    )
+    recipe = Recipe(
+        name=re.sub(r"[^A-Za-z0-9._-]+", "-", Path(checkpoint).resolve().name).strip("-.") or "model",
+        task=task.name,  # type: ignore[arg-type]
+        checkpoint=_beside(checkpoint, out),
+        data=Data(
+            train=_beside(train, out),
+            validation=_beside(validation, out),
+            test=_beside(test, out) if test else None,
+            unlabeled=_beside(unlabeled, out) if unlabeled else None,
+        ),
+        models=[]
+        if found.config.get("model_type") in WHOLE
+        else [
+            *pruned,
+            Model(name=f"distil-{half}", steps=[Step(distill=Distill(layers=half, epochs=3.0))]),
+        ],
+        targets=default_targets(task.name),
+    )
+    head = "# A recipe for paredown; run it: paredown run " + out.name + "\n# Every field is here with its default.\n"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot write there: {error.strerror}; choose another --output") from None
+    write_atomic(out, head + "\n".join(_lines(recipe, 0)) + "\n")
+    return notes
+
+
+def _lines(part: BaseModel, indent: int) -> list[str]:
+    """The fields of a settings object as YAML, each under its description."""
+    space, lines = " " * indent, []
+    for name, field in type(part).model_fields.items():
+        value = getattr(part, name)
+        if isinstance(part, Step) and value is None:
+            continue
+        comment = f"{space}# {field.description}" if field.description else None
+        if isinstance(value, BaseModel):
+            inner = _lines(value, indent + 2)
+            empty = " {}" if all(line.lstrip().startswith("#") for line in inner) else ""
+            lines += [*filter(None, [comment]), f"{space}{name}:{empty}", *inner]
+        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+            lines += [*filter(None, [comment]), f"{space}{name}:"]
+            for item in value:
+                lines += _item(item, indent + 2)
+        elif value is None:
+            lines.append(f"{space}# {name}:  # {field.description}")
+        else:
+            lines.append(f"{space}{name}: {_scalar(value)}" + (f"  # {field.description}" if field.description else ""))
+        if indent == 0:
+            lines.append("")
+    return lines
+
+
+def _item(item: BaseModel, indent: int) -> list[str]:
+    values = item.model_dump()
+    if all(not isinstance(value, list | dict) for value in values.values()):
+        return [f"{' ' * indent}- {{{', '.join(f'{key}: {_scalar(value)}' for key, value in values.items())}}}"]
+    lines = _lines(item, indent + 2)
+    first = next(i for i, line in enumerate(lines) if not line.lstrip().startswith("#"))
+    lines[first] = lines[first][:indent] + "- " + lines[first][indent + 2 :]
+    return lines
+
+
+def _scalar(value: object) -> str:
+    """A value as YAML: plain where that reads back as the same, quoted otherwise."""
+    if isinstance(value, str) and re.fullmatch(r"[\w./-]+", value) and yaml.safe_load(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _beside(source: str, out: Path) -> str:
+    """A path that exists, relative to the recipe; a hub name as it is."""
+    if not Path(source).exists():
+        return source
+    relative = os.path.relpath(Path(source).resolve(), out.resolve().parent)
+    return relative if relative.startswith(".") else f"./{relative}"

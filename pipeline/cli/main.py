@@ -1,0 +1,309 @@
+"""The command line. Every command reads its input, calls one function of a room below, and prints."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.exceptions import Abort, TyperException
+
+from paredown.runtime.errors import InputError, StepError, missing_extra, printable, said
+from paredown.runtime.manifest import BundleError
+
+from ..extras import extra_of
+from ..progress import tell
+from ..results import compare_baseline as replacing
+from . import augment as augmenting
+from . import bundle as bundles
+from . import compress as stages
+from . import explain as explaining
+from . import export as exports
+from . import results as judging
+from . import robustness
+from . import serve as serving
+from . import train as learning
+from . import tune as tuning
+from .bundle import BundlePath
+from .common import TaskOption, task_named
+
+app = typer.Typer(
+    help="The cheapest version of a fine-tuned model that is still good enough.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(learning.app)
+app.add_typer(tuning.app)
+app.add_typer(augmenting.app)
+app.add_typer(stages.app)
+app.add_typer(exports.app)
+app.add_typer(judging.app)
+app.add_typer(bundles.app)
+app.add_typer(robustness.app)
+app.add_typer(explaining.app)
+app.add_typer(serving.app)
+INTERRUPTED, BROKEN_PIPE = 130, 141  # as shells have it: 128 + SIGINT, 128 + SIGPIPE
+out = Console(width=None if sys.stdout.isatty() else 150, markup=False)
+
+
+# Interrupted by Ctrl+C: what the same command does when it is given again; that of any other starts from the beginning.
+RESUMED = {
+    "run": "finished steps are kept in the run directory, and the same command continues after them",
+    "tune": "finished trials are kept beside the output directory, and the same command continues after them",
+    "serve": "requests that were under way have been answered",
+}
+# What a user can mend about a file or a disk; any other OSError is a bug.
+OF_FILES = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG,
+    errno.EMFILE, errno.ESTALE, errno.EFBIG,
+)  # fmt: skip
+
+
+def main() -> None:
+    """Run a command; errors that the user can mend are one line. 2: bad input, 1: no result to be trusted, 130:
+    interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may not know every letter of a text
+    try:
+        code = _command()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as error:  # who read the output wants no more of it; typer and rich exit then
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        _close_quietly()
+        sys.exit(BROKEN_PIPE)
+    if code:
+        sys.exit(code)
+
+
+def _command() -> int:
+    """The exit code of the command that was given."""
+    try:
+        code = app(standalone_mode=False)  # typer makes an exit code of KeyboardInterrupt
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        return code if isinstance(code, int) else 0
+    except TyperException as error:  # an unknown option, a value of the wrong kind
+        message = " ".join(error.format_message().split())
+        if message:  # empty after the help that a bare `paredown` prints
+            _say(said(message))
+        return 2
+    except Abort:
+        return INTERRUPTED
+    except InputError as error:
+        _say(said(error))
+        return 2
+    except (StepError, BundleError) as error:  # of a run with a reason for each candidate: not to be shortened
+        _say(printable(f"error: {error}") if isinstance(error, StepError) else said(error))
+        return 1
+    except MemoryError as error:
+        _say(said(f"too little memory: {error or 'no more is given to this process'}"))
+        return 1
+    except ModuleNotFoundError as error:
+        extra = extra_of(error.name or "")
+        if extra is None:
+            raise
+        _say(said(missing_extra((error.name or "").partition(".")[0], extra)))
+        return 2
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno not in OF_FILES:
+            raise
+        _say(said(f"{error.filename or 'a file'}: {error.strerror}"))
+        return 2
+    except KeyboardInterrupt:
+        name = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+        _say(
+            f"stopped by Ctrl+C; {RESUMED.get(name, 'nothing is kept, and the same command starts from the beginning')}"
+        )
+        return INTERRUPTED
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _close_quietly() -> None:
+    """Keep Python from writing to a pipe that is closed once more, when it ends."""
+    silent = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(silent, stream.fileno())
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="recipe.yaml")],
+    output_dir: Annotated[Path | None, typer.Option(help="run directory (default: runs/NAME)")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, show the plan, do nothing")] = False,
+    baseline: Annotated[
+        Path | None, typer.Option(help="an older run: say whether the new bundle should take the place of its bundle")
+    ] = None,
+) -> None:
+    """The whole job; run it again to resume."""
+    from ..recipe.loader import read_recipe
+    from ..run import run as run_recipe
+
+    job = read_recipe(recipe)
+    if baseline is not None:
+        replacing.old_bundle(baseline)
+    run_dir = output_dir or Path("runs") / recipe.stem
+    if baseline is not None and baseline.resolve() == run_dir.resolve():
+        raise InputError(f"--baseline {baseline}: the run would overwrite it; give another --output-dir")
+    if dry_run:
+        _show_plan(job, run_dir)
+        return
+    outcome = run_recipe(job, run_dir, baseline)
+    if not outcome.ran and not outcome.republished:
+        out.print(f"Nothing to do: all {outcome.steps} steps were there already.")
+    for name, made in outcome.measurements["adapt"].items():
+        out.print(f"{name}: {made['said']}", soft_wrap=True)
+    found = outcome.measurements.get("search")
+    if found:
+        for line in found["trained"]:
+            out.print(f"trained: {line}", soft_wrap=True)
+        for name, reason in found["dropped"].items():
+            out.print(f"dropped: {name}: {reason}", soft_wrap=True)
+    judging.show_choice(outcome.choice, outcome.measurements)
+    out.print(
+        f"report  {outcome.run_dir / 'report.html'}\nbundle  {outcome.run_dir / 'bundle'} (and .tar.gz)", soft_wrap=True
+    )
+    for line in outcome.failed:
+        out.print(f"failed: {line}", soft_wrap=True)
+    if baseline is not None:
+        found = replacing.against(outcome.job, outcome.run_dir, baseline)
+        out.print(f"{'replace' if found['replace'] else 'keep'} {baseline}: {found['why']}", soft_wrap=True)
+
+
+@app.command()
+def init(
+    checkpoint: Annotated[str, typer.Argument(help="directory or hub id of a fine-tuned checkpoint")],
+    train: Annotated[str, typer.Option(help="labelled rows: .csv, .jsonl, .parquet or a datasets name")],
+    validation: Annotated[str, typer.Option(help="labelled rows that the pick is made on")],
+    test: Annotated[
+        str | None, typer.Option(help="labelled rows for the certificate (default: a third of validation)")
+    ] = None,
+    unlabeled: Annotated[str | None, typer.Option(help="further text for distillation")] = None,
+    output: Annotated[Path, typer.Option(help="where to write the recipe")] = Path("recipe.yaml"),
+    task: TaskOption = "text-classification",
+) -> None:
+    """Write a commented recipe for a checkpoint and its data."""
+    from .init import write_recipe
+
+    if output.exists():
+        raise InputError(f"{output}: exists already; remove it or choose another --output")
+    tell(write_recipe(output, checkpoint, train, validation, test, unlabeled, task_named(task, writes=True)))
+    out.print(f"{output}: look it over, then: paredown run {output}", soft_wrap=True)
+
+
+@app.command()
+def schema() -> None:
+    """Print the recipe's JSON schema, for editors."""
+    from ..recipe.loader import schema as recipe_schema
+
+    print(recipe_schema(), end="")
+
+
+@app.command()
+def predict(
+    bundle: BundlePath,
+    text: Annotated[list[str] | None, typer.Option(help="text to classify; may be given several times")] = None,
+    text_pair: Annotated[list[str] | None, typer.Option(help="the second text of each, for pairs of texts")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="image file to classify; may be given several times")] = None,
+    public_key: bundles.PublicKey = None,
+    deadline_s: bundles.DeadlineS = 120,
+) -> None:
+    """Answer texts, or images, with a bundle; one JSON line each."""
+    from paredown.export.bundle.archive import unpacked
+    from paredown.export.isolation import ROWS_S, in_child
+
+    if bool(text) == bool(image):
+        raise InputError("give --text, or --image for a bundle that sees images")
+    bundles.check_key(public_key)
+    with unpacked(bundle, deadline_s) as path:
+        if public_key is not None:
+            from paredown.export.bundle.signature import check_signature
+
+            check_signature(path, public_key)
+        pairs = text_pair or []
+        answers = in_child("predict", path, deadline_s, ROWS_S, texts=text or [], images=image or [], pairs=pairs)
+        for i, answer in enumerate(answers):
+            row = {"image": image[i]} if image else {"text": (text or ())[i]}
+            row |= {"text_pair": pairs[i]} if pairs else {}
+            known = reads_unicode(sys.stdout.encoding)
+            print(printable(json.dumps({**row, **answer}, ensure_ascii=not known)))
+
+
+def reads_unicode(encoding: str | None) -> bool:
+    """Whether a stream of this encoding takes every letter, so that JSON need not escape any."""
+    return (encoding or "").lower().replace("-", "").replace("_", "").startswith("utf")
+
+
+@app.command()
+def doctor(json_output: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """What this machine has: cores, instruction sets, memory, GPUs, runtimes; what is missing and how to get it."""
+    from .doctor import examine
+
+    found = examine()
+    if json_output:
+        print(json.dumps(found, indent=2))
+        return
+    here = found["machine"]
+    out.print(f"{here['cpu']} ({here['arch']}), {here['cores']} cores, {here['memory_gb']} GiB, {here['os']}")
+    out.print(f"instruction sets  {', '.join(here['isa']) or 'none that matter'}")
+    out.print(f"GPUs              {'; '.join(here['gpus']) or 'none'}")
+    table = Table("part", "for", "version", "get it with")
+    for name, part in found["parts"].items():
+        table.add_row(name, part["for"], part["version"] or "missing", part["get"] or "")
+    out.print(table)
+    for name, lines in found["providers"].items():
+        out.print(f"{name}: {'; '.join(lines)}", soft_wrap=True)
+    for line in found["advice"]:
+        out.print(f"- {line}", soft_wrap=True)
+    out.print("onnxruntime and onnxruntime-gpu share a module: install exactly one of the extras cpu and gpu.")
+
+
+def _show_plan(recipe, run_dir: Path) -> None:
+    from ..job import prepare
+    from ..plan import plan, search_steps
+    from ..run import states
+    from ..steps.adapt import adapt_steps, adapted
+    from ..store import Store, writable
+
+    writable(run_dir)
+    job, store = prepare(recipe), Store(run_dir / "steps")
+    table, left = Table("step", "state", "about"), 0.0
+    searching, steps = recipe.search, adapt_steps(job)
+    shown, done = states(steps, store)
+    ahead = len(done) < len(steps)
+    if not ahead:
+        job = adapted(job, done)
+        shown |= states(search_steps(job, searching) if searching else plan(job), store)[0]
+    for name, (state, seconds) in shown.items():
+        left += seconds
+        table.add_row(name, state, f"{seconds:.0f} s" if seconds else "")
+    out.print(table)
+    for note in job.notes:
+        out.print(f"note: {note}", soft_wrap=True)
+    if ahead:
+        out.print("Then what this leaves is compressed and measured.")
+    elif searching:
+        out.print(f"Then what the search finds is trained, {searching.minutes:g} minutes in all, and measured.")
+    out.print(f"About {left / 60:.0f} minutes on a machine like the one this was written on; nothing was done.")
+
+
+if __name__ == "__main__":
+    main()

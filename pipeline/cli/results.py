@@ -1,0 +1,284 @@
+"""Judging what was measured: choose again, report, and artefacts side by side."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from paredown.runtime.errors import InputError, StepError
+
+from .bundle import LabelColumn, TextColumn
+from .common import TaskOption, task_named
+from .validation import checked
+
+app = typer.Typer()
+out = Console(width=None if sys.stdout.isatty() else 150, markup=False)
+
+RunDir = Annotated[Path, typer.Argument(help="a directory that `paredown run` has made")]
+
+
+@app.command()
+def choose(
+    run_dir: RunDir,
+    rule: Annotated[Literal["cheapest", "lambda", "knee"] | None, typer.Option(help="default: the recipe's")] = None,
+    max_drop: Annotated[float | None, typer.Option(min=0, help="points that may be lost on validation")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="of the bound of the drop, 0 to 1; 0 compares measured drops, untested")
+    ] = None,
+    value_per_point: Annotated[float | None, typer.Option(help="money per million requests a point is worth")] = None,
+    p95_ms: Annotated[float | None, typer.Option(help="budget: p95 latency of one row, ms")] = None,
+    size_mb: Annotated[float | None, typer.Option(help="budget: size to ship, MB")] = None,
+    memory_mb: Annotated[float | None, typer.Option(help="budget: peak memory, MB")] = None,
+    cost_per_million: Annotated[float | None, typer.Option(help="budget: money per million requests")] = None,
+    drop_upper_95: Annotated[float | None, typer.Option(help="budget: upper 95 % bound of the drop, points")] = None,
+    gate: Annotated[
+        list[str] | None, typer.Option(help="a further budget, with direction and unit: 'p99_ms <= 20 ms'; repeatable")
+    ] = None,
+    no_limit: Annotated[
+        list[str] | None, typer.Option(help="lift the recipe's budget and gates on this figure; repeatable")
+    ] = None,
+    candidate: Annotated[str | None, typer.Option(help="select this one by name, whatever the rule says")] = None,
+) -> None:
+    """Select again from what was measured, without running again; report and bundle follow.
+
+    Each further candidate that is held against the test rows widens the bound of the certificate.
+    """
+    from paredown.benchmarks.constraints import gate_of
+    from paredown.benchmarks.selection import ChooseSettings
+
+    from ..results.journal import finish
+    from ..results.measurements import read_measurements
+    from ..results.publish import decide, publish
+    from ..store import lock
+
+    read_measurements(run_dir)  # a directory that is no run is not locked, and not written to
+    try:
+        for text in gate or []:
+            gate_of(text)
+    except ValueError as error:
+        raise InputError(f"--gate {error}") from None
+    given = {"rule": rule, "max_drop": max_drop, "confidence": confidence, "value_per_point": value_per_point}
+    limits = {"p95_ms": p95_ms, "size_mb": size_mb, "memory_mb": memory_mb, "cost_per_million": cost_per_million}
+    limits["drop_upper_95"] = drop_upper_95
+    with lock(run_dir):
+        finish(run_dir)
+        measurements = read_measurements(run_dir)
+        settings = measurements["choose"] | {key: value for key, value in given.items() if value is not None}
+        if value_per_point is not None and settings["rule"] != "lambda":
+            raise InputError(f"--value-per-point is of --rule lambda; the rule is {settings['rule']}")
+        if max_drop is not None and settings["rule"] != "cheapest":
+            raise InputError(
+                f"--max-drop is of --rule cheapest; the rule is {settings['rule']}: --gate 'drop_validation <= "
+                f"{max_drop:g} points' holds for every rule"
+            )
+        for figure in no_limit or []:
+            _lift(settings, figure)
+        settings["budgets"] |= {key: value for key, value in limits.items() if value is not None}
+        settings["gates"] = [*settings["gates"], *(gate or [])]
+        choice = decide(measurements, checked(ChooseSettings, settings), run_dir, candidate)
+        words = [f"--{k.replace('_', '-')} {v}" for k, v in (given | limits).items() if v is not None]
+        words += [f"--gate {shlex.quote(text)}" for text in gate or []]
+        words += [f"--no-limit {figure}" for figure in no_limit or []]
+        words += [f"--candidate {candidate}"] if candidate else []
+        publish(run_dir.resolve(), measurements, choice, " ".join([f"paredown choose {run_dir}", *words]))
+    show_choice(choice, measurements)
+
+
+@app.command()
+def report(
+    run_dir: RunDir,
+    format: Annotated[
+        Literal["html", "md", "svg", "png"],
+        typer.Option(help="the page, Markdown for a pull request, or a picture of the frontier"),
+    ] = "html",
+    output: Annotated[
+        Path | None, typer.Option(help="file to write (default: in the run directory; md: printed)")
+    ] = None,
+) -> None:
+    """The page (with the table on the terminal), Markdown or a picture, from what was measured and chosen."""
+    from paredown.benchmarks.report import markdown, write_picture, write_report
+
+    from ..results.journal import finish, unfinished
+    from ..results.measurements import read_measurements
+    from ..store import lock
+
+    path = output or run_dir / {"html": "report.html", "md": "report.md"}.get(format, f"frontier.{format}")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--output {path}: no such directory")
+    if path.is_dir():
+        raise InputError(f"--output {path}: a directory; name the file to write")
+    if unfinished(run_dir):
+        with lock(run_dir):
+            finish(run_dir)
+    measurements = read_measurements(run_dir)
+    choice = _read_choice(run_dir, measurements)
+    command = f"paredown run {run_dir.resolve() / 'recipe.resolved.yaml'}"
+    if format == "html":
+        show_choice(choice, measurements)
+        print(write_report(path, measurements, choice, command))
+    elif format == "md":
+        text = markdown(measurements, choice, command)
+        if output is None:
+            print(text, end="")
+        else:
+            output.write_text(text, encoding="utf-8")
+    else:
+        print(write_picture(path, measurements, choice))
+
+
+@app.command()
+def bench(
+    artifacts: Annotated[list[str], typer.Argument(help="exported directory, bundle, checkpoint, .onnx or .xml")],
+    data: Annotated[str, typer.Option(help="rows to run on; with labels the metric is reported too")],
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: all)")] = None,
+    batch_size: Annotated[int, typer.Option(help="rows a call in the throughput scenario")] = 8,
+    min_seconds: Annotated[float, typer.Option(help="seconds of calls per artefact and scenario, in all")] = 3.0,
+    min_repeats: Annotated[int, typer.Option(help="calls per artefact and scenario, at least, in all")] = 100,
+    processes: Annotated[
+        int, typer.Option(min=1, help="fresh processes per artefact, the unit of the intervals; 1 or 2 give wide ones")
+    ] = 6,
+    rounds: Annotated[int, typer.Option(min=2, help="turns in each process")] = 2,
+    wait_s: Annotated[
+        float, typer.Option(min=0, help="seconds to wait before each sitting until other processes are quiet")
+    ] = 0.0,
+    max_length: Annotated[int, typer.Option(help="longest input in tokens, for what does not say")] = 128,
+    task: TaskOption = "text-classification",
+    sweep: Annotated[bool, typer.Option("--sweep", help="also 1 to 32 rows a call, 1 to all threads, lengths")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+) -> None:
+    """Artefacts side by side, in one run; ratios are latency against the first that can run here, drops in points."""
+    from paredown.benchmarks.latency import LatencySettings, Sweep
+    from paredown.export.hardware import cores
+
+    from ..results import side_by_side
+
+    if json_file is not None and json_file.is_dir():
+        raise InputError(f"--json {json_file}: a directory; name a file to write")
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise InputError(f"--json {json_file}: no such directory")
+    settings = checked(
+        LatencySettings,
+        {
+            "threads": threads, "batch_size": batch_size, "min_seconds": min_seconds, "min_repeats": min_repeats,
+            "processes": processes, "rounds": rounds, "wait_s": wait_s,
+            "sweep": Sweep(
+                batch_sizes=[1, 2, 4, 8, 16, 32],
+                threads=sorted({1, *(2**i for i in range(10) if 2**i < cores()), cores()}),
+                lengths=[n for n in (16, 32, 64, 128, 256, 512) if n < 2 * max_length],
+            ) if sweep else None,
+        },
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
+        kind = task_named(task, writes=True)
+        result = side_by_side.run(artifacts, data, text_column, label_column, settings, max_length, Path(scratch), kind)
+    _show_bench(result)
+    if json_file is not None:
+        from ..store import write_atomic
+
+        write_atomic(json_file, json.dumps(result, indent=2) + "\n")
+    if result["reference"] is None:
+        raise StepError("nothing was measured: none of the artefacts can run here")
+
+
+def _show_bench(result: dict) -> None:
+    """The table, what has to be said of it, and how it was measured. In a noisy run a ratio is its range."""
+    from paredown.benchmarks.report_text import conditions_line, factor
+
+    first, reference, noisy = result["artifacts"][0]["path"], result["reference"], result["noisy"]
+    titles = ("artefact", "runtime", "precision", "p50 ms", "p95", "p99", "ratio (95 %)", "rows/s", "MB", "metric")
+    table = Table(*titles, "drop (95 %)")
+    base = next((a for a in result["artifacts"] if "cannot_run" not in a), None)  # a path may be given twice
+    for a in result["artifacts"]:
+        metric = "" if a["metric"] is None else f"{a['metric']:.2f}"
+        if "cannot_run" in a:
+            table.add_row(a["path"], a["runtime"], a["precision"], a["cannot_run"], "", "", "", "", "", metric, "")
+            continue
+        lo, hi = a["ratio_ci"]
+        ratio = f"{a['ratio']:.3f} [{lo:.3f}, {hi:.3f}]"
+        if noisy and a is not base:
+            ratio = f"{factor(lo)} to {factor(hi)}"
+        drop = f"{a['drop']:+.1f} (< {a['drop_upper_95']:.1f})" if "drop" in a and a is not base else ""
+        table.add_row(
+            a["path"], a["runtime"], a["precision"], f"{a['p50_ms']:.2f}", f"{a['p95_ms']:.2f}", f"{a['p99_ms']:.2f}",
+            ratio, f"{a['throughput_per_s']:.0f}", f"{a['size_mb']:.1f}", metric,
+            drop,
+        )  # fmt: skip
+    out.print(table)
+    for note in result["notes"]:
+        out.print(note, soft_wrap=True)
+    if reference is None:
+        return
+    if reference != first:
+        out.print(f"{first} cannot run here: ratios and drops are against {reference}", soft_wrap=True)
+    out.print(conditions_line(result, reference), soft_wrap=True)
+    out.print(f"intervals: {result['conditions']['covers']}", soft_wrap=True)
+    if noisy:
+        out.print(f"noisy: {result['conditions']['noisy_because']}. A ratio is printed as its range.", soft_wrap=True)
+
+
+def _lift(settings: dict, figure: str) -> None:
+    """Take the limits on a figure out of the recipe's settings; InputError where there is none."""
+    from paredown.benchmarks.constraints import gate_of
+
+    gates = [text for text in settings["gates"] if gate_of(text).figure != figure]
+    set_ones = [*(key for key, value in settings["budgets"].items() if value is not None)]
+    set_ones += [gate_of(text).figure for text in settings["gates"]]
+    if figure not in set_ones:
+        raise InputError(f"--no-limit {figure}: the recipe limits {', '.join(set_ones) or 'no figure'}")
+    settings["gates"] = gates
+    settings["budgets"] = {key: value for key, value in settings["budgets"].items() if key != figure}
+
+
+def _read_choice(run_dir: Path, measurements: dict) -> dict:
+    """choice.json of the run that `measurements` are of."""
+    file = run_dir / "choice.json"
+    again = f"make it with: paredown choose {run_dir}"
+    try:
+        choice = json.loads(file.read_text())
+        chosen, rows = choice["chosen"]["name"], choice["candidates"]
+        there = {entry["name"] for entry in measurements["candidates"]}
+        whole = all(isinstance(choice.get(key), dict) for key in ("baseline", "rule", "card", "control", "conditions"))
+        whole = whole and "noisy" in choice and "confidence" in choice["rule"]
+        if not whole or chosen not in there or {row["name"] for row in rows} != there:
+            raise InputError(f"{file}: not of these measurements, or of an older paredown; {again}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{file}: missing or damaged; {again}") from None
+    return choice
+
+
+def show_choice(choice: dict, measurements: dict) -> None:
+    """The table of all candidates and the pick in a sentence."""
+    from paredown.benchmarks.report_text import (
+        bound_title,
+        card_lines,
+        control_warning,
+        nearest_sentence,
+        sentence,
+        table_rows,
+    )
+
+    table = Table()
+    table.add_column("candidate", no_wrap=True)
+    for title in (measurements["metric"], bound_title(choice), "p50 ms", "speed-up", "MB"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column(f"{measurements['prices']['currency']} / million", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, overflow="ellipsis", max_width=36)
+    for cells in table_rows(choice):
+        table.add_row(*cells, style="bold green" if cells[0] == choice["chosen"]["name"] else None)
+    out.print(table)
+    out.print(sentence(choice, measurements))
+    for line in card_lines(choice, measurements["prices"]["currency"]):
+        out.print(f"- {line}", soft_wrap=True)
+    for line in (nearest_sentence(choice), control_warning(choice), *choice["notes"]):
+        if line:
+            out.print(line, soft_wrap=True)

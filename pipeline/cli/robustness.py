@@ -1,0 +1,99 @@
+"""The verb `robustness`: how much of the metric is left when users mistype, leave out or swap words."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from paredown.benchmarks.statistics import Z95_TWO_SIDED, paired_drop
+from paredown.runtime.errors import InputError
+from paredown.runtime.session import CannotRunHere
+from paredown.tasks import perturbations as noise
+from paredown.tasks.classification import points
+
+from ..results.side_by_side import adopted, correct
+from ..store import write_atomic
+from .bundle import LabelColumn, TextColumn
+from .common import Seed, TaskOption, about_words, out, task_named
+
+app = typer.Typer()
+
+
+@app.command()
+def robustness(
+    models: Annotated[list[str], typer.Argument(help="checkpoints, exported directories or bundles")],
+    data: Annotated[str, typer.Option(help="labelled rows to change")],
+    share: Annotated[
+        float, typer.Option(min=0.01, max=1, help="share of a row's words that are touched")
+    ] = noise.SHARE,
+    synonyms: Annotated[str | None, typer.Option(help="file with a group of words a line, with commas")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    task: TaskOption = "text-classification",
+    max_length: Annotated[int, typer.Option(help="longest input in tokens, for what does not say")] = 128,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    seed: Seed = 13,
+) -> None:
+    """The metric on rows as they are, with typos, in capitals, twice, with words left out, swapped, replaced by
+    synonyms; models side by side."""
+    kind = task_named(task, writes=True)
+    about_words(kind, "robustness")
+    changes = noise.MEASURED | {"deletion": noise.deletion, "swap": noise.swap}
+    if synonyms is not None:
+        changes["synonyms"] = noise.synonyms(noise.read_synonyms(synonyms))
+    changes = {name: change for name, change in changes.items() if kind.bears(change)}
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise InputError(f"--json {json_file}: no such directory")
+    with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
+        artifacts = adopted(models, Path(scratch), kind, max_length)
+        read = [kind.read(data, text=text_column, label=label_column, names=a.labels) for a in artifacts]
+        texts = {"as they are": read[0].texts} | {
+            name: kind.changed(read[0].texts, change, share, seed) for name, change in changes.items()
+        }
+        try:
+            right = [
+                {name: correct(artifact, replace(rows, texts=lines)) for name, lines in texts.items()}
+                for artifact, rows in zip(artifacts, read, strict=True)
+            ]
+        except CannotRunHere as reason:
+            raise InputError(f"a model cannot run here: {reason}") from None
+    entries = [_figures(given, mine, right[0]) for given, mine in zip(models, right, strict=True)]
+    if json_file is not None:
+        write_atomic(
+            json_file, json.dumps({"rows": len(read[0]), "share": share, "seed": seed, "models": entries}, indent=2)
+        )
+    table = Table("rows", *models)
+    for name in texts:
+        table.add_row(name, *(_cell(entry["metrics"][name]) for entry in entries))
+    out.print(table)
+    if len(models) > 1:
+        out.print("In brackets: points lost against the first model on the same rows, with its 95 % interval.")
+
+
+def _figures(given: str, mine: dict[str, np.ndarray], first: dict[str, np.ndarray]) -> dict:
+    """Metric of one model in points under each change; `lost` against its own rows as they are, `drop` against the
+    first model's on the same changed rows."""
+    metrics = {}
+    for name, right in mine.items():
+        drop, error = paired_drop(first[name], right)
+        metrics[name] = {
+            "metric": points(right),
+            "lost": paired_drop(mine["as they are"], right)[0],
+            "drop": None if mine is first else drop,
+            "drop_95": None if mine is first else [drop - Z95_TWO_SIDED * error, drop + Z95_TWO_SIDED * error],
+        }
+    return {"path": given, "metrics": metrics}
+
+
+def _cell(figures: dict) -> str:
+    if figures["drop"] is None:
+        return f"{figures['metric']:.2f}"
+    lo, hi = figures["drop_95"]
+    return f"{figures['metric']:.2f} ({figures['drop']:.2f} [{lo:.2f}, {hi:.2f}])"

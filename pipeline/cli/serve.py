@@ -1,0 +1,138 @@
+"""A bundle, or a directory of them, behind HTTP; and a load to try it with."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from paredown.runtime.errors import InputError, StepError
+
+from .bundle import check_key
+from .common import TaskOption, task_named
+from .validation import checked
+
+app = typer.Typer()
+out = Console(markup=False, highlight=False, soft_wrap=True)
+KEY = "PAREDOWN_API_KEY"
+
+
+@app.command()
+def serve(
+    bundle: Annotated[Path | None, typer.Argument(help="a bundle: its directory or its .tar.gz")] = None,
+    models: Annotated[Path | None, typer.Option(help="directory of bundles: NAME, or NAME/VERSION")] = None,
+    port: Annotated[int, typer.Option(help="TCP port; 0: any")] = 8080,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(help="processes")] = 1,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of a worker (default: cores / workers)")] = None,
+    load: Annotated[Literal["latest", "all", "none"], typer.Option(help="what is loaded at start")] = "latest",
+    memory_mb: Annotated[float | None, typer.Option(help="MB that the models of a worker may take")] = None,
+    batch_tokens: Annotated[int, typer.Option(help="tokens taken from the queue at once")] = 1024,
+    max_wait_ms: Annotated[float, typer.Option(help="ms an idle model waits for company")] = 0,
+    queue_rows: Annotated[int, typer.Option(help="rows waiting or running; more get 429")] = 1024,
+    deadline_ms: Annotated[float, typer.Option(help="ms from a request to its answer, at most")] = 1000,
+    body_bytes: Annotated[int, typer.Option(help="bytes of one request")] = 1_000_000,
+    text_bytes: Annotated[int, typer.Option(help="bytes of one text")] = 20_000,
+    image_bytes: Annotated[int, typer.Option(help="bytes of one image file; see --body-bytes too")] = 700_000,
+    image_pixels: Annotated[int, typer.Option(help="pixels of one image")] = 20_000_000,
+    request_rows: Annotated[int, typer.Option(help="texts in one request")] = 256,
+    connections: Annotated[int, typer.Option(help="requests under way; more get 429")] = 1000,
+    drain_s: Annotated[float, typer.Option(help="seconds for requests under way after SIGTERM")] = 10,
+    open_s: Annotated[float, typer.Option(help="seconds for a model to open and to answer once")] = 60,
+    public_key: Annotated[Path | None, typer.Option(help="PEM: serve only what its other half has signed")] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="further name (Host) that a server on this machine answers to; repeatable")
+    ] = None,
+    drift_threshold: Annotated[float, typer.Option(help="PSI or KS distance that is an alert")] = 0.2,
+    drift_rows: Annotated[int, typer.Option(help="rows in one window of the drift statistics")] = 2000,
+    sample_file: Annotated[Path | None, typer.Option(help="append sampled texts and answers to this JSONL")] = None,
+    sample_share: Annotated[float, typer.Option(help="share of texts that is sampled")] = 0.01,
+    sample_mb: Annotated[float, typer.Option(help="MB after which sampling stops")] = 100,
+    api_key_file: Annotated[Path | None, typer.Option(help=f"file with the key clients need (or ${KEY})")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM: certificate chain")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM: its private key")] = None,
+    log_requests: Annotated[bool, typer.Option(help="one line of log a request")] = True,
+) -> None:
+    """Serve bundles over HTTP (Open Inference Protocol v2) until SIGTERM."""
+    given = {key: value for key, value in locals().items() if key != "api_key_file"}
+    if (bundle is None) == (models is None):
+        raise InputError("give either a bundle or --models DIR")
+    from paredown.serve.config import Settings
+    from paredown.serve.server import check_tls
+    from paredown.serve.supervisor import serve as serve_all
+
+    given["allowed_host"] = allowed_host or ()
+    check_key(public_key)
+    settings = checked(Settings, given | {"api_key": _key(api_key_file)})
+    check_tls(settings)
+    code = serve_all(settings)
+    if code:
+        sys.exit(code)
+
+
+@app.command()
+def load(
+    url: Annotated[str, typer.Argument(help="http://HOST:PORT of a server")],
+    rps: Annotated[float, typer.Option(help="requests a second")],
+    seconds: Annotated[float, typer.Option(help="for how long")] = 10,
+    text: Annotated[list[str] | None, typer.Option(help="text to send; may be given several times")] = None,
+    data: Annotated[str | None, typer.Option(help="rows whose texts are sent: .csv, .jsonl, .parquet")] = None,
+    model: Annotated[str | None, typer.Option(help="ask this model over protocol v2 (default: POST /predict)")] = None,
+    arrivals: Annotated[Literal["poisson", "even"], typer.Option(help="how requests are spaced")] = "poisson",
+    timeout: Annotated[float, typer.Option(help="seconds for one answer")] = 10,
+    seed: Annotated[int, typer.Option(help="of the spacing")] = 0,
+    task: TaskOption = "text-classification",
+    api_key_file: Annotated[Path | None, typer.Option(help=f"file with the server's key (or ${KEY})")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+) -> None:
+    """Send requests at a fixed rate, answered or not, and show latencies from when each was due."""
+    from paredown.serve.load_generator import bodies, run
+
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise InputError(f"--json {json_file}: no such directory")
+    if not url.startswith(("http://", "https://")):
+        raise InputError(f"{url}: an address that begins with http:// or https:// is expected")
+    if bool(text) == bool(data):
+        raise InputError("give either --text or --data")
+    texts = list(task_named(task, writes=True).read(data, labelled=False).texts) if data else text or []
+    key = _key(api_key_file)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    address, requests = bodies(texts, url.rstrip("/"), model)
+    found = run(
+        address, requests, rps, seconds, arrivals=arrivals, timeout=timeout, headers=headers, seed=seed
+    ).summary()
+    out.print(f"sent     {found['sent']} in {found['seconds']:.1f} s, {arrivals}")
+    out.print(f"answers  {', '.join(f'{status}: {count}' for status, count in found['statuses'].items())}")
+    if found["ok"]:
+        names = [name for name in found if name.startswith("p") and name[1].isdecimal()]
+        times = ", ".join(f"{name[:-3]} {found[name]:.1f}" for name in [*names, "max_ms"])
+        out.print(f"latency  {times} ms, since each was due; {found['answered_per_s']:.1f} answers a second")
+    out.print(f"lag      p99 {found['lag_p99_ms']:.1f} ms: how late this program sent; compare it with the latencies")
+    if json_file is not None:
+        from ..store import write_atomic
+
+        write_atomic(json_file, json.dumps(found, indent=2) + "\n")
+    if not found["ok"]:
+        raise StepError(f"{address}: not one request succeeded")
+
+
+def _key(file: Path | None) -> str | None:
+    """The API key of a file or the environment; never of the command line, which every user of the machine can read."""
+    if file is None:
+        where, key = f"${KEY}", os.environ.get(KEY, "").strip()
+    else:
+        where = f"--api-key-file {file}"
+        try:
+            key = file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{where}: {getattr(error, 'strerror', None) or 'not text'}") from None
+        if not key:
+            raise InputError(f"{where}: empty")
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"{where}: only printable ASCII can be sent in a header; take another key")
+    return key or None

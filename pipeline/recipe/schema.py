@@ -1,0 +1,314 @@
+"""The recipe: what to compress, with which data, into which candidates, measured and chosen how.
+
+Every field is described once, here or beside the stage that uses it; unknown keys are errors that name the line.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from paredown.benchmarks.cost import Prices
+from paredown.benchmarks.latency import LatencySettings
+from paredown.benchmarks.selection import ChooseSettings
+from paredown.compress.config import (
+    Augment,
+    Distill,
+    Finetune,
+    Int8,
+    Prune,
+    Settings,
+    Stage,
+    Static,
+    Timed,
+    Trim,
+    Tune,
+    Update,
+)
+from paredown.export.artifact import ON_GPU, PRECISIONS, precisions_of
+from paredown.export.checks.parity import Tolerance, tolerance_of
+from paredown.export.runtimes.tensorrt_config import Bucket, Engine
+from paredown.runtime.errors import nearest
+from paredown.tasks.registry import TASKS
+
+from . import task_support as refusals
+
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
+TaskName = Literal[
+    "text-classification",
+    "text-pair-classification",
+    "multi-label-classification",
+    "text-regression",
+    "text-pair-regression",
+    "token-classification",
+    "question-answering",
+    "image-classification",
+    "sentence-embedding",
+    "text-to-text",
+    "text-generation",
+]
+Runtime = Literal[
+    "pytorch", "onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx"
+]
+Precision = Literal["fp32", "fp16", "bf16", "int8-dynamic", "int8-static", "int8-weight", "int4-weight"]
+Sink = Literal["mlflow", "tensorboard", "wandb"]
+assert set(get_args(TaskName)) == set(TASKS)
+
+
+class Data(Settings):
+    """Files (.csv, .jsonl, .parquet, .conll; relative to the recipe), directories of images, or `datasets` names
+    (`name:split`)."""
+
+    train: str = Field(description="labelled rows to learn from; calibration is drawn from them too")
+    validation: str = Field(description="labelled rows that the pick is made on")
+    test: str | None = Field(
+        default=None,
+        description="labelled rows for the certificate and the published metrics; nothing else ever sees them (none: a "
+        "third of validation is held out)",
+    )
+    unlabeled: str | None = Field(default=None, description="further text of the same kind, for distillation")
+    text: str | None = Field(default=None, description="name of the text (words', image's) column (default: found)")
+    label: str | None = Field(default=None, description="name of the label (or tags') column (default: found)")
+    groups: str | None = Field(default=None, description="a validation column whose groups are also judged one by one")
+
+
+class Step(Settings):
+    """One stage; exactly one key."""
+
+    finetune: Finetune | None = Field(default=None, description="train further on the labelled rows")
+    prune: Prune | None = Field(default=None, description="cut heads, feed-forward neurons and layers")
+    distill: Distill | None = Field(default=None, description="make a student from some of the layers")
+    static: Static | None = Field(default=None, description="make a student without layers; the first step of a model")
+    trim: Trim | None = Field(default=None, description="cut the vocabulary; the last step of a model")
+
+    @model_validator(mode="after")
+    def _one(self) -> Step:
+        if sum(value is not None for _, value in self) != 1:
+            raise ValueError(f"a step is exactly one of: {', '.join(Step.model_fields)}")
+        return self
+
+    @property
+    def stage(self) -> tuple[str, Stage]:
+        """The stage's name and its settings."""
+        return next((name, settings) for name, settings in self if settings is not None)
+
+
+class Arrivals(Update):
+    """`update` with the rows that came later; from then on they are train, validation and test rows like the others."""
+
+    new: str = Field(description="labelled rows that came later, also with labels that the checkpoint does not know")
+    new_validation: str | None = Field(
+        default=None, description="labelled rows of their kind to judge on (none: a fifth of `new` is held out)"
+    )
+    new_test: str | None = Field(default=None, description="labelled rows of their kind for the published figures")
+
+
+class Adapt(Settings):
+    """One step that makes the teacher, before any model is compressed; exactly one key."""
+
+    augment: Augment | None = Field(default=None, description="add changed copies of the training rows")
+    finetune: Finetune | None = Field(default=None, description="train on the labelled rows, in full or with adapters")
+    tune: Tune | None = Field(default=None, description="finetune with settings that are searched for")
+    update: Arrivals | None = Field(default=None, description="learn rows that came later without forgetting")
+
+    @model_validator(mode="after")
+    def _one(self) -> Adapt:
+        if sum(value is not None for _, value in self) != 1:
+            raise ValueError(f"a step of adapt is exactly one of: {', '.join(Adapt.model_fields)}")
+        return self
+
+    @property
+    def stage(self) -> tuple[str, Augment | Finetune | Tune | Arrivals]:
+        """The stage's name and its settings."""
+        return next((name, settings) for name, settings in self if settings is not None)
+
+
+class Cascade(Settings):
+    """The first model answers where it is confident enough, the other is asked about the rest; one ONNX file."""
+
+    first: str = Field(description="name of the quick model")
+    then: str = Field(description="name of the model behind it")
+    max_drop: Annotated[float, Field(ge=0)] = Field(
+        default=0.2, description="points of validation that it may lose against the model behind it; sets the threshold"
+    )
+
+
+class Model(Settings):
+    """A way to a smaller model: its steps, one after another; the checkpoint as it came is always the teacher."""
+
+    name: Annotated[str, Field(pattern=NAME)] = Field(description="letters, digits, dot, dash")
+    steps: list[Step] = Field(default_factory=list, description="none: the checkpoint as it came")
+    cascade: Cascade | None = Field(default=None, description="two of the other models instead of steps (onnxruntime)")
+
+    @model_validator(mode="after")
+    def _order(self) -> Model:
+        stages = [step.stage[0] for step in self.steps]
+        if self.cascade is not None and stages:
+            raise ValueError("a cascade has no steps of its own; give them to the models that it names")
+        if "static" in stages[1:]:
+            raise ValueError("static: must be the first step, it learns from the checkpoint itself")
+        if "trim" in stages[:-1]:
+            raise ValueError(
+                "trim: must be the last step, the steps after it would learn other tokens than the teacher"
+            )
+        if stages[:1] == ["static"] and stages[1:] not in ([], ["trim"]):
+            raise ValueError("static: has no layers that further steps could cut or teach; only trim may follow")
+        return self
+
+
+class Search(Settings):
+    """Let the run find the models: cheap cuts by the dozen, training for those that could reach the frontier."""
+
+    minutes: Annotated[float, Field(gt=0)] = Field(description="for looking and training together, before measuring")
+    speedup: Annotated[float, Field(gt=1)] | None = Field(
+        default=None, description="least speed-up against the uncut model in `target` (default: any)"
+    )
+    target: Timed = Field(default_factory=Timed, description="what time is predicted in")
+
+
+class Target(Settings):
+    """A runtime and a precision that every model is exported to and measured in."""
+
+    runtime: Runtime = Field(
+        description="what loads the artefact (docs/tensorrt.md: the last four need an NVIDIA GPU to run)"
+    )
+    precision: Precision = Field(default="fp32", description="number format; int8-weight and int4-weight: of decoders")
+
+    @model_validator(mode="after")
+    def _known(self) -> Target:
+        if self.precision not in PRECISIONS[self.runtime]:
+            raise ValueError(f"{self.runtime} runs {', '.join(PRECISIONS[self.runtime])}, not {self.precision}")
+        return self
+
+
+class Gate(Settings):
+    """Limits of the parity gate for one precision."""
+
+    max_difference: Annotated[float, Field(gt=0)] | None = Field(default=None, description="of a logit, absolute")
+    min_agreement: Annotated[float, Field(ge=0, le=1)] = Field(description="share of rows with the same prediction")
+    max_metric_drop: Annotated[float, Field(ge=0)] = Field(description="points lost against the own checkpoint")
+
+
+def default_targets(task: str = "text-classification") -> list[Target]:
+    """Every runtime and precision that may pay on a CPU for the task (fp16 is for GPUs)."""
+    return [
+        Target.model_validate({"runtime": r, "precision": p})
+        for r in PRECISIONS
+        for p in precisions_of(r, TASKS[task])
+        if r not in ON_GPU and p != "fp16"
+    ]
+
+
+def _targets_of(given: dict) -> list[Target]:
+    return default_targets(given.get("task", "text-classification"))  # a task that is wrong is an error of its own
+
+
+class Recipe(Settings):
+    """The whole job."""
+
+    name: Annotated[str, Field(pattern=NAME)] = Field(default="model", description="the served model's name")
+    task: TaskName = Field(default="text-classification", description="what the model does")
+    checkpoint: str = Field(description="directory (relative to the recipe) or hub id of the fine-tuned checkpoint")
+    data: Data = Field(description="where the rows are")
+    max_length: int = Field(default=128, ge=4, description="longest input, tokens; longer ones are cut")
+    lengths: list[Bucket] = Field(
+        default_factory=list,
+        description="pad each call to the next of these (max_length is always the last), for runtimes that like few "
+        "shapes; max_length alone writes it into the model. Empty: every call at its own length",
+    )
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        default=None,
+        description="of a text that is answered with: longest, tokens (default: as generation_config.json says, or 64)",
+    )
+    seed: int = Field(default=13, ge=0, lt=2**32, description="of every random choice")
+    calibration_rows: Annotated[int, Field(ge=1)] = Field(
+        default=300, description="training rows that INT8 is judged on; static INT8 is calibrated on three in four"
+    )
+    int8: Int8 = Field(
+        default_factory=Int8, description="what INT8 may cost before matrix products of a model go back to float"
+    )
+    teachers: list[str] = Field(
+        default_factory=list,
+        description="further fine-tuned checkpoints with the same labels; students learn the mean of all logits",
+    )
+    robustness_rows: int = Field(default=200, ge=0, description="validation rows scored with typos, in capitals, twice")
+    explain_rows: int = Field(
+        default=0, ge=0, description="validation rows on which a model's words are held against the teacher's (captum)"
+    )
+    adapt: list[Adapt] = Field(
+        default_factory=list,
+        description="steps that change the checkpoint before anything else; what they leave is the teacher",
+    )
+    models: list[Model] = Field(default_factory=list, description="smaller models to try beside the checkpoint itself")
+    search: Search | None = Field(default=None, description="find models instead of listing them, or beside the listed")
+    targets: list[Target] = Field(default_factory=_targets_of, description="what each model is exported to")
+    tensorrt: Engine = Field(default_factory=Engine, description="what TensorRT engines are built for")
+    parity: dict[Precision, Gate] = Field(
+        default_factory=dict, description="limits of the parity gate, where the defaults do not fit"
+    )
+    latency: LatencySettings = Field(default_factory=LatencySettings, description="how latency is measured")
+    cost: Prices = Field(default_factory=Prices, description="what serving costs")
+    choose: ChooseSettings = Field(default_factory=ChooseSettings, description="the rule of the pick")
+    report_to: list[Sink] = Field(default_factory=list, description="trackers that are told the result")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Recipe:  # noqa: C901
+        names = [model.name for model in self.models]
+        if len(set(names)) != len(names) or BASELINE in names:
+            raise ValueError(f"models: names must differ from each other and from '{BASELINE}'")
+        plain = {BASELINE, *(model.name for model in self.models if model.cascade is None)}
+        for model in self.models:
+            for name in (model.cascade.first, model.cascade.then) if model.cascade else ():
+                if name not in plain:
+                    raise ValueError(f"models: cascade '{model.name}': {nearest(name, sorted(plain))}")
+            if model.cascade and not any(target.runtime == "onnxruntime" for target in self.targets):
+                raise ValueError(f"models: cascade '{model.name}' needs a target with runtime onnxruntime")
+        if self.lengths != sorted(set(self.lengths)) or max(self.lengths, default=0) > self.max_length:
+            raise ValueError(f"lengths: ascending and at most max_length ({self.max_length}) are expected")
+        if self.lengths == [self.max_length] and any(model.cascade for model in self.models):
+            raise ValueError("lengths: a cascade asks its second model about shorter rows; give more than one length")
+        whole = [m.name for m in self.models if m.cascade or any(step.static for step in m.steps)]
+        cascades = [model.name for model in self.models if model.cascade]
+        if cascades and (TASKS[self.task].several or TASKS[self.task].has_unit):
+            have = "have a number" if TASKS[self.task].number else "may have several"
+            raise ValueError(
+                f"models: '{cascades[0]}': a cascade asks how sure the first model is of one label; rows of "
+                f"{self.task} {'have a vector' if TASKS[self.task].vector else have}"
+            )
+        if TASKS[self.task].vector:
+            refusals.of_vectors(self)
+        if whole and TASKS[self.task].token_by_token:
+            raise ValueError(
+                f"models: '{whole[0]}': cascades and static students answer for a whole text, {self.task} for tokens"
+            )
+        if self.explain_rows and (not TASKS[self.task].one_label or TASKS[self.task].columns.second):
+            raise ValueError(f"explain_rows: for tasks that give one whole text one label, not {self.task}")
+        if TASKS[self.task].per_token and any(entry.augment for entry in self.adapt):
+            raise ValueError("adapt: augment changes, moves and leaves out words, and their tags or answers with them")
+        for target in self.targets:
+            known = precisions_of(target.runtime, TASKS[self.task])
+            if target.precision not in known:
+                raise ValueError(
+                    f"targets: {target.runtime} {target.precision}: for {self.task}, {target.runtime} runs "
+                    f"{', '.join(known) or 'nothing'}"
+                )
+        if not TASKS[self.task].reads_text:
+            refusals.of_images(self)
+        if TASKS[self.task].writes:
+            refusals.of_texts(self)
+        if TASKS[self.task].goes_on:
+            refusals.of_continuations(self)
+        if self.max_new_tokens is not None and not TASKS[self.task].gives_text:
+            raise ValueError(f"max_new_tokens: for a task whose answer is a text, not {self.task}")
+        if not any(target.runtime != "pytorch" for target in self.targets):
+            raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
+        return self
+
+    def tolerance(self, precision: str) -> Tolerance:
+        """The parity gate's limits for a precision."""
+        given = self.parity.get(precision)  # type: ignore[call-overload]
+        return Tolerance(**given.model_dump()) if given else tolerance_of(TASKS[self.task], precision)
+
+
+BASELINE = "teacher"  # the checkpoint as it came

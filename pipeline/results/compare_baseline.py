@@ -1,0 +1,123 @@
+"""Should the bundle of this run take the place of an older run's? The same rows, the same minute, a paired test."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from paredown.benchmarks.bench import Entrant, Score, bench
+from paredown.benchmarks.latency import tokenizer_ms
+from paredown.benchmarks.sittings import WIDEST_CONTROL
+from paredown.benchmarks.statistics import drop_upper_95, mcnemar_p, paired_drop
+from paredown.compress.data import dataset as data_module
+from paredown.compress.data.dataset import Rows
+from paredown.export.artifact import Artifact
+from paredown.runtime.errors import InputError
+from paredown.runtime.manifest import MANIFEST
+from paredown.runtime.session import CannotRunHere
+from paredown.tasks.classification import points
+
+from ..job import Job
+from ..progress import Reporter
+from ..store import write_atomic
+from .journal import REPLACE
+from .side_by_side import adopted, correct
+
+SURE = 0.05  # p of McNemar's test below which a difference of two metrics counts
+
+
+def old_bundle(old_run: Path) -> Path:
+    """The bundle of a run directory, or the bundle itself. Raises InputError."""
+    for path in (old_run / "bundle", old_run):
+        if (path / MANIFEST).is_file():
+            return path
+    if old_run.name.endswith(".tar.gz") and old_run.is_file():
+        return old_run
+    raise InputError(f"--baseline {old_run}: no bundle there; give a run directory or a bundle")
+
+
+def against(job: Job, run_dir: Path, old_run: Path) -> dict:
+    """Hold the bundle of `run_dir` against an older one; the result is in replace.json too.
+
+    On test rows where the recipe has them (the pick was made on validation). `max_drop` is the recipe's.
+    """
+    task, rows = job.task, job.test or job.validation
+    names = (str(old_run), str(run_dir))
+    with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
+        paths = (old_bundle(old_run), run_dir / "bundle")
+        artifacts = adopted(paths, Path(scratch), task, job.recipe.max_length)
+        reporter = Reporter(2 + job.recipe.latency.processes + job.recipe.latency.sweep.asked)
+        scored: dict[str, Score] = {}
+
+        def score(name: str, artifact: Artifact) -> Score:
+            scored[name] = _scored(name, artifact, rows)
+            return scored[name]
+
+        entrants = [Entrant(name, a, partial(score, name, a)) for name, a in zip(names, artifacts, strict=True)]
+        ids = [data_module.encode(a.encoder(), rows) for a in artifacts]
+        timed = bench(entrants, ids, job.recipe.latency, metric_name=task.metric_name, steps=reporter.step)
+        same = _bytes_of(artifacts[0]) == _bytes_of(artifacts[1])
+    old, new = (scored[name].correct for name in names)
+    assert old is not None
+    assert new is not None
+    found = {
+        "old": names[0],
+        "new": names[1],
+        "rows": {"split": job.certificate_split or "validation", "count": len(rows)},
+        "metric": task.metric_name,
+        "metric_old": scored[names[0]].metric,
+        "metric_new": scored[names[1]].metric,
+        "drop": paired_drop(old, new)[0],
+        "drop_upper_95": drop_upper_95(old, new),
+        "mcnemar_p": mcnemar_p(old, new),
+        "latency_ratio": timed["artifacts"][1].get("ratio"),
+        "latency_ratio_ci": timed["artifacts"][1].get("ratio_ci"),
+        "noisy": timed["noisy"],
+        "max_drop": job.recipe.choose.max_drop,
+        "same_model": same,
+    }
+    found |= verdict(found)
+    write_atomic(run_dir / REPLACE, json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def verdict(found: dict) -> dict:
+    """`replace` and why: surely better, or surely faster and surely within `max_drop`. A model is neither against
+    itself, whatever the clock says; in a noisy run one must be faster by more than a control may be off."""
+    if found.get("same_model"):
+        return {"replace": False, "why": "the same model, byte for byte"}
+    lo, hi = found["latency_ratio_ci"] or (0.0, float("inf"))
+    sure = found["mcnemar_p"] < SURE
+    noisy = found.get("noisy", False)
+    time = "" if found["latency_ratio"] is None else f", {found['latency_ratio']:.2f} of its time"
+    if time and noisy:
+        time = f", {lo:.2f} to {hi:.2f} of its time in a noisy run"
+    change = f"{-found['drop']:+.2f} points (p = {found['mcnemar_p']:.2g}){time}"
+    if sure and found["drop"] < 0:
+        return {"replace": True, "why": f"better: {change}" + ("; mind the time" if lo > 1 else "")}
+    if sure and found["drop"] > found["max_drop"]:
+        return {"replace": False, "why": f"worse: {change}"}
+    if hi < (1 / WIDEST_CONTROL if noisy else 1) and found["drop_upper_95"] <= found["max_drop"]:
+        return {"replace": True, "why": f"faster and not worse by more than {found['max_drop']:g} points: {change}"}
+    return {"replace": False, "why": f"no difference that the rows or the clock are sure of: {change}"}
+
+
+def _bytes_of(artifact: Artifact) -> tuple[str, list[str]]:
+    """The runtime and the digests of the files that it loads."""
+    digests = []
+    for name in artifact.files:
+        with (artifact.path / name).open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return artifact.runtime, digests
+
+
+def _scored(name: str, artifact: Artifact, rows: Rows) -> Score:
+    """A bundle on rows of the new run's labels; a label that it does not know is always wrong."""
+    try:
+        right = correct(artifact, rows.renamed(artifact.labels))
+    except CannotRunHere as reason:
+        raise InputError(f"--baseline: {name} cannot run here: {reason}") from None
+    return Score(points(right), right, tokenizer_ms(artifact.encoder().ids, rows.texts))

@@ -1,0 +1,247 @@
+"""What a finished run has measured, in one file: from its steps to measurements.json, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from paredown.benchmarks.calibration import calibration_error
+from paredown.benchmarks.cost import Prices
+from paredown.benchmarks.latency import CONTROL, Timing
+from paredown.benchmarks.selection import ChooseSettings
+from paredown.benchmarks.statistics import worst_flips
+from paredown.compress.config import Prune
+from paredown.export.bundle.drift_reference import IMAGES as REFERENCE_IMAGES
+from paredown.export.bundle.drift_reference import ROWS as REFERENCE_ROWS
+from paredown.export.hardware import machine
+from paredown.runtime.errors import InputError
+from paredown.runtime.preprocessor import PAIR
+from paredown.tasks.classification import softmax
+
+from ..failures import Failure, failures_of
+from ..job import (
+    ORIGIN,
+    RECOVER,
+    SCORES,
+    Candidate,
+    Job,
+    Step,
+    chain_of,
+    evaluation_name,
+    further_name,
+    graph_name,
+    has_scores,
+    parts_of,
+    rows_digest,
+    table_name,
+)
+from ..recipe.schema import Model
+from ..steps.attribution import agreement_of
+from ..steps.measure import PROFILE, limits, measured, why_slower
+from ..store import Done
+
+SCHEMA = 3
+SPLITS = ("train", "unlabeled", "validation", "test")
+FLIPS, FLIP_CHARACTERS = 20, 400
+
+
+def measurements_of(
+    job: Job, steps: list[Step], done: Mapping[str, Done], failed: Mapping[str, Failure], run_dir: Path
+) -> dict:
+    """Everything that was measured, raw samples included: the content of measurements.json.
+
+    Of a candidate that stands on a step in `failed` only what it would have been, and why it is not.
+    """
+    found = measured(job, done)
+    timings, looked = found.timings, done[PROFILE].result
+    by_name = {
+        "why_slower": why_slower(job.candidates, done, timings, found.noisy),
+        "profile": limits(done, timings, found.noisy),
+        **{name: looked[name] for name in ("sweep", "new_tokens_per_s")},
+    }
+    candidates, texts = [], job.validation.texts
+    small, most = job.checkpoint.encoder().small, REFERENCE_ROWS if job.task.reads_text else REFERENCE_IMAGES
+    lost = failures_of(job, failed)
+    for candidate in job.candidates:
+        common = {
+            "name": candidate.name,
+            "model": candidate.model.name,
+            "runtime": candidate.target.runtime,
+            "precision": candidate.target.precision,
+            "steps": _steps_of(candidate.model),
+        }
+        if candidate.name in lost:
+            candidates.append({**common, "failed": str(lost[candidate.name])})
+            continue
+        evaluated = done[evaluation_name(candidate)]
+        export = done[candidate.step]
+        chain = list(chain_of(candidate.model))
+        candidates.append(
+            {
+                **common,
+                "artifact": export.path.relative_to(run_dir).as_posix(),
+                "size_mb": export.result["size_mb"],
+                "details": export.result["details"],
+                "compression_s": sum(done[name].seconds for name in _made_by(job, candidate)),
+                "reference": candidate.target in job.compared_with,
+                "parameters": done[chain[-1]].result["parameters"] if chain else None,
+                "made": _made(chain, done),
+                **evaluated.result,
+                **(done[further_name(candidate)].result if further_name(candidate) in done else {}),
+                **_answers_of(evaluated, done[evaluation_name(job.candidates[0])], job),
+                "attribution_agreement": agreement_of(job, candidate, done),
+                **_timing_of(candidate, timings),
+                **{name: values.get(candidate.name) for name, values in by_name.items()},
+            }
+        )
+    return {
+        "schema": SCHEMA,
+        "name": job.recipe.name,
+        "task": job.recipe.task,
+        "metric": job.task.metric_name,
+        "labels": list(job.checkpoint.labels),
+        "machine": machine(),
+        "rows": {
+            "train": len(job.train),
+            "unlabeled": len(job.unlabeled) if job.unlabeled else 0,
+            "validation": len(job.validation),
+            "test": len(job.test) if job.test else 0,
+        },
+        "data": _sources(job),
+        "notes": list(job.notes),
+        "certificate_split": job.certificate_split,
+        "golden_texts": [small(text) for text in texts[:8]],
+        "reference_texts": [small(text) for text in texts[:: 1 + (len(texts) - 1) // most]],
+        "latency": job.recipe.latency.model_dump(),
+        "prices": job.recipe.cost.model_dump(),
+        "choose": job.recipe.choose.model_dump(),
+        "gold_validation": None if not job.task.one_label else job.validation.gold.tolist(),
+        "keys": _keys(job),
+        "test_digest": rows_digest(job.test),
+        "conditions": found.conditions,
+        **{key: looked[key] for key in ("tokenizer_ms", "tokens_median")},
+        "compression_s": sum(d.seconds for d in done.values()),
+        "control": vars(timings[CONTROL]),
+        "baseline": job.candidates[0].name,
+        "checkpoint": str(job.checkpoint.path),
+        "origin": {
+            "path": done[ORIGIN].path.relative_to(run_dir).as_posix(),
+            "files": done[ORIGIN].result["files"],
+        },
+        "candidates": candidates,
+    }
+
+
+def _timing_of(candidate: Candidate, timings: Mapping[str, Timing]) -> dict:
+    """Its samples; why there are none where its process ended or hung while it was measured."""
+    timing = timings.get(candidate.name)
+    if timing is None:
+        return {"timing": None}
+    if timing.cannot_run:
+        return {"timing": None, "cannot_run": timing.cannot_run}
+    return {"timing": vars(timing)}
+
+
+def _sources(job: Job) -> dict[str, str]:
+    """Where the rows of each split come from; of rows held out of validation, that they are."""
+    found = {split: source for split, source in job.recipe.data.model_dump().items() if split in SPLITS and source}
+    return found if job.test is None else {**found, "test": found.get("test", job.test.source)}
+
+
+def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:
+    """What a candidate said about each validation row, how far its confidence was off, and its worst flips.
+
+    Nothing of words, whose answers are many a row and of which few begin a span, nor of rows with several labels.
+    """
+    if "cannot_run" in evaluated.result:
+        return {}
+    if not job.task.one_label:
+        return {"predicted_validation": None, "calibration_error": None, "flips": []}
+    gold, texts, labels = job.validation.gold, job.validation.texts, job.checkpoint.labels
+    small = None if job.task.reads_text else job.checkpoint.encoder().small  # a tokenizer takes long to open
+    logits, before = (np.load(step.path / "validation.npy") for step in (evaluated, baseline))
+    said, said_before = logits.argmax(axis=-1), before.argmax(axis=-1)
+    sure = softmax(logits).max(axis=-1)
+    flips = [
+        {
+            "text": texts[i].replace(PAIR, " | ")[:FLIP_CHARACTERS] if small is None else small(texts[i]),
+            "gold": labels[gold[i]],
+            "now": labels[said[i]],
+            "confidence": float(sure[i]),
+        }
+        for i in worst_flips(said_before == gold, said == gold, sure, FLIPS)
+    ]
+    return {
+        "predicted_validation": said.tolist(),
+        "calibration_error": calibration_error(sure, said == gold),
+        "flips": flips,
+    }
+
+
+def _keys(job: Job) -> dict[str, list[str]]:
+    """How the validation rows fall into groups: by label (of whole texts), by length in thirds, by `data.groups`; pairs
+    by their first text."""
+    rows, labels = job.validation, job.checkpoint.labels
+    begins = rows.begins.tolist()
+    keys = {} if not job.task.one_label else {"label": [labels[label] for label in rows.gold]}
+    if rows.groups is not None:
+        keys["group"] = [rows.groups[i] for i in begins]
+    if not job.task.reads_text:  # images are all of one size
+        return keys
+    texts = [rows.texts[i] for i in begins]
+    lengths = np.array([len(ids) for ids in job.checkpoint.encoder(job.recipe.max_length).ids(texts)])
+    low, high = (int(x) for x in np.percentile(lengths, [100 / 3, 200 / 3]))
+    names = (f"up to {low} tokens", f"{low + 1} to {high} tokens", f"more than {high} tokens")
+    return keys | {"length": [names[int(n > low) + int(n > high)] for n in lengths]}
+
+
+def _steps_of(model: Model) -> list[dict]:
+    if model.cascade is not None:
+        return [{"stage": "cascade", **model.cascade.model_dump()}]
+    return [{"stage": step.stage[0], **step.stage[1].model_dump(exclude_defaults=True)} for step in model.steps]
+
+
+def _made(chain: list[str], done: Mapping[str, Done]) -> dict[str, dict]:
+    """What each step of the recipe's model found out; healing a cut belongs to the cut."""
+    found: dict[str, dict] = {}
+    for name in chain:
+        step = name.removesuffix(RECOVER)
+        found[step] = found.get(step, {}) | done[name].result
+    return found
+
+
+def _shared(job: Job, model: Model) -> list[str]:
+    """Steps that several models stand on, counted in full for each: the teacher's scores, the latency table."""
+    stages = chain_of(model).values()
+    names = [SCORES] if any(has_scores(job, settings) for settings in stages) else []
+    return names + [table_name(s.target) for s in stages if isinstance(s, Prune) and s.timed]
+
+
+def _made_by(job: Job, candidate: Candidate) -> set[str]:
+    """Names of the steps that a candidate took, a cascade's two models included."""
+    if candidate.model.cascade is None:
+        return {candidate.step, graph_name(candidate.model), *chain_of(candidate.model), *_shared(job, candidate.model)}
+    return {candidate.step}.union(*(_made_by(job, part) for part in parts_of(job, candidate)))
+
+
+def read_measurements(run_dir: Path) -> dict:
+    """measurements.json of a finished run."""
+    path = run_dir / "measurements.json"
+    try:
+        data = json.loads(path.read_text())
+        if data["schema"] != SCHEMA:
+            raise InputError(f"{path}: schema {data['schema']}; this paredown reads {SCHEMA}: run the recipe again")
+        entries, base = {entry["name"]: entry for entry in data["candidates"]}, data["baseline"]
+        timed = [entry["timing"]["turns"] for entry in entries.values() if entry.get("timing")]
+        if not all(all(turns.values()) for turns in [entries[base]["timing"]["turns"], *timed]):
+            raise ValueError("no samples")
+        Prices.model_validate(data["prices"])
+        ChooseSettings.model_validate(data["choose"])
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such file; a run directory is what `paredown run` has made") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{path}: damaged; run the recipe again, finished steps are kept") from None
+    return data

@@ -1,0 +1,180 @@
+"""`paredown bench`: adopt what was named, score it where there are labels, time all of it in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import permutations
+from math import exp, factorial, lgamma, log, log1p
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paredown.benchmarks.bench import Entrant, Score, bench
+from paredown.benchmarks.latency import LatencySettings, tokenizer_ms
+from paredown.compress.data import dataset as data_module
+from paredown.compress.data.dataset import Rows, has_labels, label_names
+from paredown.compress.data.readers import open_table
+from paredown.export.artifact import Artifact
+from paredown.export.foreign import answered
+from paredown.export.hardware import cores
+from paredown.export.loading import adopt
+from paredown.runtime.errors import InputError
+from paredown.runtime.session import CannotRunHere
+from paredown.tasks.classification import points
+from paredown.tasks.labels import canonical, is_default, is_number
+from paredown.tasks.registry import TASKS, Task
+from paredown.tasks.token_classification import Aligned
+
+from ..progress import Reporter
+
+
+def run(
+    paths: list[str],
+    source: str,
+    text: str | None,
+    label: str | None,
+    settings: LatencySettings,
+    max_length: int,
+    scratch: Path,
+    task: Task,
+) -> dict:
+    """The content of `paredown bench --json F`. Raises InputError."""
+    artifacts = adopted(paths, scratch, task, max_length)
+    read = partial(task.read, source, text=text, label=label)
+    named = [_names(artifact, task, source, text, label) for artifact in artifacts]
+    known = [names for names, _ in named if names is not None]
+    rows = read(names=known[0], labelled=None) if known else read(labelled=False)
+    task = task if rows.labels is None else task.judging(rows)
+    reporter = Reporter(len(artifacts) + settings.processes + settings.sweep.asked)
+    notes = [f"{path}: {note}" for path, (_, note) in zip(paths, named, strict=True) if note]
+
+    def score(path: str, artifact: Artifact, names: tuple[str, ...] | None) -> Score:
+        right = None
+        if (rows.labels is not None and names is not None) or task.goes_on:
+            with suppress(CannotRunHere):
+                outputs, gold = _judged(artifact, read(names=names), settings.threads)
+                right = task.correct(outputs, gold)
+                order = other_order(task, outputs, gold, names or artifact.labels)
+                notes.extend([f"{path}: {order}"] if order else [])
+        tokenizer = tokenizer_ms(artifact.encoder().ids, rows.texts)
+        return Score(None if right is None else points(right), right, tokenizer)
+
+    entrants = [
+        Entrant(path, artifact, partial(score, path, artifact, names))
+        for path, artifact, (names, _) in zip(paths, artifacts, named, strict=True)
+    ]
+    ids = [data_module.encode(artifact.encoder(), rows) for artifact in artifacts]
+    result = bench(entrants, ids, settings, metric_name=task.metric_name, steps=reporter.step)
+    return result | {"notes": notes}
+
+
+def _names(
+    artifact: Artifact, task: Task, source: str, text: str | None, label: str | None
+) -> tuple[tuple[str, ...] | None, str]:
+    """What an artefact's labels are called in the data, and what there is to say of it.
+
+    A model with transformers' default names has not kept its own: the data's are taken for them, in their order, where
+    there are as many; or indices are read; None where neither fits.
+    """
+    labels = artifact.labels
+    if (
+        not is_default(labels)
+        or not task.columns.named
+        or task.vector
+        or not has_labels(open_table(source)[0], label, task.columns)
+    ):
+        return labels, ""
+    said = label_names(source, label, task.columns)
+    if len(said) == len(labels) and not set(said) & set(labels) and not all(is_number(canonical(n)) for n in said):
+        pairs = ", ".join(f"{own} for {name}" for own, name in zip(labels, said, strict=True))
+        return said, f"its config.json does not name its labels; {pairs} is assumed"
+    try:
+        task.read(source, text=text, label=label, names=labels)
+    except InputError:
+        return None, f"no metric: its config.json does not name its {len(labels)} labels, and the data has {len(said)}"
+    return labels, ""
+
+
+def adopted(paths: Sequence[str | Path], scratch: Path, task: Task, max_length: int) -> list[Artifact]:
+    """Bundles, checkpoints and model files as artefacts of one task. Raises InputError."""
+    artifacts = [adopt(Path(path), scratch / str(i), task, max_length) for i, path in enumerate(paths)]
+    for path, artifact in zip(paths, artifacts, strict=True):
+        if artifact.task != task.name:
+            raise InputError(f"{path}: made for {artifact.task}, not {task.name} (--task)")
+    return artifacts
+
+
+def correct(artifact: Artifact, rows: Rows, threads: int | None = None) -> np.ndarray:
+    """What an artefact gets right, as `Task.correct` has it; labels of rows count as the artefact's do.
+
+    Raises CannotRunHere.
+    """
+    outputs, gold = _judged(artifact, rows, threads)
+    return TASKS[artifact.task].correct(outputs, gold)
+
+
+def _judged(artifact: Artifact, rows: Rows, threads: int | None) -> tuple[np.ndarray, Any]:
+    """Its answers, and what they are compared with."""
+    outputs = answered(artifact, rows.texts, threads or cores())
+    return outputs, TASKS[artifact.task].gold(rows, artifact.encoder())
+
+
+def other_order(task: Task, outputs: np.ndarray, gold: Any, names: Sequence[str]) -> str:
+    """What to say of answers that are no better than always giving the commonest label, where they would be right if
+    the model's labels stood in another order; "" otherwise.
+
+    `outputs`, `gold`: as `Task.correct` takes them. In another order: better than chance at a level of 0.1 %, for all
+    orders together.
+    """
+    if task.per_token and isinstance(gold, Aligned):
+        places = np.concatenate(gold.places)
+        said, true = outputs.argmax(axis=-1)[places[places >= 0]], np.concatenate(gold.tags)[places >= 0]
+    elif task.one_label and not task.answer:
+        said, true = outputs.argmax(axis=-1), np.asarray(gold)
+    else:
+        return ""
+    count = min(len(names), outputs.shape[-1])
+    known = true < count
+    said, true = said[known], true[known]
+    if count < 2 or not len(true):
+        return ""
+    table = np.zeros((count, count), dtype=np.int64)  # said, true
+    np.add.at(table, (said, true), 1)
+    commonest = table.sum(axis=0).max() / len(true)
+    order = _best_order(table)
+    right = sum(int(table[i, label]) for i, label in enumerate(order))
+    orders = factorial(min(count, 6))
+    if np.trace(table) > commonest * len(true) or _chance_of(right, len(true), float(commonest)) > 0.001 / orders:
+        return ""
+    shown = ", ".join(names[label] for label in order[:8]) + (", ..." if count > 8 else "")
+    return (
+        f"{task.metric_name} is no better than chance; {100 * right / len(true):.1f} % of the answers would be right "
+        f"if the model's labels stood in this order: {shown}; does its config.json name them in another one?"
+    )
+
+
+def _best_order(table: np.ndarray) -> tuple[int, ...]:
+    """Which label each output means, so that most answers are right: of few labels the best, of many one by one."""
+    count = len(table)
+    if count <= 6:
+        return max(permutations(range(count)), key=lambda order: sum(table[i, label] for i, label in enumerate(order)))
+    order, left = [-1] * count, table.astype(np.float64)
+    for _ in range(count):
+        said, true = np.unravel_index(left.argmax(), left.shape)
+        order[int(said)] = int(true)
+        left[said, :], left[:, true] = -1, -1
+    return tuple(order)
+
+
+def _chance_of(right: int, rows: int, rate: float) -> float:
+    """The probability of `right` or more of `rows` at `rate` each: the binomial distribution."""
+    if not 0 < rate < 1:
+        return 1.0
+    each = (
+        lgamma(rows + 1) - lgamma(k + 1) - lgamma(rows - k + 1) + k * log(rate) + (rows - k) * log1p(-rate)
+        for k in range(right, rows + 1)
+    )
+    return sum(map(exp, each))

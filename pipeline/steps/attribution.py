@@ -1,0 +1,73 @@
+"""The step that asks which words a model's answers rest on, and whether they are the teacher's words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from paredown.compress.data import dataset as data_module
+from paredown.compress.models.loading import load
+from paredown.export.onnx.cascade import confidence
+from paredown.runtime.preprocessor import run_rows
+from paredown.tasks.sentence_embedding import agreement
+
+from ..job import Candidate, Job, attribution_name, evaluation_name, parts_of
+from ..progress import Report
+from ..recipe.schema import BASELINE, Model
+from ..store import Done
+from .compress import checkpoint_after
+from .evaluate import answers_of
+
+FILE = "attributions.json"
+
+
+def explained(job: Job) -> np.ndarray:
+    """Numbers of the validation rows that are explained."""
+    return data_module.some_of(len(job.validation), job.recipe.explain_rows)
+
+
+def attribute(job: Job, model: Model, before: str | None, out: Path, done: Mapping[str, Done], report: Report) -> dict:
+    """What each word adds to the teacher's answer, by integrated gradients of this model in PyTorch.
+
+    The result has Spearman's rank correlation with the teacher's words for each row, over the words that both read;
+    None where there is none.
+    """
+    from paredown.compress.attribution import word_attributions
+    from paredown.compress.models.inference import forward
+
+    source = checkpoint_after(job, before, done)
+    network, encoder = load(source, job.task), source.encoder(job.recipe.max_length)
+    texts = [job.validation.texts[i] for i in explained(job)]
+    if model.name == BASELINE:
+        logits = run_rows(partial(forward, network), encoder.ids(texts), source.pad_id, job.task.output)
+        teacher = {"labels": logits.argmax(-1).tolist()}
+    else:
+        teacher = json.loads((done[attribution_name(BASELINE)].path / FILE).read_text())
+    found = []
+    for i, (text, label) in enumerate(zip(texts, teacher["labels"], strict=True)):
+        report(i / len(texts), f"row {i + 1} of {len(texts)}")
+        values = word_attributions(network, encoder, text, label)
+        found.append([None if np.isnan(value) else float(value) for value in values])  # None: past the longest input
+    (out / FILE).write_text(json.dumps({"labels": teacher["labels"], "words": found}) + "\n")
+    theirs = teacher.get("words", found)
+    pairs = zip(theirs, found, strict=True)
+    return {"agreement": [agreement(np.array(a, np.float64), np.array(b, np.float64)) for a, b in pairs]}
+
+
+def agreement_of(job: Job, candidate: Candidate, done: Mapping[str, Done]) -> list[float | None] | None:
+    """`attribute`'s result for a candidate: its model's, row by row that of the model which answers in a cascade."""
+    if not job.recipe.explain_rows:
+        return None
+    if candidate.model.cascade is None:
+        return done[attribution_name(candidate.model.name)].result["agreement"]
+    first, then = parts_of(job, candidate)
+    if "cannot_run" in done[evaluation_name(first)].result:
+        return None
+    threshold = done[candidate.step].result["details"]["cascade"]["threshold"]
+    sure = confidence(answers_of(first, done))[explained(job)] >= threshold
+    quick, slow = (done[attribution_name(part.model.name)].result["agreement"] for part in (first, then))
+    return [a if s else b for s, a, b in zip(sure, quick, slow, strict=True)]

@@ -1,0 +1,164 @@
+"""The steps after an export: score the artefact on validation and hold it against what it was made from; and, between
+the sittings that measure it, score it on test and on changed texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from paredown.compress.data.dataset import Rows
+from paredown.export.artifact import Artifact, read_artifact
+from paredown.export.checks.parity import compare, departure, gate, longest_row, stand_in, takes_longest
+from paredown.export.hardware import cores
+from paredown.runtime.preprocessor import Encoder, run_rows
+from paredown.runtime.session import CannotRunHere, Session
+from paredown.tasks import perturbations as noise
+from paredown.tasks.classification import spread
+
+from ..job import Candidate, Job, evaluation_name, graph_name, parts_of
+from ..progress import Report
+from ..store import Done
+
+LONGEST = "longest.npy"  # the reference's answers for a text of `max_length` tokens
+
+
+def evaluate(
+    job: Job, candidate: Candidate, reference: Candidate, out: Path, done: Mapping[str, Done], report: Report
+) -> dict:
+    """Score an artefact on validation, and hold it against what it was made from: its checkpoint, or for a cascade its
+    two models."""
+    artifact = read_artifact(done[candidate.step].path)
+    encoder = artifact.encoder()
+    try:
+        session = artifact.open(cores())
+    except CannotRunHere as reason:
+        graph = stand_in(artifact, cores())
+        if graph is None:
+            return {"cannot_run": str(reason)}
+        ids = encoder.ids(job.validation.texts)
+        outputs = run_rows(graph, ids, encoder.pad_id, job.task.output)
+        _longest(job, candidate, reference, graph, encoder, out, done)
+        return {"cannot_run": str(reason), "parity": _parity(job, candidate, reference, artifact, outputs, ids, done)}
+    _longest(job, candidate, reference, session, encoder, out, done)
+    report(0.0, "scoring validation")
+    ids = encoder.ids(job.validation.texts)
+    outputs = run_rows(session, ids, encoder.pad_id, job.task.output)
+    result = _scored(job, "validation", job.validation, encoder, outputs, out)
+    if candidate != reference:
+        result["parity"] = _parity(job, candidate, reference, artifact, outputs, ids, done)
+    return result
+
+
+def further(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done], report: Report) -> dict:
+    """Score an artefact that runs here on the test rows and on changed texts: what no other step waits for."""
+    if "cannot_run" in done[evaluation_name(candidate)].result:
+        return {}
+    artifact = read_artifact(done[candidate.step].path)
+    encoder, session, result = artifact.encoder(), artifact.open(cores()), {}
+    if job.test is not None:
+        report(0.0, "scoring test")
+        outputs = run_rows(session, encoder.ids(job.test.texts), encoder.pad_id, job.task.output)
+        result = _scored(job, "test", job.test, encoder, outputs, out)
+    if job.recipe.robustness_rows:
+        report(0.7, "scoring changed texts")
+        result["robustness"] = _robustness(job, session, encoder)
+    return result
+
+
+def _scored(job: Job, split: str, rows: Rows, encoder: Encoder, outputs: np.ndarray, out: Path) -> dict:
+    """The metric of one split's outputs in points, and what is right in each row; the outputs themselves in a file."""
+    np.save(out / f"{split}.npy", outputs)
+    gold = job.task.gold(rows, encoder)
+    result: dict = {
+        f"metric_{split}": job.task.metric(outputs, gold),
+        f"correct_{split}": _recorded(job.task.correct(outputs, gold)),
+    }
+    if job.task.beside is not None:
+        result[f"beside_{split}"] = job.task.beside(outputs, gold)
+    return result
+
+
+def _longest(
+    job: Job,
+    candidate: Candidate,
+    reference: Candidate,
+    session: Session,
+    encoder: Encoder,
+    out: Path,
+    done: Mapping[str, Done],
+) -> None:
+    """The promised length, run: a row of exactly that many tokens, beside its checkpoint's answer. Raises StepError."""
+    row = longest_row(encoder, job.validation.texts, second=bool(job.task.columns.second))
+    wanted, unit = None, 1.0
+    if candidate != reference and candidate.model.cascade is None:
+        file = done[evaluation_name(reference)].path / LONGEST
+        wanted = np.load(file) if file.is_file() else None
+        unit = spread(answers_of(reference, done)) if job.task.has_unit else 1.0
+    limits = job.recipe.tolerance(candidate.target.precision)
+    found = takes_longest(session, row, encoder, job.task, candidate.name, wanted, limits, unit)
+    if found is not None and candidate == reference:
+        np.save(out / LONGEST, found)
+
+
+def _parity(
+    job: Job,
+    candidate: Candidate,
+    reference: Candidate,
+    artifact: Artifact,
+    outputs: np.ndarray,
+    ids: list[list[int]],
+    done: Mapping[str, Done],
+) -> dict:
+    """The gate, on `outputs` for validation, whose token ids are given. Raises StepError."""
+    theirs, gold = _expected(job, candidate, reference, done), job.task.gold(job.validation, artifact.encoder())
+    parity, precision = compare(outputs, theirs, gold, job.task, list(map(len, ids))), candidate.target.precision
+    where = partial(_departure, candidate, artifact, artifact.encoder().pad(ids[:8]), done)
+    gate(parity, job.recipe.tolerance(precision), candidate.name, precision, where)
+    return parity.to_json()
+
+
+def _recorded(correct: np.ndarray) -> str | list:
+    """`Task.correct` in JSON: "1" for each row that is right and "0" for the others, or the points of each row."""
+    return "".join("1" if c else "0" for c in correct) if correct.dtype == bool else correct.tolist()
+
+
+def _robustness(job: Job, session: Session, encoder: Encoder) -> dict[str, str | list]:
+    """For each change of the texts, which of the same validation rows are right under it."""
+    sample, found = job.validation.sample(job.recipe.robustness_rows), {}
+    for name, change in noise.MEASURED.items():
+        if not job.task.bears(change):
+            continue
+        rows = replace(sample, texts=job.task.changed(sample.texts, change))
+        outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, job.task.output)
+        found[name] = _recorded(job.task.correct(outputs, job.task.gold(rows, encoder)))
+    return found
+
+
+def _expected(job: Job, candidate: Candidate, reference: Candidate, done: Mapping[str, Done]) -> np.ndarray:
+    """Logits that an artefact should give on validation."""
+    if candidate.model.cascade is None:
+        return answers_of(reference, done)
+    from paredown.export.onnx.cascade import combined
+
+    first, then = parts_of(job, candidate)
+    return combined(
+        answers_of(first, done),
+        answers_of(then, done),
+        read_artifact(done[candidate.step].path).details["cascade"]["threshold"],
+    )
+
+
+def _departure(candidate: Candidate, artifact: Artifact, batch: dict[str, np.ndarray], done: Mapping[str, Done]) -> str:
+    """Which node of the graph departs, where there is one graph to compare with."""
+    if candidate.model.cascade is not None:
+        return ""
+    return departure(done[graph_name(candidate.model)].path / "plain.onnx", artifact, batch)
+
+
+def answers_of(candidate: Candidate, done: Mapping[str, Done]) -> np.ndarray:
+    """Logits of an evaluated candidate on validation."""
+    return np.load(done[evaluation_name(candidate)].path / "validation.npy")

@@ -1,0 +1,181 @@
+"""The steps that measure: sittings in which every candidate is timed, with other steps between them; and a profile."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from paredown.benchmarks import latency
+from paredown.benchmarks.intervals import ratio
+from paredown.benchmarks.latency import Timing
+from paredown.benchmarks.profile import PROFILED, Profile, profile, why_int8_is_slower, why_not_faster
+from paredown.benchmarks.report_text import times
+from paredown.benchmarks.roofline import floor_ms, machine_rates, work_of
+from paredown.benchmarks.sitting import Sitting, sit
+from paredown.benchmarks.sittings import Measured, failed, merged
+from paredown.benchmarks.sweep import sweep
+from paredown.export.artifact import read_artifact
+from paredown.export.hardware import cores
+from paredown.runtime.causal_decoding import Decoder
+from paredown.runtime.preprocessor import PIXELS, reader_file
+
+from ..job import Candidate, Job, evaluation_name, sitting_name
+from ..progress import Report
+from ..store import Done
+
+FILE = "timings.json"
+PROFILE = "profile"  # the step's name
+PROMPTS = 4  # halves of validation rows that decoders go on with
+
+
+def measure(
+    job: Job, candidates: list[Candidate], number: int, out: Path, done: Mapping[str, Done], report: Report
+) -> dict:
+    """One sitting: a fresh process of every candidate that runs here, timed in turns. `number`: from 0."""
+    artifacts = _able(candidates, done)
+    settings, before = job.recipe.latency, [_sitting(done, i) for i in range(number)]
+    rows = _rows(job, artifacts)
+    sitting = sit(
+        artifacts, rows, settings, number=number, seed=job.recipe.seed, failed=failed(before), progress=report
+    )
+    (out / FILE).write_text(json.dumps(sitting.to_json()))
+    return {key: value for key, value in sitting.to_json().items() if key != "timings"}
+
+
+def measured(job: Job, done: Mapping[str, Done]) -> Measured:
+    """All sittings of a run as one."""
+    return merged([_sitting(done, number) for number in range(job.recipe.latency.processes)])
+
+
+def profiled(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str, Done], report: Report) -> dict:
+    """What is looked at beside the comparison: where the time goes, further shapes, how fast decoders write, the
+    tokenizer."""
+    artifacts = _able(candidates, done)
+    encoder, texts = job.checkpoint.encoder(job.recipe.max_length), job.validation.texts
+    rows, settings = _rows(job, artifacts), job.recipe.latency
+    threads = settings.threads or cores()
+    swept = sweep(artifacts, rows, settings, seed=job.recipe.seed, progress=report)
+    seen = _profiles(candidates, artifacts, rows, threads, report)
+    return {
+        "sweep": swept,
+        "seen": {name: asdict(found) for name, found in seen.items()},
+        "floor_ms": _floors(candidates, seen, artifacts, rows, threads),
+        "new_tokens_per_s": _new_tokens_per_s(artifacts, rows, threads) if job.task.goes_on else {},
+        "tokenizer_ms": latency.tokenizer_ms(encoder.ids, texts),
+        "tokens_median": float(np.median([len(row) for row in encoder.ids(texts)])) if job.task.reads_text else None,
+    }
+
+
+def why_slower(
+    candidates: list[Candidate], done: Mapping[str, Done], timings: Mapping[str, Timing], noisy: bool
+) -> dict[str, str]:
+    """For every INT8 artefact that is slower than the same model in float: the reason that its profile gives."""
+    found, seen = {}, _seen(done)
+    for c in candidates:
+        plain = f"{c.model.name}/{c.target.runtime}/fp32"
+        if c.model.cascade is not None or not c.target.precision.startswith("int8"):
+            continue  # cascades differ in how many rows their first model answers
+        if _timed(c.name, seen, timings) and _timed(plain, seen, timings):
+            ours, theirs = timings[c.name], timings[plain]
+            slower, lo, hi = ratio(ours.turns[latency.SINGLE], theirs.turns[latency.SINGLE], ours.processes)
+            if lo > 1:
+                found[c.name] = why_int8_is_slower(seen[c.name], times(slower, lo, hi, noisy))
+    return found
+
+
+def limits(done: Mapping[str, Done], timings: Mapping[str, Timing], noisy: bool) -> dict[str, str]:
+    """For every artefact that was profiled one paragraph on what keeps it from being faster; of a noisy run without
+    how many times the floor it takes."""
+    seen, floors = _seen(done), {} if noisy else done[PROFILE].result["floor_ms"]
+    return {
+        name: why_not_faster(found, timings[name].summary(latency.SINGLE).mean, floors.get(name))
+        for name, found in seen.items()
+        if _timed(name, seen, timings)
+    }
+
+
+def _able(candidates: list[Candidate], done: Mapping[str, Done]) -> dict[str, Path]:
+    """Directories of the candidates that were evaluated here, by their names."""
+    evaluated = [c for c in candidates if evaluation_name(c) in done]
+    return {c.name: done[c.step].path for c in evaluated if "cannot_run" not in done[evaluation_name(c)].result}
+
+
+def _rows(job: Job, artifacts: Mapping[str, Path]) -> dict[str, list]:
+    """The validation rows as each artefact's tokenizer cuts them; those that cut the same way share one list."""
+    known: dict[tuple, list] = {}
+    found = {}
+    for name, path in artifacts.items():
+        artifact = read_artifact(path)
+        cuts = hashlib.sha256((path / reader_file(artifact.inputs)).read_bytes()).hexdigest()
+        key = (cuts, artifact.inputs, artifact.max_length, artifact.pad_id)
+        if key not in known:
+            known[key] = artifact.encoder().ids(job.validation.texts)
+        found[name] = known[key]
+    return found
+
+
+def _sitting(done: Mapping[str, Done], number: int) -> Sitting:
+    return Sitting.from_json(json.loads((done[sitting_name(number)].path / FILE).read_text()))
+
+
+def _seen(done: Mapping[str, Done]) -> dict[str, Profile]:
+    return {name: Profile(**found) for name, found in done[PROFILE].result["seen"].items()}
+
+
+def _timed(name: str, seen: Mapping[str, Profile], timings: Mapping[str, Timing]) -> bool:
+    return name in seen and name in timings and not timings[name].cannot_run
+
+
+def _new_tokens_per_s(artifacts: dict[str, Path], rows: dict, threads: int) -> dict[str, float]:
+    """How fast each decoder goes on with one text at a time: new tokens a second, what the prompt takes included.
+
+    Each in its turn and not side by side: a figure to look at, which no pick rests on.
+    """
+    found = {}
+    for name, path in artifacts.items():
+        session = read_artifact(path).open(threads)
+        if not isinstance(session, Decoder):
+            continue  # PyTorch's own, which scores only
+        prompts = [row[: 1 + len(row) // 2] for row in rows[name][:PROMPTS]]
+        session.continued(prompts[:1], 2)
+        began = time.perf_counter()
+        written = sum(int((session.continued([prompt]) >= 0).sum()) for prompt in prompts)
+        found[name] = written / (time.perf_counter() - began)
+    return found
+
+
+def _profiles(
+    candidates: list[Candidate], artifacts: dict[str, Path], rows: dict, threads: int, report: Report
+) -> dict[str, Profile]:
+    """Where the time of every artefact of a CPU runtime goes."""
+    found = {}
+    for c in candidates:
+        if c.name in artifacts and c.target.runtime in PROFILED:
+            report(1.0, f"where the time goes in {c.name}")
+            found[c.name] = profile(read_artifact(artifacts[c.name]), rows[c.name], threads)
+    return found
+
+
+def _floors(
+    candidates: list[Candidate], seen: dict[str, Profile], artifacts: dict[str, Path], rows: dict, threads: int
+) -> dict[str, float]:
+    """Milliseconds that the products of an ONNX graph would take at this machine's best (floor.py), for what has
+    tokens."""
+    found, rates = {}, machine_rates(threads, seconds=0.3)
+    for c in candidates:
+        if c.name not in seen or c.target.runtime != "onnxruntime":
+            continue
+        artifact = read_artifact(artifacts[c.name])
+        if PIXELS in artifact.inputs:  # an image's products are of no token
+            continue
+        always, sometimes = work_of(artifact.path / artifact.files[0])
+        lengths = [len(row) for row in rows[c.name]]
+        unsure = 1 - artifact.details["cascade"]["answered_by_first"] if c.model.cascade is not None else 0.0
+        found[c.name] = floor_ms(always, lengths, rates) + unsure * floor_ms(sometimes, lengths, rates)
+    return found

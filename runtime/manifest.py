@@ -1,0 +1,207 @@
+"""manifest.json of a bundle: what it must hold (manifest.schema.json, beside this file), and the files that it names.
+
+Needs nothing but Python: the same file and the schema are copied into every bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path, PurePosixPath
+
+if __package__:
+    from .model_scan import check_model_file
+else:
+    from modelfile import check_model_file  # pyright: ignore[reportMissingImports]
+
+MANIFEST = "manifest.json"
+DIGEST = "manifest.sha256"  # of the manifest's bytes, as sha256sum writes it: the manifest has the hashes of the rest
+SIGNATURE = "model.sig"  # optional
+MANIFEST_LIMIT = 10**7  # bytes
+SCHEMA_FILE = Path(__file__).with_name("manifest.schema.json")
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # what reading wrong JSON ends in
+TYPES = {
+    "object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float),
+    "boolean": (bool,), "null": (type(None),),
+}  # fmt: skip
+
+
+class BundleError(Exception):
+    """The bundle is not what it says it is; the message says where."""
+
+
+def read_manifest(bundle: Path) -> dict:
+    """manifest.json of an unpacked bundle; BundleError when it is missing, damaged or of another schema."""
+    path = bundle / MANIFEST
+    raw = _read(path)
+    try:
+        manifest = json.loads(raw, parse_constant=_no_constant, parse_float=_finite)
+        version = manifest["schema"]
+    except DAMAGED:
+        raise BundleError(f"{path}: damaged") from None
+    try:
+        schema = json.loads(SCHEMA_FILE.read_bytes())
+        known = schema["properties"]["schema"]["const"]
+    except (OSError, *DAMAGED):  # in a bundle it is a file like the others
+        raise BundleError(f"{SCHEMA_FILE}: missing or damaged") from None
+    if type(version) is not int or version != known:
+        raise BundleError(
+            f"{path}: schema {version!r}, this program reads {known}; pack it again with this version of paredown"
+        )
+    if _read(bundle / DIGEST) != digest_line(raw):
+        raise BundleError(f"{path}: its sha256 is not that of {DIGEST}; one of the two was changed")
+    try:
+        conforms(manifest, schema, schema)
+    except ValueError as error:
+        raise BundleError(f"{path}: {error} (schema {known})") from None
+    except (*DAMAGED, re.error):
+        raise BundleError(f"{SCHEMA_FILE}: damaged") from None
+    for name in manifest["files"]:
+        inside(name)
+    reader = "preprocessor_config.json" if "pixel_values" in manifest["inputs"] else "tokenizer.json"
+    for name in (*models_of(manifest), manifest["golden"], reader):
+        if inside(name) not in manifest["files"]:
+            raise BundleError(f"{path}: {name!r:.200} is not among its files")
+    return manifest
+
+
+def models_of(manifest: dict) -> list[str]:
+    """The files that the runtime opens: one, or the two halves of a model that writes."""
+    rules = manifest.get("generation", {})
+    return [manifest["model"], *([rules["decoder"]] if "decoder" in rules else [])]
+
+
+def digest_line(raw: bytes) -> bytes:
+    """The content of manifest.sha256 for a manifest's bytes; `sha256sum -c manifest.sha256` reads it."""
+    return f"{hashlib.sha256(raw).hexdigest()}  {MANIFEST}\n".encode()
+
+
+def write_manifest(bundle: Path, manifest: dict) -> None:
+    """Write manifest.json and manifest.sha256."""
+    raw = (json.dumps(manifest, indent=2) + "\n").encode()
+    (bundle / MANIFEST).write_bytes(raw)
+    (bundle / DIGEST).write_bytes(digest_line(raw))
+
+
+def conforms(value: object, schema: dict, root: dict, key: str = "") -> None:  # noqa: C901
+    """Raise ValueError where `value` breaks `schema`: the words of JSON Schema that manifest.schema.json uses.
+
+    Stricter than the standard: 3.0 is no integer, and a pattern has to match the whole string. `root` is what "$ref"
+    looks into.
+    """
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
+    name = f"key {key!r}" if key else "the manifest"
+    if "anyOf" in schema:
+        said = [_broken(value, choice, root, key) for choice in schema["anyOf"]]
+        if all(said):
+            raise ValueError("; or ".join(map(str, said)))
+    kinds = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type", [])
+    if kinds and type(value) not in {t for kind in kinds for t in TYPES[kind]}:
+        raise ValueError(f"{name} is not of type {' or '.join(kinds)}")
+    if ("const" in schema and value != schema["const"]) or ("enum" in schema and value not in schema["enum"]):
+        raise ValueError(f"{name} is not {schema.get('const', schema.get('enum'))}")
+    if isinstance(value, str) and "pattern" in schema and not re.fullmatch(schema["pattern"], value):
+        raise ValueError(f"{name} does not match {schema['pattern']}")
+    if type(value) in (int, float) and value < schema.get("minimum", float("-inf")):  # type: ignore[operator]
+        raise ValueError(f"{name} is less than {schema['minimum']}")
+    if type(value) in (int, float) and value > schema.get("maximum", float("inf")):  # type: ignore[operator]
+        raise ValueError(f"{name} is more than {schema['maximum']}")
+    if isinstance(value, list):
+        if len(value) < schema.get("minItems", 0):
+            raise ValueError(f"{name} holds {len(value)} entries, {schema['minItems']} at least are expected")
+        if len(value) > schema.get("maxItems", len(value)):
+            raise ValueError(f"{name} holds {len(value)} entries, {schema['maxItems']} at most are expected")
+        for i, item in enumerate(value):
+            conforms(item, schema.get("items", {}), root, f"{key}.{i}")
+        if schema.get("uniqueItems") and len(set(value)) < len(value):  # of strings
+            raise ValueError(f"{name} holds an entry twice")
+    if isinstance(value, dict):
+        properties, more = schema.get("properties", {}), schema.get("additionalProperties", {})
+        for inner in schema.get("required", []):
+            if inner not in value:
+                raise ValueError(f"key {_join(key, inner)!r} is missing")
+        for inner, item in value.items():
+            if inner not in properties and more is False:
+                raise ValueError(f"key {_join(key, inner)!r} is unknown")
+            conforms(item, properties.get(inner, more), root, _join(key, inner))
+
+
+def _broken(value: object, schema: dict, root: dict, key: str) -> str | None:
+    """What `conforms` says against it."""
+    try:
+        conforms(value, schema, root, key)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def inside(name: str) -> str:
+    """The name, when it is a plain relative path that stays in its directory; BundleError otherwise."""
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts or path.as_posix() != name or {"\\", "\0"} & set(name):
+        raise BundleError(f"{MANIFEST}: {name!r:.200} is not a path inside the bundle")
+    return name
+
+
+def check_files(bundle: Path, manifest: dict) -> None:
+    """Every file of the manifest is there, regular, of the right size and sha256, and nothing else is; the model
+    refers to no others. No runtime has opened anything when this has passed."""
+    expected = manifest["files"]
+    found = {p.relative_to(bundle).as_posix(): p for p in sorted(bundle.rglob("*")) if p.is_symlink() or not p.is_dir()}
+    for name in (MANIFEST, DIGEST):
+        found.pop(name, None)
+    if SIGNATURE in found and not found[SIGNATURE].is_symlink():
+        found.pop(SIGNATURE)
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise BundleError(f"{_shown(name)}: missing")
+        if name not in expected:
+            raise BundleError(f"{_shown(name)}: not in the manifest; remove it")
+        path, entry = found[name], expected[name]
+        if path.is_symlink() or not path.is_file():
+            raise BundleError(f"{_shown(name)}: not a regular file")
+        if path.stat().st_size != entry["bytes"]:
+            raise BundleError(f"{_shown(name)}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}")
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                raise BundleError(f"{_shown(name)}: its sha256 is not the manifest's; the file was changed")
+    for name in models_of(manifest):
+        try:
+            check_model_file(bundle / name, manifest["runtime"])
+        except ValueError as error:
+            raise BundleError(f"{_shown(name)}: {error}") from None
+
+
+def _shown(name: str) -> str:
+    """The name, as it may go to a terminal: in quotes where it holds what is no printable character."""
+    return name if name.isprintable() else ascii(name)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.is_symlink() or not path.is_file():
+            raise FileNotFoundError
+        if path.stat().st_size > MANIFEST_LIMIT:
+            raise BundleError(f"{path}: more than {MANIFEST_LIMIT / 1e6:g} MB")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise BundleError(f"{path}: no such file; is this a bundle?") from None
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}") from None
+
+
+def _join(key: str, inner: str) -> str:
+    return f"{key}.{inner}" if key else inner
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"{text} is too large")
+    return number
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,272 @@
+"""Does this bundle arrive whole, fit this machine, and still compute the same? Run it: python selftest.py
+
+Needs numpy, tokenizers (of images Pillow) and the bundle's runtime. paredown itself uses these functions for
+`paredown verify`, and never runs the copy that came inside a bundle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+if __package__:
+    from .causal_decoding import Decoder
+    from .manifest import MANIFEST, BundleError, check_files, models_of, read_manifest
+    from .preprocessor import MARKED, Encoder, encoder_of, reader_file
+    from .seq2seq_decoding import writer
+    from .session import CannotRunHere, Session, open_session, padded
+else:
+    sys.dont_write_bytecode = True  # a bundle stays as it was packed
+    try:
+        from decode import Decoder  # pyright: ignore[reportMissingImports]
+        from encoder import MARKED, Encoder, encoder_of, reader_file  # pyright: ignore[reportMissingImports]
+        from greedy import writer  # pyright: ignore[reportMissingImports]
+        from manifest import (  # pyright: ignore[reportMissingImports]
+            MANIFEST,
+            BundleError,
+            check_files,
+            models_of,
+            read_manifest,
+        )
+        from session import CannotRunHere, Session, open_session, padded  # pyright: ignore[reportMissingImports]
+    except Exception as error:  # numpy or tokenizers not installed; a file beside this one missing or damaged
+        if __name__ != "__main__":
+            raise
+        sys.exit(f"FAILED: {error}; pip install -r requirements.txt, and unpack the bundle again if that is done")
+
+import numpy as np
+
+SEVERAL = "multi-label-classification"  # the task whose rows may have several labels
+ENDS = "question-answering"  # whose answer is a part of the second text
+VECTORS = "sentence-embedding"  # whose answer is a vector
+GOES_ON = "text-generation"  # whose outputs are a log-probability and a token's number
+GOLDEN_ROWS, GOLDEN_BYTES = 64, 10**8  # at most: rows, bytes of the file
+GOLDEN_TEXT, GOLDEN_IMAGE = 10**6, 10**7  # characters of a row, at most; of an image as its data URI
+NUMBERS = ("text-regression", "text-pair-regression")  # whose answer is a number
+# Runtimes round activations to 8 bits beside such weights.
+WEIGHTS_TOLERANCE = {"int8-weight": 0.2, "int4-weight": 0.2}
+# Largest difference of an output on another machine of the kind; INT8 rounds differently where float sums differ.
+GOLDEN_TOLERANCE = {
+    "onnxruntime": {"fp32": 1e-3, "fp16": 0.05, "int8-dynamic": 0.2, "int8-static": 0.2, **WEIGHTS_TOLERANCE},
+    "openvino": {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2, **WEIGHTS_TOLERANCE},
+    **{
+        key: {"fp32": 0.005, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2}
+        for key in ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx")
+    },
+}
+OTHER_TEXTS = 0.5  # of a model that writes, where rounding is coarse: the share of golden rows with another text
+UNIT = 4.0  # times the largest golden output: what a tolerance in units of the model's spread may refer to at most
+__all__ = ["MANIFEST", "BundleError", "check_files", "read_manifest"]  # for those who want all the checks from here
+
+
+def check_machine(manifest: dict) -> list[str]:
+    """Raise BundleError when the CPU lacks what the model needs; return what merely differs from the packer."""
+    needs = [str(flag) for flag in manifest["isa"].get("needs_one_of") or []]
+    here = cpu_flags()
+    if needs and here and not set(needs) & here:
+        raise BundleError(
+            f"this CPU has none of {', '.join(needs)}: the {manifest['precision']} model would give other results or "
+            "none; choose another candidate for this device (paredown run on it)"
+        )
+    from importlib import metadata
+
+    notes = [] if here or not needs else ["the CPU's instruction sets cannot be read here; the golden rows decide"]
+    for package, packed in manifest["requirements"].items():
+        try:
+            installed = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            raise BundleError(f"{package} is not installed; pip install -r requirements.txt") from None
+        if installed != packed:
+            notes.append(f"{package} is {installed}, the bundle was packed with {packed}")
+    return notes
+
+
+def cpu_flags() -> set[str]:
+    """Linux's flags of the first CPU; empty where they cannot be read."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return set()
+    return {
+        flag for line in first.splitlines() if line.lower().startswith(("flags", "features")) for flag in line.split()
+    }
+
+
+def open_encoder(bundle: Path, manifest: dict) -> Encoder:
+    """The bundle's tokenizer, or its preprocessor of images. Check the files first."""
+    try:
+        marks = bool(manifest["source"]["details"].get(MARKED))
+        return encoder_of(bundle, manifest["inputs"], manifest["max_length"], manifest["pad_id"], marks=marks)
+    except Exception as error:
+        raise BundleError(f"{reader_file(manifest['inputs'])} does not open here: {_line(error)}") from None
+
+
+def open_runtime(bundle: Path, manifest: dict, threads: int | None = None, alone: bool = True) -> Session:
+    """The bundle's model in its runtime, on all cores or on `threads`. Check the files first. `alone`: open_session."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        runtime, precision = manifest["runtime"], manifest["precision"]
+        files = [bundle / name for name in models_of(manifest)]
+        model, *decoder = (open_session(file, runtime, precision, threads or here, alone) for file in files)
+    except CannotRunHere as error:
+        raise BundleError(f"the {manifest['precision']} model cannot run on this machine: {error}") from None
+    except Exception as error:  # each runtime raises its own classes for a file that is no model
+        raise BundleError(f"the model does not open here: {_line(error)}") from None
+    rules = {key: value for key, value in manifest.get("generation", {}).items() if key != "decoder"}
+    if decoder:
+        return writer(model, *decoder, **rules)
+    if rules:
+        return Decoder(model, rules)
+    lengths, rows = manifest["length_policy"]["pad_to"], manifest["batch_size"]
+    if lengths == "longest" and rows is None:
+        return model
+    return padded(model, () if lengths == "longest" else lengths, manifest["pad_id"], rows)
+
+
+def open_model(bundle: Path, manifest: dict, threads: int | None = None) -> tuple[Session, Encoder]:
+    """The bundle's session and tokenizer. Check the files first."""
+    return open_runtime(bundle, manifest, threads), open_encoder(bundle, manifest)
+
+
+def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encoder) -> float:
+    """Tokens, outputs and answers of the golden rows are those that were packed; returns the largest difference, of a
+    model that writes the share of rows, 0..1, that it answers with another text."""
+    output, labels, worst = manifest["outputs"][0], manifest["labels"], 0.0
+    rows, tolerance = _golden(bundle, manifest)
+    writes, others = len(models_of(manifest)) > 1, 0
+    for i, row in enumerate(rows):
+        try:
+            ids = encoder.ids([row["text"]])[0]
+            if row["input_ids"] is not None and ids != row["input_ids"]:  # an image has none: its output decides
+                raise BundleError(f"golden row {i}: the tokenizer gives other tokens here")
+            got = np.asarray(session(encoder.pad([ids]))[output], dtype=np.float64)[0]
+            again = getattr(session, "through_the_cache", None)  # a decoder's
+            by_cache = got if again is None else again(ids)
+        except BundleError:
+            raise
+        except Exception as error:  # a model with other inputs or outputs; each runtime has its own classes
+            raise BundleError(f"golden row {i}: the model does not answer: {_line(error)}") from None
+        want = np.asarray(row["output"], dtype=np.float64)
+        if writes:
+            if encoder.text(row["output"]) != row["answer"]:
+                raise BundleError(f"golden row {i}: the tokenizer gives another text for the tokens that were written")
+            others += got.shape != want.shape or bool((got != want).any())
+            continue
+        goes_on = manifest["task"] == GOES_ON
+        parts = [(x - want)[:, :1] if goes_on else x - want for x in (got, by_cache) if x.shape == want.shape]
+        # np.max, which keeps a NaN in either of them, where max() would drop one
+        difference = float(np.max([np.abs(part).max() for part in parts])) if len(parts) == 2 else float("inf")
+        worst = max(worst, difference)
+        one = got.ndim == 1 and manifest["task"] not in (SEVERAL, VECTORS)
+        flipped = one and got.argmax() != want.argmax()  # of many tokens, labels or numbers, one may be undecided
+        if not difference <= tolerance or flipped:
+            raise BundleError(f"golden row {i}: off by {difference:.3g}, tolerance {tolerance:g}: {got} for {want}")
+        if len(labels) != got.shape[-1] or answer_of(want, labels, manifest["task"]) != row["answer"]:
+            raise BundleError(f"golden row {i}: the answer was {row['answer']!r}, the manifest's labels say otherwise")
+    if writes:  # one token that is another makes all behind it others: what counts is how many texts are
+        worst = others / len(rows)
+        if worst > tolerance:
+            raise BundleError(f"{others} of {len(rows)} golden rows are answered with another text here")
+    return worst
+
+
+def answer_of(output: np.ndarray, labels: list[str], task: str) -> str | list[str] | list[int] | float:
+    """The likeliest label of (labels,), or of each token of (tokens, labels); all that are likely, where a text may
+    have several; the number; the likeliest token for each end of an answer, or after each token; which number of a
+    vector is largest."""
+    if task in NUMBERS:
+        return float(output[0])
+    if task == GOES_ON:
+        return output[:, 1].astype(int).tolist()
+    if task == ENDS:
+        return output.argmax(axis=0).tolist()
+    if task == SEVERAL:
+        return [label for label, logit in zip(labels, output, strict=True) if logit > 0]
+    best = output.argmax(axis=-1)
+    return labels[int(best)] if output.ndim == 1 else [labels[int(i)] for i in best]
+
+
+def _golden(bundle: Path, manifest: dict) -> tuple[list[dict], float]:
+    """The golden rows, and the tolerance for the manifest's runtime."""
+    name, runtime = manifest["golden"], manifest["runtime"]
+    try:
+        if (bundle / name).stat().st_size > GOLDEN_BYTES:
+            raise BundleError(f"{name}: over {GOLDEN_BYTES / 1e6:g} MB")
+        golden = json.loads((bundle / name).read_bytes())
+        rows, tolerances = golden["rows"], golden["tolerance"]
+        kind = int if len(models_of(manifest)) > 1 else float  # tokens, or numbers
+        right = all(
+            isinstance(row["text"], str)
+            and (row["input_ids"] is None) == ("pixel_values" in manifest["inputs"])
+            and all(type(i) is int for i in row["input_ids"] or ())
+            and row["output"]
+            and all(type(x) is kind for line in row["output"] for x in (line if type(line) is list else [line]))
+            for row in rows
+        )
+        if not right or not all(type(t) is float for t in tolerances.values()):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise BundleError(f"{name}: damaged") from None
+    if not rows:
+        raise BundleError(f"{name}: no rows, so nothing is proved")
+    longest = GOLDEN_IMAGE if "pixel_values" in manifest["inputs"] else GOLDEN_TEXT
+    if len(rows) > GOLDEN_ROWS or max(len(row["text"]) for row in rows) > longest:
+        raise BundleError(f"{name}: over {GOLDEN_ROWS} rows, or a row of over {longest} characters")
+    if runtime not in tolerances:
+        raise BundleError(f"{name}: no tolerance for {runtime}; it has {', '.join(sorted(tolerances)) or 'none'}")
+    tolerance, most = tolerances[runtime], largest_tolerance(manifest, [row["output"] for row in rows])
+    if not 0 <= tolerance <= most:  # NaN is neither
+        raise BundleError(f"{name}: a tolerance of {tolerance:g} proves nothing; at most {most:.3g} is allowed here")
+    return rows, tolerance
+
+
+def largest_tolerance(manifest: dict, outputs: list) -> float:
+    """The largest tolerance that still proves something, for a bundle's runtime, precision and task.
+
+    Of a model that writes, a share of the golden rows, 0..1; otherwise a difference of outputs, finite. Numbers and
+    vectors have a unit of their own, so theirs is in multiples of the largest of the golden `outputs`.
+    """
+    if len(models_of(manifest)) > 1:
+        return 0.0 if manifest["precision"] == "fp32" else OTHER_TEXTS
+    most = GOLDEN_TOLERANCE.get(manifest["runtime"], {}).get(manifest["precision"], 0.0)
+    if manifest["task"] not in (*NUMBERS, VECTORS):
+        return most
+    numbers = (x for output in outputs for line in output for x in (line if isinstance(line, list) else [line]))
+    size = max((abs(x) for x in numbers if np.isfinite(x)), default=0.0)
+    return most * (UNIT * size or 1.0)
+
+
+def selftest(bundle: Path, threads: int | None = None) -> dict:
+    """All checks in order: files, machine, golden rows. Returns what was found; BundleError at the first miss."""
+    manifest = read_manifest(bundle)
+    check_files(bundle, manifest)
+    notes = check_machine(manifest)
+    session, encoder = open_model(bundle, manifest, threads)
+    worst = check_golden(bundle, manifest, session, encoder)
+    return {"name": manifest["name"], "files": len(manifest["files"]), "largest_difference": worst, "notes": notes}
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def main() -> int:
+    """Check the bundle this file lies in."""
+    try:
+        found = selftest(Path(__file__).resolve().parent)
+    except BundleError as error:
+        print(f"FAILED: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:  # this very code may have been damaged on the way
+        print(f"FAILED: {type(error).__name__}: {_line(error)}; unpack the bundle again", file=sys.stderr)
+        return 1
+    for note in found["notes"]:
+        print(f"note: {note}")
+    print(f"OK: {found['name']}: {found['files']} files, golden rows off by at most {found['largest_difference']:.2g}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""One process that serves: opens the models, listens on a socket, and after SIGTERM drains and exits with 0."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from paredown.export.errors import InputError, missing_extra
+
+try:
+    import httptools  # noqa: F401
+    import prometheus_client  # noqa: F401
+    import starlette  # noqa: F401
+    import uvicorn
+except ImportError as error:
+    raise missing_extra(error.name or "uvicorn", "serve") from None
+
+from .config import Settings
+from .connections import Connections
+
+if TYPE_CHECKING:
+    from .middleware import Gate
+    from .model_manager import Models
+
+log = logging.getLogger("paredown")
+# Turns of the event loop's clock, 0.1 s each, that are "not ready" before the socket is closed: what is in its backlog
+# gets an answer. Turns, not seconds: a process that the machine lets wait for its turn has read nothing meanwhile.
+UNREADY_TURNS = 4
+END_S = 5  # seconds beyond what draining and closing may take
+CLOSE_S = 5  # seconds for the last answers to leave
+INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
+OPEN_PER_REQUEST = 4  # connections that may be open, for each request that may be under way
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which on SIGTERM would close the socket at once and die of the signal."""
+
+    def __init__(
+        self, config: uvicorn.Config, settings: Settings, gate: Gate, stopping: Callable[[], None] = lambda: None
+    ) -> None:
+        """`stopping()` is called once, when draining begins."""
+        super().__init__(config)
+        self.settings, self.gate, self.stopping = settings, gate, stopping
+        self.connections = Connections(OPEN_PER_REQUEST * settings.connections)
+        config.http = self.connections.made  # type: ignore[assignment]
+        self.parent = os.getppid() if settings.workers > 1 else None
+        self.drain_begin: float | None = None
+        self.drain_turns = 0
+        self.interrupted = False  # by SIGINT: Ctrl+C
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.drain_begin is None:
+            self.stopping()
+        if self.drain_begin is not None:
+            self.should_exit = True  # asked twice
+        self.interrupted = self.interrupted or sig == signal.SIGINT
+        self.gate.draining = True
+        self.drain_begin = self.drain_begin or time.monotonic()
+
+    async def on_tick(self, counter: int) -> bool:
+        self.connections.close_slow()
+        if self.parent is not None and os.getppid() != self.parent and self.drain_begin is None:
+            self.handle_exit(0, None)  # the supervisor is dead
+        if self.drain_begin is not None:
+            self.drain_turns += 1
+            drained = self.drain_turns >= UNREADY_TURNS and not self.gate.under_way
+            if drained or time.monotonic() - self.drain_begin > self.settings.drain_s:
+                self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket. Raises InputError when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((settings.host, settings.port))
+        found.listen(2048)
+    except OSError as error:
+        found.close()
+        raise InputError(f"--host {settings.host} --port {settings.port}: {error.strerror or error}") from None
+    return found
+
+
+def check_tls(settings: Settings) -> None:
+    """InputError where certificate and key cannot be used."""
+    if settings.tls_cert is None and settings.tls_key is None:
+        return
+    if settings.tls_cert is None or settings.tls_key is None:
+        raise InputError("--tls-cert and --tls-key: give both")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_cert, settings.tls_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise InputError(f"--tls-cert {settings.tls_cert}, --tls-key {settings.tls_key}: {error.strerror}") from None
+
+
+def run(settings: Settings, listener: socket.socket, directory: Path | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; 0, or 130 after SIGINT. `directory`: where the workers of one server meet; None
+    for one process.
+
+    Raises BundleError or InputError before anything is served.
+    """
+    from .app import create_app  # imports prometheus_client, which looks at the environment then
+    from .logs import start_logging
+    from .metrics import Metrics
+    from .middleware import Gate
+    from .model_control import Control
+    from .model_manager import Models
+    from .worker_state import Shared
+
+    start_logging()
+    metrics, gate = Metrics(), Gate()
+    models = Models(settings, metrics.call)
+    shared = Shared(directory) if directory else None
+    orders = shared.wanted() if shared else {}  # before the models are opened: a later order is still to be followed
+    with _ends_at_once():
+        models.open_first()
+    control = Control(models, shared, orders)
+    config = uvicorn.Config(
+        create_app(settings, models, metrics, control, gate),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=CLOSE_S,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    where = address(settings, listener)
+    log.info("serving", extra={"fields": {"url": where, "models": sorted(models.found), "pid": os.getpid()}})
+    if not (settings.local or settings.api_key):
+        log.warning("anyone who reaches this address may use the models: set PAREDOWN_API_KEY")
+
+    def stopping() -> None:
+        models.children.stop()
+        threading.Thread(target=_end, args=(settings, models), daemon=True, name="end").start()
+
+    server = Server(config, settings, gate, stopping)
+    server.run(sockets=[listener])
+    log.info("stopped", extra={"fields": {"pid": os.getpid()}})
+    return INTERRUPTED if server.interrupted else 0
+
+
+@contextlib.contextmanager
+def _ends_at_once() -> Iterator[None]:
+    """SIGTERM ends the block, and this process with 0, what it has unpacked removed."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit(0)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(settings: Settings, models: Models) -> None:
+    """End this process in time, also when a model does not come back and its threads are waited for."""
+    time.sleep(settings.drain_s + CLOSE_S + END_S)
+    log.error("not stopped in time: a model does not come back", extra={"fields": {"pid": os.getpid()}})
+    models.leave()
+    os._exit(1)
+
+
+def address(settings: Settings, listener: socket.socket) -> str:
+    scheme = "https" if settings.tls_cert else "http"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{scheme}://{host}:{listener.getsockname()[1]}"

@@ -1,0 +1,146 @@
+"""Questions about a text: which of its words answer one. Answers as characters, as tokens, and F1 over words. Without
+torch.
+
+A model gives two logits for every token: does the answer begin here, does it end here? Each is a choice among the
+tokens of a row. The first token of a row stands for "the text does not say" (SQuAD 2.0, Rajpurkar et al. 2018).
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paredown.compress.data.dataset import Rows
+from paredown.runtime.preprocessor import PAIR, Encoder
+
+from .token_classification import NO_LABEL
+
+ENDS = ("start", "end")  # the names of a model's two outputs
+NOWHERE = -1e4  # a logit of what cannot be chosen, which half precision can hold too
+LONGEST = 30  # tokens of an answer, as in transformers' and SQuAD's own scripts
+
+Answer = tuple[int, str]  # where it begins in the context, characters; and its text
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The gold answers of some rows, and where their tokens stand in their contexts."""
+
+    contexts: list[str]
+    places: list[np.ndarray]  # `Encoder.places` of each row
+    answers: list[tuple[Answer, ...]]  # none: the context does not say
+
+
+def asked(rows: Rows, encoder: Encoder) -> Asked:
+    """What `right` compares with, for this tokenizer and its longest input."""
+    return Asked(_contexts(rows.texts), encoder.places(rows.texts), list(rows.gold))
+
+
+def ends(rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+    """For each row (tokens, 2) int64: 1 where its first answer begins and where it ends, else 0. What a model is
+    taught. NO_LABEL throughout where the answer was cut off."""
+    found = []
+    for places, answers in zip(encoder.places(rows.texts), rows.gold, strict=True):
+        marks = np.zeros((len(places), 2), dtype=np.int64)
+        begin, text = answers[0] if answers else (0, "")
+        inside = np.flatnonzero((places[:, 0] < begin + len(text)) & (places[:, 1] > begin))
+        if not answers:
+            marks[0] = 1
+        elif len(inside) and places[inside[-1], 1] >= begin + len(text.rstrip()):
+            marks[inside[0], 0] = marks[inside[-1], 1] = 1
+        else:
+            marks[:] = NO_LABEL
+        found.append(marks)
+    return found
+
+
+def right(outputs: np.ndarray, gold: Asked) -> np.ndarray:
+    """outputs (tokens of all rows, 2) -> (rows, 2) float64: F1 of the answer's words against the nearest gold answer,
+    and 1. An answer where the context does not say counts as 0, and the other way round."""
+    parts = np.split(outputs, np.cumsum([len(places) for places in gold.places])[:-1])
+    rows = np.ones((len(parts), 2))
+    for i, (part, context, places, answers) in enumerate(
+        zip(parts, gold.contexts, gold.places, gold.answers, strict=True)
+    ):
+        start, end, _ = best(part, places)
+        rows[i, 0] = max(words_f1(context[start:end], text) for _, text in answers or ((0, ""),))
+    return rows
+
+
+def best(logits: np.ndarray, places: np.ndarray) -> tuple[int, int, float]:
+    """(tokens, 2) logits -> the likeliest answer: first character, end (0, 0 for none), probability of these two ends.
+
+    Two tokens of the context, LONGEST apart at most; or the row's first token for both, which says that there is none.
+    """
+    shifted = logits.astype(np.float64) - logits.max(axis=0)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=0))
+    none = float(logs[0].sum())
+    there = np.flatnonzero(places[:, 0] >= 0)
+    if not len(there):
+        return 0, 0, float(np.exp(none))
+    both = logs[there, 0][:, None] + logs[there, 1][None, :]
+    apart = np.arange(len(there))[None, :] - np.arange(len(there))[:, None]
+    both[(apart < 0) | (apart >= LONGEST)] = -np.inf
+    first, last = np.unravel_index(both.argmax(), both.shape)
+    if both[first, last] <= none:
+        return 0, 0, float(np.exp(none))
+    return int(places[there[first], 0]), int(places[there[last], 1]), float(np.exp(both[first, last]))
+
+
+def decode(outputs: np.ndarray, texts: Sequence[str], encoder: Encoder) -> list[dict]:
+    """outputs (tokens of all texts, 2) -> for each row {answer, start, end, score}: characters of the context; "" where
+    it does not say."""
+    answers, line = [], 0
+    for context, places in zip(_contexts(texts), encoder.places(texts), strict=True):
+        start, end, score = best(outputs[line : line + len(places)], places)
+        line += len(places)
+        start, end = _bare(context, start, end)
+        answers.append({"answer": context[start:end], "start": start, "end": end, "score": score})
+    return answers
+
+
+def says(outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    """(tokens of all rows, 2) -> (rows, 2): the probability that the context does not say, and that of the likeliest
+    ends of an answer."""
+    found = []
+    for part in np.split(outputs, np.cumsum(lengths)[:-1]):
+        chances = np.exp(part - part.max(axis=0))
+        chances /= chances.sum(axis=0)
+        found.append([chances[0].prod(), chances[1:].max(axis=0).prod() if len(part) > 1 else 0.0])
+    return np.array(found)
+
+
+def alike(ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    """In which rows two models have the same likeliest ends, (rows,) bool."""
+    cuts = np.cumsum(lengths)[:-1]
+    pairs = zip(np.split(ours, cuts), np.split(theirs, cuts), strict=True)
+    return np.array([bool((a.argmax(axis=0) == b.argmax(axis=0)).all()) for a, b in pairs])
+
+
+def words_f1(said: str, true: str) -> float:
+    """F1 over the words of two answers, as SQuAD's evaluation counts it: without case, punctuation and articles."""
+    ours, theirs = _words(said), _words(true)
+    if not ours or not theirs:
+        return float(ours == theirs)
+    common = sum((Counter(ours) & Counter(theirs)).values())
+    return 2 * common / (len(ours) + len(theirs))
+
+
+def _words(text: str) -> list[str]:
+    plain = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return re.sub(r"\b(a|an|the)\b", " ", plain).split()
+
+
+def _contexts(texts: Sequence[str]) -> list[str]:
+    return [text.partition(PAIR)[2] for text in texts]
+
+
+def _bare(context: str, start: int, end: int) -> tuple[int, int]:
+    """Without blanks at the ends, which some tokenizers keep with a word."""
+    found = context[start:end]
+    return start + len(found) - len(found.lstrip()), end - (len(found) - len(found.rstrip()))

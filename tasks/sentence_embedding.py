@@ -1,0 +1,148 @@
+"""Which texts are alike: pairs that vectors of texts are judged by. Without torch.
+
+A pair has a number that says how alike its texts are, or it is a question and the passage that answers it. A model
+reads each text by itself: in `Rows` the two texts of a pair are two rows, one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paredown.compress.data.dataset import Rows
+from paredown.runtime.errors import InputError
+from paredown.runtime.preprocessor import Encoder
+
+SPEARMAN, MRR = "Spearman", "MRR"  # the metrics of pairs with numbers, and of those without
+ALIKE = 0.98  # cosine of two models' vectors for a text from which on they say the same of it
+QUERIES = 1024  # that are held against all passages at once
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What `right` compares with."""
+
+    first: np.ndarray  # (pairs,) int64: the rows that begin a pair; its other text comes next
+    numbers: np.ndarray | None  # (pairs,) float64: how alike the two are; None: the second answers the first
+    passage: np.ndarray  # (pairs,) int64: which of the different second texts a pair has
+
+
+def pairs(rows: Rows, encoder: Encoder | None = None) -> Pairs:
+    """The pairs of some rows; InputError where these are texts without a second one."""
+    first = rows.begins
+    if not len(first):
+        raise InputError(
+            f"{rows.source}: pairs of texts are needed here, and it has one text a row; the second column is "
+            "'text_pair', 'passage' or the like, or both are named: data.text (--text-column): FIRST,SECOND"
+        )
+    numbers = rows.gold[first]
+    _, passage = np.unique(np.array([rows.texts[i + 1] for i in first.tolist()], dtype=object), return_inverse=True)
+    return Pairs(first, None if np.isinf(numbers).all() else numbers, passage)
+
+
+def metric_of(rows: Rows, *others: Rows | None) -> str:
+    """The metric that goes with these rows; InputError where other rows have pairs of the other kind."""
+    name = _metric(rows)
+    for other in others:
+        if other is not None and len(other.begins) and _metric(other) != name:
+            said = ("have numbers", "have none")
+            ours, theirs = said if name == SPEARMAN else said[::-1]
+            raise InputError(
+                f"{other.source}: its pairs {theirs}, and those of {rows.source} {ours}; either all have a column "
+                "with a number (data.label), or none"
+            )
+    return name
+
+
+def right(outputs: np.ndarray, gold: Pairs) -> np.ndarray:
+    """outputs (rows, width) -> (pairs, 2): what a pair adds to the metric, whose mean it is, and 1.
+
+    With numbers: Spearman's correlation of cosine and number, plus the pair's influence on it (`spearman`).
+    Without: one by the rank that the right passage has among all the different ones; equals are half before it.
+    """
+    unit = outputs / np.maximum(np.linalg.norm(outputs, axis=1, keepdims=True), 1e-12)
+    queries, passages = unit[gold.first], unit[gold.first + 1]
+    if gold.numbers is not None:
+        gained = spearman((queries * passages).sum(axis=1), gold.numbers)
+    else:
+        _, once = np.unique(gold.passage, return_index=True)
+        gained = 1 / _places(queries, passages[once], gold.passage)
+    return np.stack([gained, np.ones(len(gained))], axis=1).astype(np.float64)
+
+
+def decode(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
+    """outputs (rows, width) -> one {embedding} per row, to seven decimals, which is what float32 tells."""
+    return [{"embedding": row} for row in outputs.astype(np.float64).round(7).tolist()]
+
+
+def alike(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Which texts two models give vectors (rows, width) of nearly one direction, (rows,) bool."""
+    return cosines(ours, theirs) >= ALIKE
+
+
+def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """The cosine of the vectors of each row, (rows,)."""
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return (ours * theirs).sum(axis=1) / np.maximum(norms, 1e-12)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """The rank of each value from 1, equals having the mean of theirs."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[which]
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pseudo-values (rows,) of Spearman's correlation of two (rows,): their mean is it, and their variance over the
+    rows is that of its estimate; all 0 where one of the two does not vary.
+
+    The correlation plus each row's influence, which counts that the ranks of the other rows depend on this one too
+    (Hoeffding 1948, doi 10.1214/aoms/1177730196, section 9; Borkowf 2002). Equals have the mean of their ranks.
+    """
+    n = len(x)
+    u, v = ((ranks(values) - (n + 1) / 2) / n for values in (x, y))
+    together, own_x, own_y = ((a * b).mean() for a, b in ((u, v), (u, u), (v, v)))
+    if not own_x or not own_y:
+        return np.zeros(n)
+    size, r = np.sqrt(own_x * own_y), together / np.sqrt(own_x * own_y)
+    both = u * v + _beyond(x, v) + _beyond(y, u) - 3 * together
+    alone = [(a * a + 2 * _beyond(values, a)) / own - 3 for values, a, own in ((x, u, own_x), (y, v, own_y))]
+    return r + both / size - r / 2 * (alone[0] + alone[1])
+
+
+def agreement(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Spearman's rank correlation of two attributions (words,) of the words of a text, NaN where one was not read.
+
+    Over the words that both models read; equals have the mean of their ranks. None for fewer than three such words, or
+    where either says the same of all of them.
+    """
+    read = np.isfinite(a) & np.isfinite(b)
+    first, second = ranks(a[read]), ranks(b[read])
+    if len(first) < 3 or not first.std() or not second.std():
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _beyond(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """For each row, half of the mean over all rows of sign(their value - its own) times their weight, (rows,)."""
+    _, which = np.unique(values, return_inverse=True)
+    sums = np.bincount(which, weights)
+    upto = np.cumsum(sums)
+    return ((sums.sum() - upto) - (upto - sums))[which] / (2 * len(values))
+
+
+def _places(queries: np.ndarray, passages: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The rank, from 1, of the passage `right` (queries,) for each query."""
+    found = []
+    for start in range(0, len(queries), QUERIES):
+        part = right[start : start + QUERIES]
+        near = queries[start : start + QUERIES] @ passages.T
+        own = near[np.arange(len(part)), part][:, None]
+        found.append(1 + (near > own).sum(axis=1) + ((near == own).sum(axis=1) - 1) / 2)
+    return np.concatenate(found)
+
+
+def _metric(rows: Rows) -> str:
+    return MRR if pairs(rows).numbers is None else SPEARMAN

@@ -1,0 +1,101 @@
+"""Texts that are answered with a text of the model's own: what is taught, how it is scored. Without torch.
+
+The metric is ROUGE-L (Lin 2004): F1 over the longest common subsequence of words, the mean over the rows. Corpus BLEU
+is no sum over rows, and 0 for short answers: it is reported beside the metric.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paredown.compress.data.dataset import Rows
+from paredown.runtime.errors import missing_extra
+from paredown.runtime.preprocessor import Encoder
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The gold texts of some rows, and the tokenizer that turns what a model wrote into text."""
+
+    texts: list[str]
+    encoder: Encoder
+
+
+def wanted(rows: Rows, encoder: Encoder) -> Wanted:
+    """What `rouge` compares with."""
+    return Wanted(list(rows.gold), encoder)
+
+
+def targets(rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+    """Token ids of each gold text, (tokens,) int64, cut at the encoder's longest input: what a model is taught."""
+    return [np.array(ids, dtype=np.int64) for ids in encoder.ids(list(rows.gold))]
+
+
+def written(sequences: np.ndarray, encoder: Encoder) -> list[str]:
+    """(rows, tokens) int -> the texts; blanks at the ends do not count."""
+    return [encoder.text(row).strip() for row in sequences]
+
+
+def rouge(sequences: np.ndarray, gold: Wanted) -> np.ndarray:
+    """sequences (rows, tokens) int -> (rows, 2) float64: ROUGE-L F1 of what was written, and 1."""
+    rows = np.ones((len(sequences), 2))
+    rows[:, 0] = [rouge_l(said, true) for said, true in zip(written(sequences, gold.encoder), gold.texts, strict=True)]
+    return rows
+
+
+def beside(sequences: np.ndarray, gold: Wanted) -> dict[str, float]:
+    """Further figures in points: BLEU as sacrebleu counts it over the whole, and the rows that are right in full."""
+    try:
+        import sacrebleu
+    except ImportError as error:
+        raise missing_extra(error.name or "sacrebleu", "compress") from None
+    said = written(sequences, gold.encoder)
+    return {
+        "BLEU": float(sacrebleu.corpus_bleu(said, [gold.texts]).score),
+        "exact": 100 * sum(a == b.strip() for a, b in zip(said, gold.texts, strict=True)) / len(said),
+    }
+
+
+def decode(sequences: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
+    """sequences (rows, tokens) int -> one {text} per row."""
+    return [{"text": text} for text in written(sequences, encoder)]
+
+
+def alike(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """In which rows two models write the same, (rows,) bool."""
+    return (ours == theirs).all(axis=-1)
+
+
+def lengths(sequences: np.ndarray) -> np.ndarray:
+    """(rows, tokens) -> (rows, 1) float64: how many tokens each has, one of the padding behind it included."""
+    ended = sequences[:, ::-1] == sequences[:, -1:]
+    same = np.where(ended.all(axis=1), sequences.shape[1], (~ended).argmax(axis=1))
+    return (sequences.shape[1] - same + 1.0)[:, None]
+
+
+def rouge_l(said: str, true: str) -> float:
+    """F1 of the longest common subsequence of words; words are runs of letters and digits, without case. Two texts
+    without a word are the same."""
+    ours, theirs = words(said), words(true)
+    if not ours or not theirs:
+        return float(ours == theirs)
+    return 2 * longest_common(ours, theirs) / (len(ours) + len(theirs))
+
+
+def words(text: str) -> list[str]:
+    """Runs of letters and digits of any script, in small letters."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def longest_common(ours: Sequence[str], theirs: Sequence[str]) -> int:
+    """Length of the longest common subsequence."""
+    best = [0] * (len(theirs) + 1)
+    for word in ours:
+        before = 0
+        for j, other in enumerate(theirs, start=1):
+            before, best[j] = best[j], before + 1 if word == other else max(best[j], best[j - 1])
+    return best[-1]

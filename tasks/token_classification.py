@@ -1,0 +1,115 @@
+"""Tags of words: spans that B-, I-, E- and S- prefixes mark, F1 over them, and labels of tokens. Without torch.
+
+A word's tag is that of its first token; what the other tokens say is not asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paredown.compress.data.dataset import Rows
+from paredown.runtime.preprocessor import Encoder
+
+OUTSIDE = "O"
+NO_LABEL = -100  # a token that no word begins with
+AROUND = ".,;:!?()[]{}<>\"'`«»“”„’"  # not part of a span where it is only stuck to it
+
+Span = tuple[str, int, int]  # label, first word, last word
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """The tags of some rows, and where a model's answers for them stand among those for all tokens."""
+
+    names: tuple[str, ...]
+    tags: list[np.ndarray]  # for each row (words,) int64
+    places: list[np.ndarray]  # for each row (words,) int64: the line of the outputs; -1: the word was cut off
+
+
+def aligned(rows: Rows, encoder: Encoder) -> Aligned:
+    """The gold tags of rows for this tokenizer and its longest input."""
+    places, begin = [], 0
+    for words in encoder.words(rows.texts):
+        first = np.array(words.first, dtype=np.int64)
+        places.append(np.where(first < 0, -1, first + begin))
+        begin += words.tokens
+    return Aligned(rows.names, list(rows.gold), places)
+
+
+def token_labels(rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+    """For each row (tokens,) int64: a word's tag at its first token, NO_LABEL elsewhere. What a model is taught."""
+    found = []
+    for words, tags in zip(encoder.words(rows.texts), rows.gold, strict=True):
+        labels = np.full(words.tokens, NO_LABEL, dtype=np.int64)
+        for first, tag in zip(words.first, tags, strict=True):
+            if first >= 0:
+                labels[first] = tag
+        found.append(labels)
+    return found
+
+
+def found(outputs: np.ndarray, gold: Aligned) -> np.ndarray:
+    """For each row (twice the spans found, spans predicted + there), (rows, 2) int64: F1 is the ratio of the sums.
+
+    `outputs` (tokens of all rows, labels). A word that was cut off is predicted to be outside.
+    """
+    best = outputs.argmax(axis=-1)
+    rows = np.zeros((len(gold.tags), 2), dtype=np.int64)
+    for i, (tags, places) in enumerate(zip(gold.tags, gold.places, strict=True)):
+        want = spans([gold.names[tag] for tag in tags])
+        got = spans([gold.names[best[place]] if place >= 0 else OUTSIDE for place in places])
+        rows[i] = 2 * len(want & got), len(want) + len(got)
+    return rows
+
+
+def spans(tags: Sequence[str]) -> set[Span]:
+    """The spans of a row of tags, as conlleval reads them: an I- after another kind of span, or after O, begins one.
+
+    Tags without a prefix (parts of speech) are a span each, so that F1 is the share of words that are right.
+    """
+    if not any(tag[1:2] == "-" for tag in tags):
+        return {(tag, i, i) for i, tag in enumerate(tags) if tag != OUTSIDE}
+    result, before, kind, begin = set(), OUTSIDE, "", 0
+    for i, tag in enumerate([*tags, OUTSIDE]):
+        prefix, _, now = tag.partition("-")
+        other = now != kind
+        if before != OUTSIDE and (before in "ES" or prefix in "BSO" or other):
+            result.add((kind, begin, i - 1))
+        if prefix in "BS" or (prefix != OUTSIDE and (before in "ESO" or other)):
+            begin = i
+        before, kind = prefix, now
+    return result
+
+
+def decode(probabilities: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
+    """probabilities (tokens of all texts, labels) -> for each text {entities: [{label, text, start, end, score}]}.
+
+    start and end are characters, the score is the mean probability of the words' tags. Free text has punctuation stuck
+    to its words: it is left out of a span, and no word begins with it.
+    """
+    answers, line = [], 0
+    for text, words in zip(texts, encoder.words(texts, AROUND), strict=True):
+        rows = probabilities[line : line + words.tokens]
+        line += max(1, words.tokens)  # a text without tokens is asked about as one of padding
+        best = [int(rows[first].argmax()) if first >= 0 else -1 for first in words.first]
+        score = [float(rows[first].max()) if first >= 0 else 0.0 for first in words.first]
+        entities = []
+        tags = [labels[tag] if tag >= 0 else OUTSIDE for tag in best]
+        for label, a, b in sorted(spans(tags), key=lambda span: span[1]):
+            start, end = _trimmed(text, words.spans[a], words.spans[b])
+            mean = float(np.mean(score[a : b + 1]))
+            entities.append({"label": label, "text": text[start:end], "start": start, "end": end, "score": mean})
+        answers.append({"entities": entities})
+    return answers
+
+
+def _trimmed(text: str, first: tuple[int, int], last: tuple[int, int]) -> tuple[int, int]:
+    start, end = first[0], last[1]
+    if text[slice(*first)].strip(AROUND):
+        start = first[1] - len(text[slice(*first)].lstrip(AROUND))
+    if text[slice(*last)].strip(AROUND):
+        end = last[0] + len(text[slice(*last)].rstrip(AROUND))
+    return start, end

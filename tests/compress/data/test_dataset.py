@@ -1,0 +1,135 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from conftest import LABELS, write_csv
+
+from paredown.compress.data import dataset as data
+from paredown.compress.models.loading import Checkpoint
+from paredown.runtime.errors import InputError
+
+ROWS = [("a good film", "positive"), ("a bad film", "negative")]
+
+
+def test_the_three_kinds_of_file_give_the_same_rows(tmp_path: Path) -> None:
+    csv_file = write_csv(tmp_path / "a.csv", ROWS)
+    jsonl = tmp_path / "a.jsonl"
+    jsonl.write_text('{"text": "a good film", "label": "positive"}\n\n{"text": "a bad film", "label": 0}\n')
+    parquet = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": [t for t, _ in ROWS], "label": [1, 0]}), parquet)
+    for path in (csv_file, jsonl, parquet):
+        rows = data.read(str(path), names=LABELS)
+        assert rows.texts == ("a good film", "a bad film")
+        assert rows.gold.tolist() == [1, 0]
+
+
+def test_columns_are_found_or_given(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("sentence,intent,other\nhello,positive,x\n")
+    assert data.read(str(path), names=LABELS).texts == ("hello",)
+    assert data.read(str(path), text="other", names=LABELS).texts == ("x",)
+    with pytest.raises(InputError, match=r"no column 'sentense'; did you mean 'sentence'\?"):
+        data.read(str(path), text="sentense", names=LABELS)
+
+
+def test_labels_are_optional_only_when_asked(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text\nhello\n")
+    assert data.read(str(path), labelled=None).labels is None
+    with pytest.raises(InputError, match="no label column among text"):
+        data.read(str(path), names=LABELS)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ["empty file"]),
+        (b"text,label\n", ["no rows"]),
+        (b"text,label\nhello,positve\n", ["line 2", "unknown label 'positve'", "'hello'", "did you mean 'positive'?"]),
+        (b"text,label\nhello,7\n", ["line 2", "unknown label '7'"]),
+        (b"text,label\n ,positive\n", ["line 2", "'text' is empty"]),
+        (b"text,label\nok,positive\ncaf\xe9,positive\n", ["line 3", "not UTF-8", "iconv"]),
+        (b"words,label\nhello,positive\n", ["no text column among words, label", "data.text"]),
+    ],
+)
+def test_bad_csv(tmp_path: Path, content: bytes, words: list[str]) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        data.read(str(path), names=LABELS)
+    for word in [str(path), *words]:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [
+        ("a.jsonl", b"{nope\n", "line 1: not JSON"),
+        ("a.jsonl", b"[1]\n", "line 1: an object"),
+        ("a.parquet", b"PAR1 no", "not readable as Parquet"),
+    ],
+)
+def test_bad_jsonl_and_parquet(tmp_path: Path, name: str, content: bytes, word: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=word):
+        data.read(str(tmp_path / name), names=LABELS)
+
+
+def test_missing_and_unknown_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        data.read(str(tmp_path / "none.csv"))
+    (tmp_path / "a.xlsx").write_bytes(b"")
+    with pytest.raises(InputError, match="unknown kind of file"):
+        data.read(str(tmp_path / "a.xlsx"))
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    rows = data.read(str(write_csv(tmp_path / "a.csv", [ROWS[0], ROWS[0]])), names=LABELS)
+    with pytest.raises(InputError, match="only one class, 'positive'"):
+        data.require_two_classes(rows, LABELS)
+
+
+def test_rows_without_a_known_token_are_refused(tmp_path: Path, untrained: Checkpoint) -> None:
+    path = write_csv(tmp_path / "a.csv", [("zzz qqq", "positive"), ("xxx", "negative")])
+    with pytest.raises(InputError, match="no row has a token"):
+        data.encode(untrained.encoder(), data.read(str(path), names=LABELS))
+
+
+def test_label_names_sort_numbers_as_numbers(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", [("a", "10"), ("b", "9")])
+    assert data.label_names(str(path)) == ("9", "10")
+
+
+def test_a_group_column_is_read_beside_and_sampled_with_its_rows(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("text,label,channel\n" + "".join(f"t{i},0,c{i}\n" for i in range(5)) + "t5,1,\n")
+    rows = data.read(str(file), names=("a", "b"), group="channel")
+    assert rows.groups == ("c0", "c1", "c2", "c3", "c4", "")
+    few = rows.sample(3)
+    assert few.groups is not None
+    assert all(text[1:] == group[1:] or text == "t5" for text, group in zip(few.texts, few.groups, strict=True))
+    with pytest.raises(InputError, match="did you mean 'channel'"):
+        data.read(str(file), names=("a", "b"), group="chanel")
+
+
+def test_labels_can_be_counted_in_another_order() -> None:
+    rows = data.Rows("here", ("a", "b", "c"), np.array([0, 1, 2]), ("x", "y", "z"))
+    other = rows.renamed(("y", "x", "w"))
+    assert other.names == ("y", "x", "w", "z")
+    assert [other.names[i] for i in other.gold] == ["x", "y", "z"]
+    tags = np.empty(2, dtype=object)
+    tags[:] = [np.array([0, 2]), np.array([1])]
+    other = data.Rows("here", ("a b", "c"), tags, ("x", "y", "z")).renamed(("z",))
+    assert [[other.names[i] for i in row] for row in other.gold] == [["x", "z"], ["y"]]
+
+
+@pytest.mark.parametrize("column", ["label", "intent", "target", "y", "gold"])
+def test_text_that_is_given_without_labels_has_none(column: str, tmp_path: Path) -> None:
+    path = tmp_path / "more.jsonl"
+    path.write_text(f'{{"text": "a good film", "{column}": "positive"}}\n')
+    with pytest.raises(InputError, match=f"unlabelled text is expected, and it has a column '{column}'"):
+        data.read_unlabeled(str(path))
+    path.write_text('{"text": "a good film", "id": 3}\n')
+    assert list(data.read_unlabeled(str(path)).texts) == ["a good film"]

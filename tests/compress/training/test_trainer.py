@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+from conftest import LABELS, TASK
+
+from paredown.compress.config import Finetune
+from paredown.compress.data import dataset as data
+from paredown.compress.models.inference import forward
+from paredown.compress.models.loading import Checkpoint, load, save
+from paredown.compress.training import trainer as train
+from paredown.runtime.errors import StepError
+
+WORDS, HEAD = "bert.embeddings.word_embeddings.weight", "classifier.weight"
+
+
+def rows_of(checkpoint: Checkpoint, files: dict, name: str = "train") -> tuple[list[list[int]], np.ndarray]:
+    rows = data.read(str(files[name]), names=LABELS)
+    return data.encode(checkpoint.encoder(), rows), rows.gold
+
+
+def test_the_teacher_learns_and_the_embeddings_stay_when_frozen(untrained: Checkpoint, files: dict) -> None:
+    ids, gold = rows_of(untrained, files)
+    model = load(untrained, TASK)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    seen = []
+    settings = Finetune(epochs=1, learning_rate=5e-3)
+    train.finetune(model, ids, gold, settings, progress=lambda share, text: seen.append(share))
+    after = model.state_dict()
+    assert torch.equal(before[WORDS], after[WORDS])
+    assert not torch.equal(before[HEAD], after[HEAD])
+    assert all(p.requires_grad for p in model.parameters())
+    assert not model.training
+    assert seen[-1] == 1.0
+
+
+def test_the_same_seed_gives_the_same_weights(untrained: Checkpoint, files: dict) -> None:
+    ids, gold = rows_of(untrained, files)
+    settings = Finetune(epochs=0.5, learning_rate=1e-3)
+    models = [train.finetune(load(untrained, TASK), ids, gold, settings, seed=s) for s in (1, 1, 2)]
+    a, b, c = (model.state_dict()[HEAD] for model in models)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_a_loss_that_is_not_finite_stops_at_once(untrained: Checkpoint, files: dict) -> None:
+    ids, gold = rows_of(untrained, files)
+    model = load(untrained, TASK)
+    with torch.no_grad():
+        model.state_dict()[HEAD][0, 0] = float("nan")
+    with pytest.raises(StepError, match=r"the loss is nan at step 1 of \d+"):
+        train.finetune(model, ids, gold, Finetune(epochs=1))
+
+
+def test_out_of_memory_halves_the_rows_at_a_time_and_keeps_the_batch(untrained: Checkpoint, files: dict) -> None:
+    ids, gold = rows_of(untrained, files)
+    rows = [{"input_ids": row, "labels": int(g)} for row, g in zip(ids, gold, strict=True)]
+    sizes, said = [], []
+
+    def loss(net, batch):
+        sizes.append(len(batch["labels"]))
+        if len(batch["labels"]) > 8:
+            raise torch.OutOfMemoryError("no room")
+        return torch.nn.functional.cross_entropy(net(input_ids=batch["input_ids"]).logits, batch["labels"])
+
+    settings = Finetune(epochs=0.2, batch_size=32)
+    train.fit(load(untrained, TASK), rows, loss, settings, seed=0, progress=lambda share, text: said.append(text))
+    assert max(sizes[2:]) == 8
+    assert any("again with 8 rows" in text for text in said)
+    steps = {text for text in said if text.startswith("step")}
+    assert len(steps) == 3  # 400 rows * 0.2 / 32, rounded up: the effective batch is still 32
+
+
+def test_forward_gives_float32_logits(teacher: Checkpoint) -> None:
+    batch = teacher.encoder().pad([[2, 5, 3], [2, 6, 7, 3]])
+    out = forward(load(teacher, TASK), batch)["logits"]
+    assert out.shape == (2, 2)
+    assert out.dtype == np.float32
+
+
+def test_what_computes_in_bf16_while_it_trains_does_not_afterwards(
+    untrained: Checkpoint, files: dict, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate leaves its wrapper around `forward`, and the answers were others than those of the saved model."""
+    monkeypatch.setattr(train, "fast_bf16", lambda: True)
+    ids, gold = rows_of(untrained, files)
+    model = train.finetune(load(untrained, TASK), ids[:64], gold[:64], Finetune(epochs=1))
+    again = load(save(model, untrained, tmp_path / "saved"), TASK)
+    batch = untrained.encoder().pad(ids[:4])
+    np.testing.assert_array_equal(forward(model, batch)["logits"], forward(again, batch)["logits"])
+
+
+def test_class_weights_of_rows_that_come_one_by_one(untrained: Checkpoint, files: dict) -> None:
+    """As a recipe's step gives them: a list of numbers."""
+    ids, gold = rows_of(untrained, files)
+    train.finetune(load(untrained, TASK), ids[:32], list(gold[:32]), Finetune(epochs=1, class_weights="balanced"))

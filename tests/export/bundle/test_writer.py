@@ -1,0 +1,326 @@
+"""Promises 3 and 4: what was measured is what is shipped; untrusted input runs no code."""
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import paredown
+
+from paredown.export.artifact import read_artifact
+from paredown.export.bundle.archive import pack, unpack, unpacked
+from paredown.export.bundle.writer import isa_needed, write_bundle
+from paredown.export.hardware import INT8_ISA
+from paredown.export.predictor import Predictor
+from paredown.runtime import selftest as selftest_module
+from paredown.runtime.manifest import BundleError, write_manifest
+from paredown.runtime.selftest import selftest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def bundle(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished / "bundle", tmp_path / "bundle")
+
+
+def change_manifest(bundle: Path, **values: object) -> None:
+    write_manifest(bundle, json.loads((bundle / "manifest.json").read_text()) | values)
+
+
+def test_the_archive_is_the_same_bytes_each_time_and_unpacks_to_the_same_files(bundle: Path, tmp_path: Path) -> None:
+    a, b = pack(bundle, tmp_path / "a.tar.gz"), pack(bundle, tmp_path / "b.tar.gz")
+    assert a.read_bytes() == b.read_bytes()
+    out = unpack(a, tmp_path / "out")
+    files = {p.relative_to(bundle): p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
+    assert files == {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    selftest(out)
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (lambda b: (b / "tokenizer.json").write_text("{}"), "tokenizer.json: 2 bytes"),
+        (lambda b: flip(b / "model" / "model.onnx"), "model/model.onnx: its sha256"),
+        (lambda b: (b / "golden.json").unlink(), "golden.json: missing"),
+        (lambda b: (b / "model" / "extra.onnx").write_text("x"), "extra.onnx: not in the manifest"),
+        (lambda b: link(b / "README.md"), "README.md: not a regular file"),
+        (lambda b: (b / "manifest.json").write_text("{"), "manifest.json: damaged"),
+        (lambda b: (b / "manifest.sha256").unlink(), "is this a bundle?"),
+        (lambda b: link(b / "manifest.json"), "is this a bundle?"),
+        (lambda b: (b / "manifest.json").unlink(), "is this a bundle?"),
+        (lambda b: change_manifest(b, schema=99), "schema 99"),
+        (lambda b: change_manifest(b, model="../../etc/passwd"), "not a path inside"),
+        (lambda b: change_manifest(b, runtime="magic"), "unknown runtime 'magic'"),
+        (lambda b: change_manifest(b, files=None), "key 'files'"),
+        (lambda b: change_manifest(b, files={"x": 3}), "key 'files.x' is not of type object"),
+        (lambda b: change_manifest(b, files={"a/../x": {"sha256": "0" * 64, "bytes": 1}}), "not a path inside"),
+        (lambda b: change_manifest(b, extra=1), "key 'extra' is unknown"),
+        (lambda b: change_manifest(b, name="../x"), "key 'name' does not match"),
+        (lambda b: change_manifest(b, model="tokenizer.json"), "opens .onnx or .ort files"),
+        (lambda b: change_manifest(b, max_length="x"), "key 'max_length'"),
+        (lambda b: change_manifest(b, max_length=10**12), "key 'max_length' is more than"),
+        (lambda b: change_manifest(b, precision="fp17"), "key 'precision' is not"),
+        (lambda b: change_manifest(b, outputs=[]), "key 'outputs'"),
+        (lambda b: change_manifest(b, golden="other.json"), "not among its files"),
+        (lambda b: change_manifest(b, labels=["positive", "negative"]), "labels say otherwise"),
+        (lambda b: change_manifest(b, labels=["a", "a"]), "twice"),
+        (lambda b: change_manifest(b, isa={"needs_one_of": ["amx_int9"], "packed_on": []}), "has none of amx_int9"),
+        (lambda b: change_manifest(b, requirements={"no-such-package": "1"}), "no-such-package is not installed"),
+    ],
+)
+def test_a_bundle_that_is_not_what_it_says_fails(bundle: Path, damage, word: str) -> None:
+    damage(bundle)
+    with pytest.raises(BundleError, match=word):
+        selftest(bundle)
+    done = paredown("verify", bundle)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    with pytest.raises(BundleError):
+        Predictor(bundle)
+
+
+def test_requirements_are_locked_with_all_that_they_bring(finished: Path) -> None:
+    manifest = json.loads((finished / "bundle" / "manifest.json").read_text())
+    lines = (finished / "bundle" / "requirements.txt").read_text().splitlines()
+    direct = [f"{name}=={number}" for name, number in manifest["requirements"].items()]
+    assert lines[: len(direct)] == direct
+    brought = {f"{name}=={entry['version']}" for name, entry in manifest["environment"].items()}
+    assert set(lines) == brought
+    assert len(lines) > len(direct)
+    assert len(set(lines)) == len(lines)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def link(path: Path) -> None:
+    target = path.with_name("target")
+    path.rename(target.parent.parent / "target")
+    path.symlink_to(target.parent.parent / "target")
+
+
+def test_another_model_under_a_right_manifest_fails_the_golden_rows(bundle: Path) -> None:
+    golden = json.loads((bundle / "golden.json").read_text())
+    golden["rows"][0]["output"][0] += 1.0
+    (bundle / "golden.json").write_text(json.dumps(golden))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    raw = (bundle / "golden.json").read_bytes()
+    manifest["files"]["golden.json"] = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
+    change_manifest(bundle, files=manifest["files"])
+    with pytest.raises(BundleError, match="golden row 0: off by 1"):
+        selftest(bundle)
+
+
+def test_a_model_that_wants_an_input_nobody_gives_fails(bundle: Path) -> None:
+    """Zeros in its place would give answers, and a metric."""
+    model = bundle / "model" / "model.onnx"
+    graph = onnx.load(model)
+    next(entry for entry in graph.graph.input if entry.name == "attention_mask").name = "mask"
+    graph.graph.node.insert(0, onnx.helper.make_node("Identity", ["mask"], ["attention_mask"]))
+    onnx.save(graph, model)
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    raw = model.read_bytes()
+    files["model/model.onnx"] = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
+    change_manifest(bundle, files=files)
+    with pytest.raises(BundleError, match=r"golden row 0: the model does not answer: the model's inputs are .*mask"):
+        selftest(bundle)
+
+
+def hostile(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for info, content in members:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def test_a_hostile_archive_writes_nothing_outside(tmp_path: Path) -> None:
+    manifest = b"{}"
+    cases = {
+        "climb": [(member("x/../../evil"), b"x")],
+        "absolute": [(member("/x/manifest.json"), manifest), (member("//etc/evil"), b"x")],
+        "symlink": [(member("x/manifest.json", tarfile.SYMTYPE, "/etc/passwd"), b"")],
+        "hardlink": [(member("x/manifest.json", tarfile.LNKTYPE, "/etc/passwd"), b"")],
+        "device": [(member("x/dev", tarfile.CHRTYPE), b"")],
+        "twice": [(member("x/manifest.json"), manifest), (member("x/manifest.json"), manifest)],
+        "no manifest": [(member("x/model.onnx"), b"x")],
+    }
+    for name, members in cases.items():
+        archive = hostile(tmp_path / "a.tar.gz", *members)
+        with pytest.raises(BundleError):
+            unpack(archive, tmp_path / "deep" / "out")
+        left = {p.name for p in tmp_path.rglob("*") if p.is_file()}
+        assert left <= {"a.tar.gz", "manifest.json"}, name
+    (tmp_path / "a.tar.gz").write_bytes(b"\x1f\x8b nonsense")
+    with pytest.raises(BundleError, match="not a readable"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+
+
+def test_an_archive_with_a_file_more_than_its_manifest_is_refused(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "more").write_text("x")
+    with (
+        pytest.raises(BundleError, match="'more' is not what the manifest says"),
+        unpacked(pack(bundle, tmp_path / "a.tar.gz")),
+    ):
+        pass
+
+
+def test_verify_never_runs_code_of_the_bundle(bundle: Path, tmp_path: Path) -> None:
+    trap = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+    for name in ("selftest.py", "session.py", "encoder.py"):
+        (bundle / name).write_text(trap)
+    assert paredown("verify", bundle).returncode == 1
+    paredown("predict", bundle, "--text", "a good film")
+    assert not (tmp_path / "ran").exists()
+
+
+SCORE = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from encoder import run_rows
+from selftest import check_files, open_model, read_manifest
+here, rows = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
+manifest = read_manifest(here)
+check_files(here, manifest)
+session, encoder = open_model(here, manifest)
+logits = run_rows(session, encoder.ids([text for text, _ in rows]), encoder.pad_id, manifest["outputs"][0])
+right = [manifest["labels"][i] == label for i, (_, label) in zip(logits.argmax(-1), rows)]
+print(json.dumps(100 * float(np.mean(right))))
+"""
+
+
+def fresh(home: Path, bundle: Path) -> tuple[Path, list]:
+    """A virtual environment with the bundle's requirements alone: its python, and the command line of `pip install`."""
+    venv.create(home)
+    python = home / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "--quiet", "--disable-pip-version-check", "install"]
+    pip += ["--no-compile", "-c", ROOT / "constraints.txt"]
+    subprocess.run([*pip, "-r", bundle / "requirements.txt"], check=True, capture_output=True)
+    listed = {path.name.split("-")[0] for path in home.glob("lib/*/site-packages/*.dist-info")}
+    assert "numpy" in listed
+    assert not {"torch", "transformers"} & listed
+    return python, pip
+
+
+def bundle_of(finished: Path, runtime: str, out: Path) -> tuple[Path, float]:
+    """The run's bundle for ONNX Runtime, its INT8 teacher's for OpenVINO; and the report's metric on test rows."""
+    choice = json.loads((finished / "choice.json").read_text())
+    if choice["chosen"]["runtime"] != runtime:
+        measured = json.loads((finished / "measurements.json").read_text())["candidates"]
+        name = f"teacher/{runtime}/{'int8-static' if runtime == 'openvino' else 'fp32'}"
+        choice |= {"chosen": next(row for row in choice["candidates"] if row["name"] == name)}
+        artifact = read_artifact(finished / next(row["artifact"] for row in measured if row["name"] == name))
+        texts = json.loads((finished / "measurements.json").read_text())["golden_texts"]
+        write_bundle(out, artifact, name="tiny", golden_texts=texts, choice=choice)
+    else:
+        unpack(finished / "bundle.tar.gz", out)
+    return out, choice["chosen"]["metric_test"]
+
+
+@pytest.mark.slow  # .ci/run does the first half with the demo's bundle
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_bundle_proves_itself_without_torch_and_gives_the_reported_metric(
+    runtime: str, finished: Path, files: dict, tmp_path: Path
+) -> None:
+    """A fresh environment with numpy, tokenizers and the runtime; then with paredown's base install."""
+    out, metric = bundle_of(finished, runtime, tmp_path / "bundle")
+    python, pip = fresh(tmp_path / "venv", out)
+    for _ in range(2):  # running it does not change the bundle
+        done = subprocess.run([python, out / "selftest.py"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("OK: tiny")
+    with files["test"].open(newline="") as file:
+        rows = [[row["text"], row["label"]] for row in csv.DictReader(file)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    command = [python, "-B", "-c", SCORE, out, tmp_path / "rows.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=out)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == pytest.approx(metric, abs=1e-9)
+    if runtime != "onnxruntime":
+        return
+    subprocess.run([*pip, ROOT], check=True, capture_output=True)
+    command = [python.with_name("paredown"), "verify", out, "--data", files["test"]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f": {metric:.2f} (200 rows)" in done.stdout
+    texts = [row["text"] for row in json.loads((out / "golden.json").read_text())["rows"]]
+    command = [python.with_name("paredown"), "predict", out, *(w for t in texts for w in ("--text", t))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    there = [json.loads(line) for line in done.stdout.splitlines()]
+    here = Predictor(out)(texts)
+    assert [a["label"] for a in there] == [a["label"] for a in here]
+    np.testing.assert_allclose([a["score"] for a in there], [a["score"] for a in here], atol=1e-6)
+    command = [python.with_name("paredown"), "run", "x.yaml"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+
+
+def test_a_cpu_without_what_the_model_needs_is_refused_with_that_reason(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_manifest(bundle, isa={"needs_one_of": ["avx512_vnni", "avx_vnni"], "packed_on": ["avx512_vnni"]})
+    monkeypatch.setattr(selftest_module, "open_session", None)  # must not come that far
+    monkeypatch.setattr(selftest_module, "cpu_flags", lambda: {"avx2", "fma"})
+    with pytest.raises(BundleError, match=r"this CPU has none of avx512_vnni, avx_vnni: the .* model would give other"):
+        selftest(bundle)
+    monkeypatch.undo()
+    monkeypatch.setattr(selftest_module, "cpu_flags", lambda: {"avx2", "avx_vnni"})
+    assert selftest(bundle)["notes"] == []
+
+
+def test_what_a_cascades_models_need_is_what_it_needs(finished: Path) -> None:
+    (made,) = finished.glob("steps/teacher-onnxruntime-int8-dynamic-*/artifact.json")
+    artifact = read_artifact(made.parent)
+    inner = {"first": {"reduce_range": True}, "then": {"reduce_range": False}}
+    assert isa_needed(replace(artifact, details={"cascade": inner})) == sorted(INT8_ISA)
+    assert isa_needed(replace(artifact, details={"cascade": inner | {"then": {"reduce_range": True}}})) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda g: g | {"tolerance": {"other": 1.0}}, "no tolerance for onnxruntime; it has other"),
+        (lambda g: g | {"tolerance": 1.0}, "damaged"),
+        (lambda g: g | {"rows": []}, "no rows"),
+        (lambda g: g | {"rows": [g["rows"][0] | {"text": ["x"]}]}, "damaged"),
+        (lambda g: g | {"rows": [g["rows"][0] | {"input_ids": "abc"}]}, "damaged"),
+        (lambda g: g | {"rows": [g["rows"][0] | {"output": [float("nan")] * 2}]}, "off by nan"),
+    ],
+)
+def test_golden_rows_that_are_none_are_one_error(bundle: Path, change, word: str) -> None:
+    golden = json.loads((bundle / "golden.json").read_text())
+    raw = json.dumps(change(golden)).encode()
+    (bundle / "golden.json").write_bytes(raw)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["golden.json"] = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
+    change_manifest(bundle, files=manifest["files"])
+    with pytest.raises(BundleError, match=word):
+        selftest(bundle)
+
+
+def test_the_same_candidate_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        bundle, _ = bundle_of(finished, "openvino", tmp_path / name)
+        pack(bundle, tmp_path / f"{name}.tar.gz")
+    assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "b.tar.gz").read_bytes()

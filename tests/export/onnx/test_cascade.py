@@ -1,0 +1,107 @@
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import LABELS, TASK
+
+from paredown.compress.config import Static
+from paredown.compress.data import dataset as data
+from paredown.compress.distillation.static_student import static_student
+from paredown.compress.models.inference import forward
+from paredown.compress.models.loading import Checkpoint, load, save
+from paredown.export.artifact import Artifact
+from paredown.export.onnx.cascade import combined, confidence, join, threshold_for
+from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.runtime.errors import InputError
+from paredown.runtime.preprocessor import run_rows
+
+
+@pytest.fixture(scope="module")
+def both(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
+    """A static student and its teacher, exported."""
+    home = tmp_path_factory.mktemp("cascade")
+    ids = teacher.encoder().ids(data.read(str(files["train"]), names=LABELS).texts)
+    student = static_student(load(teacher, TASK), ids, Static(width=8, epochs=6, learning_rate=0.02))
+    static = save(student, teacher, home / "static-checkpoint")
+    return tuple(
+        to_onnx(plain_onnx(c, TASK, home / f"{name}.onnx"), c, TASK, home / name, 32)
+        for name, c in (("static", static), ("teacher", teacher))
+    )  # type: ignore[return-value]
+
+
+def logits(artifact: Artifact, ids: list[list[int]], batch_size: int = 8) -> np.ndarray:
+    return run_rows(artifact.open(1), ids, 0, "logits", batch_size=batch_size)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_every_row_is_answered_by_the_model_that_it_belongs_to(both, files: dict, batch_size: int, tmp_path) -> None:
+    first, then = both
+    ids = first.encoder().ids(data.read(str(files["validation"]), names=LABELS).texts)
+    quick, slow = logits(first, ids), logits(then, ids)
+    threshold = float(np.median(confidence(quick)))
+    joined = join(first, then, threshold, tmp_path / "joined")
+    onnx.checker.check_model(onnx.load(joined.path / "model.onnx"))
+    want = combined(quick, slow, threshold)
+    np.testing.assert_allclose(logits(joined, ids, batch_size), want, atol=1e-4)
+    asked = confidence(quick) < threshold
+    assert 0.3 < asked.mean() < 0.7
+    np.testing.assert_allclose(want[asked], slow[asked])
+
+
+@pytest.mark.parametrize(("threshold", "who"), [(0.0, 0), (2.0, 1)])
+def test_the_ends_of_the_threshold(both, threshold: float, who: int, tmp_path) -> None:
+    ids = [[2, 5, 11, 3], [2, 6, 12, 13, 3]]
+    joined = join(both[0], both[1], threshold, tmp_path / "joined")
+    np.testing.assert_allclose(logits(joined, ids), logits(both[who], ids), atol=1e-5)
+
+
+def test_models_that_cut_text_differently_are_not_joined(both, tmp_path) -> None:
+    first, then = both
+    other = replace(first, path=shutil.copytree(first.path, tmp_path / "other"))
+    (other.path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match="different tokenizers; trim both or neither"):
+        join(other, then, 0.5, tmp_path / "joined")
+    with pytest.raises(InputError, match="different labels"):
+        join(replace(first, labels=("a", "b")), then, 0.5, tmp_path / "joined")
+
+
+def test_the_threshold_is_the_lowest_that_keeps_the_loss() -> None:
+    """Ten rows, surest first; the quick model is wrong on the 6th and the 9th, the slow one never."""
+    sure = np.linspace(5, 0.5, 10)
+    quick = np.stack([np.zeros(10), sure], axis=1)
+    gold = np.ones(10, dtype=int)
+    gold[[5, 8]] = 0
+    slow = np.stack([1.0 - gold, gold * 1.0], axis=1)
+    rule = partial(threshold_for, quick, slow, TASK.correct, gold)
+    p = confidence(quick)
+    assert rule(0.0) == pytest.approx((p[4] + p[5]) / 2)  # five rows are safe
+    assert rule(10.0) == pytest.approx((p[7] + p[8]) / 2)  # one lost row of ten: eight
+    assert rule(20.0) == pytest.approx(p[9], abs=1e-4)
+    assert rule(20.0) < p[9]
+    alike = np.repeat(quick[:5], 2, axis=0)  # pairs of equals: one of each of the last three pairs is lost
+    wrong = np.ones(10, dtype=int)
+    wrong[[5, 7, 9]] = 0
+    alone = np.stack([1.0 - wrong, wrong * 1.0], axis=1)
+    threshold = threshold_for(alike, alone, TASK.correct, wrong, 10.0)
+    assert confidence(alike)[6] < threshold < confidence(alike)[5]
+    alike[5] += [0.0, 1e-6]  # nearly equals: either may come out as the surer one elsewhere
+    assert threshold_for(alike, alone, TASK.correct, wrong, 0.0) > confidence(alike)[5]
+    gold[0] = 0  # the surest row of all is wrong
+    slow = np.stack([1.0 - gold, gold * 1.0], axis=1)
+    assert threshold_for(quick, slow, TASK.correct, gold, 0.0) > 1
+
+
+def test_a_cascade_scores_as_forward_does_with_both(both, teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    rows = data.read(str(files["validation"]), names=LABELS)
+    ids = teacher.encoder().ids(rows.texts)
+    theirs = run_rows(partial(forward, load(teacher, TASK)), ids, 0, "logits")
+    quick = logits(both[0], ids)
+    threshold = threshold_for(quick, theirs, TASK.correct, rows.gold, 0.5)
+    joined = join(both[0], both[1], threshold, tmp_path / "joined")
+    drop = TASK.metric(theirs, rows.gold) - TASK.metric(logits(joined, ids), rows.gold)
+    assert drop <= 0.5
+    assert (confidence(quick) >= threshold).mean() > 0.2

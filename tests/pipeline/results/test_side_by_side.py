@@ -1,0 +1,99 @@
+"""`paredown bench` of what others made: figures that can be believed, or one clear line."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import TASK, paredown, refused, write_csv
+
+from paredown.compress.models.loading import Checkpoint
+from paredown.export.artifact import read_artifact
+from paredown.export.bundle.writer import write_bundle
+from paredown.export.hardware import gpus
+from paredown.export.loading import adopt
+from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx.static_shapes import shaped
+
+QUICK = ("--min-seconds", "0.05", "--min-repeats", "20", "--processes", "2", "--rounds", "2", "--threads", "1")
+
+
+@pytest.fixture
+def theirs(teacher: Checkpoint, tmp_path: Path) -> Path:
+    """Another tool's export of a checkpoint that has not kept its labels' names."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    shutil.copyfile(teacher.path / "tokenizer.json", folder / "tokenizer.json")
+    config = json.loads((teacher.path / "config.json").read_text())
+    config |= {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return plain_onnx(teacher, TASK, folder / "model.onnx")
+
+
+def test_labels_without_names_are_the_datas_where_there_are_as_many(
+    theirs: Path, teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    file = tmp_path / "b.json"
+    done = paredown("bench", teacher.path, theirs, "--data", files["test"], "--json", file, *QUICK)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    ours, other = result["artifacts"]
+    assert ours["metric"] == other["metric"]
+    (note,) = result["notes"]
+    assert (
+        note
+        == f"{theirs}: its config.json does not name its labels; LABEL_0 for negative, LABEL_1 for positive is assumed"
+    )
+    assert note in done.stdout
+    three = write_csv(tmp_path / "three.csv", [("a good film", "good"), ("a bad film", "bad"), ("a plot", "none")])
+    done = paredown("bench", theirs, "--data", three, "--json", file, *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(file.read_text())["artifacts"][0]["metric"] is None
+    assert "no metric: its config.json does not name its 2 labels, and the data has 3" in done.stdout
+
+
+@pytest.mark.skipif(bool(gpus()), reason="there is a GPU here")
+def test_ratios_and_control_are_of_the_first_that_can_run(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
+    able = to_onnx(plain, teacher, TASK, tmp_path / "able", 32)
+    unable = tmp_path / "unable"
+    shutil.copytree(able.path, unable)
+    replace(able, path=unable, runtime="onnxruntime-cuda").write()
+    file = tmp_path / "b.json"
+    done = paredown("bench", unable, able.path, teacher.path, "--data", files["test"], "--json", file, *QUICK)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    first, second, third = result["artifacts"]
+    assert first["cannot_run"] == "needs an NVIDIA GPU"
+    assert second["ratio"] == 1
+    assert third["p50_ms"] > 0
+    assert third["drop"] == 0
+    assert result["reference"] == str(able.path)
+    assert result["control"]["ratio"] > 0
+    said = " ".join(done.stdout.split())
+    assert f"{unable} cannot run here: ratios and drops are against {able.path}" in said
+    assert "drop (95 %)" in said
+    assert f"control, {able.path} against itself:" in said
+    done = paredown("bench", unable, "--data", files["test"], "--json", file, *QUICK)
+    assert done.returncode == 1
+    assert "none of the artefacts can run here" in done.stderr
+
+
+def test_a_directory_in_the_place_of_the_json_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    refused(
+        paredown("bench", tmp_path / "no", "--data", "no.csv", "--json", tmp_path), f"--json {tmp_path}: a directory"
+    )
+
+
+def test_a_bundle_of_one_shape_is_measured_as_it_is_served(finished: Path, files: dict, tmp_path: Path) -> None:
+    made = next(finished.glob("steps/teacher-onnxruntime-fp32-*/artifact.json")).parent
+    fixed = shaped(read_artifact(shutil.copytree(made, tmp_path / "fixed")), [32], 2)
+    choice = json.loads((finished / "choice.json").read_text())
+    bundle = write_bundle(tmp_path / "bundle", fixed, name="one", golden_texts=["a good film"], choice=choice)
+    done = paredown("bench", bundle, made, "--data", files["test"], "--json", tmp_path / "b.json", *QUICK)
+    assert done.returncode == 0, done.stderr
+    ours, plain = json.loads((tmp_path / "b.json").read_text())["artifacts"]
+    assert ours["metric"] == plain["metric"]
+    adopted = adopt(bundle, tmp_path / "scratch", TASK, 128)
+    assert (adopted.lengths, adopted.batch_size, adopted.details) == ((32,), 2, fixed.details)

@@ -1,0 +1,183 @@
+"""The manifest: one schema, which the standard's own library reads as we do; every byte of a bundle is covered."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paredown.export.artifact import PRECISIONS
+from paredown.runtime import selftest as selftest_module
+from paredown.runtime.manifest import SCHEMA_FILE, BundleError, check_files, conforms, read_manifest, write_manifest
+from paredown.runtime.selftest import selftest
+
+SCHEMA = json.loads(SCHEMA_FILE.read_text())
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 3),
+    st.just(10**12),
+    st.sampled_from([0.5, "", "x", "1\n", [], [1], ["a", "a"], {}, {"a": 1}]),
+)
+EMPTY_FILE = {"sha256": "0" * 64, "bytes": 0}
+EXAMPLE = {
+    "schema": 2, "name": "a", "version": "1", "task": "t", "runtime": "r", "precision": "fp32", "model": "model/m.onnx",
+    "inputs": ["i"], "outputs": ["o"], "labels": ["a", "b"], "max_length": 8, "pad_id": 0, "batch_size": None,
+    "length_policy": {"truncate": "right", "pad": "right", "pad_to": "longest"}, "golden": "golden.json",
+    "requirements": {"numpy": "2"}, "environment": {"numpy": {"version": "2", "bytes": 3}}, "tool": {"paredown": "0"},
+    "opset": {"ai.onnx": 17}, "isa": {"needs_one_of": [], "packed_on": ["avx2"]},
+    "source": {"checkpoint": "c", "candidate": "x", "details": {}},
+    "metric": {"metric": "accuracy", "metric_validation": 1.5, "metric_validation_ci": [1.0, 2.0], "metric_test": None,
+               "metric_test_ci": None},
+    "packed_on": {}, "files": dict.fromkeys(("model/m.onnx", "golden.json", "tokenizer.json"), EMPTY_FILE),
+}  # fmt: skip
+
+
+def places(value: object, path: tuple = ()) -> list[tuple]:
+    """The path of every value inside."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path] * bool(path) + [found for key, item in inner for found in places(item, (*path, key))]
+
+
+def test_the_schema_is_one_and_what_is_written_keeps_to_it(finished: Path) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert set(SCHEMA["properties"]["precision"]["enum"]) == {p for known in PRECISIONS.values() for p in known}
+    VALIDATOR.validate(EXAMPLE)
+    conforms(EXAMPLE, SCHEMA, SCHEMA)
+    bundle = finished / "bundle"
+    VALIDATOR.validate(json.loads((bundle / "manifest.json").read_text()))
+    assert (bundle / "manifest.schema.json").read_bytes() == SCHEMA_FILE.read_bytes()
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@given(st.sampled_from(places(EXAMPLE)), ODD, st.sampled_from(["replace", "remove", "add"]))
+def test_our_reading_of_the_schema_is_the_standards(place: tuple, odd: object, how: str) -> None:
+    """Where the small reader that travels with the bundle says yes, so does jsonschema; and where it says no."""
+    manifest = json.loads(json.dumps(EXAMPLE))
+    parent = manifest
+    for key in place[:-1]:
+        parent = parent[key]
+    if how == "remove":
+        del parent[place[-1]]
+    elif how == "add" and isinstance(parent, dict):
+        parent["more"] = odd
+    else:
+        parent[place[-1]] = odd
+    try:
+        conforms(manifest, SCHEMA, SCHEMA)
+    except ValueError:
+        stricter = odd == "1\n"  # "$" matches before a last line break; ours does not
+        assert stricter or not VALIDATOR.is_valid(manifest)
+    else:
+        VALIDATOR.validate(manifest)
+
+
+def test_a_flipped_byte_in_any_file_is_caught_before_a_runtime_opens_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = shutil.copytree(finished / "bundle", tmp_path / "bundle")
+    selftest(bundle)
+
+    def tripwire(*args: object) -> None:
+        raise AssertionError("a runtime was opened")
+
+    monkeypatch.setattr(selftest_module, "open_session", tripwire)
+    files = [path for path in bundle.rglob("*") if path.is_file()]
+    assert {"manifest.json", "manifest.sha256", "model.onnx", "sbom.cdx.json"} <= {path.name for path in files}
+    for path in files:
+        raw = path.read_bytes()
+        for place in {0, len(raw) // 3, len(raw) // 2, len(raw) - 1}:
+            path.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+            with pytest.raises(BundleError, match=path.name if path.name != "manifest.sha256" else "sha256"):
+                selftest(bundle)
+        path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "word"),
+    [
+        ("manifest.schema.json", None, "manifest.schema.json: missing or damaged"),
+        ("manifest.schema.json", (b'"const"', b'"conrt"'), "manifest.schema.json: missing or damaged"),
+        ("manifest.schema.json", (b'"integer"', b'"intfger"'), "manifest.schema.json: damaged"),
+        ("manifest.schema.json", (b"defs/names", b"defs/namer"), "manifest.schema.json: damaged"),
+        ("manifest.schema.json", (b"[A-Za-z0-9_]", b"[Z-Aa-z0-9_]"), "manifest.schema.json: damaged"),
+        ("manifest.schema.json", (b"version of", b"version og"), "manifest.schema.json: its sha256"),
+        ("manifest.py", (b"hashlib.sha256(raw)", b"hashlic.sha256(raw)"), "NameError: name 'hashlic' is not defined"),
+        ("session.py", None, "No module named 'session'"),
+        ("session.py", (b"import ctypes", b"import\0ctypes"), "unpack the bundle again"),
+    ],
+)
+def test_selftest_alone_names_what_it_lacks_itself(
+    name: str, change: tuple[bytes, bytes] | None, word: str, finished: Path, tmp_path: Path
+) -> None:
+    """What it reads before it has hashed anything is the bundle's own, and may be what was damaged."""
+    bundle = shutil.copytree(finished / "bundle", tmp_path / "bundle")
+    raw = (bundle / name).read_bytes()
+    (bundle / name).unlink()
+    if change is not None:
+        assert change[0] in raw
+        (bundle / name).write_bytes(raw.replace(*change, 1))
+    refused_alone(bundle, word)
+
+
+def test_selftest_alone_without_its_libraries(finished: Path) -> None:
+    refused_alone(finished / "bundle", "No module named 'numpy'; pip install -r requirements.txt", "-S")
+
+
+def refused_alone(bundle: Path, word: str, *flags: str) -> None:
+    command = [sys.executable, *flags, bundle / "selftest.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("FAILED: ")
+    assert done.stderr.count("\n") == 1
+    assert word in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raw", "word"),
+    [
+        (b"[]", "damaged"),
+        (b'{"schema": NaN}', "damaged"),
+        (b'{"schema": true}', "schema True"),
+        (b'{"schema": 1}', "schema 1, this program reads 2; pack it again"),
+        (b"[" * 10**5, "damaged"),
+        (b'{"schema": 2}' + b" " * 10**7, "more than 10 MB"),
+    ],
+)
+def test_a_manifest_that_is_none_is_one_line(raw: bytes, word: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(raw)
+    with pytest.raises(BundleError, match=word):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a\\b", "a\0b", ""])
+def test_a_name_that_leaves_the_bundle_is_refused(name: str, tmp_path: Path) -> None:
+    write_manifest(tmp_path, EXAMPLE | {"files": EXAMPLE["files"] | {name: EMPTY_FILE}})
+    with pytest.raises(BundleError, match="not a path inside the bundle"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("interval", [[], [99.0], [1.0, 2.0, 3.0], ["1", 2], [0, 10**400]])
+def test_an_interval_is_two_numbers(interval: list, tmp_path: Path) -> None:
+    write_manifest(tmp_path, EXAMPLE | {"metric": EXAMPLE["metric"] | {"metric_test_ci": interval}})
+    with pytest.raises(BundleError, match=r"metric\.metric_test_ci"):
+        read_manifest(tmp_path)
+    raw = (tmp_path / "manifest.json").read_bytes().replace(b"1.5", b"1e999")
+    (tmp_path / "manifest.json").write_bytes(raw)
+    with pytest.raises(BundleError, match="damaged"):
+        read_manifest(tmp_path)
+
+
+def test_names_of_files_reach_no_terminal_as_they_are(tmp_path: Path) -> None:
+    for name in ("\x1b]0;owned\x07", "\x9b31m", "a\nb"):
+        (tmp_path / name).write_text("x")
+        with pytest.raises(BundleError) as refusal:
+            check_files(tmp_path, EXAMPLE | {"files": {}})
+        assert str(refusal.value).isprintable()
+        (tmp_path / name).unlink()

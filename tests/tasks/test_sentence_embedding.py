@@ -1,0 +1,252 @@
+"""Vectors of texts: pairs as rows, the two metrics, the losses, and how an encoder's tokens become one vector."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import TASK as CLASSES
+from conftest import make_checkpoint
+from scipy.stats import spearmanr
+
+from paredown.compress.data.dataset import require_two_classes
+from paredown.compress.models.architectures import FAMILIES
+from paredown.compress.models.inference import Kind, answers, divergence, forward
+from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
+from paredown.compress.models.structure import cut, structure_of
+from paredown.compress.training.losses import SCALE, Judge, pair_loss
+from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.runtime.errors import InputError
+from paredown.runtime.preprocessor import run_rows
+from paredown.tasks.classification import points
+from paredown.tasks.perturbations import typos
+from paredown.tasks.registry import TASKS
+from paredown.tasks.sentence_embedding import MRR, SPEARMAN, Pairs, agreement, pairs, right, spearman
+
+TASK = TASKS["sentence-embedding"]
+TEXTS = [kind for kind in FAMILIES if kind != "vit" and not FAMILIES[kind].decoder]
+
+
+def encoder_of(kind: str, path: Path) -> Checkpoint:
+    """An untrained encoder without a head, saved as any other library would."""
+    made = make_checkpoint(path / "headed", kind, layers=2)
+    out = path / "encoder"
+    torch.manual_seed(1)
+    transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(made.path)).save_pretrained(out)
+    shutil.copyfile(made.path / "tokenizer.json", out / "tokenizer.json")
+    return open_checkpoint(out, TASK)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Checkpoint:
+    return encoder_of("bert", tmp_path)
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_pair_is_two_rows(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", "sentence1,sentence2,score,kind\ngood,fine,0.9,x\nbad,dull,0.2,y\na,b,0.5,x\n")
+    rows = TASK.read(file, group="kind")
+    assert rows.texts == ("good", "fine", "bad", "dull", "a", "b")
+    np.testing.assert_array_equal(rows.gold, [0.9, np.nan, 0.2, np.nan, 0.5, np.nan])
+    assert rows.groups == ("x", "x", "y", "y", "x", "x")
+    assert rows.begins.tolist() == [0, 2, 4]
+    some = rows.sample(4)
+    assert len(some) == 4
+    together = {("good", "fine"), ("bad", "dull"), ("a", "b")}
+    assert set(zip(some.texts[::2], some.texts[1::2], strict=True)) < together
+    assert TASK.judging(rows).metric_name == SPEARMAN
+    assert TASK.read(file, labelled=False).labels is None
+
+
+def test_pairs_without_a_number_and_single_texts(tmp_path: Path) -> None:
+    asked = write(tmp_path / "b.csv", "query,passage\nwho,an actor\nwhat,a plot\n")
+    rows = TASK.read(asked, labelled=None)
+    assert TASK.judging(rows).metric_name == MRR
+    assert pairs(rows).numbers is None
+    alone = write(tmp_path / "c.csv", "text,kind\ngood,x\nbad,y\n")
+    single = TASK.read(alone)
+    assert np.isnan(single.gold).all()
+    assert len(single.sample(1)) == 1
+    assert TASK.read(alone, labelled=None).labels is None
+    require_two_classes(single, ())
+    with pytest.raises(InputError, match=r"c.csv: pairs of texts are needed"):
+        TASK.judging(single)
+    named = TASK.read(write(tmp_path / "d.csv", "one,two\ngood,fine\nbad,dull\n"), text="two,one")
+    assert named.texts == ("fine", "good", "dull", "bad")
+    with pytest.raises(InputError, match="its pairs have none"):
+        TASK.judging(TASK.read(write(tmp_path / "e.csv", "text,text_pair,score\na,b,1\n")), rows)
+    with pytest.raises(InputError, match="the same second text"):
+        require_two_classes(TASK.read(write(tmp_path / "f.csv", "query,passage\na,b\nc,b\n")), ())
+    with pytest.raises(InputError, match=r"g.csv, line 2.*a number is expected"):
+        TASK.read(write(tmp_path / "g.csv", "text,text_pair,score\na,b,same\n"))
+
+
+def test_the_mean_of_the_rows_is_spearmans_correlation() -> None:
+    rng = np.random.default_rng(0)
+    outputs = rng.normal(size=(80, 8)).astype(np.float32)
+    outputs[8:12] = outputs[4:8]  # equal cosines
+    numbers = rng.integers(0, 5, 40).astype(float)
+    gold = Pairs(np.arange(0, 80, 2), numbers, np.arange(40))
+    cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in outputs.reshape(40, 2, 8)]
+    assert points(right(outputs, gold)) == pytest.approx(100 * np.asarray(spearmanr(cosines, numbers))[0], abs=1e-6)
+    assert points(right(np.ones((80, 8)), gold)) == 0  # a model that says the same of every text
+
+
+@pytest.mark.parametrize("correlation", [0.3, 0.85, 0.97])
+@pytest.mark.parametrize("steps", [None, 7])
+def test_the_spread_of_the_rows_is_that_of_spearmans_correlation(correlation: float, steps: int | None) -> None:
+    """The product of the standardised ranks was 1.2, 2.6 and 7 times too wide at 0.5, 0.85 and 0.95."""
+    rng, found, errors = np.random.default_rng(0), [], []
+    x = y = np.zeros(0)
+    for _ in range(400):
+        x, noise = rng.normal(size=(2, 300))
+        y = correlation * x + np.sqrt(1 - correlation**2) * noise
+        if steps is not None:
+            y = np.round(np.clip(y, -3, 3) * steps / 6)  # ties
+        rows = spearman(x, y)
+        assert rows.mean() == pytest.approx(np.asarray(spearmanr(x, y))[0])
+        found.append(rows.mean())
+        errors.append(rows.std() / np.sqrt(300))
+    assert np.mean(errors) == pytest.approx(np.std(found), rel=0.12)
+
+
+def test_unrelated_attributions_do_not_agree() -> None:
+    """Ties that were numbered by their place, and zeros of words that no model read, made it +0.2 to +0.5."""
+    rng, found = np.random.default_rng(0), []
+    for words, read in ((300, 100), (60, 20), (400, 60)) * 100:
+        pair = np.full((2, words), np.nan)
+        pair[:, :read] = rng.normal(size=(2, read)) * (rng.random((2, read)) > 0.5)  # half of them exactly 0
+        found.append(agreement(*pair))
+    assert abs(np.mean(found)) < 0.03
+
+
+def test_agreement_is_of_the_words_that_both_read() -> None:
+    a, b = np.array([1.0, 2, 3, 9, np.nan]), np.array([10.0, 20, 900, np.nan, 1])
+    assert agreement(a, b) == pytest.approx(1)
+    assert agreement(a[:3], b[2::-1]) == pytest.approx(-1)
+    assert agreement(a[2:], b[2:]) is None
+    assert agreement(np.zeros(5), np.arange(5.0)) is None
+    x, y = np.array([1.0, 1, 2, 3, 3]), np.array([2.0, 1, 1, 5, 4])
+    assert agreement(x, y) == pytest.approx(np.asarray(spearmanr(x, y))[0])
+
+
+def test_the_place_of_the_right_passage() -> None:
+    gold = Pairs(np.array([0, 2, 4]), None, np.array([0, 1, 0]))  # the first and the last ask for the same passage
+    a, b, ab = np.array([1.0, 0]), np.array([0, 1.0]), np.array([0.9, 0.5])
+    found = right(np.stack([a, a, ab, b, ab, a]), gold)
+    np.testing.assert_allclose(found, [[1, 1], [1 / 2, 1], [1, 1]])
+    np.testing.assert_allclose(right(np.ones((6, 2)), gold)[:, 0], 1 / 1.5)  # equals: in the middle of them
+
+
+def test_a_text_that_comes_twice_is_changed_alike() -> None:
+    texts = ["a lovely film", "the plot", "a lovely film"]
+    changed = TASK.changed(texts, typos)
+    assert changed[0] == changed[2] != texts[0]
+
+
+def test_losses_of_vectors() -> None:
+    u, v = torch.nn.functional.normalize(torch.randn(2, 6, 5), dim=-1)
+    want = 1 - (u * v).sum(1).mean()
+    torch.testing.assert_close(divergence(answers(u, None, Kind.VECTOR), answers(v, None, Kind.VECTOR)), want)
+    ids = torch.tensor([[1, 0], [2, 0], [3, 0], [7, 8], [9, 0], [7, 8]])  # the first and the third have one passage
+    near = SCALE * u[:3] @ u[3:].T
+    near[0, 2] = near[2, 0] = -torch.inf
+    want = torch.nn.functional.cross_entropy(near, torch.arange(3))
+    torch.testing.assert_close(pair_loss(u, torch.full((3,), torch.inf), ids), want)
+    order = pair_loss(u, torch.tensor([0.1, 0.7, 0.7]), ids)
+    cos = SCALE * (u[:3] * u[3:]).sum(1)
+    torch.testing.assert_close(order, torch.log(1 + (cos[0] - cos[1]).exp() + (cos[0] - cos[2]).exp()))
+    assert float(pair_loss(u, torch.ones(3), ids)) == 0  # nothing is more alike than another
+
+
+def test_patience_looks_at_pairs(plain: Checkpoint) -> None:
+    model, ids = load(plain, TASK), [[2, 5, 3], [2, 6, 7, 3], [2, 8, 3], [2, 9, 3]]
+    vectors = torch.from_numpy(run_rows(partial(forward, model), ids, 0, "logits"))
+    assert Judge(ids, vectors.numpy())(model) == pytest.approx(0, abs=1e-6)
+    numbers = np.array([np.inf, np.nan, np.inf, np.nan])
+    want = float(pair_loss(vectors[[0, 2, 1, 3]], torch.tensor([np.inf, np.inf]), torch.arange(8).reshape(4, 2)))
+    assert Judge(ids, numbers)(model) == pytest.approx(want, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_every_family_gives_vectors_cut_and_exported(kind: str, tmp_path: Path) -> None:
+    source = encoder_of(kind, tmp_path)
+    model = load(source, TASK)
+    ids = [[2, 5, 11, 20, 3], [2, 6, 3]]
+    whole = run_rows(partial(forward, model), ids, 0, "logits")
+    assert whole.shape == (2, len(source.labels)) == (2, 32)
+    np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
+    hidden = forward_states(source, ids[1])  # alone: padding is not in the mean
+    np.testing.assert_allclose(whole[1], hidden.mean(0) / np.linalg.norm(hidden.mean(0)), atol=1e-5)
+    heads = 2 if FAMILIES[kind].cuts_heads else 4
+    layers = structure_of(model).layers
+    cut(model, [np.arange(heads), np.arange(4)], [np.arange(40), np.arange(layers[1].ffn)])
+    saved = save(model, source, tmp_path / "cut")
+    assert (saved.path / "structure.json").is_file()
+    ours = run_rows(partial(forward, model), ids, 0, "logits")
+    np.testing.assert_array_equal(run_rows(partial(forward, load(saved, TASK)), ids, 0, "logits"), ours)
+    graph = plain_onnx(saved, TASK, tmp_path / "plain.onnx")
+    artifact = to_onnx(graph, saved, TASK, tmp_path / "onnx", 32)
+    np.testing.assert_allclose(run_rows(artifact.open(1), ids, 0, "logits"), ours, atol=1e-5)
+
+
+def forward_states(checkpoint: Checkpoint, ids: list[int]) -> np.ndarray:
+    """The last hidden states (tokens, width) of one row, as transformers gives them."""
+    plain = transformers.AutoModel.from_pretrained(checkpoint.path).eval()
+    row = torch.tensor([ids])
+    with torch.inference_mode():
+        return plain(input_ids=row, attention_mask=torch.ones_like(row)).last_hidden_state[0].numpy()
+
+
+def layout(path: Path, pooling: dict, **paths: str) -> None:
+    """The files of sentence-transformers beside an encoder; `paths`: modules and where they say that they are."""
+    modules = [{"type": f"sentence_transformers.models.{name}", "path": where} for name, where in paths.items()]
+    (path / "modules.json").write_text(json.dumps(modules))
+    (path / "1_Pooling").mkdir(exist_ok=True)
+    (path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+
+
+def test_the_first_tokens_vector_where_the_layout_says_so(plain: Checkpoint, tmp_path: Path) -> None:
+    ids = [2, 5, 11, 3]
+    layout(plain.path, {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, Transformer="")
+    first = forward_states(plain, ids)[0]
+    model = load(plain, TASK)
+    np.testing.assert_allclose(
+        run_rows(partial(forward, model), [ids], 0, "logits")[0], first / np.linalg.norm(first), atol=1e-5
+    )
+    again = save(model, plain, tmp_path / "again")
+    assert {file.relative_to(again.path).as_posix() for file in again.files} >= {
+        "modules.json",
+        "1_Pooling/config.json",
+    }
+    assert not any(name.startswith("pooler.") for name in load(again, TASK).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("pooling", "modules", "why"),
+    [
+        ({"pooling_mode_max_tokens": True}, {"Transformer": ""}, "pooling pooling_mode_max_tokens"),
+        ({"pooling_mode": "lasttoken"}, {"Transformer": ""}, "pooling lasttoken"),
+        ({}, {"Transformer": "", "Pooling": "../../elsewhere"}, "elsewhere"),
+        ({}, {"Transformer": "", "Pooling": "1_Pooling", "Dense": "2_Dense"}, "modules Transformer, Pooling, Dense"),
+    ],
+)
+def test_what_the_layout_may_not_say(plain: Checkpoint, pooling: dict, modules: dict, why: str) -> None:
+    layout(plain.path, pooling, **modules)
+    with pytest.raises(InputError, match=why):
+        load(plain, TASK)
+
+
+def test_an_encoder_is_not_made_for_another_task(plain: Checkpoint, untrained: Checkpoint) -> None:
+    with pytest.raises(InputError, match=r"needs a head .* fine-tune it first"):
+        open_checkpoint(plain.path, CLASSES)
+    with pytest.raises(InputError, match="is made for text-classification, not sentence-embedding"):
+        open_checkpoint(untrained.path, TASK)

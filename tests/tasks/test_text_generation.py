@@ -1,0 +1,178 @@
+"""Texts that go on: what is said of each token, how it is judged, and how a text is continued."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROSE as TASK
+from conftest import make_checkpoint
+from prose import rows, write_rows
+
+from paredown.compress.config import Distill, Heal, Prune
+from paredown.compress.models.inference import Kind, answers, forward, kind_of
+from paredown.compress.models.loading import load, open_checkpoint, save
+from paredown.compress.models.structure import keep_blocks
+from paredown.compress.pruning.prune import prune
+from paredown.compress.training.losses import Judge, supervised
+from paredown.runtime.causal_decoding import NEXT, Decoder, next_token
+from paredown.runtime.errors import InputError
+from paredown.runtime.preprocessor import run_rows
+
+KINDS = ("llama", "qwen2", "gpt2")
+
+
+def test_each_token_is_judged_by_those_before_it(tmp_path: Path) -> None:
+    """The arithmetic of numpy against torch's, on rows of two lengths."""
+    model = load(make_checkpoint(tmp_path, "llama"), TASK)
+    ids = [[2, 5, 11, 20, 3], [2, 6, 3]]
+    found = run_rows(lambda batch: forward(model, batch), ids, 0, NEXT)
+    assert found.shape == (8, 2)
+    nats = []
+    for row in ids:
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([row])).logits[0]
+        nats.append(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(row[1:]), reduction="none"))
+        np.testing.assert_array_equal(found[len(found) - 3 :, 1] if len(row) == 3 else found[:5, 1], logits.argmax(-1))
+    want = torch.cat(nats)
+    np.testing.assert_allclose(np.delete(found[:, 0], [4, 7]), -want.numpy(), rtol=1e-5)
+    assert (found[[4, 7], 0] == 0).all()  # nothing comes after the last
+    gold = [np.array(row) for row in ids]
+    assert TASK.beside is not None
+    assert TASK.beside(found, gold)["perplexity"] == pytest.approx(float(want.mean().exp()), rel=1e-5)
+    points = TASK.correct(found, gold)
+    assert points[:, 1].tolist() == [4, 2]
+    assert Judge(ids, gold)(model) == pytest.approx(float(want.mean()), rel=1e-5)
+
+
+def test_what_is_likeliest_and_right() -> None:
+    logits = np.zeros((2, 3, 5), dtype=np.float32)
+    logits[0, 0, 4] = logits[0, 1, 1] = 9
+    ids, mask = np.array([[2, 4, 3], [2, 3, 0]]), np.array([[1, 1, 1], [1, 1, 0]])
+    found = next_token(logits, ids, mask)
+    assert found[0, :, 1].tolist() == [4, 1, 0]
+    assert found[0, 0, 0] == pytest.approx(0, abs=1e-3)
+    np.testing.assert_allclose(found[1, :, 0], [-np.log(5), 0, 0], rtol=1e-6)
+    lines = np.concatenate([found[0], found[1, :2]])
+    assert TASK.correct(lines, [np.array([2, 4, 3]), np.array([2, 3])]).tolist() == [[1, 2], [0, 1]]
+    other = lines.copy()
+    other[[2, 4], 1] = 3  # after the last token of a row
+    assert TASK.same(lines, other, [3, 2]).all()
+    other[0, 1] = 0
+    assert TASK.same(lines, other, [3, 2]).tolist() == [False, True, True]
+
+
+def test_a_loss_is_over_pairs_of_neighbours() -> None:
+    logits, mask = torch.randn(2, 4, 7), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    labels = torch.tensor([[1, 2, 3, 4], [5, 6, -100, -100]])
+    lines = answers(logits, mask, Kind.NEXT)
+    assert lines.shape == (4, 7)
+    want = torch.nn.functional.cross_entropy(lines, torch.tensor([2, 3, 4, 6]))
+    torch.testing.assert_close(supervised(logits, {"labels": labels, "attention_mask": mask}, Kind.NEXT), want)
+
+
+def test_a_prompt_that_is_too_long_loses_its_beginning(tmp_path: Path) -> None:
+    encoder = make_checkpoint(tmp_path, "llama").encoder(6)
+    text = "the good film was quite dull and a bad plot"
+    assert encoder.prompts([text]) == [[2, *encoder.ids(["and a bad plot"])[0][1:]]]
+    assert encoder.prompts([text], 4) == [[2, *encoder.ids(["bad plot"])[0][1:]]]
+    assert encoder.ids([text])[0][1:-1] == encoder.ids(["the good film was"])[0][1:-1]  # a row loses its end
+
+
+def test_nothing_comes_after_an_end() -> None:
+    """A graph that counts: the likeliest token is the next number. One row ends before the other."""
+    about = {"layers": 1, "heads": 1, "head_size": 1, "ends": [9], "positions": 16, "max_new_tokens": 5}
+    calls = []
+
+    def counting(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        ids, past = batch["input_ids"], batch["past_key_values.0.key"].shape[2]
+        calls.append((ids.shape, batch["attention_mask"].shape, past))
+        longer = np.zeros((len(ids), 1, past + ids.shape[1], 1), dtype=np.float32)
+        logits = np.eye(10, dtype=np.float32)[(ids + 1) % 10]
+        return {"logits": logits, "present.0.key": longer, "present.0.value": longer}
+
+    decoder = Decoder(counting, about)
+    found = decoder.continued([[2, 3, 4], [7, 9], []])
+    assert found.tolist() == [[5, 6, 7, 8, -1], [8, -1, -1, -1, -1], [0, 1, 2, 3, 4]]
+    assert calls[:2] == [((3, 3), (3, 3), 0), ((3, 1), (3, 4), 3)]
+    assert len(calls) == 5
+    assert decoder.continued([[2]], most=2).tolist() == [[3, 4, -1, -1, -1]]
+    assert decoder.room == 11
+
+
+def test_a_continuation_keeps_the_blank_before_it(tmp_path: Path) -> None:
+    encoder = make_checkpoint(tmp_path, "llama").encoder(32)
+    words = encoder.tokenizer.token_to_id
+    outputs = np.array([[words("film"), words("was"), -1, -1], [-1, -1, -1, -1]])
+    found = TASK.decode(outputs, (), ["the good", "a plot"], encoder)
+    assert found == [{"text": " film was"}, {"text": ""}]
+
+
+def test_rows_are_read_without_labels(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", ["a film", "a plot"])
+    assert TASK.read(str(path)).labels is None
+    path.write_text(json.dumps({"text": "a film", "label": "x"}) + "\n")
+    assert TASK.read(str(path), names=("log_probability", "likeliest")).texts == ("a film",)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_that_are_left_out_leave_a_whole_cache(kind: str, tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "whole", kind)
+    model = load(source, TASK)
+    assert kind_of(model) is Kind.NEXT
+    keep_blocks(model, [0, 2])
+    ids = torch.tensor([[2, 5, 11, 20]])
+    with torch.inference_mode():
+        want = model(input_ids=ids).logits
+        first = model(input_ids=ids[:, :2], use_cache=True)
+        then = model(input_ids=ids[:, 2:], past_key_values=first.past_key_values).logits
+        again = load(save(model, source, tmp_path / "two"), TASK)(input_ids=ids).logits
+    torch.testing.assert_close(then, want[:, 2:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(again, want, atol=1e-6, rtol=0)
+    assert open_checkpoint(tmp_path / "two", TASK).depth == 2
+
+
+def test_a_cut_decoder_keeps_its_tied_embeddings(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "whole", "llama")
+    model, encoder = load(source, TASK), source.encoder(32)
+    batches = [encoder.pad(encoder.ids(rows(16, 0)))]
+    prune(model, batches, Prune(ffn=0.5, layers=2, multiple=8))
+    saved = save(model, source, tmp_path / "cut")
+    assert (tmp_path / "cut" / "structure.json").exists()
+    again = load(saved, TASK)
+    assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    once = sum(p.numel() for p in model.parameters())  # the shared one counts once
+    assert saved.weights[0].stat().st_size < 4 * once + 10_000
+
+
+def test_what_cannot_be_cut_is_refused(tmp_path: Path) -> None:
+    model = load(make_checkpoint(tmp_path / "gpt2", "gpt2"), TASK)
+    with pytest.raises(InputError, match="transposed matrices of a 'gpt2'"):
+        prune(model, [{"input_ids": np.ones((1, 4), dtype=np.int64)}], Prune(ffn=0.5))
+    llama = load(make_checkpoint(tmp_path / "llama", "llama"), TASK)
+    batch = {name: np.ones((2, 6), dtype=np.int64) for name in ("input_ids", "attention_mask")}
+    with pytest.raises(InputError, match="those of a 'llama' model cannot be cut"):
+        prune(llama, [batch], Prune(heads=0.5))
+
+
+def test_a_student_learns_what_its_teacher_says_in_every_step(tmp_path: Path) -> None:
+    from paredown.compress.distillation.distill import heal, student_of
+
+    source = make_checkpoint(tmp_path, "gpt2")
+    teacher, ids = load(source, TASK), source.encoder(32).ids(rows(32, 0))
+    with torch.no_grad():  # untrained, it says nearly the same of every token
+        for parameter in teacher.parameters():
+            parameter.mul_(5 if parameter.ndim > 1 else 1)
+    student = student_of(teacher, Distill(layers=2), ids)
+    far = _distance(student, teacher, ids)
+    heal(student, teacher, ids, Heal(epochs=8, batch_size=8, learning_rate=3e-3, freeze_embeddings=False), seed=0)
+    assert _distance(student, teacher, ids) < 0.7 * far
+
+
+def _distance(student, teacher, ids: list[list[int]]) -> float:
+    with torch.inference_mode():
+        pairs = [[m(input_ids=torch.tensor([row])).logits.log_softmax(-1) for m in (student, teacher)] for row in ids]
+    return float(sum((theirs.exp() * (theirs - ours)).sum() for ours, theirs in pairs))
