@@ -16,7 +16,8 @@ import numpy as np
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.errors import InputError, missing_extra
 from paredown.runtime.model_scan import check_model_file
-from paredown.runtime.preprocessor import MARKED, Encoder, encoder_of, reader_file
+from paredown.runtime.preprocessor import MARKED, Encoder, reader_file
+from paredown.runtime.preprocessors import encoder_of
 from paredown.runtime.seq2seq_decoding import writer
 from paredown.runtime.session import ENGINES, PROVIDERS, RUNTIMES, Session, open_session, padded
 from paredown.tasks.registry import Task

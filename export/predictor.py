@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from paredown.compress.data.dataset import read_rows
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import collate, run_rows
@@ -90,7 +91,7 @@ class Predictor:
 
     def score(self, source: str, text: str | None = None, label: str | None = None) -> tuple[float, int]:
         """The metric, in points, on labelled data (see `data.read`), and the number of rows (or pairs)."""
-        rows = self.task.read(source, text=text, label=label, names=self.labels)
+        rows = read_rows(self.task, source, text=text, label=label, names=self.labels)
         if not len(rows):
             raise InputError(f"{source}: no rows")
         return self.task.metric(self._outputs(rows.texts), self.task.gold(rows, self.encoder)), len(rows.begins)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from paredown.compress.config import Distill, Finetune, Heal, Prune, Stage, Timed
 from paredown.compress.data import dataset as data_module
-from paredown.compress.data.dataset import Rows
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import Certificate, divided
 from paredown.compress.models.architectures import FAMILIES, HALVES, WHOLE, check_cut, supported
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
@@ -20,6 +20,7 @@ from paredown.export.runtimes.tensorrt_config import Engine, require
 from paredown.runtime.errors import InputError, missing_extra
 from paredown.runtime.session import ENGINES
 from paredown.tasks.registry import TASKS, Task
+from paredown.tasks.rows import Rows
 
 from .progress import Report
 from .recipe.schema import BASELINE, Model, Precision, Recipe, Runtime, Target
@@ -155,7 +156,7 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     origin_files(checkpoint.path)  # refused now where a link leads out
     if task.gives_text:
         checkpoint.generation  # noqa: B018 - refused now where its rules are wrong
-    read = partial(task.read, text=recipe.data.text, names=checkpoint.labels)
+    read = partial(read_rows, task, text=recipe.data.text, names=checkpoint.labels)
     train = read(recipe.data.train, label=recipe.data.label)
     validation = read(recipe.data.validation, label=recipe.data.label, group=recipe.data.groups)
     test = read(recipe.data.test, label=recipe.data.label) if recipe.data.test else None

@@ -6,18 +6,12 @@ the arithmetic that were measured are those that are served.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-if __package__:
-    from .preprocessor import collate
-    from .seq2seq_decoding import adjusted
-else:
-    sys.dont_write_bytecode = True
-    from encoder import collate  # pyright: ignore[reportMissingImports]
-    from greedy import adjusted  # pyright: ignore[reportMissingImports]
+from .preprocessor import collate
+from .seq2seq_decoding import adjusted
 
 NEXT = "next_token"  # what a decoder says about the token after each: (rows, tokens, 2) float32
 NAMES = ("log_probability", "likeliest")  # of the token that does come next; and the number of the likeliest one

@@ -17,10 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-if __package__:
-    from .preprocessor import Encoder
-else:
-    from encoder import Encoder  # pyright: ignore[reportMissingImports]
+from .preprocessor import Encoder
 
 FORMATS = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}  # Pillow's name -> the MIME type's
 MOST_BYTES = 20_000_000  # of an encoded image

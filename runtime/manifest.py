@@ -10,10 +10,7 @@ import json
 import re
 from pathlib import Path, PurePosixPath
 
-if __package__:
-    from .model_scan import check_model_file
-else:
-    from modelfile import check_model_file  # pyright: ignore[reportMissingImports]
+from .model_scan import check_model_file
 
 MANIFEST = "manifest.json"
 DIGEST = "manifest.sha256"  # of the manifest's bytes, as sha256sum writes it: the manifest has the hashes of the rest

@@ -185,18 +185,6 @@ def reader_file(inputs: Sequence[str]) -> str:
     return "preprocessor_config.json" if PIXELS in inputs else "tokenizer.json"
 
 
-def encoder_of(folder: Path, inputs: Sequence[str], max_length: int, pad_id: int, *, marks: bool = False) -> Encoder:
-    """What makes rows into these inputs, by the file in `folder`. `marks`: as for `Encoder`."""
-    file = folder / reader_file(inputs)
-    if PIXELS not in inputs:
-        return Encoder(file, max_length, pad_id, marks=marks)
-    if __package__:
-        from .images import ImageEncoder
-    else:
-        from images import ImageEncoder  # pyright: ignore[reportMissingImports]
-    return ImageEncoder(file)
-
-
 def parts_of(text: str) -> str | tuple[str, str]:
     """A text as the tokenizer takes it: itself, or two."""
     first, pair, second = text.partition(PAIR)

@@ -1,4 +1,4 @@
-"""Does this bundle arrive whole, fit this machine, and still compute the same? Run it: python selftest.py
+"""Does this bundle arrive whole, fit this machine, and still compute the same?
 
 Needs numpy, tokenizers (of images Pillow) and the bundle's runtime. paredown itself uses these functions for
 `paredown verify`, and never runs the copy that came inside a bundle.
@@ -11,32 +11,14 @@ import os
 import sys
 from pathlib import Path
 
-if __package__:
-    from .causal_decoding import Decoder
-    from .manifest import MANIFEST, BundleError, check_files, models_of, read_manifest
-    from .preprocessor import MARKED, Encoder, encoder_of, reader_file
-    from .seq2seq_decoding import writer
-    from .session import CannotRunHere, Session, open_session, padded
-else:
-    sys.dont_write_bytecode = True  # a bundle stays as it was packed
-    try:
-        from decode import Decoder  # pyright: ignore[reportMissingImports]
-        from encoder import MARKED, Encoder, encoder_of, reader_file  # pyright: ignore[reportMissingImports]
-        from greedy import writer  # pyright: ignore[reportMissingImports]
-        from manifest import (  # pyright: ignore[reportMissingImports]
-            MANIFEST,
-            BundleError,
-            check_files,
-            models_of,
-            read_manifest,
-        )
-        from session import CannotRunHere, Session, open_session, padded  # pyright: ignore[reportMissingImports]
-    except Exception as error:  # numpy or tokenizers not installed; a file beside this one missing or damaged
-        if __name__ != "__main__":
-            raise
-        sys.exit(f"FAILED: {error}; pip install -r requirements.txt, and unpack the bundle again if that is done")
-
 import numpy as np
+
+from .causal_decoding import Decoder
+from .manifest import MANIFEST, BundleError, check_files, models_of, read_manifest
+from .preprocessor import MARKED, Encoder, reader_file
+from .preprocessors import encoder_of
+from .seq2seq_decoding import writer
+from .session import CannotRunHere, Session, open_session, padded
 
 SEVERAL = "multi-label-classification"  # the task whose rows may have several labels
 ENDS = "question-answering"  # whose answer is a part of the second text
@@ -252,10 +234,10 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def main() -> int:
-    """Check the bundle this file lies in."""
+def main(bundle: Path) -> int:
+    """Check the bundle in this directory; the exit code."""
     try:
-        found = selftest(Path(__file__).resolve().parent)
+        found = selftest(bundle)
     except BundleError as error:
         print(f"FAILED: {error}", file=sys.stderr)
         return 1
@@ -266,7 +248,3 @@ def main() -> int:
         print(f"note: {note}")
     print(f"OK: {found['name']}: {found['files']} files, golden rows off by at most {found['largest_difference']:.2g}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

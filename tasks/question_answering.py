@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paredown.compress.data.dataset import Rows
 from paredown.runtime.preprocessor import PAIR, Encoder
 
+from .rows import Rows
 from .token_classification import NO_LABEL
 
 ENDS = ("start", "end")  # the names of a model's two outputs

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from paredown.compress.data import dataset as data
-from paredown.compress.data.dataset import Rows
 from paredown.runtime.causal_decoding import NEXT
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import PAIR, PIXELS, Encoder
@@ -50,6 +48,7 @@ from .columns import (
     WORDS,
     Columns,
 )
+from .rows import Rows
 
 SEVERAL = "multi_label_classification"  # `problem_type` in config.json, as transformers calls it
 
@@ -153,10 +152,6 @@ class Task:
     @property
     def reads_text(self) -> bool:
         return not self.columns.images
-
-    def read(self, source: str, **how: Any) -> Rows:
-        """`data.read` with this task's columns."""
-        return data.read(source, columns=self.columns, **how)
 
     def changed(
         self, texts: Sequence[str], change: noise.Change, share: float = noise.SHARE, seed: int = 0

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paredown.compress.data.dataset import Rows
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import Encoder
+
+from .rows import Rows
 
 SPEARMAN, MRR = "Spearman", "MRR"  # the metrics of pairs with numbers, and of those without
 ALIKE = 0.98  # cosine of two models' vectors for a text from which on they say the same of it

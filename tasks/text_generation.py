@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from paredown.compress.data.dataset import Rows
 from paredown.runtime.preprocessor import Encoder
+
+from .rows import Rows
 
 
 def own_tokens(rows: Rows, encoder: Encoder) -> list[np.ndarray]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paredown.compress.data.dataset import Rows
 from paredown.runtime.errors import missing_extra
 from paredown.runtime.preprocessor import Encoder
+
+from .rows import Rows
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paredown.compress.data.dataset import Rows
 from paredown.runtime.preprocessor import Encoder
+
+from .rows import Rows
 
 OUTSIDE = "O"
 NO_LABEL = -100  # a token that no word begins with

@@ -11,10 +11,10 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from paredown.compress.config import Finetune
-from paredown.compress.data import dataset as data
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training.trainer import finetune
 from paredown.tasks.registry import TASKS
+from paredown.tasks.rows import Rows
 
 TASK = TASKS["token-classification"]
 PEOPLE, PLACES = ["ann", "bob", "carla", "dieter"], ["york", "paris", "oslo", "lima"]
@@ -80,7 +80,7 @@ def untrained(path: Path, layers: int = 2) -> Checkpoint:
     return open_checkpoint(path, TASK)
 
 
-def trained(path: Path, rows: data.Rows) -> Checkpoint:
+def trained(path: Path, rows: Rows) -> Checkpoint:
     """Right on nearly every span."""
     source = untrained(path / "untrained")
     encoder = source.encoder()

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from paredown.compress.config import Recover
-from paredown.compress.data.dataset import read, read_unlabeled, some_of
+from paredown.compress.data.dataset import read, read_unlabeled
 from paredown.compress.distillation.distill import heal
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import load, open_checkpoint
@@ -21,6 +21,7 @@ from paredown.compress.pruning.importance import kl_to, log_probabilities
 from paredown.runtime.preprocessor import batches_of, run_rows
 from paredown.tasks.classification import softmax
 from paredown.tasks.registry import TASKS
+from paredown.tasks.rows import some_of
 
 RATES = (3e-5, 1e-4)
 

@@ -17,8 +17,9 @@ import numpy as np
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import PAIR
 from paredown.tasks.parsing import text_digest
+from paredown.tasks.rows import Input, Rows
 
-from .dataset import Input, Rows, require_two_classes
+from .dataset import require_two_classes
 
 LIMIT = 0.01  # share of the smaller split that may stand in both; such rows are left out of the judged one
 FEWEST = 30  # different validation inputs that a third is held out of

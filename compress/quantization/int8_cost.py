@@ -16,10 +16,10 @@ import numpy as np
 from paredown.runtime.preprocessor import Batch, Encoder
 from paredown.tasks.classification import near, points, softmax, spread
 from paredown.tasks.registry import Task
+from paredown.tasks.rows import Rows
 from paredown.tasks.sentence_embedding import alike, cosines
 
 from ..config import Int8
-from ..data.dataset import Rows
 
 Batches = Sequence[Batch]
 Answers = list[np.ndarray]  # of each row (labels,), or (tokens, labels)

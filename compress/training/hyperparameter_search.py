@@ -19,10 +19,10 @@ from transformers import PreTrainedModel, TrainerCallback
 from paredown.runtime.errors import InputError, StepError
 from paredown.tasks.classification import labels_right, points
 from paredown.tasks.question_answering import alike
+from paredown.tasks.rows import some_of
 from paredown.tasks.token_classification import NO_LABEL
 
 from ..config import Adapter, Adversary, Finetune, Tune
-from ..data.dataset import some_of
 from ..distillation.distill import teacher_scores
 from ..models.inference import Kind, kind_of
 from .losses import Labels, one_a_line

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 
 from paredown.runtime.preprocessor import run_rows
 from paredown.tasks.classification import spread
+from paredown.tasks.rows import some_of
 
-from ..data.dataset import some_of
 from ..models.inference import Kind, forward, kind_of, pad_id
 
 LOOK_ROWS = 256  # that tell where the model stands

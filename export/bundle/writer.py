@@ -14,17 +14,18 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from paredown.runtime import causal_decoding as decode_module
-from paredown.runtime import manifest as manifest_module
-from paredown.runtime import model_scan as modelfile_module
-from paredown.runtime import preprocessor as encoder_module
-from paredown.runtime import selftest as selftest_module
-from paredown.runtime import seq2seq_decoding as greedy_module
-from paredown.runtime import session as session_module
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import SCHEMA_FILE, read_manifest, write_manifest
 from paredown.runtime.model_scan import check_model_file, scan
-from paredown.runtime.selftest import GOLDEN_TOLERANCE, largest_tolerance, open_model
+from paredown.runtime.preprocessor import PIXELS, Encoder, reader_file, run_rows
+from paredown.runtime.selftest import (
+    GOLDEN_IMAGE,
+    GOLDEN_TEXT,
+    GOLDEN_TOLERANCE,
+    answer_of,
+    largest_tolerance,
+    open_model,
+)
 from paredown.runtime.session import Session
 from paredown.tasks.classification import spread
 from paredown.tasks.registry import TASKS
@@ -55,16 +56,20 @@ METRIC_KEYS = (
     "drop_upper_95",
     "certificate",
 )
-CODE = (
-    selftest_module,
-    manifest_module,
-    modelfile_module,
-    session_module,
-    encoder_module,
-    greedy_module,
-    decode_module,
-)  # copied as it is
-IMAGES_CODE = Path(encoder_module.__file__).with_name("images.py")  # and where there are images
+CODE = "paredown_bundle"  # the package of our own code in a bundle: a copy of `paredown.runtime`
+MODULES = (
+    "__init__",
+    "selftest",
+    "manifest",
+    "model_scan",
+    "session",
+    "preprocessor",
+    "preprocessors",
+    "seq2seq_decoding",
+    "causal_decoding",
+)
+IMAGES = "images"  # for models of images
+ENTRY, SELFTEST = Path(__file__).with_name("entry.py"), "selftest.py"
 
 
 def write_bundle(
@@ -95,15 +100,19 @@ def write_bundle(
     (out / "model").mkdir(parents=True)
     for file in artifact.files:
         shutil.copyfile(artifact.path / file, out / "model" / file)
-    reader, images = encoder_module.reader_file(artifact.inputs), encoder_module.PIXELS in artifact.inputs
+    reader, images = reader_file(artifact.inputs), PIXELS in artifact.inputs
     side = "right"
     if images:
         shutil.copyfile(artifact.path / reader, out / reader)
     else:
         side = _write_tokenizer(artifact.path / reader, out / reader, artifact.max_length)
-    code_files = [*(Path(str(module.__file__)) for module in CODE), *[IMAGES_CODE] * images]
-    for code in (*code_files, SCHEMA_FILE, *extra_files):
-        shutil.copyfile(code, out / code.name)
+    (out / CODE).mkdir()
+    code_files = [SCHEMA_FILE.with_name(f"{name}.py") for name in (*MODULES, *[IMAGES] * images)]
+    for code in (*code_files, SCHEMA_FILE):
+        shutil.copyfile(code, out / CODE / code.name)
+    shutil.copyfile(ENTRY, out / SELFTEST)
+    for file in extra_files:
+        shutil.copyfile(file, out / file.name)
     packages = (*RUNTIME_PACKAGE[artifact.runtime], "pillow" if images else "tokenizers", "numpy")
     requirements = {package: version(package) or "" for package in packages}
     environment = installed(packages)
@@ -146,7 +155,7 @@ def write_bundle(
     size = 0.0
     if reference_texts and not TASKS[artifact.task].goes_on:  # what goes on is not counted by label and confidence
         ids = [row if len(row) else [encoder.pad_id] for row in encoder.ids(reference_texts)]
-        outputs = encoder_module.run_rows(session, ids, encoder.pad_id, manifest["outputs"][0])
+        outputs = run_rows(session, ids, encoder.pad_id, manifest["outputs"][0])
         size = spread(outputs)
         shares = TASKS[artifact.task].probabilities(outputs, [len(row) for row in ids])
         unknown = None if images else _unknown_token(encoder)
@@ -186,13 +195,13 @@ def _write_golden(
     manifest: dict,
     texts: Sequence[str],
     session: Session,
-    encoder: encoder_module.Encoder,
+    encoder: Encoder,
     size: float,
 ) -> None:
     """`size`: how far numbers, or those of vectors, are spread, 0 where only these rows can tell; their tolerance goes
     with it."""
     runtime, rows = manifest["runtime"], []
-    longest = selftest_module.GOLDEN_TEXT if encoder.shape == () else selftest_module.GOLDEN_IMAGE
+    longest = GOLDEN_TEXT if encoder.shape == () else GOLDEN_IMAGE
     short = [text for text in map(encoder.small, texts) if len(text) <= longest]
     for text in short[:GOLDEN_ROWS]:
         ids = encoder.ids([text])[0]
@@ -201,7 +210,7 @@ def _write_golden(
             answer = encoder.text(output)
         else:
             output = output.astype(np.float32)
-            answer = selftest_module.answer_of(output, manifest["labels"], manifest["task"])
+            answer = answer_of(output, manifest["labels"], manifest["task"])
         tokens = ids if isinstance(ids, list) else None
         rows.append({"text": text, "input_ids": tokens, "output": output.tolist(), "answer": answer})
     tolerance, outputs = GOLDEN_TOLERANCE[runtime][manifest["precision"]], [row["output"] for row in rows]
@@ -213,7 +222,7 @@ def _write_golden(
     (out / manifest["golden"]).write_text(json.dumps(golden, indent=1) + "\n")
 
 
-def _unknown_token(encoder: encoder_module.Encoder) -> int | None:
+def _unknown_token(encoder: Encoder) -> int | None:
     """Id of the tokenizer's unknown token; None where it has none (byte-level)."""
     model = encoder.tokenizer.model
     name = getattr(model, "unk_token", None)

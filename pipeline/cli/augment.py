@@ -11,10 +11,11 @@ import typer
 
 from paredown.compress.config import Augment
 from paredown.compress.data import dataset as data_module
-from paredown.compress.data.dataset import Rows
+from paredown.compress.data.dataset import read_rows
 from paredown.runtime.errors import InputError
 from paredown.tasks.parsing import columns_of
 from paredown.tasks.registry import Task
+from paredown.tasks.rows import Rows
 
 from ..progress import Report, Reporter
 from ..store import write_atomic
@@ -59,7 +60,7 @@ def augment(
         },
     )  # fmt: skip
     labels = _labels(train, kinds)
-    rows = kinds.read(train, names=labels, labelled=bool(labels))
+    rows = read_rows(kinds, train, names=labels, labelled=bool(labels))
     with Reporter(1).step("augment") as report:
         count = write_augmented(rows, labels, settings, output, seed, report, whole=True)
     out.print(f"{output}: {len(rows)} rows and {count} changed copies", soft_wrap=True)

@@ -12,12 +12,13 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from paredown.compress.data.dataset import Rows
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import apart, repeats
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.runtime.errors import InputError, StepError, nearest
 from paredown.runtime.preprocessor import run_rows
 from paredown.tasks.registry import TASKS, Task
+from paredown.tasks.rows import Rows
 
 from ..progress import Report, Reporter, tell
 from ..store import new_directory
@@ -85,7 +86,7 @@ def about_words(task: Task, what: str) -> None:
 
 
 def optional(source: str | None, task: Task, names: tuple[str, ...]) -> Rows | None:
-    return None if source is None else task.read(source, names=names)
+    return None if source is None else read_rows(task, source, names=names)
 
 
 def kept_apart(train: Rows, validation: Rows | None, unlabeled: Rows | None = None) -> tuple[Rows | None, Rows | None]:

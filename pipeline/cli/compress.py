@@ -9,6 +9,7 @@ import typer
 
 from paredown.compress.config import Distill, Prune, Recover, Static, Timed, Trim
 from paredown.compress.data import dataset as data_module
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.architectures import WHOLE
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.runtime.errors import InputError, StepError
@@ -72,7 +73,7 @@ def prune(
 
     kind = task_named(task)
     source = open_checkpoint(checkpoint, kind)
-    data = kind.read(train, labelled=False)
+    data = read_rows(kind, train, labelled=False)
     more = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
     held_out, more = kept_apart(data, optional(validation, kind, source.labels), more)
     timed = speedup is not None or latency_ms is not None
@@ -145,7 +146,10 @@ def trim(
         raise InputError(f"trim: {task} would learn to write without the tokens that were cut; the vocabulary stays")
     source = open_checkpoint(checkpoint, kind)
     pairs = None if kind.vector else False  # whose texts, each by itself, may well stand in train
-    rows, judged = kind.read(train, labelled=False), kind.read(validation, labelled=pairs) if validation else None
+    rows, judged = (
+        read_rows(kind, train, labelled=False),
+        read_rows(kind, validation, labelled=pairs) if validation else None,
+    )
     more = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
     judged, more = kept_apart(rows, judged, more)
     texts = [*rows.texts, *(more.texts if more else ())]
@@ -227,7 +231,7 @@ def distill(  # noqa: C901
         raise InputError(f"--static: its students answer for a whole text, and {kind.name} for every word")
     if others and kind.goes_on:
         raise InputError(f"--teacher: {task} asks its teacher in every step, and there is one: the checkpoint")
-    data = kind.read(train, labelled=False)
+    data = read_rows(kind, train, labelled=False)
     further = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
     held_out, further = kept_apart(data, optional(validation, kind, source.labels), further)
     more = further.texts if further else ()

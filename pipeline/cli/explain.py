@@ -12,6 +12,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.export.foreign import answered
 from paredown.export.hardware import cores
@@ -114,7 +115,7 @@ def fairness(
         raise InputError(f"--json {json_file}: no such directory")
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         for name, artifact in zip(models, adopted(models, Path(scratch), kind, max_length), strict=True):
-            rows = kind.read(data, text=text_column, label=label_column, names=artifact.labels, group=group)
+            rows = read_rows(kind, data, text=text_column, label=label_column, names=artifact.labels, group=group)
             try:
                 outputs = answered(artifact, rows.texts, cores())
             except CannotRunHere as reason:

@@ -14,7 +14,7 @@ import typer
 from paredown.benchmarks.report_text import int8_lines
 from paredown.compress.config import Int8
 from paredown.compress.data import dataset as data_module
-from paredown.compress.data.dataset import Rows
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint
 from paredown.compress.quantization.int8_cost import Judge
 from paredown.export.artifact import ON_GPU, Artifact, precisions_of
@@ -24,6 +24,7 @@ from paredown.runtime.errors import InputError, nearest
 from paredown.runtime.preprocessor import collate, run_rows
 from paredown.runtime.session import ENGINES, CannotRunHere
 from paredown.tasks.registry import Task
+from paredown.tasks.rows import Rows
 
 from .common import MaxLength, MaxNewTokens, OutputDir, Source, TaskOption, answering, out, task_named, writing
 from .validation import checked
@@ -165,7 +166,7 @@ def _export_to(
         raise InputError("int8-static is calibrated on rows: give --train F")
     if train is not None:
         int8, encoder = precision in ("int8-dynamic", "int8-static"), source.encoder(max_length)
-        texts = _labelled_if_possible(kind, train, source) if int8 else kind.read(train, labelled=False)
+        texts = _labelled_if_possible(kind, train, source) if int8 else read_rows(kind, train, labelled=False)
         judged = data_module.encode(encoder, texts.sample(JUDGED))
         if int8:
             texts = texts.sample(count)
@@ -188,11 +189,11 @@ def _export_to(
 def _labelled_if_possible(task: Task, source: str, checkpoint: Checkpoint) -> Rows:
     """Rows with labels, where there are any that the checkpoint knows: INT8 can be judged without."""
     if task.gives_text:
-        return task.read(source, labelled=False)
+        return read_rows(task, source, labelled=False)
     try:
-        return task.read(source, names=checkpoint.labels, labelled=None)
+        return read_rows(task, source, names=checkpoint.labels, labelled=None)
     except InputError:
-        return task.read(source, labelled=False)
+        return read_rows(task, source, labelled=False)
 
 
 def _numbers(option: str, given: str | None, most: int | None = None) -> list[int]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from paredown.compress.config import Distill, Prune, Recover
 from paredown.compress.data import dataset as data_module
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import divided
 from paredown.compress.models.architectures import FAMILIES, WHOLE
 from paredown.compress.models.loading import open_checkpoint
@@ -37,7 +38,7 @@ def write_recipe(
     Returns notes on the data: what a run of it leaves out and holds out.
     """
     found = open_checkpoint(checkpoint, task)
-    read = partial(task.read, names=found.labels)
+    read = partial(read_rows, task, names=found.labels)
     given = (read(train), read(validation), read(test) if test else None)
     for rows in given:
         if rows is not None:

@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from paredown.benchmarks.statistics import Z95_TWO_SIDED, paired_drop
+from paredown.compress.data.dataset import read_rows
 from paredown.runtime.errors import InputError
 from paredown.runtime.session import CannotRunHere
 from paredown.tasks import perturbations as noise
@@ -53,7 +54,7 @@ def robustness(
         raise InputError(f"--json {json_file}: no such directory")
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         artifacts = adopted(models, Path(scratch), kind, max_length)
-        read = [kind.read(data, text=text_column, label=label_column, names=a.labels) for a in artifacts]
+        read = [read_rows(kind, data, text=text_column, label=label_column, names=a.labels) for a in artifacts]
         texts = {"as they are": read[0].texts} | {
             name: kind.changed(read[0].texts, change, share, seed) for name, change in changes.items()
         }

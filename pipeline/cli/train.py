@@ -9,6 +9,7 @@ import typer
 
 from paredown.compress.config import Adapter, Finetune, Update
 from paredown.compress.data import dataset as data_module
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint, save, with_new_head
 from paredown.runtime.errors import InputError
 
@@ -72,7 +73,7 @@ def finetune(
     source = answering(open_checkpoint(checkpoint), kind, max_new_tokens)
     has_head = source.has_head(kind)
     names = source.labels if has_head else data_module.label_names(train, columns=kind.columns)
-    rows = kind.read(train, names=names)
+    rows = read_rows(kind, train, names=names)
     data_module.require_two_classes(rows, names)
     held_out, _ = kept_apart(rows, optional(validation, kind, names))
     kind = kind.judging(rows, held_out)
@@ -129,7 +130,7 @@ def update(
         raise InputError(f"update: not for {task}; finetune goes on with rows of both kinds")
     source = open_checkpoint(checkpoint, kind)
     arrivals = read_arrivals(kind, source.labels, new, new_validation)
-    old, held = kind.read(train, names=source.labels), optional(validation, kind, source.labels)
+    old, held = read_rows(kind, train, names=source.labels), optional(validation, kind, source.labels)
     held, _, arrivals, notes = new_rows_apart(old, held, None, arrivals)
     tell(notes)
     settings = checked(

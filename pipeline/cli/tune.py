@@ -13,11 +13,12 @@ import typer
 from paredown.benchmarks.statistics import mcnemar_p, paired_drop
 from paredown.compress.config import Finetune, Tune
 from paredown.compress.data import dataset as data_module
-from paredown.compress.data.dataset import Rows
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save, with_new_head
 from paredown.runtime.errors import InputError
 from paredown.tasks.classification import points
 from paredown.tasks.registry import Task
+from paredown.tasks.rows import Rows
 
 from ..progress import Report
 from ..store import key_of
@@ -141,7 +142,7 @@ def tune(
     if kind.goes_on:
         raise InputError(f"tune: not for {task}; try a few learning rates with finetune --patience")
     labels = source.labels if source.has_head(kind) else data_module.label_names(train, columns=kind.columns)
-    rows, held = (kind.read(path, names=labels) for path in (train, validation))
+    rows, held = (read_rows(kind, path, names=labels) for path in (train, validation))
     held = kept_apart(rows, held)[0] or held
     data_module.require_two_classes(rows, labels)
     if adversarial:

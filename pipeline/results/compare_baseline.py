@@ -13,12 +13,12 @@ from paredown.benchmarks.latency import tokenizer_ms
 from paredown.benchmarks.sittings import WIDEST_CONTROL
 from paredown.benchmarks.statistics import drop_upper_95, mcnemar_p, paired_drop
 from paredown.compress.data import dataset as data_module
-from paredown.compress.data.dataset import Rows
 from paredown.export.artifact import Artifact
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import MANIFEST
 from paredown.runtime.session import CannotRunHere
 from paredown.tasks.classification import points
+from paredown.tasks.rows import Rows
 
 from ..job import Job
 from ..progress import Reporter

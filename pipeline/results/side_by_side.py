@@ -15,7 +15,7 @@ import numpy as np
 from paredown.benchmarks.bench import Entrant, Score, bench
 from paredown.benchmarks.latency import LatencySettings, tokenizer_ms
 from paredown.compress.data import dataset as data_module
-from paredown.compress.data.dataset import Rows, has_labels, label_names
+from paredown.compress.data.dataset import has_labels, label_names, read_rows
 from paredown.compress.data.readers import open_table
 from paredown.export.artifact import Artifact
 from paredown.export.foreign import answered
@@ -26,6 +26,7 @@ from paredown.runtime.session import CannotRunHere
 from paredown.tasks.classification import points
 from paredown.tasks.labels import canonical, is_default, is_number
 from paredown.tasks.registry import TASKS, Task
+from paredown.tasks.rows import Rows
 from paredown.tasks.token_classification import Aligned
 
 from ..progress import Reporter
@@ -43,7 +44,7 @@ def run(
 ) -> dict:
     """The content of `paredown bench --json F`. Raises InputError."""
     artifacts = adopted(paths, scratch, task, max_length)
-    read = partial(task.read, source, text=text, label=label)
+    read = partial(read_rows, task, source, text=text, label=label)
     named = [_names(artifact, task, source, text, label) for artifact in artifacts]
     known = [names for names, _ in named if names is not None]
     rows = read(names=known[0], labelled=None) if known else read(labelled=False)
@@ -92,7 +93,7 @@ def _names(
         pairs = ", ".join(f"{own} for {name}" for own, name in zip(labels, said, strict=True))
         return said, f"its config.json does not name its labels; {pairs} is assumed"
     try:
-        task.read(source, text=text, label=label, names=labels)
+        read_rows(task, source, text=text, label=label, names=labels)
     except InputError:
         return None, f"no metric: its config.json does not name its {len(labels)} labels, and the data has {len(said)}"
     return labels, ""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from paredown.compress.config import Augment, Finetune, Tune
 from paredown.compress.data import dataset as data_module
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import without
 from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.export.hardware import cores
@@ -125,7 +126,7 @@ def _before(job: Job, number: int, done: Mapping[str, Done]) -> Job:
     for i, entry in enumerate(job.recipe.adapt[:number]):
         settings, left = entry.stage[1], done[_name(i, entry)].path
         if isinstance(settings, Augment):
-            more = job.task.read(str(left / ROWS), names=job.checkpoint.labels)
+            more = read_rows(job.task, str(left / ROWS), names=job.checkpoint.labels)
             judged = [rows for rows in (job.validation, job.test) if rows is not None]
             job = replace(job, train=growing.joined(job.train, without(more, judged)))
             continue

@@ -12,13 +12,14 @@ import numpy as np
 
 from paredown.compress.config import Finetune, Update
 from paredown.compress.data import dataset as data_module
-from paredown.compress.data.dataset import Rows
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import apart, certified, held_out, repeats
 from paredown.compress.models.loading import Checkpoint, load, save
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import run_rows
 from paredown.tasks.labels import LabelColumn, canonical, is_number
 from paredown.tasks.registry import Task
+from paredown.tasks.rows import Rows
 
 from ..progress import Report
 
@@ -53,7 +54,7 @@ def read_arrivals(
             "them, and fine-tune on all rows"
         )
     labels = (*known, *more)
-    read = partial(task.read, text=text, label=label, names=labels)
+    read = partial(read_rows, task, text=text, label=label, names=labels)
     train = read(new)
     if validation is not None:
         return NewRows(labels, train, read(validation), read(test) if test else None)

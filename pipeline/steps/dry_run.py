@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from paredown.compress.data.dataset import Rows
 from paredown.compress.models.loading import Checkpoint, load, with_new_head
 from paredown.export.checks.parity import longest_row, takes_longest
 from paredown.runtime.errors import InputError, StepError
 from paredown.tasks.registry import Task
+from paredown.tasks.rows import Rows
 
 from ..recipe.schema import Recipe
 

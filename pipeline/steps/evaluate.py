@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from paredown.compress.data.dataset import Rows
 from paredown.export.artifact import Artifact, read_artifact
 from paredown.export.checks.parity import compare, departure, gate, longest_row, stand_in, takes_longest
 from paredown.export.hardware import cores
@@ -18,6 +17,7 @@ from paredown.runtime.preprocessor import Encoder, run_rows
 from paredown.runtime.session import CannotRunHere, Session
 from paredown.tasks import perturbations as noise
 from paredown.tasks.classification import spread
+from paredown.tasks.rows import Rows
 
 from ..job import Candidate, Job, evaluation_name, graph_name, parts_of
 from ..progress import Report

@@ -27,7 +27,6 @@ from paredown.benchmarks.intervals import ratio
 from paredown.benchmarks.latency import CONTROL, SINGLE, LatencySettings, Scenario, Timing
 from paredown.benchmarks.sittings import measure
 from paredown.compress.config import Prune, Timed
-from paredown.compress.data.dataset import some_of
 from paredown.compress.models.loading import Checkpoint, load, save
 from paredown.compress.models.structure import Layer, Structure, family, head_size, keep_blocks, reshape, widen
 from paredown.compress.pruning.latency_allocation import LatencyTable, Layers, budget_ms, least_ms, reachable
@@ -41,6 +40,7 @@ from paredown.export.runtimes.registry import EXPORTERS
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import MARK, collate
 from paredown.tasks.registry import Task
+from paredown.tasks.rows import some_of
 
 from ..progress import Report
 

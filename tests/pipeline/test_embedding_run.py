@@ -13,6 +13,7 @@ import transformers
 from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_tokenizer
 from serving import client_of
 
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.tasks.registry import TASKS
@@ -152,7 +153,7 @@ def test_the_bundle_answers_behind_every_door(home: Path, tmp_path: Path) -> Non
         assert about["drift"]["quantities"]["confidence"]
         refused_pair = client.post("/predict", json={"text": "a", "text_pair": "b"})
         assert refused_pair.status_code == 400
-    assert len(TASK.read(str(file), labelled=None).texts) == 3  # as unlabelled rows
+    assert len(read_rows(TASK, str(file), labelled=None).texts) == 3  # as unlabelled rows
     edges = json.loads((bundle / "reference.json").read_text())["quantities"]["confidence"]["edges"]
     assert -1 <= min(edges) < max(edges) <= 1  # towards the mean vector
 

@@ -14,6 +14,7 @@ from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_to
 from serving import client_of
 
 from paredown.compress.config import Finetune
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint, save, with_new_head
 from paredown.compress.training.trainer import finetune
 from paredown.runtime.errors import InputError
@@ -78,7 +79,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     transformers.BertForSequenceClassification(config).save_pretrained(base)
     source = open_checkpoint(base)
-    train = TASK.read(str(path / "train.jsonl"), names=NAMES)
+    train = read_rows(TASK, str(path / "train.jsonl"), names=NAMES)
     settings = Finetune(epochs=16, batch_size=8, learning_rate=2e-3, freeze_embeddings=False)
     model = finetune(with_new_head(source, TASK, NAMES, 0), source.encoder().ids(train.texts), train.gold, settings)
     save(model, source, path / "teacher")
@@ -146,7 +147,7 @@ def test_augmented_rows_keep_their_labels(home: Path, tmp_path: Path) -> None:
     more = tmp_path / "more.jsonl"
     done = paredown("augment", "--task", TASK.name, "--train", home / "test.jsonl", "--output", more, "--kind", "swap")
     assert done.returncode == 0, done.stderr
-    before, after = (TASK.read(str(file), names=NAMES) for file in (home / "test.jsonl", more))
+    before, after = (read_rows(TASK, str(file), names=NAMES) for file in (home / "test.jsonl", more))
     assert len(after) > 1.5 * len(before)
     assert (after.gold[: len(before)] == before.gold).all()
 
@@ -162,7 +163,7 @@ def test_augmented_rows_keep_their_labels(home: Path, tmp_path: Path) -> None:
 def test_rows_that_mean_something_else(row: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "a plot", "labels": []}\n' + row + "\n")
     with pytest.raises(InputError, match=words):
-        TASK.read(str(tmp_path / "rows.jsonl"), names=NAMES)
+        read_rows(TASK, str(tmp_path / "rows.jsonl"), names=NAMES)
 
 
 def test_what_is_refused(home: Path, tmp_path: Path) -> None:

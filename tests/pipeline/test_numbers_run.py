@@ -14,6 +14,7 @@ from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_to
 from serving import client_of
 
 from paredown.benchmarks.statistics import by_key, negative_flips, paired_drop
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.runtime.errors import InputError
 from paredown.tasks.classification import spread
@@ -161,7 +162,7 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
     done = paredown("augment", "--task", TASK.name, "--train", home / "test.jsonl", "--output", tmp_path / "more.jsonl",
                     "--kind", "swap")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    before, after = (TASK.read(str(file)) for file in (home / "test.jsonl", tmp_path / "more.jsonl"))
+    before, after = (read_rows(TASK, str(file)) for file in (home / "test.jsonl", tmp_path / "more.jsonl"))
     assert len(after) > 1.5 * len(before)
     assert (after.gold[: len(before)] == before.gold).all()
     done = paredown("bench", home / "run" / "bundle", home / "teacher", "--data", home / "test.jsonl", "--task",
@@ -172,7 +173,7 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
 def test_what_is_refused(home: Path, tmp_path: Path) -> None:
     (tmp_path / "odd.csv").write_text("text,score\na film,3.5\na plot,four\n")
     with pytest.raises(InputError, match=r"odd.csv, line 3.*a number is expected.*'four'"):
-        TASK.read(str(tmp_path / "odd.csv"))
+        read_rows(TASK, str(tmp_path / "odd.csv"))
     data = ["--task", TASK.name, "--train", home / "train.jsonl", "--output-dir", tmp_path / "out"]
     done = paredown("finetune", home / "teacher", *data, "--class-weights", "balanced")
     assert done.returncode == 2

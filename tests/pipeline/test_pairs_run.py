@@ -14,6 +14,7 @@ from serving import client_of
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from paredown.compress.config import Finetune
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training.trainer import finetune
@@ -97,7 +98,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, made in drawn_apart(rows, parts, lambda row: f"{row['premise']}|{row['hypothesis']}").items():
         write(path / f"{name}.csv", made)
     source = untrained(path / "untrained")
-    train = TASK.read(str(path / "train.csv"), names=LABELS)
+    train = read_rows(TASK, str(path / "train.csv"), names=LABELS)
     settings = Finetune(epochs=8, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
     model = finetune(load(source, TASK), source.encoder().ids(train.texts), train.gold, settings, seed=0)
     save(model, source, path / "teacher")
@@ -163,7 +164,7 @@ def test_it_is_served(home: Path, tmp_path: Path) -> None:
             reply = client.post("/predict", json=wrong)
             assert reply.status_code == 400, wrong
             assert "text" in reply.json()["error"]
-    sampled = TASK.read(str(file), labelled=False).texts
+    sampled = read_rows(TASK, str(file), labelled=False).texts
     assert sampled[0] == PAIR.join(("the dull film", "a lovely plot"))
     assert len(sampled) == 4
 
@@ -191,6 +192,6 @@ def test_adapting_keeps_both_texts(home: Path, tmp_path: Path) -> None:
     assert all(text.count(PAIR) == 1 for text in texts)
     done = paredown("augment", "--task", TASK.name, "--train", home / "test.csv", "--output", tmp_path / "more.jsonl")
     assert done.returncode == 0, done.stderr
-    assert len(TASK.read(str(tmp_path / "more.jsonl"), names=LABELS)) > 200
+    assert len(read_rows(TASK, str(tmp_path / "more.jsonl"), names=LABELS)) > 200
     (tmp_path / "recipe.yaml").write_text(text.replace("max_length", "explain_rows: 4\nmax_length"))
     refused(paredown("run", tmp_path / "recipe.yaml", "--dry-run"), "explain_rows", "one label")

@@ -12,6 +12,7 @@ from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_to
 from serving import client_of
 
 from paredown.compress.config import Finetune
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training.trainer import finetune
@@ -83,7 +84,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines = [{key: row[key] for key in ("question", "context")} for row in lines]
         (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     source = untrained(path / "untrained")
-    train = TASK.read(str(path / "train.jsonl"), names=source.labels)
+    train = read_rows(TASK, str(path / "train.jsonl"), names=source.labels)
     encoder = source.encoder(32)
     settings = Finetune(epochs=4, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
     model = finetune(load(source, TASK), encoder.ids(train.texts), TASK.taught(train, encoder), settings, seed=0)
@@ -147,7 +148,7 @@ def test_it_is_served(home: Path, tmp_path: Path) -> None:
         reply = client.post("/v2/models/finder/infer", json={"inputs": ids})
         assert reply.status_code == 400
         assert "where its answer is looked for" in reply.json()["error"]
-    assert len(TASK.read(str(file), labelled=None).texts) == 4  # as unlabelled rows
+    assert len(read_rows(TASK, str(file), labelled=None).texts) == 4  # as unlabelled rows
 
 
 def test_stages_alone(home: Path, tmp_path: Path) -> None:

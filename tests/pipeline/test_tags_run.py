@@ -13,6 +13,7 @@ from conftest import drawn_apart, paredown, refused
 from serving import client_of
 from tagging import NAMES, TASK, sentences, write_conll, write_jsonl
 
+from paredown.compress.data.dataset import read_rows
 from paredown.export.bundle.archive import unpack
 from paredown.export.predictor import Predictor
 from paredown.pipeline.results.side_by_side import adopted, correct
@@ -50,7 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(path / "test.jsonl", made["test"])
     texts = [{"text": " ".join(words)} for words, _ in made["unlabeled"]]
     (path / "unlabeled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
-    tagging.trained(path, TASK.read(str(train), names=NAMES))
+    tagging.trained(path, read_rows(TASK, str(train), names=NAMES))
     (path / "recipe.yaml").write_text(RECIPE)
     done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=path)
     assert done.returncode == 0, done.stderr
@@ -183,8 +184,8 @@ def test_new_tags_are_learned_and_the_old_ones_are_kept(home: Path, tmp_path: Pa
     done = paredown("tune", "teacher", *tagged, *searched, cwd=home)
     assert done.returncode == 0, done.stderr
     (bundle,) = adopted([home / "run" / "bundle"], tmp_path / "scratch", TASK, 32)
-    old = correct(bundle, TASK.read(str(home / "test.jsonl"), names=NAMES))
-    swapped = TASK.read(str(home / "test.jsonl"), names=NAMES[::-1]).renamed(NAMES)
+    old = correct(bundle, read_rows(TASK, str(home / "test.jsonl"), names=NAMES))
+    swapped = read_rows(TASK, str(home / "test.jsonl"), names=NAMES[::-1]).renamed(NAMES)
     assert np.array_equal(correct(bundle, swapped), old)
 
 

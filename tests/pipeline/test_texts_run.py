@@ -12,6 +12,7 @@ from serving import client_of
 from writing import TASK, make_writer, rows, write_rows
 
 from paredown.compress.config import Finetune
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.compress.training.trainer import finetune
 from paredown.export.artifact import read_artifact
@@ -50,7 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, made in drawn_apart(rows, parts, lambda row: row["text"]).items():
         write_rows(path / f"{name}.jsonl", made, labelled=name != "more")
     source = make_writer(path / "untrained")
-    train, encoder = TASK.read(str(path / "train.jsonl")), source.encoder(16)
+    train, encoder = read_rows(TASK, str(path / "train.jsonl")), source.encoder(16)
     settings = Finetune(epochs=4, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
     model = finetune(load(source, TASK), encoder.ids(train.texts), TASK.taught(train, encoder), settings, seed=0)
     save(model, source, path / "teacher")

@@ -13,6 +13,7 @@ from prose import rows, write_rows
 from serving import client_of
 
 from paredown.compress.config import Finetune
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.compress.training.trainer import finetune
 
@@ -52,7 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (name, count) in enumerate({"train": 240, "validation": 80, "test": 80, "more": 40}.items()):
         write_rows(path / f"{name}.jsonl", rows(count, seed))
     source = make_checkpoint(path / "untrained", "llama")
-    train = TASK.read(str(path / "train.jsonl"), names=source.labels)
+    train = read_rows(TASK, str(path / "train.jsonl"), names=source.labels)
     encoder = source.encoder(32)
     settings = Finetune(epochs=4, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
     model = finetune(load(source, TASK), encoder.ids(train.texts), TASK.taught(train, encoder), settings, seed=0)
@@ -114,7 +115,7 @@ def test_it_is_served(home: Path, tmp_path: Path) -> None:
         reply = client.post("/v2/models/writer/infer", json={"inputs": ids})
         assert reply.status_code == 400
         assert "gone on with" in reply.json()["error"]
-    assert len(TASK.read(str(file), labelled=None).texts) == 7  # as unlabelled rows
+    assert len(read_rows(TASK, str(file), labelled=None).texts) == 7  # as unlabelled rows
 
 
 def test_stages_alone(home: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from transformers.models.convnext.image_processing_pil_convnext import ConvNextI
 from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.compress.models.structure import blocks
 from paredown.runtime.errors import InputError
@@ -151,23 +152,23 @@ def test_a_jpeg_is_looked_at_whole() -> None:
 def test_rows_from_files_folders_and_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("dark", "light")
     write_rows(tmp_path / "rows.csv", 6, seed=0)
-    rows = IMAGES.read(str(tmp_path / "rows.csv"), names=names)
+    rows = read_rows(IMAGES, str(tmp_path / "rows.csv"), names=names)
     assert all(text.startswith("data:image/png;base64,") for text in rows.texts)
     monkeypatch.chdir(tmp_path.parent)
-    again = IMAGES.read(f"{tmp_path.name}/rows.csv", names=names)
+    again = read_rows(IMAGES, f"{tmp_path.name}/rows.csv", names=names)
     assert again.texts == rows.texts
     lines = [json.dumps({"image": text, "label": names[i]}) for text, i in zip(rows.texts, rows.gold, strict=True)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
-    assert IMAGES.read(str(tmp_path / "rows.jsonl"), names=names).texts == rows.texts
+    assert read_rows(IMAGES, str(tmp_path / "rows.jsonl"), names=names).texts == rows.texts
     import pyarrow
     import pyarrow.parquet
 
     cells = [{"bytes": bytes_of(text), "path": None} for text in rows.texts]
     table = pyarrow.table({"image": cells, "label": rows.gold})
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
-    assert IMAGES.read(str(tmp_path / "rows.parquet"), names=names).texts == rows.texts
+    assert read_rows(IMAGES, str(tmp_path / "rows.parquet"), names=names).texts == rows.texts
     write_folder(tmp_path / "folder", 6, seed=0)
-    folder = IMAGES.read(str(tmp_path / "folder"), names=names)
+    folder = read_rows(IMAGES, str(tmp_path / "folder"), names=names)
     assert sorted(folder.texts) == sorted(rows.texts)
     assert folder.gold.tolist() == [0, 0, 0, 1, 1, 1]
 
@@ -187,7 +188,7 @@ def test_a_file_that_is_missing_or_broken_is_named(cell: str, why: str, tmp_path
     with (tmp_path / "rows.csv").open("w") as file:
         csv.writer(file).writerows([("image", "label"), (cell, "dark")])
     with pytest.raises(InputError, match=r"rows.csv, line 2: column 'image': .*") as error:
-        IMAGES.read(str(tmp_path / "rows.csv"), names=("dark", "light"))
+        read_rows(IMAGES, str(tmp_path / "rows.csv"), names=("dark", "light"))
     assert why in str(error.value)
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paredown.export.artifact import PRECISIONS
+from paredown.export.bundle.writer import CODE
 from paredown.runtime import selftest as selftest_module
 from paredown.runtime.manifest import SCHEMA_FILE, BundleError, check_files, conforms, read_manifest, write_manifest
 from paredown.runtime.selftest import selftest
@@ -52,7 +53,7 @@ def test_the_schema_is_one_and_what_is_written_keeps_to_it(finished: Path) -> No
     conforms(EXAMPLE, SCHEMA, SCHEMA)
     bundle = finished / "bundle"
     VALIDATOR.validate(json.loads((bundle / "manifest.json").read_text()))
-    assert (bundle / "manifest.schema.json").read_bytes() == SCHEMA_FILE.read_bytes()
+    assert (bundle / "paredown_bundle/manifest.schema.json").read_bytes() == SCHEMA_FILE.read_bytes()
 
 
 @settings(max_examples=400, deadline=None, derandomize=True, database=None)
@@ -102,15 +103,19 @@ def test_a_flipped_byte_in_any_file_is_caught_before_a_runtime_opens_it(
 @pytest.mark.parametrize(
     ("name", "change", "word"),
     [
-        ("manifest.schema.json", None, "manifest.schema.json: missing or damaged"),
-        ("manifest.schema.json", (b'"const"', b'"conrt"'), "manifest.schema.json: missing or damaged"),
-        ("manifest.schema.json", (b'"integer"', b'"intfger"'), "manifest.schema.json: damaged"),
-        ("manifest.schema.json", (b"defs/names", b"defs/namer"), "manifest.schema.json: damaged"),
-        ("manifest.schema.json", (b"[A-Za-z0-9_]", b"[Z-Aa-z0-9_]"), "manifest.schema.json: damaged"),
-        ("manifest.schema.json", (b"version of", b"version og"), "manifest.schema.json: its sha256"),
-        ("manifest.py", (b"hashlib.sha256(raw)", b"hashlic.sha256(raw)"), "NameError: name 'hashlic' is not defined"),
-        ("session.py", None, "No module named 'session'"),
-        ("session.py", (b"import ctypes", b"import\0ctypes"), "unpack the bundle again"),
+        (f"{CODE}/manifest.schema.json", None, "manifest.schema.json: missing or damaged"),
+        (f"{CODE}/manifest.schema.json", (b'"const"', b'"conrt"'), "manifest.schema.json: missing or damaged"),
+        (f"{CODE}/manifest.schema.json", (b'"integer"', b'"intfger"'), "manifest.schema.json: damaged"),
+        (f"{CODE}/manifest.schema.json", (b"defs/names", b"defs/namer"), "manifest.schema.json: damaged"),
+        (f"{CODE}/manifest.schema.json", (b"[A-Za-z0-9_]", b"[Z-Aa-z0-9_]"), "manifest.schema.json: damaged"),
+        (f"{CODE}/manifest.schema.json", (b"version of", b"version og"), "manifest.schema.json: its sha256"),
+        (
+            "paredown_bundle/manifest.py",
+            (b"hashlib.sha256(raw)", b"hashlic.sha256(raw)"),
+            "NameError: name 'hashlic' is not defined",
+        ),
+        (f"{CODE}/session.py", None, "No module named 'paredown_bundle.session'"),
+        (f"{CODE}/session.py", (b"import ctypes", b"import\0ctypes"), "unpack the bundle again"),
     ],
 )
 def test_selftest_alone_names_what_it_lacks_itself(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import Kind, answers
 from paredown.compress.training.losses import chosen_tokens, supervised
 from paredown.runtime.errors import InputError
@@ -24,7 +25,7 @@ CONTEXT = "the good film and a dull plot"
 
 def read(path: Path, **label: object):
     path.write_text(json.dumps({"question": "good", "context": CONTEXT, **label}) + "\n")
-    return TASK.read(str(path), names=("start", "end"))
+    return read_rows(TASK, str(path), names=("start", "end"))
 
 
 @pytest.mark.parametrize(

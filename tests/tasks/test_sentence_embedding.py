@@ -13,7 +13,7 @@ from conftest import TASK as CLASSES
 from conftest import make_checkpoint
 from scipy.stats import spearmanr
 
-from paredown.compress.data.dataset import require_two_classes
+from paredown.compress.data.dataset import read_rows, require_two_classes
 from paredown.compress.models.architectures import FAMILIES
 from paredown.compress.models.inference import Kind, answers, divergence, forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
@@ -53,7 +53,7 @@ def write(path: Path, text: str) -> str:
 
 def test_a_pair_is_two_rows(tmp_path: Path) -> None:
     file = write(tmp_path / "a.csv", "sentence1,sentence2,score,kind\ngood,fine,0.9,x\nbad,dull,0.2,y\na,b,0.5,x\n")
-    rows = TASK.read(file, group="kind")
+    rows = read_rows(TASK, file, group="kind")
     assert rows.texts == ("good", "fine", "bad", "dull", "a", "b")
     np.testing.assert_array_equal(rows.gold, [0.9, np.nan, 0.2, np.nan, 0.5, np.nan])
     assert rows.groups == ("x", "x", "y", "y", "x", "x")
@@ -63,30 +63,30 @@ def test_a_pair_is_two_rows(tmp_path: Path) -> None:
     together = {("good", "fine"), ("bad", "dull"), ("a", "b")}
     assert set(zip(some.texts[::2], some.texts[1::2], strict=True)) < together
     assert TASK.judging(rows).metric_name == SPEARMAN
-    assert TASK.read(file, labelled=False).labels is None
+    assert read_rows(TASK, file, labelled=False).labels is None
 
 
 def test_pairs_without_a_number_and_single_texts(tmp_path: Path) -> None:
     asked = write(tmp_path / "b.csv", "query,passage\nwho,an actor\nwhat,a plot\n")
-    rows = TASK.read(asked, labelled=None)
+    rows = read_rows(TASK, asked, labelled=None)
     assert TASK.judging(rows).metric_name == MRR
     assert pairs(rows).numbers is None
     alone = write(tmp_path / "c.csv", "text,kind\ngood,x\nbad,y\n")
-    single = TASK.read(alone)
+    single = read_rows(TASK, alone)
     assert np.isnan(single.gold).all()
     assert len(single.sample(1)) == 1
-    assert TASK.read(alone, labelled=None).labels is None
+    assert read_rows(TASK, alone, labelled=None).labels is None
     require_two_classes(single, ())
     with pytest.raises(InputError, match=r"c.csv: pairs of texts are needed"):
         TASK.judging(single)
-    named = TASK.read(write(tmp_path / "d.csv", "one,two\ngood,fine\nbad,dull\n"), text="two,one")
+    named = read_rows(TASK, write(tmp_path / "d.csv", "one,two\ngood,fine\nbad,dull\n"), text="two,one")
     assert named.texts == ("fine", "good", "dull", "bad")
     with pytest.raises(InputError, match="its pairs have none"):
-        TASK.judging(TASK.read(write(tmp_path / "e.csv", "text,text_pair,score\na,b,1\n")), rows)
+        TASK.judging(read_rows(TASK, write(tmp_path / "e.csv", "text,text_pair,score\na,b,1\n")), rows)
     with pytest.raises(InputError, match="the same second text"):
-        require_two_classes(TASK.read(write(tmp_path / "f.csv", "query,passage\na,b\nc,b\n")), ())
+        require_two_classes(read_rows(TASK, write(tmp_path / "f.csv", "query,passage\na,b\nc,b\n")), ())
     with pytest.raises(InputError, match=r"g.csv, line 2.*a number is expected"):
-        TASK.read(write(tmp_path / "g.csv", "text,text_pair,score\na,b,same\n"))
+        read_rows(TASK, write(tmp_path / "g.csv", "text,text_pair,score\na,b,same\n"))
 
 
 def test_the_mean_of_the_rows_is_spearmans_correlation() -> None:

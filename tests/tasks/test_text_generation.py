@@ -11,6 +11,7 @@ from conftest import make_checkpoint
 from prose import rows, write_rows
 
 from paredown.compress.config import Distill, Heal, Prune
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import Kind, answers, forward, kind_of
 from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.compress.models.structure import keep_blocks
@@ -111,9 +112,9 @@ def test_a_continuation_keeps_the_blank_before_it(tmp_path: Path) -> None:
 
 def test_rows_are_read_without_labels(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", ["a film", "a plot"])
-    assert TASK.read(str(path)).labels is None
+    assert read_rows(TASK, str(path)).labels is None
     path.write_text(json.dumps({"text": "a film", "label": "x"}) + "\n")
-    assert TASK.read(str(path), names=("log_probability", "likeliest")).texts == ("a film",)
+    assert read_rows(TASK, str(path), names=("log_probability", "likeliest")).texts == ("a film",)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,6 +10,7 @@ from writing import TASK, make_writer, write_rows
 from writing import rows as rows_of_texts
 
 from paredown.compress.config import Distill, Finetune
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.distillation.distill import distill, teacher_scores
 from paredown.compress.models.architectures import HALVES
 from paredown.compress.models.inference import forward
@@ -51,17 +52,17 @@ def test_rouge_l_is_googles() -> None:
 def test_rows_are_texts_and_their_targets(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("source,summary\na long text,short\nanother,one\n")
-    rows = TASK.read(str(path))
+    rows = read_rows(TASK, str(path))
     assert rows.gold.tolist() == ["short", "one"]
     assert rows.sample(1).renamed(("a",)).gold.tolist() in (["short"], ["one"])
     path.write_text("source,summary\na long text,\n")
     with pytest.raises(InputError, match="line 2: column 'summary' is empty"):
-        TASK.read(str(path))
+        read_rows(TASK, str(path))
 
 
 def test_what_is_scored_is_the_text(tmp_path: Path) -> None:
     encoder = make_writer(tmp_path / "c").encoder(32)
-    rows = TASK.read(str(write_rows(tmp_path / "rows.jsonl", rows_of_texts(4, 0))))
+    rows = read_rows(TASK, str(write_rows(tmp_path / "rows.jsonl", rows_of_texts(4, 0))))
     gold, targets = TASK.gold(rows, encoder), TASK.taught(rows, encoder)
     sequences = np.zeros((4, 9), dtype=np.int64)
     for row, target in zip(sequences, targets, strict=True):
@@ -138,7 +139,7 @@ def test_rows_learn_along_their_own_text_or_the_teachers(tmp_path: Path) -> None
 def test_it_learns_and_its_student_has_fewer_layers(tmp_path: Path) -> None:
     checkpoint = make_writer(tmp_path / "c")
     encoder = checkpoint.encoder(32)
-    rows = TASK.read(str(write_rows(tmp_path / "rows.jsonl", rows_of_texts(64, 0))))
+    rows = read_rows(TASK, str(write_rows(tmp_path / "rows.jsonl", rows_of_texts(64, 0))))
     model, ids, labels = load(checkpoint, TASK), encoder.ids(rows.texts), TASK.taught(rows, encoder)
 
     def loss() -> float:

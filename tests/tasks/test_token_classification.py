@@ -10,6 +10,7 @@ import tagging
 from tagging import NAMES, TASK, sentences, write_conll, write_jsonl
 
 from paredown.compress.config import Distill, Prune
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.compress.pruning.prune import prune
@@ -21,13 +22,13 @@ from paredown.tasks import token_classification as tags
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory):
     path = tmp_path_factory.mktemp("tags")
-    return TASK.read(str(write_jsonl(path / "train.jsonl", sentences(300, 1))), names=NAMES)
+    return read_rows(TASK, str(write_jsonl(path / "train.jsonl", sentences(300, 1))), names=NAMES)
 
 
 @pytest.fixture(scope="module")
 def held_out(tmp_path_factory: pytest.TempPathFactory):
     path = tmp_path_factory.mktemp("tags")
-    return TASK.read(str(write_conll(path / "validation.conll", sentences(100, 2))), names=NAMES)
+    return read_rows(TASK, str(write_conll(path / "validation.conll", sentences(100, 2))), names=NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,8 @@ def f1(model, checkpoint: Checkpoint, rows) -> float:
 
 def test_jsonl_and_conll_give_the_same_rows(tmp_path: Path) -> None:
     made = sentences(20, 3)
-    a = TASK.read(str(write_jsonl(tmp_path / "a.jsonl", made)), names=NAMES)
-    b = TASK.read(str(write_conll(tmp_path / "b.conll", made)), names=NAMES)
+    a = read_rows(TASK, str(write_jsonl(tmp_path / "a.jsonl", made)), names=NAMES)
+    b = read_rows(TASK, str(write_conll(tmp_path / "b.conll", made)), names=NAMES)
     assert a.texts == b.texts == tuple(" ".join(words) for words, _ in made)
     for x, y, (_, given) in zip(a.gold, b.gold, made, strict=True):
         assert x.tolist() == y.tolist()
@@ -63,7 +64,7 @@ def test_jsonl_and_conll_give_the_same_rows(tmp_path: Path) -> None:
 def test_rows_that_do_not_fit_are_named(tmp_path: Path, line: str, words: list[str]) -> None:
     (tmp_path / "a.jsonl").write_text(line + "\n")
     with pytest.raises(InputError) as error:
-        TASK.read(str(tmp_path / "a.jsonl"), names=NAMES)
+        read_rows(TASK, str(tmp_path / "a.jsonl"), names=NAMES)
     assert all(word in str(error.value) for word in words), error.value
 
 
@@ -86,7 +87,7 @@ def test_tags_without_prefixes_are_scored_word_by_word() -> None:
 
 def test_a_label_stands_at_the_first_token_of_its_word(teacher: Checkpoint, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [(["bobs", "went", "newville"], ["B-person", "O", "B-place"])])
-    rows = TASK.read(str(path), names=NAMES)
+    rows = read_rows(TASK, str(path), names=NAMES)
     (labels,) = TASK.taught(rows, teacher.encoder())
     none = tags.NO_LABEL
     assert labels.tolist() == [none, 0, none, 3, 1, none, none]  # [CLS] bob ##s went new ##ville [SEP]

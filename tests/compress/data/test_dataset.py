@@ -9,6 +9,7 @@ from conftest import LABELS, write_csv
 from paredown.compress.data import dataset as data
 from paredown.compress.models.loading import Checkpoint
 from paredown.runtime.errors import InputError
+from paredown.tasks.rows import Rows
 
 ROWS = [("a good film", "positive"), ("a bad film", "negative")]
 
@@ -115,13 +116,13 @@ def test_a_group_column_is_read_beside_and_sampled_with_its_rows(tmp_path: Path)
 
 
 def test_labels_can_be_counted_in_another_order() -> None:
-    rows = data.Rows("here", ("a", "b", "c"), np.array([0, 1, 2]), ("x", "y", "z"))
+    rows = Rows("here", ("a", "b", "c"), np.array([0, 1, 2]), ("x", "y", "z"))
     other = rows.renamed(("y", "x", "w"))
     assert other.names == ("y", "x", "w", "z")
     assert [other.names[i] for i in other.gold] == ["x", "y", "z"]
     tags = np.empty(2, dtype=object)
     tags[:] = [np.array([0, 2]), np.array([1])]
-    other = data.Rows("here", ("a b", "c"), tags, ("x", "y", "z")).renamed(("z",))
+    other = Rows("here", ("a b", "c"), tags, ("x", "y", "z")).renamed(("z",))
     assert [[other.names[i] for i in row] for row in other.gold] == [["x", "z"], ["y"]]
 
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from paredown.compress.data import splits
-from paredown.compress.data.dataset import Rows
 from paredown.compress.data.splits import apart, certified, divided, held_out, repeats, without
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import PAIR
 from paredown.tasks.parsing import comparable
+from paredown.tasks.rows import Rows
 
 IMAGE = "data:image/png;base64,"
 

@@ -13,7 +13,6 @@ from onnxruntime import quantization
 
 from paredown.compress.config import Int8
 from paredown.compress.data import dataset as data
-from paredown.compress.data.dataset import Rows
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.quantization import int8 as quantize
 from paredown.compress.quantization.int8_cost import Judge, answers, distances, outputs
@@ -22,6 +21,7 @@ from paredown.compress.quantization.smoothquant import smooth
 from paredown.export.onnx.exporter import fuse, plain_onnx
 from paredown.runtime.errors import StepError
 from paredown.runtime.preprocessor import Batch, collate
+from paredown.tasks.rows import Rows
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@ import pytest
 from conftest import LABELS, TASK
 
 from paredown.compress.config import Int8
-from paredown.compress.data.dataset import Rows
 from paredown.compress.quantization.int8_cost import Judge, cost, distances
 from paredown.tasks.registry import TASKS
+from paredown.tasks.rows import Rows
 
 ROWS = 200
 GOLD = np.arange(ROWS) % 2

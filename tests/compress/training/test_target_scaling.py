@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import TASK, make_checkpoint
 
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import divergence, forward
 from paredown.compress.models.loading import load, with_new_head
 from paredown.compress.training.target_scaling import last_layer, standard_units
@@ -65,6 +66,6 @@ def test_two_models_agree_within_a_tenth_of_the_spread() -> None:
 
 def test_pairs_have_numbers_too(tmp_path: Path) -> None:
     (tmp_path / "sts.csv").write_text("sentence1,sentence2,score\na film,a plot,3.25\na film,the film,5\n")
-    rows = TASKS["text-pair-regression"].read(str(tmp_path / "sts.csv"))
+    rows = read_rows(TASKS["text-pair-regression"], str(tmp_path / "sts.csv"))
     assert rows.texts[0] == f"a film{PAIR}a plot"
     assert rows.gold.tolist() == [3.25, 5.0]

@@ -188,7 +188,7 @@ def test_an_archive_with_a_file_more_than_its_manifest_is_refused(bundle: Path, 
 
 def test_verify_never_runs_code_of_the_bundle(bundle: Path, tmp_path: Path) -> None:
     trap = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
-    for name in ("selftest.py", "session.py", "encoder.py"):
+    for name in ("selftest.py", "paredown_bundle/session.py", "paredown_bundle/preprocessor.py"):
         (bundle / name).write_text(trap)
     assert paredown("verify", bundle).returncode == 1
     paredown("predict", bundle, "--text", "a good film")
@@ -199,7 +199,7 @@ SCORE = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from encoder import run_rows
+from paredown_bundle.preprocessor import run_rows
 from selftest import check_files, open_model, read_manifest
 here, rows = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
 manifest = read_manifest(here)
