@@ -22,6 +22,7 @@ import numpy as np
 from paredown.export.artifact import ON_GPU, read_artifact
 from paredown.export.errors import StepError
 from paredown.export.hardware import cores
+from paredown.export.opening import open_artifact
 from paredown.runtime.session import CannotRunHere
 
 from .system_monitor import Gpu, Joules
@@ -119,7 +120,7 @@ def main() -> None:
     began = time.perf_counter()
     artifact = read_artifact(Path(first["artifact"]))
     try:
-        session = artifact.open(first["threads"])
+        session = open_artifact(artifact, first["threads"])
     except CannotRunHere as reason:
         say({"cannot_run": str(reason)})
         return

@@ -6,7 +6,6 @@ open, time and score it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,12 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from paredown.runtime.causal_decoding import Decoder
-from paredown.runtime.errors import InputError, missing_extra
-from paredown.runtime.model_scan import check_model_file
+from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import MARKED, Encoder, reader_file
 from paredown.runtime.preprocessors import encoder_of
-from paredown.runtime.seq2seq_decoding import writer
-from paredown.runtime.session import ENGINES, PROVIDERS, RUNTIMES, Session, open_session, padded
+from paredown.runtime.session import ENGINES, PROVIDERS, RUNTIMES
 from paredown.tasks.registry import Task
 
 MANIFEST = "artifact.json"
@@ -90,41 +87,6 @@ class Artifact:
         data = {key: value for key, value in asdict(self).items() if key != "path"}
         (self.path / MANIFEST).write_text(json.dumps(data, indent=2) + "\n")
         return self
-
-    def open(self, threads: int) -> Session:
-        """A session on this machine; CannotRunHere when it lacks what the model needs.
-
-        InputError when the runtime's package is missing, or a TensorRT engine is not the one that was built.
-        """
-        if self.runtime == "pytorch":
-            from .runtimes.pytorch import open_pytorch
-
-            return open_pytorch(self.path, self.task, threads, self.generation)
-        model, rules = self.path / self.files[0], dict(self.generation or {})
-        models = [model, *([self.path / rules.pop("decoder")] if self.halves else [])]
-        if self.runtime in ENGINES:  # executable code: only the very bytes that were built
-            with model.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != self.details.get("engine", {}).get("sha256"):
-                raise InputError(
-                    f"{model}: not the engine that {MANIFEST} was written for; build it again where it came from"
-                )
-        for file in models:
-            try:
-                check_model_file(file, self.runtime)
-            except (OSError, ValueError) as error:
-                raise InputError(f"{file}: {error}") from None
-        try:
-            session, *decoder = (open_session(file, self.runtime, self.precision, threads) for file in models)
-        except ImportError as error:
-            raise missing_extra(error.name or self.runtime, EXTRA.get(self.runtime, "cpu")) from None
-        if decoder:
-            return writer(session, *decoder, **rules)
-        if rules:
-            return Decoder(session, rules)
-        if self.lengths or self.batch_size:
-            return padded(session, self.lengths, self.pad_id, self.batch_size)
-        return session
 
     @property
     def halves(self) -> bool:

@@ -23,6 +23,7 @@ from paredown.runtime.session import TOKEN_TYPES, CannotRunHere, Session
 from paredown.tasks.registry import TASKS, Task
 
 from .artifact import Artifact
+from .opening import open_artifact
 
 SUFFIX_RUNTIME = {".onnx": "onnxruntime", ".xml": "openvino"}
 ENDS = ("start_logits", "end_logits")  # optimum's and transformers' names of a question's two outputs
@@ -87,7 +88,7 @@ def answered(artifact: Artifact, texts: Sequence[str], threads: int) -> np.ndarr
     Raises CannotRunHere.
     """
     encoder, task = artifact.encoder(), TASKS[artifact.task]
-    session = _as_asked(artifact.open(threads), artifact, task, encoder, texts)
+    session = _as_asked(open_artifact(artifact, threads), artifact, task, encoder, texts)
     only = artifact.outputs[0]
     name = task.output if len(artifact.outputs) > 1 or POOLING in artifact.details else only
     return run_rows(session, encoder.ids(texts), encoder.pad_id, name)
@@ -153,7 +154,7 @@ def _outputs_of(artifact: Artifact, task: Task, model: Path) -> tuple[tuple[str,
     if types:
         batch[TOKEN_TYPES] = _typed(batch, types)
     try:
-        found = {name: np.asarray(value).shape for name, value in artifact.open(1)(batch).items()}
+        found = {name: np.asarray(value).shape for name, value in open_artifact(artifact, 1)(batch).items()}
     except CannotRunHere as reason:
         raise InputError(f"{model}: cannot run here: {reason}") from None
     except InputError:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from pydantic import BaseModel, Field
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -21,10 +20,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from .batching import Gone, Job
 from .body import read_body
 from .config import Settings
 from .errors import Refused
+from .job import Gone, Job
 from .metrics import Metrics
 from .middleware import Front, Gate, refusal
 from .model import check_images, check_texts, rows_of
@@ -33,6 +32,7 @@ from .model_manager import Models, Served
 from .openapi import document
 from .protocol_v2 import HEADER_LENGTH, binary_outputs, decode, encode, parsed
 from .sampling import Samples
+from .schemas import IndexRequest, Predict, Switch
 
 PAGE = Path(__file__).with_name("page.html")
 EXTENSIONS = ["binary_tensor_data", "model_repository"]
@@ -40,23 +40,6 @@ NOT_HERE = {"sequence_id", "sequence_start", "sequence_end", "priority"}  # Trit
 BYTES_PER_TOKEN = 3  # a guess that queueing goes by until a text is tokenised
 TEXT_PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 Result = TypeVar("Result")
-
-
-class Predict(BaseModel):
-    """The JSON of POST /predict: a text, or several; for pairs of texts as many second ones. Or images, each the base64
-    of a file or a data URI of it."""
-
-    text: str | list[str] | None = None
-    image: str | list[str] | None = None
-    text_pair: str | list[str] | None = None
-    model: str | None = Field(None, description="default: the first by name")
-    version: str | None = Field(None, description="default: the latest")
-
-
-class Switch(BaseModel):
-    """The JSON of POST /v2/repository/models/{model}/load and /unload: nothing that we would follow."""
-
-    parameters: dict | None = None
 
 
 @dataclass(eq=False)
@@ -100,7 +83,7 @@ class Server:
 
     async def index(self, request: Request) -> Response:
         body = await read_body(request, self.settings.body_bytes, self._seconds)
-        only_ready = body.strip() and parsed(_Index, body).ready
+        only_ready = body.strip() and parsed(IndexRequest, body).ready
         return JSONResponse([row for row in self.models.index() if not only_ready or row["state"] == "READY"])
 
     async def load(self, request: Request) -> Response:
@@ -227,10 +210,6 @@ def _page() -> bytes:
 def _document() -> bytes:
     """Made once: pydantic takes longer for it than everything else that a request needs."""
     return json.dumps(document(), separators=(",", ":")).encode()
-
-
-class _Index(BaseModel):
-    ready: bool = False
 
 
 async def _while_there(request: Request, done: asyncio.Future, answer: Awaitable[Result]) -> Result:

@@ -38,7 +38,7 @@ CLASSIFIED = {
 
 def document() -> dict[str, Any]:
     """OpenAPI 3.1, for GET /openapi.json."""
-    from .app import Predict, Switch
+    from .schemas import Predict, Switch
 
     entity = _object(label=STRING, text=STRING, start=INTEGER, end=INTEGER, score={"type": "number"})
     several = _object(labels=_list(STRING), scores=CLASSIFIED["properties"]["scores"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import count
 from typing import cast
 
 import numpy as np
@@ -18,16 +17,19 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import Batch, per_row, run_rows
+from paredown.runtime.preprocessor import per_row
 from paredown.tasks.token_classification import NO_LABEL
 
 from ..config import Distill, Heal
 from ..models.architectures import WHOLE
-from ..models.inference import Kind, answers, divergence, forward, give_back, inputs_of, kind_of, pad_id
+from ..models.inference import teacher_scores
+from ..models.output_kinds import Kind, answers, divergence, inputs_of, kind_of, label_names
 from ..models.structure import blocks, keep_blocks
+from ..training.collate import ROW
 from ..training.losses import Judge, Labels, labels_key, supervised
 from ..training.target_scaling import standard_units
-from ..training.trainer import ROW, Progress, fit, label_names
+from ..training.trainer import fit
+from ..types import Progress
 from .relation_loss import relation_loss, relations
 
 
@@ -51,7 +53,7 @@ def student_of(teacher: PreTrainedModel, settings: Distill, ids: Sequence[Sequen
     `ids`: rows that the width is chosen on, when `width` is given.
     """
     if kind_of(teacher) is Kind.TEXT:
-        from ..models.seq2seq import fewer_layers
+        from .seq2seq_student import fewer_layers
 
         return fewer_layers(teacher, settings)
     depth, layers = len(blocks(teacher)), settings.layers
@@ -181,7 +183,9 @@ def _heal_writer(
     progress: Progress | None,
 ) -> PreTrainedModel:
     """`heal` of models that write: the teacher is asked in every step, along the texts of `seq2seq.along`."""
-    from ..models.seq2seq import along, depths, same_vocabulary
+    from ..models.seq2seq import depths
+    from ..training.seq2seq_targets import along
+    from .seq2seq_student import same_vocabulary
 
     same_vocabulary(student, teacher)
     pairs = [_matched_layers(*both) for both in zip(depths(student), depths(teacher), strict=True)]
@@ -219,19 +223,6 @@ def _without_dropout(model: nn.Module) -> Iterator[None]:
     finally:
         for layer, p in layers:
             layer.p = p
-
-
-def teacher_scores(teacher: PreTrainedModel, ids: Sequence[Sequence[int]]) -> np.ndarray:
-    """The teacher's logits for every row, as `run_rows` gives them, or what it writes: the dearest part of a short
-    distillation."""
-    output, calls = "sequences" if kind_of(teacher) is Kind.TEXT else "logits", count(1)
-
-    def call(batch: Batch) -> Batch:
-        if next(calls) % 64 == 0:
-            give_back()
-        return forward(teacher, batch)
-
-    return run_rows(call, ids, pad_id(teacher), output)
 
 
 def mean_scores(teachers: Sequence[tuple[PreTrainedModel, Sequence[Sequence[int]]]]) -> np.ndarray:

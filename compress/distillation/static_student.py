@@ -15,11 +15,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..config import Static
-from ..models.inference import Kind, kind_of
+from ..models.output_kinds import Kind, kind_of
 from ..models.pooling import embed
 from ..models.static_embedding import StaticConfig, StaticForSequenceClassification, StaticModel
 from ..models.structure import family
-from ..training.trainer import Progress
+from ..types import Progress
 from .distill import heal
 
 

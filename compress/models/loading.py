@@ -162,7 +162,7 @@ def save(
     model that is timed and asked nothing, whose embedding has rows for some of the tokens alone. Raises StepError when
     a weight is not finite; nothing is written then.
     """
-    from .inference import not_finite
+    from .output_kinds import not_finite
 
     broken = not_finite(model)
     if broken is not None:
@@ -311,7 +311,7 @@ def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrai
     """The model, its weights finite; of a task that reads two texts, one that tells them apart; of one that looks for
     answers, with one output; of one that asks for vectors, with that of a whole text; of one that gives texts, one
     that knows how long."""
-    from .inference import join_ends, not_finite
+    from .output_kinds import join_ends, not_finite
 
     if PIXELS not in checkpoint.inputs:
         agree(checkpoint.path, checkpoint.config, checkpoint.plain_tokenizer_text)

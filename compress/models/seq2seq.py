@@ -7,13 +7,10 @@ the teacher's own (sequence-level: Kim and Rush 2016, arXiv 1606.07947).
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -21,17 +18,12 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import Batch, by_length
+from paredown.runtime.preprocessor import Batch
 from paredown.runtime.seq2seq_decoding import RULES, writer
-from paredown.tasks.token_classification import NO_LABEL
 
-from ..config import Distill
 from .architectures import HALVES, Halves
 from .generation_config import NEUTRAL
-from .inference import inputs_of, tensors
-
-Texts = np.ndarray | Sequence[np.ndarray]  # token ids of each text
-JUDGED_ROWS = 16  # rows a call, when a loss is only looked at
+from .output_kinds import tensors
 
 
 def halves_of(model: PreTrainedModel) -> Halves:
@@ -129,87 +121,3 @@ def _run(half: EncoderHalf | DecoderHalf, batch: Batch) -> Batch:
     with torch.inference_mode():
         found = half(*(given[name] for name in half.inputs))
     return {name: tensor.numpy() for name, tensor in zip(half.outputs, found, strict=True)}
-
-
-def taught(model: PreTrainedModel, ids: Sequence[Sequence[int]], targets: Texts) -> list[dict]:
-    """Rows to train on: at each place of its target the decoder is given the tokens before it."""
-    start = int(model.generation_config.decoder_start_token_id)
-    return [
-        {"input_ids": row, "labels": target, "decoder_input_ids": np.array([start, *target[:-1]], dtype=np.int64)}
-        for row, target in zip(ids, targets, strict=True)
-    ]
-
-
-def targets_of(model: PreTrainedModel, said: Texts) -> list[np.ndarray]:
-    """Token ids without the padding behind them: sequences (rows, tokens) that were written, or targets as they are."""
-    pad = model.generation_config.pad_token_id
-    return [np.asarray(row, dtype=np.int64)[np.asarray(row) != pad] for row in said]
-
-
-def cross_entropy(model: PreTrainedModel, ids: Sequence[Sequence[int]], said: Texts) -> float:
-    """Mean over all tokens of the texts in `said`, nats; the model is in evaluation mode on the CPU."""
-    from ..training.trainer import stack
-
-    rows, pad = taught(model, ids, targets_of(model, said)), int(model.config.pad_token_id)
-    total, tokens = 0.0, 0
-    for picked in by_length(ids, JUDGED_ROWS):
-        batch = stack([rows[i] for i in picked], pad)
-        labels = batch["labels"]
-        with torch.inference_mode():
-            logits = model(**inputs_of(batch)).logits[labels != NO_LABEL].float()
-        total += float(nn.functional.cross_entropy(logits, labels[labels != NO_LABEL], reduction="sum"))
-        tokens += len(logits)
-    return total / tokens
-
-
-def along(model: PreTrainedModel, ids: Sequence[Sequence[int]], labels: Texts | None, said: np.ndarray) -> list[dict]:
-    """Rows to distil on: along the row's own text where it has one, else along what the teacher `said` (rows, tokens).
-
-    "targets" is the text, "labels" is NO_LABEL where it is not the row's own.
-    """
-    given = [None] * len(ids) if labels is None else [label if np.ndim(label) else None for label in labels]
-    theirs = targets_of(model, said)
-    rows = taught(model, ids, [said if own is None else own for own, said in zip(given, theirs, strict=True)])
-    for row, own in zip(rows, given, strict=True):
-        row["targets"] = row["labels"]
-        if own is None:
-            row["labels"] = np.full(len(row["targets"]), NO_LABEL)
-    return rows
-
-
-def fewer_layers(teacher: PreTrainedModel, settings: Distill) -> PreTrainedModel:
-    """A copy of the teacher with only the named layers of each half, or evenly spread ones, first and last in; a half
-    that has fewer keeps all of its own."""
-    if settings.width is not None:
-        raise InputError("width: the student of a model that writes keeps the teacher's; leave it out")
-    student, parts = copy.deepcopy(teacher), halves_of(teacher)
-    counts = (settings.layers, settings.layers if settings.decoder_layers is None else settings.decoder_layers)
-    for path, key, wanted in zip((parts.encoder, parts.decoder), parts.depths, counts, strict=True):
-        blocks = cast(nn.ModuleList, attrgetter(path)(student))
-        keep = _spread(wanted, len(blocks)) if isinstance(wanted, int) else wanted
-        if not keep or keep != sorted(set(keep) & set(range(len(blocks)))) or (parts.first_stays and keep[0]):
-            first = ", the first one in," if parts.first_stays else ""
-            raise InputError(f"layers: {keep} is not an ascending choice{first} of the layers 0..{len(blocks) - 1}")
-        kept = [blocks[k] for k in keep]
-        del blocks[:]
-        blocks.extend(kept)
-        for place, block in enumerate(kept):
-            for module in block.modules():
-                if getattr(module, "layer_idx", None) is not None:  # where its keys and values are held
-                    module.layer_idx = place  # type: ignore[assignment]
-        setattr(student.config, key, len(kept))
-    return student
-
-
-def _spread(count: int, depth: int) -> list[int]:
-    if count < 1:
-        raise InputError(f"layers: {count} is not a number from 1")
-    count = min(count, depth)
-    return sorted({int(x) for x in np.linspace(0, depth - 1, count).round()}) if count > 1 else [0]
-
-
-def same_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Raise InputError where the logits of two models are not of the same tokens."""
-    ours, theirs = student.config.vocab_size, teacher.config.vocab_size
-    if ours != theirs:
-        raise InputError(f"the student has logits for {ours} tokens, its teacher for {theirs}; they must be the same")

@@ -14,7 +14,7 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import batches_of
 from paredown.tasks.rows import some_of
 
-from ..models.inference import Kind, answers, kind_of, pad_id, tensors
+from ..models.output_kinds import Kind, answers, kind_of, pad_id, tensors
 from ..models.structure import blocks, cut, describe_by_config, family, head_size, structure_of, sublayers
 from .importance import observe, removal_path, watching
 

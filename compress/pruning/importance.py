@@ -21,7 +21,7 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import Batch
 from paredown.tasks.classification import near
 
-from ..models.inference import answers, divergence, kind_of, tensors
+from ..models.output_kinds import answers, divergence, kind_of, tensors
 from ..models.structure import sublayers
 
 DAMPING = 1e-3  # of the mean diagonal of a Gram matrix, so that units which never fire do not blow up

@@ -21,7 +21,7 @@ from paredown.runtime.preprocessor import Batch
 
 from ..config import Prune
 from ..models.architectures import check_cut
-from ..models.inference import tensors
+from ..models.output_kinds import tensors
 from ..models.structure import (
     blocks,
     cut,
@@ -32,7 +32,7 @@ from ..models.structure import (
     structure_of,
     sublayers,
 )
-from ..training.trainer import Progress
+from ..types import Progress
 from .importance import Cut, damages, kl_to, log_probabilities, observe, removal_path, solve, watching, weight_of
 from .latency_allocation import (
     Damage,

@@ -17,7 +17,7 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import PIXELS
 
 from ..config import Adversary
-from .trainer import Loss
+from ..types import Loss
 
 
 def hardened(loss: Loss, model: PreTrainedModel, settings: Adversary) -> Loss:

@@ -15,7 +15,7 @@ from paredown.tasks import perturbations as noise
 from ..config import Augment
 
 if TYPE_CHECKING:
-    from .trainer import Progress
+    from ..types import Progress
 
 TOP = 5  # the masked-language model's best words, one of which is taken
 ROWS = 16  # rows a call of a model
@@ -72,8 +72,8 @@ def _masked(texts: list[str], seeds: list[list[int]], name: str, share: float) -
 
     from paredown.tasks.registry import TASKS
 
-    from ..models.inference import tensors
     from ..models.loading import load, open_checkpoint
+    from ..models.output_kinds import tensors
 
     source = open_checkpoint(name)
     model = load(source, dataclasses.replace(TASKS["text-classification"], auto_class="AutoModelForMaskedLM"))

@@ -20,11 +20,13 @@ from paredown.runtime.preprocessor import collate, per_row
 from paredown.tasks.token_classification import NO_LABEL
 
 from ..config import Update
-from ..distillation.distill import teacher_scores
-from ..models.inference import Kind, answers, divergence, inputs_of, kind_of, tensors
+from ..models.inference import teacher_scores
+from ..models.output_kinds import Kind, answers, divergence, inputs_of, kind_of, label_names, tensors
+from ..types import Progress
+from .collate import ROW
 from .losses import Judge, Labels, labels_key, one_a_line, supervised
 from .target_scaling import standard_units
-from .trainer import ROW, Progress, fit, label_names
+from .trainer import fit
 
 Labelled = tuple[Sequence[Sequence[int]], Labels]  # token ids and labels of each row
 

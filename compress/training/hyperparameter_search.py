@@ -23,11 +23,12 @@ from paredown.tasks.rows import some_of
 from paredown.tasks.token_classification import NO_LABEL
 
 from ..config import Adapter, Adversary, Finetune, Tune
-from ..distillation.distill import teacher_scores
-from ..models.inference import Kind, kind_of
+from ..models.inference import teacher_scores
+from ..models.output_kinds import Kind, kind_of
+from ..types import Progress
 from .losses import Labels, one_a_line
 from .studies import reasons, seed_sampler, study_at
-from .trainer import Progress, finetune
+from .trainer import finetune
 
 HELD_OUT = 0.2  # of the training rows
 LOOKS = 3  # at the held-out rows in a trial; the first ones may end it

@@ -18,7 +18,8 @@ from paredown.runtime.preprocessor import run_rows
 from paredown.tasks.text_generation import nats
 from paredown.tasks.token_classification import NO_LABEL
 
-from ..models.inference import Kind, answers, divergence, forward, kind_of, pad_id
+from ..models.inference import forward
+from ..models.output_kinds import Kind, answers, divergence, kind_of, pad_id
 
 SCALE = 20.0  # of cosines, as in sentence-transformers: 1 / temperature
 JUDGED = 256  # pairs whose loss is one
@@ -113,7 +114,7 @@ class Judge:
         cast(nn.Module, model).to("cpu").eval()
         kind = kind_of(model)
         if kind is Kind.TEXT:
-            from ..models.seq2seq import cross_entropy
+            from .seq2seq_targets import cross_entropy
 
             value = cross_entropy(model, self.ids, self.wanted)
             cast(nn.Module, model).to(device).train(training)

@@ -20,7 +20,8 @@ from paredown.runtime.preprocessor import run_rows
 from paredown.tasks.classification import spread
 from paredown.tasks.rows import some_of
 
-from ..models.inference import Kind, forward, kind_of, pad_id
+from ..models.inference import forward
+from ..models.output_kinds import Kind, kind_of, pad_id
 
 LOOK_ROWS = 256  # that tell where the model stands
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -20,25 +20,15 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import PrinterCallback
 
 from paredown.runtime.errors import InputError, StepError, nearest
-from paredown.runtime.preprocessor import collate
 from paredown.tasks.token_classification import NO_LABEL
 
 from ..config import Finetune, Training
 from ..models.architectures import FAMILIES
-from ..models.inference import Kind, inputs_of, kind_of, not_finite, pad_id
+from ..models.output_kinds import Kind, inputs_of, kind_of, label_names, not_finite, pad_id
+from ..types import Loss, Progress
+from .collate import PARTNER, ROW, stack
 from .losses import Judge, Labels, labels_key, one_a_line, supervised
 from .target_scaling import standard_units
-
-PARTNER = "partner"  # of a row to train on: the ids of the text that belongs to it
-Progress = Callable[[float, str], None]  # share done 0..1, what is happening
-Loss = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
-ROW = "input_ids"  # the key under which a row to train on has what the encoder gave; Trainer looks there for its length
-
-
-def label_names(model: PreTrainedModel) -> list[str]:
-    """The labels of a model, in the order of its outputs."""
-    names: dict = model.config.id2label or {}
-    return [str(names[i]) for i in range(len(names))]
 
 
 def finetune(
@@ -74,7 +64,7 @@ def _finetune(
 ) -> PreTrainedModel:
     name, kind = labels_key(model), kind_of(model)
     if kind is Kind.TEXT:
-        from ..models.seq2seq import taught
+        from .seq2seq_targets import taught
 
         rows = taught(model, ids, labels)
     else:
@@ -284,19 +274,3 @@ def _trainer(
     if progress:
         trainer.add_callback(_Report(progress))
     return trainer
-
-
-def stack(rows: list[dict], filler: int) -> dict[str, torch.Tensor]:
-    """A batch of rows to train on; what has one entry a token is padded, labels and targets with NO_LABEL."""
-    given = [row[name] for name in (ROW, PARTNER) for row in rows if name in row]
-    batch = {name: torch.from_numpy(a) for name, a in collate(given, filler).items()}
-    for name in rows[0].keys() - {ROW, PARTNER}:
-        values = [np.asarray(row[name]) for row in rows]
-        if values[0].ndim:
-            longest = max(map(len, values))
-            none = NO_LABEL if name in ("labels", "targets") else 0
-            values = [
-                np.pad(v, [(0, longest - len(v)), *[(0, 0)] * (v.ndim - 1)], constant_values=none) for v in values
-            ]
-        batch[name] = torch.from_numpy(np.stack(values))
-    return batch

@@ -24,7 +24,7 @@ def decoder_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> None:
     import torch
     from transformers.cache_utils import DynamicCache
 
-    from .exporter import traced
+    from .trace import traced
 
     kind = str(checkpoint.config.get("model_type", ""))
     if kind not in FAMILIES or not FAMILIES[kind].decoder:

@@ -6,34 +6,30 @@ MiniLM; 0 of 6 from SDPA or from the dynamo exporter).
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paredown.compress.models.architectures import FAMILIES, HALVES, STATIC, WHOLE, supported
+from paredown.compress.models.architectures import STATIC, WHOLE, supported
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.compress.quantization.int8_cost import Judge
-from paredown.runtime.errors import InputError, StepError, missing_extra
+from paredown.runtime.errors import InputError
 from paredown.tasks.registry import Task
 
 from ..artifact import WEIGHTS_ONLY, Artifact, marks_of
 from ..hardware import has_int8_isa
 from .causal_lm import decoder_onnx
+from .fusion import fuse, half
 from .metadata import finish
 from .seq2seq import DECODER, ENCODER, generation_of, of_calls, plain_decoder, recorded, trace
+from .trace import OPSET, traced
 
 if TYPE_CHECKING:
     import torch
-
-OPSET = 17
-SINGLE_FILE_LIMIT = 2 * 10**9  # bytes; protobuf's
 
 
 def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
@@ -72,35 +68,6 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
     dynamic = {**dict.fromkeys(task.inputs, axes), task.output: axes if task.per_token else {0: "batch"}}
     traced(Positional(), (example,) * len(task.inputs), target, list(task.inputs), [task.output], dynamic)
     return target
-
-
-def traced(
-    module: torch.nn.Module,
-    examples: tuple[torch.Tensor, ...],
-    target: Path,
-    inputs: list[str],
-    outputs: list[str],
-    axes: dict[str, dict[int, str]],
-) -> None:
-    """Write what a module does to the examples as an ONNX file; `axes`: those of any size, by tensor. StepError when it
-    is more than such a file can hold."""
-    import torch
-
-    with warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module.eval(),  # the exporter puts back this one's mode, dropout included
-            examples,
-            str(target),
-            input_names=inputs,
-            output_names=outputs,
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            do_constant_folding=True,
-            dynamo=False,
-        )
-    if target.stat().st_size > SINGLE_FILE_LIMIT:
-        raise StepError(f"{target.name} is over 2 GB, which one ONNX file cannot hold")
 
 
 def to_onnx(
@@ -172,15 +139,6 @@ def _ready(
     return details
 
 
-def half(source: Path, target: Path) -> None:
-    """Weights and arithmetic in float16, inputs and outputs as they were: for GPUs; a CPU computes it in float32."""
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    with _quiet():
-        onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
-
-
 def artifact_of(
     checkpoint: Checkpoint,
     task: Task,
@@ -211,64 +169,3 @@ def artifact_of(
         details=details | marks_of(encoder),
         generation=generation_of(checkpoint, task, files),
     ).write()
-
-
-def fuse(source: Path, target: Path, checkpoint: Checkpoint) -> dict[str, int]:
-    """Fuse attention, GELU and layer norms with ONNX Runtime's transformer optimizer; the counts are returned.
-
-    Raises StepError when a layer's attention stayed unfused: slower, and nobody would notice.
-    """
-    try:
-        from onnxruntime.transformers.fusion_attention import FusionAttention
-        from onnxruntime.transformers.fusion_options import FusionOptions
-        from onnxruntime.transformers.onnx_model_bert import BertOnnxModel
-    except ImportError as error:
-        raise missing_extra(error.name or "onnxruntime", "cpu") from None
-    import onnx
-
-    kind = checkpoint.config.get("model_type", "")
-    if kind in (STATIC, *WHOLE, *HALVES) or not FAMILIES[kind].fuses:
-        shutil.copyfile(source, target)
-        return {}
-    heads = int(checkpoint.config.get("num_attention_heads") or checkpoint.config["n_heads"])
-    hidden = int(checkpoint.config.get("hidden_size") or checkpoint.config["dim"])
-
-    class HeadsOfEachLayer(FusionAttention):
-        """A cut layer has its own number of heads, to be read from its weights, not from the config."""
-
-        def get_num_heads_and_hidden_size(self, reshape_q) -> tuple[int, int]:
-            add = self.model.get_parent(reshape_q, 0)
-            matmul = self.model.match_parent(add, "MatMul") if add is not None else None
-            weight = self.model.get_initializer(matmul.input[1]) if matmul is not None else None
-            if weight is None:
-                return super().get_num_heads_and_hidden_size(reshape_q)
-            return weight.dims[1] * heads // hidden, weight.dims[1]
-
-    with _quiet():
-        model = BertOnnxModel(onnx.load(source), heads, hidden)
-        model.attention_fusion = HeadsOfEachLayer(model, hidden, heads, model.attention_mask)
-        model.optimize(FusionOptions("bert"))
-        model.topological_sort()
-        counts = {name: int(n) for name, n in model.get_fused_operator_statistics().items() if n}
-        model.save_model_to_file(str(target))
-    depth, config = checkpoint.depth, checkpoint.config
-    norms = sum(counts.get(f"{kind}LayerNormalization", 0) for kind in ("", "Skip", "Embed"))
-    gelus = sum(counts.get(kind, 0) for kind in ("Gelu", "BiasGelu", "FastGelu"))
-    wanted = {"attention": (counts.get("Attention", 0), depth), "layer norms": (norms, 2 * depth + 1)}
-    if (config.get("hidden_act") or config.get("activation")) == "gelu":
-        wanted["GELU"] = (gelus, depth)
-    for part, (found, needed) in wanted.items():
-        if found < needed:
-            raise StepError(f"fused {part}: {found} of {needed} in {depth} layers; it would run slower")
-    return counts
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter and the optimizer log every pattern that they did not find."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

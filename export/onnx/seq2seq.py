@@ -34,7 +34,7 @@ def trace(checkpoint: Checkpoint, task: Task, target: Path) -> None:
 
     from paredown.compress.models.seq2seq import DecoderHalf, EncoderHalf
 
-    from .exporter import traced
+    from .trace import traced
 
     model = load(checkpoint, task)
     model.set_attn_implementation("eager")

@@ -25,7 +25,8 @@ from paredown.tasks.registry import Task
 
 from ..artifact import GRAPH, Artifact
 from ..hardware import gpus
-from ..onnx.exporter import artifact_of, half, to_onnx
+from ..onnx.exporter import artifact_of, to_onnx
+from ..onnx.fusion import half
 from ..onnx.metadata import finish
 from .tensorrt_config import Engine, layers_of, require, summary
 

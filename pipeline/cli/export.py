@@ -19,6 +19,7 @@ from paredown.compress.models.loading import Checkpoint, load, open_checkpoint
 from paredown.compress.quantization.int8_cost import Judge
 from paredown.export.artifact import ON_GPU, Artifact, precisions_of
 from paredown.export.hardware import cores
+from paredown.export.opening import open_artifact
 from paredown.export.runtimes.tensorrt_config import Engine, require
 from paredown.runtime.errors import InputError, nearest
 from paredown.runtime.preprocessor import collate, run_rows
@@ -230,7 +231,7 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
     rows = judged or _random_rows(artifact)
     said = ""
     try:
-        session = artifact.open(cores())
+        session = open_artifact(artifact, cores())
     except CannotRunHere as reason:
         session = stand_in(artifact, cores())
         if session is None:

@@ -60,7 +60,7 @@ def tune_checkpoint(
 
     Trials see training rows alone; the two are compared on validation, paired, and a tie goes to the given settings.
     """
-    from paredown.compress.distillation.distill import teacher_scores
+    from paredown.compress.models.inference import teacher_scores
     from paredown.compress.training.hyperparameter_search import tune
     from paredown.compress.training.trainer import finetune
 

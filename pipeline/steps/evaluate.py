@@ -13,6 +13,7 @@ import numpy as np
 from paredown.export.artifact import Artifact, read_artifact
 from paredown.export.checks.parity import compare, departure, gate, longest_row, stand_in, takes_longest
 from paredown.export.hardware import cores
+from paredown.export.opening import open_artifact
 from paredown.runtime.preprocessor import Encoder, run_rows
 from paredown.runtime.session import CannotRunHere, Session
 from paredown.tasks import perturbations as noise
@@ -34,7 +35,7 @@ def evaluate(
     artifact = read_artifact(done[candidate.step].path)
     encoder = artifact.encoder()
     try:
-        session = artifact.open(cores())
+        session = open_artifact(artifact, cores())
     except CannotRunHere as reason:
         graph = stand_in(artifact, cores())
         if graph is None:
@@ -58,7 +59,7 @@ def further(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done],
     if "cannot_run" in done[evaluation_name(candidate)].result:
         return {}
     artifact = read_artifact(done[candidate.step].path)
-    encoder, session, result = artifact.encoder(), artifact.open(cores()), {}
+    encoder, session, result = artifact.encoder(), open_artifact(artifact, cores()), {}
     if job.test is not None:
         report(0.0, "scoring test")
         outputs = run_rows(session, encoder.ids(job.test.texts), encoder.pad_id, job.task.output)

@@ -22,6 +22,7 @@ from paredown.benchmarks.sittings import Measured, failed, merged
 from paredown.benchmarks.sweep import sweep
 from paredown.export.artifact import read_artifact
 from paredown.export.hardware import cores
+from paredown.export.opening import open_artifact
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.preprocessor import PIXELS, reader_file
 
@@ -139,7 +140,7 @@ def _new_tokens_per_s(artifacts: dict[str, Path], rows: dict, threads: int) -> d
     """
     found = {}
     for name, path in artifacts.items():
-        session = read_artifact(path).open(threads)
+        session = open_artifact(read_artifact(path), threads)
         if not isinstance(session, Decoder):
             continue  # PyTorch's own, which scores only
         prompts = [row[: 1 + len(row) // 2] for row in rows[name][:PROMPTS]]

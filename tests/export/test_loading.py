@@ -19,6 +19,7 @@ from paredown.export.bundle.archive import copy_tree
 from paredown.export.foreign import answered
 from paredown.export.loading import adopt
 from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.opening import open_artifact
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import PAIR
 from paredown.tasks.registry import TASKS
@@ -78,7 +79,7 @@ def set_outputs(model: onnx.ModelProto, *names: str) -> None:
 
 
 def answers(artifact: Artifact) -> np.ndarray:
-    return np.asarray(artifact.open(1)(artifact.encoder().pad(IDS))[artifact.outputs[0]])
+    return np.asarray(open_artifact(artifact, 1)(artifact.encoder().pad(IDS))[artifact.outputs[0]])
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import EMPTY_FILE, EXAMPLE
 
 from paredown.export.artifact import PRECISIONS
 from paredown.export.bundle.writer import CODE
@@ -26,18 +27,6 @@ ODD = st.one_of(
     st.just(10**12),
     st.sampled_from([0.5, "", "x", "1\n", [], [1], ["a", "a"], {}, {"a": 1}]),
 )
-EMPTY_FILE = {"sha256": "0" * 64, "bytes": 0}
-EXAMPLE = {
-    "schema": 2, "name": "a", "version": "1", "task": "t", "runtime": "r", "precision": "fp32", "model": "model/m.onnx",
-    "inputs": ["i"], "outputs": ["o"], "labels": ["a", "b"], "max_length": 8, "pad_id": 0, "batch_size": None,
-    "length_policy": {"truncate": "right", "pad": "right", "pad_to": "longest"}, "golden": "golden.json",
-    "requirements": {"numpy": "2"}, "environment": {"numpy": {"version": "2", "bytes": 3}}, "tool": {"paredown": "0"},
-    "opset": {"ai.onnx": 17}, "isa": {"needs_one_of": [], "packed_on": ["avx2"]},
-    "source": {"checkpoint": "c", "candidate": "x", "details": {}},
-    "metric": {"metric": "accuracy", "metric_validation": 1.5, "metric_validation_ci": [1.0, 2.0], "metric_test": None,
-               "metric_test_ci": None},
-    "packed_on": {}, "files": dict.fromkeys(("model/m.onnx", "golden.json", "tokenizer.json"), EMPTY_FILE),
-}  # fmt: skip
 
 
 def places(value: object, path: tuple = ()) -> list[tuple]:

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from paredown.export.artifact import read_artifact
 from paredown.export.errors import InputError
+from paredown.export.opening import open_artifact
 from paredown.runtime.manifest import BundleError, write_manifest
 from paredown.runtime.model_scan import check_model_file, scan
 from paredown.runtime.selftest import selftest
@@ -157,4 +158,4 @@ def test_an_artefact_whose_model_points_outside_is_refused_before_a_runtime(fini
     artefact = shutil.copytree(made.parent, tmp_path / "artefact")
     (artefact / "model.onnx").write_bytes(hidden("initializer", "../evil").SerializeToString())
     with pytest.raises(InputError, match=r"external data at '../evil'"):
-        read_artifact(artefact).open(1)
+        open_artifact(read_artifact(artefact), 1)

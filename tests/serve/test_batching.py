@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from conftest import BAD, FILLER, GOOD
 
-from paredown.serve.batching import Batcher, Gone, Job
+from paredown.serve.batching import Batcher
 from paredown.serve.config import Settings
 from paredown.serve.errors import Refused
+from paredown.serve.job import Gone, Job
 from paredown.serve.model import Bundle, Model
 
 LONG_S = 60

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from paredown.compress.data.dataset import read_rows
-from paredown.compress.models.inference import Kind, answers
+from paredown.compress.models.output_kinds import Kind, answers
 from paredown.compress.training.losses import chosen_tokens, supervised
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import PAIR

@@ -15,11 +15,13 @@ from scipy.stats import spearmanr
 
 from paredown.compress.data.dataset import read_rows, require_two_classes
 from paredown.compress.models.architectures import FAMILIES
-from paredown.compress.models.inference import Kind, answers, divergence, forward
+from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
+from paredown.compress.models.output_kinds import Kind, answers, divergence
 from paredown.compress.models.structure import cut, structure_of
 from paredown.compress.training.losses import SCALE, Judge, pair_loss
 from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.opening import open_artifact
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import run_rows
 from paredown.tasks.classification import points
@@ -195,7 +197,7 @@ def test_every_family_gives_vectors_cut_and_exported(kind: str, tmp_path: Path) 
     np.testing.assert_array_equal(run_rows(partial(forward, load(saved, TASK)), ids, 0, "logits"), ours)
     graph = plain_onnx(saved, TASK, tmp_path / "plain.onnx")
     artifact = to_onnx(graph, saved, TASK, tmp_path / "onnx", 32)
-    np.testing.assert_allclose(run_rows(artifact.open(1), ids, 0, "logits"), ours, atol=1e-5)
+    np.testing.assert_allclose(run_rows(open_artifact(artifact, 1), ids, 0, "logits"), ours, atol=1e-5)
 
 
 def forward_states(checkpoint: Checkpoint, ids: list[int]) -> np.ndarray:

@@ -12,8 +12,9 @@ from prose import rows, write_rows
 
 from paredown.compress.config import Distill, Heal, Prune
 from paredown.compress.data.dataset import read_rows
-from paredown.compress.models.inference import Kind, answers, forward, kind_of
+from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import load, open_checkpoint, save
+from paredown.compress.models.output_kinds import Kind, answers, kind_of
 from paredown.compress.models.structure import keep_blocks
 from paredown.compress.pruning.prune import prune
 from paredown.compress.training.losses import Judge, supervised

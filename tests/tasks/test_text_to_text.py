@@ -11,13 +11,15 @@ from writing import rows as rows_of_texts
 
 from paredown.compress.config import Distill, Finetune
 from paredown.compress.data.dataset import read_rows
-from paredown.compress.distillation.distill import distill, teacher_scores
+from paredown.compress.distillation.distill import distill
 from paredown.compress.models.architectures import HALVES
-from paredown.compress.models.inference import forward
+from paredown.compress.models.inference import forward, teacher_scores
 from paredown.compress.models.loading import load, open_checkpoint, save
-from paredown.compress.models.seq2seq import along, depths, targets_of, taught
+from paredown.compress.models.seq2seq import depths
+from paredown.compress.training.collate import stack
 from paredown.compress.training.losses import NO_LABEL
-from paredown.compress.training.trainer import finetune, stack
+from paredown.compress.training.seq2seq_targets import along, targets_of, taught
+from paredown.compress.training.trainer import finetune
 from paredown.runtime.errors import InputError
 from paredown.runtime.seq2seq_decoding import writer
 from paredown.tasks import text_to_text as written

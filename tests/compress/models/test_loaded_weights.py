@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from advised import follow
 from conftest import LABELS, PROSE, TASK, make_checkpoint
 from safetensors.torch import load_file, save_file
 
@@ -41,12 +41,6 @@ def change(path: Path, by: Callable[[dict], object], **config: object) -> None:
 def logits(path: Path) -> torch.Tensor:
     with torch.inference_mode():
         return load(open_checkpoint(path, TASK), TASK)(IDS, torch.ones_like(IDS)).logits
-
-
-def follow(error: str) -> None:
-    """Run the last command that a refusal names."""
-    code = re.findall(r'python -c ("[^"]*"|\'.*\')', error)[-1]
-    subprocess.run(["bash", "-c", f"{sys.executable} -c {code}"], check=True, capture_output=True)
 
 
 def refusal(path: Path, task=TASK) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import transformers
+from advised import follow
 from conftest import BAD, FILLER, GOOD, TASK, make_checkpoint
-from test_loaded import follow
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from paredown.compress.models import tokenizer_settings

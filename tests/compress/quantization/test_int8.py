@@ -18,7 +18,8 @@ from paredown.compress.quantization import int8 as quantize
 from paredown.compress.quantization.int8_cost import Judge, answers, distances, outputs
 from paredown.compress.quantization.sensitivity import composed, groups_of, products
 from paredown.compress.quantization.smoothquant import smooth
-from paredown.export.onnx.exporter import fuse, plain_onnx
+from paredown.export.onnx.exporter import plain_onnx
+from paredown.export.onnx.fusion import fuse
 from paredown.runtime.errors import StepError
 from paredown.runtime.preprocessor import Batch, collate
 from paredown.tasks.rows import Rows

@@ -4,7 +4,7 @@ from conftest import LABELS, TASK, make_checkpoint
 
 from paredown.compress.config import Adapter, Finetune
 from paredown.compress.data import dataset as data
-from paredown.compress.distillation.distill import teacher_scores
+from paredown.compress.models.inference import teacher_scores
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training.trainer import finetune
 from paredown.runtime.errors import InputError

@@ -6,8 +6,9 @@ import torch
 from conftest import TASK, make_checkpoint
 
 from paredown.compress.data.dataset import read_rows
-from paredown.compress.models.inference import divergence, forward
+from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import load, with_new_head
+from paredown.compress.models.output_kinds import divergence
 from paredown.compress.training.target_scaling import last_layer, standard_units
 from paredown.runtime.preprocessor import PAIR
 from paredown.tasks.classification import spread

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_manifest import EXAMPLE
+from manifests import EXAMPLE
 
 from paredown.export.bundle import archive as archive_module
 from paredown.export.bundle.archive import pack, unpack

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 from conftest import paredown, refused
 from google.protobuf import text_format
+from manifests import change_manifest
 
 from paredown.export.bundle.archive import unpack
 from paredown.export.bundle.layouts import to_triton, triton_config
@@ -65,8 +66,6 @@ def test_triton_config_of_openvino_and_of_odd_names(tmp_path: Path, finished: Pa
     config = text_format.Parse(triton_config(odd), official_config())
     assert (config.backend, config.default_model_filename) == ("openvino", "model.xml")
     assert [port.name for port in config.input] == ['a"b\\', "ü\n"]
-    from test_bundle import change_manifest
-
     bundle = shutil.copytree(finished / "bundle", tmp_path / "bundle")
     change_manifest(bundle, runtime="other")
     with pytest.raises(InputError, match="for onnxruntime and openvino bundles, not other"):

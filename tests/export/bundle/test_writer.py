@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import paredown
+from manifests import change_manifest
 
 from paredown.export.artifact import read_artifact
 from paredown.export.bundle.archive import pack, unpack, unpacked
@@ -23,7 +24,7 @@ from paredown.export.bundle.writer import isa_needed, write_bundle
 from paredown.export.hardware import INT8_ISA
 from paredown.export.predictor import Predictor
 from paredown.runtime import selftest as selftest_module
-from paredown.runtime.manifest import BundleError, write_manifest
+from paredown.runtime.manifest import BundleError
 from paredown.runtime.selftest import selftest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,10 +33,6 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def bundle(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished / "bundle", tmp_path / "bundle")
-
-
-def change_manifest(bundle: Path, **values: object) -> None:
-    write_manifest(bundle, json.loads((bundle / "manifest.json").read_text()) | values)
 
 
 def test_the_archive_is_the_same_bytes_each_time_and_unpacks_to_the_same_files(bundle: Path, tmp_path: Path) -> None:

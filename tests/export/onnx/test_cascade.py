@@ -16,6 +16,7 @@ from paredown.compress.models.loading import Checkpoint, load, save
 from paredown.export.artifact import Artifact
 from paredown.export.onnx.cascade import combined, confidence, join, threshold_for
 from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.opening import open_artifact
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import run_rows
 
@@ -34,7 +35,7 @@ def both(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFact
 
 
 def logits(artifact: Artifact, ids: list[list[int]], batch_size: int = 8) -> np.ndarray:
-    return run_rows(artifact.open(1), ids, 0, "logits", batch_size=batch_size)
+    return run_rows(open_artifact(artifact, 1), ids, 0, "logits", batch_size=batch_size)
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])

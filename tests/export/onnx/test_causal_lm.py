@@ -16,6 +16,7 @@ from paredown.compress.models.loading import load, save
 from paredown.compress.models.structure import cut
 from paredown.export.artifact import ON_GPU, PRECISIONS, Artifact, precisions_of
 from paredown.export.onnx.exporter import plain_onnx
+from paredown.export.opening import open_artifact
 from paredown.export.runtimes.registry import EXPORTERS
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.errors import InputError
@@ -38,7 +39,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def opened(artifact: Artifact) -> Decoder:
-    session = artifact.open(1)
+    session = open_artifact(artifact, 1)
     assert isinstance(session, Decoder)
     return session
 

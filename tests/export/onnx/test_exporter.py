@@ -21,6 +21,7 @@ from paredown.export.hardware import INT8_ISA
 from paredown.export.onnx import exporter as to_onnx_module
 from paredown.export.onnx.exporter import plain_onnx, to_onnx
 from paredown.export.onnx.metadata import finish, for_mobile
+from paredown.export.opening import open_artifact
 from paredown.export.runtimes import openvino as to_openvino_module
 from paredown.export.runtimes.registry import EXPORTERS
 from paredown.runtime.errors import InputError, StepError
@@ -85,7 +86,7 @@ def test_an_unevenly_cut_checkpoint_computes_the_same_everywhere(kind: str, runt
     plain = plain_onnx(checkpoint, TASK, tmp_path / "plain.onnx")
     artifact = EXPORTERS[runtime](plain, checkpoint, TASK, tmp_path / "out", 32)
     want = outputs(partial(forward, load(checkpoint, TASK)))
-    np.testing.assert_allclose(outputs(artifact.open(1)), want, atol=1e-5)
+    np.testing.assert_allclose(outputs(open_artifact(artifact, 1)), want, atol=1e-5)
     assert read_artifact(tmp_path / "out") == artifact
     onnx.checker.check_model(onnx.load(plain))
     if runtime == "onnxruntime" and FAMILIES[kind].fuses:
@@ -105,7 +106,7 @@ def test_every_precision_keeps_the_answers(
     held_out = data.read(str(files["validation"]), names=LABELS)
     ids = artifact.encoder().ids(held_out.texts)
     try:
-        session = artifact.open(1)
+        session = open_artifact(artifact, 1)
     except CannotRunHere as reason:
         assert precision == "bf16"
         pytest.skip(str(reason))
@@ -125,11 +126,11 @@ def test_an_onnx_file_says_what_it_is(teacher: Checkpoint, tmp_path: Path) -> No
     told = {entry.key: entry.value for entry in model.metadata_props}
     assert (model.producer_name, told["task"], json.loads(told["labels"])) == ("paredown", TASK.name, list(LABELS))
     assert told["checkpoint_sha256"] == teacher.digest
-    before = outputs(artifact.open(1))
+    before = outputs(open_artifact(artifact, 1))
     phone = for_mobile(artifact)
     assert [p.name for p in (tmp_path / "out").glob("model.*")] == ["model.ort"]
     assert read_artifact(tmp_path / "out") == phone
-    np.testing.assert_allclose(outputs(phone.open(1)), before, atol=1e-5)
+    np.testing.assert_allclose(outputs(open_artifact(phone, 1)), before, atol=1e-5)
 
 
 def test_a_graph_that_is_not_sound_is_refused(teacher: Checkpoint, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from paredown.export.bundle.writer import write_bundle
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.onnx.metadata import for_mobile
 from paredown.export.onnx.static_shapes import buckets, shaped
+from paredown.export.opening import open_artifact
 from paredown.export.predictor import Predictor
 from paredown.export.runtimes.registry import EXPORTERS
 from paredown.runtime.errors import InputError
@@ -68,7 +69,7 @@ def test_every_shape_gives_the_same_answers(kind: str, runtime: str, tmp_path: P
         artifact = shaped(read_artifact(made), lengths, rows)
         assert read_artifact(artifact.path) == artifact
         assert sizes(artifact) == [dims] * len(artifact.inputs)
-        got = run_rows(artifact.open(1), ROWS, checkpoint.pad_id, "logits")
+        got = run_rows(open_artifact(artifact, 1), ROWS, checkpoint.pad_id, "logits")
         np.testing.assert_allclose(got, want, atol=2e-5, err_msg=f"{lengths} {rows}")
 
 
@@ -76,23 +77,23 @@ def test_every_shape_gives_the_same_answers(kind: str, runtime: str, tmp_path: P
                                                     ("openvino", "int8-static")])  # fmt: skip
 def test_int8_of_one_shape_keeps_the_answers(runtime: str, precision: str, teacher: Checkpoint, tmp_path: Path) -> None:
     free = exported(teacher, runtime, tmp_path / "free", precision)
-    want = run_rows(free.open(1), ROWS, teacher.pad_id, "logits", batch_size=1)
+    want = run_rows(open_artifact(free, 1), ROWS, teacher.pad_id, "logits", batch_size=1)
     fixed = shaped(exported(teacher, runtime, tmp_path / "fixed", precision), [32], 2)
-    got = run_rows(fixed.open(1), ROWS, teacher.pad_id, "logits")
+    got = run_rows(open_artifact(fixed, 1), ROWS, teacher.pad_id, "logits")
     assert (got.argmax(-1) == want.argmax(-1)).all()  # dynamic ranges are those of the batch, so not the same bits
 
 
 def test_a_phone_takes_one_shape_too(teacher: Checkpoint, tmp_path: Path) -> None:
     free = exported(teacher, "onnxruntime", tmp_path / "free")
-    want = run_rows(free.open(1), ROWS, teacher.pad_id, "logits")
+    want = run_rows(open_artifact(free, 1), ROWS, teacher.pad_id, "logits")
     phone = for_mobile(shaped(exported(teacher, "onnxruntime", tmp_path / "phone"), [32], 1))
-    np.testing.assert_allclose(run_rows(phone.open(1), ROWS, teacher.pad_id, "logits"), want, atol=2e-5)
+    np.testing.assert_allclose(run_rows(open_artifact(phone, 1), ROWS, teacher.pad_id, "logits"), want, atol=2e-5)
 
 
 def test_what_no_bucket_holds_is_an_error(teacher: Checkpoint, tmp_path: Path) -> None:
     artifact = shaped(exported(teacher, "onnxruntime", tmp_path / "a"), [8])
     with pytest.raises(ValueError, match="33 tokens; this model takes 32 at most"):
-        artifact.open(1)(collate([list(range(33))], 0))
+        open_artifact(artifact, 1)(collate([list(range(33))], 0))
 
 
 def test_shapes_on_the_command_line(teacher: Checkpoint, tmp_path: Path) -> None:
@@ -119,7 +120,7 @@ def test_a_bundle_pads_as_the_artefact_did(finished: Path, tmp_path: Path) -> No
     choice = json.loads((finished / "choice.json").read_text())
     (made,) = finished.glob("steps/teacher-onnxruntime-fp32-*/artifact.json")
     artifact = read_artifact(shutil.copytree(made.parent, tmp_path / "artifact"))
-    free = artifact.open(1)
+    free = open_artifact(artifact, 1)
     texts = ["a good film", "bad"]
     want = run_rows(free, artifact.encoder().ids(texts), artifact.pad_id, "logits")
     for lengths, rows, dims in (([4, 8], None, [-1]), ([artifact.max_length], 2, [2, artifact.max_length])):

@@ -19,6 +19,7 @@ from paredown.export.artifact import PRECISIONS, read_artifact
 from paredown.export.checks.parity import TOLERANCES, compare, departure, gate, stand_in
 from paredown.export.hardware import gpus, importable
 from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.opening import open_artifact
 from paredown.export.runtimes.registry import EXPORTERS
 from paredown.export.runtimes.tensorrt import build, to_tensorrt, typed_graph
 from paredown.export.runtimes.tensorrt_config import Engine, require
@@ -66,7 +67,7 @@ def test_an_engine_is_built_without_a_gpu_in_the_types_of_its_graph(
     assert found["int8_share"] == pytest.approx((precision == "int8-static") * (1 - len(left) / len(products)))
     if not gpus():
         with pytest.raises(CannotRunHere, match=r"^needs an NVIDIA GPU$"):
-            artifact.open(1)
+            open_artifact(artifact, 1)
 
 
 def test_the_graph_for_tensorrt_is_symmetric_and_keeps_the_answers(
@@ -145,7 +146,7 @@ def test_an_engine_that_was_changed_is_never_opened(teacher: Checkpoint, plain: 
     (tmp_path / "model.engine").write_bytes(model)
     for changed in (artifact, replace(artifact, details={})):
         with pytest.raises(InputError, match=r"model\.engine: not the engine that artifact\.json was written for"):
-            changed.open(1)
+            open_artifact(changed, 1)
 
 
 @pytest.mark.skipif(importable("tensorrt"), reason="TensorRT is installed here")
@@ -166,7 +167,7 @@ def test_onnx_runtimes_gpu_providers_say_what_they_need(
     assert TensorProto.FLOAT16 in types
     assert TensorProto.FLOAT not in types
     with pytest.raises(CannotRunHere, match=r"^needs an NVIDIA GPU$"):
-        artifact.open(1)
+        open_artifact(artifact, 1)
 
 
 def test_a_providers_file_says_what_it_is_and_is_made_quietly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -309,7 +310,7 @@ def test_on_a_gpu_every_runtime_answers_as_the_checkpoint_does(
 ) -> None:
     try:
         artifact = EXPORTERS[runtime](plain, teacher, TASK, tmp_path, 32, precision, rows)
-        session = artifact.open(1)
+        session = open_artifact(artifact, 1)
     except (InputError, CannotRunHere) as reason:
         pytest.skip(str(reason))
     ids = artifact.encoder().ids(data.read(str(files["validation"]), names=LABELS).texts)

@@ -1,0 +1,28 @@
+"""Batches of training rows: padded tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from paredown.runtime.preprocessor import collate
+from paredown.tasks.token_classification import NO_LABEL
+
+PARTNER = "partner"  # of a row to train on: the ids of the text that belongs to it
+ROW = "input_ids"  # the key under which a row to train on has what the encoder gave; Trainer looks there for its length
+
+
+def stack(rows: list[dict], filler: int) -> dict[str, torch.Tensor]:
+    """A batch of rows to train on; what has one entry a token is padded, labels and targets with NO_LABEL."""
+    given = [row[name] for name in (ROW, PARTNER) for row in rows if name in row]
+    batch = {name: torch.from_numpy(a) for name, a in collate(given, filler).items()}
+    for name in rows[0].keys() - {ROW, PARTNER}:
+        values = [np.asarray(row[name]) for row in rows]
+        if values[0].ndim:
+            longest = max(map(len, values))
+            none = NO_LABEL if name in ("labels", "targets") else 0
+            values = [
+                np.pad(v, [(0, longest - len(v)), *[(0, 0)] * (v.ndim - 1)], constant_values=none) for v in values
+            ]
+        batch[name] = torch.from_numpy(np.stack(values))
+    return batch

@@ -1,0 +1,71 @@
+"""Graph optimisation: attention, GELU and layer norms fused, and weights in half precision."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from paredown.compress.models.architectures import FAMILIES, HALVES, STATIC, WHOLE
+from paredown.compress.models.loading import Checkpoint
+from paredown.runtime.errors import StepError, missing_extra
+
+from .trace import quiet
+
+
+def half(source: Path, target: Path) -> None:
+    """Weights and arithmetic in float16, inputs and outputs as they were: for GPUs; a CPU computes it in float32."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with quiet():
+        onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
+
+
+def fuse(source: Path, target: Path, checkpoint: Checkpoint) -> dict[str, int]:
+    """Fuse attention, GELU and layer norms with ONNX Runtime's transformer optimizer; the counts are returned.
+
+    Raises StepError when a layer's attention stayed unfused: slower, and nobody would notice.
+    """
+    try:
+        from onnxruntime.transformers.fusion_attention import FusionAttention
+        from onnxruntime.transformers.fusion_options import FusionOptions
+        from onnxruntime.transformers.onnx_model_bert import BertOnnxModel
+    except ImportError as error:
+        raise missing_extra(error.name or "onnxruntime", "cpu") from None
+    import onnx
+
+    kind = checkpoint.config.get("model_type", "")
+    if kind in (STATIC, *WHOLE, *HALVES) or not FAMILIES[kind].fuses:
+        shutil.copyfile(source, target)
+        return {}
+    heads = int(checkpoint.config.get("num_attention_heads") or checkpoint.config["n_heads"])
+    hidden = int(checkpoint.config.get("hidden_size") or checkpoint.config["dim"])
+
+    class HeadsOfEachLayer(FusionAttention):
+        """A cut layer has its own number of heads, to be read from its weights, not from the config."""
+
+        def get_num_heads_and_hidden_size(self, reshape_q) -> tuple[int, int]:
+            add = self.model.get_parent(reshape_q, 0)
+            matmul = self.model.match_parent(add, "MatMul") if add is not None else None
+            weight = self.model.get_initializer(matmul.input[1]) if matmul is not None else None
+            if weight is None:
+                return super().get_num_heads_and_hidden_size(reshape_q)
+            return weight.dims[1] * heads // hidden, weight.dims[1]
+
+    with quiet():
+        model = BertOnnxModel(onnx.load(source), heads, hidden)
+        model.attention_fusion = HeadsOfEachLayer(model, hidden, heads, model.attention_mask)
+        model.optimize(FusionOptions("bert"))
+        model.topological_sort()
+        counts = {name: int(n) for name, n in model.get_fused_operator_statistics().items() if n}
+        model.save_model_to_file(str(target))
+    depth, config = checkpoint.depth, checkpoint.config
+    norms = sum(counts.get(f"{kind}LayerNormalization", 0) for kind in ("", "Skip", "Embed"))
+    gelus = sum(counts.get(kind, 0) for kind in ("Gelu", "BiasGelu", "FastGelu"))
+    wanted = {"attention": (counts.get("Attention", 0), depth), "layer norms": (norms, 2 * depth + 1)}
+    if (config.get("hidden_act") or config.get("activation")) == "gelu":
+        wanted["GELU"] = (gelus, depth)
+    for part, (found, needed) in wanted.items():
+        if found < needed:
+            raise StepError(f"fused {part}: {found} of {needed} in {depth} layers; it would run slower")
+    return counts
