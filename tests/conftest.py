@@ -250,9 +250,9 @@ def paredown(*args: object, cwd: Path | None = None, env: dict | None = None) ->
 
 
 IN_FLOAT32 = """
-from paredown.compress import train
-from paredown.pipeline.cli import main
-train.fast_bf16 = lambda: False
+from paredown.compress.training import trainer
+from paredown.pipeline.cli.main import main
+trainer.fast_bf16 = lambda: False
 main()
 """
 

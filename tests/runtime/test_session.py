@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("module", ["runtime.session", "compress.quantize"])
+@pytest.mark.parametrize("module", ["runtime.session", "compress.quantization.int8"])
 def test_openvino_and_nncf_send_no_word_of_their_use(module: str, tmp_path: Path) -> None:
     """Their telemetry is on by default: it leaves an id in the home directory before it sends anything."""
     code = f"import paredown.{module}, openvino, sys; print('openvino_telemetry.main' in sys.modules)"
