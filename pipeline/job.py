@@ -24,7 +24,7 @@ from paredown.tasks.rows import Rows
 
 from .progress import Report
 from .recipe.schema import BASELINE, Model, Precision, Recipe, Runtime, Target
-from .steps.dry_run import same_length, take_longest
+from .dry_run import same_length, take_longest
 from .store import Done, key_of
 
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from paredown.compress.config import Augment
 from paredown.compress.data import dataset as data_module
 from paredown.compress.data.dataset import read_rows
 from paredown.runtime.errors import InputError
-from paredown.tasks.parsing import columns_of
 from paredown.tasks.registry import Task
-from paredown.tasks.rows import Rows
 
-from ..progress import Report, Reporter
-from ..store import write_atomic
+from ..progress import Reporter
+from ..steps.augment import write_augmented
 from .common import Seed, TaskOption, about_words, out, task_named
 from .validation import checked
 
@@ -64,33 +60,6 @@ def augment(
     with Reporter(1).step("augment") as report:
         count = write_augmented(rows, labels, settings, output, seed, report, whole=True)
     out.print(f"{output}: {len(rows)} rows and {count} changed copies", soft_wrap=True)
-
-
-def write_augmented(
-    rows: Rows, labels: tuple[str, ...], settings: Augment, path: Path, seed: int, report: Report, whole: bool = False
-) -> int:
-    """Write the changed copies (after the rows themselves, with `whole`) as JSON lines; returns how many there are."""
-    from paredown.compress.training.augmentation import augment as changed_copies
-
-    made = changed_copies(rows.texts, settings, seed=seed, progress=report)
-    if not made:
-        raise InputError(f"{rows.source}: no row came out changed; look at `kinds` and `share`")
-    entries = [*enumerate(rows.texts), *made] if whole else made
-    lines = []
-    for i, text in entries:
-        label = {} if rows.labels is None else _label_of(rows.labels[i], labels)
-        lines.append(json.dumps({**columns_of(text), **label}, ensure_ascii=False))
-    write_atomic(path, "\n".join(lines) + "\n")
-    return len(made)
-
-
-def _label_of(label: np.ndarray, names: tuple[str, ...]) -> dict:
-    """A row's label, all that it has, or its number, under names that `read` finds again."""
-    if label.dtype == np.float64:
-        return {"score": float(label)}
-    if label.ndim:
-        return {"labels": [names[i] for i in np.flatnonzero(label)]}
-    return {"label": names[int(label)]}
 
 
 def _labels(source: str, task: Task) -> tuple[str, ...]:

@@ -17,13 +17,13 @@ from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.export.hardware import cores
 from paredown.runtime.errors import InputError, nearest
 
-from ..cli import tune as tuning
-from ..cli.augment import write_augmented
 from ..job import Job, Step, rows_digest
 from ..progress import Report
 from ..recipe.schema import Adapt, Arrivals
 from ..store import Done
 from . import continual as growing
+from . import tune as tuning
+from .augment import write_augmented
 from .step_keys import code_of
 
 ROWS = "rows.jsonl"  # what augment adds
