@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paredown.export.errors import StepError
+from paredown.runtime.errors import StepError
 
 from .bounds import Z95_ONE_SIDED, tango
 from .calibration import SURE, calibration

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from paredown.export.bundle.model_card import escaped
-from paredown.export.errors import missing_extra
+from paredown.runtime.errors import missing_extra
 
 from .chart import chart
 from .report_text import (

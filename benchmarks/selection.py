@@ -16,7 +16,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from paredown.export.errors import InputError, StepError, nearest
+from paredown.runtime.errors import InputError, StepError, nearest
 
 from .constraints import Budgets, broken, excess, gate_of, limits_of
 from .intervals import half_width

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from paredown.export.errors import StepError
+from paredown.runtime.errors import StepError
 
 from .constraints import FIGURES, Budgets, Limit, gate_of, value_of
 from .selection import ChooseSettings, Frontier, Row, pick, reasons_of

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from paredown.tasks.classification import explained
+from paredown.tasks.regression import explained
 from paredown.tasks.sentence_embedding import agreement, right
 
 ACCURACIES = (0.5, 0.7, 0.85, 0.95, 0.99)

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from paredown.export.predictor import points
+from paredown.tasks.scores import points
 
 from .bounds import (
     NORMAL,

@@ -20,9 +20,9 @@ from typing import NoReturn
 import numpy as np
 
 from paredown.export.artifact import ON_GPU, read_artifact
-from paredown.export.errors import StepError
 from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
+from paredown.runtime.errors import StepError
 from paredown.runtime.session import CannotRunHere
 
 from .system_monitor import Gpu, Joules

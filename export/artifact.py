@@ -17,7 +17,7 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import MARKED, Encoder, reader_file
 from paredown.runtime.preprocessors import encoder_of
 from paredown.runtime.session import ENGINES, PROVIDERS, RUNTIMES
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Task
 
 MANIFEST = "artifact.json"
 # What each runtime can be asked for here. int8-dynamic: activation ranges at run time; int8-static: calibrated.
@@ -32,26 +32,29 @@ PRECISIONS = {
     "tensorrt": ("fp32", "fp16", "bf16", "int8-static"),
     "tensorrt_rtx": ("fp32", "fp16", "bf16", "int8-static"),
 }
-# Of models that write, which are two graphs.
-OF_TEXTS = {
-    "pytorch": ("fp32",),
-    "onnxruntime": ("fp32", "int8-dynamic"),
-    "openvino": ("fp32", "bf16", "int8-static"),
-}
 WEIGHTS_ONLY = {"int8-weight": 8, "int4-weight": 4}  # bits
-OF_DECODERS = ("fp32", "bf16", *WEIGHTS_ONLY)  # the cache and every token's activations stay in float
 ON_GPU = (*PROVIDERS, *ENGINES)
+# Which of them a task's models are made in, by Task.graph.
+BY_GRAPH = {
+    "single": {name: tuple(p for p in known if p not in WEIGHTS_ONLY) for name, known in PRECISIONS.items()},
+    "seq2seq": {
+        "pytorch": ("fp32",),
+        "onnxruntime": ("fp32", "int8-dynamic"),
+        "openvino": ("fp32", "bf16", "int8-static"),
+    },
+    "causal_lm": {  # the cache and every token's activations stay in float
+        name: tuple(p for p in known if p in ("fp32", "bf16", *WEIGHTS_ONLY))
+        for name, known in PRECISIONS.items()
+        if name not in ON_GPU
+    },
+}
 GRAPH = "graph.onnx"  # beside an engine, what it was built from: for the parity gate, not shipped
 EXTRA = {**dict.fromkeys(ON_GPU, "gpu"), "tensorrt_rtx": "rtx"}  # what brings a runtime's packages; "cpu" otherwise
 
 
 def precisions_of(runtime: str, task: Task) -> tuple[str, ...]:
     """Those of PRECISIONS that a task's models are made in; none where they do not run."""
-    if task.writes:
-        return OF_TEXTS.get(runtime, ())
-    if task.goes_on:
-        return () if runtime in ON_GPU else tuple(p for p in PRECISIONS[runtime] if p in OF_DECODERS)
-    return tuple(p for p in PRECISIONS[runtime] if p not in WEIGHTS_ONLY)
+    return BY_GRAPH[task.graph].get(runtime, ())
 
 
 def marks_of(encoder: Encoder) -> dict[str, bool]:

@@ -20,7 +20,8 @@ from paredown.runtime.errors import InputError, missing_extra
 from paredown.runtime.model_scan import check_model_file, scan
 from paredown.runtime.preprocessor import PAIR, Encoder, parts_of, reader_file, run_rows
 from paredown.runtime.session import TOKEN_TYPES, CannotRunHere, Session
-from paredown.tasks.registry import TASKS, Task
+from paredown.tasks.base import Task
+from paredown.tasks.registry import task_named
 
 from .artifact import Artifact
 from .opening import open_artifact
@@ -34,8 +35,8 @@ POOLING = "pooling"  # in an artefact's details: how its vectors are made of its
 def foreign_artifact(model: Path, scratch: Path, task: Task, max_length: int) -> Artifact:
     """A model file of another tool; labels and padding come from the config.json beside it, shapes that are fixed and
     the output's name from the model."""
-    if task.gives_text:
-        raise InputError(f"{model}: of a model that gives texts, our own export or bundle is expected, with its rules")
+    if task.generates:
+        raise InputError(f"{model}: a model that generates text needs our own export or bundle, with its rules")
     reader = reader_file(task.inputs)
     folder = next((f for f in (model.parent, model.parent.parent) if (f / reader).is_file()), None)
     if folder is None or not (folder / "config.json").is_file():
@@ -43,7 +44,7 @@ def foreign_artifact(model: Path, scratch: Path, task: Task, max_length: int) ->
     checkpoint = Checkpoint(folder, read_config(folder / "config.json"), ())
     runtime = SUFFIX_RUNTIME[model.suffix]
     shapes, outputs = _signature(model, runtime)
-    given = {*task.inputs, *((TOKEN_TYPES,) if task.reads_text else ())}
+    given = {*task.inputs, *(() if task.reads_images else (TOKEN_TYPES,))}
     if not shapes.keys() <= given or not shapes.keys() & set(task.inputs):
         raise InputError(
             f"{model}: its inputs are {', '.join(sorted(shapes))}; a model for {task.name} is given "
@@ -71,14 +72,14 @@ def foreign_artifact(model: Path, scratch: Path, task: Task, max_length: int) ->
         inputs=tuple(name for name in (*task.inputs, TOKEN_TYPES) if name in shapes),
         outputs=tuple(outputs),
         labels=checkpoint.labels,
-        max_length=longest if task.reads_text else encoder.max_length,
+        max_length=encoder.max_length if task.reads_images else longest,
         pad_id=checkpoint.pad_id,
         source="",
         lengths=(length,) if length else (),
         batch_size=rows,
     )
     chosen, pooled = _outputs_of(artifact, task, model)
-    details = {POOLING: pooling_of(folder) if pooled else "none"} if task.vector else {}
+    details = {POOLING: pooling_of(folder) if pooled else "none"} if task.pools else {}
     return replace(artifact, outputs=chosen, details=details).write()
 
 
@@ -87,7 +88,7 @@ def answered(artifact: Artifact, texts: Sequence[str], threads: int) -> np.ndarr
 
     Raises CannotRunHere.
     """
-    encoder, task = artifact.encoder(), TASKS[artifact.task]
+    encoder, task = artifact.encoder(), task_named(artifact.task)
     session = _as_asked(open_artifact(artifact, threads), artifact, task, encoder, texts)
     only = artifact.outputs[0]
     name = task.output if len(artifact.outputs) > 1 or POOLING in artifact.details else only
@@ -102,11 +103,11 @@ def _as_asked(session: Session, artifact: Artifact, task: Task, encoder: Encoder
     def run(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         found = session(batch if types is None else batch | {TOKEN_TYPES: _typed(batch, types)})
         outputs = [np.asarray(found[name]) for name in artifact.outputs]
-        if task.answer and len(outputs) == 2:
+        if task.output_ends and len(outputs) == 2:
             return {task.output: np.stack([end.reshape(end.shape[:2]) for end in outputs], axis=-1)}
         if pooling is not None:
             return {task.output: _vectors(outputs[0], batch["attention_mask"], pooling)}
-        if task.number and outputs[0].ndim == 1:
+        if outputs[0].ndim == 1:  # one number a row
             return found | {artifact.outputs[0]: outputs[0][:, None]}
         return found
 
@@ -145,10 +146,8 @@ def _outputs_of(artifact: Artifact, task: Task, model: Path) -> tuple[tuple[str,
     Two rows of unlike length are run. InputError where no output, or more than one, has the shape of the task.
     """
     encoder = artifact.encoder()
-    texts = [encoder.example, encoder.example]
-    if task.reads_text:
-        texts[1] = "a sentence"
-        texts = [f"{text}{PAIR}{text}" if task.columns.second else text for text in texts]
+    texts = [encoder.example, encoder.example if task.reads_images else "a sentence"]
+    texts = [f"{text}{PAIR}{text}" if task.reads_pairs else text for text in texts]
     rows, types = encoder.ids(texts), _types_of(encoder, texts) if TOKEN_TYPES in artifact.inputs else {}
     batch = encoder.pad(rows)
     if types:
@@ -161,47 +160,26 @@ def _outputs_of(artifact: Artifact, task: Task, model: Path) -> tuple[tuple[str,
         raise
     except Exception as error:  # each runtime has classes of its own for what a graph cannot do
         raise InputError(f"{model}: does not run on two rows of text: {' '.join(str(error).split())[:300]}") from None
-    tokens = batch["input_ids"].shape[1] if task.reads_text else 0
+    tokens = batch["input_ids"].shape[1] if "input_ids" in batch else 0
     names = tuple(artifact.outputs)
     widths = [(2, size) for size in (tokens, *artifact.lengths)]  # what is padded to is not taken off a row of ends
-    if task.answer and set(ENDS) <= set(names) and all(found[name][:2] in widths for name in ENDS):
+    if task.output_ends and set(ENDS) <= set(names) and all(found[name][:2] in widths for name in ENDS):
         return ENDS, False
-    if task.vector:
-        chosen = next((name for name in (*SENTENCE, task.output, *TOKENS) if name in names), None)
-    else:
-        chosen = task.output if task.output in names else None
-    fits = [name for name in names if _fits(found[name], task, len(artifact.labels), tokens)]
+    known = (*SENTENCE, task.output, *TOKENS) if task.pools else (task.output,)
+    chosen = next((name for name in known if name in names), None)
+    fits = [name for name in names if task.fits_shape(found[name], 2, tokens, len(artifact.labels))]
     if chosen is None and len(names) > 1 and len(fits) != 1:
         raise InputError(
             f"{model}: its outputs are {', '.join(f'{n} {_shown(found[n], tokens)}' for n in names)}; one, or one "
-            f"called {task.output}, is scored, {_wanted(task, artifact.labels)}"
+            f"called {task.output}, is scored, {task.describe_shape(artifact.labels)}"
         )
     chosen = chosen or next(iter((*fits, *names)))
     if chosen not in fits:
         raise InputError(
             f"{model}: its output {chosen} is {_shown(found[chosen], tokens)}, and {task.name} asks for "
-            f"{_wanted(task, artifact.labels)}{_other_task(found[chosen], task, tokens)}"
+            f"{task.describe_shape(artifact.labels)}{_other_task(found[chosen], task, tokens)}"
         )
-    return (chosen,), task.vector and len(found[chosen]) == 3
-
-
-def _fits(shape: tuple[int, ...], task: Task, labels: int, tokens: int) -> bool:
-    if task.answer:
-        return shape == (2, tokens, 2)
-    if task.per_token:
-        return shape == (2, tokens, labels)
-    if task.vector:
-        return (len(shape) == 2 and shape[0] == 2) or (len(shape) == 3 and shape[:2] == (2, tokens))
-    return shape == (2, labels) or (task.number and shape == (2,))
-
-
-def _wanted(task: Task, labels: Sequence[str]) -> str:
-    if task.answer:
-        return f"(rows, tokens, 2), or {' and '.join(ENDS)}, (rows, tokens) each"
-    if task.vector:
-        return "(rows, width) or (rows, tokens, width)"
-    count = 1 if task.number else f"{len(labels)} labels, as config.json names them"
-    return f"(rows, tokens, {count})" if task.per_token else f"(rows, {count})"
+    return (chosen,), task.pools and len(found[chosen]) == 3
 
 
 def _shown(shape: tuple[int, ...], tokens: int) -> str:

@@ -10,7 +10,7 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import reader_file
 from paredown.runtime.selftest import MANIFEST as BUNDLE_MANIFEST
 from paredown.runtime.selftest import check_files, read_manifest
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Task
 
 from .artifact import MANIFEST, Artifact, read_artifact
 from .bundle.archive import copy_tree, unpack

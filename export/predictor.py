@@ -11,7 +11,7 @@ import numpy as np
 from paredown.compress.data.dataset import read_rows
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import collate, run_rows
+from paredown.runtime.preprocessor import run_rows
 from paredown.runtime.selftest import (
     BundleError,
     check_files,
@@ -21,13 +21,10 @@ from paredown.runtime.selftest import (
     open_runtime,
     read_manifest,
 )
-from paredown.tasks.classification import points, sigmoid, softmax
-from paredown.tasks.parsing import columns_of, image_of, is_text
-from paredown.tasks.registry import TASKS, rows_of_texts
+from paredown.tasks.parsing import image_of, is_text
+from paredown.tasks.registry import task_named
 
 from .isolation import begin_rows
-
-__all__ = ["Predictor", "collate", "columns_of", "image_of", "is_text", "points", "rows_of_texts", "sigmoid", "softmax"]
 
 
 class Predictor:
@@ -40,9 +37,10 @@ class Predictor:
         self.manifest = read_manifest(bundle)
         check_files(bundle, self.manifest)
         self.notes = check_machine(self.manifest)
-        if self.manifest["task"] not in TASKS:
-            raise BundleError(f"task '{self.manifest['task']}' is not one that this paredown knows")
-        self.task = TASKS[self.manifest["task"]]
+        try:
+            self.task = task_named(self.manifest["task"])
+        except InputError as error:
+            raise BundleError(f"{error}; this paredown does not know the task of the bundle") from None
         self.labels = tuple(self.manifest["labels"])
         begin = time.monotonic()
         self.session = open_runtime(bundle, self.manifest, threads, alone)
@@ -58,12 +56,12 @@ class Predictor:
         """
         if not texts:
             return []
-        if not self.task.reads_text and not all(text.startswith("data:image/") for text in texts):
-            raise InputError(f"{self.task.name} sees images: give --image FILE (in Python: image_of(FILE, ...))")
+        if self.task.reads_images and not all(text.startswith("data:image/") for text in texts):
+            raise InputError(f"{self.task.name} reads images: give --image FILE (in Python: image_of(FILE, ...))")
         if not all(map(is_text, [*texts, *seconds])):
             raise InputError("a text holds half a character (a lone surrogate) or U+001E; give UTF-8")
-        texts = rows_of_texts(self.task, texts, seconds)
-        outputs = self.continued(self.prompts(texts)) if self.task.goes_on else self._outputs(texts)
+        texts = self.task.row_texts(texts, seconds)
+        outputs = self.continued(self.prompts(texts)) if self.continues else self._outputs(texts)
         return self.task.decode(outputs, self.labels, texts, self.encoder)
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
@@ -75,6 +73,11 @@ class Predictor:
         return self._decoder.continued(rows, most)
 
     @property
+    def continues(self) -> bool:
+        """The answer to a text is what comes after it."""
+        return isinstance(self.session, Decoder)
+
+    @property
     def _decoder(self) -> Decoder:
         if not isinstance(self.session, Decoder):
             raise BundleError("the manifest does not say what its decoder's cache looks like")
@@ -84,7 +87,7 @@ class Predictor:
         try:
             rows = self.encoder.ids(texts)
         except ValueError as error:
-            if self.task.reads_text:
+            if not self.task.reads_images:
                 raise
             raise InputError(f"an image: {error}") from None
         return run_rows(self.session, rows, self.encoder.pad_id, self.task.output)
@@ -100,7 +103,7 @@ class Predictor:
 def open_job(bundle: Path, started: float, rows_s: float, threads: int | None = None) -> None:
     """Open a bundle and answer once: the part of `child` that says whether it comes back."""
     predictor = Predictor(bundle, threads, alone=False)
-    predictor([predictor.encoder.example], ["b"] if predictor.task.columns.second else ())
+    predictor([predictor.encoder.example], ["b"] if predictor.task.reads_pairs else ())
 
 
 def predict_job(
@@ -109,6 +112,6 @@ def predict_job(
     """`Predictor` on texts, or on image files, as a part of `child`."""
     predictor = Predictor(bundle)
     begin_rows(rows_s)
-    if images and predictor.task.reads_text:
+    if images and not predictor.task.reads_images:
         raise InputError(f"--image: the bundle is for {predictor.task.name}; give --text")
     return predictor(texts or [image_of(file, Path(), "--image") for file in images], pairs)

@@ -9,10 +9,10 @@ from functools import partial
 from paredown.compress.models.loading import Checkpoint, load, with_new_head
 from paredown.export.checks.parity import longest_row, takes_longest
 from paredown.runtime.errors import InputError, StepError
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Task
 from paredown.tasks.rows import Rows
 
-from ..recipe.schema import Recipe
+from .recipe.schema import Recipe
 
 
 def take_longest(
@@ -24,12 +24,12 @@ def take_longest(
     from paredown.compress.models.inference import forward
 
     for source in sources:
-        if task.gives_text:
+        if task.generates:
             source = replace(source, max_new_tokens=checkpoint.generation["max_new_tokens"])
-        ready = source.has_head(task) or task.vector
+        ready = source.has_head(task) or not task.new_head(())
         model = load(source, task) if ready else with_new_head(source, task, checkpoint.labels, recipe.seed).eval()
         encoder = source.encoder(recipe.max_length)
-        row = longest_row(encoder, validation.texts, second=bool(task.columns.second))
+        row = longest_row(encoder, validation.texts, second=task.reads_pairs)
         try:
             takes_longest(partial(forward, model), row, encoder, task, str(source.path))
         except StepError as error:

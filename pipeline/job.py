@@ -19,12 +19,13 @@ from paredown.export.hardware import importable
 from paredown.export.runtimes.tensorrt_config import Engine, require
 from paredown.runtime.errors import InputError, missing_extra
 from paredown.runtime.session import ENGINES
-from paredown.tasks.registry import TASKS, Task
+from paredown.tasks.base import Feature, Task
+from paredown.tasks.registry import task_named
 from paredown.tasks.rows import Rows
 
+from .dry_run import same_length, take_longest
 from .progress import Report
 from .recipe.schema import BASELINE, Model, Precision, Recipe, Runtime, Target
-from .dry_run import same_length, take_longest
 from .store import Done, key_of
 
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
@@ -32,6 +33,8 @@ SCORES = f"{BASELINE}-scores"
 ORIGIN = f"{BASELINE}-origin"  # licence and card of the checkpoint
 RECOVER = "-recover"  # after the name of the cut that is healed
 PLAIN_INT8: dict[Runtime, Precision] = {"onnxruntime": "int8-dynamic", "openvino": "int8-static"}
+# Architectures that can be exported, by Task.graph.
+EXPORTED = {"single": [*supported(False), *WHOLE], "seq2seq": [*HALVES], "causal_lm": supported(True)}
 MODULES = {"pytorch": "torch", "openvino": "openvino"}  # every other runtime is ONNX Runtime, or an engine
 
 
@@ -151,16 +154,16 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     """
     if not importable("torch"):  # whatever the targets are: every run trains or exports
         raise missing_extra("torch", "compress,cpu")
-    task = TASKS[recipe.task]
+    task = task_named(recipe.task)
     checkpoint = replace(open_checkpoint(recipe.checkpoint, task), max_new_tokens=recipe.max_new_tokens)
     origin_files(checkpoint.path)  # refused now where a link leads out
-    if task.gives_text:
+    if task.generates:
         checkpoint.generation  # noqa: B018 - refused now where its rules are wrong
     read = partial(read_rows, task, text=recipe.data.text, names=checkpoint.labels)
     train = read(recipe.data.train, label=recipe.data.label)
     validation = read(recipe.data.validation, label=recipe.data.label, group=recipe.data.groups)
     test = read(recipe.data.test, label=recipe.data.label) if recipe.data.test else None
-    task = task.judging(validation, test, train)
+    task = task.for_rows(validation, test, train)
     unlabeled = None
     if recipe.data.unlabeled:
         unlabeled = data_module.read_unlabeled(
@@ -169,7 +172,7 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     splits = divided(train, validation, test, unlabeled)
     validation, test, unlabeled = splits.validation, splits.test, splits.unlabeled
     kind = checkpoint.config.get("model_type", "")
-    known = [*HALVES] if task.writes else [*supported(task.goes_on), *([] if task.goes_on else WHOLE)]
+    known = EXPORTED[task.graph]
     if kind not in known:
         raise InputError(
             f"{checkpoint.path}: cannot export a '{kind}' model for {task.name} yet; supported: {', '.join(known)}"
@@ -185,7 +188,7 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     for rows in (train, validation, test):
         if rows is not None:
             data_module.require_two_classes(rows, checkpoint.labels)
-            if task.reads_text:  # images were looked at when they were read
+            if not task.reads_images:  # those were checked when they were read
                 data_module.encode(encoder, rows)
     _check_installed(recipe)
     if try_models and importable("torch") and importable("transformers"):
@@ -220,17 +223,17 @@ def _check_installed(recipe: Recipe) -> None:
 
 def _teacher(source: str, checkpoint: Checkpoint, task: Task, max_length: int) -> Checkpoint:
     teacher = open_checkpoint(source, task)
-    if not task.number and sorted(teacher.labels) != sorted(checkpoint.labels):
+    if task.same_labels and sorted(teacher.labels) != sorted(checkpoint.labels):
         raise InputError(
             f"teachers: {source} has the labels {', '.join(teacher.labels[:5])}, the checkpoint "
             f"{', '.join(checkpoint.labels[:5])}; the mean of their logits needs the same labels"
         )
-    if task.token_by_token and teacher.tokenizer_bytes() != checkpoint.tokenizer_bytes():
+    if task.compares_tokens and teacher.tokenizer_bytes() != checkpoint.tokenizer_bytes():
         raise InputError(
             f"teachers: {source} cuts text into other tokens than the checkpoint; {task.name} compares "
             "answers token by token"
         )
-    if task.token_by_token:
+    if task.compares_tokens:
         same_length("teachers", checkpoint, teacher, max_length)
     return teacher
 
@@ -256,9 +259,9 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length:
         stage, settings = entry.stage
         if isinstance(settings, Distill) and settings.student is not None:
             student = open_checkpoint(settings.student).for_task(task)
-            if not task.number and student.has_head(task) and student.labels != checkpoint.labels:
+            if task.same_labels and student.has_head(task) and student.labels != checkpoint.labels:
                 raise InputError(f"models: '{model.name}': {settings.student} has other labels than the checkpoint")
-            if task.vector and student.width != checkpoint.width:
+            if task.same_width and student.width != checkpoint.width:
                 raise InputError(
                     f"models: '{model.name}': {settings.student} gives vectors of {student.width} numbers, the "
                     f"checkpoint of {checkpoint.width}; a student's have to be as wide"
@@ -268,12 +271,12 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length:
                 student.config.get("model_type"),
                 checkpoint.config.get("model_type"),
             } & {*WHOLE}
-            if task.token_by_token and not same_tokens:
+            if task.compares_tokens and not same_tokens:
                 raise InputError(
                     f"models: '{model.name}': {settings.student} cuts text into other tokens than the checkpoint; "
                     f"{task.name} compares answers token by token"
                 )
-            if same_tokens and (task.token_by_token or settings.hidden_weight or settings.relation_weight):
+            if same_tokens and (task.compares_tokens or settings.hidden_weight or settings.relation_weight):
                 same_length(f"models: '{model.name}'", checkpoint, student, max_length)
             narrowed, kind = True, student.config.get("model_type", "")
         narrowed = narrowed or (isinstance(settings, Distill) and settings.width is not None)
@@ -371,4 +374,4 @@ def sitting_name(number: int) -> str:
 
 def has_scores(job: Job, settings: Stage) -> bool:
     """It learns from its teacher's logits, which are made once for all students; a decoder's are too many to keep."""
-    return isinstance(settings, Heal) and not job.task.goes_on
+    return isinstance(settings, Heal) and job.task.supports(Feature.CACHED_SCORES)

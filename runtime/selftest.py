@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .answers import ANSWERS
 from .causal_decoding import Decoder
 from .manifest import MANIFEST, BundleError, check_files, models_of, read_manifest
 from .preprocessor import MARKED, Encoder, reader_file
@@ -20,13 +21,8 @@ from .preprocessors import encoder_of
 from .seq2seq_decoding import writer
 from .session import CannotRunHere, Session, open_session, padded
 
-SEVERAL = "multi-label-classification"  # the task whose rows may have several labels
-ENDS = "question-answering"  # whose answer is a part of the second text
-VECTORS = "sentence-embedding"  # whose answer is a vector
-GOES_ON = "text-generation"  # whose outputs are a log-probability and a token's number
 GOLDEN_ROWS, GOLDEN_BYTES = 64, 10**8  # at most: rows, bytes of the file
 GOLDEN_TEXT, GOLDEN_IMAGE = 10**6, 10**7  # characters of a row, at most; of an image as its data URI
-NUMBERS = ("text-regression", "text-pair-regression")  # whose answer is a number
 # Runtimes round activations to 8 bits beside such weights.
 WEIGHTS_TOLERANCE = {"int8-weight": 0.2, "int4-weight": 0.2}
 # Largest difference of an output on another machine of the kind; INT8 rounds differently where float sums differ.
@@ -117,7 +113,7 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encode
     model that writes the share of rows, 0..1, that it answers with another text."""
     output, labels, worst = manifest["outputs"][0], manifest["labels"], 0.0
     rows, tolerance = _golden(bundle, manifest)
-    writes, others = len(models_of(manifest)) > 1, 0
+    kind, writes, others = ANSWERS[manifest["answer"]], len(models_of(manifest)) > 1, 0
     for i, row in enumerate(rows):
         try:
             ids = encoder.ids([row["text"]])[0]
@@ -136,38 +132,21 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encode
                 raise BundleError(f"golden row {i}: the tokenizer gives another text for the tokens that were written")
             others += got.shape != want.shape or bool((got != want).any())
             continue
-        goes_on = manifest["task"] == GOES_ON
-        parts = [(x - want)[:, :1] if goes_on else x - want for x in (got, by_cache) if x.shape == want.shape]
+        parts = [(x - want)[..., : kind.compared] for x in (got, by_cache) if x.shape == want.shape]
         # np.max, which keeps a NaN in either of them, where max() would drop one
         difference = float(np.max([np.abs(part).max() for part in parts])) if len(parts) == 2 else float("inf")
         worst = max(worst, difference)
-        one = got.ndim == 1 and manifest["task"] not in (SEVERAL, VECTORS)
-        flipped = one and got.argmax() != want.argmax()  # of many tokens, labels or numbers, one may be undecided
+        # of many tokens one may be undecided
+        flipped = kind.decisive and got.ndim == 1 and got.argmax() != want.argmax()
         if not difference <= tolerance or flipped:
             raise BundleError(f"golden row {i}: off by {difference:.3g}, tolerance {tolerance:g}: {got} for {want}")
-        if len(labels) != got.shape[-1] or answer_of(want, labels, manifest["task"]) != row["answer"]:
+        if len(labels) != got.shape[-1] or kind.read(want, labels) != row["answer"]:
             raise BundleError(f"golden row {i}: the answer was {row['answer']!r}, the manifest's labels say otherwise")
     if writes:  # one token that is another makes all behind it others: what counts is how many texts are
         worst = others / len(rows)
         if worst > tolerance:
             raise BundleError(f"{others} of {len(rows)} golden rows are answered with another text here")
     return worst
-
-
-def answer_of(output: np.ndarray, labels: list[str], task: str) -> str | list[str] | list[int] | float:
-    """The likeliest label of (labels,), or of each token of (tokens, labels); all that are likely, where a text may
-    have several; the number; the likeliest token for each end of an answer, or after each token; which number of a
-    vector is largest."""
-    if task in NUMBERS:
-        return float(output[0])
-    if task == GOES_ON:
-        return output[:, 1].astype(int).tolist()
-    if task == ENDS:
-        return output.argmax(axis=0).tolist()
-    if task == SEVERAL:
-        return [label for label, logit in zip(labels, output, strict=True) if logit > 0]
-    best = output.argmax(axis=-1)
-    return labels[int(best)] if output.ndim == 1 else [labels[int(i)] for i in best]
 
 
 def _golden(bundle: Path, manifest: dict) -> tuple[list[dict], float]:
@@ -213,7 +192,7 @@ def largest_tolerance(manifest: dict, outputs: list) -> float:
     if len(models_of(manifest)) > 1:
         return 0.0 if manifest["precision"] == "fp32" else OTHER_TEXTS
     most = GOLDEN_TOLERANCE.get(manifest["runtime"], {}).get(manifest["precision"], 0.0)
-    if manifest["task"] not in (*NUMBERS, VECTORS):
+    if not ANSWERS[manifest["answer"]].has_unit:
         return most
     numbers = (x for output in outputs for line in output for x in (line if isinstance(line, list) else [line]))
     size = max((abs(x) for x in numbers if np.isfinite(x)), default=0.0)

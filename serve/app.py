@@ -174,7 +174,9 @@ class Server:
         finally:
             self.metrics.waiting.labels(model.name, model.version).set(served.batcher.admitted.rows)
         answers = []
-        if texts is not None and model.task.per_token:  # looks for its words in the text again: off the event loop
+        if (
+            texts is not None and model.task.compares_tokens
+        ):  # looks for its words in the text again: off the event loop
             answers = await asyncio.to_thread(model.answers, texts, logits)
         elif texts is not None:
             answers = model.answers(texts, logits)

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from paredown.export.errors import InputError, missing_extra
-from paredown.export.predictor import columns_of
+from paredown.runtime.errors import InputError, missing_extra
+from paredown.tasks.parsing import columns_of
 
 try:
     import aiohttp

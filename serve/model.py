@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from paredown.export.bundle.archive import unpacked
-from paredown.export.errors import InputError
-from paredown.export.predictor import Predictor, collate, is_text, rows_of_texts, sigmoid, softmax
+from paredown.export.predictor import Predictor
+from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import DIGEST, BundleError, read_manifest
+from paredown.runtime.preprocessor import collate
+from paredown.tasks.base import Feature
+from paredown.tasks.parsing import is_text
 
 from . import batch_planner as calls
 from .config import Settings
@@ -24,7 +27,6 @@ ONE_AT_A_TIME = threading.Lock()  # a call of any model uses every thread that t
 TEXT, SECOND, IDS, MASK = "text", "text_pair", "input_ids", "attention_mask"
 IMAGE, PIXELS = "image", "pixel_values"
 PATCH = 16 * 16  # pixels that count as one token, as in ViT's own patches
-VECTOR = "embedding"  # what the output is called where it is a vector
 
 
 class Bundle:
@@ -71,61 +73,48 @@ class Model:
         encoder = self.predictor.encoder
         self.shape = encoder.shape  # of an image
         self.tokens_a_piece = max(1, math.prod(self.shape[1:]) // PATCH)  # 1 of a text, whose tokens are counted
-        self.vocabulary: int = encoder.tokenizer.get_vocab_size() if self.task.reads_text else 0
+        self.vocabulary: int = 0 if self.task.reads_images else encoder.tokenizer.get_vocab_size()
         self.output = self.task.output
         ordinary = self.tokenise([encoder.example])[0]
-        repeats = 1 if self.task.writes else calls.REPEATS  # whole answers take long
+        repeats = 1 if self.task.generates else calls.REPEATS  # whole answers take long
         one = partial(self._alone, most=1)
         self.slack, self.seconds_per_token = calls.measure(one, ordinary, self.max_length, repeats)
 
     @property
     def texts(self) -> list[str]:
         """The inputs that take text, or an image."""
-        if not self.task.reads_text:
+        if self.task.reads_images:
             return [IMAGE]
-        return [TEXT, SECOND] if self.task.columns.second else [TEXT]
+        return [TEXT, SECOND] if self.task.reads_pairs else [TEXT]
 
     @property
     def outputs(self) -> dict[str, tuple[str, list[int]]]:
         """What protocol v2 gives, name -> (datatype, shape)."""
-        one = [-1, -1] if self.task.per_token else [-1]  # a row, or its tokens
-        two = [*one, len(self.labels)]
-        if self.task.writes:
-            return {"text": ("BYTES", [-1]), self.output: ("INT64", [-1, -1])}
-        if self.task.answer:
-            ends = {name: ("INT64", [-1]) for name in ("start", "end")}
-            return {"answer": ("BYTES", [-1]), **ends, "score": ("FP32", [-1]), self.output: ("FP32", two)}
-        if self.task.vector:
-            return {VECTOR: ("FP32", two)}
-        if self.task.goes_on:
-            return {TEXT: ("BYTES", [-1])}
-        if self.task.number:
-            return {"value": ("FP32", one), self.output: ("FP32", two)}
-        return {"label": ("BYTES", one), "scores": ("FP32", two), self.output: ("FP32", two)}
+        return self.task.tensor_types(len(self.labels))
 
     def tokenise(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text; one padding token where a text has none, because a model takes no empty row. Refused 400
         for a broken image."""
-        if self.task.goes_on:
+        if self.predictor.continues:
             return self.predictor.prompts(texts)
         encoder = self.predictor.encoder
         try:
             return [ids if len(ids) else [encoder.pad_id] for ids in encoder.ids(texts)]
         except ValueError as error:
-            if self.task.reads_text:
+            if not self.task.reads_images:
                 raise
             raise Refused(400, f"{IMAGE}: {error}") from None
 
     def run(self, rows: list[list[int]], most: int | None = None) -> np.ndarray:
-        """One call of the model: (rows, labels) float32, or (rows, length, labels); token ids int64, (rows, tokens). Of
-        one that goes on with texts as many calls as that takes, `most` of them at most."""
-        if self.task.goes_on:
+        """One call of the model: (rows, labels) float32, or (rows, length, labels); token ids int64, (rows, tokens). To
+        continue texts, as many calls as that takes, `most` of them at most."""
+        if self.predictor.continues:
             with ONE_AT_A_TIME:
                 return self.predictor.continued(rows, most)
         batch = collate(rows, self.predictor.encoder.pad_id)
         with ONE_AT_A_TIME:
             found = np.asarray(self.predictor.session(batch)[self.output])
-        found = found if self.task.writes else found.astype(np.float32)
+        found = found if found.dtype.kind == "i" else found.astype(np.float32)
         if not np.isfinite(found).all():
             raise ValueError("the model gave a number that is not finite")
         return found
@@ -144,52 +133,7 @@ class Model:
     def tensors(self, logits: np.ndarray, lengths: list[int], answers: list[dict]) -> dict[str, tuple]:
         """The outputs of protocol v2, name -> (datatype, values, shape), for rows of these lengths in tokens; `answers`
         to their texts, if they came as texts."""
-        if self.task.writes:
-            answers = self.task.decode(logits, self.labels, (), self.predictor.encoder)  # also of rows of ids
-            return {
-                "text": ("BYTES", [answer["text"] for answer in answers], [len(logits)]),
-                self.output: ("INT64", logits, list(logits.shape)),
-            }
-        if self.task.goes_on:
-            return {TEXT: ("BYTES", [a["text"] for a in answers], [len(answers)])}
-        if self.task.answer:
-            wide = _padded(logits, lengths)
-            count = [len(answers)]
-            ends = {n: ("INT64", np.array([a[n] for a in answers], np.int64), count) for n in ("start", "end")}
-            return {
-                "answer": ("BYTES", [a["answer"] for a in answers], count),
-                **ends,
-                "score": ("FP32", np.array([a["score"] for a in answers], np.float32), count),
-                self.output: ("FP32", wide, list(wide.shape)),
-            }
-        if self.task.vector:
-            return {VECTOR: ("FP32", logits, list(logits.shape))}
-        if self.task.number:
-            values = ("FP32", logits[:, 0], [len(logits)])
-            return {"value": values, self.output: ("FP32", logits, list(logits.shape))}
-        if self.task.several:
-            answers = self.task.decode(logits, self.labels, (), self.predictor.encoder)
-            return {
-                "label": ("BYTES", [";".join(answer["labels"]) for answer in answers], [len(logits)]),
-                "scores": ("FP32", sigmoid(logits), list(logits.shape)),
-                self.output: ("FP32", logits, list(logits.shape)),
-            }
-        scores, best = softmax(logits), logits.argmax(axis=-1)
-        names = [self.labels[i] for i in best]
-        if not self.task.per_token:
-            shape = list(logits.shape)
-            return {
-                "label": ("BYTES", names, shape[:1]),
-                "scores": ("FP32", scores, shape),
-                self.output: ("FP32", logits, shape),
-            }
-        wide = _padded(logits, lengths)
-        labels = _padded(np.array(names, dtype=object), lengths, "")
-        return {
-            "label": ("BYTES", labels.ravel().tolist(), list(labels.shape)),
-            "scores": ("FP32", _padded(scores, lengths), list(wide.shape)),
-            self.output: ("FP32", wide, list(wide.shape)),
-        }
+        return self.task.tensors(logits, lengths, answers, self.labels, self.predictor.encoder)
 
     def close(self) -> None:
         self._bundle.close()
@@ -199,8 +143,7 @@ class Model:
         its pixels."""
         tokens = [{"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in (IDS, MASK)]
         pixels = [{"name": PIXELS, "datatype": "FP32", "shape": [-1, *self.shape]}]
-        whole = self.task.answer or self.task.goes_on  # an answer is a part of a text, or stands behind it
-        other = pixels if self.shape else [] if whole else tokens
+        other = pixels if self.shape else tokens if self.task.supports(Feature.IDS_IN_REQUESTS) else []
         return {
             "platform": self.platform,
             "inputs": [
@@ -213,19 +156,11 @@ class Model:
         }
 
 
-def _padded(values: np.ndarray, lengths: list[int], fill: float | str = 0) -> np.ndarray:
-    """(tokens of all rows, ...) to (rows, longest, ...): `fill` where a row has no more tokens."""
-    place = np.arange(max(lengths)) < np.array(lengths)[:, None]
-    wide = np.full([*place.shape, *values.shape[1:]], fill, values.dtype)
-    wide[place] = values
-    return wide
-
-
 def rows_of(
     values: dict[str, np.ndarray], model: Model, settings: Settings
 ) -> tuple[list[str] | None, list[list[int]]]:
     """(texts, []) or (None, rows of ids) of a request's inputs; Refused 400 or 413 where they do not fit the model."""
-    if not model.task.reads_text:
+    if model.task.reads_images:
         return _image_rows(values, model, settings)
     if set(values) in ({TEXT}, {TEXT, SECOND}):
         for name, given in values.items():
@@ -233,12 +168,10 @@ def rows_of(
                 raise Refused(400, f"{name}: BYTES of shape [rows] is expected")
         first, second = (values[name].ravel().tolist() if name in values else [] for name in (TEXT, SECOND))
         return check_texts(first, second, model, settings), []
-    if model.task.answer:
-        raise Refused(400, f"inputs: '{TEXT}' and '{SECOND}' (BYTES), a question and where its answer is looked for")
-    if model.task.goes_on:
-        raise Refused(400, f"inputs: '{TEXT}' (BYTES), which is gone on with")
+    texts = " and ".join(f"'{name}'" for name in model.texts)
+    if not model.task.supports(Feature.IDS_IN_REQUESTS):
+        raise Refused(400, f"inputs: {texts} (BYTES) of shape [rows] is expected by {model.task.name}")
     if set(values) not in ({IDS, MASK}, {IDS}):
-        texts = " and ".join(f"'{name}'" for name in model.texts)
         raise Refused(
             400, f"inputs: either {texts} (BYTES), or '{IDS}' and '{MASK}' (INT64); got {', '.join(sorted(values))}"
         )
@@ -263,9 +196,9 @@ def _image_rows(values: dict[str, np.ndarray], model: Model, settings: Settings)
 
 def check_images(given: list[bytes], model: Model, settings: Settings) -> list[str]:
     """The rows of one request, before any pixel is decoded: each a file, or the base64 of one."""
-    from paredown.export.images import TooLarge, bytes_of, uri
+    from paredown.runtime.images import TooLarge, bytes_of, uri
 
-    if model.task.reads_text:
+    if not model.task.reads_images:
         raise Refused(400, f"{IMAGE}: '{model.name}' reads text; give {' and '.join(model.texts)}")
     _check_rows(len(given), settings)
     rows = []
@@ -284,8 +217,8 @@ def check_images(given: list[bytes], model: Model, settings: Settings) -> list[s
 
 def check_texts(first: list[bytes], second: list[bytes], model: Model, settings: Settings) -> list[str]:
     """The rows of one request, before anything is tokenised; `second`: the other text of each, where two make a row."""
-    if not model.task.reads_text:
-        raise Refused(400, f"{TEXT}: '{model.name}' sees images; give {IMAGE}")
+    if model.task.reads_images:
+        raise Refused(400, f"{TEXT}: '{model.name}' reads images; give {IMAGE}")
     _check_rows(len(first), settings)
     longest = max(map(len, [*first, *second]))
     if longest > settings.text_bytes:
@@ -297,7 +230,7 @@ def check_texts(first: list[bytes], second: list[bytes], model: Model, settings:
     if not all(map(is_text, [*texts, *pairs])):
         raise Refused(400, "a text holds U+001E, which parts two texts")
     try:
-        return rows_of_texts(model.task, texts, pairs)
+        return model.task.row_texts(texts, pairs)
     except InputError as error:
         raise Refused(400, f"{TEXT}, {SECOND}: {error}") from None
 

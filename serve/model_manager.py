@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from paredown.export.errors import InputError
 from paredown.export.isolation import Children, in_child
+from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import BundleError
 
 from .batching import Batcher

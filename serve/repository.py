@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from paredown.export.bundle.archive import unpacked
-from paredown.export.errors import InputError
+from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import MANIFEST, read_manifest
 
 from .config import Settings

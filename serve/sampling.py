@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from paredown.export.errors import InputError
-from paredown.export.predictor import columns_of
+from paredown.runtime.errors import InputError
+from paredown.tasks.parsing import columns_of
 
 LINE = 2**16  # bytes that are read at once for the end of the file
 log = logging.getLogger("paredown")

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from paredown.export.errors import InputError, missing_extra
+from paredown.runtime.errors import InputError, missing_extra
 
 try:
     import httptools  # noqa: F401

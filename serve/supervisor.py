@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from paredown.export.errors import InputError
+from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import BundleError
 
 from .config import Settings

@@ -12,13 +12,17 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from paredown.runtime.preprocessor import PAIR, Encoder
 
+from . import perturbations
+from .base import NO_LABEL, Feature, Task, Tensor
+from .columns import QUESTIONS
 from .rows import Rows
-from .token_classification import NO_LABEL
+from .scores import kl, padded
 
 ENDS = ("start", "end")  # the names of a model's two outputs
 NOWHERE = -1e4  # a logit of what cannot be chosen, which half precision can hold too
@@ -115,7 +119,7 @@ def says(outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
     return np.array(found)
 
 
-def alike(ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+def same_ends(ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
     """In which rows two models have the same likeliest ends, (rows,) bool."""
     cuts = np.cumsum(lengths)[:-1]
     pairs = zip(np.split(ours, cuts), np.split(theirs, cuts), strict=True)
@@ -144,3 +148,116 @@ def _bare(context: str, start: int, end: int) -> tuple[int, int]:
     """Without blanks at the ends, which some tokenizers keep with a word."""
     found = context[start:end]
     return start + len(found) - len(found.lstrip()), end - (len(found) - len(found.rstrip()))
+
+
+EACH_TOKEN = "its answer is a part of a text"
+
+
+class QuestionAnswering(Task):
+    """Extractive: the answer is a part of the second text."""
+
+    name = "question-answering"
+    heads = ("ForQuestionAnswering",)
+    auto_class = "AutoModelForQuestionAnswering"
+    adapters = ("joined_ends", "token_types")
+    metric_name = "F1"  # over words
+    answer = "ends"
+    columns = QUESTIONS
+    per_token = True
+    pipeline_tag = "question-answering"
+    unsupported: ClassVar = {
+        **Task.unsupported,
+        Feature.STATIC: EACH_TOKEN,
+        Feature.CASCADE: EACH_TOKEN,
+        Feature.AUGMENT: "it changes, moves and removes words, and answers with them",
+        Feature.EXPLAIN: EACH_TOKEN,
+        Feature.FAIRNESS: "it compares rows of one label",
+        Feature.IDS_IN_REQUESTS: EACH_TOKEN,
+    }
+    one_label = False
+    compares_tokens = True
+
+    def gold(self, rows: Rows, encoder: Encoder) -> Asked:
+        return asked(rows, encoder)
+
+    def training_targets(self, rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+        return ends(rows, encoder)
+
+    def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
+        return [np.full((len(row), 2), NO_LABEL) for row in ids]
+
+    def commonest_share(self, rows: Rows) -> float:
+        return 0.0
+
+    def perturbed(
+        self,
+        texts: Sequence[str],
+        change: perturbations.Change,
+        share: float = perturbations.SHARE,
+        seed: int = 0,
+    ) -> tuple[str, ...]:
+        """The question alone changes, so that the answer stays where it is."""
+        return perturbations.all_changed(texts, change, share, seed, first=True)
+
+    def correct(self, outputs: np.ndarray, gold: Asked) -> np.ndarray:
+        return right(outputs, gold)
+
+    def predicted(self, outputs: np.ndarray, gold: Asked) -> None:
+        return None
+
+    def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+        return says(outputs, lengths)
+
+    def same_answers(self, ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int] = ()) -> np.ndarray:
+        return same_ends(ours, theirs, lengths)
+
+    def distances(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
+        """The mean of both ends, each a choice among the tokens."""
+        return np.array([kl(a.T, b.T).mean() for a, b in zip(ours, theirs, strict=True)])
+
+    def decode(
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+    ) -> list[dict]:
+        """outputs (tokens of all rows, 2) -> {answer, start, end, score} for each row."""
+        return decode(outputs, texts, encoder)
+
+    def tensor_types(self, labels: int) -> dict[str, tuple[str, list[int]]]:
+        places = {name: ("INT64", [-1]) for name in ENDS}
+        return {"answer": ("BYTES", [-1]), **places, "score": ("FP32", [-1]), self.output: ("FP32", [-1, -1, labels])}
+
+    def tensors(
+        self,
+        outputs: np.ndarray,
+        lengths: Sequence[int],
+        answers: Sequence[dict],
+        labels: tuple[str, ...],
+        encoder: Encoder,
+    ) -> dict[str, Tensor]:
+        wide, count = padded(outputs, lengths), [len(answers)]
+        places = {name: ("INT64", np.array([a[name] for a in answers], np.int64), count) for name in ENDS}
+        return {
+            "answer": ("BYTES", [answer["answer"] for answer in answers], count),
+            **places,
+            "score": ("FP32", np.array([answer["score"] for answer in answers], np.float32), count),
+            self.output: ("FP32", wide, list(wide.shape)),
+        }
+
+    def describe_answer(self, manifest: dict) -> str:
+        return "for a part of the context"
+
+    limits = f"an answer is {LONGEST} tokens long at most, and what is cut off of a long context is not looked at."
+    answer_code = "logits[0].argmax(0).tolist()  # its first and its last token"
+
+    def labels_of(self, named: tuple[str, ...], width: int) -> tuple[str, ...]:
+        return ENDS
+
+    output_ends = ("start_logits", "end_logits")
+
+    def fits_shape(self, shape: tuple[int, ...], rows: int, tokens: int, labels: int) -> bool:
+        return shape == (rows, tokens, 2)
+
+    def describe_shape(self, labels: Sequence[str]) -> str:
+        return f"(rows, tokens, 2), or {' and '.join(self.output_ends)}, (rows, tokens) each"
+
+    def fits_config(self, problem_type: str | None, labels: int) -> bool:
+        return True

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import Encoder
 
+from . import perturbations
+from .base import Feature, Task, Tensor
+from .columns import ALIKE as COLUMNS
 from .rows import Rows
+from .scores import spread
 
 SPEARMAN, MRR = "Spearman", "MRR"  # the metrics of pairs with numbers, and of those without
 ALIKE = 0.98  # cosine of two models' vectors for a text from which on they say the same of it
@@ -78,7 +83,7 @@ def decode(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], e
     return [{"embedding": row} for row in outputs.astype(np.float64).round(7).tolist()]
 
 
-def alike(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+def same_direction(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """Which texts two models give vectors (rows, width) of nearly one direction, (rows,) bool."""
     return cosines(ours, theirs) >= ALIKE
 
@@ -147,3 +152,127 @@ def _places(queries: np.ndarray, passages: np.ndarray, right: np.ndarray) -> np.
 
 def _metric(rows: Rows) -> str:
     return MRR if pairs(rows).numbers is None else SPEARMAN
+
+
+A_VECTOR = "rows have a vector"
+PAIRS_ONLY = "it works on rows of one text, and these are pairs"
+
+
+class SentenceEmbedding(Task):
+    """The answer is a vector of length 1, whose components the labels number."""
+
+    name = "sentence-embedding"
+    heads = ("Model",)
+    auto_class = "AutoModel"
+    adapters = ("pooling",)
+    metric_name = "similarity"  # `for_rows` says which
+    answer = "vector"
+    columns = COLUMNS
+    pipeline_tag = "sentence-similarity"
+    unsupported: ClassVar = {
+        **Task.unsupported,
+        Feature.CASCADE: f"it asks how confident the first model is of one label, and {A_VECTOR}",
+        Feature.WIDTH: "the student's vectors have to be as wide as the teacher's; prune layers, heads or ffn",
+        Feature.LABEL_WEIGHT: "a pair's number is not of one text; set it to 0, or finetune afterwards",
+        Feature.TEACHERS: "vectors of two models are not of one space",
+        Feature.AUGMENT: PAIRS_ONLY,
+        Feature.TUNE: PAIRS_ONLY,
+        Feature.UPDATE: PAIRS_ONLY,
+        Feature.EXPLAIN: A_VECTOR,
+        Feature.FAIRNESS: "it compares rows of one label",
+    }
+    one_label = False
+    same_width = True
+    vectors = True
+
+    def for_rows(self, rows: Rows | None, *others: Rows | None) -> SentenceEmbedding:
+        return self if rows is None else self.with_metric(metric_of(rows, *others))
+
+    def gold(self, rows: Rows, encoder: Encoder) -> Pairs:
+        return pairs(rows)
+
+    def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
+        return [np.full((), np.nan)] * len(ids)
+
+    def commonest_share(self, rows: Rows) -> float:
+        return 0.0
+
+    def perturbed(
+        self,
+        texts: Sequence[str],
+        change: perturbations.Change,
+        share: float = perturbations.SHARE,
+        seed: int = 0,
+    ) -> tuple[str, ...]:
+        """A passage that answers several questions stays one."""
+        once = tuple(dict.fromkeys(texts))
+        new = dict(zip(once, perturbations.all_changed(once, change, share, seed), strict=True))
+        return tuple(new[text] for text in texts)
+
+    def correct(self, outputs: np.ndarray, gold: Pairs) -> np.ndarray:
+        return right(outputs, gold)
+
+    def predicted(self, outputs: np.ndarray, gold: Pairs) -> None:
+        return None
+
+    def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+        """The vectors as they are."""
+        return outputs
+
+    def same_answers(self, ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int] = ()) -> np.ndarray:
+        return same_direction(ours, theirs)
+
+    def same_choices(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        return self.same_answers(ours, theirs)
+
+    def unit(self, outputs: np.ndarray) -> float:
+        return spread(outputs)
+
+    distance_name = ("1 - cosine", "1")
+
+    def distances(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
+        return 1 - cosines(np.stack(ours), np.stack(theirs))
+
+    def decode(
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+    ) -> list[dict]:
+        """outputs (rows, width) -> one {embedding} a row."""
+        return decode(outputs, labels, texts, encoder)
+
+    def tensor_types(self, labels: int) -> dict[str, tuple[str, list[int]]]:
+        return {"embedding": ("FP32", [-1, labels])}
+
+    def tensors(
+        self,
+        outputs: np.ndarray,
+        lengths: Sequence[int],
+        answers: Sequence[dict],
+        labels: tuple[str, ...],
+        encoder: Encoder,
+    ) -> dict[str, Tensor]:
+        return {"embedding": ("FP32", outputs, list(outputs.shape))}
+
+    def describe_answer(self, manifest: dict) -> str:
+        return f"each a vector of {len(manifest['labels'])} numbers and of length 1, so that products are cosines"
+
+    limits = "vectors of two models are not to be compared: embed again what was embedded by another."
+    answer_code = "logits[0]  # its vector"
+    lists_labels = False
+
+    def labels_of(self, named: tuple[str, ...], width: int) -> tuple[str, ...]:
+        return tuple(map(str, range(width)))
+
+    def new_head(self, labels: tuple[str, ...]) -> dict:
+        """Vectors need no head."""
+        return {}
+
+    pools = True
+
+    def fits_shape(self, shape: tuple[int, ...], rows: int, tokens: int, labels: int) -> bool:
+        return (len(shape) == 2 and shape[0] == rows) or (len(shape) == 3 and shape[:2] == (rows, tokens))
+
+    def describe_shape(self, labels: Sequence[str]) -> str:
+        return "(rows, width) or (rows, tokens, width)"
+
+    def fits_config(self, problem_type: str | None, labels: int) -> bool:
+        return True

@@ -6,12 +6,18 @@ What a decoder says about each token is `decode.NEXT`; the rows' own tokens are 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
+from paredown.runtime.causal_decoding import NAMES, NEXT
 from paredown.runtime.preprocessor import Encoder
 
+from . import perturbations
+from .base import Feature, Task, Tensor
+from .columns import PROSE
 from .rows import Rows
+from .scores import softmax
 
 
 def own_tokens(rows: Rows, encoder: Encoder) -> list[np.ndarray]:
@@ -26,7 +32,7 @@ def right(outputs: np.ndarray, gold: Sequence[np.ndarray]) -> np.ndarray:
     return np.array([[(part[:-1, 1] == ids[1:]).sum(), max(0, len(ids) - 1)] for part, ids in lines], dtype=float)
 
 
-def alike(ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+def same_next(ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
     """After which tokens two models have the same likeliest one, bool; not after the last of a row, where nobody knows
     what comes and few have learned it."""
     return np.delete(ours[:, 1] == theirs[:, 1], np.cumsum(lengths, dtype=np.int64) - 1)
@@ -58,3 +64,109 @@ def decode(outputs: np.ndarray, texts: Sequence[str], encoder: Encoder) -> list[
 
 def _of_rows(outputs: np.ndarray, gold: Sequence[np.ndarray]) -> list[np.ndarray]:
     return np.split(outputs, np.cumsum([len(ids) for ids in gold])[:-1])
+
+
+EACH_TOKEN = "it answers for each token"
+
+
+class TextGeneration(Task):
+    """A decoder scores each token of a text and continues a prompt; it is exported with a key/value cache."""
+
+    name = "text-generation"
+    heads = ("ForCausalLM", "LMHeadModel")
+    auto_class = "AutoModelForCausalLM"
+    adapters = ("generation",)
+    graph = "causal_lm"
+    output = NEXT
+    metric_name = "next-token accuracy"
+    answer = "next_token"
+    columns = PROSE
+    per_token = True
+    pipeline_tag = "text-generation"
+    unsupported: ClassVar = {
+        Feature.TRIM: "it would learn to write without the tokens that were cut; the vocabulary stays",
+        Feature.STATIC: EACH_TOKEN,
+        Feature.CASCADE: EACH_TOKEN,
+        Feature.TEACHERS: "its teacher runs in every step, and there is one: the checkpoint",
+        Feature.SEARCH: "see docs/tasks.md for what is",
+        Feature.TUNE: "try a few learning rates with finetune --patience",
+        Feature.UPDATE: "see docs/tasks.md for what is",
+        Feature.AUGMENT: "a text is its own label",
+        Feature.EXPLAIN: EACH_TOKEN,
+        Feature.FAIRNESS: "it compares rows of one label",
+        Feature.LENGTHS: "it answers in many calls",
+        Feature.FIXED_SHAPES: "it answers in many calls",
+        Feature.CACHED_SCORES: "a logit for each token of the vocabulary is too much to keep",
+        Feature.REFERENCE: EACH_TOKEN,
+        Feature.IDS_IN_REQUESTS: "a prompt is a text",
+    }
+    one_label = False
+    compares_tokens = True
+    generates = True
+
+    def gold(self, rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+        return own_tokens(rows, encoder)
+
+    def training_targets(self, rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+        return own_tokens(rows, encoder)
+
+    def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
+        """Each row is its own target."""
+        return [np.array(row, dtype=np.int64) for row in ids]
+
+    def commonest_share(self, rows: Rows) -> float:
+        return 0.0
+
+    def keeps_labels(self, change: perturbations.Change) -> bool:
+        return False
+
+    def correct(self, outputs: np.ndarray, gold: Sequence[np.ndarray]) -> np.ndarray:
+        return right(outputs, gold)
+
+    def further_metrics(self, outputs: np.ndarray, gold: Sequence[np.ndarray]) -> dict[str, float]:
+        return perplexity(outputs, gold)
+
+    def predicted(self, outputs: np.ndarray, gold: Sequence[np.ndarray]) -> None:
+        return None
+
+    def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+        parts = np.split(softmax(outputs), np.cumsum(lengths)[:-1])
+        return np.stack([part.mean(axis=0) for part in parts])
+
+    def same_answers(self, ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int] = ()) -> np.ndarray:
+        return same_next(ours, theirs, lengths)
+
+    def difference(self, ours: np.ndarray, theirs: np.ndarray, unit: float | None = None) -> np.ndarray:
+        """Of log-probabilities, not of token numbers."""
+        return np.abs(ours[..., :1].astype(np.float64) - theirs[..., :1])
+
+    def decode(
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+    ) -> list[dict]:
+        """outputs (rows, new tokens) as `Decoder.continued` gives them -> one {text} a row."""
+        return decode(outputs, texts, encoder)
+
+    def tensor_types(self, labels: int) -> dict[str, tuple[str, list[int]]]:
+        return {"text": ("BYTES", [-1])}
+
+    def tensors(
+        self,
+        outputs: np.ndarray,
+        lengths: Sequence[int],
+        answers: Sequence[dict],
+        labels: tuple[str, ...],
+        encoder: Encoder,
+    ) -> dict[str, Tensor]:
+        return {"text": ("BYTES", [answer["text"] for answer in answers], [len(answers)])}
+
+    def describe_answer(self, manifest: dict) -> str:
+        return f"continued by {manifest['generation']['max_new_tokens']} tokens at most, each time the likeliest"
+
+    limits = "what it writes is likely, and need not be true."
+    answer_code = 'encoder.tokenizer.decode([i for i in session.continued(encoder.prompts(["..."]))[0] if i >= 0])'
+
+    def labels_of(self, named: tuple[str, ...], width: int) -> tuple[str, ...]:
+        return NAMES
+
+    def fits_config(self, problem_type: str | None, labels: int) -> bool:
+        return True

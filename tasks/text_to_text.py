@@ -9,12 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from paredown.runtime.errors import missing_extra
 from paredown.runtime.preprocessor import Encoder
 
+from . import perturbations
+from .base import Feature, Task, Tensor
+from .columns import TEXTS
 from .rows import Rows
 
 
@@ -66,12 +70,7 @@ def decode(sequences: np.ndarray, labels: tuple[str, ...], texts: Sequence[str],
     return [{"text": text} for text in written(sequences, encoder)]
 
 
-def alike(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """In which rows two models write the same, (rows,) bool."""
-    return (ours == theirs).all(axis=-1)
-
-
-def lengths(sequences: np.ndarray) -> np.ndarray:
+def tokens_of(sequences: np.ndarray) -> np.ndarray:
     """(rows, tokens) -> (rows, 1) float64: how many tokens each has, one of the padding behind it included."""
     ended = sequences[:, ::-1] == sequences[:, -1:]
     same = np.where(ended.all(axis=1), sequences.shape[1], (~ended).argmax(axis=1))
@@ -100,3 +99,114 @@ def longest_common(ours: Sequence[str], theirs: Sequence[str]) -> int:
         for j, other in enumerate(theirs, start=1):
             before, best[j] = best[j], before + 1 if word == other else max(best[j], best[j - 1])
     return best[-1]
+
+
+GENERATES = "not for models that generate a text; finetune and distill are"
+ONE_CALL = "it is for models that answer in one call"
+
+
+class TextToText(Task):
+    """A sequence-to-sequence model answers a text with a text; it is exported as two graphs."""
+
+    name = "text-to-text"
+    heads = ("ForConditionalGeneration", "MTModel")
+    auto_class = "AutoModelForSeq2SeqLM"
+    adapters = ("generation",)
+    graph = "seq2seq"
+    output = "sequences"
+    metric_name = "ROUGE-L"
+    answer = "text"
+    columns = TEXTS
+    pipeline_tag = "text2text-generation"
+    unsupported: ClassVar = {
+        **dict.fromkeys(
+            (
+                Feature.PRUNE,
+                Feature.TRIM,
+                Feature.STATIC,
+                Feature.CASCADE,
+                Feature.AUGMENT,
+                Feature.TUNE,
+                Feature.UPDATE,
+                Feature.SEARCH,
+                Feature.TEACHERS,
+                Feature.WIDTH,
+            ),
+            GENERATES,
+        ),
+        **dict.fromkeys((Feature.LENGTHS, Feature.FIXED_SHAPES), ONE_CALL),
+        Feature.MOBILE: "it is for models of one graph",
+        Feature.ADVERSARIAL: "it perturbs word embeddings, which its encoder and decoder share",
+        Feature.EXPLAIN: "it attributes a label to words",
+        Feature.FAIRNESS: "it compares rows of one label",
+    }
+    one_label = False
+    compares_tokens = True
+    generates = True
+
+    def gold(self, rows: Rows, encoder: Encoder) -> Wanted:
+        return wanted(rows, encoder)
+
+    def training_targets(self, rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+        return targets(rows, encoder)
+
+    def commonest_share(self, rows: Rows) -> float:
+        return 0.0
+
+    def keeps_labels(self, change: perturbations.Change) -> bool:
+        return change in perturbations.KEEP_THE_WORDS
+
+    def correct(self, outputs: np.ndarray, gold: Wanted) -> np.ndarray:
+        return rouge(outputs, gold)
+
+    def further_metrics(self, outputs: np.ndarray, gold: Wanted) -> dict[str, float]:
+        return beside(outputs, gold)
+
+    def predicted(self, outputs: np.ndarray, gold: Wanted) -> None:
+        return None
+
+    def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+        """(rows, 1): how many tokens each text has."""
+        return tokens_of(outputs)
+
+    def same_answers(self, ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int] = ()) -> np.ndarray:
+        return (ours == theirs).all(axis=-1)
+
+    def difference(self, ours: np.ndarray, theirs: np.ndarray, unit: float | None = None) -> np.ndarray:
+        """Token ids have none: two texts are the same, or not."""
+        return np.zeros(1)
+
+    def decode(
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+    ) -> list[dict]:
+        """outputs (rows, tokens) int -> one {text} a row."""
+        return decode(outputs, labels, texts, encoder)
+
+    def tensor_types(self, labels: int) -> dict[str, tuple[str, list[int]]]:
+        return {"text": ("BYTES", [-1]), self.output: ("INT64", [-1, -1])}
+
+    def tensors(
+        self,
+        outputs: np.ndarray,
+        lengths: Sequence[int],
+        answers: Sequence[dict],
+        labels: tuple[str, ...],
+        encoder: Encoder,
+    ) -> dict[str, Tensor]:
+        return {
+            "text": ("BYTES", written(outputs, encoder), [len(outputs)]),
+            self.output: ("INT64", outputs, list(outputs.shape)),
+        }
+
+    def describe_answer(self, manifest: dict) -> str:
+        return f"answered with a text of {manifest['generation']['max_new_tokens']} tokens at most"
+
+    limits = "it writes the likeliest token each time, and may write what the text does not say."
+    output_name = "sequences"
+    answer_code = "encoder.text(sequences[0])"
+
+    def labels_of(self, named: tuple[str, ...], width: int) -> tuple[str, ...]:
+        return ()
+
+    def fits_config(self, problem_type: str | None, labels: int) -> bool:
+        return True

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from paredown.runtime.preprocessor import Encoder
 
+from . import perturbations
+from .base import NO_LABEL, Feature, Task, Tensor
+from .columns import WORDS
 from .rows import Rows
+from .scores import padded, softmax
 
 OUTSIDE = "O"
-NO_LABEL = -100  # a token that no word begins with
 AROUND = ".,;:!?()[]{}<>\"'`«»“”„’"  # not part of a span where it is only stuck to it
 
 Span = tuple[str, int, int]  # label, first word, last word
@@ -114,3 +118,80 @@ def _trimmed(text: str, first: tuple[int, int], last: tuple[int, int]) -> tuple[
     if text[slice(*last)].strip(AROUND):
         end = last[0] + len(text[slice(*last)].rstrip(AROUND))
     return start, end
+
+
+EACH_WORD = "it answers for each word"
+
+
+class TokenClassification(Task):
+    name = "token-classification"
+    heads = ("ForTokenClassification",)
+    auto_class = "AutoModelForTokenClassification"
+    metric_name = "F1"  # over spans
+    columns = WORDS
+    per_token = True
+    pipeline_tag = "token-classification"
+    unsupported: ClassVar = {
+        **Task.unsupported,
+        Feature.STATIC: EACH_WORD,
+        Feature.CASCADE: EACH_WORD,
+        Feature.AUGMENT: "it changes, moves and removes words, and their tags with them",
+        Feature.EXPLAIN: EACH_WORD,
+        Feature.FAIRNESS: "it compares rows of one label",
+    }
+    one_label = False
+    compares_tokens = True
+
+    def gold(self, rows: Rows, encoder: Encoder) -> Aligned:
+        return aligned(rows, encoder)
+
+    def training_targets(self, rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+        return token_labels(rows, encoder)
+
+    def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
+        return [np.full(len(row), NO_LABEL) for row in ids]
+
+    def keeps_labels(self, change: perturbations.Change) -> bool:
+        return change in perturbations.KEEP_THE_WORDS
+
+    def correct(self, outputs: np.ndarray, gold: Aligned) -> np.ndarray:
+        return found(outputs, gold)
+
+    def predicted(self, outputs: np.ndarray, gold: Aligned) -> tuple[np.ndarray, np.ndarray]:
+        places = np.concatenate(gold.places)
+        there = places >= 0
+        return outputs.argmax(axis=-1)[places[there]], np.concatenate(gold.tags)[there]
+
+    def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+        """The mean over the tokens of each row."""
+        parts = np.split(softmax(outputs), np.cumsum(lengths)[:-1])
+        return np.stack([part.mean(axis=0) for part in parts])
+
+    def decode(
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+    ) -> list[dict]:
+        """outputs (tokens of all texts, labels) -> {entities: [{label, text, start, end, score}]} for each text."""
+        return decode(softmax(outputs), labels, texts, encoder)
+
+    def tensor_types(self, labels: int) -> dict[str, tuple[str, list[int]]]:
+        wide = [-1, -1, labels]
+        return {"label": ("BYTES", [-1, -1]), "scores": ("FP32", wide), self.output: ("FP32", wide)}
+
+    def tensors(
+        self,
+        outputs: np.ndarray,
+        lengths: Sequence[int],
+        answers: Sequence[dict],
+        labels: tuple[str, ...],
+        encoder: Encoder,
+    ) -> dict[str, Tensor]:
+        names = np.array([labels[i] for i in outputs.argmax(axis=-1)], dtype=object)
+        wide, named = padded(outputs, lengths), padded(names, lengths, "")
+        return {
+            "label": ("BYTES", named.ravel().tolist(), list(named.shape)),
+            "scores": ("FP32", padded(softmax(outputs), lengths), list(wide.shape)),
+            self.output: ("FP32", wide, list(wide.shape)),
+        }
+
+    limits = "words are separated by white space, and a word that is cut off has no label."
+    answer_code = '[manifest["labels"][i] for i in logits[0].argmax(-1)]'

@@ -39,7 +39,8 @@ from paredown.compress.training import trainer as train
 from paredown.compress.training.trainer import finetune
 from paredown.pipeline.cli import main as cli
 from paredown.pipeline.steps import latency_table
-from paredown.tasks.registry import TASKS, Task
+from paredown.tasks.base import Task
+from paredown.tasks.registry import TASKS
 
 TASK, IMAGES, PROSE = (TASKS[name] for name in ("text-classification", "image-classification", "text-generation"))
 GOOD = ["good", "fine", "lovely", "brilliant", "moving", "sharp"]

@@ -85,5 +85,7 @@ def trained(path: Path, rows: Rows) -> Checkpoint:
     source = untrained(path / "untrained")
     encoder = source.encoder()
     settings = Finetune(epochs=8, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
-    model = finetune(load(source, TASK), encoder.ids(rows.texts), TASK.taught(rows, encoder), settings, seed=0)
+    model = finetune(
+        load(source, TASK), encoder.ids(rows.texts), TASK.training_targets(rows, encoder), settings, seed=0
+    )
     return save(model, source, path / "teacher")

@@ -12,10 +12,10 @@ import numpy as np
 from paredown.runtime.causal_decoding import NAMES
 from paredown.runtime.errors import InputError, nearest
 from paredown.runtime.preprocessor import PAIR, Encoder
+from paredown.tasks.base import Task
 from paredown.tasks.columns import GOLD_COLUMNS, TEXT, Columns
 from paredown.tasks.labels import LabelColumn, distinct, indicator_row, refuse_indicators, written
 from paredown.tasks.parsing import answers_of, image_of, listed, number, tags, text_of, words
-from paredown.tasks.registry import Task
 from paredown.tasks.rows import Rows
 
 from .readers import open_table

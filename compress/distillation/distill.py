@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import per_row
-from paredown.tasks.token_classification import NO_LABEL
+from paredown.tasks.base import NO_LABEL
 
 from ..config import Distill, Heal
 from ..models.architectures import WHOLE

@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from paredown.runtime.causal_decoding import NAMES
 from paredown.runtime.errors import missing_extra
 from paredown.runtime.preprocessor import INPUTS, PIXELS, Encoder, reader_file
-from paredown.tasks.question_answering import ENDS
-from paredown.tasks.registry import SEVERAL, TASKS, Task
+from paredown.tasks.base import Task
+from paredown.tasks.registry import TASKS, task_of_architecture
 
 from .architectures import HALVES, WHOLE, longest_of, padding_of
 from .generation_config import GENERATION, cached, rules
@@ -40,22 +39,16 @@ class Checkpoint:
 
     def for_task(self, task: Task) -> Checkpoint:
         """The same, for rows of this task; what lies beside it for vectors of sentences counts for these alone."""
-        return replace(self, sentences=task.vector, pairs=bool(task.columns.second))
+        return replace(self, sentences=task.pools, pairs=task.reads_pairs)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names by index; transformers leaves the default names out of config.json."""
-        if self.architecture.endswith(TASKS["question-answering"].head):
-            return ENDS
-        if self.architecture.endswith(TASKS["text-to-text"].head):
-            return ()
-        if self.is_encoder:
-            return tuple(map(str, range(self.width)))
-        if self.architecture.endswith(TASKS["text-generation"].head):
-            return NAMES
         named = self.config.get("id2label") or {}
         count = len(named) or self.config.get("num_labels") or 2
-        return tuple(str(named.get(str(i), f"LABEL_{i}")) for i in range(count))
+        names = tuple(str(named.get(str(i), f"LABEL_{i}")) for i in range(count))
+        task = task_of_architecture(self.architecture)
+        return names if task is None else task.labels_of(names, self.width)
 
     @property
     def pad_id(self) -> int:
@@ -133,25 +126,21 @@ class Checkpoint:
     @property
     def is_encoder(self) -> bool:
         """It has no head: what it answers with is a vector."""
-        heads = (TASKS["text-to-text"].head, TASKS["text-generation"].head)  # MarianMTModel, GPT2LMHeadModel
-        return self.architecture.endswith(TASKS["sentence-embedding"].head) and not any(
-            map(self.architecture.endswith, heads)
-        )
+        task = task_of_architecture(self.architecture)
+        return task is not None and task.pools
 
     def has_head(self, task: Task) -> bool:
         """True when it was fine-tuned for the task."""
-        if task.vector:
-            return self.is_encoder
-        several = self.config.get("problem_type") == SEVERAL
-        number = len(self.labels) == 1 and not several
-        return self.architecture.endswith(task.head) and (several, number) == (task.several, task.number)
+        own = task_of_architecture(self.architecture)
+        same_class = own is not None and own.heads == task.heads
+        return same_class and task.fits_config(self.config.get("problem_type"), len(self.labels))
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the model takes: pixels where its head says so, or where a preprocessor alone lies beside it."""
         images = TASKS["image-classification"]
         alone = [(self.path / reader_file(inputs)).is_file() for inputs in (images.inputs, INPUTS[:2])]
-        pixels = self.architecture.endswith(images.head) or alone == [True, False]
+        pixels = self.architecture.endswith(images.heads) or alone == [True, False]
         return images.inputs if pixels else INPUTS[:2]
 
     def copy_to(self, out: Path, *, weights: bool = False) -> list[str]:

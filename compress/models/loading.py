@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from paredown.runtime.errors import InputError, StepError, missing_extra
 from paredown.runtime.preprocessor import INPUTS, PIXELS, reader_file
-from paredown.tasks.registry import SEVERAL, TASKS, Task
+from paredown.tasks.base import Task
+from paredown.tasks.multi_label import MULTI_LABEL
+from paredown.tasks.registry import TASKS
 
 from .advice import set_key, write_tokenizer
 from .architectures import FAMILIES, HALVES, STATIC, WHOLE
@@ -50,12 +52,16 @@ def open_checkpoint(source: str | Path, task: Task | None = None, *, stand_in: b
     checkpoint = Checkpoint(path, config, weights)
     checkpoint = checkpoint if task is None else checkpoint.for_task(task)
     if task is not None and not checkpoint.has_head(task):
-        if task.several and checkpoint.architecture.endswith(task.head) and "problem_type" not in config:
+        if (
+            task.problem_type == MULTI_LABEL
+            and checkpoint.architecture.endswith(task.heads)
+            and "problem_type" not in config
+        ):
             raise InputError(
                 f"{path / 'config.json'}: it does not say that several labels may be right at once; if the model was "
-                f"trained for that, say so: {set_key(path / 'config.json', 'problem_type', SEVERAL)}"
+                f"trained for that, say so: {set_key(path / 'config.json', 'problem_type', MULTI_LABEL)}"
             )
-        heads = (t for t in TASKS.values() if not t.vector)  # any encoder gives vectors
+        heads = (t for t in TASKS.values() if not t.pools)  # any encoder gives vectors
         other = next((t.name for t in heads if checkpoint.has_head(t)), None)
         if other is not None:
             raise InputError(
@@ -64,14 +70,14 @@ def open_checkpoint(source: str | Path, task: Task | None = None, *, stand_in: b
             )
         raise InputError(
             f"{path / 'config.json'}: architectures is '{checkpoint.architecture}', but {task.name} needs a head that "
-            f"ends in {_either(task.head)}; fine-tune it first: paredown finetune {path} --task {task.name} --train F "
+            f"ends in {_either(task.heads)}; fine-tune it first: paredown finetune {path} --task {task.name} --train F "
             "--validation F"
         )
-    images = not task.reads_text if task is not None else PIXELS in checkpoint.inputs
+    images = task.reads_images if task is not None else PIXELS in checkpoint.inputs
     file = path / reader_file([PIXELS] if images else INPUTS[:2])
     family = config.get("model_type", "")
-    if task is not None and task.writes and family not in HALVES:
-        raise InputError(f"{path}: a '{family}' model cannot be made to write here; supported: {', '.join(HALVES)}")
+    if task is not None and task.graph == "seq2seq" and family not in HALVES:
+        raise InputError(f"{path}: '{family}' is not supported for {task.name}; supported: {', '.join(HALVES)}")
     if not file.is_file():
         without_tokenizer(path, family)
         command = None if images else write_tokenizer(path)
@@ -90,13 +96,13 @@ def open_checkpoint(source: str | Path, task: Task | None = None, *, stand_in: b
         raise InputError(f"{file}: not a {kind} ({error}); is the download whole?") from None
     if not images and not stand_in:
         check_vocabulary(path, config, encoder.tokenizer)
-    if task is not None and task.writes:
+    if task is not None and task.graph == "seq2seq":
         needs_end(path, encoder, checkpoint.generation)
     return checkpoint
 
 
-def _either(head: str | tuple[str, ...]) -> str:
-    return " or ".join(f"'{name}'" for name in ([head] if isinstance(head, str) else head))
+def _either(heads: tuple[str, ...]) -> str:
+    return " or ".join(f"'{name}'" for name in heads)
 
 
 def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
@@ -148,7 +154,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
             raise InputError(f"{path}: does not load: {' '.join(str(error).split())[:300]}") from None
         finally:
             quiet.set_verbosity(level)
-        compare(report, model, path / WEIGHTS, new_head=False, vector=task.vector)
+        compare(report, model, path / WEIGHTS, new_head=False, vector=task.pools)
         model = _told(model, checkpoint, task)
     return model.eval()
 
@@ -170,7 +176,7 @@ def save(
     out.mkdir(parents=True, exist_ok=True)
     with _disk_errors(out):
         _write_weights(model, out)
-    beside = SENTENCE_FILES if type(model).__name__.endswith(TASKS["sentence-embedding"].head) else ()
+    beside = SENTENCE_FILES if type(model).__name__.endswith(TASKS["sentence-embedding"].heads) else ()
     licences = [path.name for path in origin_files(source.path) if path.name != CARD]
     for name in (*TOKENIZER_FILES, *licences, *beside):
         if (source.path / name).is_file():
@@ -243,7 +249,7 @@ def _write_tokenizer(out: Path, tokenizer_json: str) -> None:
 def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], seed: int) -> PreTrainedModel:
     """The checkpoint's encoder under a fresh head for `labels`: what fine-tuning a base model starts from. Vectors need
     no head."""
-    if task.writes:
+    if task.graph == "seq2seq":
         raise InputError(
             f"{checkpoint.path}: '{checkpoint.architecture}' has no decoder that writes, and a new one would have to "
             "learn the language first; give a T5 or Marian checkpoint"
@@ -255,16 +261,7 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
     quiet = transformers.utils.logging
     level = quiet.get_verbosity()
     quiet.set_verbosity_error()
-    head: dict = (
-        {}
-        if task.vector
-        else {
-            "num_labels": len(labels),
-            "id2label": dict(enumerate(labels)),
-            "label2id": {name: i for i, name in enumerate(labels)},
-            "problem_type": SEVERAL if task.several else "regression" if task.number else None,
-        }
-    )
+    head = task.new_head(labels)
     try:
         model, report = getattr(transformers, task.auto_class).from_pretrained(
             checkpoint.path,
@@ -280,7 +277,7 @@ def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], s
         raise InputError(f"{checkpoint.path}: does not load: {' '.join(str(error).split())[:300]}") from None
     finally:
         quiet.set_verbosity(level)
-    compare(report, model, checkpoint.path / WEIGHTS, new_head=True, vector=task.vector)
+    compare(report, model, checkpoint.path / WEIGHTS, new_head=True, vector=task.pools)
     return _told(model, checkpoint, task)
 
 
@@ -311,7 +308,7 @@ def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrai
     """The model, its weights finite; of a task that reads two texts, one that tells them apart; of one that looks for
     answers, with one output; of one that asks for vectors, with that of a whole text; of one that gives texts, one
     that knows how long."""
-    from .output_kinds import join_ends, not_finite
+    from .output_kinds import not_finite
 
     if PIXELS not in checkpoint.inputs:
         agree(checkpoint.path, checkpoint.config, checkpoint.plain_tokenizer_text)
@@ -323,19 +320,35 @@ def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrai
             "checkpoint from before its training failed"
         )
     _give_plain_outputs(model)
-    if task.vector:
-        from .pooling import embed
-
-        embed(model, pooling_of(checkpoint.path))
-    if task.gives_text:
-        tell_rules(model, checkpoint.generation)
-    if task.answer:
-        join_ends(model)
-    if task.columns.second:
-        from .token_types import tell_types
-
-        tell_types(model, checkpoint.encoder())
+    for name in task.adapters:
+        ADAPTERS[name](model, checkpoint)
     return model
+
+
+def _pool(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    from .pooling import embed
+
+    embed(model, pooling_of(checkpoint.path))
+
+
+def _generate(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    tell_rules(model, checkpoint.generation)
+
+
+def _join_ends(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    from .output_kinds import join_ends
+
+    join_ends(model)
+
+
+def _tell_types(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    from .token_types import tell_types
+
+    tell_types(model, checkpoint.encoder())
+
+
+# By the names in `Task.adapters`: each changes the loaded model in place.
+ADAPTERS = {"pooling": _pool, "generation": _generate, "joined_ends": _join_ends, "token_types": _tell_types}
 
 
 def _libraries():

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from paredown.runtime.preprocessor import INPUTS, Batch
+from paredown.tasks.multi_label import MULTI_LABEL
 from paredown.tasks.question_answering import ENDS, NOWHERE
-from paredown.tasks.registry import SEVERAL, TASKS
+from paredown.tasks.registry import TASKS
 
 
 def tensors(batch: Batch) -> dict[str, torch.Tensor]:
@@ -52,11 +53,11 @@ def kind_of(model: PreTrainedModel) -> Kind:
         return Kind.ENDS
     if model.config.is_encoder_decoder:
         return Kind.TEXT
-    if type(model).__name__.endswith(TASKS["text-generation"].head):
+    if type(model).__name__.endswith(TASKS["text-generation"].heads):
         return Kind.NEXT
     if type(model).__name__.endswith("Model"):
         return Kind.VECTOR
-    if model.config.problem_type == SEVERAL:
+    if model.config.problem_type == MULTI_LABEL:
         return Kind.SEVERAL
     return Kind.NUMBER if model.config.num_labels == 1 else Kind.LABEL
 

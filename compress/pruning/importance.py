@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import Batch
-from paredown.tasks.classification import near
+from paredown.tasks.regression import near
 
 from ..models.output_kinds import answers, divergence, kind_of, tensors
 from ..models.structure import sublayers

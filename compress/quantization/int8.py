@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from paredown.runtime.errors import InputError, StepError, missing_extra
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Task
 
 from .int8_cost import Answers, Batches, Judge, answers, cost, distances, openvino_answers, said
 from .sensitivity import composed, groups_of, left_in_float, products

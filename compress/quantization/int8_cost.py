@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from paredown.runtime.preprocessor import Batch, Encoder
-from paredown.tasks.classification import near, points, softmax, spread
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Task
+from paredown.tasks.registry import TASKS
 from paredown.tasks.rows import Rows
-from paredown.tasks.sentence_embedding import alike, cosines
+from paredown.tasks.scores import points
 
 from ..config import Int8
 
@@ -25,7 +25,6 @@ Batches = Sequence[Batch]
 Answers = list[np.ndarray]  # of each row (labels,), or (tokens, labels)
 Z95_ONE_SIDED = 1.644854
 HELD_OUT = 4  # every so manieth calibration row judges and does not calibrate
-FLOOR = 1e-9  # a probability below it counts as this: no row costs more than 21 nats
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,8 @@ class Cost:
 
 def cost(ours: Answers, theirs: Answers, task: Task | None, limits: Int8, gold: Any = None) -> Cost:
     """What answers cost against the float model's for the same rows; `gold`: as `Judge.gold` gives it."""
-    apart = distances(ours, theirs, task)
-    measure, unit = _measure(theirs, task)
+    apart, kind = distances(ours, theirs, task), _task(theirs, task)
+    measure, unit = kind.distance_name
     value, error, labelled = float(apart.mean()), _standard_error(apart), False
     if gold is not None and task is not None:
         measure, unit, labelled = task.metric_name, "points", True
@@ -96,7 +95,7 @@ def cost(ours: Answers, theirs: Answers, task: Task | None, limits: Int8, gold: 
         value=value,
         error=error,
         distance=float(apart.mean()),
-        agreement=agreement(outputs(ours), outputs(theirs), task),
+        agreement=agreement(outputs(ours), outputs(theirs), kind),
         rows=len(ours),
         labelled=labelled,
         limits=limits,
@@ -173,55 +172,20 @@ def outputs(found: Answers) -> np.ndarray:
 
 
 def distances(ours: Answers, theirs: Answers, task: Task | None = None) -> np.ndarray:
-    """How far each row's answer is from the float model's, (rows,) float64, infinite where one is not a number.
-
-    Labels: KL divergence in nats (several labels: their sum; tokens: their mean; ends of an answer: the mean of both).
-    Numbers: squared error in variances of the float model's. Vectors: 1 less the cosine.
-    """
-    if task is not None and task.vector:
-        found = 1 - cosines(outputs(ours), outputs(theirs))
-    elif task is not None and task.several:
-        found = np.array([_kl(_yes_or_no(a), _yes_or_no(b)).sum() for a, b in zip(ours, theirs, strict=True)])
-    elif theirs[0].shape == (1,):
-        found = np.square((outputs(ours) - outputs(theirs))[:, 0] / spread(outputs(theirs)))
-    elif theirs[0].ndim == 1:
-        found = _kl(outputs(ours), outputs(theirs))
-    elif task is not None and task.answer:  # a choice among the tokens, for either end
-        found = np.array([_kl(a.T, b.T).mean() for a, b in zip(ours, theirs, strict=True)])
-    else:
-        found = np.array([_kl(a, b).mean() for a, b in zip(ours, theirs, strict=True)])
+    """How far each row's answer is from the float model's, (rows,) float64, infinite where one is not a number; as
+    `Task.distances` measures it, in nats of KL divergence for a graph whose task is not given."""
+    found = _task(theirs, task).distances(ours, theirs)
     return np.where(np.isnan(found), np.inf, found)
 
 
-def agreement(ours: np.ndarray, theirs: np.ndarray, task: Task | None = None) -> float:
+def agreement(ours: np.ndarray, theirs: np.ndarray, task: Task) -> float:
     """Share of the rows, or tokens, whose answer is the same, 0..1."""
-    if task is not None and task.vector:
-        return float(alike(ours, theirs).mean())
-    if task is not None and task.several:
-        return float(((ours > 0) == (theirs > 0)).all(axis=-1).mean())
-    if theirs.shape[-1] == 1:
-        return float(near(ours, theirs).mean())
-    return float((ours.argmax(-1) == theirs.argmax(-1)).mean())
+    return float(task.same_choices(ours, theirs).mean())
 
 
-def _measure(theirs: Answers, task: Task | None) -> tuple[str, str]:
-    """Name and unit of what `distances` measures."""
-    if task is not None and task.vector:
-        return "1 - cosine", "1"
-    if theirs[0].shape == (1,) and not (task is not None and task.several):
-        return "squared error", "variances"
-    return "KL", "nats a row"
-
-
-def _kl(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """KL divergence of the softmax over the last axis, from the float model's."""
-    q, p = (np.log(softmax(logits.astype(np.float64)) + FLOOR) for logits in (ours, theirs))
-    return (np.exp(p) * (p - q)).sum(axis=-1)
-
-
-def _yes_or_no(logits: np.ndarray) -> np.ndarray:
-    """(labels,) logits of labels by themselves -> (labels, 2) logits of yes and no."""
-    return np.stack([logits, np.zeros_like(logits)], axis=-1)
+def _task(theirs: Answers, task: Task | None) -> Task:
+    """The task, or one whose answers have such a shape."""
+    return task or TASKS["text-regression" if theirs[0].shape == (1,) else "text-classification"]
 
 
 def _standard_error(values: np.ndarray) -> float:

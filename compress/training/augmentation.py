@@ -11,6 +11,7 @@ import numpy as np
 from paredown.runtime.errors import InputError, missing_extra
 from paredown.runtime.preprocessor import PAIR
 from paredown.tasks import perturbations as noise
+from paredown.tasks.base import Task
 
 from ..config import Augment
 
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 
 TOP = 5  # the masked-language model's best words, one of which is taken
 ROWS = 16  # rows a call of a model
+
+
+class MaskedLanguageModel(Task):
+    """Loaded for its words, never scored."""
+
+    name = "fill-mask"
+    auto_class = "AutoModelForMaskedLM"
 
 
 def augment(
@@ -66,17 +74,13 @@ def _changer(kind: str, settings: Augment) -> Callable[[list[str], list[list[int
 
 def _masked(texts: list[str], seeds: list[list[int]], name: str, share: float) -> list[str]:
     """Words that a masked-language model puts in the place of some, one of its best five (not a part of a word)."""
-    import dataclasses
-
     import torch
-
-    from paredown.tasks.registry import TASKS
 
     from ..models.loading import load, open_checkpoint
     from ..models.output_kinds import tensors
 
     source = open_checkpoint(name)
-    model = load(source, dataclasses.replace(TASKS["text-classification"], auto_class="AutoModelForMaskedLM"))
+    model = load(source, MaskedLanguageModel())
     encoder = source.encoder()
     mask = next((t for t in ("[MASK]", "<mask>") if encoder.tokenizer.token_to_id(t) is not None), None)
     if mask is None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from paredown.runtime.preprocessor import collate
-from paredown.tasks.token_classification import NO_LABEL
+from paredown.tasks.base import NO_LABEL
 
 PARTNER = "partner"  # of a row to train on: the ids of the text that belongs to it
 ROW = "input_ids"  # the key under which a row to train on has what the encoder gave; Trainer looks there for its length

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import collate, per_row
-from paredown.tasks.token_classification import NO_LABEL
+from paredown.tasks.base import NO_LABEL
 
 from ..config import Update
 from ..models.inference import teacher_scores

@@ -17,10 +17,11 @@ import numpy as np
 from transformers import PreTrainedModel, TrainerCallback
 
 from paredown.runtime.errors import InputError, StepError
-from paredown.tasks.classification import labels_right, points
-from paredown.tasks.question_answering import alike
+from paredown.tasks.base import NO_LABEL
+from paredown.tasks.multi_label import labels_right
+from paredown.tasks.question_answering import same_ends
 from paredown.tasks.rows import some_of
-from paredown.tasks.token_classification import NO_LABEL
+from paredown.tasks.scores import points
 
 from ..config import Adapter, Adversary, Finetune, Tune
 from ..models.inference import teacher_scores
@@ -171,7 +172,7 @@ class _Watch(TrainerCallback):
         if kind_of(model) is Kind.ENDS:
             marks = np.split(gold, np.cumsum([len(row) for row in self.ids])[:-1])
             cut_off = np.array([bool((row == NO_LABEL).any()) for row in marks])
-            return float(100 * alike(scores, gold, [len(row) for row in self.ids])[~cut_off].mean())
+            return float(100 * same_ends(scores, gold, [len(row) for row in self.ids])[~cut_off].mean())
         return float(100 * (scores.argmax(-1) == gold)[gold != NO_LABEL].mean())
 
     def on_step_end(self, args, state, control, **kwargs):

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from paredown.runtime.causal_decoding import NEXT
 from paredown.runtime.preprocessor import run_rows
+from paredown.tasks.base import NO_LABEL
 from paredown.tasks.text_generation import nats
-from paredown.tasks.token_classification import NO_LABEL
 
 from ..models.inference import forward
 from ..models.output_kinds import Kind, answers, divergence, kind_of, pad_id

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from paredown.runtime.preprocessor import by_length
-from paredown.tasks.token_classification import NO_LABEL
+from paredown.tasks.base import NO_LABEL
 
 from ..models.output_kinds import inputs_of
 

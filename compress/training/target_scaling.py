@@ -17,8 +17,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from paredown.runtime.preprocessor import run_rows
-from paredown.tasks.classification import spread
 from paredown.tasks.rows import some_of
+from paredown.tasks.scores import spread
 
 from ..models.inference import forward
 from ..models.output_kinds import Kind, kind_of, pad_id

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import PrinterCallback
 
 from paredown.runtime.errors import InputError, StepError, nearest
-from paredown.tasks.token_classification import NO_LABEL
+from paredown.tasks.base import NO_LABEL
 
 from ..config import Finetune, Training
 from ..models.architectures import FAMILIES

@@ -15,7 +15,7 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import read_manifest
 from paredown.runtime.preprocessor import PIXELS, reader_file
 from paredown.runtime.selftest import open_encoder
-from paredown.tasks.registry import TASKS
+from paredown.tasks.registry import task_named
 
 from .archive import copy_tree, files_of, pack, write_tar_gz
 
@@ -79,8 +79,7 @@ def triton_config(manifest: dict, image: tuple[int, ...] = ()) -> str:
     inputs = ",\n".join(
         f"  {{ name: {_quoted(name)} data_type: TYPE_{kind} dims: [ {dims} ] }}" for name in manifest["inputs"]
     )
-    task = TASKS.get(manifest["task"])
-    tokens = task is not None and task.per_token
+    tokens = task_named(manifest["task"]).per_token
     shape = f"{batch}{length}, {len(manifest['labels'])}" if tokens else f"{batch}{len(manifest['labels'])}"
     names = "" if tokens else ' label_filename: "labels.txt"'  # Triton's classification is of one row of scores
     outputs = ",\n".join(

@@ -10,18 +10,11 @@ import yaml
 
 from paredown.compress.models.model_card import card_head
 from paredown.runtime.errors import printable
-from paredown.tasks.question_answering import LONGEST
-from paredown.tasks.registry import TASKS
+from paredown.tasks.registry import task_named
 
 MARKS = re.compile(r"[\\`*_\[\]|~<>&$]")
 ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}  # a backslash before them does not reach every reader's HTML filter
 LIBRARY = {"onnxruntime": "onnx", "openvino": "openvino"}  # the Hub's names
-TEXT_TASKS = ("text-pair-classification", "multi-label-classification", "text-regression", "text-pair-regression")
-HUB_TASK = {
-    **dict.fromkeys(TEXT_TASKS, "text-classification"),
-    "sentence-embedding": "sentence-similarity",
-    "text-to-text": "text2text-generation",
-}
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ def model_card(manifest: dict, choice: dict, about: About, sizes: dict[str, int]
     split = certificate["split"] if certificate else "test"
     latency, base_latency = chosen["latency_ms"], baseline["latency_ms"]
     environment = sum(entry["bytes"] for entry in manifest["environment"].values())
-    packed_on = manifest["packed_on"]
+    packed_on, task = manifest["packed_on"], task_named(manifest["task"])
     return f"""---
 {yaml.safe_dump(_head(manifest, chosen, about), sort_keys=False, allow_unicode=True, width=120).rstrip()}
 ---
@@ -88,9 +81,9 @@ the rest.
 
 ## Intended use and limits
 
-For {manifest["task"]} of {_kind(manifest)} like those it was trained on, {_into(manifest)}; {_limits(manifest)}
+For {task.name} of {task.rows_are} like those it was trained on, {task.describe_answer(manifest)}; {task.limits}
 
-- {_cut(manifest)}
+- {task.describe_length(manifest)}
 - Inputs unlike the training data were not tested, nor was fairness between groups of people; whatever bias the
   checkpoint and its data have is still in it. Compression can lose more on rare inputs than the mean shows.
 - {_cpus(manifest)}
@@ -100,7 +93,7 @@ For {manifest["task"]} of {_kind(manifest)} like those it was trained on, {_into
 
     pip install -r requirements.txt
     python selftest.py                                  # files whole, machine able, outputs as packed
-    paredown predict . {_asked(manifest)}  # pip install paredown, with the runtime above
+    paredown predict . {task.predict_options():35}  # pip install paredown, with the runtime above
 
 Without paredown, in this directory:
 
@@ -110,8 +103,8 @@ Without paredown, in this directory:
     manifest = read_manifest(here)
     check_files(here, manifest)
     session, encoder = open_model(here, manifest)
-    {_output(manifest)} = session(encoder.pad(encoder.ids([{_row(manifest)}])))["{manifest["outputs"][0]}"]
-    print({_answer(manifest)})
+    {task.output_name} = session(encoder.pad(encoder.ids([{task.row_code()}])))["{manifest["outputs"][0]}"]
+    print({task.answer_code})
 
 ## Size
 
@@ -179,7 +172,7 @@ def _head(manifest: dict, chosen: dict, about: About) -> dict:
         "license": about.licence,
         "language": list(about.language),
         "library_name": LIBRARY.get(manifest["runtime"], manifest["runtime"]),
-        "pipeline_tag": HUB_TASK.get(manifest["task"], manifest["task"]),
+        "pipeline_tag": task_named(manifest["task"]).pipeline_tag,
         "base_model": about.base_model,
         "datasets": list(about.datasets),
         "metrics": [metric],
@@ -200,92 +193,9 @@ def _data(about: About) -> str:
 
 
 def _labels(manifest: dict) -> str:
-    if TASKS[manifest["task"]].vector or not manifest["labels"]:
+    if not (task_named(manifest["task"]).lists_labels and manifest["labels"]):
         return ""
     return f", labels: {', '.join(map(escaped, manifest['labels']))}"
-
-
-def _into(manifest: dict) -> str:
-    task = TASKS[manifest["task"]]
-    if task.vector:
-        return f"each a vector of {len(manifest['labels'])} numbers and of length 1, so that products are cosines"
-    if task.writes:
-        return f"answered with a text of {manifest['generation']['max_new_tokens']} tokens at most"
-    if task.goes_on:
-        return f"on by {manifest['generation']['max_new_tokens']} tokens at most, each time the likeliest"
-    if task.number or task.answer:
-        return "into a number" if task.number else "for a part of the context"
-    return f"into {len(manifest['labels'])} labels"
-
-
-def _limits(manifest: dict) -> str:
-    task = TASKS[manifest["task"]]
-    if task.writes:
-        return "it writes the likeliest token each time, and may write what the text does not say."
-    if task.goes_on:
-        return "what it writes is likely, and need not be true."
-    if task.answer:
-        return f"an answer is {LONGEST} tokens long at most, and what is cut off of a long context is not looked at."
-    if task.per_token:
-        return "words are what blanks part, and one that is cut off has no label."
-    if task.several:
-        return "each label is a yes or a no of its own, at a probability of 0.5."
-    if task.number:
-        return "it gives a number, and no word on how sure it is of it."
-    if task.vector:
-        return "vectors of two models are not to be compared: embed again what was embedded by another."
-    return "it has no way to say that none of them fits."
-
-
-def _output(manifest: dict) -> str:
-    """What the first output is called there."""
-    return "sequences" if TASKS[manifest["task"]].writes else "logits"
-
-
-def _answer(manifest: dict) -> str:
-    """Python that prints the answer of `logits`, in the bundle's directory."""
-    task = TASKS[manifest["task"]]
-    if task.writes:
-        return "encoder.text(sequences[0])"
-    if task.goes_on:
-        return 'encoder.tokenizer.decode([i for i in session.continued(encoder.prompts(["..."]))[0] if i >= 0])'
-    if task.answer:
-        return "logits[0].argmax(0).tolist()  # its first and its last token"
-    if task.per_token:
-        return '[manifest["labels"][i] for i in logits[0].argmax(-1)]'
-    if task.several:
-        return '[label for label, logit in zip(manifest["labels"], logits[0]) if logit > 0]'
-    if task.number:
-        return "float(logits[0, 0])"
-    if task.vector:
-        return "logits[0]  # its vector"
-    return 'manifest["labels"][logits[0].argmax()]'
-
-
-def _kind(manifest: dict) -> str:
-    return "texts" if TASKS[manifest["task"]].reads_text else "images"
-
-
-def _cut(manifest: dict) -> str:
-    if TASKS[manifest["task"]].reads_text:
-        return f"Inputs are cut at {manifest['max_length']} tokens, on the right."
-    return "Images are resized as `preprocessor_config.json` says, whatever their size."
-
-
-def _asked(manifest: dict) -> str:
-    """The options of `paredown predict` that give one row."""
-    if not TASKS[manifest["task"]].reads_text:
-        return "--image FILE" + 22 * " "
-    if TASKS[manifest["task"]].columns.second:
-        return '--text "..." --text-pair "..."'
-    return '--text "..."' + 23 * " "
-
-
-def _row(manifest: dict) -> str:
-    """One row as Python: a text, or two with the sign between them that the encoder looks for; an image as its URI."""
-    if not TASKS[manifest["task"]].reads_text:
-        return '"data:image/png;base64,..."'
-    return r'"...\x1e..."' if TASKS[manifest["task"]].columns.second else '"..."'
 
 
 def _cpus(manifest: dict) -> str:

@@ -14,21 +14,22 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from paredown.runtime.answers import ANSWERS
 from paredown.runtime.errors import InputError
-from paredown.runtime.manifest import SCHEMA_FILE, read_manifest, write_manifest
+from paredown.runtime.manifest import SCHEMA_FILE, models_of, read_manifest, write_manifest
 from paredown.runtime.model_scan import check_model_file, scan
 from paredown.runtime.preprocessor import PIXELS, Encoder, reader_file, run_rows
 from paredown.runtime.selftest import (
     GOLDEN_IMAGE,
     GOLDEN_TEXT,
     GOLDEN_TOLERANCE,
-    answer_of,
     largest_tolerance,
     open_model,
 )
 from paredown.runtime.session import Session
-from paredown.tasks.classification import spread
-from paredown.tasks.registry import TASKS
+from paredown.tasks.base import Feature
+from paredown.tasks.registry import task_named
+from paredown.tasks.scores import spread
 
 from ..artifact import Artifact
 from ..hardware import BF16_ISA, INT8_ISA, machine, version
@@ -37,7 +38,7 @@ from .environment import Installed, installed
 from .model_card import About, model_card
 from .sbom import write_sbom
 
-SCHEMA = 2
+SCHEMA = 3
 GOLDEN_ROWS = 8
 RUNTIME_PACKAGE = {
     "onnxruntime": ("onnxruntime",),
@@ -60,6 +61,7 @@ CODE = "paredown_bundle"  # the package of our own code in a bundle: a copy of `
 MODULES = (
     "__init__",
     "selftest",
+    "answers",
     "manifest",
     "model_scan",
     "session",
@@ -89,7 +91,7 @@ def write_bundle(
     `about` knows of licence and data. `reference_texts`, ordinary inputs, become reference.json. `extra_files` are
     copied to the top as they are.
     """
-    rules = dict(artifact.generation or {})
+    task, rules = task_named(artifact.task), dict(artifact.generation or {})
     for file in (artifact.files[0], *([rules["decoder"]] if artifact.halves else [])):
         try:
             check_model_file(artifact.path / file, artifact.runtime)
@@ -126,6 +128,7 @@ def write_bundle(
         "name": name,
         "version": "1",
         "task": artifact.task,
+        "answer": task.answer,
         "runtime": artifact.runtime,
         "precision": artifact.precision,
         "model": f"model/{artifact.files[0]}",
@@ -153,13 +156,13 @@ def write_bundle(
     write_sbom(out, name, manifest["version"], about.licence, tool, loaded, packages, environment)
     session, encoder = open_model(out, manifest)
     size = 0.0
-    if reference_texts and not TASKS[artifact.task].goes_on:  # what goes on is not counted by label and confidence
+    if reference_texts and task.supports(Feature.REFERENCE):
         ids = [row if len(row) else [encoder.pad_id] for row in encoder.ids(reference_texts)]
         outputs = run_rows(session, ids, encoder.pad_id, manifest["outputs"][0])
         size = spread(outputs)
-        shares = TASKS[artifact.task].probabilities(outputs, [len(row) for row in ids])
+        shares = task.probabilities(outputs, [len(row) for row in ids])
         unknown = None if images else _unknown_token(encoder)
-        reference = describe(ids, shares, unknown, vectors=TASKS[artifact.task].vector)
+        reference = describe(ids, shares, unknown, vectors=task.vectors)
         (out / "reference.json").write_text(json.dumps(reference) + "\n")
     _write_golden(out, manifest, golden_texts, session, encoder, size)
     manifest["files"] = {
@@ -201,22 +204,23 @@ def _write_golden(
     """`size`: how far numbers, or those of vectors, are spread, 0 where only these rows can tell; their tolerance goes
     with it."""
     runtime, rows = manifest["runtime"], []
+    kind, two_graphs = ANSWERS[manifest["answer"]], len(models_of(manifest)) > 1
     longest = GOLDEN_TEXT if encoder.shape == () else GOLDEN_IMAGE
     short = [text for text in map(encoder.small, texts) if len(text) <= longest]
     for text in short[:GOLDEN_ROWS]:
         ids = encoder.ids([text])[0]
         output = np.asarray(session(encoder.pad([ids]))[manifest["outputs"][0]])[0]
-        if TASKS[manifest["task"]].writes:
+        if two_graphs:
             answer = encoder.text(output)
         else:
             output = output.astype(np.float32)
-            answer = answer_of(output, manifest["labels"], manifest["task"])
+            answer = kind.read(output, manifest["labels"])
         tokens = ids if isinstance(ids, list) else None
         rows.append({"text": text, "input_ids": tokens, "output": output.tolist(), "answer": answer})
     tolerance, outputs = GOLDEN_TOLERANCE[runtime][manifest["precision"]], [row["output"] for row in rows]
-    if TASKS[manifest["task"]].has_unit:
+    if kind.has_unit:
         tolerance = min(tolerance * (size or spread(np.array(outputs))), largest_tolerance(manifest, outputs))
-    if TASKS[manifest["task"]].writes:
+    if two_graphs:
         tolerance = largest_tolerance(manifest, outputs)
     golden = {"tolerance": {runtime: tolerance}, "rows": rows}
     (out / manifest["golden"]).write_text(json.dumps(golden, indent=1) + "\n")

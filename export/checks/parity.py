@@ -12,8 +12,7 @@ import numpy as np
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.preprocessor import PAIR, Encoder, parts_of, run_rows
 from paredown.runtime.session import ENGINES, Session
-from paredown.tasks.classification import spread
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Task
 
 from ..artifact import GRAPH, ON_GPU, Artifact
 from .divergence import VALUES, first_departure
@@ -42,17 +41,19 @@ TOLERANCES = {
 }
 
 
-# Of texts: one token that is another makes all behind it others, so the share of texts that stay says less.
-OF_TEXTS = {
+# By Task.graph, where they differ. One token that is another changes all behind it, so the share of texts that stay the
+# same says less.
+SEQ2SEQ = {
     "fp32": Tolerance(None, 0.95, 0.2),
     "bf16": Tolerance(None, 0.5, 2.0),
     **dict.fromkeys(("int8-dynamic", "int8-static"), Tolerance(None, 0.2, 6.0)),
 }
+LIMITS = {"seq2seq": SEQ2SEQ}
 
 
 def tolerance_of(task: Task, precision: str) -> Tolerance:
     """The gate's limits where nobody gives others."""
-    return OF_TEXTS[precision] if task.writes else TOLERANCES[precision]
+    return (TOLERANCES | LIMITS.get(task.graph, {}))[precision]
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,11 @@ def compare(ours: np.ndarray, theirs: np.ndarray, gold: Any, task: Task, lengths
     """Compare outputs (rows, labels) of an artefact with its checkpoint's; `gold` as `Task.correct` takes it, None
     where nobody knows what is right: then the metric counts for nothing. `lengths`: as `Task.same` takes them.
     """
-    apart = task.weighed(ours).astype(np.float64) - task.weighed(theirs)
-    difference = np.abs(apart) / (spread(theirs) if task.has_unit else 1.0)
-    if task.writes:
-        difference = np.zeros(1)  # of token ids there is none: texts are the same or others
+    difference = task.difference(ours, theirs)
     return Parity(
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),
-        agreement=float(task.same(ours, theirs, lengths).mean()),
+        agreement=float(task.same_answers(ours, theirs, lengths).mean()),
         metric_drop=0.0 if gold is None else float(task.metric(theirs, gold) - task.metric(ours, gold)),
     )
 
@@ -133,7 +131,7 @@ def takes_longest(
         raise StepError(f"parity: {name} does not take a text of {len(row)} tokens, its max_length: {reason}") from None
     if not np.isfinite(found).all():
         raise StepError(f"parity: {name} gives numbers that are not finite for a text of {len(row)} tokens")
-    if wanted is None or task.writes:
+    if wanted is None:
         return found
     limit = tolerance.max_difference if tolerance else None
     if found.shape != wanted.shape:
@@ -141,7 +139,7 @@ def takes_longest(
             f"parity: for a text of {len(row)} tokens, {name} gives outputs of {found.shape}, its checkpoint of "
             f"{wanted.shape}"
         )
-    apart = float(np.abs(task.weighed(found).astype(np.float64) - task.weighed(wanted)).max()) / unit
+    apart = float(task.difference(found, wanted, unit).max())
     if limit is not None and apart > limit:
         raise StepError(
             f"parity: for a text of {len(row)} tokens, its max_length, {name} is {apart:.2g} from its checkpoint, > "

@@ -14,7 +14,7 @@ import numpy as np
 
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.preprocessor import MARKED
-from paredown.tasks.classification import softmax
+from paredown.tasks.scores import softmax
 
 from ..artifact import Artifact
 from .metadata import finish

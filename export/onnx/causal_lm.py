@@ -12,7 +12,7 @@ from paredown.compress.models.architectures import FAMILIES, supported
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.runtime.causal_decoding import LOGITS, cache_names
 from paredown.runtime.errors import InputError
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Task
 
 MASKED = -1e4  # added to scores of what a token must not see; half precision can hold it
 PAST, PRESENT = "past_key_values", "present"

@@ -18,7 +18,7 @@ from paredown.compress.models.architectures import STATIC, WHOLE, supported
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.compress.quantization.int8_cost import Judge
 from paredown.runtime.errors import InputError
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Task
 
 from ..artifact import WEIGHTS_ONLY, Artifact, marks_of
 from ..hardware import has_int8_isa
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     import torch
 
 
+TRACERS = {"seq2seq": trace, "causal_lm": decoder_onnx}  # by Task.graph; others are one plain graph
+
+
 def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
     """Write the checkpoint as an unfused ONNX file, which every runtime's artefact starts from; returns `target`.
 
@@ -40,8 +43,8 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
     writes, `halves.trace` writes two files; of one that goes on with texts, `causal.decoder_onnx`. Raises InputError
     for an architecture that is not known, before it is loaded.
     """
-    if task.writes or task.goes_on:
-        (trace if task.writes else decoder_onnx)(checkpoint, task, target)
+    if task.graph in TRACERS:
+        TRACERS[task.graph](checkpoint, task, target)
         return target
     kind, known = checkpoint.config.get("model_type", ""), (*supported(decoders=False), *WHOLE)
     if kind in supported(decoders=True):
@@ -61,9 +64,8 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
         def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
             return getattr(self.model(**dict(zip(task.inputs, inputs, strict=True))), task.output)
 
-    if task.reads_text:
-        example, axes = torch.ones(2, 16, dtype=torch.long), {0: "batch", 1: "length"}  # 1 would become a constant
-    else:
+    example, axes = torch.ones(2, 16, dtype=torch.long), {0: "batch", 1: "length"}  # 1 would become a constant
+    if task.reads_images:
         example, axes = torch.zeros(2, *checkpoint.encoder().shape), {0: "batch"}
     dynamic = {**dict.fromkeys(task.inputs, axes), task.output: axes if task.per_token else {0: "batch"}}
     traced(Positional(), (example,) * len(task.inputs), target, list(task.inputs), [task.output], dynamic)
@@ -89,7 +91,7 @@ def to_onnx(
     out.mkdir(parents=True, exist_ok=True)
     details: dict = {"opset": OPSET}
     reduce_range = not has_int8_isa()
-    if task.writes:
+    if task.graph == "seq2seq":
         calls = recorded(plain, checkpoint, calibration) if calibration and precision.startswith("int8") else []
         files = (f"{ENCODER}.onnx", f"{DECODER}.onnx")
         details[ENCODER] = _ready(plain, out / files[0], checkpoint, task, precision, (), None, reduce_range)

@@ -13,7 +13,7 @@ from paredown.compress.quantization.int8_cost import Judge
 from paredown.runtime.preprocessor import Batch
 from paredown.runtime.seq2seq_decoding import writer
 from paredown.runtime.session import open_session
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Task
 
 from ..hardware import cores
 
@@ -81,7 +81,7 @@ def of_calls(judge: Judge | None) -> Judge | None:
 def generation_of(checkpoint: Checkpoint, task: Task, files: Sequence[str]) -> dict | None:
     """`Artifact.generation` for a model that gives texts: `files` of one that writes are the encoder, the decoder, or
     files of both."""
-    if not task.writes:
-        return checkpoint.generation if task.goes_on else None
+    if task.graph != "seq2seq":
+        return checkpoint.generation if task.generates else None
     decoder = next((name for name in files if name.startswith(f"{DECODER}.")), files[0])
     return {"decoder": decoder, **checkpoint.generation}

@@ -12,7 +12,7 @@ from paredown.compress.models.architectures import WHOLE
 from paredown.compress.models.loading import Checkpoint
 from paredown.compress.quantization.int8_cost import Judge
 from paredown.runtime.errors import missing_extra
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Task
 
 from ..artifact import WEIGHTS_ONLY, Artifact
 from ..hardware import has_int8_isa
@@ -38,14 +38,14 @@ def to_openvino(
     """
     out.mkdir(parents=True, exist_ok=True)
     graphs = {"model": (plain, calibration, judge)}
-    if task.writes:
+    if task.graph == "seq2seq":
         calls = recorded(plain, checkpoint, calibration) if precision == "int8-static" else []
         graphs = {ENCODER: (plain, calibration, None), DECODER: (plain_decoder(plain), calls, of_calls(judge))}
     transformer = checkpoint.config.get("model_type") not in WHOLE
     details: dict = {}
     for name, (graph, batches, judging) in graphs.items():
         found = _convert(graph, out / f"{name}.xml", task, precision, batches, judging, transformer)
-        details |= {name: found} if task.writes and found else found
+        details |= {name: found} if task.graph == "seq2seq" and found else found
     files = tuple(f"{name}.{suffix}" for name in graphs for suffix in ("xml", "bin"))
     if precision == "int8-static":
         details["reduce_range"] = not has_int8_isa()

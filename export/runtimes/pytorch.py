@@ -9,7 +9,8 @@ from pathlib import Path
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.runtime.preprocessor import reader_file
 from paredown.runtime.session import Session
-from paredown.tasks.registry import TASKS, Task
+from paredown.tasks.base import Task
+from paredown.tasks.registry import task_named
 
 from ..artifact import Artifact, marks_of
 from ..onnx.seq2seq import generation_of
@@ -43,10 +44,11 @@ def open_pytorch(path: Path, task: str, threads: int, generation: dict | None = 
     """The checkpoint directory as a session, float32, `threads` intra-op threads for the whole process."""
     from paredown.compress.models.loading import load
 
-    checkpoint = open_checkpoint(path, TASKS[task])
+    kind = task_named(task)
+    checkpoint = open_checkpoint(path, kind)
     if generation:
         checkpoint = replace(checkpoint, max_new_tokens=generation["max_new_tokens"])
-    model = load(checkpoint, TASKS[task])
+    model = load(checkpoint, kind)
     import torch
 
     from paredown.compress.models.inference import forward

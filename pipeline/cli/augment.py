@@ -11,11 +11,11 @@ from paredown.compress.config import Augment
 from paredown.compress.data import dataset as data_module
 from paredown.compress.data.dataset import read_rows
 from paredown.runtime.errors import InputError
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Feature, Task
 
 from ..progress import Reporter
 from ..steps.augment import write_augmented
-from .common import Seed, TaskOption, about_words, out, task_named
+from .common import Seed, TaskOption, out, task_for
 from .validation import checked
 
 app = typer.Typer()
@@ -40,14 +40,7 @@ def augment(
     """Changed copies of training rows, the same for a seed; give it training rows only."""
     if output.exists() or output.suffix != ".jsonl":
         raise InputError(f"--output {output}: a new file that ends in .jsonl is expected")
-    kinds = task_named(task)
-    about_words(kinds, "augment")
-    if kinds.vector:
-        raise InputError(f"--task {task}: augment changes rows of one text, and these are pairs")
-    if kinds.per_token:
-        raise InputError(
-            f"--task {task}: augment changes, moves and leaves out words, and their tags or answers with them"
-        )
+    kinds = task_for(task, Feature.AUGMENT)
     settings = checked(
         Augment,
         {

@@ -15,9 +15,10 @@ from rich.console import Console
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import apart, repeats
 from paredown.compress.models.loading import Checkpoint, load
-from paredown.runtime.errors import InputError, StepError, nearest
+from paredown.runtime.errors import StepError
 from paredown.runtime.preprocessor import run_rows
-from paredown.tasks.registry import TASKS, Task
+from paredown.tasks.base import Feature, Task
+from paredown.tasks.registry import task_named
 from paredown.tasks.rows import Rows
 
 from ..progress import Report, Reporter, tell
@@ -56,33 +57,23 @@ def writing(output_dir: Path, stage: str) -> Iterator[tuple[Path, Report]]:
 def pushes(kind: str | None, task: Task) -> dict | None:
     if kind is None:
         return None
-    about_words(task, "--adversarial")
+    task.require(Feature.ADVERSARIAL, "--adversarial")
     return {"kind": kind}
 
 
-def task_named(name: str, *, writes: bool = False) -> Task:
-    """The task of this name; `writes`: it may be one whose answer is a text of the model's own."""
-    if name not in TASKS:
-        raise InputError(f"--task {name}: {nearest(name, TASKS)}")
-    if TASKS[name].writes and not writes:
-        raise InputError(
-            f"--task {name}: not for this verb; init, run, finetune, distill, quantize, export, bench and robustness "
-            "know models that write"
-        )
-    return TASKS[name]
+def task_for(name: str, *features: Feature) -> Task:
+    """The task of this name. InputError where it does not support one of the features, which the command needs."""
+    task = task_named(name, "--task")
+    for feature in features:
+        task.require(feature, f"--task {name}")
+    return task
 
 
 def answering(checkpoint: Checkpoint, task: Task, max_new_tokens: int | None) -> Checkpoint:
     """The checkpoint, its texts so many tokens long at most; InputError for a task that has none."""
-    if max_new_tokens and not task.gives_text:
-        raise InputError(f"--max-new-tokens: for a task whose answer is a text, not {task.name}")
+    if max_new_tokens:
+        task.require(Feature.MAX_NEW_TOKENS, "--max-new-tokens")
     return replace(checkpoint.for_task(task), max_new_tokens=max_new_tokens)
-
-
-def about_words(task: Task, what: str) -> None:
-    """InputError where a task has none."""
-    if not task.reads_text:
-        raise InputError(f"{what}: for tasks that read text, not {task.name}")
 
 
 def optional(source: str | None, task: Task, names: tuple[str, ...]) -> Rows | None:

@@ -14,6 +14,8 @@ from paredown.compress.models.architectures import WHOLE
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.preprocessor import batches_of
+from paredown.tasks.base import Feature
+from paredown.tasks.rows import some_of
 
 from .common import (
     Adversarial,
@@ -26,14 +28,13 @@ from .common import (
     TaskOption,
     Unlabeled,
     Validation,
-    about_words,
     kept_apart,
     metric,
     optional,
     out,
     pushes,
     say,
-    task_named,
+    task_for,
     writing,
 )
 from .validation import checked
@@ -71,7 +72,7 @@ def prune(
 
     from ..steps.latency_table import Stopwatch
 
-    kind = task_named(task)
+    kind = task_for(task, Feature.PRUNE)
     source = open_checkpoint(checkpoint, kind)
     data = read_rows(kind, train, labelled=False)
     more = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
@@ -94,7 +95,7 @@ def prune(
         watch = Stopwatch(source, kind, ids, settings.target, max_length)
         table = watch.table([[(settings, source.depth)]], report) if timed else None
         model = load(source, kind)
-        sample = batches_of([ids[i] for i in data_module.some_of(len(ids), settings.rows)], source.pad_id)
+        sample = batches_of([ids[i] for i in some_of(len(ids), settings.rows)], source.pad_id)
         share = watch.share if timed else None
         promised = cut(model, sample, settings, table=table, time_share=share, progress=report)
         saved = save(model, source, target)
@@ -122,7 +123,7 @@ def prune(
             f"prune, healing: {failed}; {output_dir} holds the cut as it was before, and this heals it: "
             f"paredown distill {checkpoint} --student {output_dir} --train {train} --output-dir DIR"
         ) from failed
-    say(output_dir, kind.judging(held_out), value, promise)
+    say(output_dir, kind.for_rows(held_out), value, promise)
 
 
 @app.command()
@@ -140,12 +141,9 @@ def trim(
     from paredown.compress.pruning.vocabulary import changed_share
     from paredown.compress.pruning.vocabulary import trim as cut
 
-    kind = task_named(task)
-    about_words(kind, "trim")
-    if kind.goes_on:
-        raise InputError(f"trim: {task} would learn to write without the tokens that were cut; the vocabulary stays")
+    kind = task_for(task, Feature.TRIM)
     source = open_checkpoint(checkpoint, kind)
-    pairs = None if kind.vector else False  # whose texts, each by itself, may well stand in train
+    pairs = None if kind.columns.partner else False  # whose texts, each by itself, may well stand in train
     rows, judged = (
         read_rows(kind, train, labelled=False),
         read_rows(kind, validation, labelled=pairs) if validation else None,
@@ -202,35 +200,31 @@ def distill(  # noqa: C901
     from paredown.compress.distillation.distill import heal, mean_scores, student_of
     from paredown.compress.distillation.static_student import untaught
 
-    kind = task_named(task, writes=True)
+    kind = task_for(task)
     source = open_checkpoint(checkpoint, kind)
     others = [open_checkpoint(path, kind) for path in teacher or []]
     elsewhere = open_checkpoint(student, kind) if student else None
-    if kind.vector and (others or width is not None):
-        raise InputError(
-            f"--teacher, --width: {kind.name} takes one teacher, and its student's vectors are as wide as the teacher's"
-        )
+    if others:
+        kind.require(Feature.TEACHERS, "--teacher")
+    if width is not None:
+        kind.require(Feature.WIDTH, "--width")
+    if static:
+        kind.require(Feature.STATIC, "--static")
     for other in others:
-        if not kind.number and sorted(other.labels) != sorted(source.labels):
+        if kind.same_labels and sorted(other.labels) != sorted(source.labels):
             raise InputError(f"{other.path}: its labels are not those of {source.path}")
-    if elsewhere and kind.vector and elsewhere.width != source.width:
+    if elsewhere and kind.same_width and elsewhere.width != source.width:
         raise InputError(
             f"{elsewhere.path}: it gives vectors of {elsewhere.width} numbers, {source.path} of {source.width}"
         )
-    if elsewhere and not kind.number and elsewhere.labels != source.labels:
+    if elsewhere and kind.same_labels and elsewhere.labels != source.labels:
         raise InputError(f"{elsewhere.path}: its labels are not those of {source.path}, in the same order")
     for other in (*others, *([elsewhere] if elsewhere else [])):
-        if kind.token_by_token and not _same_tokens(source, other):
+        if kind.compares_tokens and not _same_tokens(source, other):
             raise InputError(
                 f"{other.path}: it cuts text into other tokens than {source.path}, and {kind.name} "
                 "compares answers token by token"
             )
-    if static:
-        about_words(kind, "--static")
-    if static and kind.token_by_token:
-        raise InputError(f"--static: its students answer for a whole text, and {kind.name} for every word")
-    if others and kind.goes_on:
-        raise InputError(f"--teacher: {task} asks its teacher in every step, and there is one: the checkpoint")
     data = read_rows(kind, train, labelled=False)
     further = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
     held_out, further = kept_apart(data, optional(validation, kind, source.labels), further)
@@ -267,7 +261,7 @@ def distill(  # noqa: C901
     ids = data_module.encode(learner.encoder(shared), data) + learner.encoder(shared).ids(list(more))
 
     def scores_of(lines: list[str]) -> np.ndarray | None:
-        if kind.goes_on:  # too many to keep
+        if not kind.supports(Feature.CACHED_SCORES):
             return None
         return mean_scores(
             [
@@ -287,11 +281,11 @@ def distill(  # noqa: C901
         if patience and held_out is not None:
             encoder = learner.encoder(shared)
             wanted = scores_of(list(held_out.texts))
-            judged = encoder.ids(held_out.texts), kind.taught(held_out, encoder) if wanted is None else wanted
+            judged = encoder.ids(held_out.texts), kind.training_targets(held_out, encoder) if wanted is None else wanted
         heal(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)
         saved = save(pupil, learner, target)
         value = metric(saved, kind, held_out, max_length)
-    say(output_dir, kind.judging(held_out), value)
+    say(output_dir, kind.for_rows(held_out), value)
 
 
 def _same_tokens(a: Checkpoint, b: Checkpoint) -> bool:

@@ -18,13 +18,14 @@ from paredown.export.foreign import answered
 from paredown.export.hardware import cores
 from paredown.runtime.errors import InputError, missing_extra
 from paredown.runtime.session import CannotRunHere
+from paredown.tasks.base import Feature
 from paredown.tasks.registry import TASKS
 from paredown.tasks.sentence_embedding import agreement
 
 from ..results.side_by_side import adopted
 from ..store import write_atomic
 from .bundle import LabelColumn, TextColumn
-from .common import MaxLength, TaskOption, out, task_named
+from .common import MaxLength, TaskOption, out, task_for
 
 app = typer.Typer()
 STYLE = (
@@ -108,9 +109,7 @@ def fairness(
         from fairlearn.metrics import MetricFrame, count
     except ImportError as error:
         raise missing_extra(error.name or "fairlearn", "explain") from None
-    kind, found = task_named(task), []
-    if not kind.one_label:
-        raise InputError(f"--task {task}: fairness compares rows of one label")
+    kind, found = task_for(task, Feature.FAIRNESS), []
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InputError(f"--json {json_file}: no such directory")
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
@@ -144,7 +143,7 @@ def fairness(
 def _answer(model, ids: list[int]) -> np.ndarray:
     """Probabilities of one row."""
     from paredown.compress.models.inference import forward
-    from paredown.tasks.classification import softmax
+    from paredown.tasks.scores import softmax
 
     row = np.array([ids], dtype=np.int64)
     return softmax(forward(model, {"input_ids": row, "attention_mask": np.ones_like(row)})["logits"])[0]

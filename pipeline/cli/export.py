@@ -24,10 +24,10 @@ from paredown.export.runtimes.tensorrt_config import Engine, require
 from paredown.runtime.errors import InputError, nearest
 from paredown.runtime.preprocessor import collate, run_rows
 from paredown.runtime.session import ENGINES, CannotRunHere
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Feature, Task
 from paredown.tasks.rows import Rows
 
-from .common import MaxLength, MaxNewTokens, OutputDir, Source, TaskOption, answering, out, task_named, writing
+from .common import MaxLength, MaxNewTokens, OutputDir, Source, TaskOption, answering, out, task_for, writing
 from .validation import checked
 
 JUDGED = 200  # rows of --train that an artefact is compared with its checkpoint on
@@ -146,19 +146,19 @@ def _export_to(
     from paredown.export.onnx.static_shapes import shaped
     from paredown.export.runtimes.registry import EXPORTERS
 
-    kind = task_named(task, writes=True)
+    kind = task_for(task)
     more: dict = {}
-    if runtime in ON_GPU and not kind.reads_text:
-        raise InputError(f"--to {runtime}: images run on CPUs so far: onnx, openvino")
+    if runtime in ON_GPU:
+        kind.require(Feature.GPU, f"--to {runtime}")
     if runtime in ENGINES:
         require(runtime)
         more["engine"] = checked(Engine, {"lengths": lengths or None, **(engine or {})})
         if batch_size:
             raise InputError("--batch-size: an engine takes any up to its largest, of --batch-sizes; leave it out")
-    if (lengths or batch_size) and (not kind.reads_text or kind.gives_text):
-        raise InputError(f"--lengths, --batch-size: for tasks that read text in one call, not {kind.name}")
-    if mobile and kind.writes:
-        raise InputError(f"--to ort: for models of one graph, not {kind.name}; give --to onnx")
+    if lengths or batch_size:
+        kind.require(Feature.FIXED_SHAPES, "--lengths, --batch-size")
+    if mobile:
+        kind.require(Feature.MOBILE, "--to ort")
     if precision not in (known := precisions_of(runtime, kind)):
         raise InputError(f"--precision {precision}: for {kind.name}, {runtime} runs {', '.join(known) or 'nothing'}")
     source = answering(open_checkpoint(checkpoint, kind), kind, max_new_tokens)
@@ -171,7 +171,7 @@ def _export_to(
         judged = data_module.encode(encoder, texts.sample(JUDGED))
         if int8:
             texts = texts.sample(count)
-            kind = kind.judging(texts if texts.labels is not None and len(texts.begins) else None)
+            kind = kind.for_rows(texts if texts.labels is not None and len(texts.begins) else None)
             batches = [collate([row], source.pad_id) for row in data_module.encode(encoder, texts)]
             judge = Judge(limits or Int8(), texts, encoder)
     with writing(output_dir, "export") as (target, _), tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
@@ -189,7 +189,7 @@ def _export_to(
 
 def _labelled_if_possible(task: Task, source: str, checkpoint: Checkpoint) -> Rows:
     """Rows with labels, where there are any that the checkpoint knows: INT8 can be judged without."""
-    if task.gives_text:
+    if task.generates:
         return read_rows(task, source, labelled=False)
     try:
         return read_rows(task, source, names=checkpoint.labels, labelled=None)
@@ -226,7 +226,6 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
         takes_longest,
         tolerance_of,
     )
-    from paredown.tasks.classification import spread
 
     rows = judged or _random_rows(artifact)
     said = ""
@@ -246,13 +245,13 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
         limits = replace(limits, min_agreement=0.0)
     where = partial(departure, plain, artifact, artifact.encoder().pad(rows[:8]))
     gate(parity, limits, artifact.name, artifact.precision, where)
-    row, unit = longest_row(encoder, (), second=bool(task.columns.second)), spread(theirs) if task.has_unit else 1.0
+    row, unit = longest_row(encoder, (), second=task.reads_pairs), task.unit(theirs)
     wanted = takes_longest(reference, row, encoder, task, str(source.path))
     takes_longest(session, row, encoder, task, artifact.name, wanted, limits, unit)
-    if task.writes:
+    if task.graph == "seq2seq":
         return f"{parity.agreement:.1%} of the texts are the checkpoint's, of {len(rows)} rows"
     where_from = (
-        f"random {'tokens' if task.reads_text else 'pixels'}"
+        f"random {'pixels' if task.reads_images else 'tokens'}"
         if judged is None
         else f"{len(rows)} rows, {parity.agreement:.1%} of the answers agree"
     )

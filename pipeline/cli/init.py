@@ -18,7 +18,7 @@ from paredown.compress.data.splits import divided
 from paredown.compress.models.architectures import FAMILIES, WHOLE
 from paredown.compress.models.loading import open_checkpoint
 from paredown.runtime.errors import InputError
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Feature, Task
 
 from ..recipe.schema import Data, Model, Recipe, Step, default_targets
 from ..store import write_atomic
@@ -48,9 +48,8 @@ def write_recipe(
     half = max(1, found.depth // 2)
     family = FAMILIES.get(found.config.get("model_type", ""))
     cut = Prune(heads=0.7 if family is None or family.cuts_heads else 1.0, ffn=0.6, recover=Recover(epochs=1.0))
-    pruned = (
-        [Model(name="pruned", steps=[Step(prune=cut)])] if not task.writes and (family is None or family.linear) else []
-    )
+    prunes = task.supports(Feature.PRUNE) and (family is None or family.linear)
+    pruned = [Model(name="pruned", steps=[Step(prune=cut)])] if prunes else []
     recipe = Recipe(
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", Path(checkpoint).resolve().name).strip("-.") or "model",
         task=task.name,  # type: ignore[arg-type]

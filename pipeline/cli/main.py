@@ -33,7 +33,7 @@ from . import serve as serving
 from . import train as learning
 from . import tune as tuning
 from .bundle import BundlePath
-from .common import TaskOption, task_named
+from .common import TaskOption, task_for
 
 app = typer.Typer(
     help="The cheapest version of a fine-tuned model that is still good enough.",
@@ -205,7 +205,7 @@ def init(
 
     if output.exists():
         raise InputError(f"{output}: exists already; remove it or choose another --output")
-    tell(write_recipe(output, checkpoint, train, validation, test, unlabeled, task_named(task, writes=True)))
+    tell(write_recipe(output, checkpoint, train, validation, test, unlabeled, task_for(task)))
     out.print(f"{output}: look it over, then: paredown run {output}", soft_wrap=True)
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from paredown.runtime.errors import InputError, StepError
 
 from .bundle import LabelColumn, TextColumn
-from .common import TaskOption, task_named
+from .common import TaskOption, task_for
 from .validation import checked
 
 app = typer.Typer()
@@ -179,7 +179,7 @@ def bench(
         },
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-        kind = task_named(task, writes=True)
+        kind = task_for(task)
         result = side_by_side.run(artifacts, data, text_column, label_column, settings, max_length, Path(scratch), kind)
     _show_bench(result)
     if json_file is not None:

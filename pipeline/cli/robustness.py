@@ -17,12 +17,13 @@ from paredown.compress.data.dataset import read_rows
 from paredown.runtime.errors import InputError
 from paredown.runtime.session import CannotRunHere
 from paredown.tasks import perturbations as noise
-from paredown.tasks.classification import points
+from paredown.tasks.base import Feature
+from paredown.tasks.scores import points
 
 from ..results.side_by_side import adopted, correct
 from ..store import write_atomic
 from .bundle import LabelColumn, TextColumn
-from .common import Seed, TaskOption, about_words, out, task_named
+from .common import Seed, TaskOption, out, task_for
 
 app = typer.Typer()
 
@@ -44,19 +45,18 @@ def robustness(
 ) -> None:
     """The metric on rows as they are, with typos, in capitals, twice, with words left out, swapped, replaced by
     synonyms; models side by side."""
-    kind = task_named(task, writes=True)
-    about_words(kind, "robustness")
+    kind = task_for(task, Feature.ROBUSTNESS)
     changes = noise.MEASURED | {"deletion": noise.deletion, "swap": noise.swap}
     if synonyms is not None:
         changes["synonyms"] = noise.synonyms(noise.read_synonyms(synonyms))
-    changes = {name: change for name, change in changes.items() if kind.bears(change)}
+    changes = {name: change for name, change in changes.items() if kind.keeps_labels(change)}
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InputError(f"--json {json_file}: no such directory")
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         artifacts = adopted(models, Path(scratch), kind, max_length)
         read = [read_rows(kind, data, text=text_column, label=label_column, names=a.labels) for a in artifacts]
         texts = {"as they are": read[0].texts} | {
-            name: kind.changed(read[0].texts, change, share, seed) for name, change in changes.items()
+            name: kind.perturbed(read[0].texts, change, share, seed) for name, change in changes.items()
         }
         try:
             right = [

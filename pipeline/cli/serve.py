@@ -15,7 +15,7 @@ from paredown.compress.data.dataset import read_rows
 from paredown.runtime.errors import InputError, StepError
 
 from .bundle import check_key
-from .common import TaskOption, task_named
+from .common import TaskOption, task_for
 from .validation import checked
 
 app = typer.Typer()
@@ -100,7 +100,7 @@ def load(
         raise InputError(f"{url}: an address that begins with http:// or https:// is expected")
     if bool(text) == bool(data):
         raise InputError("give either --text or --data")
-    texts = list(read_rows(task_named(task, writes=True), data, labelled=False).texts) if data else text or []
+    texts = list(read_rows(task_for(task), data, labelled=False).texts) if data else text or []
     key = _key(api_key_file)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     address, requests = bodies(texts, url.rstrip("/"), model)

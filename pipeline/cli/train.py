@@ -12,6 +12,7 @@ from paredown.compress.data import dataset as data_module
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint, save, with_new_head
 from paredown.runtime.errors import InputError
+from paredown.tasks.base import Feature
 
 from ..progress import tell
 from ..steps.continual import grow_checkpoint, new_rows_apart, read_arrivals, sentence
@@ -34,7 +35,7 @@ from .common import (
     out,
     pushes,
     say,
-    task_named,
+    task_for,
     writing,
 )
 from .validation import checked
@@ -69,14 +70,14 @@ def finetune(
     """Train a checkpoint on labelled rows, in full or with adapters; a base model gets a new head."""
     from paredown.compress.training.trainer import finetune as train_model
 
-    kind = task_named(task, writes=True)
+    kind = task_for(task)
     source = answering(open_checkpoint(checkpoint), kind, max_new_tokens)
     has_head = source.has_head(kind)
     names = source.labels if has_head else data_module.label_names(train, columns=kind.columns)
     rows = read_rows(kind, train, names=names)
     data_module.require_two_classes(rows, names)
     held_out, _ = kept_apart(rows, optional(validation, kind, names))
-    kind = kind.judging(rows, held_out)
+    kind = kind.for_rows(rows, held_out)
     if patience and held_out is None:
         raise InputError("--patience stops on validation: give --validation F")
     if rank and not peft:
@@ -91,14 +92,14 @@ def finetune(
         },
     )  # fmt: skip
     encoder = source.encoder(max_length)
-    ids, labels = data_module.encode(encoder, rows), kind.taught(rows, encoder)
-    judged = None if held_out is None else (encoder.ids(held_out.texts), kind.taught(held_out, encoder))
+    ids, labels = data_module.encode(encoder, rows), kind.training_targets(rows, encoder)
+    judged = None if held_out is None else (encoder.ids(held_out.texts), kind.training_targets(held_out, encoder))
     with writing(output_dir, "finetune") as (target, report):
         model = load(source, kind) if has_head else with_new_head(source, kind, names, seed)
         train_model(model, ids, labels, settings, validation=judged, seed=seed, progress=report)
         saved = save(model, source, target)
         value = metric(saved, kind, held_out, max_length)
-    say(output_dir, kind.judging(held_out), value)
+    say(output_dir, kind.for_rows(held_out), value)
 
 
 @app.command()
@@ -123,11 +124,7 @@ def update(
     task: TaskOption = "text-classification",
 ) -> None:
     """Teach a checkpoint new rows, and new labels, without forgetting the old ones; update.json says at what price."""
-    kind = task_named(task)
-    if kind.vector:
-        raise InputError(f"--task {task}: update keeps rows of one text; finetune on the old pairs and the new ones")
-    if kind.goes_on:
-        raise InputError(f"update: not for {task}; finetune goes on with rows of both kinds")
+    kind = task_for(task, Feature.UPDATE)
     source = open_checkpoint(checkpoint, kind)
     arrivals = read_arrivals(kind, source.labels, new, new_validation)
     old, held = read_rows(kind, train, names=source.labels), optional(validation, kind, source.labels)

@@ -13,7 +13,7 @@ from paredown.compress.config import Finetune, Tune
 from paredown.compress.data import dataset as data_module
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import open_checkpoint
-from paredown.runtime.errors import InputError
+from paredown.tasks.base import Feature
 
 from ..steps.tune import sentence, study_key, tune_checkpoint
 from .common import (
@@ -25,10 +25,9 @@ from .common import (
     Source,
     TaskOption,
     Train,
-    about_words,
     kept_apart,
     out,
-    task_named,
+    task_for,
     writing,
 )
 from .validation import checked
@@ -54,18 +53,14 @@ def tune(
     task: TaskOption = "text-classification",
 ) -> None:
     """Search for fine-tuning settings; run it again to go on. tune.json has trials and what each knob is worth."""
-    kind = task_named(task)
+    kind = task_for(task, Feature.TUNE)
     source = open_checkpoint(checkpoint).for_task(kind)
-    if kind.vector:
-        raise InputError(f"--task {task}: tune holds rows of one text out, and these are pairs; finetune is")
-    if kind.goes_on:
-        raise InputError(f"tune: not for {task}; try a few learning rates with finetune --patience")
     labels = source.labels if source.has_head(kind) else data_module.label_names(train, columns=kind.columns)
     rows, held = (read_rows(kind, path, names=labels) for path in (train, validation))
     held = kept_apart(rows, held)[0] or held
     data_module.require_two_classes(rows, labels)
     if adversarial:
-        about_words(kind, "--adversarial")
+        kind.require(Feature.ADVERSARIAL, "--adversarial")
     start = checked(Finetune, {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size})
     settings = checked(
         Tune, {"minutes": minutes, "trials": trials, "peft": peft, "adversarial": adversarial, "finetune": start}

@@ -5,9 +5,9 @@ Every field is described once, here or beside the stage that uses it; unknown ke
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from paredown.benchmarks.cost import Prices
 from paredown.benchmarks.latency import LatencySettings
@@ -29,31 +29,28 @@ from paredown.compress.config import (
 from paredown.export.artifact import ON_GPU, PRECISIONS, precisions_of
 from paredown.export.checks.parity import Tolerance, tolerance_of
 from paredown.export.runtimes.tensorrt_config import Bucket, Engine
-from paredown.runtime.errors import nearest
-from paredown.tasks.registry import TASKS
+from paredown.runtime.errors import InputError, nearest
+from paredown.tasks.registry import TASKS, task_named
 
-from . import task_support as refusals
+from .task_support import features_of
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
-TaskName = Literal[
-    "text-classification",
-    "text-pair-classification",
-    "multi-label-classification",
-    "text-regression",
-    "text-pair-regression",
-    "token-classification",
-    "question-answering",
-    "image-classification",
-    "sentence-embedding",
-    "text-to-text",
-    "text-generation",
-]
+
+
+def _known(name: str) -> str:
+    """ValueError for a task that nobody brings."""
+    try:
+        return task_named(name).name
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
 Runtime = Literal[
     "pytorch", "onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx"
 ]
 Precision = Literal["fp32", "fp16", "bf16", "int8-dynamic", "int8-static", "int8-weight", "int4-weight"]
 Sink = Literal["mlflow", "tensorboard", "wandb"]
-assert set(get_args(TaskName)) == set(TASKS)
+TaskName = Annotated[str, AfterValidator(_known), WithJsonSchema({"type": "string", "enum": [*TASKS]})]
 
 
 class Data(Settings):
@@ -195,7 +192,7 @@ def default_targets(task: str = "text-classification") -> list[Target]:
     return [
         Target.model_validate({"runtime": r, "precision": p})
         for r in PRECISIONS
-        for p in precisions_of(r, TASKS[task])
+        for p in precisions_of(r, task_named(task))
         if r not in ON_GPU and p != "fp16"
     ]
 
@@ -253,7 +250,7 @@ class Recipe(Settings):
     report_to: list[Sink] = Field(default_factory=list, description="trackers that are told the result")
 
     @model_validator(mode="after")
-    def _distinct(self) -> Recipe:  # noqa: C901
+    def _distinct(self) -> Recipe:
         names = [model.name for model in self.models]
         if len(set(names)) != len(names) or BASELINE in names:
             raise ValueError(f"models: names must differ from each other and from '{BASELINE}'")
@@ -268,39 +265,18 @@ class Recipe(Settings):
             raise ValueError(f"lengths: ascending and at most max_length ({self.max_length}) are expected")
         if self.lengths == [self.max_length] and any(model.cascade for model in self.models):
             raise ValueError("lengths: a cascade asks its second model about shorter rows; give more than one length")
-        whole = [m.name for m in self.models if m.cascade or any(step.static for step in m.steps)]
-        cascades = [model.name for model in self.models if model.cascade]
-        if cascades and (TASKS[self.task].several or TASKS[self.task].has_unit):
-            have = "have a number" if TASKS[self.task].number else "may have several"
-            raise ValueError(
-                f"models: '{cascades[0]}': a cascade asks how sure the first model is of one label; rows of "
-                f"{self.task} {'have a vector' if TASKS[self.task].vector else have}"
-            )
-        if TASKS[self.task].vector:
-            refusals.of_vectors(self)
-        if whole and TASKS[self.task].token_by_token:
-            raise ValueError(
-                f"models: '{whole[0]}': cascades and static students answer for a whole text, {self.task} for tokens"
-            )
-        if self.explain_rows and (not TASKS[self.task].one_label or TASKS[self.task].columns.second):
-            raise ValueError(f"explain_rows: for tasks that give one whole text one label, not {self.task}")
-        if TASKS[self.task].per_token and any(entry.augment for entry in self.adapt):
-            raise ValueError("adapt: augment changes, moves and leaves out words, and their tags or answers with them")
+        task = task_named(self.task)
+        for where, feature in features_of(self):
+            refusal = task.refusal(feature)
+            if refusal is not None:
+                raise ValueError(f"{where}: {refusal}")
         for target in self.targets:
-            known = precisions_of(target.runtime, TASKS[self.task])
+            known = precisions_of(target.runtime, task)
             if target.precision not in known:
                 raise ValueError(
                     f"targets: {target.runtime} {target.precision}: for {self.task}, {target.runtime} runs "
                     f"{', '.join(known) or 'nothing'}"
                 )
-        if not TASKS[self.task].reads_text:
-            refusals.of_images(self)
-        if TASKS[self.task].writes:
-            refusals.of_texts(self)
-        if TASKS[self.task].goes_on:
-            refusals.of_continuations(self)
-        if self.max_new_tokens is not None and not TASKS[self.task].gives_text:
-            raise ValueError(f"max_new_tokens: for a task whose answer is a text, not {self.task}")
         if not any(target.runtime != "pytorch" for target in self.targets):
             raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
         return self
@@ -308,7 +284,7 @@ class Recipe(Settings):
     def tolerance(self, precision: str) -> Tolerance:
         """The parity gate's limits for a precision."""
         given = self.parity.get(precision)  # type: ignore[call-overload]
-        return Tolerance(**given.model_dump()) if given else tolerance_of(TASKS[self.task], precision)
+        return Tolerance(**given.model_dump()) if given else tolerance_of(task_named(self.task), precision)
 
 
 BASELINE = "teacher"  # the checkpoint as it came

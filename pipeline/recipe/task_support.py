@@ -1,79 +1,69 @@
-"""What a recipe may not ask for, task by task: ValueError says what, and what to give instead."""
+"""Which features a recipe uses, each with the key that asks for it: its task says whether it supports them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from paredown.compress.config import Distill, Heal, Prune, Settings
 from paredown.export.artifact import ON_GPU
+from paredown.tasks.base import Feature
 
-if TYPE_CHECKING:
-    from .schema import Recipe
+STAGES = {
+    "prune": Feature.PRUNE,
+    "trim": Feature.TRIM,
+    "static": Feature.STATIC,
+    "augment": Feature.AUGMENT,
+    "tune": Feature.TUNE,
+    "update": Feature.UPDATE,
+}
+KEYS = {
+    "search": Feature.SEARCH,
+    "teachers": Feature.TEACHERS,
+    "lengths": Feature.LENGTHS,
+    "explain_rows": Feature.EXPLAIN,
+    "max_new_tokens": Feature.MAX_NEW_TOKENS,
+}
 
 
-def of_images(recipe: Recipe) -> None:
-    """ValueError for what is about words."""
-    words = [m.name for m in recipe.models if m.cascade or any(step.trim or step.static for step in m.steps)]
-    if words:
-        raise ValueError(f"models: '{words[0]}': cascades, static and trim are for tasks that read text")
-    if recipe.lengths or recipe.explain_rows or any(entry.augment for entry in recipe.adapt):
-        raise ValueError(f"lengths, explain_rows and augment are about words, and {recipe.task} has none")
-    if any(target.runtime in ON_GPU for target in recipe.targets):
-        raise ValueError("targets: images run on CPUs so far: onnxruntime, openvino")
-    if _asks_for(recipe, "adversarial"):
-        raise ValueError("adversarial: it pushes the embeddings of words, and images have none")
+class Recipe(Protocol):
+    """What is asked of a recipe here."""
+
+    @property
+    def models(self) -> Sequence[Any]: ...
+    @property
+    def adapt(self) -> Sequence[Any]: ...
+    @property
+    def targets(self) -> Sequence[Any]: ...
 
 
-def of_vectors(recipe: Recipe) -> None:
-    """What needs labels, or vectors of one space and width, is refused."""
+def features_of(recipe: Recipe) -> Iterator[tuple[str, Feature]]:
+    """(where the recipe asks for it, the feature)."""
     for model in recipe.models:
+        if model.cascade is not None:
+            yield f"models: '{model.name}'", Feature.CASCADE
         for stage, settings in (step.stage for step in model.steps):
+            where = f"models: '{model.name}', {stage}"
+            yield from _of_stage(where, stage, settings)
             lesson = settings.recover if isinstance(settings, Prune) else settings
             if isinstance(lesson, Heal) and lesson.label_weight:
-                raise ValueError(
-                    f"models: '{model.name}', {stage}: label_weight: a pair's number is not of one text; set it "
-                    "to 0, or finetune afterwards"
-                )
+                yield where, Feature.LABEL_WEIGHT
             if isinstance(settings, Distill) and settings.width is not None:
-                raise ValueError(
-                    f"models: '{model.name}', {stage}: width: the vectors of {recipe.task} are as wide as the hidden "
-                    "state, and the student's have to be as wide as the teacher's; cut layers, heads or ffn"
-                )
-    if recipe.teachers:
-        raise ValueError(f"teachers: two models' vectors are not of one space, so {recipe.task} takes one teacher")
-    other = next((entry.stage[0] for entry in recipe.adapt if entry.finetune is None), None)
-    if other is not None:
-        raise ValueError(f"adapt: {other} is for rows of one text, and those of {recipe.task} are pairs; finetune is")
-
-
-def of_texts(recipe: Recipe) -> None:
-    """ValueError for what models that write are not known to."""
-    for key in ("search", "teachers", "lengths"):
+                yield where, Feature.WIDTH
+    for entry in recipe.adapt:
+        yield from _of_stage(f"adapt: {entry.stage[0]}", *entry.stage)
+    for key, feature in KEYS.items():
         if getattr(recipe, key):
-            raise ValueError(f"{key}: not for {recipe.task}; leave it out")
-    for where, steps, known in (
-        ("adapt", recipe.adapt, ("finetune",)),
-        *((f"models: '{model.name}'", model.steps, ("finetune", "distill")) for model in recipe.models),
-    ):
-        other = next((step.stage[0] for step in steps if step.stage[0] not in known), None)
-        if other is not None:
-            raise ValueError(f"{where}: {other} does not know models that write; {' and '.join(known)} do")
+            yield key, feature
+    if any(target.runtime in ON_GPU for target in recipe.targets):
+        yield "targets", Feature.GPU
 
 
-def of_continuations(recipe: Recipe) -> None:
-    """ValueError for what models that go on with texts are not known to."""
-    steps = {step.stage[0] for model in recipe.models for step in model.steps}
-    given = {
-        "search": recipe.search is not None,
-        "lengths": bool(recipe.lengths),
-        "teachers": bool(recipe.teachers),
-        "models: trim": "trim" in steps,
-        "adapt: tune": any(entry.tune for entry in recipe.adapt),
-        "adapt: update": any(entry.update for entry in recipe.adapt),
-    }
-    wrong = next((key for key, there in given.items() if there), None)
-    if wrong is not None:
-        raise ValueError(f"{wrong}: not for {recipe.task} (docs/tasks.md says what is)")
+def _of_stage(where: str, stage: str, settings: object) -> Iterator[tuple[str, Feature]]:
+    if stage in STAGES:
+        yield where, STAGES[stage]
+    if _asks_for(settings, "adversarial"):
+        yield where, Feature.ADVERSARIAL
 
 
 def _asks_for(part: object, key: str) -> bool:

@@ -27,8 +27,8 @@ from paredown.benchmarks.statistics import (
 )
 from paredown.compress.config import Timed
 from paredown.export.artifact import ON_GPU
-from paredown.tasks.classification import points
 from paredown.tasks.perturbations import MEASURED
+from paredown.tasks.scores import points
 
 from ..recipe.schema import BASELINE
 

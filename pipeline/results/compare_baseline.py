@@ -17,8 +17,8 @@ from paredown.export.artifact import Artifact
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import MANIFEST
 from paredown.runtime.session import CannotRunHere
-from paredown.tasks.classification import points
 from paredown.tasks.rows import Rows
+from paredown.tasks.scores import points
 
 from ..job import Job
 from ..progress import Reporter

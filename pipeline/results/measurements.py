@@ -19,7 +19,7 @@ from paredown.export.bundle.drift_reference import ROWS as REFERENCE_ROWS
 from paredown.export.hardware import machine
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import PAIR
-from paredown.tasks.classification import softmax
+from paredown.tasks.scores import softmax
 
 from ..failures import Failure, failures_of
 from ..job import (
@@ -63,7 +63,7 @@ def measurements_of(
         **{name: looked[name] for name in ("sweep", "new_tokens_per_s")},
     }
     candidates, texts = [], job.validation.texts
-    small, most = job.checkpoint.encoder().small, REFERENCE_ROWS if job.task.reads_text else REFERENCE_IMAGES
+    small, most = job.checkpoint.encoder().small, REFERENCE_IMAGES if job.task.reads_images else REFERENCE_ROWS
     lost = failures_of(job, failed)
     for candidate in job.candidates:
         common = {
@@ -161,7 +161,7 @@ def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:
     if not job.task.one_label:
         return {"predicted_validation": None, "calibration_error": None, "flips": []}
     gold, texts, labels = job.validation.gold, job.validation.texts, job.checkpoint.labels
-    small = None if job.task.reads_text else job.checkpoint.encoder().small  # a tokenizer takes long to open
+    small = job.checkpoint.encoder().small if job.task.reads_images else None  # a tokenizer takes long to open
     logits, before = (np.load(step.path / "validation.npy") for step in (evaluated, baseline))
     said, said_before = logits.argmax(axis=-1), before.argmax(axis=-1)
     sure = softmax(logits).max(axis=-1)
@@ -189,7 +189,7 @@ def _keys(job: Job) -> dict[str, list[str]]:
     keys = {} if not job.task.one_label else {"label": [labels[label] for label in rows.gold]}
     if rows.groups is not None:
         keys["group"] = [rows.groups[i] for i in begins]
-    if not job.task.reads_text:  # images are all of one size
+    if job.task.reads_images:  # images are all of one size
         return keys
     texts = [rows.texts[i] for i in begins]
     lengths = np.array([len(ids) for ids in job.checkpoint.encoder(job.recipe.max_length).ids(texts)])

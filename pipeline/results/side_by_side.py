@@ -23,11 +23,11 @@ from paredown.export.hardware import cores
 from paredown.export.loading import adopt
 from paredown.runtime.errors import InputError
 from paredown.runtime.session import CannotRunHere
-from paredown.tasks.classification import points
+from paredown.tasks.base import Task
 from paredown.tasks.labels import canonical, is_default, is_number
-from paredown.tasks.registry import TASKS, Task
+from paredown.tasks.registry import task_named
 from paredown.tasks.rows import Rows
-from paredown.tasks.token_classification import Aligned
+from paredown.tasks.scores import points
 
 from ..progress import Reporter
 
@@ -48,13 +48,13 @@ def run(
     named = [_names(artifact, task, source, text, label) for artifact in artifacts]
     known = [names for names, _ in named if names is not None]
     rows = read(names=known[0], labelled=None) if known else read(labelled=False)
-    task = task if rows.labels is None else task.judging(rows)
+    task = task if rows.labels is None else task.for_rows(rows)
     reporter = Reporter(len(artifacts) + settings.processes + settings.sweep.asked)
     notes = [f"{path}: {note}" for path, (_, note) in zip(paths, named, strict=True) if note]
 
     def score(path: str, artifact: Artifact, names: tuple[str, ...] | None) -> Score:
         right = None
-        if (rows.labels is not None and names is not None) or task.goes_on:
+        if (rows.labels is not None and names is not None) or task.columns.own:
             with suppress(CannotRunHere):
                 outputs, gold = _judged(artifact, read(names=names), settings.threads)
                 right = task.correct(outputs, gold)
@@ -84,7 +84,7 @@ def _names(
     if (
         not is_default(labels)
         or not task.columns.named
-        or task.vector
+        or not task.lists_labels
         or not has_labels(open_table(source)[0], label, task.columns)
     ):
         return labels, ""
@@ -114,13 +114,13 @@ def correct(artifact: Artifact, rows: Rows, threads: int | None = None) -> np.nd
     Raises CannotRunHere.
     """
     outputs, gold = _judged(artifact, rows, threads)
-    return TASKS[artifact.task].correct(outputs, gold)
+    return task_named(artifact.task).correct(outputs, gold)
 
 
 def _judged(artifact: Artifact, rows: Rows, threads: int | None) -> tuple[np.ndarray, Any]:
     """Its answers, and what they are compared with."""
     outputs = answered(artifact, rows.texts, threads or cores())
-    return outputs, TASKS[artifact.task].gold(rows, artifact.encoder())
+    return outputs, task_named(artifact.task).gold(rows, artifact.encoder())
 
 
 def other_order(task: Task, outputs: np.ndarray, gold: Any, names: Sequence[str]) -> str:
@@ -130,13 +130,10 @@ def other_order(task: Task, outputs: np.ndarray, gold: Any, names: Sequence[str]
     `outputs`, `gold`: as `Task.correct` takes them. In another order: better than chance at a level of 0.1 %, for all
     orders together.
     """
-    if task.per_token and isinstance(gold, Aligned):
-        places = np.concatenate(gold.places)
-        said, true = outputs.argmax(axis=-1)[places[places >= 0]], np.concatenate(gold.tags)[places >= 0]
-    elif task.one_label and not task.answer:
-        said, true = outputs.argmax(axis=-1), np.asarray(gold)
-    else:
+    classes = task.predicted(outputs, gold)
+    if classes is None:
         return ""
+    said, true = classes
     count = min(len(names), outputs.shape[-1])
     known = true < count
     said, true = said[known], true[known]

@@ -108,10 +108,10 @@ def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: R
     assert isinstance(settings, Finetune)
     model, encoder = load(source, task), source.encoder(length)
     before = growing.score(model, source, task, job.validation, length)
-    judged = (encoder.ids(job.validation.texts), task.taught(job.validation, encoder))
+    judged = (encoder.ids(job.validation.texts), task.training_targets(job.validation, encoder))
     began = time.monotonic()
     finetune(
-        model, data_module.encode(encoder, job.train), task.taught(job.train, encoder), settings,
+        model, data_module.encode(encoder, job.train), task.training_targets(job.train, encoder), settings,
         validation=judged, seed=seed, progress=report,
     )  # fmt: skip
     seconds = time.monotonic() - began

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from paredown.compress.data import dataset as data_module
 from paredown.compress.models.loading import load
 from paredown.export.onnx.cascade import confidence
 from paredown.runtime.preprocessor import run_rows
+from paredown.tasks.rows import some_of
 from paredown.tasks.sentence_embedding import agreement
 
 from ..job import Candidate, Job, attribution_name, evaluation_name, parts_of
@@ -27,7 +27,7 @@ FILE = "attributions.json"
 
 def explained(job: Job) -> np.ndarray:
     """Numbers of the validation rows that are explained."""
-    return data_module.some_of(len(job.validation), job.recipe.explain_rows)
+    return some_of(len(job.validation), job.recipe.explain_rows)
 
 
 def attribute(job: Job, model: Model, before: str | None, out: Path, done: Mapping[str, Done], report: Report) -> dict:

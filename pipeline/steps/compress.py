@@ -21,7 +21,7 @@ from paredown.export.artifact import read_artifact
 from paredown.export.hardware import cores
 from paredown.runtime.preprocessor import batches_of, collate
 from paredown.runtime.session import ENGINES
-from paredown.tasks.token_classification import NO_LABEL
+from paredown.tasks.rows import some_of
 
 from ..job import SCORES, Candidate, Job, graph_name, has_scores, parts_of, table_name
 from ..progress import Report
@@ -55,7 +55,7 @@ def compress(
     source, seed = checkpoint_after(job, before, done), job.recipe.seed
     if isinstance(settings, Distill) and settings.student is not None:
         source = open_checkpoint(settings.student).for_task(job.task)
-        if job.task.gives_text:
+        if job.task.generates:
             source = replace(source, max_new_tokens=job.checkpoint.generation["max_new_tokens"])
     model = _student(source, job) if isinstance(settings, Distill) else load(source, job.task)
     result: dict = {}
@@ -71,11 +71,11 @@ def compress(
         report(share, text)
 
     if isinstance(settings, Finetune):
-        judged = held_out, job.task.taught(job.validation, encoder)
+        judged = held_out, job.task.training_targets(job.validation, encoder)
         finetune(model, mine, labels[: len(mine)], settings, validation=judged, seed=seed, progress=training)
     if isinstance(settings, Prune):
         table = read_table(done[table_name(settings.target)].path) if settings.timed else None
-        sample = batches_of([mine[i] for i in data_module.some_of(len(mine), settings.rows)], source.pad_id)
+        sample = batches_of([mine[i] for i in some_of(len(mine), settings.rows)], source.pad_id)
         share = _stopwatch(job, source, settings.target).share if settings.timed else None
         result = prune(model, sample, settings, table=table, time_share=share, progress=report).to_json()
     if isinstance(settings, Trim):
@@ -96,7 +96,7 @@ def compress(
             scores, wanted = (np.load(done[SCORES].path / f"{name}.npy") for name in ("scores", "validation"))
             scores = scores[lines:]
         else:
-            scores, wanted = None, job.task.taught(job.validation, encoder)
+            scores, wanted = None, job.task.training_targets(job.validation, encoder)
         heal(
             model, teacher, ids[first:], settings, labels=labels[first:], scores=scores,
             validation=(held_out, wanted), seed=seed, progress=training,
@@ -132,15 +132,8 @@ def all_rows(job: Job, source: Checkpoint) -> tuple[list[list[int]], list[np.nda
     """Token ids of `all_texts` as `source` cuts them, and their labels: of a row, or of its tokens (NO_LABEL, or
     NaN for a number, where there is none)."""
     encoder = source.encoder(job.recipe.max_length)
-    ids, labels = encoder.ids(all_texts(job)), list(job.task.taught(job.train, encoder))
-    if job.task.goes_on:
-        return ids, [np.array(row, dtype=np.int64) for row in ids]
-    shape = (len(job.checkpoint.labels),) if job.task.several else ()
-    filler = np.nan if job.task.number else NO_LABEL
-    if job.task.answer:
-        shape = (2,)
-    none = [np.full((len(row), *shape) if job.task.per_token else shape, filler) for row in ids[len(labels) :]]
-    return ids, labels + none
+    ids, labels = encoder.ids(all_texts(job)), list(job.task.training_targets(job.train, encoder))
+    return ids, labels + job.task.missing_targets(ids[len(labels) :], len(job.checkpoint.labels))
 
 
 def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None:
@@ -151,7 +144,9 @@ def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None
     models = [(load(teacher, job.task), teacher.encoder(job.recipe.max_length)) for teacher in job.teachers]
     for share, name, texts in ((0.0, "scores", all_texts(job)), (0.9, "validation", list(job.validation.texts))):
         report(share, f"{len(models)} teacher{'s' * (len(models) > 1)}, {len(texts)} rows")
-        known = len(job.train) if job.task.writes and name == "scores" else 0  # they learn the texts that they have
+        known = (
+            len(job.train) if job.task.graph == "seq2seq" and name == "scores" else 0
+        )  # they learn the texts that they have
         told = [(model, encoder.ids(texts[known:])) for model, encoder in models]
         found = mean_scores(told) if len(texts) > known else np.zeros((0, 1), dtype=np.int64)
         np.save(out / f"{name}.npy", np.concatenate([np.zeros((known, found.shape[1]), found.dtype), found]))
@@ -180,7 +175,7 @@ def read_table(path: Path) -> LatencyTable:
 def cascade(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done], report: Report) -> dict:
     """Two exported models as one, with the threshold that validation gives."""
     from paredown.export.onnx.cascade import confidence, join, sure_share, threshold_for
-    from paredown.tasks.classification import points
+    from paredown.tasks.scores import points
 
     assert candidate.model.cascade is not None
     report(0.0, "joining")

@@ -17,8 +17,8 @@ from paredown.compress.data.splits import apart, certified, held_out, repeats
 from paredown.compress.models.loading import Checkpoint, load, save
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import run_rows
+from paredown.tasks.base import Feature, Task
 from paredown.tasks.labels import LabelColumn, canonical, is_number
-from paredown.tasks.registry import Task
 from paredown.tasks.rows import Rows
 
 from ..progress import Report
@@ -48,11 +48,8 @@ def read_arrivals(
     """Read new rows; a fifth of them is held out when no `validation` is given. Raises InputError."""
     found = data_module.label_names(new, label, task.columns) if task.columns.named else ()
     more = new_labels(known, found, new)
-    if more and task.several:
-        raise InputError(
-            f"{new}: the label '{more[0]}' is new, and the old rows do not say which of them have it too: label "
-            "them, and fine-tune on all rows"
-        )
+    if more:
+        task.require(Feature.NEW_LABELS, f"{new}: the label '{more[0]}'")
     labels = (*known, *more)
     read = partial(read_rows, task, text=text, label=label, names=labels)
     train = read(new)
@@ -138,9 +135,9 @@ def grow_checkpoint(
     before["new"] = score(model, source, task, new.validation, max_length)
     began = time.monotonic()
     update(
-        model, (encoder.ids(old.texts), task.taught(old, encoder)),
-        (data_module.encode(encoder, new.train), task.taught(new.train, encoder)), new.labels, settings,
-        validation=(encoder.ids(judged.texts), task.taught(judged, encoder)), seed=seed, progress=report,
+        model, (encoder.ids(old.texts), task.training_targets(old, encoder)),
+        (data_module.encode(encoder, new.train), task.training_targets(new.train, encoder)), new.labels, settings,
+        validation=(encoder.ids(judged.texts), task.training_targets(judged, encoder)), seed=seed, progress=report,
     )  # fmt: skip
     seconds = time.monotonic() - began
     saved = save(model, source, out)
@@ -183,7 +180,7 @@ def _retrained(
     )  # fmt: skip
     began = time.monotonic()
     encoder = source.encoder(max_length)
-    finetune(model, encoder.ids(everything.texts), task.taught(everything, encoder), plain, seed=seed)
+    finetune(model, encoder.ids(everything.texts), task.training_targets(everything, encoder), plain, seed=seed)
     seconds = time.monotonic() - began
     old, fresh = (score(model, source, task, rows, max_length) for rows in (held, new.validation))
     return {"retrain": {"estimated": False, "training_s": seconds, "old_after": old, "new_after": fresh}}
@@ -196,7 +193,7 @@ def score(model, source: Checkpoint, task: Task, rows: Rows | None, max_length: 
     if rows is None:
         return None
     encoder = source.encoder(max_length)
-    own = () if task.writes else tuple(model.config.id2label[i] for i in range(model.num_labels))
+    own = () if not source.labels else tuple(model.config.id2label[i] for i in range(model.num_labels))
     outputs = run_rows(partial(forward, model), encoder.ids(rows.texts), source.pad_id, task.output)
     return task.metric(outputs, task.gold(replace(rows, names=max(rows.names, own, key=len)), encoder))
 

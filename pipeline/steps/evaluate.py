@@ -17,7 +17,6 @@ from paredown.export.opening import open_artifact
 from paredown.runtime.preprocessor import Encoder, run_rows
 from paredown.runtime.session import CannotRunHere, Session
 from paredown.tasks import perturbations as noise
-from paredown.tasks.classification import spread
 from paredown.tasks.rows import Rows
 
 from ..job import Candidate, Job, evaluation_name, graph_name, parts_of
@@ -78,8 +77,9 @@ def _scored(job: Job, split: str, rows: Rows, encoder: Encoder, outputs: np.ndar
         f"metric_{split}": job.task.metric(outputs, gold),
         f"correct_{split}": _recorded(job.task.correct(outputs, gold)),
     }
-    if job.task.beside is not None:
-        result[f"beside_{split}"] = job.task.beside(outputs, gold)
+    more = job.task.further_metrics(outputs, gold)
+    if more:
+        result[f"beside_{split}"] = more
     return result
 
 
@@ -93,12 +93,12 @@ def _longest(
     done: Mapping[str, Done],
 ) -> None:
     """The promised length, run: a row of exactly that many tokens, beside its checkpoint's answer. Raises StepError."""
-    row = longest_row(encoder, job.validation.texts, second=bool(job.task.columns.second))
+    row = longest_row(encoder, job.validation.texts, second=job.task.reads_pairs)
     wanted, unit = None, 1.0
     if candidate != reference and candidate.model.cascade is None:
         file = done[evaluation_name(reference)].path / LONGEST
         wanted = np.load(file) if file.is_file() else None
-        unit = spread(answers_of(reference, done)) if job.task.has_unit else 1.0
+        unit = job.task.unit(answers_of(reference, done))
     limits = job.recipe.tolerance(candidate.target.precision)
     found = takes_longest(session, row, encoder, job.task, candidate.name, wanted, limits, unit)
     if found is not None and candidate == reference:
@@ -131,9 +131,9 @@ def _robustness(job: Job, session: Session, encoder: Encoder) -> dict[str, str |
     """For each change of the texts, which of the same validation rows are right under it."""
     sample, found = job.validation.sample(job.recipe.robustness_rows), {}
     for name, change in noise.MEASURED.items():
-        if not job.task.bears(change):
+        if not job.task.keeps_labels(change):
             continue
-        rows = replace(sample, texts=job.task.changed(sample.texts, change))
+        rows = replace(sample, texts=job.task.perturbed(sample.texts, change))
         outputs = run_rows(session, encoder.ids(rows.texts), encoder.pad_id, job.task.output)
         found[name] = _recorded(job.task.correct(outputs, job.task.gold(rows, encoder)))
     return found

@@ -39,7 +39,7 @@ from paredown.export.onnx.static_shapes import shaped
 from paredown.export.runtimes.registry import EXPORTERS
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import MARK, collate
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Feature, Task
 from paredown.tasks.rows import some_of
 
 from ..progress import Report
@@ -138,7 +138,7 @@ class Stopwatch:
     @property
     def _known(self) -> list:
         """The rows in the stand-ins' token numbers; images as they are."""
-        if not self.task.reads_text:
+        if self.task.reads_images:
             return self._rows
         numbers = self._small[1]
         return [[numbers[token % MARK] for token in row] for row in self._rows]
@@ -148,9 +148,9 @@ class Stopwatch:
         """The checkpoint with the embeddings of the rows' tokens only, and the numbers it gives to them. Of a decoder
         all stay: its last product, as large as its vocabulary, takes time."""
         model = load(self.checkpoint, self.task)
-        if not self.task.reads_text:
+        if self.task.reads_images:
             return model, {}
-        if self.task.goes_on:
+        if not self.task.supports(Feature.TRIM):
             return model, {token: token for row in self._rows for token in row}
         return model, keep_tokens(model, {token % MARK for row in self._rows for token in row})
 

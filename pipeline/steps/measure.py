@@ -67,9 +67,11 @@ def profiled(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str
         "sweep": swept,
         "seen": {name: asdict(found) for name, found in seen.items()},
         "floor_ms": _floors(candidates, seen, artifacts, rows, threads),
-        "new_tokens_per_s": _new_tokens_per_s(artifacts, rows, threads) if job.task.goes_on else {},
+        "new_tokens_per_s": _new_tokens_per_s(artifacts, rows, threads) if job.task.graph == "causal_lm" else {},
         "tokenizer_ms": latency.tokenizer_ms(encoder.ids, texts),
-        "tokens_median": float(np.median([len(row) for row in encoder.ids(texts)])) if job.task.reads_text else None,
+        "tokens_median": float(np.median([len(row) for row in encoder.ids(texts)]))
+        if not job.task.reads_images
+        else None,
     }
 
 

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from paredown.compress.config import Prune, Static
-from paredown.compress.data import dataset as data_module
 from paredown.compress.pruning.latency_allocation import LatencyTable, Layers, least_ms
 from paredown.compress.training.studies import reasons, seed_sampler, study_at
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.preprocessor import batches_of
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Feature, Task
+from paredown.tasks.rows import some_of
 
 from ..job import SCORES, Job, table_name
 from ..progress import Report
@@ -87,7 +87,7 @@ def search(job: Job, settings: Search, study: str, out: Path, done: Mapping[str,
     epoch_s = {t.number: 3.6 * scored_s * t.ms / table.predict(full) for t in chosen}
     static_s = 3.6 * scored_s * STATIC_SHARE * Static().epochs
     left = 60 * settings.minutes - (time.monotonic() - began)
-    whole = job.task.reads_text and not job.task.per_token
+    whole = job.task.supports(Feature.STATIC)
     static = whole and static_s <= left
     chosen, epochs, late = _affordable(chosen, epoch_s, left - static_s if static else left)
     if whole and not static:
@@ -132,7 +132,7 @@ def _trials(
     from paredown.compress.pruning.prune import options, prune, shape_of, weigh
 
     ids, _ = all_rows(job, job.checkpoint)
-    picked = data_module.some_of(len(job.train), 512 + HELD_OUT)
+    picked = some_of(len(job.train), 512 + HELD_OUT)
     held_out, rows = (
         [ids[i] for i in part] for part in (picked[:HELD_OUT], picked[HELD_OUT:] if len(picked) > HELD_OUT else picked)
     )
@@ -275,7 +275,7 @@ def _late(chosen: list[Trial], picked: list[Trial]) -> dict[str, str]:
 def _models(chosen: list[Trial], epochs: float, task: Task, static: bool) -> list[Model]:
     """Each cut healed and trimmed; with `static`, a student of that kind and the cascades of both, where the task knows
     them."""
-    trim = [Step.model_validate({"trim": {}})] if task.reads_text else []
+    trim = [Step.model_validate({"trim": {}})] if task.supports(Feature.TRIM) else []
     models = [Model(name="static", steps=[Step.model_validate({"static": {}}), *trim])] if static else []
     for t in chosen:
         cut = t.settings.model_dump(mode="json", exclude_defaults=True)
@@ -283,15 +283,12 @@ def _models(chosen: list[Trial], epochs: float, task: Task, static: bool) -> lis
             cut["recover"] = {"epochs": epochs}
         name = f"found-{t.number}"
         models.append(Model(name=name, steps=[Step.model_validate({"prune": cut}), *trim]))
-        if task.one_label and static:
+        if task.supports(Feature.CASCADE) and static:
             cascade = {"first": "static", "then": name}
             models.append(Model.model_validate({"name": f"{name}-cascade", "cascade": cascade}))
     return models
 
 
 def _commonest(job: Job) -> float:
-    """Share of the commonest label among the training rows; 0 for numbers, vectors and answers."""
-    if job.task.has_unit or job.task.answer:
-        return 0.0
-    labels = job.train.every_label()
-    return float(np.bincount(labels).max() / len(labels))
+    """Share of the commonest label among the training rows; 0 where there are no classes."""
+    return job.task.commonest_share(job.train)

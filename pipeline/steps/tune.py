@@ -8,9 +8,9 @@ from paredown.benchmarks.statistics import mcnemar_p, paired_drop
 from paredown.compress.config import Finetune, Tune
 from paredown.compress.data import dataset as data_module
 from paredown.compress.models.loading import Checkpoint, load, save, with_new_head
-from paredown.tasks.classification import points
-from paredown.tasks.registry import Task
+from paredown.tasks.base import Task
 from paredown.tasks.rows import Rows
+from paredown.tasks.scores import points
 
 from ..progress import Report
 from ..store import key_of
@@ -43,7 +43,7 @@ def tune_checkpoint(
 
     encoder = source.encoder(max_length)
     ids, judged = data_module.encode(encoder, train), encoder.ids(validation.texts)
-    learned, looks = task.taught(train, encoder), (judged, task.taught(validation, encoder))
+    learned, looks = task.training_targets(train, encoder), (judged, task.training_targets(validation, encoder))
     found = tune(start, ids, learned, settings, study, seed=seed, progress=lambda s, text: report(0.8 * s, text))
     result = {
         "default_won": found.default,

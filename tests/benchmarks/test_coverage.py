@@ -8,7 +8,7 @@ import pytest
 from paredown.benchmarks import coverage, simulations
 from paredown.benchmarks.coverage import BEGIN, END, SECTIONS, Cell, Effort, Section, main, markdown, outside
 from paredown.benchmarks.statistics import macro_f1_drop
-from paredown.export.predictor import points
+from paredown.tasks.scores import points
 
 
 @pytest.mark.parametrize("name", SECTIONS)

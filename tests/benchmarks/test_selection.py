@@ -8,7 +8,7 @@ from candidates import ROWS, row, settings, simulated
 from paredown.benchmarks.constraints import Budgets
 from paredown.benchmarks.selection import Frontier, Row, choose, clear, costs_tie, pareto, values_tie, with_bounds
 from paredown.benchmarks.statistics import paired_drop
-from paredown.export.errors import InputError, StepError
+from paredown.runtime.errors import InputError, StepError
 
 
 def pick(rows: list[Row], **values) -> str:

@@ -20,7 +20,7 @@ from paredown.benchmarks.sweep import sweep
 from paredown.benchmarks.system_monitor import QUIET, Busy, busy_now, quiet, used_by_others
 from paredown.benchmarks.worker import Worker
 from paredown.compress.models.loading import Checkpoint
-from paredown.export.errors import StepError
+from paredown.runtime.errors import StepError
 
 QUICK = LatencySettings(threads=1, processes=2, rounds=2, min_seconds=0.04, min_repeats=10, batch_size=3)
 ROWS = [[2, 5, 3], [2, 6, 7, 8, 3], [2, *range(4, 20), 3]] * 4

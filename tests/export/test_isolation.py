@@ -12,8 +12,8 @@ from strangers import endless, openers, swollen
 
 from paredown.export import isolation as child
 from paredown.export.bundle.cold_start import verified
-from paredown.export.errors import InputError
 from paredown.export.isolation import Children, in_child
+from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import BundleError
 
 PATIENCE_S = 60  # beyond a deadline, on a busy machine

@@ -17,8 +17,8 @@ from paredown.benchmarks.statistics import by_key, negative_flips, paired_drop
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.runtime.errors import InputError
-from paredown.tasks.classification import spread
 from paredown.tasks.registry import TASKS
+from paredown.tasks.scores import spread
 
 pytestmark = pytest.mark.slow
 

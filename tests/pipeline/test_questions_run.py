@@ -87,7 +87,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train = read_rows(TASK, str(path / "train.jsonl"), names=source.labels)
     encoder = source.encoder(32)
     settings = Finetune(epochs=4, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
-    model = finetune(load(source, TASK), encoder.ids(train.texts), TASK.taught(train, encoder), settings, seed=0)
+    model = finetune(
+        load(source, TASK), encoder.ids(train.texts), TASK.training_targets(train, encoder), settings, seed=0
+    )
     save(model, source, path / "teacher")
     (path / "recipe.yaml").write_text(RECIPE)
     done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=path)

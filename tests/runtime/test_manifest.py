@@ -139,9 +139,9 @@ def refused_alone(bundle: Path, word: str, *flags: str) -> None:
         (b"[]", "damaged"),
         (b'{"schema": NaN}', "damaged"),
         (b'{"schema": true}', "schema True"),
-        (b'{"schema": 1}', "schema 1, this program reads 2; pack it again"),
+        (b'{"schema": 1}', "schema 1, this program reads 3; pack it again"),
         (b"[" * 10**5, "damaged"),
-        (b'{"schema": 2}' + b" " * 10**7, "more than 10 MB"),
+        (b'{"schema": 3}' + b" " * 10**7, "more than 10 MB"),
     ],
 )
 def test_a_manifest_that_is_none_is_one_line(raw: bytes, word: str, tmp_path: Path) -> None:

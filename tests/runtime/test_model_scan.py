@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from paredown.export.artifact import read_artifact
-from paredown.export.errors import InputError
 from paredown.export.opening import open_artifact
+from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import BundleError, write_manifest
 from paredown.runtime.model_scan import check_model_file, scan
 from paredown.runtime.selftest import selftest

@@ -13,7 +13,7 @@ from strangers import endless, key_pair
 
 from paredown.export.bundle.archive import pack
 from paredown.export.bundle.signature import sign
-from paredown.export.errors import InputError
+from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import BundleError
 from paredown.serve import model_manager as models
 from paredown.serve.config import Settings

@@ -66,7 +66,7 @@ def test_what_is_taught_is_what_decodes_to_the_answer(teacher, tmp_path: Path) -
     encoder = teacher.encoder(32)
     for cell, first, last, said in (("good film", 4, 5, "good film"), ("plot", 9, 9, "plot"), ("", 0, 0, "")):
         rows = read(tmp_path / "rows.jsonl", answers=cell)
-        (marks,) = TASK.taught(rows, encoder)
+        (marks,) = TASK.training_targets(rows, encoder)
         assert np.argwhere(marks[:, 0] == 1).ravel().tolist() == [first]
         assert np.argwhere(marks[:, 1] == 1).ravel().tolist() == [last]
         logits = 9.0 * marks
@@ -78,7 +78,7 @@ def test_what_is_taught_is_what_decodes_to_the_answer(teacher, tmp_path: Path) -
 
 def test_an_answer_that_was_cut_off_is_not_taught_and_counts_as_missed(teacher, tmp_path: Path) -> None:
     rows = read(tmp_path / "rows.jsonl", answers="dull plot")
-    (marks,) = TASK.taught(rows, teacher.encoder(10))  # "dull" is there, "plot" is not
+    (marks,) = TASK.training_targets(rows, teacher.encoder(10))  # "dull" is there, "plot" is not
     assert (marks == NO_LABEL).all()
     assert TASK.metric(np.zeros((10, 2)), TASK.gold(rows, teacher.encoder(10))) < 100
     batch = {"labels": torch.tensor(marks[None]), "attention_mask": torch.ones(1, 10)}
@@ -155,9 +155,9 @@ def test_f1_of_words_is_that_of_squads_script() -> None:
 def test_two_models_answer_alike_row_by_row() -> None:
     ours, theirs = np.random.default_rng(0).normal(size=(2, 7, 2))
     theirs[:3] = ours[:3] + 1.0
-    assert TASK.same(ours, theirs, [3, 4]).tolist()[0]
+    assert TASK.same_answers(ours, theirs, [3, 4]).tolist()[0]
     theirs[3:] = -ours[3:]
-    assert TASK.same(ours, theirs, [3, 4]).tolist() == [True, False]
+    assert TASK.same_answers(ours, theirs, [3, 4]).tolist() == [True, False]
     chances = TASK.probabilities(ours, [3, 4])
     assert chances.shape == (2, 2)
     assert ((chances >= 0) & (chances <= 1)).all()

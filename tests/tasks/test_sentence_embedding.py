@@ -24,9 +24,9 @@ from paredown.export.onnx.exporter import plain_onnx, to_onnx
 from paredown.export.opening import open_artifact
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import run_rows
-from paredown.tasks.classification import points
 from paredown.tasks.perturbations import typos
 from paredown.tasks.registry import TASKS
+from paredown.tasks.scores import points
 from paredown.tasks.sentence_embedding import MRR, SPEARMAN, Pairs, agreement, pairs, right, spearman
 
 TASK = TASKS["sentence-embedding"]
@@ -64,14 +64,14 @@ def test_a_pair_is_two_rows(tmp_path: Path) -> None:
     assert len(some) == 4
     together = {("good", "fine"), ("bad", "dull"), ("a", "b")}
     assert set(zip(some.texts[::2], some.texts[1::2], strict=True)) < together
-    assert TASK.judging(rows).metric_name == SPEARMAN
+    assert TASK.for_rows(rows).metric_name == SPEARMAN
     assert read_rows(TASK, file, labelled=False).labels is None
 
 
 def test_pairs_without_a_number_and_single_texts(tmp_path: Path) -> None:
     asked = write(tmp_path / "b.csv", "query,passage\nwho,an actor\nwhat,a plot\n")
     rows = read_rows(TASK, asked, labelled=None)
-    assert TASK.judging(rows).metric_name == MRR
+    assert TASK.for_rows(rows).metric_name == MRR
     assert pairs(rows).numbers is None
     alone = write(tmp_path / "c.csv", "text,kind\ngood,x\nbad,y\n")
     single = read_rows(TASK, alone)
@@ -80,11 +80,11 @@ def test_pairs_without_a_number_and_single_texts(tmp_path: Path) -> None:
     assert read_rows(TASK, alone, labelled=None).labels is None
     require_two_classes(single, ())
     with pytest.raises(InputError, match=r"c.csv: pairs of texts are needed"):
-        TASK.judging(single)
+        TASK.for_rows(single)
     named = read_rows(TASK, write(tmp_path / "d.csv", "one,two\ngood,fine\nbad,dull\n"), text="two,one")
     assert named.texts == ("fine", "good", "dull", "bad")
     with pytest.raises(InputError, match="its pairs have none"):
-        TASK.judging(read_rows(TASK, write(tmp_path / "e.csv", "text,text_pair,score\na,b,1\n")), rows)
+        TASK.for_rows(read_rows(TASK, write(tmp_path / "e.csv", "text,text_pair,score\na,b,1\n")), rows)
     with pytest.raises(InputError, match="the same second text"):
         require_two_classes(read_rows(TASK, write(tmp_path / "f.csv", "query,passage\na,b\nc,b\n")), ())
     with pytest.raises(InputError, match=r"g.csv, line 2.*a number is expected"):
@@ -150,7 +150,7 @@ def test_the_place_of_the_right_passage() -> None:
 
 def test_a_text_that_comes_twice_is_changed_alike() -> None:
     texts = ["a lovely film", "the plot", "a lovely film"]
-    changed = TASK.changed(texts, typos)
+    changed = TASK.perturbed(texts, typos)
     assert changed[0] == changed[2] != texts[0]
 
 

@@ -41,8 +41,7 @@ def test_each_token_is_judged_by_those_before_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.delete(found[:, 0], [4, 7]), -want.numpy(), rtol=1e-5)
     assert (found[[4, 7], 0] == 0).all()  # nothing comes after the last
     gold = [np.array(row) for row in ids]
-    assert TASK.beside is not None
-    assert TASK.beside(found, gold)["perplexity"] == pytest.approx(float(want.mean().exp()), rel=1e-5)
+    assert TASK.further_metrics(found, gold)["perplexity"] == pytest.approx(float(want.mean().exp()), rel=1e-5)
     points = TASK.correct(found, gold)
     assert points[:, 1].tolist() == [4, 2]
     assert Judge(ids, gold)(model) == pytest.approx(float(want.mean()), rel=1e-5)
@@ -60,9 +59,9 @@ def test_what_is_likeliest_and_right() -> None:
     assert TASK.correct(lines, [np.array([2, 4, 3]), np.array([2, 3])]).tolist() == [[1, 2], [0, 1]]
     other = lines.copy()
     other[[2, 4], 1] = 3  # after the last token of a row
-    assert TASK.same(lines, other, [3, 2]).all()
+    assert TASK.same_answers(lines, other, [3, 2]).all()
     other[0, 1] = 0
-    assert TASK.same(lines, other, [3, 2]).tolist() == [False, True, True]
+    assert TASK.same_answers(lines, other, [3, 2]).tolist() == [False, True, True]
 
 
 def test_a_loss_is_over_pairs_of_neighbours() -> None:

@@ -65,18 +65,17 @@ def test_rows_are_texts_and_their_targets(tmp_path: Path) -> None:
 def test_what_is_scored_is_the_text(tmp_path: Path) -> None:
     encoder = make_writer(tmp_path / "c").encoder(32)
     rows = read_rows(TASK, str(write_rows(tmp_path / "rows.jsonl", rows_of_texts(4, 0))))
-    gold, targets = TASK.gold(rows, encoder), TASK.taught(rows, encoder)
+    gold, targets = TASK.gold(rows, encoder), TASK.training_targets(rows, encoder)
     sequences = np.zeros((4, 9), dtype=np.int64)
     for row, target in zip(sequences, targets, strict=True):
         row[: len(target)] = target
     assert TASK.metric(sequences, gold) == 100
-    assert TASK.beside is not None
-    assert TASK.beside(sequences, gold)["exact"] == 100
+    assert TASK.further_metrics(sequences, gold)["exact"] == 100
     assert [a["text"] for a in TASK.decode(sequences, (), rows.texts, encoder)] == rows.gold.tolist()
     assert TASK.probabilities(sequences, [])[:, 0].tolist() == [len(t) + 1 for t in targets]
     other = sequences.copy()
     other[1, 0] = 7
-    assert TASK.same(other, sequences).tolist() == [True, False, True, True]
+    assert TASK.same_answers(other, sequences).tolist() == [True, False, True, True]
 
 
 @pytest.mark.parametrize("kind", HALVES)
@@ -142,7 +141,7 @@ def test_it_learns_and_its_student_has_fewer_layers(tmp_path: Path) -> None:
     checkpoint = make_writer(tmp_path / "c")
     encoder = checkpoint.encoder(32)
     rows = read_rows(TASK, str(write_rows(tmp_path / "rows.jsonl", rows_of_texts(64, 0))))
-    model, ids, labels = load(checkpoint, TASK), encoder.ids(rows.texts), TASK.taught(rows, encoder)
+    model, ids, labels = load(checkpoint, TASK), encoder.ids(rows.texts), TASK.training_targets(rows, encoder)
 
     def loss() -> float:
         with torch.inference_mode():

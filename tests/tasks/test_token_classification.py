@@ -88,7 +88,7 @@ def test_tags_without_prefixes_are_scored_word_by_word() -> None:
 def test_a_label_stands_at_the_first_token_of_its_word(teacher: Checkpoint, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [(["bobs", "went", "newville"], ["B-person", "O", "B-place"])])
     rows = read_rows(TASK, str(path), names=NAMES)
-    (labels,) = TASK.taught(rows, teacher.encoder())
+    (labels,) = TASK.training_targets(rows, teacher.encoder())
     none = tags.NO_LABEL
     assert labels.tolist() == [none, 0, none, 3, 1, none, none]  # [CLS] bob ##s went new ##ville [SEP]
     (words,) = teacher.encoder().words(["bobs  went\tnewville"])
@@ -123,7 +123,7 @@ def test_it_learns_and_so_do_a_cut_and_a_student(teacher: Checkpoint, rows, held
     model = load(teacher, TASK)
     assert f1(model, teacher, held_out) > 90
     ids = teacher.encoder().ids(rows.texts)
-    labels = TASK.taught(rows, teacher.encoder())
+    labels = TASK.training_targets(rows, teacher.encoder())
     lesson = Distill(layers=1, epochs=3, learning_rate=5e-3, label_weight=0.5, relation_weight=0.1, patience=2)
     student = distill(model, ids, lesson, labels=labels, seed=0)
     assert f1(student, teacher, held_out) > 85

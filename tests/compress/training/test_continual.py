@@ -11,7 +11,7 @@ from paredown.compress.models.inference import teacher_scores
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training.continual import _Hold, grow, replayed, update
 from paredown.runtime.errors import InputError
-from paredown.tasks.token_classification import NO_LABEL
+from paredown.tasks.base import NO_LABEL
 
 MORE = (*LABELS, "question")
 QUICK = {"epochs": 12, "learning_rate": 1e-3, "batch_size": 8, "freeze_embeddings": False}

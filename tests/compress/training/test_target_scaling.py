@@ -11,8 +11,8 @@ from paredown.compress.models.loading import load, with_new_head
 from paredown.compress.models.output_kinds import divergence
 from paredown.compress.training.target_scaling import last_layer, standard_units
 from paredown.runtime.preprocessor import PAIR
-from paredown.tasks.classification import spread
 from paredown.tasks.registry import TASKS
+from paredown.tasks.scores import spread
 
 NUMBERS = TASKS["text-regression"]
 IDS = [[2, 5, 11, 3], [2, 6, 3], [2, 10, 12, 7, 3]]
@@ -59,8 +59,8 @@ def test_numbers_diverge_by_their_squared_difference() -> None:
 
 def test_two_models_agree_within_a_tenth_of_the_spread() -> None:
     theirs = np.array([[100.0], [200.0], [300.0]], dtype=np.float32)
-    assert NUMBERS.same(theirs + 8, theirs).all()
-    assert not NUMBERS.same(theirs + 9, theirs).any()
+    assert NUMBERS.same_answers(theirs + 8, theirs).all()
+    assert not NUMBERS.same_answers(theirs + 9, theirs).any()
     assert spread(np.zeros((2, 1))) == 1.0
     assert spread(np.array([[5.0]])) == 5.0
 

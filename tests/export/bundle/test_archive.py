@@ -15,7 +15,7 @@ from manifests import EXAMPLE
 
 from paredown.export.bundle import archive as archive_module
 from paredown.export.bundle.archive import pack, unpack
-from paredown.export.errors import InputError
+from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import BundleError, check_files, digest_line, read_manifest, write_manifest
 
 FUZZ = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -162,7 +162,7 @@ def test_oversized_archives_are_refused_without_being_read(home: Path, monkeypat
 
 
 def test_a_right_digest_of_a_wrong_manifest_is_no_way_in(home: Path) -> None:
-    for raw in (b"{}", b"[]", b'{"schema": 2}', b'{"schema": 2, "files": {"../evil": {}}}'):
+    for raw in (b"{}", b"[]", b'{"schema": 3}', b'{"schema": 3, "files": {"../evil": {}}}'):
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w:gz") as tar:
             for name, content in (("manifest.json", raw), ("manifest.sha256", digest_line(raw)), ("../evil", b"x")):

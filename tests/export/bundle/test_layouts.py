@@ -19,7 +19,7 @@ from manifests import change_manifest
 
 from paredown.export.bundle.archive import unpack
 from paredown.export.bundle.layouts import to_triton, triton_config
-from paredown.export.errors import InputError
+from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import read_manifest
 from paredown.runtime.selftest import open_encoder, selftest
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from strangers import key_pair
 
 from paredown.export.bundle.signature import check_signature, sign
-from paredown.export.errors import InputError
+from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import BundleError
 
 

@@ -24,7 +24,7 @@ from paredown.export.runtimes.registry import EXPORTERS
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import read_manifest
 from paredown.runtime.preprocessor import collate, run_rows
-from paredown.tasks.classification import softmax
+from paredown.tasks.scores import softmax
 
 ROWS = [[2, 5, 11, 20, 3], [2, 6, 3], [2, *range(4, 24), 3], [2, 9, 9, 3], [2, 7, 3]]
 

@@ -138,7 +138,7 @@ def test_damaged_files_of_a_run_are_one_line(finished: Path, tmp_path: Path) -> 
     silent = {**base, "timing": {**base["timing"], "turns": {"single_stream": [], "offline": []}}}
     for damaged in (
         [],
-        {"schema": 2},
+        {"schema": 3},
         {**measurements, "prices": {**measurements["prices"], "price_per_hour": -3}},
         {**measurements, "candidates": [silent, *measurements["candidates"][1:]]},
     ):

@@ -1,0 +1,310 @@
+"""What a task is: the base class. Its defaults are those of a task whose rows have one label each. Without torch.
+
+A task says how its rows are read, what a model is trained on, how outputs are scored, compared and decoded, and what it
+supports. Nothing outside `tasks/` asks which task it has.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from paredown.runtime.errors import InputError
+from paredown.runtime.preprocessor import PAIR, Encoder
+
+from . import perturbations
+from .columns import TEXT, Columns
+from .rows import Rows
+from .scores import points, softmax
+
+Tensor = tuple[str, Any, list[int]]  # of the Open Inference Protocol: datatype, values, shape
+NO_LABEL = -100  # the label of a token, or of a row, that is not trained on; torch's ignore_index
+
+
+class Feature(Enum):
+    """What a task may not support; the value is its name in an error."""
+
+    PRUNE = "prune"
+    TRIM = "trim"
+    STATIC = "a static student"
+    CASCADE = "a cascade"
+    WIDTH = "a narrower student (width)"
+    LABEL_WEIGHT = "label_weight"
+    TEACHERS = "more than one teacher"
+    SEARCH = "search"
+    AUGMENT = "augment"
+    TUNE = "tune"
+    UPDATE = "update"
+    NEW_LABELS = "a new label"
+    ADVERSARIAL = "adversarial training"
+    EXPLAIN = "word attribution (explain)"
+    FAIRNESS = "fairness"
+    ROBUSTNESS = "robustness"
+    LENGTHS = "lengths"
+    FIXED_SHAPES = "a fixed batch size or length"
+    MOBILE = "the .ort format"
+    GPU = "a GPU runtime"
+    MAX_NEW_TOKENS = "max_new_tokens"
+    CACHED_SCORES = "teacher outputs kept on disk"
+    REFERENCE = "reference counts for drift"
+    IDS_IN_REQUESTS = "token ids in a request"
+
+
+class Task:
+    """One task.
+
+    `outputs` below are what `run_rows` gives: (rows, labels) float32; (tokens of all rows, labels) where the model
+    answers for each token; token ids (rows, tokens) int64 where it generates text.
+    """
+
+    name: str
+    heads: tuple[str, ...] = ("ForSequenceClassification",)  # what the name of the architecture's class ends in
+    auto_class = "AutoModelForSequenceClassification"  # the transformers class that loads it
+    problem_type: str | None = None  # `problem_type` in config.json
+    adapters: tuple[
+        str, ...
+    ] = ()  # what a loaded model is given: "pooling", "generation", "joined_ends", "token_types"
+    graph = "single"  # how it is exported: "single", "seq2seq" (two graphs) or "causal_lm" (a key/value cache)
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")  # of the model
+    output = "logits"  # the model's output that is scored
+    metric_name = "accuracy"
+    answer = "label"  # how a golden row's answer is read off its output: a key of `runtime.answers.ANSWERS`
+    columns: Columns = TEXT
+    per_token = False  # the model answers for each token
+    pipeline_tag = "text-classification"  # the Hub's name of the task
+    unsupported: ClassVar[Mapping[Feature, str]] = {Feature.MAX_NEW_TOKENS: "its answer is no text"}  # and why
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+    # What it supports
+
+    def supports(self, feature: Feature) -> bool:
+        return feature not in self.unsupported
+
+    def refusal(self, feature: Feature) -> str | None:
+        """One sentence on why a feature is not supported; None where it is."""
+        if self.supports(feature):
+            return None
+        return f"{feature.value} is not supported for {self.name}: {self.unsupported[feature]}"
+
+    def require(self, feature: Feature, where: str) -> None:
+        """InputError that begins with `where` unless the feature is supported."""
+        refusal = self.refusal(feature)
+        if refusal is not None:
+            raise InputError(f"{where}: {refusal}")
+
+    @property
+    def reads_images(self) -> bool:
+        return self.columns.images
+
+    @property
+    def reads_pairs(self) -> bool:
+        """A row of the model is two texts."""
+        return bool(self.columns.second)
+
+    # Rows
+
+    def for_rows(self, rows: Rows | None, *others: Rows | None) -> Self:
+        """The task with the metric that these rows ask for; InputError where `others` ask for another one."""
+        return self
+
+    def with_metric(self, name: str) -> Self:
+        task = copy.copy(self)
+        task.metric_name = name
+        return task
+
+    def row_texts(self, texts: Sequence[str], seconds: Sequence[str] = ()) -> list[str]:
+        """Texts as rows, each with its second text where the task reads two. InputError where these do not fit."""
+        if not self.reads_pairs:
+            if seconds:
+                raise InputError(f"a second text is given, and {self.name} reads one")
+            return list(texts)
+        if len(seconds) != len(texts):
+            raise InputError(
+                f"{self.name} reads two texts a row: {len(texts)} first and {len(seconds)} second ones are given"
+            )
+        return [f"{first}{PAIR}{second}" for first, second in zip(texts, seconds, strict=True)]
+
+    def gold(self, rows: Rows, encoder: Encoder) -> Any:
+        """What `correct` compares outputs with."""
+        return rows.gold
+
+    def training_targets(self, rows: Rows, encoder: Encoder) -> np.ndarray | Sequence[np.ndarray]:
+        """Labels to train on: of each row, or of its tokens."""
+        return rows.gold
+
+    def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
+        """The targets of rows that have none: nothing is trained on them. `labels`: how many the task has."""
+        return [np.full((), NO_LABEL)] * len(ids)
+
+    def commonest_share(self, rows: Rows) -> float:
+        """Share of the commonest label, 0..1: what a model that always gives it gets right; 0 where there is none."""
+        labels = rows.every_label()
+        return float(np.bincount(labels).max() / len(labels))
+
+    def perturbed(
+        self,
+        texts: Sequence[str],
+        change: perturbations.Change,
+        share: float = perturbations.SHARE,
+        seed: int = 0,
+    ) -> tuple[str, ...]:
+        """The texts under a perturbation, the same ones for a seed."""
+        return perturbations.all_changed(texts, change, share, seed)
+
+    def keeps_labels(self, change: perturbations.Change) -> bool:
+        """Whether the labels of a row stay true under a perturbation."""
+        return True
+
+    # Scores
+
+    def correct(self, outputs: np.ndarray, gold: Any) -> np.ndarray:
+        """(rows,) bool; or (rows, 2): what each row adds to the numerator and the denominator of the metric."""
+        return outputs.argmax(axis=-1) == gold
+
+    def metric(self, outputs: np.ndarray, gold: Any) -> float:
+        """The metric in points, 0..100."""
+        return points(self.correct(outputs, gold))
+
+    def further_metrics(self, outputs: np.ndarray, gold: Any) -> dict[str, float]:
+        """Metrics that are reported beside the one that selects."""
+        return {}
+
+    def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+        """(rows, labels) of rows that are `lengths` tokens long: what drift of the traffic is told by."""
+        return softmax(outputs)
+
+    def predicted(self, outputs: np.ndarray, gold: Any) -> tuple[np.ndarray, np.ndarray] | None:
+        """The predicted and the true class of each row or word, (n,) int64; None where answers are no classes."""
+        return outputs.argmax(axis=-1), np.asarray(gold)
+
+    one_label = True  # of each row, so that confidence, calibration and flips of rows have a meaning
+
+    # Two models compared
+
+    def same_answers(self, ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int] = ()) -> np.ndarray:
+        """Which rows, or tokens, two models answer alike, bool. `lengths`: of the rows in tokens."""
+        return ours.argmax(axis=-1) == theirs.argmax(axis=-1)
+
+    def same_choices(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        """`same_answers` of the outputs of a graph, row by row or token by token."""
+        return ours.argmax(axis=-1) == theirs.argmax(axis=-1)
+
+    def unit(self, outputs: np.ndarray) -> float:
+        """The unit of a difference of two outputs: 1 for logits; their spread for numbers and vectors."""
+        return 1.0
+
+    def difference(self, ours: np.ndarray, theirs: np.ndarray, unit: float | None = None) -> np.ndarray:
+        """Absolute differences of two models' outputs, in units of `unit`, or of that of `theirs`."""
+        return np.abs(ours.astype(np.float64) - theirs) / (unit or self.unit(theirs))
+
+    distance_name: ClassVar[tuple[str, str]] = ("KL", "nats a row")  # what `distances` measures, and its unit
+
+    def distances(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
+        """How far each row's output (labels,), or (tokens, labels), is from another model's, (rows,) float64."""
+        from .scores import kl
+
+        return np.array([kl(a, b).mean() for a, b in zip(ours, theirs, strict=True)])
+
+    compares_tokens = False  # two models are compared token by token, so their tokenizers must be the same
+    same_labels = True  # teacher and student must have the same labels
+    same_width = False  # and hidden states of one width, because these are the answers
+
+    # Answers
+
+    def decode(
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+    ) -> list[dict]:
+        """outputs (rows, labels) -> one {label, score, scores} a row; scores are softmax probabilities."""
+        return [
+            {
+                "label": labels[int(row.argmax())],
+                "score": float(row.max()),
+                "scores": {label: float(p) for label, p in zip(labels, row, strict=True)},
+            }
+            for row in softmax(outputs)
+        ]
+
+    def tensor_types(self, labels: int) -> dict[str, tuple[str, list[int]]]:
+        """Outputs of the Open Inference Protocol: name -> (datatype, shape)."""
+        return {"label": ("BYTES", [-1]), "scores": ("FP32", [-1, labels]), self.output: ("FP32", [-1, labels])}
+
+    def tensors(
+        self,
+        outputs: np.ndarray,
+        lengths: Sequence[int],
+        answers: Sequence[dict],
+        labels: tuple[str, ...],
+        encoder: Encoder,
+    ) -> dict[str, Tensor]:
+        """Rows of `lengths` tokens as outputs of the Open Inference Protocol. `answers`: `decode` of them, empty where
+        the request had no text."""
+        shape = list(outputs.shape)
+        return {
+            "label": ("BYTES", [labels[i] for i in outputs.argmax(axis=-1)], shape[:1]),
+            "scores": ("FP32", softmax(outputs), shape),
+            self.output: ("FP32", outputs, shape),
+        }
+
+    # Words for the model card
+
+    def describe_answer(self, manifest: dict) -> str:
+        """Continues "For text-classification of texts like those it was trained on, "."""
+        return f"into {len(manifest['labels'])} labels"
+
+    limits = "it has no way to say that none of them fits."
+    output_name = "logits"  # in that Python
+    answer_code = 'manifest["labels"][logits[0].argmax()]'  # Python that prints the answer, in a bundle's directory
+    lists_labels = True
+    rows_are = "texts"
+
+    def describe_length(self, manifest: dict) -> str:
+        return f"Inputs are cut at {manifest['max_length']} tokens, on the {manifest['length_policy']['truncate']}."
+
+    def predict_options(self) -> str:
+        """The options of `paredown predict` that give one row."""
+        return '--text "..." --text-pair "..."' if self.reads_pairs else '--text "..."'
+
+    def row_code(self) -> str:
+        """One row as Python: a text, or two with the separator that the preprocessor looks for."""
+        return r'"...\x1e..."' if self.reads_pairs else '"..."'
+
+    vectors = False  # outputs are vectors: drift is told by their product with the mean of the reference rows
+    generates = False  # outputs are made token by token
+
+    # Checkpoints and model files
+
+    pools = False  # the answer is pooled from token vectors
+    output_ends: tuple[str, ...] = ()  # names by which other tools give the output in two parts
+
+    def fits_shape(self, shape: tuple[int, ...], rows: int, tokens: int, labels: int) -> bool:
+        """Whether an output of a model file, for `rows` rows of `tokens` tokens, can be this task's."""
+        return shape == ((rows, tokens, labels) if self.per_token else (rows, labels))
+
+    def describe_shape(self, labels: Sequence[str]) -> str:
+        """The shape that `fits_shape` asks for, in an error."""
+        count = f"{len(labels)} labels, as config.json names them"
+        return f"(rows, tokens, {count})" if self.per_token else f"(rows, {count})"
+
+    def labels_of(self, named: tuple[str, ...], width: int) -> tuple[str, ...]:
+        """Label names of a checkpoint with this head; `named`: those in its config.json, `width`: its hidden size."""
+        return named
+
+    def new_head(self, labels: tuple[str, ...]) -> dict:
+        """What config.json says of a fresh head for these labels."""
+        return {
+            "num_labels": len(labels),
+            "id2label": dict(enumerate(labels)),
+            "label2id": {name: i for i, name in enumerate(labels)},
+            "problem_type": self.problem_type,
+        }
+
+    def fits_config(self, problem_type: str | None, labels: int) -> bool:
+        """Whether a head with this `problem_type` and so many labels is of this task, and not of one with the same
+        class."""
+        return problem_type != "multi_label_classification" and labels != 1

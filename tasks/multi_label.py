@@ -1,0 +1,106 @@
+"""Multi-label classification: a row may have several labels, or none; each logit is a probability of its own. Without
+torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from paredown.runtime.preprocessor import Encoder
+
+from .base import NO_LABEL, Feature, Task, Tensor
+from .columns import LABELS
+from .scores import kl, sigmoid
+
+MULTI_LABEL = "multi_label_classification"  # `problem_type` in config.json
+ONE_LABEL = "a row may have several labels"
+
+
+class MultiLabelClassification(Task):
+    name = "multi-label-classification"
+    problem_type = MULTI_LABEL
+    metric_name = "F1"  # micro-averaged
+    answer = "labels"
+    columns = LABELS
+    unsupported: ClassVar = {
+        **Task.unsupported,
+        Feature.CASCADE: f"it asks how confident the first model is of one label, and {ONE_LABEL}",
+        Feature.EXPLAIN: ONE_LABEL,
+        Feature.FAIRNESS: ONE_LABEL,
+        Feature.NEW_LABELS: "the old rows do not say which of them have it too: label them, and fine-tune on all rows",
+    }
+    one_label = False
+
+    def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
+        return [np.full(labels, NO_LABEL)] * len(ids)
+
+    def correct(self, outputs: np.ndarray, gold: np.ndarray) -> np.ndarray:
+        return labels_right(outputs, gold)
+
+    def predicted(self, outputs: np.ndarray, gold: np.ndarray) -> None:
+        return None
+
+    def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+        return sigmoid(outputs)
+
+    def same_answers(self, ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int] = ()) -> np.ndarray:
+        return ((ours > 0) == (theirs > 0)).all(axis=-1)
+
+    def same_choices(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        return self.same_answers(ours, theirs)
+
+    def distances(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
+        return np.array([kl(_yes_or_no(a), _yes_or_no(b)).sum() for a, b in zip(ours, theirs, strict=True)])
+
+    def decode(
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+    ) -> list[dict]:
+        """outputs (rows, labels) -> one {labels, scores} a row: the labels whose probability is over 0.5."""
+        return label_scores(outputs, labels)
+
+    def tensors(
+        self,
+        outputs: np.ndarray,
+        lengths: Sequence[int],
+        answers: Sequence[dict],
+        labels: tuple[str, ...],
+        encoder: Encoder,
+    ) -> dict[str, Tensor]:
+        shape = list(outputs.shape)
+        return {
+            "label": ("BYTES", [";".join(answer["labels"]) for answer in label_scores(outputs, labels)], shape[:1]),
+            "scores": ("FP32", sigmoid(outputs), shape),
+            self.output: ("FP32", outputs, shape),
+        }
+
+    limits = "each label is decided by itself, at a probability of 0.5."
+    answer_code = '[label for label, logit in zip(manifest["labels"], logits[0]) if logit > 0]'
+
+    def fits_config(self, problem_type: str | None, labels: int) -> bool:
+        return problem_type == self.problem_type
+
+
+def labels_right(logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """logits and gold (rows, labels) -> (rows, 2): twice the labels that are right, and those predicted and those true
+    together. The ratio of the sums is the micro-averaged F1.
+    """
+    said = logits > 0
+    return np.stack([2 * (said & (gold == 1)).sum(axis=1), said.sum(axis=1) + gold.sum(axis=1)], axis=1).astype(float)
+
+
+def label_scores(logits: np.ndarray, labels: tuple[str, ...]) -> list[dict]:
+    """logits (rows, labels) -> one {labels, scores} a row."""
+    return [
+        {
+            "labels": [label for label, p in zip(labels, row, strict=True) if p > 0.5],
+            "scores": {label: float(p) for label, p in zip(labels, row, strict=True)},
+        }
+        for row in sigmoid(logits)
+    ]
+
+
+def _yes_or_no(logits: np.ndarray) -> np.ndarray:
+    """(labels,) logits of independent labels -> (labels, 2) logits of yes and no."""
+    return np.stack([logits, np.zeros_like(logits)], axis=-1)
