@@ -28,7 +28,11 @@ GRACE_S = 5  # after which a child whose parent is gone ends itself
 MEMORY = 4 * 10**9  # bytes that any child may take,
 MEMORY_EACH = 10  # and so many times what its model files have,
 MEMORY_CORE = 2**26  # and so many for the threads of each core
-JOBS = {"cold": "cold:job", "open": "predict:open_job", "predict": "predict:predict_job"}
+JOBS = {
+    "cold": "bundle.cold_start:job",
+    "open": "predictor:open_job",
+    "predict": "predictor:predict_job",
+}
 NOWHERE = Path(os.devnull).open("w")  # noqa: SIM115 - stays open
 ANSWER, ROWS = 63, b"\n"  # file number in the child, and what is written there before the user's rows are begun
 TOO_LATE = 1  # exit code of a process that faulthandler ends

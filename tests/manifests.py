@@ -9,7 +9,8 @@ from paredown.runtime.manifest import write_manifest
 
 EMPTY_FILE = {"sha256": "0" * 64, "bytes": 0}
 EXAMPLE = {
-    "schema": 3, "name": "a", "version": "1", "task": "t", "answer": "label", "runtime": "r", "precision": "fp32", "model": "model/m.onnx",
+    "schema": 3, "name": "a", "version": "1", "task": "t", "answer": "label", "runtime": "r", "precision": "fp32",
+    "model": "model/m.onnx",
     "inputs": ["i"], "outputs": ["o"], "labels": ["a", "b"], "max_length": 8, "pad_id": 0, "batch_size": None,
     "length_policy": {"truncate": "right", "pad": "right", "pad_to": "longest"}, "golden": "golden.json",
     "requirements": {"numpy": "2"}, "environment": {"numpy": {"version": "2", "bytes": 3}}, "tool": {"paredown": "0"},

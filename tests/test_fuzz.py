@@ -53,7 +53,8 @@ ODD = [
     {"": {}}, {"a": None},
 ]  # fmt: skip
 EXAMPLE = {
-    "schema": 3, "name": "a", "version": "1", "task": "text-classification", "answer": "label", "runtime": "onnxruntime",
+    "schema": 3, "name": "a", "version": "1", "task": "text-classification", "answer": "label",
+    "runtime": "onnxruntime",
     "precision": "fp32", "model": "model/m.onnx", "inputs": ["input_ids"],
     "outputs": ["logits"], "labels": ["a", "b"], "max_length": 8,
     "pad_id": 0, "batch_size": None,

@@ -168,10 +168,14 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ("distill: {layers: 2,", "prune: {ffn: 0.5}\n      - distill: {layers: 2,", "prune does not know models that"),
-        ("max_length: 16", "max_length: 16\nlengths: [8]", "lengths: not for text-to-text"),
+        (
+            "distill: {layers: 2,",
+            "prune: {ffn: 0.5}\n      - distill: {layers: 2,",
+            "prune is not supported for text-to-text",
+        ),
+        ("max_length: 16", "max_length: 16\nlengths: [8]", "lengths is not supported for text-to-text"),
         ("precision: int8-dynamic", "precision: int8-static", "for text-to-text, onnxruntime runs"),
-        ("task: text-to-text\n", "", "max_new_tokens: for a task whose answer is a text"),
+        ("task: text-to-text\n", "", "max_new_tokens is not supported for text-classification"),
     ],
 )
 def test_a_recipe_that_asks_for_more_is_refused(home: Path, tmp_path: Path, old: str, new: str, why: str) -> None:

@@ -12,7 +12,8 @@ from paredown.runtime.selftest import GOLDEN_TOLERANCE, check_golden, largest_to
 IDS, ANSWER = [2, 5, 3], np.array([[-0.5, 7.0], [-1.0, 5.0], [-0.1, 3.0]])
 MANIFEST = {
     "outputs": ["scores"], "labels": ["log-probability", "token"], "golden": "golden.json", "runtime": "onnxruntime",
-    "precision": "fp32", "task": "text-generation", "model": "model/model.onnx", "inputs": ["input_ids"],
+    "precision": "fp32", "task": "text-generation", "answer": "next_token",
+    "model": "model/model.onnx", "inputs": ["input_ids"],
     "generation": {},
 }  # fmt: skip
 
@@ -69,7 +70,7 @@ def test_the_largest_tolerance_follows_runtime_precision_and_the_unit_of_numbers
     for runtime, precisions in GOLDEN_TOLERANCE.items():
         for precision, most in precisions.items():
             assert largest_tolerance(MANIFEST | {"runtime": runtime, "precision": precision}, []) == most
-    numbers = MANIFEST | {"task": "text-regression"}
+    numbers = MANIFEST | {"answer": "number"}
     assert largest_tolerance(numbers, [[-50.0], [20.0]]) == pytest.approx(1e-3 * 4 * 50)
     assert largest_tolerance(numbers, [[0.0]]) == 1e-3
     assert largest_tolerance(numbers, [[float("nan")], [1.0, 2.0]]) == pytest.approx(1e-3 * 4 * 2)  # damaged ones too

@@ -27,7 +27,7 @@ from paredown.runtime import selftest as selftest_module
 from paredown.runtime.manifest import BundleError
 from paredown.runtime.selftest import selftest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -228,7 +228,9 @@ def bundle_of(finished: Path, runtime: str, out: Path) -> tuple[Path, float]:
         measured = json.loads((finished / "measurements.json").read_text())["candidates"]
         name = f"teacher/{runtime}/{'int8-static' if runtime == 'openvino' else 'fp32'}"
         choice |= {"chosen": next(row for row in choice["candidates"] if row["name"] == name)}
-        artifact = read_artifact(finished / next(row["artifact"] for row in measured if row["name"] == name))
+        entry = next(row for row in measured if row["name"] == name)
+        choice["chosen"]["metric_test"] = entry["metric_test"]  # which choice.json has of the selected one alone
+        artifact = read_artifact(finished / entry["artifact"])
         texts = json.loads((finished / "measurements.json").read_text())["golden_texts"]
         write_bundle(out, artifact, name="tiny", golden_texts=texts, choice=choice)
     else:

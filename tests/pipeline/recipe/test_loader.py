@@ -5,7 +5,7 @@ import pytest
 from paredown.pipeline.recipe.loader import read_recipe, schema
 from paredown.runtime.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 GOOD = """checkpoint: ./teacher
 data:
   train: ./train.csv

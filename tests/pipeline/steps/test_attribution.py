@@ -36,4 +36,4 @@ def test_a_gate_on_it(finished: Path, tmp_path: Path) -> None:
 def test_it_is_for_whole_texts(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
     words = {STATIC: "", "max_length": "task: token-classification\nexplain_rows: 4\nmax_length"}
     recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **words)
-    refused(paredown("run", recipe, "--output-dir", tmp_path / "run", "--dry-run"), "explain_rows", "whole text")
+    refused(paredown("run", recipe, "--output-dir", tmp_path / "run", "--dry-run"), "explain_rows", "not supported")
