@@ -1,1 +1,1 @@
-"""What a bundle runs on a device: numpy, tokenizers (or Pillow) and one runtime. Copied into bundles as `paredown_bundle`."""
+"""What runs a bundle on a device: numpy, tokenizers (or Pillow) and one runtime. Copied into bundles as paredown_bundle."""
