@@ -1,1 +1,1 @@
-"""What runs a bundle on a device: numpy, tokenizers (or Pillow) and one runtime. Copied into bundles as paredown_bundle."""
+"""Runs a bundle on a device: numpy, tokenizers (or Pillow) and one runtime. Bundles carry a copy, paredown_bundle."""

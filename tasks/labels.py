@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -152,16 +152,17 @@ def refuse_indicators(rows: Iterable[Sequence[str]], count: int, source: str, co
         )
 
 
-def distinct(found: Iterable[str], source: str, column: str) -> tuple[str, ...]:
-    """The labels of a column, sorted: by the data set's own numbers, as numbers where all are, else as text.
+def distinct(found: Mapping[str, tuple[str, str]], source: str, column: str) -> tuple[str, ...]:
+    """The labels of a column, sorted: by the data set's own numbers, as numbers where all are, else as text. `found`: a
+    label's text -> itself, and where it came first.
 
     InputError for a missing label, and for one label that is spelled in two ways.
     """
-    names = {str(name): name for name in found}
+    names = {text: name for text, (name, _) in found.items()}
     missing = next((name for name in names if not name or name in MISSING), None)
     if missing is not None:
         shown = f" ({missing!r})" if missing else ""
-        raise InputError(f"{source}: column '{column}' is empty in some row{shown}; every row needs a label")
+        raise InputError(f"{found[missing][1]}: column '{column}' is empty{shown}; every row needs a label")
     given = [name for name in names.values() if isinstance(name, ClassName)]
     if given:
         if len(given) < len(names):

@@ -164,19 +164,20 @@ def label_names(source: str, label: str | None = None, columns: Columns = TEXT) 
         return ()
     if columns.number:
         return (column,)
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}  # a label's text -> itself, with its number; where it came first
     rows: list[Sequence[str]] = []
     for row, record in records:
         value, where = record.get(column), f"{source}, {row}"
         cells = words(value, where, column) if columns.of_words else [value]
         cells = listed(value, where, column) if columns.several else cells
         names = [written(cell, where, column) for cell in cells]
-        found.update(zip(names, names, strict=True))
+        for name in names:
+            found.setdefault(name, (name, where))
         rows += [names] if columns.several else []
     odd = next((name for name in sorted(found) if columns.several and ";" in name), None)
     if odd is not None:
         raise InputError(f"{source}: column '{column}': a label with a semicolon, '{odd}'; rename it")
-    known = tuple(map(str, distinct(found.values(), source, column)))
+    known = tuple(map(str, distinct(found, source, column)))
     if columns.several:
         refuse_indicators(rows, len(known), source, column)
     return known

@@ -19,6 +19,7 @@ from ..models.output_kinds import Kind, kind_of
 from ..models.pooling import embed
 from ..models.static_embedding import StaticConfig, StaticForSequenceClassification, StaticModel
 from ..models.structure import family
+from ..models.token_types import take_marks_off
 from ..types import Progress
 from .distill import heal
 
@@ -68,6 +69,7 @@ def untaught(teacher: PreTrainedModel, settings: Static, seed: int) -> StaticFor
             student.pair_embeddings.weight.zero_()
     if embeds:
         embed(student, "mean")
+    take_marks_off(student)
     return student
 
 

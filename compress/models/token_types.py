@@ -39,6 +39,11 @@ def tell_types(model: PreTrainedModel, encoder: Encoder) -> None:
     model.base_model.register_forward_pre_hook(partial(_with_types, separator, after, typed), with_kwargs=True)
 
 
+def take_marks_off(model: PreTrainedModel) -> None:
+    """Let `model`, in place, read the rows of one that tells types, though it has none itself."""
+    model.base_model.register_forward_pre_hook(partial(_with_types, 0, 0, False), with_kwargs=True)
+
+
 def types_of(ids: torch.Tensor, separator: int, after: int = 1) -> torch.Tensor:
     """(rows, length) int64: 0 up to the separator between the two texts, 1 behind it. That is the one with MARK, or
     else the one that `after` further ones come behind."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -119,13 +120,20 @@ def prune(
         [paths[2 * i][h].units for i, (h, _) in zip(stays, shapes, strict=True)],
         [paths[2 * i + 1][f].units for i, (_, f) in zip(stays, shapes, strict=True)],
     )
+    left = shape_of(model)
+    if left == full and not settings.timed:
+        logging.getLogger("paredown").warning(
+            "prune: nothing was cut: of each layer a whole number of heads is kept, and neurons in multiples of %d "
+            "(multiple)",
+            settings.multiple,
+        )
     if settings.even:
         describe_by_config(model)
-    if settings.resolve and shape_of(model) != full:
+    if settings.resolve and left != full:
         resolve(model, teacher, batches, [kept[i] for i in stays], report)
     model.zero_grad(set_to_none=True)
     report(1.0, "cut")
-    left = shape_of(model.eval())
+    model.eval()
     return Pruned(table.predict(left) if table else None, table.predict(full) if table else None, left)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import PIXELS
+from paredown.runtime.preprocessor import MARK, PIXELS
 
 from ..config import Adversary
 from ..types import Loss
@@ -33,7 +33,7 @@ def hardened(loss: Loss, model: PreTrainedModel, settings: Adversary) -> Loss:
 
     def total(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         with torch.no_grad():
-            plain = words(batch["input_ids"]).float()
+            plain = words(batch["input_ids"] % MARK).float()
         mask = batch["attention_mask"][..., None].to(plain.dtype)
         radius = size * (plain * mask).flatten(1).norm(dim=1)
         steps = 1 if settings.kind == "fgm" else settings.steps

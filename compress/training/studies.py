@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paredown.runtime.errors import missing_extra
+from paredown.runtime.errors import InputError, missing_extra
 
 if TYPE_CHECKING:
     import optuna
@@ -18,7 +19,8 @@ STARTUP = 6  # trials at random before the model of the others proposes
 def study_at(path: Path, name: str, **more: Any) -> optuna.Study:
     """The study in the journal file `path`, a new one where there is none; `more`: as `optuna.create_study` takes it.
 
-    Raises InputError where Optuna is not installed.
+    The end of a line that a kill or a full disk has cut off is taken away: what follows would be written into it. Only
+    one process may write. Raises InputError where Optuna is not installed, and for a damaged file.
     """
     try:
         import optuna
@@ -27,8 +29,28 @@ def study_at(path: Path, name: str, **more: Any) -> optuna.Study:
         raise missing_extra(error.name or "optuna", "compress") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # why a trial failed is in the study
     path.parent.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
-    return optuna.create_study(study_name=name, storage=storage, load_if_exists=True, **more)
+    _end_last_line(path)
+    try:
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+        return optuna.create_study(study_name=name, storage=storage, load_if_exists=True, **more)
+    except (ValueError, KeyError) as error:  # no JSON; a trial that was never begun
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path}: not a study that can be read ({reason}); remove it, and the study begins anew"
+        ) from None
+
+
+def _end_last_line(path: Path) -> None:
+    data = path.read_bytes() if path.is_file() else b""
+    rest = data.rpartition(b"\n")[2]
+    if not rest:
+        return
+    try:
+        json.loads(rest)
+    except ValueError:
+        path.write_bytes(data[: -len(rest)])
+    else:
+        path.write_bytes(data + b"\n")
 
 
 def seed_sampler(study: optuna.Study, seed: int) -> None:

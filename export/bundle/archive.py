@@ -26,6 +26,7 @@ FILES_LIMIT = 1000
 BLOCK = 512  # of a tar archive
 CHUNK = 2**18  # bytes that are read at once
 GZIP = 16 + zlib.MAX_WBITS
+MAGIC = b"\x1f\x8b"  # what a gzip file begins with
 
 
 def pack(bundle: Path, archive: Path) -> Path:
@@ -64,6 +65,9 @@ def unpack(archive: Path, out: Path, seconds: float | None = None) -> Path:
         raise InputError(f"{out}: exists already; unpack to a new directory")
     try:
         with archive.open("rb") as raw:
+            if raw.read(2) != MAGIC:
+                raise BundleError(f"{archive}: not a bundle, which is a directory with {MANIFEST}, or its .tar.gz")
+            raw.seek(0)
             stream = _Stream(archive, raw, math.inf if seconds is None else time.monotonic() + seconds)
             members = _members(archive, stream)
             out.mkdir(parents=True, exist_ok=True)

@@ -227,7 +227,7 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
         tolerance_of,
     )
 
-    rows = judged or _random_rows(artifact)
+    rows = judged or _random_rows(artifact, source.config.get("vocab_size"))
     said = ""
     try:
         session = open_artifact(artifact, cores())
@@ -258,11 +258,13 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
     return f"{said}logits differ from the checkpoint's by {parity.max_difference:.2g} at most on {where_from}"
 
 
-def _random_rows(artifact: Artifact) -> list:
+def _random_rows(artifact: Artifact, most: int | None) -> list:
+    """Rows for the comparison. `most`: rows of the embedding."""
     random = np.random.default_rng(0)
     shape = artifact.encoder().shape
     if shape:  # of images
         return list(random.normal(size=(32, 1, *shape)).astype(np.float32))
     known = artifact.encoder().tokenizer.get_vocab_size()
+    known = min(known, most or known)
     lengths = random.integers(4, min(48, artifact.max_length) + 1, size=32)
     return [random.integers(min(1000, known // 2), known, size=n).tolist() for n in lengths]

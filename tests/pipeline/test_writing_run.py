@@ -1,6 +1,7 @@
 """A decoder the whole way: one recipe, then its bundle behind every door."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,19 @@ def test_the_bundle_goes_on(home: Path) -> None:
     (entry,) = json.loads((home / "bench.json").read_text())["artifacts"]
     assert entry["metric"] == pytest.approx(json.loads((bundle / "choice.json").read_text())["chosen"]["metric_test"])
     refused(paredown("pack", bundle, "--layout", "triton", "--output-dir", home / "triton"), "token by token")
+
+
+def test_what_was_scored_is_what_the_bundle_holds(home: Path, tmp_path: Path) -> None:
+    """Weights in 4 bits are scored as the artefact that is shipped computes them."""
+    run = shutil.copytree(home / "run", tmp_path / "run")
+    done = paredown("choose", run, "--candidate", "teacher/onnxruntime/int4-weight")
+    assert done.returncode == 0, done.stderr
+    chosen = json.loads((run / "choice.json").read_text())["chosen"]
+    assert chosen["precision"] == "int4-weight"
+    for split in ("validation", "test"):
+        done = paredown("verify", run, "--data", home / f"{split}.jsonl")
+        assert done.returncode == 0, done.stderr
+        assert f"{split}.jsonl: {chosen[f'metric_{split}']:.2f} (80 rows)" in done.stdout
 
 
 def test_it_is_served(home: Path, tmp_path: Path) -> None:

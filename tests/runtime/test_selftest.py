@@ -1,13 +1,23 @@
 """The golden check on answers that are made up: what it must refuse whatever the model is."""
 
+import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from bundling import bundled
+from conftest import paredown
+from onnx import helper, numpy_helper
+from tagging import untrained
 
-from paredown.runtime.manifest import BundleError
+from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.runtime.manifest import BundleError, write_manifest
 from paredown.runtime.selftest import GOLDEN_TOLERANCE, check_golden, largest_tolerance
+from paredown.tasks.registry import TASKS
 
 IDS, ANSWER = [2, 5, 3], np.array([[-0.5, 7.0], [-1.0, 5.0], [-0.1, 3.0]])
 MANIFEST = {
@@ -77,3 +87,52 @@ def test_the_largest_tolerance_follows_runtime_precision_and_the_unit_of_numbers
     writes = {"generation": {"decoder": "model/decoder.onnx"}}
     assert largest_tolerance(MANIFEST | writes, []) == 0
     assert largest_tolerance(MANIFEST | writes | {"precision": "int8-dynamic"}, []) == 0.5
+
+
+def nan(model: onnx.ModelProto) -> None:
+    """Every output is NaN: infinity less infinity."""
+    rewired(
+        model, [helper.make_node("Div", ["inner", "zero"], ["far"]), helper.make_node("Sub", ["far", "far"], ["out"])]
+    )
+
+
+def shorter(model: onnx.ModelProto) -> None:
+    """The last token is left out."""
+    rewired(model, [helper.make_node("Slice", ["inner", "start", "end", "axis"], ["out"])])
+
+
+def rewired(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
+    (entry,) = model.graph.output
+    for node in model.graph.node:
+        node.output[:] = ["inner" if name == entry.name else name for name in node.output]
+    for node in nodes:
+        node.output[:] = [entry.name if name == "out" else name for name in node.output]
+    model.graph.node.extend(nodes)
+    numbers = {"start": [0], "end": [-1], "axis": [1]}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(v), k) for k, v in numbers.items())
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "zero"))
+
+
+@pytest.mark.parametrize(("change", "word"), [(nan, "off by nan"), (shorter, "off by inf")])
+def test_a_runtime_that_computes_something_else_is_seen_at_every_door(change, word: str, tmp_path: Path) -> None:
+    """As with ONNX Runtime on some machines: NaN in place of numbers, or an output of another length."""
+    source, task = untrained(tmp_path / "checkpoint"), TASKS["token-classification"]
+    plain = plain_onnx(source, task, tmp_path / "plain.onnx")
+    artifact = to_onnx(plain, source, task, tmp_path / "made", 32)
+    bundle = bundled(artifact, tmp_path / "bundle", ["bob went to paris", "the plot"])
+    model = bundle / "model" / "model.onnx"
+    graph = onnx.load(model)
+    change(graph)
+    onnx.save(graph, model)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    raw = model.read_bytes()
+    manifest["files"]["model/model.onnx"] = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
+    write_manifest(bundle, manifest)
+    for door in (("verify",), ("predict", "--text", "bob"), ("serve", "--port", 0)):
+        done = paredown(door[0], bundle, *door[1:])
+        assert done.returncode == 1, door
+        assert "golden row 0: " in done.stderr
+        assert word in done.stderr
+    alone = subprocess.run([sys.executable, bundle / "selftest.py"], capture_output=True, text=True, check=False)
+    assert alone.returncode == 1
+    assert alone.stderr.startswith("FAILED: golden row 0: ")

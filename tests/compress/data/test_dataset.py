@@ -1,3 +1,5 @@
+import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,11 @@ from conftest import LABELS, write_csv
 from paredown.compress.data import dataset as data
 from paredown.compress.models.loading import Checkpoint
 from paredown.runtime.errors import InputError
+from paredown.runtime.preprocessor import PAIR
+from paredown.tasks.registry import TASKS
 from paredown.tasks.rows import Rows
 
+PREMISE = {"premise": "a", "hypothesis": "b", "label": "x"}
 ROWS = [("a good film", "positive"), ("a bad film", "negative")]
 
 
@@ -24,6 +29,51 @@ def test_the_three_kinds_of_file_give_the_same_rows(tmp_path: Path) -> None:
         rows = data.read(str(path), names=LABELS)
         assert rows.texts == ("a good film", "a bad film")
         assert rows.gold.tolist() == [1, 0]
+
+
+def write_all(path: Path, records: list[dict]) -> list[Path]:
+    """The same rows as CSV (None: an empty cell), JSONL and Parquet."""
+    files = [path / f"rows.{suffix}" for suffix in ("csv", "jsonl", "parquet")]
+    with files[0].open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+    files[1].write_text("".join(json.dumps(record) + "\n" for record in records))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), files[2])
+    return files
+
+
+def test_words_that_other_readers_take_for_a_gap_are_words(tmp_path: Path) -> None:
+    words = ["NA", "None", "null", "N/A"]
+    for file in write_all(tmp_path, [{"text": word, "label": word} for word in words]):
+        names = data.label_names(str(file))
+        rows = data.read(str(file), names=names)
+        assert list(rows.texts) == [names[i] for i in rows.gold] == words
+    pairs = TASKS["text-pair-classification"]
+    records = [{"premise": "None", "hypothesis": word, "label": "a"} for word in words]
+    for file in write_all(tmp_path, records):
+        assert pairs.read(str(file), names=("a", "b")).texts == tuple(f"None{PAIR}{word}" for word in words)
+
+
+@pytest.mark.parametrize(
+    ("task", "good", "gap", "column"),
+    [
+        ("text-classification", {"text": "a", "label": "x"}, {"text": None}, "text"),
+        ("text-classification", {"text": "a", "label": "x"}, {"text": " "}, "text"),
+        ("text-classification", {"text": "a", "label": "x"}, {"label": None}, "label"),
+        ("text-classification", {"text": "a", "label": 1}, {"label": None}, "label"),
+        ("text-pair-classification", PREMISE, {"hypothesis": None}, "hypothesis"),
+        ("text-pair-classification", PREMISE, {"premise": ""}, "premise"),
+        ("text-regression", {"text": "a", "score": 1.5}, {"score": None}, "score"),
+        ("text-to-text", {"text": "a", "target": "b"}, {"target": None}, "target"),
+        ("sentence-embedding", {"sentence1": "a", "sentence2": "b", "score": 1.0}, {"sentence2": None}, "sentence2"),
+    ],
+)  # fmt: skip
+def test_a_gap_is_named_by_its_row_and_column(task: str, good: dict, gap: dict, column: str, tmp_path: Path) -> None:
+    for file in write_all(tmp_path, [good, good | gap]):
+        place = {".csv": "line 3", ".jsonl": "line 2", ".parquet": "row 2"}[file.suffix]
+        with pytest.raises(InputError, match=rf"^{file}, {place}: .*column '{column}'"):
+            TASKS[task].read(str(file), names=data.label_names(str(file), None, TASKS[task].columns))
 
 
 def test_columns_are_found_or_given(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import transformers
 from advised import follow
-from conftest import BAD, FILLER, GOOD, TASK, make_checkpoint
+from conftest import BAD, FILLER, GOOD, TASK, make_checkpoint, paredown
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from paredown.compress.models import tokenizer_settings
+from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import Encoder
@@ -174,7 +175,12 @@ def test_the_padding_token_needs_no_row_because_no_text_has_it(tmp_path: Path) -
     tokenizer.add_special_tokens([AddedToken("<padding>", special=True)])
     tokenizer.save(str(path / "tokenizer.json"))
     settings(path, tokenizer_class="PreTrainedTokenizerFast", pad_token="<padding>")
-    open_checkpoint(path, TASK)
+    checkpoint = open_checkpoint(path, TASK)
+    (row,) = checkpoint.encoder().ids(["good <padding> film"])  # somebody does all the same: as any other text
+    assert max(row) < len(WORDS)
+    forward(load(checkpoint, TASK), checkpoint.encoder().pad([row]))
+    done = paredown("export", path, "--output-dir", tmp_path / "onnx")  # compared on random tokens
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_tokenizer_of_special_tokens_alone_is_refused(tmp_path: Path) -> None:

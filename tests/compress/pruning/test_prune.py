@@ -1,9 +1,10 @@
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from conftest import IMAGES, LABELS, TASK, example_inputs, make_checkpoint, task_of
+from conftest import IMAGES, LABELS, PROSE, TASK, example_inputs, make_checkpoint, task_of
 
 from paredown.compress.config import Prune
 from paredown.compress.data import dataset as data
@@ -177,3 +178,44 @@ def test_a_second_round_cuts_what_is_left_and_even_needs_equal_heads(teacher: Ch
         prune.prune(model, batches, Prune(speedup=1.3, even=True), table=TABLE)
     twice = prune.prune(model, batches, Prune(speedup=1.3), table=TABLE)
     assert TABLE.predict(twice.layers) <= TABLE.predict(once.layers) / 1.3
+
+
+GROUPED = {
+    "qwen2": {},  # biases of queries, keys and values
+    "llama": {"head_dim": 12, "attention_bias": True, "mlp_bias": True},  # 4 heads of 12 in a hidden size of 32
+}
+
+
+@pytest.mark.parametrize("even", [True, False])
+@pytest.mark.parametrize("kind", GROUPED)
+def test_grouped_queries_are_cut_twice_and_load_again(
+    kind: str, even: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two heads of keys and values for four of queries, biases, a head size of its own; plain transformers reads what
+    was cut evenly."""
+    tokens = make_checkpoint(tmp_path / "source", kind).path
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.from_pretrained(tokens, **GROUPED[kind])
+    grown = transformers.AutoModelForCausalLM.from_config(config)
+    for name, parameter in grown.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.normal_(0, 0.3)
+    grown.save_pretrained(tokens)
+    source = open_checkpoint(tokens, PROSE)
+    ids = [[2, *range(4, 4 + n), 3] for n in (3, 9, 20)]
+    for width in (32, 16):
+        model = load(source, PROSE)
+        with pytest.raises(InputError, match="heads"):
+            prune.prune(model, batches_of(ids, 0), Prune(heads=0.5))
+        cut = prune.prune(model, batches_of(ids, 0), Prune(ffn=0.5, multiple=8, even=even))
+        assert sum(ffn for _, ffn in cut.layers) / 3 == pytest.approx(width, abs=0 if even else 8)
+        want = forward(model, batches_of(ids, 0)[0])
+        source = save(model, source, tmp_path / str(width))
+        again = forward(load(source, PROSE), batches_of(ids, 0)[0])
+        assert all((again[name] == want[name]).all() for name in want)
+    if even:
+        _, report = transformers.AutoModelForCausalLM.from_pretrained(source.path, output_loading_info=True)
+        assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert "nothing was cut" not in caplog.text
+    prune.prune(load(source, PROSE), batches_of(ids, 0), Prune(ffn=0.9, multiple=64, even=even))
+    assert "nothing was cut" in caplog.text

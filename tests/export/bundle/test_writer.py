@@ -15,13 +15,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import paredown
+from bundling import bundled
+from conftest import TASK, paredown
 from manifests import change_manifest
 
+from paredown.compress.models.loading import Checkpoint
 from paredown.export.artifact import read_artifact
 from paredown.export.bundle.archive import pack, unpack, unpacked
 from paredown.export.bundle.writer import isa_needed, write_bundle
 from paredown.export.hardware import INT8_ISA
+from paredown.export.onnx.exporter import plain_onnx, to_onnx
 from paredown.export.predictor import Predictor
 from paredown.runtime import selftest as selftest_module
 from paredown.runtime.manifest import BundleError
@@ -136,6 +139,29 @@ def test_a_model_that_wants_an_input_nobody_gives_fails(bundle: Path) -> None:
     change_manifest(bundle, files=files)
     with pytest.raises(BundleError, match=r"golden row 0: the model does not answer: the model's inputs are .*mask"):
         selftest(bundle)
+
+
+def test_weights_in_a_file_of_their_own_go_along(teacher: Checkpoint, tmp_path: Path) -> None:
+    plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
+    artifact = to_onnx(plain, teacher, TASK, tmp_path / "made", 32)
+    model = artifact.path / artifact.files[0]
+    onnx.save(onnx.load(model), model, save_as_external_data=True, location="weights.data", size_threshold=0)
+    bundle = bundled(replace(artifact, files=(model.name, "weights.data")), tmp_path / "bundle", ["a good film"])
+    shutil.rmtree(artifact.path)
+    moved = bundle.rename(tmp_path / "moved")
+    selftest(moved)
+    selftest(unpack(pack(moved, tmp_path / "a.tar.gz"), tmp_path / "out"))
+    (moved / "model" / "weights.data").unlink()
+    with pytest.raises(BundleError, match=r"model/weights.data: missing"):
+        selftest(moved)
+
+
+def test_a_model_file_is_no_bundle(teacher: Checkpoint, tmp_path: Path) -> None:
+    plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
+    for command in ("verify", "pack"):
+        done = paredown(command, plain, *(["--output-dir", tmp_path / "out"] if command == "pack" else []))
+        assert done.returncode == 1
+        assert "plain.onnx: not a bundle, which is a directory with manifest.json, or its .tar.gz" in done.stderr
 
 
 def hostile(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:

@@ -95,6 +95,25 @@ def test_an_unevenly_cut_checkpoint_computes_the_same_everywhere(kind: str, runt
         assert heads == [2, 1, 4]
 
 
+@pytest.mark.parametrize("kind", supported(decoders=False))
+def test_any_number_of_rows_of_any_length_is_answered(kind: str, tmp_path: Path) -> None:
+    """Of rows, lengths and positions, none is written into the graph; the last shape is the longest that is allowed."""
+    checkpoint, task = make_checkpoint(tmp_path / kind, kind, layers=2), task_of(kind)
+    plain, model = plain_onnx(checkpoint, task, tmp_path / "plain.onnx"), load(checkpoint, task)
+    sessions = [EXPORTERS[runtime](plain, checkpoint, task, tmp_path / runtime, 64).open(1) for runtime in CPU]
+    random = np.random.default_rng(0)
+    for rows, length in ((1, 7), (3, 16), (8, 5), (1, 1), (2, checkpoint.positions)):
+        if kind == "vit":
+            batch = {"pixel_values": random.normal(size=(rows, 3, 16, 16)).astype(np.float32)}
+        else:
+            lengths = random.integers(1, length + 1, size=rows)
+            lengths[0] = length
+            batch = collate([random.integers(4, 24, n).tolist() for n in lengths], checkpoint.pad_id)
+        want = forward(model, batch)["logits"]
+        for session in sessions:
+            np.testing.assert_allclose(session(batch)["logits"], want, atol=1e-5)
+
+
 @pytest.mark.parametrize(("runtime", "precision"), [(r, p) for r in CPU for p in precisions_of(r, TASK)])
 def test_every_precision_keeps_the_answers(
     runtime: str, precision: str, teacher: Checkpoint, files: dict, tmp_path: Path

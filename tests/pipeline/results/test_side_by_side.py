@@ -5,8 +5,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from conftest import TASK, paredown, refused, write_csv
+from onnx import helper, numpy_helper
 
 from paredown.compress.models.loading import Checkpoint
 from paredown.export.artifact import read_artifact
@@ -97,3 +100,28 @@ def test_a_bundle_of_one_shape_is_measured_as_it_is_served(finished: Path, files
     assert ours["metric"] == plain["metric"]
     adopted = adopt(bundle, tmp_path / "scratch", TASK, 128)
     assert (adopted.lengths, adopted.batch_size, adopted.details) == ((32,), 2, fixed.details)
+
+
+@pytest.mark.parametrize("named", [{"0": "positive", "1": "negative"}, {"0": "LABEL_0", "1": "LABEL_1"}])
+def test_labels_in_another_order_are_called_out(
+    named: dict[str, str], teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    """Another tool's model whose first output means "positive"; the data's labels are "negative", "positive"."""
+    plain = onnx.load(plain_onnx(teacher, TASK, tmp_path / "plain.onnx"))
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (entry,) = plain.graph.output
+    entry.name = "swapped"
+    swap = numpy_helper.from_array(np.array([1, 0]), "swap")
+    plain.graph.initializer.append(swap)
+    plain.graph.node.append(helper.make_node("Gather", ["logits", "swap"], ["swapped"], axis=1))
+    onnx.save(plain, theirs / "model.onnx")
+    shutil.copyfile(teacher.path / "tokenizer.json", theirs / "tokenizer.json")
+    config = json.loads((teacher.path / "config.json").read_text())
+    for names, right in ((named, named["0"] == "positive"), ({"0": "negative", "1": "positive"}, False)):
+        config |= {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
+        (theirs / "config.json").write_text(json.dumps(config))
+        done = paredown("bench", theirs / "model.onnx", "--data", files["test"], *QUICK)
+        assert done.returncode == 0, done.stderr
+        said = "if the model's labels stood in this order: positive, negative" in done.stdout + done.stderr
+        assert said != right
