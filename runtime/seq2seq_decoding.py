@@ -46,22 +46,24 @@ def adjusted(
                 scores[word[-1]] = -np.inf
         if len(row) < rules.get("min_length", 0) or new < rules.get("min_new_tokens", 0):
             scores[list(ends)] = -np.inf
-    first = 1 if "forced_bos_token_id" in rules and len(rows[0]) - new == 1 else 0
-    if "forced_bos_token_id" in rules and len(rows[0]) == 1:
-        found = _only(found, [rules["forced_bos_token_id"]])
+        _force(scores, len(row), new, most, rules)
+        scores[list(rules.get("suppress_tokens", ()))] = -np.inf
+        if new == (1 if "forced_bos_token_id" in rules and len(row) - new == 1 else 0):
+            scores[list(rules.get("begin_suppress_tokens", ()))] = -np.inf
+    return found
+
+
+def _force(scores: np.ndarray, length: int, new: int, most: int, rules: Mapping) -> None:
+    """Leave only the first or the last token that the rules name, of a row of `length` tokens, in place."""
+    wanted = []
+    if "forced_bos_token_id" in rules and length == 1:
+        wanted = [rules["forced_bos_token_id"]]
     if "forced_eos_token_id" in rules and new == most - 1:
-        forced = rules["forced_eos_token_id"]
-        found = _only(found, forced if isinstance(forced, list) else [forced])
-    found[:, list(rules.get("suppress_tokens", ()))] = -np.inf
-    if new == first:
-        found[:, list(rules.get("begin_suppress_tokens", ()))] = -np.inf
-    return found
-
-
-def _only(logits: np.ndarray, tokens: list[int]) -> np.ndarray:
-    found = np.full_like(logits, -np.inf)
-    found[:, tokens] = 0.0
-    return found
+        last = rules["forced_eos_token_id"]
+        wanted = last if isinstance(last, list) else [last]
+    if wanted:
+        scores[:] = -np.inf
+        scores[wanted] = 0.0
 
 
 def writer(

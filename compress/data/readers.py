@@ -246,10 +246,12 @@ def _delimited(path: Path, text: str, delimiter: str, quoting: int) -> Table:
     if len(set(columns)) != len(columns):
         raise InputError(f"{path}, line 1: a column name is there twice: {', '.join(columns)}")
     first = [line for line in text.split("\n", 6)[:6] if line.strip()]
-    other = next((mark for mark in ";\t|" if mark != delimiter and all(mark in line for line in first)), None)
+    other = next((mark for mark in ";\t|," if mark != delimiter and all(mark in line for line in first)), None)
     if len(columns) == 1 and other is not None:
-        name = {"\t": "tabs: name the file .tsv", ";": "semicolons", "|": "bars"}[other]
-        more = "" if other == "\t" else f"; write commas: {_with_commas(path, other)}"
+        name = {"\t": "tabs: name the file .tsv", ",": "commas: name the file .csv", ";": "semicolons", "|": "bars"}[
+            other
+        ]
+        more = "" if other in "\t," else f"; write commas: {_with_commas(path, other)}"
         raise InputError(f"{path}, line 1: its columns are apart by {name}{more}")
 
     def rows() -> Iterator[tuple[str, dict]]:
@@ -268,7 +270,7 @@ def _delimited(path: Path, text: str, delimiter: str, quoting: int) -> Table:
 def _with_commas(path: Path, delimiter: str) -> str:
     code = "import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter=sys.argv[1]))"
     plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    out = shlex.quote(str(plain.with_name(f"commas-{plain.name}")))
+    out = shlex.quote(str(plain.with_name(f"commas-{plain.stem}.csv")))
     read = f"< {shlex.quote(str(path))}" if plain == path else ""
     pipe = "" if plain == path else f"gzip -dc {shlex.quote(str(path))} | "
     return f"{pipe}python3 -X utf8 -c {shlex.quote(code)} {shlex.quote(delimiter)} {read} > {out}".replace("  ", " ")

@@ -9,6 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 CONVERTIBLE = ("vocab.txt", "vocab.json", "*.model")  # what AutoTokenizer makes a tokenizer.json of
+WEIGHTS_AND_MORE = (
+    "*.bin", "*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.index.json", "*.h5", "*.msgpack", "*.onnx", "onnx",
+    "openvino", "adapter_*", "checkpoint-*", "runs", ".*",
+)  # fmt: skip
 AUTO = {  # task_type of an adapter -> the class of its base model
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
@@ -31,26 +35,24 @@ def beside(path: Path, word: str) -> Path:
     return next(path.with_name(name) for name in names if not path.with_name(name).exists())
 
 
-def write_again(path: Path, architecture: str, word: str, middle: str = "") -> str:
-    """Load a checkpoint with its own class and save it, with its tokenizer or preprocessor, to a directory beside it.
-
-    `middle`: statements between loading and saving; `m` is the model and `t` the tokenizer.
-    """
+def write_again(path: Path, architecture: str, word: str) -> str:
+    """Load a checkpoint with its own class and save it to a directory beside it, with all that is not weights."""
     new = str(beside(path, word))
-    reader = next((name for name, there in _readers(path).items() if there), None)
-    given = "" if reader is None else f", {reader} as T"
-    kept = "" if reader is None else f"t = T.from_pretrained({str(path)!r}); "
-    saved = "" if reader is None else f"; t.save_pretrained({new!r})"
     return python(
-        f"from transformers import {architecture if architecture != 'none' else 'AutoModel'} as M{given}; {kept}"
-        f"m = M.from_pretrained({str(path)!r}, dtype='auto'); {middle}"
-        f"m.save_pretrained({new!r}, max_shard_size='100GB'){saved}"
+        f"from transformers import {architecture if architecture != 'none' else 'AutoModel'} as M; "
+        f"m = M.from_pretrained({str(path)!r}, dtype='auto'); {_copied(path, new)}"
+        f"m.save_pretrained({new!r}, max_shard_size='100GB')"
     )
 
 
-def _readers(path: Path) -> dict[str, bool]:
-    text = any(any(path.glob(pattern)) for pattern in ("tokenizer.json", *CONVERTIBLE))
-    return {"AutoTokenizer": text, "AutoImageProcessor": not text and (path / "preprocessor_config.json").is_file()}
+def _copied(path: Path, new: str) -> str:
+    """Statements that copy what lies beside weights, as it is: a tokenizer that is loaded and saved may be another one
+    (a BertTokenizer adds its own special tokens). Only where there is no tokenizer.json yet, one is made."""
+    copied = f"import shutil as s; s.copytree({str(path)!r}, {new!r}, ignore=s.ignore_patterns{WEIGHTS_AND_MORE}); "
+    if not (path / "tokenizer.json").is_file() and any(any(path.glob(pattern)) for pattern in CONVERTIBLE):
+        made = f"T.from_pretrained({new!r}).save_pretrained({new!r}); "
+        return f"from transformers import AutoTokenizer as T; {copied}{made}"
+    return copied
 
 
 def write_tokenizer(path: Path) -> str | None:
@@ -86,11 +88,14 @@ def merge_adapter(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> str:
         options = f", config={str(path)!r}, ignore_mismatched_sizes=True"
     elif head and auto.endswith("Classification"):
         options = f", num_labels={head[-1]}, ignore_mismatched_sizes=True"
-    tokens = str(path) if _readers(path)["AutoTokenizer"] else base
+    own = any(any(path.glob(pattern)) for pattern in ("tokenizer.json", *CONVERTIBLE))
+    tokens = path if own else Path(base)
+    there = tokens.is_dir()
+    fetched = f"; from transformers import AutoTokenizer as T; T.from_pretrained({base!r}).save_pretrained({new!r})"
     return python(
-        f"from peft import PeftModel as P; from transformers import {auto} as M, AutoTokenizer as T; "
+        f"from peft import PeftModel as P; from transformers import {auto} as M; "
         f"m = P.from_pretrained(M.from_pretrained({base!r}{options}), {str(path)!r}).merge_and_unload(); "
-        f"m.save_pretrained({new!r}); T.from_pretrained({tokens!r}).save_pretrained({new!r})"
+        f"{_copied(tokens, new) if there else ''}m.save_pretrained({new!r}){'' if there else fetched}"
     )
 
 

@@ -23,6 +23,7 @@ UNKNOWN: dict[str, tuple] = {
     "sequence_bias": ({}, []), "encoder_repetition_penalty": (1.0,), "encoder_no_repeat_ngram_size": (0,),
     "exponential_decay_length_penalty": (), "guidance_scale": (1.0,), "forced_decoder_ids": ([],),
     "force_words_ids": ([],), "constraints": ([],), "stop_strings": ([], ""), "watermarking_config": ({},),
+    "token_healing": (False,), "dola_layers": (),
 }  # fmt: skip
 TOKENS = {"start_id": "decoder_start_token_id", "eos_id": "eos_token_id", "pad_id": "pad_token_id"}
 
@@ -37,10 +38,11 @@ def rules(path: Path, config: dict, max_new_tokens: int | None) -> dict:
     found = {}
     for name, key in TOKENS.items():
         value = own.get(key, config.get(key))
+        value = value[0] if isinstance(value, list) and len(value) == 1 else value
         if type(value) is not int or not 0 <= value < size:
             raise InputError(
                 f"{path / (GENERATION if key in own else 'config.json')}: '{key}' is {value!r}; a model that writes "
-                f"needs a token number below vocab_size ({size})"
+                f"needs one token number below vocab_size ({size}); write the one that the model was trained with"
             )
         found[name] = value
     longest = _longest(path, own, max_new_tokens)

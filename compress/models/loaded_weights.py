@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 from paredown.runtime.errors import InputError
 
 from .advice import drop_names, set_key, write_again
+from .transformers4 import OUTPUT, own_output_layer
+from .validation import read_json
 
 # Weights beside those of a head that change no answer of it: buffers that are computed, the pooler where the head does
 # not use it, and the heads of pre-training.
@@ -72,8 +74,9 @@ def _tied(model: PreTrainedModel, weights: Path) -> None:
     if declared is None:
         return
     wanted, found = declared(all_submodels=True), model.all_tied_weights_keys
+    own = own_output_layer(read_json(weights.parent / "config.json"))  # transformers 5 declares it as tied
     for target, source in wanted.items():
-        if target in found or source in found:
+        if target in found or source in found or (own and target == OUTPUT):
             continue
         config = weights.parent / "config.json"
         raise InputError(

@@ -119,7 +119,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
     if kind == STATIC:
         from . import static_embedding as static_model  # noqa: F401 - makes its architecture known to transformers
     known = FAMILIES.get(kind)
-    attention = known.attention if known else "eager" if kind in WHOLE else "sdpa"
+    attention = known.attention if known else "eager" if kind in WHOLE else None  # None: the fastest it has
     if (path / STRUCTURE).is_file():
         from safetensors.torch import load_file
 

@@ -72,7 +72,7 @@ def _with_settings(path: Path, config: dict, *, vectors: bool) -> str:
     added = read_json(path / ADDED) if (path / ADDED).is_file() else {}
     sentences = sentence_settings(path) if vectors else {}
     if not (settings or named or added or sentences):
-        return text
+        return _without_rowless(text, path, config)
     data = json.loads(text)
     before = json.dumps(data)
     _truncation(data, settings)
@@ -91,7 +91,23 @@ def _with_settings(path: Path, config: dict, *, vectors: bool) -> str:
             part["add_prefix_space"] = settings["add_prefix_space"]
     _sentences(data, sentences, path)
     text = json.dumps(data, ensure_ascii=False) if json.dumps(data) != before else text
-    return _with_tokens(text, data, settings, named, added, path)
+    return _without_rowless(_with_tokens(text, data, settings, named, added, path), path, config)
+
+
+def _without_rowless(text: str, path: Path, config: dict) -> str:
+    """The same without a padding and a mask token that the embedding has no row for: no text has to hold them, and one
+    that does would end the model."""
+    data, rows = json.loads(text), config.get("vocab_size")
+    padding = data.get("padding") or {}
+    unasked = {named_token(path, "pad_token") or padding.get("pad_token"), named_token(path, "mask_token")}
+    added = data.get("added_tokens") or []
+    gone = {token["content"] for token in added if rows and token["id"] >= rows} & unasked - set(_vocabulary(data))
+    if not gone:
+        return text
+    data["added_tokens"] = [token for token in added if token["content"] not in gone]
+    if padding.get("pad_token") in gone:
+        data["padding"] = None
+    return json.dumps(data, ensure_ascii=False)
 
 
 def own_length(path: Path) -> int | None:

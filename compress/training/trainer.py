@@ -181,6 +181,9 @@ def fit(  # noqa: C901
     return model
 
 
+IN_FLOAT32 = ("deberta",)  # its attention fills with the minimum of float32, which overflows under bf16 autocast
+
+
 def fast_bf16() -> bool:
     """True where bf16 autocast pays: a GPU, or a CPU with bf16 instructions (without them a step is 17x slower)."""
     if torch.cuda.is_available():
@@ -256,7 +259,7 @@ def _trainer(
         lr_scheduler_type=settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
         train_sampling_strategy="group_by_length",
         seed=seed,
-        bf16=fast_bf16(),
+        bf16=fast_bf16() and model.config.model_type not in IN_FLOAT32,
         use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
         logging_strategy="no",

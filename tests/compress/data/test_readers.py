@@ -199,6 +199,14 @@ def test_columns_apart_by_something_else() -> None:
     Path("b.csv").write_text(CSV.replace(",", "\t"))
     with pytest.raises(InputError, match=r"tabs: name the file \.tsv"):
         data.read("b.csv", names=NAMES)
+    Path("c.tsv").write_text(CSV.replace(",", "|"))
+    with pytest.raises(InputError, match="apart by bars") as caught:
+        data.read("c.tsv", names=NAMES)
+    subprocess.run(str(caught.value).partition("write commas: ")[2], shell=True, check=True)
+    assert data.read("commas-c.csv", names=NAMES).gold.tolist() == [1, 0]
+    Path("d.tsv").write_text(CSV)
+    with pytest.raises(InputError, match=r"commas: name the file \.csv"):
+        data.read("d.tsv", names=NAMES)
 
 
 def test_a_cell_may_be_a_document() -> None:

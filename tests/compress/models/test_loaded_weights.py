@@ -143,6 +143,7 @@ def test_an_adapter_alone_is_merged_by_the_advised_command(made: Path, tmp_path:
     assert f"an adapter of '{made}' that is not merged" in error
     follow(error)
     assert torch.allclose(logits(tmp_path / "adapter-merged"), wanted, atol=1e-6)
+    assert (tmp_path / "adapter-merged" / "tokenizer.json").read_bytes() == (made / "tokenizer.json").read_bytes()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -204,6 +205,27 @@ def test_pickles_are_converted_with_their_tokenizer(made: Path) -> None:
     (made / "model.safetensors").unlink()
     follow(refusal(made))
     assert torch.equal(logits(made.with_name("made-safetensors")), wanted)
+
+
+def test_what_lies_beside_pickles_is_copied_as_it_is(made: Path) -> None:
+    """The tokenizer byte for byte (AutoTokenizer would add a token to it), and how vectors are made."""
+    (made / "1_Pooling").mkdir()
+    beside = {
+        "modules.json": [{"type": "sentence_transformers.models.Transformer"}], "1_Pooling/config.json": {"a": True},
+        "config_sentence_transformers.json": {"prompts": {}}, "tokenizer_config.json": {"do_lower_case": True},
+    }  # fmt: skip
+    for name, value in beside.items():
+        (made / name).write_text(json.dumps(value))
+    for name in ("LICENSE", "vocab.txt", "adapter_notes.txt"):
+        (made / name).write_text("x\n")
+    (made / "checkpoint-9").mkdir()
+    torch.save(load_file(made / "model.safetensors"), made / "pytorch_model.bin")
+    (made / "model.safetensors").unlink()
+    follow(refusal(made))
+    new = made.with_name("made-safetensors")
+    for name in (*beside, "tokenizer.json", "LICENSE"):
+        assert (new / name).read_bytes() == (made / name).read_bytes()
+    assert not {"pytorch_model.bin", "adapter_notes.txt", "checkpoint-9"} & {path.name for path in new.iterdir()}
 
 
 def test_a_state_dict_is_converted_in_place(made: Path) -> None:

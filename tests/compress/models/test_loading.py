@@ -1,16 +1,20 @@
 import json
 import re
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import TASK, make_checkpoint
 
+from paredown.compress.config import Finetune
 from paredown.compress.models.architectures import FAMILIES
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save, with_new_head
 from paredown.compress.models.structure import structure_of
 from paredown.compress.pruning.prune import cut
+from paredown.compress.training import trainer as train
 from paredown.runtime.errors import InputError, StepError
 
 EXAMPLE = torch.tensor([[2, 5, 11, 20, 3], [2, 6, 3, 0, 0]])
@@ -38,6 +42,18 @@ def test_a_whole_checkpoint_needs_no_structure_file(untrained: Checkpoint, tmp_p
     saved = save(load(untrained, TASK), untrained, tmp_path / "copy")
     assert not (saved.path / "structure.json").exists()
     assert torch.equal(logits(load(saved, TASK)), logits(load(untrained, TASK)))
+
+
+def test_an_architecture_without_fused_attention_loads(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "c").path
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    config = transformers.DebertaConfig(vocab_size=30, pad_token_id=0, relative_attention=True, **sizes)
+    transformers.DebertaForSequenceClassification(config).save_pretrained(path)
+    source = open_checkpoint(path, TASK)
+    model = load(source, TASK)
+    assert torch.equal(logits(model), logits(load(save(model, source, tmp_path / "s"), TASK)))
+    with mock.patch.object(train, "fast_bf16", return_value=True):  # its attention does not bear that
+        train.finetune(model, [[2, 5, 3], [2, 11, 3]], np.array([0, 1]), Finetune(epochs=1), seed=0)
 
 
 def test_labels_default_to_the_names_that_transformers_leaves_out(untrained: Checkpoint) -> None:

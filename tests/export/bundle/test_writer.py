@@ -11,15 +11,21 @@ import tarfile
 import venv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
+import transformers
 from bundling import bundled
-from conftest import TASK, paredown
+from conftest import TASK, make_checkpoint, paredown
 from manifests import change_manifest
+from tokenizers import Tokenizer
+from writing import make_writer
 
 from paredown.compress.models.loading import Checkpoint
+from paredown.compress.models.tokenizer_settings import probes
 from paredown.export.artifact import read_artifact
 from paredown.export.bundle.archive import pack, unpack, unpacked
 from paredown.export.bundle.writer import isa_needed, write_bundle
@@ -349,3 +355,69 @@ def test_the_same_candidate_gives_the_same_bytes(finished: Path, tmp_path: Path)
         bundle, _ = bundle_of(finished, "openvino", tmp_path / name)
         pack(bundle, tmp_path / f"{name}.tar.gz")
     assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "b.tar.gz").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_generation_settings_count_in_a_bundle(finished: Path, kind: str, tmp_path: Path) -> None:
+    goes_on = kind == "llama"
+    path = make_checkpoint(tmp_path / "c", kind).path if goes_on else make_writer(tmp_path / "c", kind, 0.4).path
+    auto = transformers.AutoModelForCausalLM if goes_on else transformers.AutoModelForSeq2SeqLM
+    model: Any = auto.from_pretrained(path).eval()
+    torch.manual_seed(3)
+    for weight in model.parameters() if goes_on else ():
+        if weight.dim() > 1:
+            weight.data.normal_(0, 0.3)
+    model.save_pretrained(path)
+    ends = {"eos_token_id": 3 if goes_on else 1, "pad_token_id": 0, "decoder_start_token_id": 0}
+    rules = {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2, "bad_words_ids": [[9]], "suppress_tokens": [0]}
+    (path / "generation_config.json").write_text(json.dumps({**ends, **rules, "do_sample": True, "temperature": 0.7}))
+    task = "text-generation" if goes_on else "text-to-text"
+    out = ["--max-length", 32, "--max-new-tokens", 8, "--output-dir", tmp_path / "artefact"]
+    done = paredown("export", path, "--task", task, *out)
+    assert done.returncode == 0, done.stderr
+    texts, choice = ["a good plot was", "film"], json.loads((finished / "choice.json").read_text())
+    artifact = read_artifact(tmp_path / "artefact")
+    bundle = write_bundle(tmp_path / "bundle", artifact, name="x", golden_texts=texts, choice=choice)
+    done = subprocess.run([sys.executable, bundle / "selftest.py"], capture_output=True, text=True, cwd=bundle)
+    assert done.returncode == 0, done.stderr
+    encoder, model = artifact.encoder(), auto.from_pretrained(path).eval()
+    for text, answer in zip(texts, Predictor(bundle, 1)(texts), strict=True):
+        (ids,) = encoder.ids([text])
+        given = torch.tensor([ids[:-1] if goes_on else ids])  # without the end that its tokenizer puts there
+        made = model.generate(given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=8)[0]
+        want = encoder.text(made[given.shape[1] :].tolist() if goes_on else made.tolist())
+        assert answer["text"].strip() == want.strip()
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "roberta"])
+def test_its_tokenizer_says_all_that_it_does(finished: Path, kind: str, tmp_path: Path) -> None:
+    """For applications that read tokenizer.json alone: the same tokens, no padding, cut at what the model takes."""
+    path = make_checkpoint(tmp_path / "c", kind).path
+    Tokenizer.from_file(str(path / "tokenizer.json")).save(str(path / "tokenizer.json"))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "truncation_side": "left", **names}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    data = json.loads((path / "tokenizer.json").read_text())
+    data["padding"] = {"strategy": {"Fixed": 128}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                       "pad_type_id": 0, "pad_token": "[PAD]"}  # fmt: skip
+    data["truncation"] = {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+    (path / "tokenizer.json").write_text(json.dumps(data))
+    done = paredown("export", path, "--max-length", 512, "--output-dir", tmp_path / "artefact")
+    assert done.returncode == 0, done.stderr
+    choice, long = json.loads((finished / "choice.json").read_text()), "the film was good and awful " * 40
+    artifact = read_artifact(tmp_path / "artefact")
+    bundle = write_bundle(tmp_path / "bundle", artifact, name="x", golden_texts=[long, "a film"], choice=choice)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    longest = {"bert": 64, "mpnet": 62, "roberta": 63}[kind]
+    assert (manifest["max_length"], manifest["length_policy"]["truncate"]) == (longest, "left")
+    theirs = transformers.AutoTokenizer.from_pretrained(path)
+    alone = Tokenizer.from_file(str(bundle / "tokenizer.json"))
+    for text in (*(probe for probe in probes(alone) if isinstance(probe, str)), long):
+        ids = alone.encode(text).ids
+        assert ids == theirs(text, truncation=True, max_length=longest)["input_ids"]
+    assert len(alone.encode(long).ids) == longest
+    assert len(alone.encode_batch(["a film", long])[0].ids) == 4
+    assert selftest(bundle)
+    (answer,) = Predictor(bundle, 1)([long])
+    assert sum(answer["scores"].values()) == pytest.approx(1, abs=1e-5)

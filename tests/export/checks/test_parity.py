@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from paredown.export.checks.parity import TOLERANCES, Tolerance, compare, gate
+from paredown.compress.models.loading import Checkpoint
+from paredown.export.checks.parity import TOLERANCES, Tolerance, compare, gate, longest_row, takes_longest
 from paredown.runtime.errors import StepError
+from paredown.runtime.preprocessor import PAIR
 from paredown.tasks.registry import TASKS
 
 TASK = TASKS["text-classification"]
@@ -54,3 +56,44 @@ def test_every_precision_has_limits() -> None:
     from paredown.export.artifact import PRECISIONS
 
     assert {p for ps in PRECISIONS.values() for p in ps} == set(TOLERANCES)
+
+
+@pytest.mark.parametrize(
+    ("second", "texts"), [(False, ()), (False, ["a good film"]), (True, [f"a film{PAIR}the plot"])]
+)
+@pytest.mark.parametrize("longest", [64, 5, 17])
+def test_a_row_of_exactly_the_promised_length(
+    teacher: Checkpoint, second: bool, texts: list[str], longest: int
+) -> None:
+    row = longest_row(teacher.encoder(longest), texts, second=second)
+    assert row is not None
+    assert len(row) == longest
+    assert row.count(3) == 1 + second
+
+
+def test_no_text_becomes_long_where_the_tokenizer_knows_none(teacher: Checkpoint) -> None:
+    assert longest_row(teacher.encoder(64), ["", " "], second=False) is None
+
+
+def test_what_does_not_take_the_promised_length_fails(teacher: Checkpoint) -> None:
+    encoder = teacher.encoder(64)
+    row = longest_row(encoder, ["a good film"], second=False)
+    wanted = np.array([[1.0, 2.0]], dtype=np.float32)
+
+    def short(batch: dict) -> dict:
+        if batch["input_ids"].shape[1] > 63:
+            raise RuntimeError("[ONNXRuntimeError] : Gather node: indices element out of data bounds, idx=66")
+        return {"logits": wanted}
+
+    def run(session, **more):
+        return takes_longest(session, row, encoder, TASK, "x/onnxruntime/fp32", wanted, **more)
+
+    with pytest.raises(StepError, match=r"does not take a text of 64 tokens, its max_length: .*idx=66"):
+        run(short)
+    with pytest.raises(StepError, match="not finite for a text of 64 tokens"):
+        run(lambda batch: {"logits": wanted * np.nan})
+    with pytest.raises(StepError, match=r"from its checkpoint, > 0\.4 \(max_difference\).*parity\.fp32"):
+        run(lambda batch: {"logits": wanted + 0.5}, tolerance=Tolerance(0.4, 0, 100))
+    found = run(lambda batch: {"logits": wanted + 0.5}, tolerance=Tolerance(None, 0, 100))
+    np.testing.assert_array_equal(found, wanted + 0.5)
+    assert takes_longest(short, None, encoder, TASK, "x") is None

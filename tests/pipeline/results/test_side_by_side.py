@@ -18,6 +18,7 @@ from paredown.export.hardware import gpus
 from paredown.export.loading import adopt
 from paredown.export.onnx.exporter import plain_onnx, to_onnx
 from paredown.export.onnx.static_shapes import shaped
+from paredown.pipeline.results.side_by_side import other_order
 
 QUICK = ("--min-seconds", "0.05", "--min-repeats", "20", "--processes", "2", "--rounds", "2", "--threads", "1")
 
@@ -102,6 +103,7 @@ def test_a_bundle_of_one_shape_is_measured_as_it_is_served(finished: Path, files
     assert (adopted.lengths, adopted.batch_size, adopted.details) == ((32,), 2, fixed.details)
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("named", [{"0": "positive", "1": "negative"}, {"0": "LABEL_0", "1": "LABEL_1"}])
 def test_labels_in_another_order_are_called_out(
     named: dict[str, str], teacher: Checkpoint, files: dict, tmp_path: Path
@@ -125,3 +127,42 @@ def test_labels_in_another_order_are_called_out(
         assert done.returncode == 0, done.stderr
         said = "if the model's labels stood in this order: positive, negative" in done.stdout + done.stderr
         assert said != right
+=======
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_labels_in_another_order_are_called_out(count: int) -> None:
+    rng = np.random.default_rng(0)
+    gold = rng.integers(0, count, 200)
+    order = np.roll(np.arange(count), 1)  # output i means label order[i]
+    said = np.where(rng.random(200) < 0.9, np.argsort(order)[gold], rng.integers(0, count, 200))
+    names = [f"label{i}" for i in range(count)]
+    note = other_order(TASK, np.eye(count)[said], gold, names)
+    assert "accuracy is no better than chance" in note
+    assert f"in this order: {', '.join(names[i] for i in order)}" in note
+    assert other_order(TASK, np.eye(count)[gold], gold, names) == ""  # right as they stand
+    assert other_order(TASK, np.eye(count)[rng.integers(0, count, 200)], gold, names) == ""  # chance
+    few = slice(0, 4)
+    assert other_order(TASK, np.eye(count)[said[few]], gold[few], names) == ""  # too few rows to say
+
+
+def test_one_answer_to_everything_is_no_other_order() -> None:
+    gold = np.array([0] * 150 + [1] * 50)
+    assert other_order(TASK, np.eye(2)[np.ones(200, dtype=int)], gold, ["a", "b"]) == ""
+
+
+def test_bench_notes_a_foreign_model_whose_labels_are_in_another_order(
+    teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    """Its config.json names them the other way round, and the graph is as it was."""
+    done = paredown("export", teacher.path, "--output-dir", tmp_path / "ours")
+    assert done.returncode == 0, done.stderr
+    foreign = shutil.copytree(teacher.path, tmp_path / "foreign", ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copyfile(tmp_path / "ours" / "model.onnx", foreign / "model.onnx")
+    config = json.loads((foreign / "config.json").read_text())
+    config["id2label"] = {"0": "positive", "1": "negative"}
+    (foreign / "config.json").write_text(json.dumps(config | {"label2id": {"positive": 0, "negative": 1}}))
+    done = paredown("bench", foreign / "model.onnx", "--data", files["test"], "--json", tmp_path / "b.json", *QUICK)
+    assert done.returncode == 0, done.stderr
+    (note,) = json.loads((tmp_path / "b.json").read_text())["notes"]
+    assert "in this order: negative, positive; does its config.json name them in another one?" in note
+    assert note in done.stdout.replace("\n", " ")
+>>>>>>> tQ
