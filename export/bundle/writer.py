@@ -30,7 +30,7 @@ from paredown.tasks.classification import spread
 from paredown.tasks.registry import TASKS
 
 from ..artifact import Artifact
-from ..hardware import BF16_ISA, INT8_ISA, machine, version
+from ..hardware import BF16_ISA, INT8_ISA, check_installed, machine, version
 from .drift_reference import describe
 from .environment import Installed, installed
 from .model_card import About, model_card
@@ -92,10 +92,12 @@ def write_bundle(
             raise InputError(f"{artifact.path / file}: {error}") from None
     if artifact.halves:
         rules["decoder"] = f"model/{rules['decoder']}"
+    reader, images = encoder_module.reader_file(artifact.inputs), encoder_module.PIXELS in artifact.inputs
+    packages = (*RUNTIME_PACKAGE[artifact.runtime], "pillow" if images else "tokenizers", "numpy")
+    check_installed(packages)
     (out / "model").mkdir(parents=True)
     for file in artifact.files:
         shutil.copyfile(artifact.path / file, out / "model" / file)
-    reader, images = encoder_module.reader_file(artifact.inputs), encoder_module.PIXELS in artifact.inputs
     side = "right"
     if images:
         shutil.copyfile(artifact.path / reader, out / reader)
@@ -104,7 +106,6 @@ def write_bundle(
     code_files = [*(Path(str(module.__file__)) for module in CODE), *[IMAGES_CODE] * images]
     for code in (*code_files, SCHEMA_FILE, *extra_files):
         shutil.copyfile(code, out / code.name)
-    packages = (*RUNTIME_PACKAGE[artifact.runtime], "pillow" if images else "tokenizers", "numpy")
     requirements = {package: version(package) or "" for package in packages}
     environment = installed(packages)
     here = machine()

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from paredown.runtime.errors import InputError, StepError
 
+from ..interrupted import INTERRUPTED
 from .bundle import check_key
 from .common import TaskOption, task_named
 from .validation import checked
@@ -71,6 +72,8 @@ def serve(
     settings = checked(Settings, given | {"api_key": _key(api_key_file)})
     check_tls(settings)
     code = serve_all(settings)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
     if code:
         sys.exit(code)
 
