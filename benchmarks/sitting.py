@@ -6,12 +6,13 @@ machine does to a round is done to all. sittings.py makes a measurement of sever
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def _take_turns(
         workers.pop(name).stop()
 
     able = [name for name in timings if not timings[name].cannot_run]
-    try:
+    with _ended(workers):
         for i, name in enumerate(able):
             report(0.0, f"opening {name}")
             for ahead in able[i : i + 2]:  # the next one starts while this one opens
@@ -168,6 +169,17 @@ def _take_turns(
                 done += 1
                 left = (time.monotonic() - began) / done * (total - done)
                 report(done / total, f"round {turn + 1} of {settings.rounds}, {left:.0f} s left")
+
+
+@contextlib.contextmanager
+def _ended(workers: Mapping[str, Worker]) -> Iterator[None]:
+    """No process is left after the block; after an interrupt, or another error, nobody waits for what they do."""
+    try:
+        yield
+    except BaseException:
+        for worker in workers.values():
+            worker.process.kill()
+        raise
     finally:
         for worker in workers.values():
             worker.stop()

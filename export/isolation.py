@@ -22,6 +22,8 @@ from typing import Any
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.manifest import BundleError, models_of, read_manifest
 
+from .hardware import check_installed
+
 DEADLINE_S = 120  # for opening a bundle and for its golden rows
 ROWS_S = 3600  # for the user's own rows
 GRACE_S = 5  # after which a child whose parent is gone ends itself
@@ -80,9 +82,12 @@ def in_child(
     """What a function of JOBS returns for an unpacked bundle, as JSON has it.
 
     Raises what it raises of InputError, StepError and BundleError; BundleError when the model is not open within
-    `seconds`, the user's own rows are not done in `rows_s` more, it takes too much memory, or crashes.
+    `seconds`, the user's own rows are not done in `rows_s` more, it takes too much memory, or crashes; InputError when
+    a package that it needs is not installed.
     """
-    memory, begin = _memory(bundle), time.monotonic()
+    manifest, begin = read_manifest(bundle), time.monotonic()
+    check_installed(manifest["requirements"])
+    memory = _memory(manifest)
     told = {"bundle": str(bundle), "started": begin, "seconds": seconds, "rows_s": rows_s, "memory": memory}
     with (children or Children()).started([sys.executable, "-P", "-m", __name__, job]) as process:
         try:
@@ -103,9 +108,8 @@ def in_child(
     return said["result"]
 
 
-def _memory(bundle: Path) -> int | None:
+def _memory(manifest: dict) -> int | None:
     """Bytes of memory that the model may take; None where it is not known how much is needed: beside a GPU."""
-    manifest = read_manifest(bundle)
     if manifest["runtime"] not in ("onnxruntime", "openvino"):
         return None
     files = manifest["files"]

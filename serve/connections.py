@@ -47,13 +47,15 @@ class Connections:
         self._first: deque[Callable[[], None]] = deque()  # what has its turn later
         self._behind: deque[Callable[[], None]] = deque()  # and what has waited behind another request of its client
         self._turning = False
+        self._new = self._seen = 0  # connections made since requests had a turn; and those at the last look
         self._told = -math.inf
 
     def made(self, **of_uvicorn: Any) -> Connection:
         return Connection(self, **of_uvicorn)
 
     def make_room(self, count: int) -> None:
-        """With `count` open, close the one that has been idle for longest, if they are too many."""
+        """For a new one: with `count` open, close the one that has been idle for longest, if they are too many."""
+        self._new += 1
         if count <= self.most:
             return
         next(iter(self.idle)).drop()  # the newest is idle in any case
@@ -71,8 +73,8 @@ class Connections:
 
     def soon(self, loop: asyncio.AbstractEventLoop, act: Callable[[], None], pipelined: bool = False) -> None:
         """Let `act` have its turn: TURN of them in each turn of the event loop, and beside them PIPELINED of what was
-        asked for before the answer to another request was read. So thousands of requests at once hold up no health
-        check and no new connection.
+        asked for before the answer to another request was read. The loop takes one new connection in a turn: while some
+        come, requests wait for TURN of them. So thousands of requests at once hold up no health check.
         """
         (self._behind if pipelined else self._first).append(act)
         if not self._turning:
@@ -80,6 +82,11 @@ class Connections:
             loop.call_soon(self._turn, loop)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._seen < self._new < TURN:
+            self._seen = self._new
+            loop.call_soon(self._turn, loop)
+            return
+        self._seen = self._new = 0
         try:
             for queue, most in ((self._first, TURN), (self._behind, PIPELINED)):
                 for _ in range(min(most, len(queue))):

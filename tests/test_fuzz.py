@@ -334,7 +334,7 @@ def _speak(where: tuple[str, int], right: bytes, chance: random.Random) -> None:
         raw += b"GET / HTTP/1.1\r\n" + b"X: " + b"a" * chance.choice([10_000, 40_000, 300_000])
     with contextlib.suppress(OSError), socket.create_connection(where, 1) as one:
         size = chance.choice([1, 7, 100, 5000, len(raw)])
-        size = max(size, len(raw) // 50)
+        size = max(size, len(raw) // 50, 1)
         for at in range(0, len(raw), size):
             one.sendall(raw[at : at + size])
         if chance.random() < 0.5:

@@ -20,6 +20,7 @@ from paredown.runtime.errors import InputError, StepError, missing_extra, printa
 from paredown.runtime.manifest import BundleError
 
 from ..extras import extra_of
+from ..interrupted import INTERRUPTED, stopped
 from ..progress import tell
 from ..results import compare_baseline as replacing
 from . import augment as augmenting
@@ -51,16 +52,9 @@ app.add_typer(bundles.app)
 app.add_typer(robustness.app)
 app.add_typer(explaining.app)
 app.add_typer(serving.app)
-INTERRUPTED, BROKEN_PIPE = 130, 141  # as shells have it: 128 + SIGINT, 128 + SIGPIPE
+BROKEN_PIPE = 141  # exit code, as shells have it: 128 + SIGPIPE
 out = Console(width=None if sys.stdout.isatty() else 150, markup=False)
 
-
-# Interrupted by Ctrl+C: what the same command does when it is given again; that of any other starts from the beginning.
-RESUMED = {
-    "run": "finished steps are kept in the run directory, and the same command continues after them",
-    "tune": "finished trials are kept beside the output directory, and the same command continues after them",
-    "serve": "requests that were under way have been answered",
-}
 # What a user can mend about a file or a disk; any other OSError is a bug.
 OF_FILES = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG,
@@ -124,10 +118,7 @@ def _command() -> int:
         _say(said(f"{error.filename or 'a file'}: {error.strerror}"))
         return 2
     except KeyboardInterrupt:
-        name = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-        _say(
-            f"stopped by Ctrl+C; {RESUMED.get(name, 'nothing is kept, and the same command starts from the beginning')}"
-        )
+        _say(stopped())
         return INTERRUPTED
 
 
@@ -147,7 +138,7 @@ def _close_quietly() -> None:
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="recipe.yaml")],
-    output_dir: Annotated[Path | None, typer.Option(help="run directory (default: runs/NAME)")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="run directory (default: runs/NAME of the recipe)")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, show the plan, do nothing")] = False,
     baseline: Annotated[
         Path | None, typer.Option(help="an older run: say whether the new bundle should take the place of its bundle")
@@ -160,7 +151,7 @@ def run(
     job = read_recipe(recipe)
     if baseline is not None:
         replacing.old_bundle(baseline)
-    run_dir = output_dir or Path("runs") / recipe.stem
+    run_dir = output_dir or Path("runs") / (job.name if "name" in job.model_fields_set else recipe.stem)
     if baseline is not None and baseline.resolve() == run_dir.resolve():
         raise InputError(f"--baseline {baseline}: the run would overwrite it; give another --output-dir")
     if dry_run:
@@ -274,6 +265,7 @@ def doctor(json_output: Annotated[bool, typer.Option("--json", help="print JSON"
     for line in found["advice"]:
         out.print(f"- {line}", soft_wrap=True)
     out.print("onnxruntime and onnxruntime-gpu share a module: install exactly one of the extras cpu and gpu.")
+    out.print("Nothing phones home: the runtimes' telemetry is switched off; only hub ids that you name are fetched.")
 
 
 def _show_plan(recipe, run_dir: Path) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from paredown.compress.data.dataset import read_rows
 from paredown.runtime.errors import InputError, StepError
 
+from ..interrupted import INTERRUPTED
 from .bundle import check_key
 from .common import TaskOption, task_for
 from .validation import checked
@@ -72,6 +73,8 @@ def serve(
     settings = checked(Settings, given | {"api_key": _key(api_key_file)})
     check_tls(settings)
     code = serve_all(settings)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
     if code:
         sys.exit(code)
 

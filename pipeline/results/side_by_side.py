@@ -17,9 +17,9 @@ from paredown.benchmarks.latency import LatencySettings, tokenizer_ms
 from paredown.compress.data import dataset as data_module
 from paredown.compress.data.dataset import has_labels, label_names, read_rows
 from paredown.compress.data.readers import open_table
-from paredown.export.artifact import Artifact
+from paredown.export.artifact import ON_GPU, Artifact
 from paredown.export.foreign import answered
-from paredown.export.hardware import cores
+from paredown.export.hardware import check_installed, cores
 from paredown.export.loading import adopt
 from paredown.runtime.errors import InputError
 from paredown.runtime.session import CannotRunHere
@@ -105,6 +105,8 @@ def adopted(paths: Sequence[str | Path], scratch: Path, task: Task, max_length: 
     for path, artifact in zip(paths, artifacts, strict=True):
         if artifact.task != task.name:
             raise InputError(f"{path}: made for {artifact.task}, not {task.name} (--task)")
+        if artifact.runtime not in ON_GPU:  # of these, those that cannot run here are left out
+            check_installed(["torch" if artifact.runtime == "pytorch" else artifact.runtime])
     return artifacts
 
 

@@ -1,5 +1,6 @@
 """Sockets that send half of a request, against a server that answers everybody else."""
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -210,3 +211,21 @@ def test_many_pipelined_requests_hold_up_no_other(server) -> None:
         while found.count(b"200 OK") < 200:
             found += one.recv(10**6)
     assert alone < (time.monotonic() - begin) / 3
+
+
+def test_connections_that_wait_to_be_taken_come_before_requests() -> None:
+    """The loop takes one of them in each of its turns, and a health check may be the last."""
+
+    async def crowd() -> tuple[int, int]:
+        every, loop, answered = connections.Connections(100), asyncio.get_running_loop(), []
+        for _ in range(500):
+            every.soon(loop, lambda: answered.append(1), pipelined=True)
+        for _ in range(2 * connections.TURN):
+            every.make_room(1)
+            await asyncio.sleep(0)
+        meanwhile = len(answered)
+        while len(answered) < 500:
+            await asyncio.sleep(0)
+        return meanwhile, len(answered)
+
+    assert asyncio.run(crowd()) == (2 * connections.PIPELINED, 500)

@@ -8,6 +8,7 @@ import pytest
 from conftest import paredown, refused, write_csv, write_recipe
 
 from paredown.compress.models.loading import Checkpoint
+from paredown.pipeline.store import lock
 from paredown.runtime.selftest import selftest
 
 
@@ -201,6 +202,17 @@ def test_bench_puts_anything_side_by_side(finished: Path, teacher: Checkpoint, f
     assert entries[0]["metric"] == entries[1]["metric"] == entries[2]["metric"]
     assert entries[3]["metric"] == entries[4]["metric"]
     refused(paredown("bench", tmp_path / "no.onnx", "--data", files["test"]), "no such artefact")
+
+
+def test_a_run_goes_to_the_directory_of_its_name(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    """`init` writes `name` into a file that is called recipe.yaml, whatever the checkpoint is."""
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files)
+    for changed, expected in (({}, "tiny"), ({"name: tiny\n": ""}, "recipe")):
+        write_recipe(recipe, teacher, files, **changed)
+        with lock(tmp_path / "runs" / expected):
+            refused(paredown("run", recipe, cwd=tmp_path), f"runs/{expected}: in use by")
+        assert [path.name for path in (tmp_path / "runs").iterdir()] == [expected]
+        shutil.rmtree(tmp_path / "runs")
 
 
 def test_init_writes_a_recipe_that_runs(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
