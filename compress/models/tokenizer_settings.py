@@ -50,21 +50,6 @@ def settled(path: Path, config: dict, *, vectors: bool) -> str:
     A padding or mask token that the embedding has no row for is left out: text that spells it is ordinary text.
     InputError for a setting that contradicts the file, and cannot be written into it.
     """
-    return _without_rowless(_with_settings(path, config, vectors=vectors), path, config.get("vocab_size"))
-
-
-def _without_rowless(text: str, path: Path, rows: int | None) -> str:
-    data = json.loads(text)
-    added = data.get("added_tokens") or []
-    unasked = {
-        (data.get("padding") or {}).get("pad_token"),
-        *(named_token(path, f"{r}_token") for r in ("pad", "mask")),
-    }
-    kept = [token for token in added if token["content"] not in unasked or rows is None or token["id"] < rows]
-    return text if kept == added else json.dumps(data | {"added_tokens": kept}, ensure_ascii=False)
-
-
-def _with_settings(path: Path, config: dict, *, vectors: bool) -> str:
     file = path / "tokenizer.json"
     text = file.read_text(encoding="utf-8")
     settings = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}

@@ -99,22 +99,17 @@ def write_bundle(
             raise InputError(f"{artifact.path / file}: {error}") from None
     if artifact.halves:
         rules["decoder"] = f"model/{rules['decoder']}"
-    reader, images = encoder_module.reader_file(artifact.inputs), encoder_module.PIXELS in artifact.inputs
+    reader, images = reader_file(artifact.inputs), PIXELS in artifact.inputs
     packages = (*RUNTIME_PACKAGE[artifact.runtime], "pillow" if images else "tokenizers", "numpy")
     check_installed(packages)
     (out / "model").mkdir(parents=True)
     for file in artifact.files:
         shutil.copyfile(artifact.path / file, out / "model" / file)
-<<<<<<< HEAD
-    reader, images = reader_file(artifact.inputs), PIXELS in artifact.inputs
-=======
->>>>>>> tR
     side = "right"
     if images:
         shutil.copyfile(artifact.path / reader, out / reader)
     else:
         side = _write_tokenizer(artifact.path / reader, out / reader, artifact.max_length)
-<<<<<<< HEAD
     (out / CODE).mkdir()
     code_files = [SCHEMA_FILE.with_name(f"{name}.py") for name in (*MODULES, *[IMAGES] * images)]
     for code in (*code_files, SCHEMA_FILE):
@@ -122,12 +117,6 @@ def write_bundle(
     shutil.copyfile(ENTRY, out / SELFTEST)
     for file in extra_files:
         shutil.copyfile(file, out / file.name)
-    packages = (*RUNTIME_PACKAGE[artifact.runtime], "pillow" if images else "tokenizers", "numpy")
-=======
-    code_files = [*(Path(str(module.__file__)) for module in CODE), *[IMAGES_CODE] * images]
-    for code in (*code_files, SCHEMA_FILE, *extra_files):
-        shutil.copyfile(code, out / code.name)
->>>>>>> tR
     requirements = {package: version(package) or "" for package in packages}
     environment = installed(packages)
     here = machine()

@@ -9,6 +9,7 @@ import pytest
 from conftest import LABELS, write_csv
 
 from paredown.compress.data import dataset as data
+from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import Checkpoint
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import PAIR
@@ -73,7 +74,7 @@ def test_a_gap_is_named_by_its_row_and_column(task: str, good: dict, gap: dict, 
     for file in write_all(tmp_path, [good, good | gap]):
         place = {".csv": "line 3", ".jsonl": "line 2", ".parquet": "row 2"}[file.suffix]
         with pytest.raises(InputError, match=rf"^{file}, {place}: .*column '{column}'"):
-            TASKS[task].read(str(file), names=data.label_names(str(file), None, TASKS[task].columns))
+            read_rows(TASKS[task], str(file), names=data.label_names(str(file), None, TASKS[task].columns))
 
 
 def test_columns_are_found_or_given(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from conftest import TASK, make_checkpoint, paredown, task_of, write_csv
 from paredown.compress.models.architectures import FAMILIES
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint
 from paredown.export.artifact import read_artifact
+from paredown.export.opening import open_artifact
 
 LONG = "the film was good and the plot was dull " * 40
 TABLES = ("bert", "roberta", "electra", "distilbert", "mpnet")  # learned positions: one token more is too many
@@ -58,5 +59,5 @@ def test_the_longest_text_goes_through_a_stage_and_an_export(kind: str, pad: int
     assert len(ids) == checkpoint.positions
     with torch.inference_mode():
         want = tuned(torch.tensor([ids])).logits[0].numpy()
-    found = np.asarray(artifact.open(1)(encoder.pad([ids, encoder.ids(["a film"])[0]]))["logits"])
+    found = np.asarray(open_artifact(artifact, 1)(encoder.pad([ids, encoder.ids(["a film"])[0]]))["logits"])
     np.testing.assert_allclose(found[0], want, atol=1e-5)

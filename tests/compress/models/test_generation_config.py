@@ -15,6 +15,7 @@ from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.export.artifact import read_artifact
 from paredown.export.onnx.exporter import plain_onnx
+from paredown.export.opening import open_artifact
 from paredown.export.runtimes.registry import EXPORTERS
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.errors import InputError
@@ -68,7 +69,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     checkpoint = open_checkpoint(path, PROSE)
     graph = plain_onnx(checkpoint, PROSE, path.parent / "plain.onnx")
     artifact = EXPORTERS["onnxruntime"](graph, checkpoint, PROSE, path.parent / "artifact", 64, "fp32")
-    opened = artifact.open(1)
+    opened = open_artifact(artifact, 1)
     assert isinstance(opened, Decoder)
     return path, opened._session
 

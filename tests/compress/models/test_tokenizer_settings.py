@@ -169,7 +169,6 @@ def test_more_tokens_than_rows_of_the_embedding_and_the_advice(tmp_path: Path) -
     assert open_checkpoint(path.with_name("c-resized"), TASK).config["vocab_size"] == len(WORDS) + 1
 
 
-<<<<<<< HEAD
 def test_the_padding_token_needs_no_row_because_no_text_has_it(tmp_path: Path) -> None:
     path = wordpiece(tmp_path / "c")
     tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
@@ -182,7 +181,8 @@ def test_the_padding_token_needs_no_row_because_no_text_has_it(tmp_path: Path) -
     forward(load(checkpoint, TASK), checkpoint.encoder().pad([row]))
     done = paredown("export", path, "--output-dir", tmp_path / "onnx")  # compared on random tokens
     assert done.returncode == 0, done.stderr
-=======
+
+
 @pytest.mark.parametrize("where", ["tokenizer.json", "added_tokens_decoder"])
 def test_padding_and_mask_need_no_row_and_a_text_that_has_them_is_text(tmp_path: Path, where: str) -> None:
     path, first = wordpiece(tmp_path / "c"), len(WORDS)
@@ -202,7 +202,6 @@ def test_padding_and_mask_need_no_row_and_a_text_that_has_them_is_text(tmp_path:
     assert rows[1] == [2, WORDS.index("good"), WORDS.index("film"), 3]
     saved = save(load(checkpoint, TASK), checkpoint, tmp_path / "saved")
     assert saved.encoder(64).ids(["good <gap>"]) == checkpoint.encoder(64).ids(["good <gap>"])
->>>>>>> tQ
 
 
 def test_a_tokenizer_of_special_tokens_alone_is_refused(tmp_path: Path) -> None:

@@ -182,17 +182,17 @@ def test_every_architecture_opens_in_transformers_4(tmp_path: Path) -> None:
         saved = save(model, source, tmp_path / kind, trimmed(model, source) if kind in TRIMMED else None)
         assert not (saved.path / "structure.json").exists()
         ids = torch.tensor([[2, 5, 11, 20, 13, 7, 9, 14, 21, 17, 8, 3]] * 2)
-        if not task.reads_text:
+        if task.reads_images:
             inputs = {"pixel_values": torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))}
         else:
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if task.writes:
+        if task.graph == "seq2seq":
             inputs["decoder_input_ids"] = ids[:, :3]
         with torch.inference_mode():
             logits = load(saved, task)(**inputs).logits
         told["models"][kind] = str(saved.path), task.auto_class, {k: v.tolist() for k, v in inputs.items()}
         wanted[kind] = {"logits": logits}
-        if task.reads_text:
+        if not task.reads_images:
             encoder = saved.encoder(24)
             pairs = [saved.encoder().tokenizer.encode(*pair).ids for pair in PAIRS]
             wanted[kind] |= {"ids": encoder.ids(PROBES), "pairs": pairs, "rows": saved.config["vocab_size"]}

@@ -103,9 +103,8 @@ def test_a_bundle_of_one_shape_is_measured_as_it_is_served(finished: Path, files
     assert (adopted.lengths, adopted.batch_size, adopted.details) == ((32,), 2, fixed.details)
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("named", [{"0": "positive", "1": "negative"}, {"0": "LABEL_0", "1": "LABEL_1"}])
-def test_labels_in_another_order_are_called_out(
+def test_outputs_in_another_order_are_called_out(
     named: dict[str, str], teacher: Checkpoint, files: dict, tmp_path: Path
 ) -> None:
     """Another tool's model whose first output means "positive"; the data's labels are "negative", "positive"."""
@@ -127,7 +126,8 @@ def test_labels_in_another_order_are_called_out(
         assert done.returncode == 0, done.stderr
         said = "if the model's labels stood in this order: positive, negative" in done.stdout + done.stderr
         assert said != right
-=======
+
+
 @pytest.mark.parametrize("count", [2, 3, 8])
 def test_labels_in_another_order_are_called_out(count: int) -> None:
     rng = np.random.default_rng(0)
@@ -165,4 +165,3 @@ def test_bench_notes_a_foreign_model_whose_labels_are_in_another_order(
     (note,) = json.loads((tmp_path / "b.json").read_text())["notes"]
     assert "in this order: negative, positive; does its config.json name them in another one?" in note
     assert note in done.stdout.replace("\n", " ")
->>>>>>> tQ
