@@ -44,7 +44,7 @@ class Server:
     model: str | None = None  # asked over protocol v2; None: POST /predict
 
 
-PAREDOWN = ("{python}", "-m", "paredown.pipeline.cli", "serve", "{bundle}", "--port", "{port}", "--no-log-requests")
+PAREDOWN = ("{python}", "-m", "paredown", "serve", "{bundle}", "--port", "{port}", "--no-log-requests")
 SERVERS = (
     Server("paredown", (), PAREDOWN),
     Server("paredown, 2 workers", (), (*PAREDOWN, "--workers", "2")),
@@ -118,7 +118,7 @@ def answers(url: str, server: Server) -> bool:
 def probe(url: str, server: Server, data: str, rps: float, seconds: float, folder: Path) -> dict:
     """The figures of `paredown load` at one rate."""
     out = folder / "load.json"
-    command = [sys.executable, "-m", "paredown.pipeline.cli", "load", url, "--rps", str(rps), "--seconds", str(seconds)]
+    command = [sys.executable, "-m", "paredown", "load", url, "--rps", str(rps), "--seconds", str(seconds)]
     command += ["--data", data, "--json", str(out), "--timeout", str(DEADLINE_MS / 1e3 + 4)]
     command += ["--model", server.model] if server.model else []
     subprocess.run(command, check=True, capture_output=True)
@@ -148,7 +148,7 @@ def best_rate(url: str, server: Server, args: argparse.Namespace) -> tuple[float
 def offline(bundle: Path, args: argparse.Namespace) -> float:
     """Rows a second of the model without a server: the best of one row and of a batch a call, tokeniser included."""
     out = args.output_dir / "offline.json"
-    command = [sys.executable, "-m", "paredown.pipeline.cli", "bench", bundle, bundle, "--data", args.data]
+    command = [sys.executable, "-m", "paredown", "bench", bundle, bundle, "--data", args.data]
     subprocess.run([str(word) for word in [*command, "--json", out]], check=True)
     found = json.loads(out.read_text())["artifacts"][0]
     a_row_ms = min(found["mean_ms"], 1e3 / found["throughput_per_s"])

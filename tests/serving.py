@@ -80,7 +80,7 @@ def starting(directory: Path) -> Iterator[Callable[..., Running]]:
 
     def start(*options: object, env: dict[str, str] | None = None) -> Running:
         errors = directory / f"errors-{len(begun)}.jsonl"
-        command = [sys.executable, "-m", "paredown.pipeline.cli", "serve", *map(str, options)]
+        command = [sys.executable, "-m", "paredown", "serve", *map(str, options)]
         command += ["--port", "0", "--deadline-ms", "60000", "--open-s", "600"]
         with errors.open("w") as file:
             process = subprocess.Popen(command, stderr=file, env={**os.environ, **(env or {})})

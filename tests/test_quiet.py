@@ -50,13 +50,13 @@ def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("words", [["doctor"], ["verify", "BUNDLE"], ["predict", "BUNDLE", "--text", "good"]])
 def test_a_command(words: list[str], finished: Path, quiet: None) -> None:
     named = [str(finished / "bundle") if word == "BUNDLE" else word for word in words]
-    subprocess.run([sys.executable, "-m", "paredown.pipeline", *named], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "paredown", *named], check=True, capture_output=True)
 
 
 @pytest.mark.slow
 def test_what_makes_and_measures(teacher: Checkpoint, files: dict, finished: Path, tmp_path: Path, quiet: None) -> None:
     """`run` is these, and `choose`: torch, transformers, both exporters, every runtime in processes of their own."""
-    rows, paredown = ["--train", files["train"]], [sys.executable, "-m", "paredown.pipeline"]
+    rows, paredown = ["--train", files["train"]], [sys.executable, "-m", "paredown"]
     models = [finished / "bundle", teacher.path, tmp_path / "openvino", tmp_path / "onnx"]
     for words in (
         ["finetune", teacher.path, *rows, "--epochs", "0.1", "--output-dir", tmp_path / "tuned"],

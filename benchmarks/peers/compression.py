@@ -78,7 +78,7 @@ def main() -> None:
         file.write_text(json.dumps(bench, indent=1))
         return
     ours = {f"paredown, {path.name}": path for path in args.ours}
-    command = [sys.executable, "-m", "paredown.pipeline.cli", "bench", checkpoint, *served.values(), *ours.values(),
+    command = [sys.executable, "-m", "paredown", "bench", checkpoint, *served.values(), *ours.values(),
                "--data", args.data, "--max-length", args.max_length, "--json", out / "bench.json"]  # fmt: skip
     subprocess.run([str(word) for word in command], check=True)
     bench = json.loads((out / "bench.json").read_text())

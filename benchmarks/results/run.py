@@ -161,7 +161,7 @@ def base_model() -> str:
 
 
 def paredown(*words: object) -> None:
-    call(sys.executable, "-m", "paredown.pipeline.cli", *words)
+    call(sys.executable, "-m", "paredown", *words)
 
 
 def call(*words: object) -> None:

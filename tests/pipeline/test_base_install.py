@@ -29,7 +29,7 @@ sys.meta_path.insert(0, Hidden())
 """
 RUN = """
 import contextlib, io, json, sys
-from paredown.pipeline import cli
+from paredown.pipeline.cli import main as cli
 
 for command in json.load(sys.stdin):
     sys.argv, err, code = ["paredown", *command], io.StringIO(), 0

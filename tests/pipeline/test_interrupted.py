@@ -19,7 +19,7 @@ BEGINNING = "nothing is kept, and the same command starts from the beginning"
 def begun(home: Path, *words: object) -> subprocess.Popen:
     """The program, in a directory and a process group of its own, as a terminal starts it."""
     home.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "paredown.pipeline", *map(str, words)]
+    command = [sys.executable, "-m", "paredown", *map(str, words)]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts these tests may ignore it
     try:
         with (home / "out").open("w") as out, (home / "err").open("w") as err:

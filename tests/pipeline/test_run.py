@@ -95,7 +95,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_result(where: str, finished: Pat
     recipe = finished.parent / "recipe.yaml"
     run_dir = tmp_path / "run"  # the other steps are there: what is to be done again is the one that was killed
     shutil.copytree(finished / "steps", run_dir / "steps", ignore=shutil.ignore_patterns(f"{where}-*"))
-    command = [sys.executable, "-m", "paredown.pipeline.cli", "run", str(recipe), "--output-dir", str(run_dir)]
+    command = [sys.executable, "-m", "paredown", "run", str(recipe), "--output-dir", str(run_dir)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     scratch = run_dir / ".tmp-publish" if where == "publish" else run_dir / "steps" / f".tmp-{where}"
     deadline = time.monotonic() + 120
@@ -121,7 +121,7 @@ def test_the_second_of_two_runs_says_who_holds_the_lock_and_the_dead_hold_none(
     teacher: Checkpoint, files: dict, tmp_path: Path
 ) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL)
-    command = [sys.executable, "-m", "paredown.pipeline.cli", "run", str(recipe), "--output-dir", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "paredown", "run", str(recipe), "--output-dir", str(tmp_path / "run")]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while not (tmp_path / "run" / "steps").exists():

@@ -219,7 +219,7 @@ def test_workers_whose_supervisor_was_killed_leave_nothing(
 def test_a_bundle_that_does_not_open_ends_all_workers(finished: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(finished / "bundle", tmp_path / "broken")
     (broken / "tokenizer.json").write_text("{}")
-    command = [sys.executable, "-m", "paredown.pipeline.cli", "serve", str(broken), "--port", "0", "--workers", "2"]
+    command = [sys.executable, "-m", "paredown", "serve", str(broken), "--port", "0", "--workers", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 1
     assert "error: tokenizer.json" in done.stderr
@@ -286,7 +286,7 @@ def test_a_server_that_opens_an_endless_model_stops_when_told(
 
 def test_a_server_stops_while_it_opens_its_first_model(finished: Path, tmp_path: Path) -> None:
     bundle = endless(finished / "bundle", tmp_path / "endless")
-    command = [sys.executable, "-m", "paredown.pipeline.cli", "serve", bundle, "--port", "0", "--open-s", "300"]
+    command = [sys.executable, "-m", "paredown", "serve", bundle, "--port", "0", "--open-s", "300"]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE)
     eventually(lambda: openers(process.pid))
     opening = openers(process.pid)

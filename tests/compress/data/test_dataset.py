@@ -53,7 +53,7 @@ def test_words_that_other_readers_take_for_a_gap_are_words(tmp_path: Path) -> No
     pairs = TASKS["text-pair-classification"]
     records = [{"premise": "None", "hypothesis": word, "label": "a"} for word in words]
     for file in write_all(tmp_path, records):
-        assert pairs.read(str(file), names=("a", "b")).texts == tuple(f"None{PAIR}{word}" for word in words)
+        assert read_rows(pairs, str(file), names=("a", "b")).texts == tuple(f"None{PAIR}{word}" for word in words)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def test_any_number_of_rows_of_any_length_is_answered(kind: str, tmp_path: Path)
     """Of rows, lengths and positions, none is written into the graph; the last shape is the longest that is allowed."""
     checkpoint, task = make_checkpoint(tmp_path / kind, kind, layers=2), task_of(kind)
     plain, model = plain_onnx(checkpoint, task, tmp_path / "plain.onnx"), load(checkpoint, task)
-    sessions = [EXPORTERS[runtime](plain, checkpoint, task, tmp_path / runtime, 64).open(1) for runtime in CPU]
+    made = [EXPORTERS[runtime](plain, checkpoint, task, tmp_path / runtime, 64) for runtime in CPU]
+    sessions = [open_artifact(artifact, 1) for artifact in made]
     random = np.random.default_rng(0)
     for rows, length in ((1, 7), (3, 16), (8, 5), (1, 1), (2, checkpoint.positions)):
         if kind == "vit":

@@ -6,17 +6,17 @@ import os
 import signal
 import sys
 
-from .interrupted import INTERRUPTED, stop_at_once
+from .pipeline.interrupted import INTERRUPTED, stop_at_once
 
 
 def main() -> None:
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # a shell that starts it with `&` ignores it
-        from .cli.main import main as command
+        from .pipeline.cli.main import main as command
 
         command()
         return
     signal.signal(signal.SIGINT, stop_at_once)
-    from .cli.main import main as command
+    from .pipeline.cli.main import main as command
 
     sys.unraisablehook = _in_a_callback
     try:
