@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -156,7 +158,30 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
             quiet.set_verbosity(level)
         compare(report, model, path / WEIGHTS, new_head=False, vector=task.pools)
         model = _told(model, checkpoint, task)
+    if kind not in (*FAMILIES, *HALVES, *WHOLE, STATIC) and task.one_label and task.reads_text:
+        _warn_of_padding(model.eval(), checkpoint)
     return model.eval()
+
+
+def _warn_of_padding(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    """Say that the answer to a row depends on the longer rows beside it: XLNet reads a row's last token, which is
+    padding here, and FNet has no attention mask."""
+    from .inference import forward
+
+    encoder = checkpoint.encoder()
+    ids = encoder.ids(["a", " ".join(["an ordinary sentence"] * 4)])
+    probed = copy.deepcopy(model)  # BigBird changes its attention for good when it sees a short text
+    try:
+        both, alone = (forward(probed, encoder.pad(rows))["logits"] for rows in (ids, ids[:1]))
+    except (RuntimeError, ValueError, IndexError):  # of a length that it does not take: its rows will tell
+        return
+    apart = abs(both[0] - alone[0]).max()
+    if apart > 0.01 * abs(both).max():
+        logging.getLogger("paredown").warning(
+            "%s: answers of a '%s' model change with the padding of a batch, by %.2g for a row of %d tokens beside one "
+            "of %d: its scores, and what it teaches, are not those of rows alone", checkpoint.path,
+            checkpoint.config["model_type"], apart, len(ids[0]), len(ids[1]),
+        )  # fmt: skip
 
 
 def save(

@@ -51,7 +51,7 @@ def kind_of(model: PreTrainedModel) -> Kind:
     """Told by the class and the config of a model."""
     if type(model).__name__.endswith("ForQuestionAnswering"):
         return Kind.ENDS
-    if model.config.is_encoder_decoder:
+    if model.config.is_encoder_decoder and not type(model).__name__.endswith(TASKS["text-classification"].heads):
         return Kind.TEXT
     if type(model).__name__.endswith(TASKS["text-generation"].heads):
         return Kind.NEXT

@@ -130,7 +130,7 @@ def fit(  # noqa: C901
     if embeddings is None:  # positions and norms too
         parts, known = dict(model.base_model.named_children()), FAMILIES.get(model.config.model_type)
         names = (known.embeddings.partition(".")[0],) if known else ("embeddings", "embedder")
-        embeddings = next(parts[name] for name in names if name in parts)
+        embeddings = next((parts[name] for name in names if name in parts), None) or model.get_input_embeddings()
     trained = [p for p in embeddings.parameters() if p.requires_grad]
     micro = settings.batch_size
     if settings.adversarial is not None:

@@ -1,4 +1,5 @@
 import json
+import logging
 import re
 from pathlib import Path
 from unittest import mock
@@ -54,6 +55,27 @@ def test_an_architecture_without_fused_attention_loads(tmp_path: Path) -> None:
     assert torch.equal(logits(model), logits(load(save(model, source, tmp_path / "s"), TASK)))
     with mock.patch.object(train, "fast_bf16", return_value=True):  # its attention does not bear that
         train.finetune(model, [[2, 5, 3], [2, 11, 3]], np.array([0, 1]), Finetune(epochs=1), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "warned"),
+    [
+        ("xlnet", {"d_model": 32, "n_layer": 1, "n_head": 4, "d_inner": 64}, True), ("fnet", {}, True),
+        ("megatron-bert", {}, False), ("funnel", {"block_sizes": [1], "d_model": 32, "n_head": 4, "d_head": 8}, False),
+    ],
+)  # fmt: skip
+def test_answers_that_depend_on_padding_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, sizes: dict, warned: bool
+) -> None:
+    path = make_checkpoint(tmp_path / "c").path
+    torch.manual_seed(0)
+    common = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    common = {"vocab_size": 30, "pad_token_id": 0} | ({} if sizes else common)
+    config = transformers.AutoConfig.for_model(kind, **common, **sizes)
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(path)
+    with caplog.at_level(logging.WARNING, "paredown"):
+        load(open_checkpoint(path, TASK), TASK)
+    assert ("change with the padding of a batch" in caplog.text) == warned
 
 
 def test_labels_default_to_the_names_that_transformers_leaves_out(untrained: Checkpoint) -> None:

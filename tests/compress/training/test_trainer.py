@@ -1,12 +1,15 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from conftest import LABELS, TASK
+import transformers
+from conftest import LABELS, TASK, make_checkpoint
 
 from paredown.compress.config import Finetune
 from paredown.compress.data import dataset as data
 from paredown.compress.models.inference import forward
-from paredown.compress.models.loading import Checkpoint, load, save
+from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training import trainer as train
 from paredown.runtime.errors import StepError
 
@@ -31,6 +34,29 @@ def test_the_teacher_learns_and_the_embeddings_stay_when_frozen(untrained: Check
     assert all(p.requires_grad for p in model.parameters())
     assert not model.training
     assert seen[-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("eurobert", {"num_key_value_heads": 4}), ("qwen3", {"num_key_value_heads": 2, "head_dim": 8}), ("funnel", {}),
+        ("bart", {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "eos_token_id": 3}), ("longformer", {}),
+    ],
+)  # fmt: skip
+def test_architectures_that_are_not_exported_learn_too(tmp_path: Path, kind: str, sizes: dict) -> None:
+    """A teacher may be of any; a classifier of an encoder-decoder writes nothing."""
+    path = make_checkpoint(tmp_path / "c").path
+    common = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    if kind == "funnel":
+        common = {"block_sizes": [1, 1], "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 64}
+    common |= {"vocab_size": 30, "pad_token_id": 0, "attention_window": 8}
+    config = transformers.AutoConfig.for_model(kind, **(common | sizes))
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(path)
+    source = open_checkpoint(path, TASK)
+    ids = source.encoder(32).ids(["a good film", "the film was dull and very awful and the plot was weak"])
+    model = train.finetune(load(source, TASK), ids, np.array([0, 1]), Finetune(epochs=1), seed=0)
+    both = forward(model, source.encoder().pad(ids))["logits"]
+    np.testing.assert_allclose(forward(model, source.encoder().pad(ids[:1]))["logits"], both[:1], atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_weights(untrained: Checkpoint, files: dict) -> None:
