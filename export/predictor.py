@@ -10,7 +10,7 @@ import numpy as np
 
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import collate, run_rows
+from paredown.runtime.preprocessor import MARK, collate, run_rows
 from paredown.runtime.selftest import (
     BundleError,
     check_files,
@@ -26,7 +26,18 @@ from paredown.tasks.registry import TASKS, rows_of_texts
 
 from .isolation import begin_rows
 
-__all__ = ["Predictor", "collate", "columns_of", "image_of", "is_text", "points", "rows_of_texts", "sigmoid", "softmax"]
+__all__ = [
+    "MARK",
+    "Predictor",
+    "collate",
+    "columns_of",
+    "image_of",
+    "is_text",
+    "points",
+    "rows_of_texts",
+    "sigmoid",
+    "softmax",
+]
 
 
 class Predictor:

@@ -76,6 +76,8 @@ class Task:
     per_token: bool = False  # the model answers for every token, not for the row
     several: bool = False  # a row may have several labels, or none: each logit is a yes or a no of its own
     beside: Callable[[np.ndarray, Any], dict[str, float]] | None = None  # further figures of the rows, by name
+    text_column: str | None = None  # of the files that are read, where the user names it; None: found
+    label_column: str | None = None
 
     @property
     def number(self) -> bool:
@@ -154,9 +156,18 @@ class Task:
     def reads_text(self) -> bool:
         return not self.columns.images
 
-    def read(self, source: str, **how: Any) -> Rows:
+    def read(self, source: str, *, text: str | None = None, label: str | None = None, **how: Any) -> Rows:
         """`data.read` with this task's columns."""
-        return data.read(source, columns=self.columns, **how)
+        text, label = text or self.text_column, label or self.label_column
+        return data.read(source, columns=self.columns, text=text, label=label, **how)
+
+    def read_unlabeled(self, source: str) -> Rows:
+        """`data.read_unlabeled` with this task's columns."""
+        return data.read_unlabeled(source, columns=self.columns, text=self.text_column, label=self.label_column)
+
+    def label_names(self, source: str) -> tuple[str, ...]:
+        """`data.label_names` with this task's columns."""
+        return data.label_names(source, self.label_column, self.columns)
 
     def changed(
         self, texts: Sequence[str], change: noise.Change, share: float = noise.SHARE, seed: int = 0

@@ -10,7 +10,6 @@ import numpy as np
 import typer
 
 from paredown.compress.config import Augment
-from paredown.compress.data import dataset as data_module
 from paredown.compress.data.dataset import Rows
 from paredown.runtime.errors import InputError
 from paredown.tasks.parsing import columns_of
@@ -18,7 +17,7 @@ from paredown.tasks.registry import Task
 
 from ..progress import Report, Reporter
 from ..store import write_atomic
-from .common import Seed, TaskOption, about_words, out, task_named
+from .common import LabelColumn, Seed, TaskOption, TextColumn, about_words, out, task_named
 from .validation import checked
 
 app = typer.Typer()
@@ -39,11 +38,13 @@ def augment(
     through: Annotated[list[str] | None, typer.Option(help="seq2seq checkpoints, there and back (give two)")] = None,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Changed copies of training rows, the same for a seed; give it training rows only."""
     if output.exists() or output.suffix != ".jsonl":
         raise InputError(f"--output {output}: a new file that ends in .jsonl is expected")
-    kinds = task_named(task)
+    kinds = task_named(task, text=text_column, label=label_column)
     about_words(kinds, "augment")
     if kinds.vector:
         raise InputError(f"--task {task}: augment changes rows of one text, and these are pairs")
@@ -95,7 +96,7 @@ def _label_of(label: np.ndarray, names: tuple[str, ...]) -> dict:
 def _labels(source: str, task: Task) -> tuple[str, ...]:
     """Label names of the rows; empty for unlabelled text."""
     try:
-        return data_module.label_names(source, columns=task.columns)
+        return task.label_names(source)
     except InputError as error:
         if "no label column" in str(error):
             return ()

@@ -41,6 +41,8 @@ Adversarial = Annotated[
     Literal["fgm", "pgd", "freelb"] | None, typer.Option(help="withstand small pushes of the embeddings")
 ]
 TaskOption = Annotated[str, typer.Option(help="what the model does")]
+TextColumn = Annotated[str | None, typer.Option(help="name of the text column (default: found)")]
+LabelColumn = Annotated[str | None, typer.Option(help="name of the label column (default: found)")]
 
 
 @contextmanager
@@ -59,8 +61,9 @@ def pushes(kind: str | None, task: Task) -> dict | None:
     return {"kind": kind}
 
 
-def task_named(name: str, *, writes: bool = False) -> Task:
-    """The task of this name; `writes`: it may be one whose answer is a text of the model's own."""
+def task_named(name: str, *, writes: bool = False, text: str | None = None, label: str | None = None) -> Task:
+    """The task of this name, its rows in the columns that are named; `writes`: it may be one whose answer is a text of
+    the model's own."""
     if name not in TASKS:
         raise InputError(f"--task {name}: {nearest(name, TASKS)}")
     if TASKS[name].writes and not writes:
@@ -68,7 +71,8 @@ def task_named(name: str, *, writes: bool = False) -> Task:
             f"--task {name}: not for this verb; init, run, finetune, distill, quantize, export, bench and robustness "
             "know models that write"
         )
-    return TASKS[name]
+    named = text is not None or label is not None
+    return replace(TASKS[name], text_column=text, label_column=label) if named else TASKS[name]
 
 
 def answering(checkpoint: Checkpoint, task: Task, max_new_tokens: int | None) -> Checkpoint:

@@ -17,12 +17,14 @@ from paredown.runtime.preprocessor import batches_of
 from .common import (
     Adversarial,
     BatchSize,
+    LabelColumn,
     MaxLength,
     OutputDir,
     Rate,
     Seed,
     Source,
     TaskOption,
+    TextColumn,
     Unlabeled,
     Validation,
     about_words,
@@ -63,6 +65,8 @@ def prune(
     max_length: MaxLength = 128,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Cut heads, feed-forward neurons and layers, the least important first: to a time, or to given shares."""
     from paredown.compress.distillation.distill import heal
@@ -70,10 +74,10 @@ def prune(
 
     from ..steps.latency_table import Stopwatch
 
-    kind = task_named(task)
+    kind = task_named(task, text=text_column, label=label_column)
     source = open_checkpoint(checkpoint, kind)
     data = kind.read(train, labelled=False)
-    more = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
+    more = kind.read_unlabeled(unlabeled) if unlabeled else None
     held_out, more = kept_apart(data, optional(validation, kind, source.labels), more)
     timed = speedup is not None or latency_ms is not None
     if not timed and heads is None and ffn is None and layers is None:
@@ -134,19 +138,21 @@ def trim(
     frequent: Annotated[int, typer.Option(min=0, help="most frequent pieces that stay in any case")] = 2000,
     min_count: Annotated[int, typer.Option(min=1, help="times that the rows must have a token for it to stay")] = 1,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Cut the vocabulary to the tokens of the data and a safe floor; size shrinks, speed does not change."""
     from paredown.compress.pruning.vocabulary import changed_share
     from paredown.compress.pruning.vocabulary import trim as cut
 
-    kind = task_named(task)
+    kind = task_named(task, text=text_column, label=label_column)
     about_words(kind, "trim")
     if kind.goes_on:
         raise InputError(f"trim: {task} would learn to write without the tokens that were cut; the vocabulary stays")
     source = open_checkpoint(checkpoint, kind)
     pairs = None if kind.vector else False  # whose texts, each by itself, may well stand in train
     rows, judged = kind.read(train, labelled=False), kind.read(validation, labelled=pairs) if validation else None
-    more = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
+    more = kind.read_unlabeled(unlabeled) if unlabeled else None
     judged, more = kept_apart(rows, judged, more)
     texts = [*rows.texts, *(more.texts if more else ())]
     held_out = judged.texts if judged else None
@@ -193,12 +199,14 @@ def distill(  # noqa: C901
     max_length: MaxLength = 128,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Teach a smaller model the answers of a checkpoint (and of further teachers: the mean of their logits)."""
     from paredown.compress.distillation.distill import heal, mean_scores, student_of
     from paredown.compress.distillation.static_student import untaught
 
-    kind = task_named(task, writes=True)
+    kind = task_named(task, writes=True, text=text_column, label=label_column)
     source = open_checkpoint(checkpoint, kind)
     others = [open_checkpoint(path, kind) for path in teacher or []]
     elsewhere = open_checkpoint(student, kind) if student else None
@@ -228,7 +236,7 @@ def distill(  # noqa: C901
     if others and kind.goes_on:
         raise InputError(f"--teacher: {task} asks its teacher in every step, and there is one: the checkpoint")
     data = kind.read(train, labelled=False)
-    further = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
+    further = kind.read_unlabeled(unlabeled) if unlabeled else None
     held_out, further = kept_apart(data, optional(validation, kind, source.labels), further)
     more = further.texts if further else ()
     if patience and held_out is None:

@@ -15,8 +15,7 @@ from rich.table import Table
 
 from paredown.runtime.errors import InputError, StepError
 
-from .bundle import LabelColumn, TextColumn
-from .common import TaskOption, task_named
+from .common import LabelColumn, TaskOption, TextColumn, task_named
 from .validation import checked
 
 app = typer.Typer()

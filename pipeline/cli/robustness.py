@@ -20,8 +20,7 @@ from paredown.tasks.classification import points
 
 from ..results.side_by_side import adopted, correct
 from ..store import write_atomic
-from .bundle import LabelColumn, TextColumn
-from .common import Seed, TaskOption, about_words, out, task_named
+from .common import LabelColumn, Seed, TaskOption, TextColumn, about_words, out, task_named
 
 app = typer.Typer()
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from paredown.runtime.errors import InputError, StepError
 
 from .bundle import check_key
-from .common import TaskOption, task_named
+from .common import TaskOption, TextColumn, task_named
 from .validation import checked
 
 app = typer.Typer()
@@ -87,6 +87,7 @@ def load(
     timeout: Annotated[float, typer.Option(help="seconds for one answer")] = 10,
     seed: Annotated[int, typer.Option(help="of the spacing")] = 0,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
     api_key_file: Annotated[Path | None, typer.Option(help=f"file with the server's key (or ${KEY})")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
 ) -> None:
@@ -99,7 +100,9 @@ def load(
         raise InputError(f"{url}: an address that begins with http:// or https:// is expected")
     if bool(text) == bool(data):
         raise InputError("give either --text or --data")
-    texts = list(task_named(task, writes=True).read(data, labelled=False).texts) if data else text or []
+    texts = (
+        list(task_named(task, writes=True, text=text_column).read(data, labelled=False).texts) if data else text or []
+    )
     key = _key(api_key_file)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     address, requests = bodies(texts, url.rstrip("/"), model)

@@ -18,12 +18,14 @@ from .common import (
     Adversarial,
     BatchSize,
     Epochs,
+    LabelColumn,
     MaxLength,
     MaxNewTokens,
     OutputDir,
     Seed,
     Source,
     TaskOption,
+    TextColumn,
     Train,
     Validation,
     answering,
@@ -64,14 +66,16 @@ def finetune(
     max_new_tokens: MaxNewTokens = None,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Train a checkpoint on labelled rows, in full or with adapters; a base model gets a new head."""
     from paredown.compress.training.trainer import finetune as train_model
 
-    kind = task_named(task, writes=True)
+    kind = task_named(task, writes=True, text=text_column, label=label_column)
     source = answering(open_checkpoint(checkpoint), kind, max_new_tokens)
     has_head = source.has_head(kind)
-    names = source.labels if has_head else data_module.label_names(train, columns=kind.columns)
+    names = source.labels if has_head else kind.label_names(train)
     rows = kind.read(train, names=names)
     data_module.require_two_classes(rows, names)
     held_out, _ = kept_apart(rows, optional(validation, kind, names))
@@ -120,9 +124,11 @@ def update(
     max_length: MaxLength = 128,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Teach a checkpoint new rows, and new labels, without forgetting the old ones; update.json says at what price."""
-    kind = task_named(task)
+    kind = task_named(task, text=text_column, label=label_column)
     if kind.vector:
         raise InputError(f"--task {task}: update keeps rows of one text; finetune on the old pairs and the new ones")
     if kind.goes_on:

@@ -24,11 +24,13 @@ from ..store import key_of
 from .common import (
     BatchSize,
     Epochs,
+    LabelColumn,
     MaxLength,
     OutputDir,
     Seed,
     Source,
     TaskOption,
+    TextColumn,
     Train,
     about_words,
     kept_apart,
@@ -132,15 +134,17 @@ def tune(
     max_length: MaxLength = 128,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Search for fine-tuning settings; run it again to go on. tune.json has trials and what each knob is worth."""
-    kind = task_named(task)
+    kind = task_named(task, text=text_column, label=label_column)
     source = open_checkpoint(checkpoint).for_task(kind)
     if kind.vector:
         raise InputError(f"--task {task}: tune holds rows of one text out, and these are pairs; finetune is")
     if kind.goes_on:
         raise InputError(f"tune: not for {task}; try a few learning rates with finetune --patience")
-    labels = source.labels if source.has_head(kind) else data_module.label_names(train, columns=kind.columns)
+    labels = source.labels if source.has_head(kind) else kind.label_names(train)
     rows, held = (kind.read(path, names=labels) for path in (train, validation))
     held = kept_apart(rows, held)[0] or held
     data_module.require_two_classes(rows, labels)
