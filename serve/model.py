@@ -15,7 +15,7 @@ from paredown.export.bundle.archive import unpacked
 from paredown.export.predictor import Predictor
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import DIGEST, BundleError, read_manifest
-from paredown.runtime.preprocessor import collate
+from paredown.runtime.preprocessor import MARK, collate
 from paredown.tasks.base import Feature
 from paredown.tasks.parsing import is_text
 
@@ -257,6 +257,7 @@ def _check_ids(ids: np.ndarray, mask: np.ndarray | None, model: Model, settings:
         raise Refused(400, f"{MASK}: ones, then zeros: rows are padded on the right and hold a token at least")
     if lengths.max() > model.max_length:
         raise Refused(400, f"{IDS}: {lengths.max()} tokens; the model takes {model.max_length}")
-    if (ids < 0).any() or (ids >= model.vocabulary).any():
+    plain = ids % MARK if model.predictor.encoder.marks else ids
+    if (ids < 0).any() or (plain >= model.vocabulary).any():
         raise Refused(400, f"{IDS}: a token is not in the vocabulary of {model.vocabulary}")
     return [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]

@@ -75,6 +75,8 @@ class Task:
     answer = "label"  # how a golden row's answer is read off its output: a key of `runtime.answers.ANSWERS`
     columns: Columns = TEXT
     per_token = False  # the model answers for each token
+    text_column: str | None = None  # of the files that are read, where the user names it; None: found
+    label_column: str | None = None
     pipeline_tag = "text-classification"  # the Hub's name of the task
     unsupported: ClassVar[Mapping[Feature, str]] = {Feature.MAX_NEW_TOKENS: "its answer is no text"}  # and why
 
@@ -112,6 +114,14 @@ class Task:
     def for_rows(self, rows: Rows | None, *others: Rows | None) -> Self:
         """The task with the metric that these rows ask for; InputError where `others` ask for another one."""
         return self
+
+    def with_columns(self, text: str | None, label: str | None) -> Self:
+        """The task with the names of the columns of the files that are read; None: found."""
+        if text is None and label is None:
+            return self
+        task = copy.copy(self)
+        task.text_column, task.label_column = text, label
+        return task
 
     def with_metric(self, name: str) -> Self:
         task = copy.copy(self)

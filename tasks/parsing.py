@@ -88,7 +88,9 @@ def columns_of(row: str) -> dict[str, str]:
 def number(value: object, where: str, column: str, text: str) -> float:
     """The number in a cell."""
     try:
-        found = float(str(value)) if not isinstance(value, bool) else math.nan
+        found = (
+            math.nan if isinstance(value, bool) or "_" in str(value) else float(str(value))
+        )  # Python takes 1_0 for 10
     except ValueError:
         found = math.nan
     if not math.isfinite(found):

@@ -98,9 +98,20 @@ def read(  # noqa: C901
     return Rows(source, tuple(texts), gold, tuple(names), tuple(groups) if group is not None else None)
 
 
-def read_rows(task: Task, source: str, **how: Any) -> Rows:
+def read_rows(task: Task, source: str, *, text: str | None = None, label: str | None = None, **how: Any) -> Rows:
     """`read` with the columns of a task."""
-    return read(source, columns=task.columns, **how)
+    text, label = text or task.text_column, label or task.label_column
+    return read(source, columns=task.columns, text=text, label=label, **how)
+
+
+def read_unlabeled_rows(task: Task, source: str) -> Rows:
+    """`read_unlabeled` with the columns of a task."""
+    return read_unlabeled(source, columns=task.columns, text=task.text_column, label=task.label_column)
+
+
+def label_names_of(task: Task, source: str) -> tuple[str, ...]:
+    """`label_names` with the columns of a task."""
+    return label_names(source, task.label_column, task.columns)
 
 
 def _numbered(labels: list, named: LabelColumn, columns: Columns, source: str) -> list:

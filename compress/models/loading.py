@@ -158,7 +158,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
             quiet.set_verbosity(level)
         compare(report, model, path / WEIGHTS, new_head=False, vector=task.pools)
         model = _told(model, checkpoint, task)
-    if kind not in (*FAMILIES, *HALVES, *WHOLE, STATIC) and task.one_label and task.reads_text:
+    if kind not in (*FAMILIES, *HALVES, *WHOLE, STATIC) and task.one_label and not task.reads_images:
         _warn_of_padding(model.eval(), checkpoint)
     return model.eval()
 

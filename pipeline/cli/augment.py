@@ -8,14 +8,13 @@ from typing import Annotated
 import typer
 
 from paredown.compress.config import Augment
-from paredown.compress.data import dataset as data_module
-from paredown.compress.data.dataset import read_rows
+from paredown.compress.data.dataset import label_names_of, read_rows
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Feature, Task
 
 from ..progress import Reporter
 from ..steps.augment import write_augmented
-from .common import Seed, TaskOption, out, task_for
+from .common import LabelColumn, Seed, TaskOption, TextColumn, out, task_for
 from .validation import checked
 
 app = typer.Typer()
@@ -36,11 +35,13 @@ def augment(
     through: Annotated[list[str] | None, typer.Option(help="seq2seq checkpoints, there and back (give two)")] = None,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Changed copies of training rows, the same for a seed; give it training rows only."""
     if output.exists() or output.suffix != ".jsonl":
         raise InputError(f"--output {output}: a new file that ends in .jsonl is expected")
-    kinds = task_for(task, Feature.AUGMENT)
+    kinds = task_for(task, Feature.AUGMENT, text=text_column, label=label_column)
     settings = checked(
         Augment,
         {
@@ -58,7 +59,7 @@ def augment(
 def _labels(source: str, task: Task) -> tuple[str, ...]:
     """Label names of the rows; empty for unlabelled text."""
     try:
-        return data_module.label_names(source, columns=task.columns)
+        return label_names_of(task, source)
     except InputError as error:
         if "no label column" in str(error):
             return ()

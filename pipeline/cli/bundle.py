@@ -13,14 +13,14 @@ from rich.console import Console
 from paredown.runtime.errors import InputError, printable
 from paredown.runtime.manifest import SIGNATURE, BundleError
 
+from .common import LabelColumn, TextColumn
+
 app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
 NO_COUNT = ("R2", "Spearman", "MRR")  # they hang on how far these rows are spread, or on how many passages there are
 BundlePath = Annotated[Path, typer.Argument(help="a bundle (directory or .tar.gz), or a run directory that holds one")]
 PublicKey = Annotated[Path | None, typer.Option(help="PEM: only a bundle that its other half has signed")]
 DeadlineS = Annotated[float, typer.Option(min=1, help="seconds for the model to open and to give its golden answers")]
-TextColumn = Annotated[str | None, typer.Option(help="name of the text column (default: found)")]
-LabelColumn = Annotated[str | None, typer.Option(help="name of the label column (default: found)")]
 
 
 @app.command()

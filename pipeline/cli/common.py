@@ -43,6 +43,8 @@ Adversarial = Annotated[
     Literal["fgm", "pgd", "freelb"] | None, typer.Option(help="withstand small pushes of the embeddings")
 ]
 TaskOption = Annotated[str, typer.Option(help="what the model does")]
+TextColumn = Annotated[str | None, typer.Option(help="name of the text column (default: found)")]
+LabelColumn = Annotated[str | None, typer.Option(help="name of the label column (default: found)")]
 
 
 @contextmanager
@@ -61,12 +63,13 @@ def pushes(kind: str | None, task: Task) -> dict | None:
     return {"kind": kind}
 
 
-def task_for(name: str, *features: Feature) -> Task:
-    """The task of this name. InputError where it does not support one of the features, which the command needs."""
+def task_for(name: str, *features: Feature, text: str | None = None, label: str | None = None) -> Task:
+    """The task of this name, its rows in the columns that are named. InputError where it does not support one of the
+    features, which the command needs."""
     task = task_named(name, "--task")
     for feature in features:
         task.require(feature, f"--task {name}")
-    return task
+    return task.with_columns(text, label)
 
 
 def answering(checkpoint: Checkpoint, task: Task, max_new_tokens: int | None) -> Checkpoint:

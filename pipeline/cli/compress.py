@@ -9,7 +9,7 @@ import typer
 
 from paredown.compress.config import Distill, Prune, Recover, Static, Timed, Trim
 from paredown.compress.data import dataset as data_module
-from paredown.compress.data.dataset import read_rows
+from paredown.compress.data.dataset import read_rows, read_unlabeled_rows
 from paredown.compress.models.architectures import WHOLE
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.runtime.errors import InputError, StepError
@@ -20,12 +20,14 @@ from paredown.tasks.rows import some_of
 from .common import (
     Adversarial,
     BatchSize,
+    LabelColumn,
     MaxLength,
     OutputDir,
     Rate,
     Seed,
     Source,
     TaskOption,
+    TextColumn,
     Unlabeled,
     Validation,
     kept_apart,
@@ -65,6 +67,8 @@ def prune(
     max_length: MaxLength = 128,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Cut heads, feed-forward neurons and layers, the least important first: to a time, or to given shares."""
     from paredown.compress.distillation.distill import heal
@@ -72,10 +76,10 @@ def prune(
 
     from ..steps.latency_table import Stopwatch
 
-    kind = task_for(task, Feature.PRUNE)
+    kind = task_for(task, Feature.PRUNE, text=text_column, label=label_column)
     source = open_checkpoint(checkpoint, kind)
     data = read_rows(kind, train, labelled=False)
-    more = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
+    more = read_unlabeled_rows(kind, unlabeled) if unlabeled else None
     held_out, more = kept_apart(data, optional(validation, kind, source.labels), more)
     timed = speedup is not None or latency_ms is not None
     if not timed and heads is None and ffn is None and layers is None:
@@ -136,19 +140,21 @@ def trim(
     frequent: Annotated[int, typer.Option(min=0, help="most frequent pieces that stay in any case")] = 2000,
     min_count: Annotated[int, typer.Option(min=1, help="times that the rows must have a token for it to stay")] = 1,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Cut the vocabulary to the tokens of the data and a safe floor; size shrinks, speed does not change."""
     from paredown.compress.pruning.vocabulary import changed_share
     from paredown.compress.pruning.vocabulary import trim as cut
 
-    kind = task_for(task, Feature.TRIM)
+    kind = task_for(task, Feature.TRIM, text=text_column, label=label_column)
     source = open_checkpoint(checkpoint, kind)
     pairs = None if kind.columns.partner else False  # whose texts, each by itself, may well stand in train
     rows, judged = (
         read_rows(kind, train, labelled=False),
         read_rows(kind, validation, labelled=pairs) if validation else None,
     )
-    more = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
+    more = read_unlabeled_rows(kind, unlabeled) if unlabeled else None
     judged, more = kept_apart(rows, judged, more)
     texts = [*rows.texts, *(more.texts if more else ())]
     held_out = judged.texts if judged else None
@@ -195,12 +201,14 @@ def distill(  # noqa: C901
     max_length: MaxLength = 128,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Teach a smaller model the answers of a checkpoint (and of further teachers: the mean of their logits)."""
     from paredown.compress.distillation.distill import heal, mean_scores, student_of
     from paredown.compress.distillation.static_student import untaught
 
-    kind = task_for(task)
+    kind = task_for(task, text=text_column, label=label_column)
     source = open_checkpoint(checkpoint, kind)
     others = [open_checkpoint(path, kind) for path in teacher or []]
     elsewhere = open_checkpoint(student, kind) if student else None
@@ -226,7 +234,7 @@ def distill(  # noqa: C901
                 "compares answers token by token"
             )
     data = read_rows(kind, train, labelled=False)
-    further = data_module.read_unlabeled(unlabeled, columns=kind.columns) if unlabeled else None
+    further = read_unlabeled_rows(kind, unlabeled) if unlabeled else None
     held_out, further = kept_apart(data, optional(validation, kind, source.labels), further)
     more = further.texts if further else ()
     if patience and held_out is None:

@@ -24,8 +24,7 @@ from paredown.tasks.sentence_embedding import agreement
 
 from ..results.side_by_side import adopted
 from ..store import write_atomic
-from .bundle import LabelColumn, TextColumn
-from .common import MaxLength, TaskOption, out, task_for
+from .common import LabelColumn, MaxLength, TaskOption, TextColumn, out, task_for
 
 app = typer.Typer()
 STYLE = (

@@ -27,7 +27,19 @@ from paredown.runtime.session import ENGINES, CannotRunHere
 from paredown.tasks.base import Feature, Task
 from paredown.tasks.rows import Rows
 
-from .common import MaxLength, MaxNewTokens, OutputDir, Source, TaskOption, answering, out, task_for, writing
+from .common import (
+    LabelColumn,
+    MaxLength,
+    MaxNewTokens,
+    OutputDir,
+    Source,
+    TaskOption,
+    TextColumn,
+    answering,
+    out,
+    task_for,
+    writing,
+)
 from .validation import checked
 
 JUDGED = 200  # rows of --train that an artefact is compared with its checkpoint on
@@ -56,6 +68,8 @@ def quantize(
     ] = None,
     max_length: MaxLength = 128,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """INT8: the checkpoint's config and tokenizer with an INT8 model beside them."""
     if runtime == "openvino" and method == "dynamic":
@@ -64,7 +78,8 @@ def quantize(
     if train is None and any(value is not None for value in given.values()):
         raise InputError("--max-drop, --max-kl: what INT8 costs is measured on rows: give --train F")
     limits = checked(Int8, given)
-    _export_to(checkpoint, output_dir, runtime, f"int8-{method}", train, rows, max_length, task, limits=limits)
+    kind = task_for(task, text=text_column, label=label_column)
+    _export_to(checkpoint, output_dir, runtime, f"int8-{method}", train, rows, max_length, kind, limits=limits)
 
 
 @app.command()
@@ -101,6 +116,8 @@ def export(
     ] = None,
     max_new_tokens: MaxNewTokens = None,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Checkpoint to an artefact: the model, its tokenizer, config.json and artifact.json."""
     formats = {
@@ -118,8 +135,9 @@ def export(
     engine = {key: numbers for key, numbers in given.items() if numbers}
     if engine and runtime not in ENGINES:
         raise InputError("--batch-sizes, --compute-capabilities: for --to tensorrt and tensorrt-rtx")
+    kind = task_for(task, text=text_column, label=label_column)
     _export_to(
-        checkpoint, output_dir, runtime, precision, train, rows, max_length, task, sizes, batch_size,
+        checkpoint, output_dir, runtime, precision, train, rows, max_length, kind, sizes, batch_size,
         mobile=to == "ort", engine=engine, max_new_tokens=max_new_tokens,
     )  # fmt: skip
 
@@ -132,7 +150,7 @@ def _export_to(
     train: str | None,
     count: int,
     max_length: int,
-    task: str,
+    kind: Task,
     lengths: tuple[int, ...] = (),
     batch_size: int | None = None,
     *,
@@ -146,7 +164,6 @@ def _export_to(
     from paredown.export.onnx.static_shapes import shaped
     from paredown.export.runtimes.registry import EXPORTERS
 
-    kind = task_for(task)
     more: dict = {}
     if runtime in ON_GPU:
         kind.require(Feature.GPU, f"--to {runtime}")

@@ -15,8 +15,7 @@ from rich.table import Table
 
 from paredown.runtime.errors import InputError, StepError
 
-from .bundle import LabelColumn, TextColumn
-from .common import TaskOption, task_for
+from .common import LabelColumn, TaskOption, TextColumn, task_for
 from .validation import checked
 
 app = typer.Typer()

@@ -22,8 +22,7 @@ from paredown.tasks.scores import points
 
 from ..results.side_by_side import adopted, correct
 from ..store import write_atomic
-from .bundle import LabelColumn, TextColumn
-from .common import Seed, TaskOption, out, task_for
+from .common import LabelColumn, Seed, TaskOption, TextColumn, out, task_for
 
 app = typer.Typer()
 

@@ -16,7 +16,7 @@ from paredown.runtime.errors import InputError, StepError
 
 from ..interrupted import INTERRUPTED
 from .bundle import check_key
-from .common import TaskOption, task_for
+from .common import TaskOption, TextColumn, task_for
 from .validation import checked
 
 app = typer.Typer()
@@ -91,6 +91,7 @@ def load(
     timeout: Annotated[float, typer.Option(help="seconds for one answer")] = 10,
     seed: Annotated[int, typer.Option(help="of the spacing")] = 0,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
     api_key_file: Annotated[Path | None, typer.Option(help=f"file with the server's key (or ${KEY})")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
 ) -> None:
@@ -103,7 +104,7 @@ def load(
         raise InputError(f"{url}: an address that begins with http:// or https:// is expected")
     if bool(text) == bool(data):
         raise InputError("give either --text or --data")
-    texts = list(read_rows(task_for(task), data, labelled=False).texts) if data else text or []
+    texts = list(read_rows(task_for(task, text=text_column), data, labelled=False).texts) if data else text or []
     key = _key(api_key_file)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     address, requests = bodies(texts, url.rstrip("/"), model)

@@ -9,7 +9,7 @@ import typer
 
 from paredown.compress.config import Adapter, Finetune, Update
 from paredown.compress.data import dataset as data_module
-from paredown.compress.data.dataset import read_rows
+from paredown.compress.data.dataset import label_names_of, read_rows
 from paredown.compress.models.loading import load, open_checkpoint, save, with_new_head
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Feature
@@ -20,12 +20,14 @@ from .common import (
     Adversarial,
     BatchSize,
     Epochs,
+    LabelColumn,
     MaxLength,
     MaxNewTokens,
     OutputDir,
     Seed,
     Source,
     TaskOption,
+    TextColumn,
     Train,
     Validation,
     answering,
@@ -66,14 +68,16 @@ def finetune(
     max_new_tokens: MaxNewTokens = None,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Train a checkpoint on labelled rows, in full or with adapters; a base model gets a new head."""
     from paredown.compress.training.trainer import finetune as train_model
 
-    kind = task_for(task)
+    kind = task_for(task, text=text_column, label=label_column)
     source = answering(open_checkpoint(checkpoint), kind, max_new_tokens)
     has_head = source.has_head(kind)
-    names = source.labels if has_head else data_module.label_names(train, columns=kind.columns)
+    names = source.labels if has_head else label_names_of(kind, train)
     rows = read_rows(kind, train, names=names)
     data_module.require_two_classes(rows, names)
     held_out, _ = kept_apart(rows, optional(validation, kind, names))
@@ -122,9 +126,11 @@ def update(
     max_length: MaxLength = 128,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Teach a checkpoint new rows, and new labels, without forgetting the old ones; update.json says at what price."""
-    kind = task_for(task, Feature.UPDATE)
+    kind = task_for(task, Feature.UPDATE, text=text_column, label=label_column)
     source = open_checkpoint(checkpoint, kind)
     arrivals = read_arrivals(kind, source.labels, new, new_validation)
     old, held = read_rows(kind, train, names=source.labels), optional(validation, kind, source.labels)

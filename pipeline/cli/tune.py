@@ -11,7 +11,7 @@ import typer
 
 from paredown.compress.config import Finetune, Tune
 from paredown.compress.data import dataset as data_module
-from paredown.compress.data.dataset import read_rows
+from paredown.compress.data.dataset import label_names_of, read_rows
 from paredown.compress.models.loading import open_checkpoint
 from paredown.tasks.base import Feature
 
@@ -19,11 +19,13 @@ from ..steps.tune import sentence, study_key, tune_checkpoint
 from .common import (
     BatchSize,
     Epochs,
+    LabelColumn,
     MaxLength,
     OutputDir,
     Seed,
     Source,
     TaskOption,
+    TextColumn,
     Train,
     kept_apart,
     out,
@@ -51,11 +53,13 @@ def tune(
     max_length: MaxLength = 128,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Search for fine-tuning settings; run it again to go on. tune.json has trials and what each knob is worth."""
-    kind = task_for(task, Feature.TUNE)
+    kind = task_for(task, Feature.TUNE, text=text_column, label=label_column)
     source = open_checkpoint(checkpoint).for_task(kind)
-    labels = source.labels if source.has_head(kind) else data_module.label_names(train, columns=kind.columns)
+    labels = source.labels if source.has_head(kind) else label_names_of(kind, train)
     rows, held = (read_rows(kind, path, names=labels) for path in (train, validation))
     held = kept_apart(rows, held)[0] or held
     data_module.require_two_classes(rows, labels)

@@ -46,7 +46,7 @@ def read_arrivals(
     label: str | None = None,
 ) -> NewRows:
     """Read new rows; a fifth of them is held out when no `validation` is given. Raises InputError."""
-    found = data_module.label_names(new, label, task.columns) if task.columns.named else ()
+    found = data_module.label_names(new, label or task.label_column, task.columns) if task.columns.named else ()
     more = new_labels(known, found, new)
     if more:
         task.require(Feature.NEW_LABELS, f"{new}: the label '{more[0]}'")

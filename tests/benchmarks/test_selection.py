@@ -106,6 +106,13 @@ def test_a_candidate_can_be_selected_by_name_if_it_breaks_no_limit() -> None:
         choose(rows, rows[0], settings(), "bigg")
 
 
+def test_a_third_of_the_size_that_takes_longer_is_selected_for_its_size_alone() -> None:
+    """INT8 on a CPU without fast INT8: smaller and slower."""
+    rows = [row("fp32", 0.50, 850, size_mb=90.0), row("int8", 0.55, 850, size_mb=30.0)]
+    assert pick(rows, max_drop=1) == "fp32"
+    assert pick(rows, max_drop=1, budgets={"size_mb": 40}) == "int8"
+
+
 def test_lambda_weighs_value_against_money() -> None:
     rows = [row("good", 1.0, 850), row("cheap", 0.1, 800)]
     assert pick(rows, rule="lambda", value_per_point=1.0) == "good"

@@ -77,6 +77,15 @@ def test_a_gap_is_named_by_its_row_and_column(task: str, good: dict, gap: dict, 
             read_rows(TASKS[task], str(file), names=data.label_names(str(file), None, TASKS[task].columns))
 
 
+@pytest.mark.parametrize("cell", ["1_00", "0,5", "inf", "true", "1.0.0", "NA"])
+def test_what_is_no_number_is_none(cell: str, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", [("a film", "1e-1"), ("a plot", cell)])
+    with pytest.raises(InputError, match=f"line 3: a number is expected .* not '{cell}'"):
+        read_rows(TASKS["text-regression"], str(path), label="label")
+    path = write_csv(tmp_path / "a.csv", [("a film", "1e-1"), ("a plot", " -2.5 ")])
+    assert read_rows(TASKS["text-regression"], str(path), label="label").gold.tolist() == [0.1, -2.5]
+
+
 def test_columns_are_found_or_given(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("sentence,intent,other\nhello,positive,x\n")

@@ -92,8 +92,17 @@ def test_an_artefact_its_bundle_and_its_server_give_them_too(runtime: str, sourc
     ours = [[answer["scores"][label] for label in LABELS] for answer in Predictor(out)(*zip(*PAIRS, strict=True))]
     np.testing.assert_allclose(ours, want, atol=1e-5)
     ask = {"text": [first for first, _ in PAIRS], "text_pair": [second for _, second in PAIRS]}
+    rows = source.encoder().ids(texts)
+    batch = source.encoder().pad(rows)
+    tensors = [
+        {"name": name, "datatype": "INT64", "shape": list(array.shape), "data": array.ravel().tolist()}
+        for name, array in batch.items()
+    ]
     with client_of(bundle=out) as (client, _, _):
         found = client.post("/predict", json=ask).json()["predictions"]
+        reply = client.post("/v2/models/tiny/infer", json={"inputs": tensors}).json()
+    (scores,) = (output["data"] for output in reply["outputs"] if output["name"] == "scores")
+    np.testing.assert_allclose(np.array(scores).reshape(want.shape), want, atol=1e-5)
     served = [[answer["scores"][label] for label in LABELS] for answer in found]
     np.testing.assert_allclose(served, want, atol=1e-5)
     golden = json.loads((out / "golden.json").read_text())["rows"]

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
+import typer
 from conftest import make_checkpoint, paredown, refused
 
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.export.artifact import read_artifact
+from paredown.pipeline.cli import main as cli
 from paredown.pipeline.cli import tune as tuning
 from paredown.runtime.errors import StepError
 
@@ -218,3 +221,29 @@ def test_a_stage_is_not_judged_on_rows_that_it_learns_from(teacher: Checkpoint, 
     done = paredown("trim", teacher.path, *data)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stderr.splitlines()[0])["text"].startswith(f"{tmp_path / 'few.csv'}: 1 of 201 rows")
+
+
+@pytest.mark.parametrize("command", ["finetune", "trim", "prune", "distill", "quantize", "augment"])
+def test_columns_of_other_names_can_be_named(command: str, teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    for name in ("train", "validation"):
+        text = files[name].read_text().replace("text,label", "Body,Kind", 1)
+        (tmp_path / f"{name}.csv").write_text("".join(text.splitlines(keepends=True)[:41]))
+    source = [] if command == "augment" else [teacher.path]
+    out = ["--output", tmp_path / "more.jsonl"] if command == "augment" else ["--output-dir", tmp_path / "out"]
+    ask = [command, *source, "--train", tmp_path / "train.csv", *out]
+    ask += ["--validation", tmp_path / "validation.csv"] if command in ("finetune", "trim", "prune", "distill") else []
+    ask += ["--epochs", 1] if command in ("finetune", "distill") else ["--ffn", 0.5] if command == "prune" else []
+    refused(paredown(*ask), "no text column among Body, Kind", "--text-column")
+    refused(paredown(*ask, "--text-column", "body"), "no column 'body'; did you mean 'Body'?")
+    done = paredown(*ask, "--text-column", "Body", "--label-column", "Kind")
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_command_that_reads_rows_takes_the_names_of_columns() -> None:
+    """The error that asks for a name says with which option."""
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    for name, command in commands.items():
+        options = {parameter.name for parameter in command.params}
+        if options & {"train", "data"} and name != "init":  # whose recipe names them
+            assert "text_column" in options, name
+            assert "label_column" in options or name == "load", name
