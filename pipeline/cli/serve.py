@@ -15,7 +15,7 @@ from paredown.runtime.errors import InputError, StepError
 
 from ..interrupted import INTERRUPTED
 from .bundle import check_key
-from .common import TaskOption, task_named
+from .common import TaskOption, task_named, typed
 from .validation import checked
 
 app = typer.Typer()
@@ -102,7 +102,9 @@ def load(
         raise InputError(f"{url}: an address that begins with http:// or https:// is expected")
     if bool(text) == bool(data):
         raise InputError("give either --text or --data")
-    texts = list(task_named(task, writes=True).read(data, labelled=False).texts) if data else text or []
+    texts = [typed(line) for line in text or ()]
+    if data:
+        texts = list(task_named(task, writes=True).read(data, labelled=False).texts)
     key = _key(api_key_file)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     address, requests = bodies(texts, url.rstrip("/"), model)
