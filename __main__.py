@@ -10,6 +10,9 @@ from .pipeline.interrupted import INTERRUPTED, stop_at_once
 
 
 def main() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us: `>&-`, a service
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - stays open; without imports
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # a shell that starts it with `&` ignores it
         from .pipeline.cli.main import main as command
 

@@ -172,6 +172,8 @@ def main() -> int:
         said = {"error": "BundleError", "message": "the model takes more memory than it may"}
         if told["memory"] is not None:
             said["message"] += f", {told['memory'] / 1e9:.0f} GB"
+    except PermissionError as error:
+        said = {"error": "InputError", "message": f"{error.filename or 'a file'}: {error.strerror}"}
     except tuple(ERRORS.values()) as error:
         kind = next(name for name, kind in ERRORS.items() if isinstance(error, kind))
         said = {"error": kind, "message": str(error)}

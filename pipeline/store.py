@@ -228,6 +228,8 @@ def disk_error(error: OSError, where: Path) -> InputError | StepError:
     if isinstance(error, BrokenPipeError):
         raise error
     path = error.filename or where
+    if error.errno == 13 and Path(path).is_file() and not os.access(path, os.R_OK):
+        return InputError(f"{path}: {error.strerror}")
     if error.errno in (13, 30):  # EACCES, EROFS
         return InputError(f"{path}: cannot write there: {error.strerror}; choose another --output-dir")
     if error.errno in (28, 122):  # ENOSPC, EDQUOT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -54,6 +55,14 @@ def writing(output_dir: Path, stage: str) -> Iterator[tuple[Path, Report]]:
             yield target, report
         except StepError as error:
             raise StepError(f"{stage}: {error}") from error
+
+
+def typed(text: str) -> str:
+    """A text of the command line, in UTF-8 whatever the terminal's locale says."""
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        return text
 
 
 def pushes(kind: str | None, task: Task) -> dict | None:

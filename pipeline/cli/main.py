@@ -34,7 +34,7 @@ from . import serve as serving
 from . import train as learning
 from . import tune as tuning
 from .bundle import BundlePath
-from .common import TaskOption, task_for
+from .common import TaskOption, task_for, typed
 
 app = typer.Typer(
     help="The cheapest version of a fine-tuned model that is still good enough.",
@@ -104,22 +104,31 @@ def _command() -> int:
     except MemoryError as error:
         _say(said(f"too little memory: {error or 'no more is given to this process'}"))
         return 1
-    except ModuleNotFoundError as error:
-        extra = extra_of(error.name or "")
-        if extra is None:
+    except (ModuleNotFoundError, UnicodeEncodeError, OSError) as error:
+        line = _mendable(error)
+        if line is None:
             raise
-        _say(said(missing_extra((error.name or "").partition(".")[0], extra)))
-        return 2
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        if error.errno not in OF_FILES:
-            raise
-        _say(said(f"{error.filename or 'a file'}: {error.strerror}"))
+        _say(said(line))
         return 2
     except KeyboardInterrupt:
         _say(stopped())
         return INTERRUPTED
+
+
+def _mendable(error: ModuleNotFoundError | UnicodeEncodeError | OSError) -> object:
+    """What to say of an error that comes from how this machine is set up; None: it is a bug."""
+    if isinstance(error, ModuleNotFoundError):
+        extra = extra_of(error.name or "")
+        return None if extra is None else missing_extra((error.name or "").partition(".")[0], extra)
+    if isinstance(error, UnicodeEncodeError):
+        text = error.object[max(0, error.start - 40) : error.start + 40]
+        if not any("\udc80" <= letter <= "\udcff" for letter in text):  # how Python reads a name that it cannot
+            return None
+        here = sys.getfilesystemencoding()
+        return f"...{text!a}...: a name that is not in the encoding of this terminal, {here}; set LC_ALL=C.UTF-8"
+    if error.errno not in OF_FILES:  # a closed pipe among others
+        return None
+    return f"{error.filename or 'a file'}: {error.strerror}"
 
 
 def _say(line: str) -> None:
@@ -221,6 +230,7 @@ def predict(
     from paredown.export.bundle.archive import unpacked
     from paredown.export.isolation import ROWS_S, in_child
 
+    text, text_pair = ([typed(one) for one in given or ()] for given in (text, text_pair))
     if bool(text) == bool(image):
         raise InputError("give --text, or --image for a bundle that sees images")
     bundles.check_key(public_key)
@@ -229,10 +239,10 @@ def predict(
             from paredown.export.bundle.signature import check_signature
 
             check_signature(path, public_key)
-        pairs = text_pair or []
-        answers = in_child("predict", path, deadline_s, ROWS_S, texts=text or [], images=image or [], pairs=pairs)
+        pairs = text_pair
+        answers = in_child("predict", path, deadline_s, ROWS_S, texts=text, images=image or [], pairs=pairs)
         for i, answer in enumerate(answers):
-            row = {"image": image[i]} if image else {"text": (text or ())[i]}
+            row = {"image": image[i]} if image else {"text": text[i]}
             row |= {"text_pair": pairs[i]} if pairs else {}
             known = reads_unicode(sys.stdout.encoding)
             print(printable(json.dumps({**row, **answer}, ensure_ascii=not known)))

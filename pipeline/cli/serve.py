@@ -16,7 +16,7 @@ from paredown.runtime.errors import InputError, StepError
 
 from ..interrupted import INTERRUPTED
 from .bundle import check_key
-from .common import TaskOption, TextColumn, task_for
+from .common import TaskOption, TextColumn, task_for, typed
 from .validation import checked
 
 app = typer.Typer()
@@ -104,7 +104,9 @@ def load(
         raise InputError(f"{url}: an address that begins with http:// or https:// is expected")
     if bool(text) == bool(data):
         raise InputError("give either --text or --data")
-    texts = list(read_rows(task_for(task, text=text_column), data, labelled=False).texts) if data else text or []
+    texts = [typed(line) for line in text or ()]
+    if data:
+        texts = list(read_rows(task_for(task, text=text_column), data, labelled=False).texts)
     key = _key(api_key_file)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     address, requests = bodies(texts, url.rstrip("/"), model)
