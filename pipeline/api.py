@@ -1,0 +1,634 @@
+"""The Python API: `import paredown`. Each function calls what the command of the same name calls.
+
+Data are what the commands take (a path, a `datasets` name), or rows in memory: a list of dictionaries or of texts, a
+`datasets.Dataset`, a pandas DataFrame. Models are a checkpoint directory or hub id, a result of these functions, or
+(model, tokenizer) of transformers. Errors: InputError for input that can be mended, StepError for a result that cannot
+be trusted (both in `paredown.runtime.errors`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from paredown.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from paredown.export.predictor import Predictor
+
+Data = Any  # str, Path, list of dictionaries or texts, datasets.Dataset, pandas.DataFrame
+Model = Any  # str, Path, CompressedModel, (model, tokenizer)
+
+
+class Record(Mapping[str, Any]):
+    """An entry of a JSON file, its keys also as attributes: `record.latency_ms.p50`."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._data = dict(data)
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._data[key]
+        return Record(value) if isinstance(value, dict) else value
+
+    def __getattr__(self, key: str) -> Any:
+        if key.startswith("__") or key not in self._data:
+            raise AttributeError(f"no {key!r}; it has {', '.join(self._data)}")
+        return self[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __repr__(self) -> str:
+        return f"Record({self._data!r})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and lists."""
+        return dict(self._data)
+
+
+class Candidate(Record):
+    """A candidate of a run: the keys of its entry in choice.json, and where its artefact lies."""
+
+    def __init__(self, data: Mapping[str, Any], artifact: Path | None) -> None:
+        super().__init__(data)
+        self.artifact_path = artifact  # a directory; None for a candidate that failed
+
+    @property
+    def onnx_path(self) -> Path | None:
+        """The ONNX file; None for candidates of another runtime."""
+        file = None if self.artifact_path is None else self.artifact_path / "model.onnx"
+        return file if file is not None and file.is_file() else None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run."""
+
+    run_dir: Path
+    chosen: Candidate  # the one in the bundle
+    baseline: Candidate  # the checkpoint as given, in PyTorch fp32
+    candidates: tuple[Candidate, ...]
+    certificate: Record | None  # what the test rows say of `chosen`; None without any
+    choice: dict[str, Any] = field(repr=False)  # choice.json
+    failed: tuple[str, ...] = ()  # one line for each step that failed
+
+    @property
+    def bundle(self) -> Path:
+        return self.run_dir / "bundle"
+
+    @property
+    def report(self) -> Path:
+        return self.run_dir / "report.html"
+
+    def table(self) -> DataFrame | list[dict[str, Any]]:
+        """One row for each candidate: a DataFrame where pandas is installed, else a list of dictionaries."""
+        keys = ("name", "runtime", "precision", "metric_validation", "drop_validation", "drop_upper_95")
+        more = ("speedup_vs_baseline", "speedup_vs_plain_int8", "throughput_per_s", "size_mb", "cost_per_million")
+        rows = [
+            {key: entry.get(key) for key in keys}
+            | {f"{name}_ms": (entry.get("latency_ms") or {}).get(name) for name in ("p50", "p95", "p99")}
+            | {key: entry.get(key) for key in (*more, "rejected_because")}
+            for entry in self.candidates
+        ]
+        return _frame(rows)
+
+
+@dataclass(frozen=True)
+class CompressedModel:
+    """A checkpoint directory that transformers reads too, unless its layers were pruned unevenly: then
+    `CompressedModel.model` does."""
+
+    path: Path
+    task: str
+    _kept: Any = field(default=None, repr=False, compare=False)  # a temporary directory, gone with this object
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """Loaded in float32, on the CPU, in evaluation mode."""
+        from paredown.compress.models.loading import load, open_checkpoint
+        from paredown.tasks.registry import task_named
+
+        task = task_named(self.task)
+        return load(open_checkpoint(self.path, task), task)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.path)
+
+    @property
+    def size_mb(self) -> float:
+        """Of all its files, in MB (1e6 bytes)."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file()) / 1e6
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A directory with the model of one runtime, its tokenizer and artifact.json."""
+
+    path: Path
+    task: str
+    runtime: str
+    precision: str
+    size_mb: float  # of what has to be shipped
+    _kept: Any = field(default=None, repr=False, compare=False)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def onnx_path(self) -> Path | None:
+        file = self.path / "model.onnx"
+        return file if file.is_file() else None
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Artefacts side by side: the content of `paredown bench --json`."""
+
+    artifacts: tuple[Record, ...]  # in the order that they were given; "ratio" is against the first
+    noisy: bool
+    result: dict[str, Any] = field(repr=False)
+
+    def table(self) -> DataFrame | list[dict[str, Any]]:
+        """One row for each artefact: a DataFrame where pandas is installed, else a list of dictionaries."""
+        keys = ("path", "runtime", "precision", "p50_ms", "p95_ms", "p99_ms", "ratio", "ratio_ci", "throughput_per_s")
+        return _frame([{key: entry.get(key) for key in (*keys, "metric", "size_mb")} for entry in self.artifacts])
+
+
+class Bundle:
+    """A verified bundle, opened on this machine; a context manager. Without torch."""
+
+    def __init__(self, path: str | Path, *, public_key: str | Path | None = None, threads: int | None = None) -> None:
+        """Raises BundleError where a check fails. `public_key`: PEM file; the bundle must be signed by its private key.
+
+        `threads`: of the runtime; None: as many as there are cores.
+        """
+        from paredown.export.bundle.archive import unpacked
+        from paredown.export.predictor import Predictor
+
+        self._files = contextlib.ExitStack()
+        try:
+            self.path = self._files.enter_context(unpacked(Path(path)))
+            if public_key is not None:
+                from paredown.export.bundle.signature import check_signature
+
+                check_signature(self.path, Path(public_key))
+            self._predictor: Predictor = Predictor(self.path, threads)
+        except BaseException:
+            self._files.close()
+            raise
+
+    @property
+    def manifest(self) -> Record:
+        """manifest.json."""
+        return Record(self._predictor.manifest)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self._predictor.labels
+
+    def __call__(self, texts: Sequence[str], text_pairs: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """One answer for each text, as `paredown predict` gives it. Images are data URIs (`tasks.parsing.image_of`)."""
+        if isinstance(texts, str):
+            raise InputError("a list of texts is expected, not one text: model([text])")
+        return self._predictor(texts, text_pairs)
+
+    def evaluate(self, data: Data, *, text: str | None = None, label: str | None = None) -> Record:
+        """{metric, metric_name, rows} on labelled rows; the metric in points. `text`, `label`: names of columns."""
+        with _written({"data": data}) as files:
+            metric, rows = self._predictor.score(files["data"], text, label)
+        return Record({"metric": metric, "metric_name": self._predictor.task.metric_name, "rows": rows})
+
+    def close(self) -> None:
+        """Remove what an archive was unpacked to."""
+        self._files.close()
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load_bundle(path: str | Path, *, public_key: str | Path | None = None, threads: int | None = None) -> Bundle:
+    """Open a bundle (a directory, its .tar.gz, or a run directory that holds one), verified as `paredown verify` does.
+
+    >>> model = paredown.load_bundle("runs/demo/bundle")
+    >>> model(["a fine film"])[0]["label"]
+    """
+    return Bundle(path, public_key=public_key, threads=threads)
+
+
+def run(recipe: str | Path | Mapping[str, Any], output_dir: str | Path | None = None) -> RunResult:
+    """Do the job of a recipe: a YAML file, or its content as a dictionary (paths relative to the current directory).
+
+    Finished steps are kept in `output_dir` (default: runs/NAME), and the same call goes on after them. Raises
+    InputError, StepError.
+    """
+    from .recipe.loader import read_recipe
+    from .run import run as run_recipe
+
+    with contextlib.ExitStack() as during:
+        if isinstance(recipe, Mapping):
+            import yaml
+
+            scratch = Path(during.enter_context(tempfile.TemporaryDirectory(dir=".", prefix=".paredown-")))
+            file = scratch / "recipe.yaml"
+            file.write_text(yaml.safe_dump(_absolute(recipe), allow_unicode=True), encoding="utf-8")
+        else:
+            file = Path(recipe)
+        job = read_recipe(file)
+        name = job.name if job.name != type(job).model_fields["name"].default else file.stem
+        outcome = run_recipe(job, Path(output_dir) if output_dir is not None else Path("runs") / name)
+    return _result(outcome.run_dir, outcome.choice, outcome.measurements, outcome.failed)
+
+
+def compress(
+    checkpoint: Model,
+    *,
+    train: Data,
+    validation: Data,
+    test: Data | None = None,
+    unlabeled: Data | None = None,
+    minutes: float = 30.0,
+    max_drop: float = 1.0,
+    budgets: Mapping[str, float] | None = None,
+    task: str | None = None,
+    max_length: int = 128,
+    seed: int = 13,
+    recipe: Mapping[str, Any] | None = None,
+    output_dir: str | Path | None = None,
+) -> RunResult:
+    """The whole job without a recipe: search for smaller models, measure them, select one and pack it.
+
+    `minutes`: for the search and the training of what it finds. `max_drop`: points of the metric that may be lost.
+    `budgets`: hard limits such as {"p95_ms": 20, "size_mb": 10}. `task`: default: what the checkpoint is made for.
+    `recipe`: further keys of a recipe, such as {"targets": [...], "latency": {...}}. Raises InputError, StepError.
+
+    >>> result = paredown.compress("checkpoint", train="train.csv", validation="validation.csv", minutes=30)
+    >>> result.chosen.name, result.chosen.speedup_vs_baseline
+    """
+    given = {"train": train, "validation": validation, "test": test, "unlabeled": unlabeled}
+    with _checkpoint(checkpoint) as source, _written(given) as files:
+        kind = task or _task_of(source)
+        job: dict[str, Any] = {
+            "name": "model",
+            "task": kind,
+            "checkpoint": source,
+            "data": files,
+            "max_length": max_length,
+            "seed": seed,
+            "choose": {"max_drop": max_drop, "budgets": dict(budgets or {})},
+        }
+        if _supports_search(kind):
+            job["search"] = {"minutes": minutes}
+        return run(job | dict(recipe or {}), output_dir or Path("runs") / "compress")
+
+
+def prune(
+    model: Model,
+    data: Data,
+    *,
+    speedup: float | None = None,
+    heads: float | None = None,
+    ffn: float | None = None,
+    layers: int | Sequence[int] | None = None,
+    even: bool = False,
+    recover_epochs: float = 0.0,
+    task: str | None = None,
+    max_length: int = 128,
+    seed: int = 13,
+    output_dir: str | Path | None = None,
+) -> CompressedModel:
+    """Structured pruning of attention heads, FFN neurons and layers, the least important first.
+
+    `data`: rows that importance is measured on; labels are not needed. `speedup`: how many times faster, measured on
+    this machine; else `heads` and `ffn` are shares to keep, 0..1, and `layers` how many or which. `even`: all layers
+    get the same shape. `recover_epochs`: of fine-tuning with knowledge distillation after pruning.
+    """
+    from .cli.compress import prune as command
+
+    given = {"speedup": speedup, "heads": heads, "ffn": ffn, "layers": _numbers(layers), "even": even}
+    return _compressed(
+        command, model, {"train": data}, output_dir, task,
+        recover_epochs=recover_epochs, max_length=max_length, seed=seed, **given,
+    )  # fmt: skip
+
+
+def distill(
+    teacher: Model,
+    student: Model | int | Literal["static"],
+    data: Data,
+    *,
+    unlabeled: Data | None = None,
+    epochs: float | None = None,
+    learning_rate: float | None = None,
+    task: str | None = None,
+    max_length: int = 128,
+    seed: int = 13,
+    output_dir: str | Path | None = None,
+) -> CompressedModel:
+    """Knowledge distillation. `student`: a number of the teacher's layers, "static" (a bag of embeddings), or another
+    checkpoint. `data`: rows to learn on; labels are not needed. Hinton et al. 2015, arXiv 1503.02531."""
+    from .cli.compress import distill as command
+
+    with contextlib.ExitStack() as during:
+        given: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
+        if student == "static":
+            given["static"] = True
+        elif isinstance(student, int):
+            given["layers"] = str(student)
+        else:
+            given["student"] = during.enter_context(_checkpoint(student))
+        return _compressed(
+            command, teacher, {"train": data, "unlabeled": unlabeled}, output_dir, task,
+            max_length=max_length, seed=seed, **given,
+        )  # fmt: skip
+
+
+def export(
+    model: Model,
+    to: Literal["onnx", "ort", "openvino", "tensorrt", "tensorrt-rtx"] = "onnx",
+    *,
+    precision: str = "fp32",
+    data: Data | None = None,
+    task: str | None = None,
+    max_length: int = 128,
+    output_dir: str | Path | None = None,
+) -> ExportedModel:
+    """A checkpoint as the model of a runtime, compared with the checkpoint. `precision`: fp32, fp16, bf16, int8 (the
+    runtime's usual kind), int8-dynamic, int8-static, ...; `data`: training rows that INT8 is calibrated and judged on.
+    """
+    from .cli.export import export as command
+
+    usual = "int8-static" if to != "onnx" else "int8-dynamic"
+    precision = usual if precision == "int8" else precision
+    return _exported(command, model, data, output_dir, task, to=to, precision=precision, max_length=max_length)
+
+
+def quantize(
+    model: Model,
+    data: Data | None = None,
+    *,
+    method: Literal["dynamic", "static"] = "dynamic",
+    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime",
+    task: str | None = None,
+    max_length: int = 128,
+    output_dir: str | Path | None = None,
+) -> ExportedModel:
+    """Post-training INT8 quantisation. `data`: training rows; "static" is calibrated on them, and with them what INT8
+    costs is measured: matrix products that cost too much stay in float."""
+    from .cli.export import quantize as command
+
+    return _exported(command, model, data, output_dir, task, method=method, runtime=runtime, max_length=max_length)
+
+
+def bench(
+    models: Sequence[Model | ExportedModel],
+    data: Data,
+    *,
+    task: str | None = None,
+    max_length: int = 128,
+    text: str | None = None,
+    label: str | None = None,
+    **settings: Any,
+) -> BenchResult:
+    """Latency, throughput and quality side by side, in one run; ratios are against the first that runs here.
+
+    `models`: checkpoints, exported models, bundles, ONNX files of other tools. `settings`: of
+    `benchmarks.latency.LatencySettings`: threads, batch_size, processes, min_seconds, ...
+    """
+    from paredown.benchmarks.latency import LatencySettings
+    from paredown.tasks.registry import task_named
+
+    from .cli.validation import checked
+    from .results import side_by_side
+
+    if isinstance(models, str | Path) or not len(models):
+        raise InputError("bench: a list of models is expected: bench([a, b], data)")
+    with contextlib.ExitStack() as during:
+        files = during.enter_context(_written({"data": data}))
+        scratch = Path(during.enter_context(tempfile.TemporaryDirectory(prefix="paredown-")))
+        paths = [during.enter_context(_checkpoint(model)) for model in models]
+        kind = task_named(task or _task_of(paths[0]))
+        found = side_by_side.run(
+            paths, files["data"], text, label, checked(LatencySettings, settings), max_length, scratch, kind
+        )
+    return BenchResult(tuple(map(Record, found["artifacts"])), found["noisy"], found)
+
+
+def _result(run_dir: Path, choice: dict, measurements: dict, failed: Sequence[str]) -> RunResult:
+    folders = {entry["name"]: entry.get("artifact") for entry in measurements["candidates"]}
+
+    def candidate(entry: dict) -> Candidate:
+        folder = folders.get(entry["name"])
+        return Candidate(entry, None if folder is None else run_dir / folder)
+
+    certificate = choice["certificate"]
+    return RunResult(
+        run_dir=run_dir,
+        chosen=candidate(choice["chosen"]),
+        baseline=candidate(choice["baseline"]),
+        candidates=tuple(map(candidate, choice["candidates"])),
+        certificate=None if certificate is None else Record(certificate),
+        choice=choice,
+        failed=tuple(failed),
+    )
+
+
+def _compressed(
+    command: Any, model: Model, data: dict[str, Data], output_dir: str | Path | None, task: str | None, **given: Any
+) -> CompressedModel:
+    """What a command of one stage writes."""
+    out, kept = _output(output_dir)
+    with _checkpoint(model) as source, _written(data) as files, _silent():
+        kind = task or _task_of(source)
+        command(source, **files, output_dir=out, task=kind, **given)
+    return CompressedModel(out, kind, kept)
+
+
+def _exported(
+    command: Any, model: Model, data: Data | None, output_dir: str | Path | None, task: str | None, **given: Any
+) -> ExportedModel:
+    from paredown.export.artifact import read_artifact
+
+    out, kept = _output(output_dir)
+    with _checkpoint(model) as source, _written({"train": data}) as files, _silent():
+        kind = task or _task_of(source)
+        command(source, output_dir=out, task=kind, **files, **given)
+    artifact = read_artifact(out)
+    return ExportedModel(out, kind, artifact.runtime, artifact.precision, artifact.size_mb(), kept)
+
+
+def _output(output_dir: str | Path | None) -> tuple[Path, Any]:
+    """The directory to write, and a temporary one that is gone with the result, where none was named."""
+    if output_dir is not None:
+        return Path(output_dir), None
+    kept = tempfile.TemporaryDirectory(prefix="paredown-")
+    return Path(kept.name) / "model", kept
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Commands print what functions return."""
+    from .cli.common import out
+
+    before, out.quiet = out.quiet, True
+    try:
+        yield
+    finally:
+        out.quiet = before
+
+
+@contextlib.contextmanager
+def _checkpoint(model: Model) -> Iterator[str]:
+    """A model as a path or a hub id; one in memory is saved while the block lasts."""
+    if isinstance(model, str | os.PathLike):
+        yield os.fspath(model)
+        return
+    pair = isinstance(model, tuple) and len(model) == 2 and all(hasattr(part, "save_pretrained") for part in model)
+    if not pair:
+        raise InputError(
+            f"a model is a checkpoint directory, a hub id, or (model, tokenizer) of transformers, not {model!r:.80}"
+        )
+    with tempfile.TemporaryDirectory(prefix="paredown-") as folder:
+        for part in model:
+            part.save_pretrained(folder)
+        yield folder
+
+
+@contextlib.contextmanager
+def _written(data: Mapping[str, Data | None]) -> Iterator[dict[str, str]]:
+    """Rows as what the commands read: paths and names as they are, rows in memory as JSON lines while the block lasts;
+    what is None is left out."""
+    with tempfile.TemporaryDirectory(prefix="paredown-") as folder:
+        found = {}
+        for name, rows in data.items():
+            if isinstance(rows, str | os.PathLike):
+                found[name] = os.fspath(rows)
+            elif rows is not None:
+                file = Path(folder) / f"{name}.jsonl"
+                lines = (json.dumps(row, ensure_ascii=False, default=_plain) for row in _records(rows, name))
+                file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+                found[name] = str(file)
+        yield found
+
+
+def _records(rows: Any, name: str) -> list[dict[str, Any]]:
+    """Rows in memory as dictionaries; class numbers of a `datasets.Dataset` as their names."""
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # a DataFrame
+        return rows.to_dict("records")
+    names = {
+        column: feature.names for column, feature in getattr(rows, "features", {}).items() if hasattr(feature, "names")
+    }
+    found = []
+    for row in rows if isinstance(rows, Iterable) and not isinstance(rows, Mapping) else ():
+        if isinstance(row, str):
+            found.append({"text": row})
+        elif isinstance(row, Mapping):
+            found.append(
+                {key: names[key][value] if key in names and value is not None else value for key, value in row.items()}
+            )
+        else:
+            break
+    else:
+        if found:
+            return found
+    raise InputError(
+        f"{name}: rows are a path, a `datasets` name or Dataset, a DataFrame, or a list of dictionaries or of texts, "
+        f"not {type(rows).__name__}"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy for JSON."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise InputError(f"rows: a value of the type {type(value).__name__} cannot be written as JSON")
+
+
+def _task_of(source: str) -> str:
+    """The task that a checkpoint, an exported model or a bundle is made for."""
+    from paredown.compress.models.loading import open_checkpoint
+    from paredown.tasks.registry import TASKS
+
+    for file in (Path(source) / name for name in ("artifact.json", "manifest.json", "bundle/manifest.json")):
+        if file.is_file():
+            return str(json.loads(file.read_text())["task"])
+    if Path(source).is_file():
+        raise InputError(f"{source}: give task=, a file does not say it")
+    checkpoint = open_checkpoint(source)
+    found = [task.name for task in TASKS.values() if checkpoint.has_head(task)]
+    if not found:
+        raise InputError(f"{source}: '{checkpoint.architecture}' is of no known task; give task=")
+    return found[0]
+
+
+def _supports_search(task: str) -> bool:
+    from paredown.tasks.base import Feature
+    from paredown.tasks.registry import task_named
+
+    return task_named(task).supports(Feature.SEARCH)
+
+
+def _absolute(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe whose files do not depend on where it is written."""
+    made: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in recipe.items()}
+    parts: list[dict[str, Any]] = [made, *([made["data"]] if isinstance(made.get("data"), dict) else [])]
+    for part in parts:
+        for key in ("checkpoint", "train", "validation", "test", "unlabeled"):
+            value = part.get(key)
+            if isinstance(value, str | Path) and Path(value).exists():
+                part[key] = str(Path(value).resolve())
+    return made
+
+
+def _numbers(layers: int | Sequence[int] | None) -> str | None:
+    return None if layers is None else str(layers) if isinstance(layers, int) else ",".join(map(str, layers))
+
+
+def _frame(rows: list[dict[str, Any]]) -> DataFrame | list[dict[str, Any]]:
+    try:
+        import pandas
+    except ImportError:
+        return rows
+    return pandas.DataFrame(rows)
+
+
+__all__ = [
+    "BenchResult",
+    "Bundle",
+    "Candidate",
+    "CompressedModel",
+    "ExportedModel",
+    "Record",
+    "RunResult",
+    "bench",
+    "compress",
+    "distill",
+    "export",
+    "load_bundle",
+    "prune",
+    "quantize",
+    "run",
+]
