@@ -33,13 +33,15 @@ def fuse(source: Path, target: Path, checkpoint: Checkpoint) -> dict[str, int]:
     except ImportError as error:
         raise missing_extra(error.name or "onnxruntime", "cpu") from None
     import onnx
+    from optimum.utils import NormalizedConfigManager  # one name for what each architecture's config calls its own way
+    from transformers import CONFIG_MAPPING
 
     kind = checkpoint.config.get("model_type", "")
     if kind in (STATIC, *WHOLE, *HALVES) or not FAMILIES[kind].fuses:
         shutil.copyfile(source, target)
         return {}
-    heads = int(checkpoint.config.get("num_attention_heads") or checkpoint.config["n_heads"])
-    hidden = int(checkpoint.config.get("hidden_size") or checkpoint.config["dim"])
+    named = NormalizedConfigManager.get_normalized_config_class(kind)(CONFIG_MAPPING[kind].from_dict(checkpoint.config))
+    heads, hidden = int(named.num_attention_heads), int(named.hidden_size)
 
     class HeadsOfEachLayer(FusionAttention):
         """A cut layer has its own number of heads, to be read from its weights, not from the config."""
