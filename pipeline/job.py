@@ -11,6 +11,7 @@ from paredown.compress.config import Distill, Finetune, Heal, Prune, Stage, Time
 from paredown.compress.data import dataset as data_module
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import Certificate, divided
+from paredown.compress.distillation.compatibility import check_student, check_teacher, same_tokens
 from paredown.compress.models.architectures import FAMILIES, HALVES, WHOLE, check_cut, supported
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.compress.models.model_card import origin_files
@@ -223,16 +224,7 @@ def _check_installed(recipe: Recipe) -> None:
 
 def _teacher(source: str, checkpoint: Checkpoint, task: Task, max_length: int) -> Checkpoint:
     teacher = open_checkpoint(source, task)
-    if task.same_labels and sorted(teacher.labels) != sorted(checkpoint.labels):
-        raise InputError(
-            f"teachers: {source} has the labels {', '.join(teacher.labels[:5])}, the checkpoint "
-            f"{', '.join(checkpoint.labels[:5])}; the mean of their logits needs the same labels"
-        )
-    if task.compares_tokens and teacher.tokenizer_bytes() != checkpoint.tokenizer_bytes():
-        raise InputError(
-            f"teachers: {source} cuts text into other tokens than the checkpoint; {task.name} compares "
-            "answers token by token"
-        )
+    check_teacher(task, teacher, checkpoint, "teachers")
     if task.compares_tokens:
         same_length("teachers", checkpoint, teacher, max_length)
     return teacher
@@ -254,29 +246,14 @@ def _check_kind(model: Model, kind: str) -> None:
 def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length: int, unlabeled: bool) -> None:
     """A student from elsewhere opens, the losses inside the models are off when it cuts text into other tokens, each
     architecture can be cut so, and there are the rows that each step learns from."""
-    same_tokens, narrowed, kind = True, False, checkpoint.config.get("model_type", "")
+    shares_tokens, narrowed, kind = True, False, checkpoint.config.get("model_type", "")
     for entry in model.steps:
         stage, settings = entry.stage
         if isinstance(settings, Distill) and settings.student is not None:
             student = open_checkpoint(settings.student).for_task(task)
-            if task.same_labels and student.has_head(task) and student.labels != checkpoint.labels:
-                raise InputError(f"models: '{model.name}': {settings.student} has other labels than the checkpoint")
-            if task.same_width and student.width != checkpoint.width:
-                raise InputError(
-                    f"models: '{model.name}': {settings.student} gives vectors of {student.width} numbers, the "
-                    f"checkpoint of {checkpoint.width}; a student's have to be as wide"
-                )
-            same_tokens = student.tokenizer_bytes() == checkpoint.tokenizer_bytes()
-            same_tokens = same_tokens and not {
-                student.config.get("model_type"),
-                checkpoint.config.get("model_type"),
-            } & {*WHOLE}
-            if task.compares_tokens and not same_tokens:
-                raise InputError(
-                    f"models: '{model.name}': {settings.student} cuts text into other tokens than the checkpoint; "
-                    f"{task.name} compares answers token by token"
-                )
-            if same_tokens and (task.compares_tokens or settings.hidden_weight or settings.relation_weight):
+            check_student(task, student, checkpoint, f"models: '{model.name}'")
+            shares_tokens = same_tokens(student, checkpoint)
+            if shares_tokens and (task.compares_tokens or settings.hidden_weight or settings.relation_weight):
                 same_length(f"models: '{model.name}'", checkpoint, student, max_length)
             narrowed, kind = True, student.config.get("model_type", "")
         narrowed = narrowed or (isinstance(settings, Distill) and settings.width is not None)
@@ -287,7 +264,7 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length:
         lesson = settings.recover if isinstance(settings, Prune) else settings
         if isinstance(lesson, Heal) and lesson.learn_from == "unlabeled" and not unlabeled:
             raise InputError(f"models: '{model.name}', {stage}: learn_from: unlabeled needs data.unlabeled")
-        if isinstance(lesson, Heal) and not same_tokens and (lesson.hidden_weight or lesson.relation_weight):
+        if isinstance(lesson, Heal) and not shares_tokens and (lesson.hidden_weight or lesson.relation_weight):
             raise InputError(
                 f"models: '{model.name}', {stage}: its student cuts text into other tokens than the checkpoint, or "
                 "sees images otherwise; set hidden_weight and relation_weight to 0"

@@ -10,8 +10,8 @@ import typer
 from paredown.compress.config import Distill, Prune, Recover, Static, Timed, Trim
 from paredown.compress.data import dataset as data_module
 from paredown.compress.data.dataset import read_rows, read_unlabeled_rows
-from paredown.compress.models.architectures import WHOLE
-from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
+from paredown.compress.distillation.compatibility import check_student, check_teacher, same_tokens
+from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.preprocessor import batches_of
 from paredown.tasks.base import Feature
@@ -219,20 +219,9 @@ def distill(  # noqa: C901
     if static:
         kind.require(Feature.STATIC, "--static")
     for other in others:
-        if kind.same_labels and sorted(other.labels) != sorted(source.labels):
-            raise InputError(f"{other.path}: its labels are not those of {source.path}")
-    if elsewhere and kind.same_width and elsewhere.width != source.width:
-        raise InputError(
-            f"{elsewhere.path}: it gives vectors of {elsewhere.width} numbers, {source.path} of {source.width}"
-        )
-    if elsewhere and kind.same_labels and elsewhere.labels != source.labels:
-        raise InputError(f"{elsewhere.path}: its labels are not those of {source.path}, in the same order")
-    for other in (*others, *([elsewhere] if elsewhere else [])):
-        if kind.compares_tokens and not _same_tokens(source, other):
-            raise InputError(
-                f"{other.path}: it cuts text into other tokens than {source.path}, and {kind.name} "
-                "compares answers token by token"
-            )
+        check_teacher(kind, other, source, "--teacher")
+    if elsewhere:
+        check_student(kind, elsewhere, source, "--student")
     data = read_rows(kind, train, labelled=False)
     further = read_unlabeled_rows(kind, unlabeled) if unlabeled else None
     held_out, further = kept_apart(data, optional(validation, kind, source.labels), further)
@@ -246,7 +235,7 @@ def distill(  # noqa: C901
             raise InputError("--static: a student without layers takes none of the options about layers")
         settings = checked(Static, given)
     else:
-        if hidden_weight is None and (width is not None or (elsewhere and not _same_tokens(source, elsewhere))):
+        if hidden_weight is None and (width is not None or (elsewhere and not same_tokens(source, elsewhere))):
             hidden_weight = 0.0
         settings = checked(
             Distill,
@@ -257,7 +246,7 @@ def distill(  # noqa: C901
                 "relation_weight": relation_weight, "quantize_aware": quantize_aware,
             },
         )  # fmt: skip
-        if elsewhere and not _same_tokens(source, elsewhere) and (settings.hidden_weight or settings.relation_weight):
+        if elsewhere and not same_tokens(source, elsewhere) and (settings.hidden_weight or settings.relation_weight):
             raise InputError(
                 f"--student {student}: it cuts text into other tokens, or sees images otherwise; leave hidden and "
                 "relation losses out"
@@ -265,7 +254,7 @@ def distill(  # noqa: C901
     texts = [*data.texts, *more]
     learner = elsewhere or source
     # a teacher that reads the student's own tokens is given no more of them than it takes
-    shared = min([max_length, *(t.positions for t in (source, *others) if _same_tokens(t, learner))])
+    shared = min([max_length, *(t.positions for t in (source, *others) if same_tokens(t, learner))])
     ids = data_module.encode(learner.encoder(shared), data) + learner.encoder(shared).ids(list(more))
 
     def scores_of(lines: list[str]) -> np.ndarray | None:
@@ -273,7 +262,7 @@ def distill(  # noqa: C901
             return None
         return mean_scores(
             [
-                (load(t, kind), t.encoder(shared if _same_tokens(t, learner) else max_length).ids(lines))
+                (load(t, kind), t.encoder(shared if same_tokens(t, learner) else max_length).ids(lines))
                 for t in (source, *others)
             ]
         )
@@ -294,11 +283,6 @@ def distill(  # noqa: C901
         saved = save(pupil, learner, target)
         value = metric(saved, kind, held_out, max_length)
     say(output_dir, kind.for_rows(held_out), value)
-
-
-def _same_tokens(a: Checkpoint, b: Checkpoint) -> bool:
-    kinds = {a.config.get("model_type"), b.config.get("model_type")}
-    return a.tokenizer_bytes() == b.tokenizer_bytes() and not kinds & {*WHOLE}
 
 
 def _layers(given: str | None) -> int | list[int] | None:
