@@ -47,20 +47,30 @@ app = typer.Typer()
 @app.command()
 def prune(
     checkpoint: Source,
-    train: Annotated[str, typer.Option(help="rows to measure and heal on; labels are not needed")],
+    train: Annotated[
+        str, typer.Option(help="Rows for importance scores and for fine-tuning after pruning; labels are not needed.")
+    ],
     output_dir: OutputDir,
     validation: Validation = None,
     unlabeled: Unlabeled = None,
-    speedup: Annotated[float | None, typer.Option(help="how many times faster, measured on this machine")] = None,
-    latency_ms: Annotated[float | None, typer.Option(help="milliseconds of a call instead")] = None,
-    runtime: Annotated[str, typer.Option(help="what the time is measured in: onnxruntime, openvino")] = "onnxruntime",
-    precision: Annotated[str, typer.Option(help="and its precision")] = "int8-dynamic",
-    even: Annotated[bool, typer.Option(help="the same shape in every layer; plain transformers loads it")] = False,
-    heads: Annotated[float | None, typer.Option(help="share of attention heads to keep, 0..1")] = None,
-    ffn: Annotated[float | None, typer.Option(help="share of feed-forward neurons to keep, 0..1")] = None,
-    layers: Annotated[str | None, typer.Option(help="layers to keep: a number, or a list such as 0,2,5")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="training rows to measure importance on")] = 1024,
-    recover_epochs: Annotated[float, typer.Option(min=0, help="training after the cut (0: none)")] = 0.0,
+    speedup: Annotated[float | None, typer.Option(help="Target speed-up, measured on this machine.")] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Target latency of a call, in ms, instead of a speed-up.")
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option(help="Runtime of the latency target: onnxruntime or openvino.")
+    ] = "onnxruntime",
+    precision: Annotated[str, typer.Option(help="Precision of the latency target.")] = "int8-dynamic",
+    even: Annotated[
+        bool, typer.Option(help="Use one shape in every layer, so that transformers can load the model.")
+    ] = False,
+    heads: Annotated[float | None, typer.Option(help="Share of attention heads to keep, 0 to 1.")] = None,
+    ffn: Annotated[float | None, typer.Option(help="Share of feed-forward neurons to keep, 0 to 1.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers to keep: a number, or a list such as 0,2,5.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Number of training rows for importance scores.")] = 1024,
+    recover_epochs: Annotated[
+        float, typer.Option(min=0, help="Epochs of fine-tuning after pruning, by distillation (0: none).")
+    ] = 0.0,
     adversarial: Adversarial = None,
     learning_rate: Rate = 3e-5,
     batch_size: BatchSize = 32,
@@ -70,7 +80,7 @@ def prune(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
-    """Cut heads, feed-forward neurons and layers, the least important first: to a time, or to given shares."""
+    """Structured pruning of heads, feed-forward neurons and layers, to a latency target or to given shares."""
     from paredown.compress.distillation.distill import heal
     from paredown.compress.pruning.prune import prune as cut
 
@@ -133,17 +143,17 @@ def prune(
 @app.command()
 def trim(
     checkpoint: Source,
-    train: Annotated[str, typer.Option(help="rows whose tokens stay; labels are not needed")],
+    train: Annotated[str, typer.Option(help="Rows whose tokens are kept; labels are not needed.")],
     output_dir: OutputDir,
-    validation: Annotated[str | None, typer.Option(help="held-out rows to report the change on")] = None,
+    validation: Annotated[str | None, typer.Option(help="Held-out rows for the report of the change.")] = None,
     unlabeled: Unlabeled = None,
-    frequent: Annotated[int, typer.Option(min=0, help="most frequent pieces that stay in any case")] = 2000,
-    min_count: Annotated[int, typer.Option(min=1, help="times that the rows must have a token for it to stay")] = 1,
+    frequent: Annotated[int, typer.Option(min=0, help="Number of most frequent tokens that are always kept.")] = 2000,
+    min_count: Annotated[int, typer.Option(min=1, help="Minimum count of a token in the rows.")] = 1,
     task: TaskOption = "text-classification",
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
-    """Cut the vocabulary to the tokens of the data and a safe floor; size shrinks, speed does not change."""
+    """Reduce the vocabulary to the tokens of the data and the most frequent ones; this saves size, not time."""
     from paredown.compress.pruning.vocabulary import changed_share
     from paredown.compress.pruning.vocabulary import trim as cut
 
@@ -173,30 +183,36 @@ def trim(
 @app.command()
 def distill(  # noqa: C901
     checkpoint: Source,
-    train: Annotated[str, typer.Option(help="rows to learn on; labels are not needed")],
+    train: Annotated[str, typer.Option(help="Training rows; labels are not needed.")],
     output_dir: OutputDir,
     validation: Validation = None,
     unlabeled: Unlabeled = None,
-    static: Annotated[bool, typer.Option("--static", help="a student without layers: embeddings, mean, head")] = False,
-    student: Annotated[str | None, typer.Option(help="another checkpoint as the student")] = None,
+    static: Annotated[
+        bool, typer.Option("--static", help="Train a static student: token embeddings, mean pooling and a linear head.")
+    ] = False,
+    student: Annotated[
+        str | None, typer.Option(help="Checkpoint of the student, in place of layers of the teacher.")
+    ] = None,
     layers: Annotated[
-        str | None, typer.Option(help="a number of the teacher's layers, or a list such as 0,2,5")
+        str | None, typer.Option(help="Layers of the teacher to keep: a number, or a list such as 0,2,5.")
     ] = None,
     decoder_layers: Annotated[
-        str | None, typer.Option(help="text-to-text: layers of the half that writes (default: as --layers)")
+        str | None, typer.Option(help="Decoder layers of a text-to-text student (default: as --layers).")
     ] = None,
-    width: Annotated[int | None, typer.Option(help="hidden size of the student")] = None,
-    teacher: Annotated[list[str] | None, typer.Option(help="a further teacher; may be given several times")] = None,
-    epochs: Annotated[float | None, typer.Option(help="passes over the rows (default: 3, static: 6)")] = None,
+    width: Annotated[int | None, typer.Option(help="Hidden size of the student.")] = None,
+    teacher: Annotated[list[str] | None, typer.Option(help="Further teacher; may be given several times.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Number of epochs (default: 3, static: 6).")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="peak learning rate (default: 2e-4, static: 1e-3)")
+        float | None, typer.Option(help="Peak learning rate (default: 2e-4, static: 1e-3).")
     ] = None,
     batch_size: BatchSize = 32,
-    temperature: Annotated[float, typer.Option(help="of the logit loss")] = 2.0,
-    hidden_weight: Annotated[float | None, typer.Option(help="weight of the hidden-state loss")] = None,
-    relation_weight: Annotated[float, typer.Option(help="weight of the token-relation loss")] = 0.0,
-    patience: Annotated[int | None, typer.Option(min=1, help="stop after so many looks at validation")] = None,
-    quantize_aware: Annotated[bool, typer.Option(help="train with INT8's rounding")] = False,
+    temperature: Annotated[float, typer.Option(help="Temperature of the logit loss.")] = 2.0,
+    hidden_weight: Annotated[float | None, typer.Option(help="Weight of the hidden-state loss.")] = None,
+    relation_weight: Annotated[float, typer.Option(help="Weight of the token-relation loss.")] = 0.0,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Early-stopping patience, in evaluations on validation rows.")
+    ] = None,
+    quantize_aware: Annotated[bool, typer.Option(help="Use quantisation-aware training.")] = False,
     adversarial: Adversarial = None,
     max_length: MaxLength = 128,
     seed: Seed = 13,
@@ -204,7 +220,7 @@ def distill(  # noqa: C901
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
-    """Teach a smaller model the answers of a checkpoint (and of further teachers: the mean of their logits)."""
+    """Knowledge distillation of a checkpoint, or of the mean logits of several teachers, into a smaller model."""
     from paredown.compress.distillation.distill import heal, mean_scores, student_of
     from paredown.compress.distillation.static_student import untaught
 

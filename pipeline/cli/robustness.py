@@ -29,21 +29,25 @@ app = typer.Typer()
 
 @app.command()
 def robustness(
-    models: Annotated[list[str], typer.Argument(help="checkpoints, exported directories or bundles")],
-    data: Annotated[str, typer.Option(help="labelled rows to change")],
+    models: Annotated[list[str], typer.Argument(help="Checkpoints, exported directories or bundles.")],
+    data: Annotated[str, typer.Option(help="Labelled rows to perturb.")],
     share: Annotated[
-        float, typer.Option(min=0.01, max=1, help="share of a row's words that are touched")
+        float, typer.Option(min=0.01, max=1, help="Share of the words of a row that are perturbed.")
     ] = noise.SHARE,
-    synonyms: Annotated[str | None, typer.Option(help="file with a group of words a line, with commas")] = None,
+    synonyms: Annotated[
+        str | None, typer.Option(help="File of synonyms: one group of words on each line, separated by commas.")
+    ] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     task: TaskOption = "text-classification",
-    max_length: Annotated[int, typer.Option(help="longest input in tokens, for what does not say")] = 128,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    max_length: Annotated[
+        int, typer.Option(help="Maximum input length in tokens, for models that do not state one.")
+    ] = 128,
+    json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for the results.")] = None,
     seed: Seed = 13,
 ) -> None:
-    """The metric on rows as they are, with typos, in capitals, twice, with words left out, swapped, replaced by
-    synonyms; models side by side."""
+    """Compare the metric on original and perturbed rows: typos, capitals, doubled texts, deleted or swapped words,
+    synonyms."""
     kind = task_for(task, Feature.ROBUSTNESS)
     changes = noise.MEASURED | {"deletion": noise.deletion, "swap": noise.swap}
     if synonyms is not None:
