@@ -234,9 +234,7 @@ class Static(Heal):
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-3, description="peak of AdamW's learning rate")
     hidden_weight: Literal[0] = Field(default=0, description="0: a static student has no hidden states")  # type: ignore[assignment]
     relation_weight: Literal[0] = Field(default=0, description="0: a static student has no attention layers")  # type: ignore[assignment]
-    quantize_aware: Literal[False] = Field(
-        default=False, description="false: a static student has no matrix products to quantise"
-    )  # type: ignore[assignment]
+    quantize_aware: Literal[False] = Field(default=False, description="false: no matrix products to quantise")  # type: ignore[assignment]
     freeze_embeddings: Literal[False] = Field(default=False, description="false: the embeddings are trained")  # type: ignore[assignment]
 
 

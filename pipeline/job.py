@@ -230,8 +230,8 @@ def _teacher(source: str, checkpoint: Checkpoint, task: Task, max_length: int) -
         )
     if task.compares_tokens and teacher.tokenizer_bytes() != checkpoint.tokenizer_bytes():
         raise InputError(
-            f"teachers: {source} cuts text into other tokens than the checkpoint; {task.name} compares "
-            "answers token by token"
+            f"teachers: the tokenizer of {source} differs from the checkpoint's; {task.name} compares "
+            "outputs token by token"
         )
     if task.compares_tokens:
         same_length("teachers", checkpoint, teacher, max_length)
@@ -239,21 +239,21 @@ def _teacher(source: str, checkpoint: Checkpoint, task: Task, max_length: int) -
 
 
 def _check_kind(model: Model, kind: str) -> None:
-    """A convolutional net is not cut, and none is made of its layers."""
+    """Pruning, and distillation into some of the layers, are not supported for convolutional networks."""
     for entry in model.steps:
         stage, settings = entry.stage
         if isinstance(settings, Distill) and settings.student is not None:
             kind = open_checkpoint(settings.student).config.get("model_type", "")
         elif kind in WHOLE and isinstance(settings, Prune | Distill):
             raise InputError(
-                f"models: '{model.name}', {stage}: a '{kind}' model is not cut; supported: {', '.join(FAMILIES)}. As a "
-                "student it comes from elsewhere: distill: {student: DIR}"
+                f"models: '{model.name}', {stage}: pruning is not supported for '{kind}'; supported: "
+                f"{', '.join(FAMILIES)}. To distil into one, give distill: {{student: DIR}}"
             )
 
 
 def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length: int, unlabeled: bool) -> None:
-    """A student from elsewhere opens, the losses inside the models are off when it cuts text into other tokens, each
-    architecture can be cut so, and there are the rows that each step learns from."""
+    """A student from elsewhere opens, the losses inside the models are off when its tokenizer differs, each
+    architecture supports the pruning, and there are the rows that each step learns from."""
     same_tokens, narrowed, kind = True, False, checkpoint.config.get("model_type", "")
     for entry in model.steps:
         stage, settings = entry.stage
@@ -273,8 +273,8 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length:
             } & {*WHOLE}
             if task.compares_tokens and not same_tokens:
                 raise InputError(
-                    f"models: '{model.name}': {settings.student} cuts text into other tokens than the checkpoint; "
-                    f"{task.name} compares answers token by token"
+                    f"models: '{model.name}': the tokenizer of {settings.student} differs from the checkpoint's; "
+                    f"{task.name} compares outputs token by token"
                 )
             if same_tokens and (task.compares_tokens or settings.hidden_weight or settings.relation_weight):
                 same_length(f"models: '{model.name}'", checkpoint, student, max_length)
@@ -289,8 +289,8 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length:
             raise InputError(f"models: '{model.name}', {stage}: learn_from: unlabeled needs data.unlabeled")
         if isinstance(lesson, Heal) and not same_tokens and (lesson.hidden_weight or lesson.relation_weight):
             raise InputError(
-                f"models: '{model.name}', {stage}: its student cuts text into other tokens than the checkpoint, or "
-                "sees images otherwise; set hidden_weight and relation_weight to 0"
+                f"models: '{model.name}', {stage}: another tokenizer or image processor than the "
+                "checkpoint's; set hidden_weight and relation_weight to 0"
             )
         if isinstance(settings, Prune) and settings.timed and narrowed:
             raise InputError(

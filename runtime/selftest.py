@@ -145,7 +145,7 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encode
     if writes:  # one token that is another makes all behind it others: what counts is how many texts are
         worst = others / len(rows)
         if worst > tolerance:
-            raise BundleError(f"{others} of {len(rows)} golden rows are answered with another text here")
+            raise BundleError(f"{others} of {len(rows)} golden rows have another text here")
     return worst
 
 

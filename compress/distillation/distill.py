@@ -247,7 +247,7 @@ def _check_fits(student: PreTrainedModel, teacher: PreTrainedModel, settings: He
     """Losses inside the models compare token by token, and hidden states number by number."""
     ours, theirs = student.config, teacher.config
     if kind_of(student) is Kind.TEXT and (settings.relation_weight or settings.quantize_aware):
-        raise InputError("relation_weight, quantize_aware: not for models that write; leave them out")
+        raise InputError("relation_weight, quantize_aware: not supported for text-to-text models; leave them out")
     inside = settings.hidden_weight or settings.relation_weight
     if inside and {ours.model_type, theirs.model_type} & {*WHOLE}:
         raise InputError(

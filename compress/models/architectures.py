@@ -215,7 +215,7 @@ HALVES = {
 
 
 def check_cut(kind: str, settings: Stage) -> None:
-    """InputError for a cut that this architecture cannot have; it is known before anything is measured."""
+    """InputError for pruning that this architecture does not support, before anything is measured."""
     parts, layers = FAMILIES.get(kind), getattr(settings, "layers", None)
     if parts is None:
         return
@@ -224,9 +224,11 @@ def check_cut(kind: str, settings: Stage) -> None:
     if not isinstance(settings, Prune) or settings.heads == 1:
         return
     if not parts.cuts_heads:
-        raise InputError(f"heads: those of a '{kind}' model cannot be cut; cut ffn or layers")
+        raise InputError(f"head pruning is not supported for '{kind}'; use ffn or layers")
     if settings.even and parts.head_size_key is None:
-        raise InputError(f"even: config.json of '{kind}' has no size of a head: all heads must stay; cut ffn or layers")
+        raise InputError(
+            f"even: config.json of '{kind}' has no head size, so heads cannot be pruned; use ffn or layers"
+        )
 
 
 def supported(decoders: bool) -> list[str]:

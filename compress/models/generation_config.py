@@ -41,8 +41,9 @@ def rules(path: Path, config: dict, max_new_tokens: int | None) -> dict:
         value = value[0] if isinstance(value, list) and len(value) == 1 else value
         if type(value) is not int or not 0 <= value < size:
             raise InputError(
-                f"{path / (GENERATION if key in own else 'config.json')}: '{key}' is {value!r}; a model that writes "
-                f"needs one token number below vocab_size ({size}); write the one that the model was trained with"
+                f"{path / (GENERATION if key in own else 'config.json')}: '{key}' is {value!r}; a "
+                f"text-to-text model needs one token number below vocab_size ({size}); write "
+                "the one that the model was trained with"
             )
         found[name] = value
     longest = _longest(path, own, max_new_tokens)
@@ -135,8 +136,8 @@ def without_tokenizer(path: Path, kind: str) -> None:
     if kind == "marian":
         raise InputError(
             f"{path}: no tokenizer.json, and transformers cannot make one of Marian's two SentencePiece models; give "
-            "one file of the `tokenizers` library that cuts both languages into the vocabulary of vocab.json and puts "
-            "the end token behind each text"
+            "one file of the `tokenizers` library that tokenises both languages with the vocabulary of vocab.json and "
+            "puts the end token behind each text"
         )
 
 

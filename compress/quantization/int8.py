@@ -207,7 +207,7 @@ def _one_line(whose: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise StepError(f"{whose}'s quantiser gave up: {reason}; look for weights out of range") from error
+        raise StepError(f"{whose}'s quantiser gave up: {reason}; check the weights for values out of range") from error
     finally:
         log.removeFilter(_worth_saying)
 

@@ -135,7 +135,9 @@ def fit(  # noqa: C901
     micro = settings.batch_size
     if settings.adversarial is not None:
         if kind_of(model) is Kind.TEXT:
-            raise InputError("adversarial: pushes the texts that are read, and this model's own share their embeddings")
+            raise InputError(
+                "adversarial: not supported for text-to-text models, whose encoder and decoder share embeddings"
+            )
         from .adversarial import hardened
 
         loss = hardened(loss, model, settings.adversarial)
@@ -202,7 +204,7 @@ class _Trainer(Trainer):
         if not torch.isfinite(value):
             raise StepError(
                 f"the loss is {value.item()} at step {self.state.global_step + 1} of {self.state.max_steps}; "
-                "lower learning_rate, or look for rows that break the model"
+                "lower learning_rate, or check the training rows"
             )
         return value
 

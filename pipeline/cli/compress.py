@@ -134,7 +134,7 @@ def prune(
             promise = f"; promised {wanted:.2f}x in {runtime} {precision}, measured {got:.2f}x [{lo:.2f}, {hi:.2f}]"
     if failed:
         raise StepError(
-            f"prune, healing: {failed}; {output_dir} holds the cut as it was before, and this heals it: "
+            f"prune, recover: {failed}; {output_dir} holds the pruned model before this step; to repeat the step: "
             f"paredown distill {checkpoint} --student {output_dir} --train {train} --output-dir DIR"
         ) from failed
     say(output_dir, kind.for_rows(held_out), value, promise)
@@ -246,8 +246,8 @@ def distill(  # noqa: C901
     for other in (*others, *([elsewhere] if elsewhere else [])):
         if kind.compares_tokens and not _same_tokens(source, other):
             raise InputError(
-                f"{other.path}: it cuts text into other tokens than {source.path}, and {kind.name} "
-                "compares answers token by token"
+                f"{other.path}: its tokenizer differs from that of {source.path}, and {kind.name} "
+                "compares outputs token by token"
             )
     data = read_rows(kind, train, labelled=False)
     further = read_unlabeled_rows(kind, unlabeled) if unlabeled else None
@@ -275,7 +275,7 @@ def distill(  # noqa: C901
         )  # fmt: skip
         if elsewhere and not _same_tokens(source, elsewhere) and (settings.hidden_weight or settings.relation_weight):
             raise InputError(
-                f"--student {student}: it cuts text into other tokens, or sees images otherwise; leave hidden and "
+                f"--student {student}: another tokenizer or image processor than the teacher's; leave hidden and "
                 "relation losses out"
             )
     texts = [*data.texts, *more]

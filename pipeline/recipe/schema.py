@@ -158,7 +158,7 @@ class Model(Settings):
                 "trim: must be the last step, the steps after it would learn other tokens than the teacher"
             )
         if stages[:1] == ["static"] and stages[1:] not in ([], ["trim"]):
-            raise ValueError("static: has no layers that further steps could cut or teach; only trim may follow")
+            raise ValueError("static: has no layers for further steps; only trim may follow")
         return self
 
 

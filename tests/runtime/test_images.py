@@ -212,5 +212,5 @@ def test_rows_of_images_go_the_way_of_rows_of_tokens(tmp_path: Path) -> None:
 
 def test_a_convolutional_net_is_not_cut() -> None:
     config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic")
-    with pytest.raises(InputError, match=r"cannot cut a 'resnet' model.*supported: bert.*vit"):
+    with pytest.raises(InputError, match=r"pruning is not supported for 'resnet'.*supported: bert.*vit"):
         blocks(transformers.ResNetForImageClassification(config))
