@@ -158,7 +158,7 @@ class Update(Training):
     freeze_embeddings: bool = Field(default=True, description="do not train the embeddings")
 
 
-class Heal(Training):
+class DistillationTraining(Training):
     """Knowledge distillation into a smaller model."""
 
     temperature: Annotated[float, Field(gt=0)] = Field(default=2.0, description="temperature of the logit loss")
@@ -183,7 +183,7 @@ class Heal(Training):
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=2e-4, description="peak of AdamW's learning rate")
 
 
-class Recover(Heal):
+class Recover(DistillationTraining):
     """Fine-tuning after pruning, by distillation; the rate is low because the model is near its teacher."""
 
     hidden_weight: Annotated[float, Field(ge=0)] = Field(
@@ -192,7 +192,7 @@ class Recover(Heal):
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=3e-5, description="peak of AdamW's learning rate")
 
 
-class Distill(Heal):
+class Distill(DistillationTraining):
     """A student made of some of the teacher's layers, or given as a checkpoint."""
 
     layers: int | list[int] = Field(
@@ -222,7 +222,7 @@ class Distill(Heal):
         return self
 
 
-class Static(Heal):
+class Static(DistillationTraining):
     """A student without layers: token embeddings, mean pooling and a linear head, distilled from the teacher."""
 
     width: Annotated[int, Field(ge=1)] = Field(default=64, description="size of the embeddings")

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from paredown.compress.config import Distill, Finetune, Heal, Prune, Stage, Timed
+from paredown.compress.config import Distill, DistillationTraining, Finetune, Prune, Stage, Timed
 from paredown.compress.data import dataset as data_module
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import Certificate, divided
-from paredown.compress.models.architectures import FAMILIES, HALVES, WHOLE, check_cut, supported
+from paredown.compress.models.architectures import FAMILIES, SEQ2SEQ, UNPRUNABLE, check_cut, supported
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.compress.models.model_card import origin_files
 from paredown.export.artifact import EXTRA, precisions_of
@@ -34,7 +34,7 @@ ORIGIN = f"{BASELINE}-origin"  # licence and card of the checkpoint
 RECOVER = "-recover"  # after the name of the cut that is healed
 PLAIN_INT8: dict[Runtime, Precision] = {"onnxruntime": "int8-dynamic", "openvino": "int8-static"}
 # Architectures that can be exported, by Task.graph.
-EXPORTED = {"single": [*supported(False), *WHOLE], "seq2seq": [*HALVES], "causal_lm": supported(True)}
+EXPORTED = {"single": [*supported(False), *UNPRUNABLE], "seq2seq": [*SEQ2SEQ], "causal_lm": supported(True)}
 MODULES = {"pytorch": "torch", "openvino": "openvino"}  # every other runtime is ONNX Runtime, or an engine
 
 
@@ -140,7 +140,7 @@ class Job:
         """Rows that students learn from: the training rows and the unlabelled ones."""
         return len(self.train) + (len(self.unlabeled) if self.unlabeled else 0)
 
-    def rows_of(self, settings: Heal) -> int:
+    def rows_of(self, settings: DistillationTraining) -> int:
         """How many of these one lesson uses."""
         return self.learned - (len(self.train) if settings.learn_from == "unlabeled" else 0)
 
@@ -244,7 +244,7 @@ def _check_kind(model: Model, kind: str) -> None:
         stage, settings = entry.stage
         if isinstance(settings, Distill) and settings.student is not None:
             kind = open_checkpoint(settings.student).config.get("model_type", "")
-        elif kind in WHOLE and isinstance(settings, Prune | Distill):
+        elif kind in UNPRUNABLE and isinstance(settings, Prune | Distill):
             raise InputError(
                 f"models: '{model.name}', {stage}: pruning is not supported for '{kind}'; supported: "
                 f"{', '.join(FAMILIES)}. To distil into one, give distill: {{student: DIR}}"
@@ -270,7 +270,7 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length:
             same_tokens = same_tokens and not {
                 student.config.get("model_type"),
                 checkpoint.config.get("model_type"),
-            } & {*WHOLE}
+            } & {*UNPRUNABLE}
             if task.compares_tokens and not same_tokens:
                 raise InputError(
                     f"models: '{model.name}': the tokenizer of {settings.student} differs from the checkpoint's; "
@@ -285,9 +285,13 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length:
         except InputError as error:
             raise InputError(f"models: '{model.name}', {stage}: {error}") from None
         lesson = settings.recover if isinstance(settings, Prune) else settings
-        if isinstance(lesson, Heal) and lesson.learn_from == "unlabeled" and not unlabeled:
+        if isinstance(lesson, DistillationTraining) and lesson.learn_from == "unlabeled" and not unlabeled:
             raise InputError(f"models: '{model.name}', {stage}: learn_from: unlabeled needs data.unlabeled")
-        if isinstance(lesson, Heal) and not same_tokens and (lesson.hidden_weight or lesson.relation_weight):
+        if (
+            isinstance(lesson, DistillationTraining)
+            and not same_tokens
+            and (lesson.hidden_weight or lesson.relation_weight)
+        ):
             raise InputError(
                 f"models: '{model.name}', {stage}: another tokenizer or image processor than the "
                 "checkpoint's; set hidden_weight and relation_weight to 0"
@@ -374,4 +378,4 @@ def sitting_name(number: int) -> str:
 
 def has_scores(job: Job, settings: Stage) -> bool:
     """It learns from its teacher's logits, which are made once for all students; a decoder's are too many to keep."""
-    return isinstance(settings, Heal) and job.task.supports(Feature.CACHED_SCORES)
+    return isinstance(settings, DistillationTraining) and job.task.supports(Feature.CACHED_SCORES)

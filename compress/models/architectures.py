@@ -1,4 +1,4 @@
-"""The architectures that can be cut and exported: a record each, in FAMILIES; those that write in HALVES. No torch."""
+"""Records of the supported architectures: FAMILIES, and encoder-decoder ones in SEQ2SEQ. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from paredown.runtime.errors import InputError
 from ..config import Prune, Stage
 
 STATIC = "paredown-static"  # model_type of the student without layers (static.py)
-WHOLE = ("resnet", "convnext")  # convolutional nets: they learn, teach and are exported, and are not cut
+UNPRUNABLE = ("resnet", "convnext")  # convolutional nets: they learn, teach and are exported, and are not cut
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def longest_of(config: dict) -> int:
 
 
 @dataclass(frozen=True)
-class Halves:
+class Seq2SeqArchitecture:
     """Where an encoder-decoder keeps its parts: paths from the model to the blocks of both halves, and from a block of
     the decoder to what it looks at the encoder with."""
 
@@ -190,7 +190,7 @@ class Halves:
     first_stays: bool = False  # the first block of each half is built differently
 
 
-_T5 = Halves(
+_T5 = Seq2SeqArchitecture(
     encoder="encoder.block",
     decoder="decoder.block",
     key="layer.1.EncDecAttention.k",
@@ -200,10 +200,10 @@ _T5 = Halves(
     first_stays=True,  # it holds the relative positions of all of them
 )
 
-HALVES = {
+SEQ2SEQ = {
     "t5": _T5,
     "mt5": _T5,
-    "marian": Halves(
+    "marian": Seq2SeqArchitecture(
         encoder="model.encoder.layers",
         decoder="model.decoder.layers",
         key="encoder_attn.k_proj",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import Encoder
+from paredown.runtime.preprocessor import Preprocessor
 from paredown.runtime.seq2seq_decoding import RULES
 
 from .validation import read_json
@@ -141,7 +141,7 @@ def without_tokenizer(path: Path, kind: str) -> None:
         )
 
 
-def needs_end(path: Path, encoder: Encoder, found: dict[str, int]) -> None:
+def needs_end(path: Path, encoder: Preprocessor, found: dict[str, int]) -> None:
     """Raise InputError where the tokenizer does not end a text: a model would never learn where to stop."""
     if encoder.ids(["a"])[0][-1:] != [found["eos_id"]]:
         raise InputError(

@@ -14,7 +14,7 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import batches_of
 from paredown.tasks.rows import some_of
 
-from ..models.output_kinds import Kind, answers, kind_of, pad_id, tensors
+from ..models.output_kinds import OutputKind, answers, kind_of, pad_id, tensors
 from ..models.structure import blocks, cut, describe_by_config, family, head_size, structure_of, sublayers
 from .importance import observe, removal_path, watching
 
@@ -33,7 +33,7 @@ def narrow(model: PreTrainedModel, ids: Sequence[Sequence[int]], width: int) -> 
         raise InputError(f"width: {width} is not a multiple of the size of a head, {size}, between {size} and {hidden}")
     if width == hidden:
         return
-    if kind_of(model) is Kind.VECTOR:
+    if kind_of(model) is OutputKind.VECTOR:
         raise InputError("width: a student's vectors have to be as wide as its teacher's; use layers, heads or ffn")
     batches = batches_of([ids[i] for i in some_of(len(ids), ROWS)], pad_id(model))
     heads = [removal_path(s, [width // size])[width // size].units for s in observe(model, batches)[0::2]]

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paredown.compress.models.architectures import STATIC, WHOLE, supported
+from paredown.compress.models.architectures import STATIC, UNPRUNABLE, supported
 from paredown.compress.models.loading import Checkpoint, load
-from paredown.compress.quantization.int8_cost import Judge
+from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Task
 
@@ -46,7 +46,7 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
     if task.graph in TRACERS:
         TRACERS[task.graph](checkpoint, task, target)
         return target
-    kind, known = checkpoint.config.get("model_type", ""), (*supported(decoders=False), *WHOLE)
+    kind, known = checkpoint.config.get("model_type", ""), (*supported(decoders=False), *UNPRUNABLE)
     if kind in supported(decoders=True):
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model for {task.name}, only for text-generation")
     if kind not in (*known, STATIC):
@@ -80,7 +80,7 @@ def to_onnx(
     max_length: int,
     precision: str = "fp32",
     calibration: Sequence[dict[str, np.ndarray]] = (),
-    judge: Judge | None = None,
+    judge: Int8Evaluator | None = None,
 ) -> Artifact:
     """Make an ONNX Runtime artefact of a precision in PRECISIONS["onnxruntime"] in the directory `out`.
 
@@ -113,7 +113,7 @@ def _ready(
     task: Task,
     precision: str,
     calibration: Sequence[dict[str, np.ndarray]],
-    judge: Judge | None,
+    judge: Int8Evaluator | None,
     reduce_range: bool,
 ) -> dict:
     """One graph in its precision, written to `ready`; what was found, for the artefact's details."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from paredown.compress.models.architectures import WHOLE
+from paredown.compress.models.architectures import UNPRUNABLE
 from paredown.compress.models.loading import Checkpoint
-from paredown.compress.quantization.int8_cost import Judge
+from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.runtime.errors import missing_extra
 from paredown.tasks.base import Task
 
@@ -28,7 +28,7 @@ def to_openvino(
     max_length: int,
     precision: str = "fp32",
     calibration: Sequence[dict[str, np.ndarray]] = (),
-    judge: Judge | None = None,
+    judge: Int8Evaluator | None = None,
 ) -> Artifact:
     """Make an OpenVINO artefact of a precision in PRECISIONS["openvino"] in the directory `out`.
 
@@ -41,7 +41,7 @@ def to_openvino(
     if task.graph == "seq2seq":
         calls = recorded(plain, checkpoint, calibration) if precision == "int8-static" else []
         graphs = {ENCODER: (plain, calibration, None), DECODER: (plain_decoder(plain), calls, of_calls(judge))}
-    transformer = checkpoint.config.get("model_type") not in WHOLE
+    transformer = checkpoint.config.get("model_type") not in UNPRUNABLE
     details: dict = {}
     for name, (graph, batches, judging) in graphs.items():
         found = _convert(graph, out / f"{name}.xml", task, precision, batches, judging, transformer)
@@ -58,7 +58,7 @@ def _convert(
     task: Task,
     precision: str,
     calibration: Sequence[dict[str, np.ndarray]],
-    judge: Judge | None,
+    judge: Int8Evaluator | None,
     transformer: bool,
 ) -> dict:
     """One graph in its precision, written to `target`; what was found, for the artefact's details."""

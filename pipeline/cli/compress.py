@@ -10,7 +10,7 @@ import typer
 from paredown.compress.config import Distill, Prune, Recover, Static, Timed, Trim
 from paredown.compress.data import dataset as data_module
 from paredown.compress.data.dataset import read_rows, read_unlabeled_rows
-from paredown.compress.models.architectures import WHOLE
+from paredown.compress.models.architectures import UNPRUNABLE
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.preprocessor import batches_of
@@ -81,7 +81,7 @@ def prune(
     label_column: LabelColumn = None,
 ) -> None:
     """Structured pruning of heads, feed-forward neurons and layers, to a latency target or to given shares."""
-    from paredown.compress.distillation.distill import heal
+    from paredown.compress.distillation.distill import train_student
     from paredown.compress.pruning.prune import prune as cut
 
     from ..steps.latency_table import Stopwatch
@@ -122,7 +122,7 @@ def prune(
                 },
             )  # fmt: skip
             try:
-                heal(model, load(source, kind), ids + further, recover, seed=seed, progress=report)
+                train_student(model, load(source, kind), ids + further, recover, seed=seed, progress=report)
                 saved = save(model, source, target)
             except StepError as error:
                 failed = error  # the cut outlives it
@@ -221,7 +221,7 @@ def distill(  # noqa: C901
     label_column: LabelColumn = None,
 ) -> None:
     """Knowledge distillation of a checkpoint, or of the mean logits of several teachers, into a smaller model."""
-    from paredown.compress.distillation.distill import heal, mean_scores, student_of
+    from paredown.compress.distillation.distill import mean_scores, student_of, train_student
     from paredown.compress.distillation.static_student import untaught
 
     kind = task_for(task, text=text_column, label=label_column)
@@ -306,7 +306,7 @@ def distill(  # noqa: C901
             encoder = learner.encoder(shared)
             wanted = scores_of(list(held_out.texts))
             judged = encoder.ids(held_out.texts), kind.training_targets(held_out, encoder) if wanted is None else wanted
-        heal(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)
+        train_student(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)
         saved = save(pupil, learner, target)
         value = metric(saved, kind, held_out, max_length)
     say(output_dir, kind.for_rows(held_out), value)
@@ -314,7 +314,7 @@ def distill(  # noqa: C901
 
 def _same_tokens(a: Checkpoint, b: Checkpoint) -> bool:
     kinds = {a.config.get("model_type"), b.config.get("model_type")}
-    return a.tokenizer_bytes() == b.tokenizer_bytes() and not kinds & {*WHOLE}
+    return a.tokenizer_bytes() == b.tokenizer_bytes() and not kinds & {*UNPRUNABLE}
 
 
 def _layers(given: str | None) -> int | list[int] | None:

@@ -16,7 +16,7 @@ from paredown.compress.config import Int8
 from paredown.compress.data import dataset as data_module
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint
-from paredown.compress.quantization.int8_cost import Judge
+from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.export.artifact import ON_GPU, Artifact, precisions_of
 from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
@@ -204,7 +204,7 @@ def _export_to(
             texts = texts.sample(count)
             kind = kind.for_rows(texts if texts.labels is not None and len(texts.begins) else None)
             batches = [collate([row], source.pad_id) for row in data_module.encode(encoder, texts)]
-            judge = Judge(limits or Int8(), texts, encoder)
+            judge = Int8Evaluator(limits or Int8(), texts, encoder)
     with writing(output_dir, "export") as (target, _), tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         plain = plain_onnx(source, kind, Path(scratch) / "plain.onnx")
         artifact = EXPORTERS[runtime](plain, source, kind, target, max_length, precision, batches, judge, **more)

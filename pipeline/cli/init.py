@@ -15,7 +15,7 @@ from paredown.compress.config import Distill, Prune, Recover
 from paredown.compress.data import dataset as data_module
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import divided
-from paredown.compress.models.architectures import FAMILIES, WHOLE
+from paredown.compress.models.architectures import FAMILIES, UNPRUNABLE
 from paredown.compress.models.loading import open_checkpoint
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Feature, Task
@@ -61,7 +61,7 @@ def write_recipe(
             unlabeled=_beside(unlabeled, out) if unlabeled else None,
         ),
         models=[]
-        if found.config.get("model_type") in WHOLE
+        if found.config.get("model_type") in UNPRUNABLE
         else [
             *pruned,
             Model(name=f"distil-{half}", steps=[Step(distill=Distill(layers=half, epochs=3.0))]),

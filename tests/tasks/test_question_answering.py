@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from paredown.compress.data.dataset import read_rows
-from paredown.compress.models.output_kinds import Kind, answers
+from paredown.compress.models.output_kinds import OutputKind, answers
 from paredown.compress.training.losses import chosen_tokens, supervised
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import PAIR
@@ -82,12 +82,12 @@ def test_an_answer_that_was_cut_off_is_not_taught_and_counts_as_missed(teacher, 
     assert (marks == NO_LABEL).all()
     assert TASK.metric(np.zeros((10, 2)), TASK.gold(rows, teacher.encoder(10))) < 100
     batch = {"labels": torch.tensor(marks[None]), "attention_mask": torch.ones(1, 10)}
-    assert float(supervised(torch.randn(1, 10, 2), batch, Kind.ENDS)) == 0
+    assert float(supervised(torch.randn(1, 10, 2), batch, OutputKind.SPAN)) == 0
 
 
 def test_ends_are_a_choice_among_real_tokens() -> None:
     logits, mask = torch.randn(2, 5, 2), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    lines = answers(logits, mask, Kind.ENDS).softmax(-1)
+    lines = answers(logits, mask, OutputKind.SPAN).softmax(-1)
     assert lines.shape == (4, 5)
     torch.testing.assert_close(lines[1], logits[0, :, 1].softmax(-1))
     torch.testing.assert_close(lines[2, :3], logits[1, :3, 0].softmax(-1))
@@ -97,7 +97,7 @@ def test_ends_are_a_choice_among_real_tokens() -> None:
     marks[1] = NO_LABEL
     assert chosen_tokens(marks).tolist() == [3, 4, NO_LABEL, NO_LABEL]
     want = -(lines[0, 3].log() + lines[1, 4].log()) / 2
-    got = supervised(logits, {"labels": marks, "attention_mask": mask}, Kind.ENDS)
+    got = supervised(logits, {"labels": marks, "attention_mask": mask}, OutputKind.SPAN)
     torch.testing.assert_close(got, want)
 
 

@@ -12,7 +12,7 @@ from writing import rows as rows_of_texts
 from paredown.compress.config import Distill, Finetune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.distillation.distill import distill
-from paredown.compress.models.architectures import HALVES
+from paredown.compress.models.architectures import SEQ2SEQ
 from paredown.compress.models.inference import forward, teacher_scores
 from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.compress.models.seq2seq import depths
@@ -78,7 +78,7 @@ def test_what_is_scored_is_the_text(tmp_path: Path) -> None:
     assert TASK.same_answers(other, sequences).tolist() == [True, False, True, True]
 
 
-@pytest.mark.parametrize("kind", HALVES)
+@pytest.mark.parametrize("kind", SEQ2SEQ)
 def test_a_model_writes_what_it_would_without_a_cache(kind: str, tmp_path: Path) -> None:
     checkpoint = make_writer(tmp_path / "c", kind, spread=0.4)
     model, batch = load(checkpoint, TASK), checkpoint.encoder(32).pad(ROWS)

@@ -118,7 +118,7 @@ def test_every_line_is_a_real_token(teacher: Checkpoint, rows) -> None:
 
 def test_it_learns_and_so_do_a_cut_and_a_student(teacher: Checkpoint, rows, held_out) -> None:
     from paredown.compress.config import Recover
-    from paredown.compress.distillation.distill import distill, heal
+    from paredown.compress.distillation.distill import distill, train_student
 
     model = load(teacher, TASK)
     assert f1(model, teacher, held_out) > 90
@@ -129,7 +129,7 @@ def test_it_learns_and_so_do_a_cut_and_a_student(teacher: Checkpoint, rows, held
     assert f1(student, teacher, held_out) > 85
     cut = load(teacher, TASK)
     prune(cut, batches_of(ids[:64], 0), Prune(heads=0.5, ffn=0.5, multiple=8))
-    heal(cut, model, ids, Recover(epochs=2, learning_rate=2e-3), seed=0)
+    train_student(cut, model, ids, Recover(epochs=2, learning_rate=2e-3), seed=0)
     assert f1(cut, teacher, held_out) > 85
 
 

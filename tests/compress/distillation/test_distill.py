@@ -5,14 +5,14 @@ import pytest
 import torch
 from conftest import LABELS, TASK, make_checkpoint
 
-from paredown.compress.config import Distill, Heal
+from paredown.compress.config import Distill, DistillationTraining
 from paredown.compress.data import dataset as data
 from paredown.compress.distillation import distill
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.models.structure import blocks
 from paredown.compress.quantization.qat import fake_quantized
-from paredown.compress.training.losses import Judge
+from paredown.compress.training.losses import ValidationLoss
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import run_rows
 
@@ -84,9 +84,9 @@ def test_losses_inside_the_models_need_models_that_match(teacher: Checkpoint, id
     model = load(teacher, TASK)
     narrow = distill.student_of(model, Distill(width=16, hidden_weight=0), ids)
     with pytest.raises(InputError, match="relation_weight"):
-        distill.heal(narrow, model, ids, Heal(hidden_weight=1))
+        distill.train_student(narrow, model, ids, DistillationTraining(hidden_weight=1))
     with pytest.raises(InputError, match="label_weight"):
-        distill.heal(model, model, [[2, 5, 3]], Heal(label_weight=0.5))
+        distill.train_student(model, model, [[2, 5, 3]], DistillationTraining(label_weight=0.5))
 
 
 def test_scores_are_the_mean_of_the_teachers(teacher: Checkpoint, untrained: Checkpoint, ids) -> None:
@@ -104,15 +104,15 @@ def test_patience_keeps_the_best_weights_that_validation_saw(teacher: Checkpoint
     model = load(teacher, TASK)
     held_out = data.encode(teacher.encoder(), data.read(str(files["validation"]), labelled=False))
     wanted = distill.teacher_scores(model, held_out)
-    judge = Judge(held_out, wanted)
+    judge = ValidationLoss(held_out, wanted)
     steps: list[str] = []
     student = distill.student_of(model, Distill(layers=2), [])
-    settings = Heal(epochs=20, learning_rate=0.3, hidden_weight=0, patience=2, looks=4)
-    distill.heal(
+    settings = DistillationTraining(epochs=20, learning_rate=0.3, hidden_weight=0, patience=2, looks=4)
+    distill.train_student(
         student, model, ids, settings, validation=(held_out, wanted), progress=lambda _, text: steps.append(text)
     )
     ruined = distill.student_of(model, Distill(layers=2), [])
-    distill.heal(ruined, model, ids, Heal(epochs=2, learning_rate=0.3, hidden_weight=0))
+    distill.train_student(ruined, model, ids, DistillationTraining(epochs=2, learning_rate=0.3, hidden_weight=0))
     assert judge(student) < judge(ruined)
     assert len(steps) < 20 * 13
 
@@ -149,8 +149,8 @@ def test_a_student_learns_without_dropout_and_has_it_back_afterwards(teacher: Ch
     student = load(teacher, TASK)
     layers = [layer for layer in student.modules() if isinstance(layer, torch.nn.Dropout)]
     before, during = [layer.p for layer in layers], []
-    distill.heal(
-        student, load(teacher, TASK), ids[:64], Heal(epochs=1, hidden_weight=0),
+    distill.train_student(
+        student, load(teacher, TASK), ids[:64], DistillationTraining(epochs=1, hidden_weight=0),
         progress=lambda share, text: during.append(max(layer.p for layer in layers)),
     )  # fmt: skip
     assert max(before) > 0
