@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from paredown.compress.config import Distill, DistillationTraining, Finetune, Prune, Stage, Timed
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import Certificate, divided
 from paredown.compress.models.architectures import FAMILIES, SEQ2SEQ, UNPRUNABLE, check_cut, supported
@@ -166,7 +166,7 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     task = task.for_rows(validation, test, train)
     unlabeled = None
     if recipe.data.unlabeled:
-        unlabeled = data_module.read_unlabeled(
+        unlabeled = dataset.read_unlabeled(
             recipe.data.unlabeled, columns=task.columns, text=recipe.data.text, label=recipe.data.label
         )
     splits = divided(train, validation, test, unlabeled)
@@ -187,9 +187,9 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     encoder = checkpoint.encoder(recipe.max_length)
     for rows in (train, validation, test):
         if rows is not None:
-            data_module.require_two_classes(rows, checkpoint.labels)
+            dataset.require_two_classes(rows, checkpoint.labels)
             if not task.reads_images:  # those were checked when they were read
-                data_module.encode(encoder, rows)
+                dataset.encode(encoder, rows)
     _check_installed(recipe)
     if try_models and importable("torch") and importable("transformers"):
         names = {

@@ -12,7 +12,7 @@ import time
 from unittest import mock
 
 from paredown.compress.config import DistillationTraining
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.distillation.distill import mean_scores, train_student
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.compress.training import trainer as train
@@ -37,7 +37,7 @@ def main() -> None:
     task = TASKS["text-classification"]
     source = open_checkpoint(args.checkpoint, task)
     teacher = load(source, task)
-    ids = data.encode(source.encoder(), data.read(args.train, labelled=False).sample(args.rows))
+    ids = dataset.encode(source.encoder(), dataset.read(args.train, labelled=False).sample(args.rows))
     scores = mean_scores([(teacher, ids)])
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     plain = train.TrainingArguments

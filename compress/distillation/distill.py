@@ -42,7 +42,7 @@ def distill(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
-    """A student made of layers of `teacher`, trained on token ids; `teacher` stays as is. `labels`: see `train_student`."""
+    """A student made of layers of `teacher`, trained on token ids. `labels`: see `train_student`."""
     student = student_of(teacher, settings, ids)
     return train_student(student, teacher, ids, settings, labels=labels, seed=seed, progress=progress)
 

@@ -117,24 +117,21 @@ def _ready(
     reduce_range: bool,
 ) -> dict:
     """One graph in its precision, written to `ready`; what was found, for the artefact's details."""
-    from paredown.compress.quantization import int8 as quantize
-    from paredown.compress.quantization import weight_only as weights
+    from paredown.compress.quantization import int8, weight_only
 
     details: dict = {}
     with tempfile.TemporaryDirectory() as scratch:
         if precision == "int8-static":  # QDQ goes around MatMul, which a fused Attention would hide
-            details |= quantize.static(plain, ready, calibration, reduce_range=reduce_range, task=task, judge=judge)
+            details |= int8.static(plain, ready, calibration, reduce_range=reduce_range, task=task, judge=judge)
         else:
             fused = Path(scratch) / "fused.onnx"
             details["fused"] = fuse(plain, fused, checkpoint)
             if precision == "int8-dynamic":
-                details |= quantize.dynamic(
-                    fused, ready, calibration, reduce_range=reduce_range, task=task, judge=judge
-                )
+                details |= int8.dynamic(fused, ready, calibration, reduce_range=reduce_range, task=task, judge=judge)
             elif precision == "fp16":
                 half(fused, ready)
             elif precision in WEIGHTS_ONLY:
-                details |= weights.onnx_weights(fused, ready, WEIGHTS_ONLY[precision])
+                details |= weight_only.onnx_weights(fused, ready, WEIGHTS_ONLY[precision])
             else:
                 shutil.copyfile(fused, ready)
     finish(ready, task=task.name, labels=checkpoint.labels, source=checkpoint.digest, precision=precision)

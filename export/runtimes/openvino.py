@@ -68,8 +68,7 @@ def _convert(
         raise missing_extra(error.name or "openvino", "cpu") from None
     import onnx
 
-    from paredown.compress.quantization import int8 as quantize
-    from paredown.compress.quantization import weight_only as weights
+    from paredown.compress.quantization import int8, weight_only
 
     with tempfile.TemporaryDirectory() as scratch:
         ir = Path(scratch) / "plain.xml"
@@ -83,11 +82,11 @@ def _convert(
         if precision == "int8-static":
             openvino.save_model(converted, ir, compress_to_fp16=False)
             reduce = not has_int8_isa()
-            return quantize.openvino_static(
+            return int8.openvino_static(
                 ir, target, calibration, transformer=transformer, reduce_range=reduce, task=task, judge=judge
             )
         if precision in WEIGHTS_ONLY:
-            weights.openvino_weights(converted, target, WEIGHTS_ONLY[precision])
+            weight_only.openvino_weights(converted, target, WEIGHTS_ONLY[precision])
         else:
             openvino.save_model(converted, target, compress_to_fp16=precision == "fp16")
         return {}

@@ -110,9 +110,9 @@ def typed_graph(
         import onnx
         from onnx import version_converter
 
-        from paredown.compress.quantization import int8 as quantize
+        from paredown.compress.quantization import int8
 
-        details = quantize.static(plain, target, calibration, symmetric=True, task=task, judge=judge)
+        details = int8.static(plain, target, calibration, symmetric=True, task=task, judge=judge)
         onnx.save(version_converter.convert_version(onnx.load(target), TYPED_SCALES), target)
         half(target, target)
         details |= {"weights": "S8 per channel", "activations": "S8 symmetric", "rest": "float16"}

@@ -8,7 +8,7 @@ import numpy as np
 import typer
 
 from paredown.compress.config import Distill, Prune, Recover, Static, Timed, Trim
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows, read_unlabeled_rows
 from paredown.compress.models.architectures import UNPRUNABLE
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
@@ -101,8 +101,8 @@ def prune(
             "layers": _layers(layers), "target": checked(Timed, {"runtime": runtime, "precision": precision}),
         },
     )  # fmt: skip
-    ids = data_module.encode(source.encoder(max_length), data)
-    further = [] if more is None else data_module.encode(source.encoder(max_length), more)
+    ids = dataset.encode(source.encoder(max_length), data)
+    further = [] if more is None else dataset.encode(source.encoder(max_length), more)
     failed: StepError | None = None
     promise = ""
     with writing(output_dir, "prune") as (target, report):
@@ -282,7 +282,7 @@ def distill(  # noqa: C901
     learner = elsewhere or source
     # a teacher that reads the student's own tokens is given no more of them than it takes
     shared = min([max_length, *(t.positions for t in (source, *others) if _same_tokens(t, learner))])
-    ids = data_module.encode(learner.encoder(shared), data) + learner.encoder(shared).ids(list(more))
+    ids = dataset.encode(learner.encoder(shared), data) + learner.encoder(shared).ids(list(more))
 
     def scores_of(lines: list[str]) -> np.ndarray | None:
         if not kind.supports(Feature.CACHED_SCORES):

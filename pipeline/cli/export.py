@@ -13,7 +13,7 @@ import typer
 
 from paredown.benchmarks.report_text import int8_lines
 from paredown.compress.config import Int8
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint
 from paredown.compress.quantization.int8_cost import Int8Evaluator
@@ -199,11 +199,11 @@ def _export_to(
     if train is not None:
         int8, encoder = precision in ("int8-dynamic", "int8-static"), source.encoder(max_length)
         texts = _labelled_if_possible(kind, train, source) if int8 else read_rows(kind, train, labelled=False)
-        judged = data_module.encode(encoder, texts.sample(JUDGED))
+        judged = dataset.encode(encoder, texts.sample(JUDGED))
         if int8:
             texts = texts.sample(count)
             kind = kind.for_rows(texts if texts.labels is not None and len(texts.begins) else None)
-            batches = [collate([row], source.pad_id) for row in data_module.encode(encoder, texts)]
+            batches = [collate([row], source.pad_id) for row in dataset.encode(encoder, texts)]
             judge = Int8Evaluator(limits or Int8(), texts, encoder)
     with writing(output_dir, "export") as (target, _), tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         plain = plain_onnx(source, kind, Path(scratch) / "plain.onnx")

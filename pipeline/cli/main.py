@@ -28,11 +28,9 @@ from . import bundle as bundles
 from . import compress as stages
 from . import explain as explaining
 from . import export as exports
-from . import results as judging
-from . import robustness
+from . import results, robustness, tune
 from . import serve as serving
 from . import train as learning
-from . import tune as tuning
 from .bundle import BundlePath
 from .common import TaskOption, task_for, typed
 
@@ -43,11 +41,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(learning.app)
-app.add_typer(tuning.app)
+app.add_typer(tune.app)
 app.add_typer(augmenting.app)
 app.add_typer(stages.app)
 app.add_typer(exports.app)
-app.add_typer(judging.app)
+app.add_typer(results.app)
 app.add_typer(bundles.app)
 app.add_typer(robustness.app)
 app.add_typer(explaining.app)
@@ -179,7 +177,7 @@ def run(
             out.print(f"trained: {line}", soft_wrap=True)
         for name, reason in found["dropped"].items():
             out.print(f"dropped: {name}: {reason}", soft_wrap=True)
-    judging.show_choice(outcome.choice, outcome.measurements)
+    results.show_choice(outcome.choice, outcome.measurements)
     out.print(
         f"report  {outcome.run_dir / 'report.html'}\nbundle  {outcome.run_dir / 'bundle'} (and .tar.gz)", soft_wrap=True
     )

@@ -16,7 +16,7 @@ from paredown.benchmarks.statistics import Z95_TWO_SIDED, paired_drop
 from paredown.compress.data.dataset import read_rows
 from paredown.runtime.errors import InputError
 from paredown.runtime.session import CannotRunHere
-from paredown.tasks import perturbations as noise
+from paredown.tasks import perturbations
 from paredown.tasks.base import Feature
 from paredown.tasks.scores import points
 
@@ -33,7 +33,7 @@ def robustness(
     data: Annotated[str, typer.Option(help="Labelled rows to perturb.")],
     share: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of the words of a row that are perturbed.")
-    ] = noise.SHARE,
+    ] = perturbations.SHARE,
     synonyms: Annotated[
         str | None, typer.Option(help="File of synonyms: one group of words on each line, separated by commas.")
     ] = None,
@@ -49,9 +49,9 @@ def robustness(
     """Compare the metric on original and perturbed rows: typos, capitals, doubled texts, deleted or swapped words,
     synonyms."""
     kind = task_for(task, Feature.ROBUSTNESS)
-    changes = noise.MEASURED | {"deletion": noise.deletion, "swap": noise.swap}
+    changes = perturbations.MEASURED | {"deletion": perturbations.deletion, "swap": perturbations.swap}
     if synonyms is not None:
-        changes["synonyms"] = noise.synonyms(noise.read_synonyms(synonyms))
+        changes["synonyms"] = perturbations.synonyms(perturbations.read_synonyms(synonyms))
     changes = {name: change for name, change in changes.items() if kind.keeps_labels(change)}
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InputError(f"--json {json_file}: no such directory")

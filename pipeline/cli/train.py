@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from paredown.compress.config import Adapter, Finetune, Update
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.compress.data.dataset import label_names_of, read_rows
 from paredown.compress.models.loading import load, open_checkpoint, save, with_new_head
 from paredown.runtime.errors import InputError
@@ -88,7 +88,7 @@ def finetune(
     has_head = source.has_head(kind)
     names = source.labels if has_head else label_names_of(kind, train)
     rows = read_rows(kind, train, names=names)
-    data_module.require_two_classes(rows, names)
+    dataset.require_two_classes(rows, names)
     held_out, _ = kept_apart(rows, optional(validation, kind, names))
     kind = kind.for_rows(rows, held_out)
     if patience and held_out is None:
@@ -105,7 +105,7 @@ def finetune(
         },
     )  # fmt: skip
     encoder = source.encoder(max_length)
-    ids, labels = data_module.encode(encoder, rows), kind.training_targets(rows, encoder)
+    ids, labels = dataset.encode(encoder, rows), kind.training_targets(rows, encoder)
     judged = None if held_out is None else (encoder.ids(held_out.texts), kind.training_targets(held_out, encoder))
     with writing(output_dir, "finetune") as (target, report):
         model = load(source, kind) if has_head else with_new_head(source, kind, names, seed)

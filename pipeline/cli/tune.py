@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from paredown.compress.config import Finetune, Tune
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.compress.data.dataset import label_names_of, read_rows
 from paredown.compress.models.loading import open_checkpoint
 from paredown.tasks.base import Feature
@@ -62,7 +62,7 @@ def tune(
     labels = source.labels if source.has_head(kind) else label_names_of(kind, train)
     rows, held = (read_rows(kind, path, names=labels) for path in (train, validation))
     held = kept_apart(rows, held)[0] or held
-    data_module.require_two_classes(rows, labels)
+    dataset.require_two_classes(rows, labels)
     if adversarial:
         kind.require(Feature.ADVERSARIAL, "--adversarial")
     start = checked(Finetune, {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size})

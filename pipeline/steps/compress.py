@@ -23,7 +23,7 @@ from paredown.compress.config import (
     Training,
     Trim,
 )
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save, with_new_head
 from paredown.compress.pruning.latency_allocation import LatencyTable
 from paredown.compress.quantization.int8_cost import Int8Evaluator
@@ -178,7 +178,7 @@ def _stopwatch(job: Job, checkpoint: Checkpoint, target: Timed) -> Stopwatch:
     """What times shapes of this checkpoint on the training rows."""
     from .latency_table import Stopwatch
 
-    ids = data_module.encode(checkpoint.encoder(job.recipe.max_length), job.train)
+    ids = dataset.encode(checkpoint.encoder(job.recipe.max_length), job.train)
     return Stopwatch(checkpoint, job.task, ids, target, job.recipe.max_length, tuple(job.recipe.lengths))
 
 
@@ -225,7 +225,7 @@ def export(
         calibration, judge = [], None
         if candidate.target.precision in ("int8-dynamic", "int8-static"):
             rows, encoder = job.train.sample(job.recipe.calibration_rows), source.encoder(length)
-            calibration = [collate([row], source.pad_id) for row in data_module.encode(encoder, rows)]
+            calibration = [collate([row], source.pad_id) for row in dataset.encode(encoder, rows)]
             judge = Int8Evaluator(job.recipe.int8, rows, encoder)
         exporter = EXPORTERS[candidate.target.runtime]
         plain = done[graph_name(candidate.model)].path / "plain.onnx"

@@ -16,7 +16,7 @@ from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
 from paredown.runtime.preprocessor import Preprocessor, run_rows
 from paredown.runtime.session import CannotRunHere, Session
-from paredown.tasks import perturbations as noise
+from paredown.tasks import perturbations
 from paredown.tasks.rows import Rows
 
 from ..job import Candidate, Job, evaluation_name, graph_name, parts_of
@@ -130,7 +130,7 @@ def _recorded(correct: np.ndarray) -> str | list:
 def _robustness(job: Job, session: Session, encoder: Preprocessor) -> dict[str, str | list]:
     """For each change of the texts, which of the same validation rows are right under it."""
     sample, found = job.validation.sample(job.recipe.robustness_rows), {}
-    for name, change in noise.MEASURED.items():
+    for name, change in perturbations.MEASURED.items():
         if not job.task.keeps_labels(change):
             continue
         rows = replace(sample, texts=job.task.perturbed(sample.texts, change))

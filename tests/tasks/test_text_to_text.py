@@ -22,7 +22,7 @@ from paredown.compress.training.seq2seq_targets import along, targets_of, taught
 from paredown.compress.training.trainer import finetune
 from paredown.runtime.errors import InputError
 from paredown.runtime.seq2seq_decoding import writer
-from paredown.tasks import text_to_text as written
+from paredown.tasks import text_to_text
 
 ROWS = [[5, 9, 1], [4, 6, 8, 3, 11, 12, 7, 1], [10, 1]]
 
@@ -39,7 +39,7 @@ ROWS = [[5, 9, 1], [4, 6, 8, 3, 11, 12, 7, 1], [10, 1]]
     ],
 )
 def test_rouge_l_is_of_words_in_their_order(said: str, true: str, want: float) -> None:
-    assert written.rouge_l(said, true) == pytest.approx(want)
+    assert text_to_text.rouge_l(said, true) == pytest.approx(want)
 
 
 def test_rouge_l_is_googles() -> None:
@@ -48,7 +48,7 @@ def test_rouge_l_is_googles() -> None:
     words = ["The", "film", "was", "dull,", "good!", "42", "a", "plot-line"]
     for _ in range(200):
         said, true = (" ".join(rng.choice(words, rng.integers(1, 12))) for _ in range(2))
-        assert written.rouge_l(said, true) == pytest.approx(scorer.score(true, said)["rougeL"].fmeasure)
+        assert text_to_text.rouge_l(said, true) == pytest.approx(scorer.score(true, said)["rougeL"].fmeasure)
 
 
 def test_rows_are_texts_and_their_targets(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from conftest import LABELS, TASK, make_checkpoint
 
 from paredown.compress.config import Distill, DistillationTraining
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.distillation import distill
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
@@ -19,7 +19,7 @@ from paredown.runtime.preprocessor import run_rows
 
 @pytest.fixture(scope="module")
 def ids(teacher: Checkpoint, files: dict) -> list[list[int]]:
-    return data.encode(teacher.encoder(), data.read(str(files["train"]), labelled=False))
+    return dataset.encode(teacher.encoder(), dataset.read(str(files["train"]), labelled=False))
 
 
 def test_the_student_is_made_of_the_teachers_own_layers(teacher: Checkpoint) -> None:
@@ -47,8 +47,8 @@ def test_the_student_is_made_of_the_teachers_own_layers(teacher: Checkpoint) -> 
     ],
 )
 def test_a_student_comes_nearer_to_its_teacher(teacher: Checkpoint, files: dict, ids, changes: dict) -> None:
-    held_out = data.read(str(files["validation"]), names=LABELS)
-    check = data.encode(teacher.encoder(), held_out)
+    held_out = dataset.read(str(files["validation"]), names=LABELS)
+    check = dataset.encode(teacher.encoder(), held_out)
     model = load(teacher, TASK)
     settings = Distill(layers=1, epochs=4, learning_rate=5e-3, **changes)
     raw = distill.student_of(model, settings, ids)
@@ -102,7 +102,7 @@ def test_scores_are_the_mean_of_the_teachers(teacher: Checkpoint, untrained: Che
 def test_patience_keeps_the_best_weights_that_validation_saw(teacher: Checkpoint, files: dict, ids) -> None:
     """A learning rate that ruins the student: what is kept is no worse than the best of the looks."""
     model = load(teacher, TASK)
-    held_out = data.encode(teacher.encoder(), data.read(str(files["validation"]), labelled=False))
+    held_out = dataset.encode(teacher.encoder(), dataset.read(str(files["validation"]), labelled=False))
     wanted = distill.teacher_scores(model, held_out)
     judge = ValidationLoss(held_out, wanted)
     steps: list[str] = []
@@ -133,7 +133,7 @@ def test_a_student_without_layers_learns_and_loads_again(teacher: Checkpoint, fi
     from paredown.compress.config import Static
     from paredown.compress.distillation.static_student import static_student
 
-    held_out = data.read(str(files["validation"]), names=LABELS)
+    held_out = dataset.read(str(files["validation"]), names=LABELS)
     check = teacher.encoder().ids(held_out.texts)
     settings = Static(width=8, pairs=64, epochs=8, learning_rate=0.02)
     student = static_student(load(teacher, TASK), ids, settings, seed=0)

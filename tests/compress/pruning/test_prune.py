@@ -7,7 +7,7 @@ import transformers
 from conftest import IMAGES, LABELS, PROSE, TASK, example_inputs, make_checkpoint, task_of
 
 from paredown.compress.config import Prune
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.models.structure import Layer, blocks, family, keep_blocks, linear, structure_of
@@ -23,12 +23,12 @@ TABLE = LatencyTable("onnxruntime", "fp32", 1, 2.0, {n: float(n) for n in range(
 
 @pytest.fixture(scope="module")
 def batches(teacher: Checkpoint, files: dict) -> list[Batch]:
-    found = data.read(str(files["train"]), labelled=False).sample(96)
-    return batches_of(data.encode(teacher.encoder(), found), 0)
+    found = dataset.read(str(files["train"]), labelled=False).sample(96)
+    return batches_of(dataset.encode(teacher.encoder(), found), 0)
 
 
 def accuracy(model, checkpoint: Checkpoint, files: dict) -> float:
-    rows = data.read(str(files["validation"]), names=LABELS)
+    rows = dataset.read(str(files["validation"]), names=LABELS)
     return TASK.metric(run_rows(partial(forward, model), checkpoint.encoder().ids(rows.texts), 0, "logits"), rows.gold)
 
 

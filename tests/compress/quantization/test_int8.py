@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from onnxruntime import quantization
 
 from paredown.compress.config import Int8
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.quantization import int8 as quantize
 from paredown.compress.quantization.int8_cost import Int8Evaluator, answers, distances, outputs
@@ -32,7 +32,7 @@ def plain(teacher: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def rows(files: dict) -> Rows:
-    return data.read(str(files["train"]), names=LABELS).sample(48)
+    return dataset.read(str(files["train"]), names=LABELS).sample(48)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def broken(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def many(files: dict) -> Rows:
-    return data.read(str(files["train"]), names=LABELS).sample(200)
+    return dataset.read(str(files["train"]), names=LABELS).sample(200)
 
 
 def test_the_products_that_cost_points_stay_in_float(

@@ -6,7 +6,7 @@ import torch
 from conftest import LABELS, TASK, make_checkpoint
 
 from paredown.compress.config import Update
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.models.inference import teacher_scores
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training.continual import _ElasticWeightConsolidation, grow, replayed, update
@@ -25,7 +25,7 @@ def questions(count: int) -> list[str]:
 
 def parts(checkpoint: Checkpoint, files: dict):
     encoder = checkpoint.encoder()
-    train, held = (data.read(str(files[name]), names=LABELS) for name in ("train", "validation"))
+    train, held = (dataset.read(str(files[name]), names=LABELS) for name in ("train", "validation"))
     new = encoder.ids(questions(80))
     return (encoder.ids(train.texts), train.gold), (new, np.full(80, 2)), (encoder.ids(held.texts), held.gold)
 
