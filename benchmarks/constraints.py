@@ -68,7 +68,7 @@ FIGURES = {
 
 
 class Budgets(BaseModel):
-    """Hard limits: a candidate that breaks one, or lacks the figure, can never be picked."""
+    """Hard limits: a candidate that breaks one, or lacks the figure, is never selected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 

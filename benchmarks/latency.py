@@ -27,7 +27,7 @@ class Sweep(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    batch_sizes: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list, description="rows a call")
+    batch_sizes: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list, description="rows per call")
     threads: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list, description="CPU threads, one row a call")
     lengths: list[Annotated[int, Field(ge=2)]] = Field(
         default_factory=list, description="upper ends of length buckets, tokens, ascending; one row a call"

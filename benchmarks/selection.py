@@ -74,7 +74,7 @@ class Row:
     correct: np.ndarray  # (validation rows,) bool, or (validation rows, 2) float64: as quality.py has them
     costs: np.ndarray  # (processes,) money per million requests as each process alone has it, paired by process
     unhurried: float = 0.0  # what of its cost does not follow the price of the machine's hour: storage, energy
-    cannot: str | None = None  # why it can never be picked, whatever the rule
+    cannot: str | None = None  # why it is never selected, whatever the rule
 
     @property
     def name(self) -> str:
@@ -398,7 +398,7 @@ def _paired(a: _Answers, b: _Answers) -> tuple[float, float]:
 
 
 def _nearest_misses(rows: Sequence[Row], reasons: Sequence[str | None], settings: ChooseSettings) -> str:
-    """The three that come nearest to keeping every limit, and why they do not; what can never be picked comes last."""
+    """The three that come nearest to keeping every limit, and why they do not; what is never selected comes last."""
     limits = limits_of(settings.budgets, settings.gates)
     order = sorted(
         zip(rows, reasons, strict=True), key=lambda e: (e[0].cannot is not None, excess(e[0].figures, limits))

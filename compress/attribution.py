@@ -14,7 +14,7 @@ from tokenizers import Encoding
 from transformers import PreTrainedModel
 
 from paredown.runtime.errors import missing_extra
-from paredown.runtime.preprocessor import Encoder
+from paredown.runtime.preprocessor import Preprocessor
 
 from .models.architectures import STATIC
 
@@ -73,7 +73,7 @@ def rollout(model: PreTrainedModel, ids: Sequence[int]) -> np.ndarray | None:
     return reach[0].numpy()
 
 
-def word_attributions(model: PreTrainedModel, encoder: Encoder, text: str, label: int) -> np.ndarray:
+def word_attributions(model: PreTrainedModel, encoder: Preprocessor, text: str, label: int) -> np.ndarray:
     """`integrated_gradients` summed over the tokens of each word between blanks, (words,); NaN: not read."""
     encoding = encoder.tokenizer.encode(text)
     return by_word(text, encoding, integrated_gradients(model, encoding.ids, label, encoder.pad_id))

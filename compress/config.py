@@ -1,4 +1,4 @@
-"""What each compression stage can be told, with units. The recipe, the command line and the Python API share these."""
+"""Settings of each compression stage, with units. The recipe, the command line and the Python API share these."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ class Settings(BaseModel):
 
 
 class Adversary(Settings):
-    """Small pushes of the word embeddings, in the direction that hurts most, that training has to withstand."""
+    """Adversarial training: perturbations of the word embeddings along the gradient of the loss."""
 
     kind: Literal["fgm", "pgd", "freelb"] = Field(
         default="fgm",
-        description="fgm: one push; pgd: the end of several; freelb: the mean of the loss along several",
+        description="fgm: one perturbation; pgd: several steps, loss at the last; freelb: several steps, "
+        "mean of their losses",
     )
     epsilon: Annotated[float, Field(gt=0)] = Field(
-        default=0.1, description="size of the push, a share of the norm of the row's embeddings"
+        default=0.1, description="size of the perturbation, as a share of the norm of the row's embeddings"
     )
-    steps: Annotated[int, Field(ge=1)] = Field(default=3, description="pushes of pgd and freelb")
+    steps: Annotated[int, Field(ge=1)] = Field(default=3, description="perturbation steps of pgd and freelb")
     weight: Annotated[float, Field(gt=0)] = Field(
-        default=1.0, description="of the loss under the push, beside the plain one (freelb: instead of it)"
+        default=1.0, description="weight of the adversarial loss, added to the plain loss (freelb: in place of it)"
     )
 
 
 class Training(Settings):
-    """What every training loop needs to know."""
+    """Settings of every training loop."""
 
-    epochs: Annotated[float, Field(gt=0)] = Field(default=2.0, description="passes over the training rows")
+    epochs: Annotated[float, Field(gt=0)] = Field(default=2.0, description="epochs over the training rows")
     batch_size: Annotated[int, Field(ge=1)] = Field(default=32, description="rows per optimiser step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-4, description="peak of AdamW's learning rate")
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
@@ -42,77 +43,82 @@ class Training(Settings):
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.01, description="AdamW's decoupled weight decay")
     freeze_embeddings: bool = Field(
-        default=True, description="leave the embeddings as they are: a quarter less time a step"
+        default=True, description="do not train the embeddings; a step takes a quarter less time"
     )
     patience: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="stop after this many looks at validation without a better one (none: never look)"
+        default=None, description="early-stopping patience, in evaluations (none: off)"
     )
-    looks: Annotated[float, Field(gt=0)] = Field(default=2.0, description="looks at validation per epoch")
+    looks: Annotated[float, Field(gt=0)] = Field(default=2.0, description="evaluations on validation rows per epoch")
     schedule: Literal["linear", "cosine", "constant"] = Field(
-        default="linear", description="how the learning rate goes after the warm-up"
+        default="linear", description="learning-rate schedule after the warm-up"
     )
     adversarial: Adversary | None = Field(
-        default=None, description="withstand small pushes of the embeddings (twice the time a step, or more)"
+        default=None, description="adversarial training on perturbed embeddings (a step takes twice the time, or more)"
     )
 
 
 class Adapter(Settings):
-    """Train a few numbers beside the weights (peft) and merge them into the weights afterwards."""
+    """Parameter-efficient fine-tuning (peft); the adapters are merged into the weights afterwards."""
 
     kind: Literal["lora", "dora", "adalora", "ia3", "loha", "lokr", "oft"] = Field(
-        default="lora", description="what is trained beside each linear layer; all of these can be merged"
+        default="lora", description="kind of adapter of each linear layer; all of these can be merged"
     )
-    rank: Annotated[int, Field(ge=1)] = Field(default=8, description="of the update (adalora: on average)")
+    rank: Annotated[int, Field(ge=1)] = Field(default=8, description="rank of the update (adalora: on average)")
     alpha: Annotated[float, Field(gt=0)] = Field(default=16, description="scale of the update, divided by the rank")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="share of its inputs left out")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="dropout rate of the adapter's inputs"
+    )
 
 
 class Finetune(Training):
     """Train on the labelled rows alone."""
 
     peft: Adapter | None = Field(
-        default=None, description="train adapters and the head only; they like a ten times higher learning_rate"
+        default=None, description="train adapters and the head only; use a ten times higher learning_rate"
     )
     class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | None = Field(
         default=None,
-        description="weight of a row in the loss: `balanced` (rare labels count as much), or a number by label",
+        description="class weights of the loss: `balanced` (every label has the same total weight), or a "
+        "number for each label",
     )
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-4, description="peak of AdamW's learning rate")
 
 
 class Tune(Settings):
-    """Look for better settings of `finetune` on a fifth of the training rows, and say whether they are."""
+    """Hyperparameter search for `finetune` on a fifth of the training rows, compared with the given settings."""
 
-    minutes: Annotated[float, Field(gt=0)] = Field(description="for trials together; the two last trainings come after")
-    trials: Annotated[int, Field(ge=1)] = Field(default=40, description="at most")
+    minutes: Annotated[float, Field(gt=0)] = Field(
+        description="time limit of all trials together; the two final trainings come after it"
+    )
+    trials: Annotated[int, Field(ge=1)] = Field(default=40, description="maximum number of trials")
     finetune: Finetune = Field(
-        default_factory=Finetune, description="the first trial, and what the best one is held against"
+        default_factory=Finetune, description="settings of the first trial, and the reference for the best one"
     )
     peft: list[Literal["none", "lora", "dora", "adalora", "ia3", "loha", "lokr", "oft"]] = Field(
         default=["none", "lora"], min_length=1, description="kinds of adapters to try; none: all weights"
     )
-    adversarial: bool = Field(default=False, description="also try pushes of the embeddings (twice the time a step)")
+    adversarial: bool = Field(default=False, description="also try adversarial training (a step takes twice the time)")
 
 
 class Augment(Settings):
-    """Changed copies of the training rows; validation and test are never touched."""
+    """Data augmentation of the training rows; validation and test rows stay unchanged."""
 
     kinds: list[Literal["typos", "deletion", "swap", "synonyms", "masked", "back_translation"]] = Field(
         default=["typos", "deletion", "swap"],
         min_length=1,
-        description="each copy gets one of these, drawn by the seed",
+        description="kinds of augmentation; each copy gets one of them at random",
     )
-    copies: Annotated[int, Field(ge=1)] = Field(default=1, description="changed copies of every row")
-    share: Share = Field(default=0.1, description="share of a row's words that a change touches, one at least")
+    copies: Annotated[int, Field(ge=1)] = Field(default=1, description="augmented copies of every row")
+    share: Share = Field(default=0.1, description="share of the words of a row that are perturbed, at least one word")
     synonyms: str | None = Field(
-        default=None, description="for synonyms: a file with a group of words a line, commas between them"
+        default=None, description="for synonyms: a file with one group of words on each line, separated by commas"
     )
     masked_model: str | None = Field(
-        default=None, description="for masked: a masked-language model, directory or hub id; its words fill the gaps"
+        default=None, description="for masked: a masked-language model, directory or hub id"
     )
     through: list[str] = Field(
         default_factory=list,
-        description="for back_translation: two sequence-to-sequence checkpoints, there and back",
+        description="for back_translation: two sequence-to-sequence checkpoints, one for each direction",
     )
 
     @model_validator(mode="after")
@@ -134,30 +140,28 @@ class Augment(Settings):
 
 
 class Update(Training):
-    """Learn new rows, with new labels or without, and keep what the checkpoint knew."""
+    """Continual learning on new rows, with or without new labels."""
 
     replay: Annotated[float, Field(ge=0)] = Field(
-        default=1.0, description="old rows that are seen again for every new one, evenly over the old labels"
+        default=1.0, description="replayed old rows for each new row, evenly over the old labels"
     )
     lwf: Annotated[float, Field(ge=0)] = Field(
-        default=1.0, description="weight of staying with the old model's answers (learning without forgetting)"
+        default=1.0, description="weight of the distillation loss against the old model (learning without forgetting)"
     )
-    temperature: Annotated[float, Field(gt=0)] = Field(default=2.0, description="softens both sides of lwf")
-    ewc: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="weight of staying near the old weights that matter (elastic weight consolidation)"
-    )
-    ewc_rows: Annotated[int, Field(ge=1)] = Field(default=256, description="old rows that ewc is measured on")
+    temperature: Annotated[float, Field(gt=0)] = Field(default=2.0, description="temperature of the lwf loss")
+    ewc: Annotated[float, Field(ge=0)] = Field(default=0.0, description="weight of elastic weight consolidation (EWC)")
+    ewc_rows: Annotated[int, Field(ge=1)] = Field(default=256, description="old rows for the Fisher information of ewc")
     retrain: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="epochs of a second model on all rows, to compare with (0: none)"
+        default=0.0, description="epochs of a reference model trained on all rows (0: none)"
     )
     epochs: Annotated[float, Field(gt=0)] = Field(default=3.0, description="passes over new and replayed rows")
-    freeze_embeddings: bool = Field(default=True, description="leave the embeddings as they are")
+    freeze_embeddings: bool = Field(default=True, description="do not train the embeddings")
 
 
-class Heal(Training):
-    """Train a smaller model to answer as its teacher does."""
+class DistillationTraining(Training):
+    """Knowledge distillation into a smaller model."""
 
-    temperature: Annotated[float, Field(gt=0)] = Field(default=2.0, description="softens both sides of the logit loss")
+    temperature: Annotated[float, Field(gt=0)] = Field(default=2.0, description="temperature of the logit loss")
     hidden_weight: Annotated[float, Field(ge=0)] = Field(
         default=1.0,
         description="weight of the per-token hidden-state loss (0: the teacher runs once, not in every step)",
@@ -166,21 +170,21 @@ class Heal(Training):
         default=0.0, description="weight of the last layer's token-relation loss, for a student of any width"
     )
     quantize_aware: bool = Field(
-        default=False, description="train with INT8's rounding, where plain INT8 loses too much"
+        default=False, description="quantisation-aware training, where post-training INT8 loses too much"
     )
     label_weight: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="weight of the loss on the rows' own labels"
     )
     learn_from: Literal["all", "unlabeled"] = Field(
         default="all",
-        description="training and unlabelled rows, or the unlabelled ones alone: a teacher is surer of the rows that "
-        "it was trained on than of any other",
+        description="training and unlabelled rows, or the unlabelled ones alone; a teacher is overconfident "
+        "on its own training rows",
     )
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=2e-4, description="peak of AdamW's learning rate")
 
 
-class Recover(Heal):
-    """Heal a cut model: it is near its teacher already, and a higher rate would take it further away."""
+class Recover(DistillationTraining):
+    """Fine-tuning after pruning, by distillation; the rate is low because the model is near its teacher."""
 
     hidden_weight: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="weight of the per-token hidden-state loss (0: the teacher runs once)"
@@ -188,21 +192,23 @@ class Recover(Heal):
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=3e-5, description="peak of AdamW's learning rate")
 
 
-class Distill(Heal):
-    """A student made of some of the teacher's own layers, or one that comes from elsewhere."""
+class Distill(DistillationTraining):
+    """A student made of some of the teacher's layers, or given as a checkpoint."""
 
-    layers: int | list[int] = Field(default=3, description="how many layers, evenly spread, or which ones (from 0)")
+    layers: int | list[int] = Field(
+        default=3, description="number of layers, evenly spread, or a list of layers (from 0)"
+    )
     width: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description="hidden size of the student, a multiple of the size of a head (default: the teacher's)",
     )
     decoder_layers: int | list[int] | None = Field(
         default=None,
-        description="text-to-text: layers of the half that writes, which is run for every token (default: as `layers`)",
+        description="text-to-text: layers of the decoder, which runs once for every token (default: as `layers`)",
     )
     student: str | None = Field(
         default=None,
-        description="another checkpoint as the student instead: directory or hub id; layers and width are its own",
+        description="checkpoint of the student, directory or hub id, in place of layers and width",
     )
 
     @model_validator(mode="after")
@@ -216,31 +222,31 @@ class Distill(Heal):
         return self
 
 
-class Static(Heal):
-    """A student without layers: token embeddings, mean pooling and a linear head, taught the teacher's answers."""
+class Static(DistillationTraining):
+    """A student without layers: token embeddings, mean pooling and a linear head, distilled from the teacher."""
 
-    width: Annotated[int, Field(ge=1)] = Field(default=64, description="of the embeddings")
+    width: Annotated[int, Field(ge=1)] = Field(default=64, description="size of the embeddings")
     pairs: Annotated[int, Field(ge=0, le=2**15)] = Field(
-        default=0, description="buckets for embeddings of neighbouring tokens (0: none)"
+        default=0, description="hash buckets of bigram embeddings (0: none)"
     )
     epochs: Annotated[float, Field(gt=0)] = Field(default=6.0, description="passes over the rows")
     batch_size: Annotated[int, Field(ge=1)] = Field(default=64, description="rows per optimiser step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-3, description="peak of AdamW's learning rate")
-    hidden_weight: Literal[0] = Field(default=0, description="it has no hidden states")  # type: ignore[assignment]
-    relation_weight: Literal[0] = Field(default=0, description="and no layers that relate tokens")  # type: ignore[assignment]
-    quantize_aware: Literal[False] = Field(default=False, description="nor products to round")  # type: ignore[assignment]
-    freeze_embeddings: Literal[False] = Field(default=False, description="they are all there is to learn")  # type: ignore[assignment]
+    hidden_weight: Literal[0] = Field(default=0, description="0: a static student has no hidden states")  # type: ignore[assignment]
+    relation_weight: Literal[0] = Field(default=0, description="0: a static student has no attention layers")  # type: ignore[assignment]
+    quantize_aware: Literal[False] = Field(default=False, description="false: no matrix products to quantise")  # type: ignore[assignment]
+    freeze_embeddings: Literal[False] = Field(default=False, description="false: the embeddings are trained")  # type: ignore[assignment]
 
 
 class Trim(Settings):
-    """Cut the vocabulary to the tokens of the training rows and the unlabelled text, plus a floor."""
+    """Reduce the vocabulary to the tokens of the training rows and the unlabelled text, plus the most frequent ones."""
 
     frequent: Annotated[int, Field(ge=0)] = Field(
-        default=2000, description="first pieces of the vocabulary that stay whether the text has them or not"
+        default=2000, description="number of first tokens of the vocabulary that are always kept"
     )
     min_count: Annotated[int, Field(ge=1)] = Field(
         default=1,
-        description="times that the text must have a token for it to stay; rarer ones fall into smaller pieces",
+        description="minimum count of a token in the text; rarer tokens are split into smaller pieces",
     )
 
 
@@ -253,19 +259,19 @@ class Int8(Settings):
     )
     max_kl: Annotated[float, Field(ge=0)] = Field(
         default=0.01,
-        description="distance to the float model's answers where the rows have no labels: mean KL divergence, nats a "
-        "row (numbers: squared error in variances; vectors: 1 - cosine)",
+        description="distance to the float model's outputs where the rows have no labels: mean KL "
+        "divergence, nats per row (numbers: squared error in variances; vectors: 1 - cosine)",
     )
 
 
 class Timed(Settings):
     """The runtime, precision and batch that a time is measured in, on rows of the user's own lengths."""
 
-    runtime: Literal["onnxruntime", "openvino"] = Field(default="onnxruntime", description="what runs the model")
+    runtime: Literal["onnxruntime", "openvino"] = Field(default="onnxruntime", description="runtime of the model")
     precision: Literal["fp32", "bf16", "int8-dynamic", "int8-static"] = Field(
         default="int8-dynamic", description="number format"
     )
-    batch_size: Annotated[int, Field(ge=1)] = Field(default=1, description="rows a call")
+    batch_size: Annotated[int, Field(ge=1)] = Field(default=1, description="rows per call")
 
     @model_validator(mode="after")
     def _known(self) -> Timed:
@@ -276,16 +282,16 @@ class Timed(Settings):
 
 
 class Prune(Settings):
-    """Cut whole heads, feed-forward neurons and layers: to a time that is measured here, or to given shares."""
+    """Structured pruning of heads, feed-forward neurons and layers: to a measured latency, or to given shares."""
 
     speedup: Annotated[float, Field(gt=1)] | None = Field(
         default=None,
-        description="how many times faster than the model that the step is given, in the `target` that it is timed in",
+        description="target speed-up against the input model of the step, measured in `target`",
     )
     latency_ms: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="milliseconds of a call instead of a speed-up"
+        default=None, description="target latency of a call, in milliseconds, in place of a speed-up"
     )
-    target: Timed = Field(default_factory=Timed, description="what the time is measured in")
+    target: Timed = Field(default_factory=Timed, description="runtime, precision and batch size of the latency target")
     even: bool = Field(
         default=False, description="the same shape in every layer, so that plain transformers can load it"
     )
@@ -295,10 +301,10 @@ class Prune(Settings):
         default=None, description="layers to keep: how many (chosen by measured effect) or which (from 0)"
     )
     multiple: Annotated[int, Field(ge=1)] = Field(default=32, description="feed-forward widths are multiples of this")
-    rows: Annotated[int, Field(ge=1)] = Field(default=1024, description="training rows that importance is measured on")
-    resolve: bool = Field(default=True, description="solve the output projections again after the cut (least squares)")
+    rows: Annotated[int, Field(ge=1)] = Field(default=1024, description="training rows for importance scores")
+    resolve: bool = Field(default=True, description="refit the output projections after pruning (least squares)")
     recover: Recover | None = Field(
-        default=None, description="training after the cut, with the uncut model as the teacher"
+        default=None, description="fine-tuning after pruning, by distillation from the unpruned model"
     )
 
     @property

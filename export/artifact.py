@@ -14,8 +14,8 @@ import numpy as np
 
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import MARKED, Encoder, reader_file
-from paredown.runtime.preprocessors import encoder_of
+from paredown.runtime.preprocessor import MARKED, Preprocessor, reader_file
+from paredown.runtime.preprocessors import preprocessor_of
 from paredown.runtime.session import ENGINES, PROVIDERS, RUNTIMES
 from paredown.tasks.base import Task
 
@@ -57,7 +57,7 @@ def precisions_of(runtime: str, task: Task) -> tuple[str, ...]:
     return BY_GRAPH[task.graph].get(runtime, ())
 
 
-def marks_of(encoder: Encoder) -> dict[str, bool]:
+def marks_of(encoder: Preprocessor) -> dict[str, bool]:
     """For `Artifact.details`: that the graph knows `encoder.MARK`, where its rows may have it."""
     return {MARKED: True} if encoder.marks else {}
 
@@ -102,9 +102,11 @@ class Artifact:
             return batch
         return Decoder(lambda given: given, self.generation).begun(batch)
 
-    def encoder(self) -> Encoder:
+    def encoder(self) -> Preprocessor:
         """The tokenizer, or the preprocessor of images, that goes with the model."""
-        return encoder_of(self.path, self.inputs, self.max_length, self.pad_id, marks=bool(self.details.get(MARKED)))
+        return preprocessor_of(
+            self.path, self.inputs, self.max_length, self.pad_id, marks=bool(self.details.get(MARKED))
+        )
 
     def size_mb(self) -> float:
         """Size on disk of what must be shipped to run it: model files and tokenizer, in MB (1e6 bytes)."""

@@ -18,7 +18,7 @@ from paredown.compress.models.sentence_transformers import pooling_of
 from paredown.compress.models.validation import read_config
 from paredown.runtime.errors import InputError, missing_extra
 from paredown.runtime.model_scan import check_model_file, scan
-from paredown.runtime.preprocessor import PAIR, Encoder, parts_of, reader_file, run_rows
+from paredown.runtime.preprocessor import PAIR, Preprocessor, parts_of, reader_file, run_rows
 from paredown.runtime.session import TOKEN_TYPES, CannotRunHere, Session
 from paredown.tasks.base import Task
 from paredown.tasks.registry import task_named
@@ -95,7 +95,7 @@ def answered(artifact: Artifact, texts: Sequence[str], threads: int) -> np.ndarr
     return run_rows(session, encoder.ids(texts), encoder.pad_id, name)
 
 
-def _as_asked(session: Session, artifact: Artifact, task: Task, encoder: Encoder, texts: Sequence[str]) -> Session:
+def _as_asked(session: Session, artifact: Artifact, task: Task, encoder: Preprocessor, texts: Sequence[str]) -> Session:
     """The session, given the token types of its tokenizer where it takes any, and giving the one output of its task."""
     types = _types_of(encoder, texts) if TOKEN_TYPES in artifact.inputs else None
     pooling = artifact.details.get(POOLING)
@@ -114,7 +114,7 @@ def _as_asked(session: Session, artifact: Artifact, task: Task, encoder: Encoder
     return run
 
 
-def _types_of(encoder: Encoder, texts: Sequence[str]) -> dict[tuple[int, ...], list[int]]:
+def _types_of(encoder: Preprocessor, texts: Sequence[str]) -> dict[tuple[int, ...], list[int]]:
     """Token ids of each row -> its token types, as the tokenizer makes them."""
     made = encoder.tokenizer.encode_batch([parts_of(text) for text in texts])
     return {tuple(encoding.ids): list(encoding.type_ids) for encoding in made}

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from paredown.compress.config import Distill, Finetune, Heal, Prune, Stage, Timed
-from paredown.compress.data import dataset as data_module
+from paredown.compress.config import Distill, DistillationTraining, Finetune, Prune, Stage, Timed
+from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import Certificate, divided
 from paredown.compress.distillation.compatibility import check_student, check_teacher, same_tokens
-from paredown.compress.models.architectures import FAMILIES, HALVES, WHOLE, check_cut, supported
+from paredown.compress.models.architectures import FAMILIES, SEQ2SEQ, UNPRUNABLE, check_cut, supported
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.compress.models.model_card import origin_files
 from paredown.export.artifact import EXTRA, precisions_of
@@ -35,7 +35,7 @@ ORIGIN = f"{BASELINE}-origin"  # licence and card of the checkpoint
 RECOVER = "-recover"  # after the name of the cut that is healed
 PLAIN_INT8: dict[Runtime, Precision] = {"onnxruntime": "int8-dynamic", "openvino": "int8-static"}
 # Architectures that can be exported, by Task.graph.
-EXPORTED = {"single": [*supported(False), *WHOLE], "seq2seq": [*HALVES], "causal_lm": supported(True)}
+EXPORTED = {"single": [*supported(False), *UNPRUNABLE], "seq2seq": [*SEQ2SEQ], "causal_lm": supported(True)}
 MODULES = {"pytorch": "torch", "openvino": "openvino"}  # every other runtime is ONNX Runtime, or an engine
 
 
@@ -141,7 +141,7 @@ class Job:
         """Rows that students learn from: the training rows and the unlabelled ones."""
         return len(self.train) + (len(self.unlabeled) if self.unlabeled else 0)
 
-    def rows_of(self, settings: Heal) -> int:
+    def rows_of(self, settings: DistillationTraining) -> int:
         """How many of these one lesson uses."""
         return self.learned - (len(self.train) if settings.learn_from == "unlabeled" else 0)
 
@@ -167,7 +167,7 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     task = task.for_rows(validation, test, train)
     unlabeled = None
     if recipe.data.unlabeled:
-        unlabeled = data_module.read_unlabeled(
+        unlabeled = dataset.read_unlabeled(
             recipe.data.unlabeled, columns=task.columns, text=recipe.data.text, label=recipe.data.label
         )
     splits = divided(train, validation, test, unlabeled)
@@ -188,9 +188,9 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     encoder = checkpoint.encoder(recipe.max_length)
     for rows in (train, validation, test):
         if rows is not None:
-            data_module.require_two_classes(rows, checkpoint.labels)
+            dataset.require_two_classes(rows, checkpoint.labels)
             if not task.reads_images:  # those were checked when they were read
-                data_module.encode(encoder, rows)
+                dataset.encode(encoder, rows)
     _check_installed(recipe)
     if try_models and importable("torch") and importable("transformers"):
         names = {
@@ -231,15 +231,15 @@ def _teacher(source: str, checkpoint: Checkpoint, task: Task, max_length: int) -
 
 
 def _check_kind(model: Model, kind: str) -> None:
-    """A convolutional net is not cut, and none is made of its layers."""
+    """Pruning, and distillation into some of the layers, are not supported for convolutional networks."""
     for entry in model.steps:
         stage, settings = entry.stage
         if isinstance(settings, Distill) and settings.student is not None:
             kind = open_checkpoint(settings.student).config.get("model_type", "")
-        elif kind in WHOLE and isinstance(settings, Prune | Distill):
+        elif kind in UNPRUNABLE and isinstance(settings, Prune | Distill):
             raise InputError(
-                f"models: '{model.name}', {stage}: a '{kind}' model is not cut; supported: {', '.join(FAMILIES)}. As a "
-                "student it comes from elsewhere: distill: {student: DIR}"
+                f"models: '{model.name}', {stage}: pruning is not supported for '{kind}'; supported: "
+                f"{', '.join(FAMILIES)}. To distil into one, give distill: {{student: DIR}}"
             )
 
 
@@ -262,12 +262,16 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length:
         except InputError as error:
             raise InputError(f"models: '{model.name}', {stage}: {error}") from None
         lesson = settings.recover if isinstance(settings, Prune) else settings
-        if isinstance(lesson, Heal) and lesson.learn_from == "unlabeled" and not unlabeled:
+        if isinstance(lesson, DistillationTraining) and lesson.learn_from == "unlabeled" and not unlabeled:
             raise InputError(f"models: '{model.name}', {stage}: learn_from: unlabeled needs data.unlabeled")
-        if isinstance(lesson, Heal) and not shares_tokens and (lesson.hidden_weight or lesson.relation_weight):
+        if (
+            isinstance(lesson, DistillationTraining)
+            and not shares_tokens
+            and (lesson.hidden_weight or lesson.relation_weight)
+        ):
             raise InputError(
-                f"models: '{model.name}', {stage}: its student cuts text into other tokens than the checkpoint, or "
-                "sees images otherwise; set hidden_weight and relation_weight to 0"
+                f"models: '{model.name}', {stage}: another tokenizer or image processor than the "
+                "checkpoint's; set hidden_weight and relation_weight to 0"
             )
         if isinstance(settings, Prune) and settings.timed and narrowed:
             raise InputError(
@@ -351,4 +355,4 @@ def sitting_name(number: int) -> str:
 
 def has_scores(job: Job, settings: Stage) -> bool:
     """It learns from its teacher's logits, which are made once for all students; a decoder's are too many to keep."""
-    return isinstance(settings, Heal) and job.task.supports(Feature.CACHED_SCORES)
+    return isinstance(settings, DistillationTraining) and job.task.supports(Feature.CACHED_SCORES)

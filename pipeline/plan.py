@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paredown.benchmarks.sittings import spread
-from paredown.compress.config import Distill, Finetune, Heal, Prune, Stage, Static, Timed
+from paredown.compress.config import Distill, DistillationTraining, Finetune, Prune, Stage, Static, Timed
 from paredown.compress.models.loading import open_checkpoint
 from paredown.compress.models.model_card import origin_files
 from paredown.export.artifact import WEIGHTS_ONLY
@@ -295,6 +295,6 @@ def _guess(job: Job, settings: Stage) -> float:
     """Seconds of a training stage, from 40 rows a second measured for MiniLM-L6 in float32 on 2 cores."""
     if isinstance(settings, Finetune):
         return settings.epochs * len(job.train) / 40
-    if not isinstance(settings, Heal):
+    if not isinstance(settings, DistillationTraining):
         return 60.0 if isinstance(settings, Prune) else 5.0
     return 30 + settings.epochs * job.rows_of(settings) / (1500 if isinstance(settings, Static) else 60)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .preprocessor import Encoder
+from .preprocessor import Preprocessor
 
 FORMATS = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}  # Pillow's name -> the MIME type's
 MOST_BYTES = 20_000_000  # of an encoded image
@@ -26,7 +26,7 @@ KINDS = ("", "ViT", "DeiT", "ConvNext", "Bit", "CLIP")  # image processors whose
 CROP_PCT = 224 / 256  # ConvNeXT's, where its file does not say
 
 
-class ImageEncoder(Encoder):
+class ImagePreprocessor(Preprocessor):
     """A preprocessor_config.json. A row has one "token", the image: (1, channels, height, width) float32.
 
     Raises ValueError, naming the key, for a file that asks for what is not known here.

@@ -132,13 +132,13 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         elif wire == 2:
             length, at = _varint(data, at)
             if at + length > end:
-                raise ValueError("not an ONNX model, or cut off")
+                raise ValueError("not an ONNX model, or truncated")
             yield number, data[at : at + length]
             at += length
         elif wire in (1, 5):
             at += 8 if wire == 1 else 4
             if at > end:
-                raise ValueError("not an ONNX model, or cut off")
+                raise ValueError("not an ONNX model, or truncated")
         else:
             raise ValueError("not an ONNX model: damaged")
 
@@ -147,7 +147,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
     value = 0
     for i in range(10):
         if at + i >= len(data):
-            raise ValueError("not an ONNX model, or cut off")
+            raise ValueError("not an ONNX model, or truncated")
         byte = data[at + i]
         value |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:

@@ -38,7 +38,7 @@ class Words:
     tokens: int  # of the whole text, special tokens included
 
 
-class Encoder:
+class Preprocessor:
     """A tokenizer.json with one length policy: cut at `max_length` tokens, on the side that the file names, pad to the
     longest row of the batch. `text`: what the file would say with the settings beside it. `marks`: the model that
     the rows are for knows MARK."""

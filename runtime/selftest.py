@@ -16,8 +16,8 @@ import numpy as np
 from .answers import ANSWERS
 from .causal_decoding import Decoder
 from .manifest import MANIFEST, BundleError, check_files, models_of, read_manifest
-from .preprocessor import MARKED, Encoder, reader_file
-from .preprocessors import encoder_of
+from .preprocessor import MARKED, Preprocessor, reader_file
+from .preprocessors import preprocessor_of
 from .seq2seq_decoding import writer
 from .session import CannotRunHere, Session, open_session, padded
 
@@ -72,11 +72,11 @@ def cpu_flags() -> set[str]:
     }
 
 
-def open_encoder(bundle: Path, manifest: dict) -> Encoder:
+def open_encoder(bundle: Path, manifest: dict) -> Preprocessor:
     """The bundle's tokenizer, or its preprocessor of images. Check the files first."""
     try:
         marks = bool(manifest["source"]["details"].get(MARKED))
-        return encoder_of(bundle, manifest["inputs"], manifest["max_length"], manifest["pad_id"], marks=marks)
+        return preprocessor_of(bundle, manifest["inputs"], manifest["max_length"], manifest["pad_id"], marks=marks)
     except Exception as error:
         raise BundleError(f"{reader_file(manifest['inputs'])} does not open here: {_line(error)}") from None
 
@@ -103,12 +103,12 @@ def open_runtime(bundle: Path, manifest: dict, threads: int | None = None, alone
     return padded(model, () if lengths == "longest" else lengths, manifest["pad_id"], rows)
 
 
-def open_model(bundle: Path, manifest: dict, threads: int | None = None) -> tuple[Session, Encoder]:
+def open_model(bundle: Path, manifest: dict, threads: int | None = None) -> tuple[Session, Preprocessor]:
     """The bundle's session and tokenizer. Check the files first."""
     return open_runtime(bundle, manifest, threads), open_encoder(bundle, manifest)
 
 
-def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encoder) -> float:
+def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Preprocessor) -> float:
     """Tokens, outputs and answers of the golden rows are those that were packed; returns the largest difference, of a
     model that writes the share of rows, 0..1, that it answers with another text."""
     output, labels, worst = manifest["outputs"][0], manifest["labels"], 0.0
@@ -145,7 +145,7 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Encode
     if writes:  # one token that is another makes all behind it others: what counts is how many texts are
         worst = others / len(rows)
         if worst > tolerance:
-            raise BundleError(f"{others} of {len(rows)} golden rows are answered with another text here")
+            raise BundleError(f"{others} of {len(rows)} golden rows have another text here")
     return worst
 
 

@@ -228,7 +228,7 @@ def check_texts(first: list[bytes], second: list[bytes], model: Model, settings:
     except UnicodeDecodeError:
         raise Refused(400, "a text is not UTF-8") from None
     if not all(map(is_text, [*texts, *pairs])):
-        raise Refused(400, "a text holds U+001E, which parts two texts")
+        raise Refused(400, "a text contains U+001E, the reserved separator of pairs")
     try:
         return model.task.row_texts(texts, pairs)
     except InputError as error:

@@ -311,7 +311,7 @@ class Models:
         chosen = []
         while limit is not None and taken + needed > limit:
             if len(chosen) == len(idle):
-                raise NoRoom(f"--memory-mb {limit:g}: no room for {needed:.0f} MB more")
+                raise NoRoom(f"--memory-mb {limit:g}: not enough memory for {needed:.0f} MB more")
             chosen.append(idle[len(chosen)][-1])
             taken -= self.served[chosen[-1]].megabytes
         for key in chosen:

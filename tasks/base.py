@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import PAIR, Encoder
+from paredown.runtime.preprocessor import PAIR, Preprocessor
 
 from . import perturbations
 from .columns import TEXT, Columns
@@ -140,11 +140,11 @@ class Task:
             )
         return [f"{first}{PAIR}{second}" for first, second in zip(texts, seconds, strict=True)]
 
-    def gold(self, rows: Rows, encoder: Encoder) -> Any:
+    def gold(self, rows: Rows, encoder: Preprocessor) -> Any:
         """What `correct` compares outputs with."""
         return rows.gold
 
-    def training_targets(self, rows: Rows, encoder: Encoder) -> np.ndarray | Sequence[np.ndarray]:
+    def training_targets(self, rows: Rows, encoder: Preprocessor) -> np.ndarray | Sequence[np.ndarray]:
         """Labels to train on: of each row, or of its tokens."""
         return rows.gold
 
@@ -228,7 +228,7 @@ class Task:
     # Answers
 
     def decode(
-        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (rows, labels) -> one {label, score, scores} a row; scores are softmax probabilities."""
         return [
@@ -250,7 +250,7 @@ class Task:
         lengths: Sequence[int],
         answers: Sequence[dict],
         labels: tuple[str, ...],
-        encoder: Encoder,
+        encoder: Preprocessor,
     ) -> dict[str, Tensor]:
         """Rows of `lengths` tokens as outputs of the Open Inference Protocol. `answers`: `decode` of them, empty where
         the request had no text."""

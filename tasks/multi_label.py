@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from paredown.runtime.preprocessor import Encoder
+from paredown.runtime.preprocessor import Preprocessor
 
 from .base import NO_LABEL, Feature, Task, Tensor
 from .columns import LABELS
@@ -55,7 +55,7 @@ class MultiLabelClassification(Task):
         return np.array([kl(_yes_or_no(a), _yes_or_no(b)).sum() for a, b in zip(ours, theirs, strict=True)])
 
     def decode(
-        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (rows, labels) -> one {labels, scores} a row: the labels whose probability is over 0.5."""
         return label_scores(outputs, labels)
@@ -66,7 +66,7 @@ class MultiLabelClassification(Task):
         lengths: Sequence[int],
         answers: Sequence[dict],
         labels: tuple[str, ...],
-        encoder: Encoder,
+        encoder: Preprocessor,
     ) -> dict[str, Tensor]:
         shape = list(outputs.shape)
         return {

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from paredown.runtime.preprocessor import PAIR, Encoder
+from paredown.runtime.preprocessor import PAIR, Preprocessor
 
 from . import perturbations
 from .base import NO_LABEL, Feature, Task, Tensor
@@ -36,16 +36,16 @@ class Asked:
     """The gold answers of some rows, and where their tokens stand in their contexts."""
 
     contexts: list[str]
-    places: list[np.ndarray]  # `Encoder.places` of each row
+    places: list[np.ndarray]  # `Preprocessor.places` of each row
     answers: list[tuple[Answer, ...]]  # none: the context does not say
 
 
-def asked(rows: Rows, encoder: Encoder) -> Asked:
+def asked(rows: Rows, encoder: Preprocessor) -> Asked:
     """What `right` compares with, for this tokenizer and its longest input."""
     return Asked(_contexts(rows.texts), encoder.places(rows.texts), list(rows.gold))
 
 
-def ends(rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+def ends(rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
     """For each row (tokens, 2) int64: 1 where its first answer begins and where it ends, else 0. What a model is
     taught. NO_LABEL throughout where the answer was cut off."""
     found = []
@@ -96,7 +96,7 @@ def best(logits: np.ndarray, places: np.ndarray) -> tuple[int, int, float]:
     return int(places[there[first], 0]), int(places[there[last], 1]), float(np.exp(both[first, last]))
 
 
-def decode(outputs: np.ndarray, texts: Sequence[str], encoder: Encoder) -> list[dict]:
+def decode(outputs: np.ndarray, texts: Sequence[str], encoder: Preprocessor) -> list[dict]:
     """outputs (tokens of all texts, 2) -> for each row {answer, start, end, score}: characters of the context; "" where
     it does not say."""
     answers, line = [], 0
@@ -177,10 +177,10 @@ class QuestionAnswering(Task):
     one_label = False
     compares_tokens = True
 
-    def gold(self, rows: Rows, encoder: Encoder) -> Asked:
+    def gold(self, rows: Rows, encoder: Preprocessor) -> Asked:
         return asked(rows, encoder)
 
-    def training_targets(self, rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+    def training_targets(self, rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
         return ends(rows, encoder)
 
     def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
@@ -216,7 +216,7 @@ class QuestionAnswering(Task):
         return np.array([kl(a.T, b.T).mean() for a, b in zip(ours, theirs, strict=True)])
 
     def decode(
-        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (tokens of all rows, 2) -> {answer, start, end, score} for each row."""
         return decode(outputs, texts, encoder)
@@ -231,7 +231,7 @@ class QuestionAnswering(Task):
         lengths: Sequence[int],
         answers: Sequence[dict],
         labels: tuple[str, ...],
-        encoder: Encoder,
+        encoder: Preprocessor,
     ) -> dict[str, Tensor]:
         wide, count = padded(outputs, lengths), [len(answers)]
         places = {name: ("INT64", np.array([a[name] for a in answers], np.int64), count) for name in ENDS}

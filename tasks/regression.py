@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from paredown.runtime.preprocessor import Encoder
+from paredown.runtime.preprocessor import Preprocessor
 
 from .base import Feature, Task, Tensor
 from .columns import NUMBERS, PAIR_NUMBERS
@@ -65,7 +65,7 @@ class TextRegression(Task):
         return np.square((np.stack(ours) - before)[:, 0] / spread(before))
 
     def decode(
-        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (rows, 1) -> one {value} a row."""
         return [{"value": float(row[0])} for row in outputs]
@@ -79,7 +79,7 @@ class TextRegression(Task):
         lengths: Sequence[int],
         answers: Sequence[dict],
         labels: tuple[str, ...],
-        encoder: Encoder,
+        encoder: Preprocessor,
     ) -> dict[str, Tensor]:
         return {
             "value": ("FP32", outputs[:, 0], [len(outputs)]),

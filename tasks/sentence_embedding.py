@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import Encoder
+from paredown.runtime.preprocessor import Preprocessor
 
 from . import perturbations
 from .base import Feature, Task, Tensor
@@ -35,7 +35,7 @@ class Pairs:
     passage: np.ndarray  # (pairs,) int64: which of the different second texts a pair has
 
 
-def pairs(rows: Rows, encoder: Encoder | None = None) -> Pairs:
+def pairs(rows: Rows, encoder: Preprocessor | None = None) -> Pairs:
     """The pairs of some rows; InputError where these are texts without a second one."""
     first = rows.begins
     if not len(first):
@@ -78,7 +78,7 @@ def right(outputs: np.ndarray, gold: Pairs) -> np.ndarray:
     return np.stack([gained, np.ones(len(gained))], axis=1).astype(np.float64)
 
 
-def decode(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
+def decode(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor) -> list[dict]:
     """outputs (rows, width) -> one {embedding} per row, to seven decimals, which is what float32 tells."""
     return [{"embedding": row} for row in outputs.astype(np.float64).round(7).tolist()]
 
@@ -188,7 +188,7 @@ class SentenceEmbedding(Task):
     def for_rows(self, rows: Rows | None, *others: Rows | None) -> SentenceEmbedding:
         return self if rows is None else self.with_metric(metric_of(rows, *others))
 
-    def gold(self, rows: Rows, encoder: Encoder) -> Pairs:
+    def gold(self, rows: Rows, encoder: Preprocessor) -> Pairs:
         return pairs(rows)
 
     def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
@@ -234,7 +234,7 @@ class SentenceEmbedding(Task):
         return 1 - cosines(np.stack(ours), np.stack(theirs))
 
     def decode(
-        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (rows, width) -> one {embedding} a row."""
         return decode(outputs, labels, texts, encoder)
@@ -248,7 +248,7 @@ class SentenceEmbedding(Task):
         lengths: Sequence[int],
         answers: Sequence[dict],
         labels: tuple[str, ...],
-        encoder: Encoder,
+        encoder: Preprocessor,
     ) -> dict[str, Tensor]:
         return {"embedding": ("FP32", outputs, list(outputs.shape))}
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from paredown.runtime.causal_decoding import NAMES, NEXT
-from paredown.runtime.preprocessor import Encoder
+from paredown.runtime.preprocessor import Preprocessor
 
 from . import perturbations
 from .base import Feature, Task, Tensor
@@ -20,7 +20,7 @@ from .rows import Rows
 from .scores import softmax
 
 
-def own_tokens(rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+def own_tokens(rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
     """The ids of each row, (tokens,) int64: what is taught, and what `right` compares with."""
     return [np.array(ids, dtype=np.int64) for ids in encoder.ids(rows.texts)]
 
@@ -49,7 +49,7 @@ def nats(outputs: np.ndarray, lengths: Sequence[int]) -> float:
     return float(-outputs[:, 0].sum(dtype=np.float64) / count) if count else 0.0  # the last of a row counts 0
 
 
-def decode(outputs: np.ndarray, texts: Sequence[str], encoder: Encoder) -> list[dict]:
+def decode(outputs: np.ndarray, texts: Sequence[str], encoder: Preprocessor) -> list[dict]:
     """outputs (rows, new tokens) as `Decoder.continued` gives them -> {text} for each: what comes after its prompt.
 
     The prompt's tokens are decoded too and taken off again: many tokenizers drop a blank at the beginning of a text.
@@ -104,10 +104,10 @@ class TextGeneration(Task):
     compares_tokens = True
     generates = True
 
-    def gold(self, rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+    def gold(self, rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
         return own_tokens(rows, encoder)
 
-    def training_targets(self, rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+    def training_targets(self, rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
         return own_tokens(rows, encoder)
 
     def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
@@ -141,7 +141,7 @@ class TextGeneration(Task):
         return np.abs(ours[..., :1].astype(np.float64) - theirs[..., :1])
 
     def decode(
-        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (rows, new tokens) as `Decoder.continued` gives them -> one {text} a row."""
         return decode(outputs, texts, encoder)
@@ -155,7 +155,7 @@ class TextGeneration(Task):
         lengths: Sequence[int],
         answers: Sequence[dict],
         labels: tuple[str, ...],
-        encoder: Encoder,
+        encoder: Preprocessor,
     ) -> dict[str, Tensor]:
         return {"text": ("BYTES", [answer["text"] for answer in answers], [len(answers)])}
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from paredown.runtime.errors import missing_extra
-from paredown.runtime.preprocessor import Encoder
+from paredown.runtime.preprocessor import Preprocessor
 
 from . import perturbations
 from .base import Feature, Task, Tensor
@@ -27,20 +27,20 @@ class Wanted:
     """The gold texts of some rows, and the tokenizer that turns what a model wrote into text."""
 
     texts: list[str]
-    encoder: Encoder
+    encoder: Preprocessor
 
 
-def wanted(rows: Rows, encoder: Encoder) -> Wanted:
+def wanted(rows: Rows, encoder: Preprocessor) -> Wanted:
     """What `rouge` compares with."""
     return Wanted(list(rows.gold), encoder)
 
 
-def targets(rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+def targets(rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
     """Token ids of each gold text, (tokens,) int64, cut at the encoder's longest input: what a model is taught."""
     return [np.array(ids, dtype=np.int64) for ids in encoder.ids(list(rows.gold))]
 
 
-def written(sequences: np.ndarray, encoder: Encoder) -> list[str]:
+def written(sequences: np.ndarray, encoder: Preprocessor) -> list[str]:
     """(rows, tokens) int -> the texts; blanks at the ends do not count."""
     return [encoder.text(row).strip() for row in sequences]
 
@@ -65,7 +65,7 @@ def beside(sequences: np.ndarray, gold: Wanted) -> dict[str, float]:
     }
 
 
-def decode(sequences: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
+def decode(sequences: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor) -> list[dict]:
     """sequences (rows, tokens) int -> one {text} per row."""
     return [{"text": text} for text in written(sequences, encoder)]
 
@@ -144,10 +144,10 @@ class TextToText(Task):
     compares_tokens = True
     generates = True
 
-    def gold(self, rows: Rows, encoder: Encoder) -> Wanted:
+    def gold(self, rows: Rows, encoder: Preprocessor) -> Wanted:
         return wanted(rows, encoder)
 
-    def training_targets(self, rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+    def training_targets(self, rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
         return targets(rows, encoder)
 
     def commonest_share(self, rows: Rows) -> float:
@@ -177,7 +177,7 @@ class TextToText(Task):
         return np.zeros(1)
 
     def decode(
-        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (rows, tokens) int -> one {text} a row."""
         return decode(outputs, labels, texts, encoder)
@@ -191,7 +191,7 @@ class TextToText(Task):
         lengths: Sequence[int],
         answers: Sequence[dict],
         labels: tuple[str, ...],
-        encoder: Encoder,
+        encoder: Preprocessor,
     ) -> dict[str, Tensor]:
         return {
             "text": ("BYTES", written(outputs, encoder), [len(outputs)]),

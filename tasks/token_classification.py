@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from paredown.runtime.preprocessor import Encoder
+from paredown.runtime.preprocessor import Preprocessor
 
 from . import perturbations
 from .base import NO_LABEL, Feature, Task, Tensor
@@ -34,7 +34,7 @@ class Aligned:
     places: list[np.ndarray]  # for each row (words,) int64: the line of the outputs; -1: the word was cut off
 
 
-def aligned(rows: Rows, encoder: Encoder) -> Aligned:
+def aligned(rows: Rows, encoder: Preprocessor) -> Aligned:
     """The gold tags of rows for this tokenizer and its longest input."""
     places, begin = [], 0
     for words in encoder.words(rows.texts):
@@ -44,7 +44,7 @@ def aligned(rows: Rows, encoder: Encoder) -> Aligned:
     return Aligned(rows.names, list(rows.gold), places)
 
 
-def token_labels(rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+def token_labels(rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
     """For each row (tokens,) int64: a word's tag at its first token, NO_LABEL elsewhere. What a model is taught."""
     found = []
     for words, tags in zip(encoder.words(rows.texts), rows.gold, strict=True):
@@ -89,7 +89,9 @@ def spans(tags: Sequence[str]) -> set[Span]:
     return result
 
 
-def decode(probabilities: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder) -> list[dict]:
+def decode(
+    probabilities: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
+) -> list[dict]:
     """probabilities (tokens of all texts, labels) -> for each text {entities: [{label, text, start, end, score}]}.
 
     start and end are characters, the score is the mean probability of the words' tags. Free text has punctuation stuck
@@ -142,10 +144,10 @@ class TokenClassification(Task):
     one_label = False
     compares_tokens = True
 
-    def gold(self, rows: Rows, encoder: Encoder) -> Aligned:
+    def gold(self, rows: Rows, encoder: Preprocessor) -> Aligned:
         return aligned(rows, encoder)
 
-    def training_targets(self, rows: Rows, encoder: Encoder) -> list[np.ndarray]:
+    def training_targets(self, rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
         return token_labels(rows, encoder)
 
     def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
@@ -168,7 +170,7 @@ class TokenClassification(Task):
         return np.stack([part.mean(axis=0) for part in parts])
 
     def decode(
-        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (tokens of all texts, labels) -> {entities: [{label, text, start, end, score}]} for each text."""
         return decode(softmax(outputs), labels, texts, encoder)
@@ -183,7 +185,7 @@ class TokenClassification(Task):
         lengths: Sequence[int],
         answers: Sequence[dict],
         labels: tuple[str, ...],
-        encoder: Encoder,
+        encoder: Preprocessor,
     ) -> dict[str, Tensor]:
         names = np.array([labels[i] for i in outputs.argmax(axis=-1)], dtype=object)
         wide, named = padded(outputs, lengths), padded(names, lengths, "")

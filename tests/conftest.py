@@ -32,7 +32,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from paredown.benchmarks import system_monitor as conditions
 from paredown.benchmarks.latency import LatencySettings
 from paredown.compress.config import Finetune
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.models.architectures import FAMILIES
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training import trainer as train
@@ -192,9 +192,9 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory: pytest.TempPathFactory, untrained: Checkpoint, files: dict[str, Path]) -> Checkpoint:
     """A tiny BERT that has learned the task: right on nearly every row."""
-    rows = data.read(str(files["train"]), names=LABELS)
+    rows = dataset.read(str(files["train"]), names=LABELS)
     model = load(untrained, TASK)
-    ids = data.encode(untrained.encoder(), rows)
+    ids = dataset.encode(untrained.encoder(), rows)
     settings = Finetune(epochs=8, learning_rate=5e-3, freeze_embeddings=False)
     finetune(model, ids, rows.gold, settings, seed=0)
     return save(model, untrained, tmp_path_factory.mktemp("teacher") / "teacher")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from paredown.runtime.preprocessor import Encoder
+from paredown.runtime.preprocessor import Preprocessor
 from paredown.tasks.base import Tensor
 from paredown.tasks.classification import TextClassification
 from paredown.tasks.scores import softmax
@@ -21,7 +21,7 @@ class StarRating(TextClassification):
         return np.abs(outputs.argmax(axis=-1) - gold) <= 1
 
     def decode(
-        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Encoder
+        self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (rows, labels) -> one {stars, expected} a row."""
         stars = np.arange(1, len(labels) + 1)
@@ -36,6 +36,6 @@ class StarRating(TextClassification):
         lengths: Sequence[int],
         answers: Sequence[dict],
         labels: tuple[str, ...],
-        encoder: Encoder,
+        encoder: Preprocessor,
     ) -> dict[str, Tensor]:
         return {"stars": ("INT64", outputs.argmax(axis=-1) + 1, [len(outputs)])}

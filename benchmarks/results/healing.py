@@ -14,7 +14,7 @@ from pathlib import Path
 
 from paredown.compress.config import Recover
 from paredown.compress.data.dataset import read, read_unlabeled
-from paredown.compress.distillation.distill import heal
+from paredown.compress.distillation.distill import train_student
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.compress.pruning.importance import kl_to, log_probabilities
@@ -58,7 +58,7 @@ def main() -> None:
         scores = run_rows(partial(forward, teacher), ids, source.pad_id, "logits")
         sure = softmax(scores).max(axis=-1).mean()
         for rate in RATES:
-            model = heal(load(cut, task), teacher, ids, Recover(epochs=1, learning_rate=rate), scores=scores)
+            model = train_student(load(cut, task), teacher, ids, Recover(epochs=1, learning_rate=rate), scores=scores)
             how = f"{len(ids)} {name} rows (the teacher's confidence {sure:.3f}), rate {rate:g}"
             print(f"healed on {how}: {told(model)}", flush=True)
 

@@ -11,19 +11,19 @@ import statistics
 import time
 from unittest import mock
 
-from paredown.compress.config import Heal
-from paredown.compress.data import dataset as data
-from paredown.compress.distillation.distill import heal, mean_scores
+from paredown.compress.config import DistillationTraining
+from paredown.compress.data import dataset
+from paredown.compress.distillation.distill import mean_scores, train_student
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.compress.training import trainer as train
 from paredown.tasks.registry import TASKS
 
-AS_IT_IS = Heal(epochs=1, hidden_weight=0)
+AS_IT_IS = DistillationTraining(epochs=1, hidden_weight=0)
 WAYS = {
     "as it is": (AS_IT_IS, {}),
     "rows in random order": (AS_IT_IS, {"train_sampling_strategy": "random"}),
-    "embeddings trained too": (Heal(epochs=1, hidden_weight=0, freeze_embeddings=False), {}),
-    "hidden-state loss, the teacher in every step": (Heal(epochs=1, hidden_weight=1), {}),
+    "embeddings trained too": (DistillationTraining(epochs=1, hidden_weight=0, freeze_embeddings=False), {}),
+    "hidden-state loss, the teacher in every step": (DistillationTraining(epochs=1, hidden_weight=1), {}),
 }
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     task = TASKS["text-classification"]
     source = open_checkpoint(args.checkpoint, task)
     teacher = load(source, task)
-    ids = data.encode(source.encoder(), data.read(args.train, labelled=False).sample(args.rows))
+    ids = dataset.encode(source.encoder(), dataset.read(args.train, labelled=False).sample(args.rows))
     scores = mean_scores([(teacher, ids)])
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     plain = train.TrainingArguments
@@ -48,7 +48,7 @@ def main() -> None:
                 train, "TrainingArguments", lambda changes=changes, **given: plain(**given | changes)
             ):
                 began = time.perf_counter()
-                heal(student, teacher, ids, settings, scores=scores)
+                train_student(student, teacher, ids, settings, scores=scores)
                 seconds[name].append(time.perf_counter() - began)
     first = statistics.median(seconds["as it is"])
     for name, times in seconds.items():

@@ -11,7 +11,7 @@ import numpy as np
 
 from paredown.runtime.causal_decoding import NAMES
 from paredown.runtime.errors import InputError, nearest
-from paredown.runtime.preprocessor import PAIR, Encoder
+from paredown.runtime.preprocessor import PAIR, Preprocessor
 from paredown.tasks.base import Task
 from paredown.tasks.columns import GOLD_COLUMNS, TEXT, Columns
 from paredown.tasks.labels import LabelColumn, distinct, indicator_row, refuse_indicators, written
@@ -231,7 +231,7 @@ def _find(source: str, columns: Sequence[str], given: str | None, usual: Sequenc
     )
 
 
-def encode(encoder: Encoder, rows: Rows) -> list[list[int]]:
+def encode(encoder: Preprocessor, rows: Rows) -> list[list[int]]:
     """Token ids of every row; InputError when no row has a token of its own (the model would see padding only)."""
     ids = encoder.ids(rows.texts)
     if isinstance(ids[0], np.ndarray):  # an image always says something

@@ -20,13 +20,13 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import per_row
 from paredown.tasks.base import NO_LABEL
 
-from ..config import Distill, Heal
-from ..models.architectures import WHOLE
+from ..config import Distill, DistillationTraining
+from ..models.architectures import UNPRUNABLE
 from ..models.inference import teacher_scores
-from ..models.output_kinds import Kind, answers, divergence, inputs_of, kind_of, label_names
+from ..models.output_kinds import OutputKind, answers, divergence, inputs_of, kind_of, label_names
 from ..models.structure import blocks, keep_blocks
 from ..training.collate import ROW
-from ..training.losses import Judge, Labels, labels_key, supervised
+from ..training.losses import Labels, ValidationLoss, labels_key, supervised
 from ..training.target_scaling import standard_units
 from ..training.trainer import fit
 from ..types import Progress
@@ -42,9 +42,9 @@ def distill(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
-    """A student made of `teacher`'s layers, healed on token ids; the teacher is not changed. `labels` as in `heal`."""
+    """A student made of layers of `teacher`, trained on token ids. `labels`: see `train_student`."""
     student = student_of(teacher, settings, ids)
-    return heal(student, teacher, ids, settings, labels=labels, seed=seed, progress=progress)
+    return train_student(student, teacher, ids, settings, labels=labels, seed=seed, progress=progress)
 
 
 def student_of(teacher: PreTrainedModel, settings: Distill, ids: Sequence[Sequence[int]]) -> PreTrainedModel:
@@ -52,7 +52,7 @@ def student_of(teacher: PreTrainedModel, settings: Distill, ids: Sequence[Sequen
 
     `ids`: rows that the width is chosen on, when `width` is given.
     """
-    if kind_of(teacher) is Kind.TEXT:
+    if kind_of(teacher) is OutputKind.SEQ2SEQ:
         from .seq2seq_student import fewer_layers
 
         return fewer_layers(teacher, settings)
@@ -70,11 +70,11 @@ def student_of(teacher: PreTrainedModel, settings: Distill, ids: Sequence[Sequen
     return student
 
 
-def heal(
+def train_student(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
     ids: Sequence[Sequence[int]],
-    settings: Heal,
+    settings: DistillationTraining,
     *,
     labels: Labels | None = None,
     scores: np.ndarray | None = None,
@@ -96,38 +96,38 @@ def heal(
     if settings.label_weight and labels is None:
         raise InputError("label_weight is above 0 and no row has a label; give labels or set it to 0")
     _check_fits(student, teacher, settings)
-    if settings.label_weight and kind_of(student) is Kind.VECTOR:
+    if settings.label_weight and kind_of(student) is OutputKind.VECTOR:
         raise InputError("label_weight: a pair's number is not of one text; set it to 0, or finetune afterwards")
     teacher = teacher.eval()
-    if kind_of(student) is Kind.NEXT:
-        judge = None if validation is None else Judge(*validation)
+    if kind_of(student) is OutputKind.CAUSAL_LM:
+        judge = None if validation is None else ValidationLoss(*validation)
         given = _no_labels(student, len(ids)) if labels is None else labels
-        return _heal(student, teacher, ids, None, given, settings, judge, seed, progress)
+        return _train(student, teacher, ids, None, given, settings, judge, seed, progress)
     if scores is None:
         scores = teacher_scores(teacher, ids)
-    if kind_of(student) is Kind.TEXT:
-        return _heal_writer(student, teacher, ids, scores, labels, settings, validation, seed, progress)
+    if kind_of(student) is OutputKind.SEQ2SEQ:
+        return _train_seq2seq(student, teacher, ids, scores, labels, settings, validation, seed, progress)
     with standard_units(student, ids, scores) as unit:
-        judge = None if validation is None else Judge(validation[0], unit(validation[1]))
+        judge = None if validation is None else ValidationLoss(validation[0], unit(validation[1]))
         given = _no_labels(student, len(ids)) if labels is None else unit(labels)
-        return _heal(student, teacher, ids, unit(scores), given, settings, judge, seed, progress)
+        return _train(student, teacher, ids, unit(scores), given, settings, judge, seed, progress)
 
 
 def _no_labels(student: PreTrainedModel, rows: int) -> np.ndarray:
     kind = kind_of(student)
-    if kind is Kind.NUMBER:
+    if kind is OutputKind.REGRESSION:
         return np.full(rows, np.nan)
-    return np.full((rows, len(label_names(student))) if kind is Kind.SEVERAL else rows, NO_LABEL)
+    return np.full((rows, len(label_names(student))) if kind is OutputKind.MULTI_LABEL else rows, NO_LABEL)
 
 
-def _heal(
+def _train(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
     ids: Sequence[Sequence[int]],
     scores: np.ndarray | None,
     given: Labels,
-    settings: Heal,
-    judge: Judge | None,
+    settings: DistillationTraining,
+    judge: ValidationLoss | None,
     seed: int,
     progress: Progress | None,
 ) -> PreTrainedModel:
@@ -171,18 +171,18 @@ def _heal(
         return fit(student, rows, loss, settings, judge=judge, seed=seed, progress=progress)
 
 
-def _heal_writer(
+def _train_seq2seq(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
     ids: Sequence[Sequence[int]],
     said: np.ndarray,
     labels: Labels | None,
-    settings: Heal,
+    settings: DistillationTraining,
     validation: tuple[Sequence[Sequence[int]], Labels] | None,
     seed: int,
     progress: Progress | None,
 ) -> PreTrainedModel:
-    """`heal` of models that write: the teacher is asked in every step, along the texts of `seq2seq.along`."""
+    """`train_student` for text-to-text models: the teacher runs in every step, on the texts of `seq2seq.along`."""
     from ..models.seq2seq import depths
     from ..training.seq2seq_targets import along
     from .seq2seq_student import same_vocabulary
@@ -203,10 +203,10 @@ def _heal_writer(
                 ours, theirs = out[f"{half}_hidden_states"], wanted[f"{half}_hidden_states"]
                 total = total + settings.hidden_weight / 2 * _hidden_loss(ours, theirs, matched, mask)
         if settings.label_weight:
-            total = total + settings.label_weight * supervised(out.logits, batch, Kind.TEXT)
+            total = total + settings.label_weight * supervised(out.logits, batch, OutputKind.SEQ2SEQ)
         return total
 
-    judge = None if validation is None else Judge(*validation)
+    judge = None if validation is None else ValidationLoss(*validation)
     with _without_dropout(student):
         rows = along(student, ids, labels, said)
         return fit(student, rows, loss, settings, judge=judge, seed=seed, progress=progress)
@@ -231,7 +231,7 @@ def mean_scores(teachers: Sequence[tuple[PreTrainedModel, Sequence[Sequence[int]
 
     Labels count as the first teacher has them; the others may have the same ones in another order.
     """
-    if kind_of(teachers[0][0]) is Kind.TEXT and len(teachers) > 1:
+    if kind_of(teachers[0][0]) is OutputKind.SEQ2SEQ and len(teachers) > 1:
         raise InputError("teachers: what several models write has no mean; give one")
     if len(teachers) == 1:
         return teacher_scores(*teachers[0])
@@ -243,13 +243,13 @@ def mean_scores(teachers: Sequence[tuple[PreTrainedModel, Sequence[Sequence[int]
     return np.stack(scores).mean(axis=0)
 
 
-def _check_fits(student: PreTrainedModel, teacher: PreTrainedModel, settings: Heal) -> None:
+def _check_fits(student: PreTrainedModel, teacher: PreTrainedModel, settings: DistillationTraining) -> None:
     """Losses inside the models compare token by token, and hidden states number by number."""
     ours, theirs = student.config, teacher.config
-    if kind_of(student) is Kind.TEXT and (settings.relation_weight or settings.quantize_aware):
-        raise InputError("relation_weight, quantize_aware: not for models that write; leave them out")
+    if kind_of(student) is OutputKind.SEQ2SEQ and (settings.relation_weight or settings.quantize_aware):
+        raise InputError("relation_weight, quantize_aware: not supported for text-to-text models; leave them out")
     inside = settings.hidden_weight or settings.relation_weight
-    if inside and {ours.model_type, theirs.model_type} & {*WHOLE}:
+    if inside and {ours.model_type, theirs.model_type} & {*UNPRUNABLE}:
         raise InputError(
             "hidden_weight and relation_weight compare the models token by token, and a convolutional net has none; "
             "set both to 0"

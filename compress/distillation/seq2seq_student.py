@@ -20,7 +20,7 @@ def fewer_layers(teacher: PreTrainedModel, settings: Distill) -> PreTrainedModel
     """A copy of the teacher with only the named layers of each half, or evenly spread ones, first and last in; a half
     that has fewer keeps all of its own."""
     if settings.width is not None:
-        raise InputError("width: the student of a model that writes keeps the teacher's; leave it out")
+        raise InputError("width: not supported for text-to-text students; leave it out")
     student, parts = copy.deepcopy(teacher), halves_of(teacher)
     counts = (settings.layers, settings.layers if settings.decoder_layers is None else settings.decoder_layers)
     for path, key, wanted in zip((parts.encoder, parts.decoder), parts.depths, counts, strict=True):

@@ -15,13 +15,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..config import Static
-from ..models.output_kinds import Kind, kind_of
+from ..models.output_kinds import OutputKind, kind_of
 from ..models.pooling import embed
 from ..models.static_embedding import StaticConfig, StaticForSequenceClassification, StaticModel
 from ..models.structure import family
 from ..models.token_types import take_marks_off
 from ..types import Progress
-from .distill import heal
+from .distill import train_student
 
 
 def static_student(
@@ -33,21 +33,21 @@ def static_student(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
-    """A static student of `teacher`, taught on token ids; `scores` as in `heal`."""
+    """A static student of `teacher`, distilled on token ids; `scores` as in `train_student`."""
     student = untaught(teacher, settings, seed)
-    return heal(student, teacher, ids, settings, scores=scores, seed=seed, progress=progress)
+    return train_student(student, teacher, ids, settings, scores=scores, seed=seed, progress=progress)
 
 
 def untaught(teacher: PreTrainedModel, settings: Static, seed: int) -> StaticForSequenceClassification:
-    """A student for `heal` to teach. Its embeddings: what the teacher makes of each token alone, on the first principal
-    components, of unit mean length."""
+    """An untrained student for `train_student`. Its embeddings: the teacher's vector of each token
+    alone, on the first principal components, of unit mean length."""
     vectors = _token_vectors(teacher)
     width = min(settings.width, vectors.shape[1], vectors.shape[0])
     _, _, axes = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
     start = (vectors - vectors.mean(0)) @ axes[:width].T
     start = start / start.norm(dim=1).mean()
     torch.manual_seed(seed)
-    embeds = kind_of(teacher) is Kind.VECTOR
+    embeds = kind_of(teacher) is OutputKind.VECTOR
     config = StaticConfig(
         vocab_size=len(vectors),
         hidden_size=width,

@@ -1,4 +1,4 @@
-"""The architectures that can be cut and exported: a record each, in FAMILIES; those that write in HALVES. No torch."""
+"""Records of the supported architectures: FAMILIES, and encoder-decoder ones in SEQ2SEQ. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from paredown.runtime.errors import InputError
 from ..config import Prune, Stage
 
 STATIC = "paredown-static"  # model_type of the student without layers (static.py)
-WHOLE = ("resnet", "convnext")  # convolutional nets: they learn, teach and are exported, and are not cut
+UNPRUNABLE = ("resnet", "convnext")  # convolutional nets: they learn, teach and are exported, and are not cut
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def longest_of(config: dict) -> int:
 
 
 @dataclass(frozen=True)
-class Halves:
+class Seq2SeqArchitecture:
     """Where an encoder-decoder keeps its parts: paths from the model to the blocks of both halves, and from a block of
     the decoder to what it looks at the encoder with."""
 
@@ -190,7 +190,7 @@ class Halves:
     first_stays: bool = False  # the first block of each half is built differently
 
 
-_T5 = Halves(
+_T5 = Seq2SeqArchitecture(
     encoder="encoder.block",
     decoder="decoder.block",
     key="layer.1.EncDecAttention.k",
@@ -200,10 +200,10 @@ _T5 = Halves(
     first_stays=True,  # it holds the relative positions of all of them
 )
 
-HALVES = {
+SEQ2SEQ = {
     "t5": _T5,
     "mt5": _T5,
-    "marian": Halves(
+    "marian": Seq2SeqArchitecture(
         encoder="model.encoder.layers",
         decoder="model.decoder.layers",
         key="encoder_attn.k_proj",
@@ -215,7 +215,7 @@ HALVES = {
 
 
 def check_cut(kind: str, settings: Stage) -> None:
-    """InputError for a cut that this architecture cannot have; it is known before anything is measured."""
+    """InputError for pruning that this architecture does not support, before anything is measured."""
     parts, layers = FAMILIES.get(kind), getattr(settings, "layers", None)
     if parts is None:
         return
@@ -224,9 +224,11 @@ def check_cut(kind: str, settings: Stage) -> None:
     if not isinstance(settings, Prune) or settings.heads == 1:
         return
     if not parts.cuts_heads:
-        raise InputError(f"heads: those of a '{kind}' model cannot be cut; cut ffn or layers")
+        raise InputError(f"head pruning is not supported for '{kind}'; use ffn or layers")
     if settings.even and parts.head_size_key is None:
-        raise InputError(f"even: config.json of '{kind}' has no size of a head: all heads must stay; cut ffn or layers")
+        raise InputError(
+            f"even: config.json of '{kind}' has no head size, so heads cannot be pruned; use ffn or layers"
+        )
 
 
 def supported(decoders: bool) -> list[str]:

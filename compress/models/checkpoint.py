@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 
 from paredown.runtime.errors import missing_extra
-from paredown.runtime.preprocessor import INPUTS, PIXELS, Encoder, reader_file
+from paredown.runtime.preprocessor import INPUTS, PIXELS, Preprocessor, reader_file
 from paredown.tasks.base import Task
 from paredown.tasks.registry import TASKS, task_of_architecture
 
-from .architectures import HALVES, WHOLE, longest_of, padding_of
+from .architectures import SEQ2SEQ, UNPRUNABLE, longest_of, padding_of
 from .generation_config import GENERATION, cached, rules
 from .sentence_transformers import FILES as SENTENCE_FILES
 from .sentence_transformers import sentence_settings
@@ -82,8 +82,8 @@ class Checkpoint:
     @property
     def depth(self) -> int:
         """Number of layers; DistilBERT and GPT-2 have names of their own for it. Of two halves, the larger number."""
-        if self.config.get("model_type") in HALVES:
-            encoder, decoder = HALVES[self.config["model_type"]].depths
+        if self.config.get("model_type") in SEQ2SEQ:
+            encoder, decoder = SEQ2SEQ[self.config["model_type"]].depths
             layers = int(self.config.get(encoder) or 0)
             return max(layers, int(self.config.get(decoder) or layers))
         named = (self.config.get(name) for name in ("num_hidden_layers", "n_layers", "n_layer"))
@@ -93,7 +93,7 @@ class Checkpoint:
     def generation(self) -> dict:
         """How a model that gives texts makes them: `generation.rules` of two halves, or `generation.cached` of one that
         goes on. Raises InputError."""
-        if self.config.get("model_type") in HALVES:
+        if self.config.get("model_type") in SEQ2SEQ:
             return rules(self.path, self.config, self.max_new_tokens)
         return cached(self.path, self.config, self.depth, self.positions, self.max_new_tokens)
 
@@ -160,22 +160,24 @@ class Checkpoint:
     def size_mb(self) -> float:
         return sum(path.stat().st_size for path in self.files) / 1e6
 
-    def encoder(self, max_length: int | None = None) -> Encoder:
+    def encoder(self, max_length: int | None = None) -> Preprocessor:
         """The checkpoint's tokenizer, cut at `max_length` tokens or at the longest input it can take (None: or the
         tokenizer's own `model_max_length`); its preprocessor, where it sees images."""
         if PIXELS in self.inputs:
             return self._image_encoder()
         longest = min(max_length or own_length(self.path) or self.positions, self.positions)
-        return Encoder(self.path / "tokenizer.json", longest, self.pad_id, self.tokenizer_text, marks=self.pairs)
+        return Preprocessor(self.path / "tokenizer.json", longest, self.pad_id, self.tokenizer_text, marks=self.pairs)
 
-    def _image_encoder(self) -> Encoder:
+    def _image_encoder(self) -> Preprocessor:
         """ValueError where the model takes images of another size than the preprocessor makes."""
         try:
-            from paredown.runtime.images import ImageEncoder
+            from paredown.runtime.images import ImagePreprocessor
         except ImportError as error:
             raise missing_extra(error.name or "PIL", "images") from None
-        encoder = ImageEncoder(self.path / reader_file(self.inputs), self.config.get("num_channels"))
-        free = self.config.get("model_type") in WHOLE or "image_size" not in self.config  # a convolution takes any size
+        encoder = ImagePreprocessor(self.path / reader_file(self.inputs), self.config.get("num_channels"))
+        free = (
+            self.config.get("model_type") in UNPRUNABLE or "image_size" not in self.config
+        )  # a convolution takes any size
         sides = encoder.shape[1:] if free else self.config["image_size"]
         wanted = (self.config.get("num_channels", 3), *((sides, sides) if isinstance(sides, int) else sides))
         if wanted != encoder.shape:

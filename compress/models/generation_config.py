@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import Encoder
+from paredown.runtime.preprocessor import Preprocessor
 from paredown.runtime.seq2seq_decoding import RULES
 
 from .validation import read_json
@@ -41,8 +41,9 @@ def rules(path: Path, config: dict, max_new_tokens: int | None) -> dict:
         value = value[0] if isinstance(value, list) and len(value) == 1 else value
         if type(value) is not int or not 0 <= value < size:
             raise InputError(
-                f"{path / (GENERATION if key in own else 'config.json')}: '{key}' is {value!r}; a model that writes "
-                f"needs one token number below vocab_size ({size}); write the one that the model was trained with"
+                f"{path / (GENERATION if key in own else 'config.json')}: '{key}' is {value!r}; a "
+                f"text-to-text model needs one token number below vocab_size ({size}); write "
+                "the one that the model was trained with"
             )
         found[name] = value
     longest = _longest(path, own, max_new_tokens)
@@ -135,12 +136,12 @@ def without_tokenizer(path: Path, kind: str) -> None:
     if kind == "marian":
         raise InputError(
             f"{path}: no tokenizer.json, and transformers cannot make one of Marian's two SentencePiece models; give "
-            "one file of the `tokenizers` library that cuts both languages into the vocabulary of vocab.json and puts "
-            "the end token behind each text"
+            "one file of the `tokenizers` library that tokenises both languages with the vocabulary of vocab.json and "
+            "puts the end token behind each text"
         )
 
 
-def needs_end(path: Path, encoder: Encoder, found: dict[str, int]) -> None:
+def needs_end(path: Path, encoder: Preprocessor, found: dict[str, int]) -> None:
     """Raise InputError where the tokenizer does not end a text: a model would never learn where to stop."""
     if encoder.ids(["a"])[0][-1:] != [found["eos_id"]]:
         raise InputError(

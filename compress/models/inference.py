@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from paredown.runtime.causal_decoding import NEXT, next_token
 from paredown.runtime.preprocessor import Batch, run_rows
 
-from .output_kinds import Kind, kind_of, pad_id, tensors
+from .output_kinds import OutputKind, kind_of, pad_id, tensors
 
 
 def forward(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -22,13 +22,13 @@ def forward(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, n
     width) float32 -> {"logits": float32}, (rows, labels) or (rows, length, labels); of a model that writes
     {"sequences": int64}, (rows, tokens); of one that goes on with texts {NEXT: float32}, (rows, length, 2).
     """
-    if kind_of(model) is Kind.TEXT:
+    if kind_of(model) is OutputKind.SEQ2SEQ:
         from .seq2seq import write
 
         return write(model, batch)
     with torch.inference_mode():
         out = model(**tensors(batch))
-    if kind_of(model) is Kind.NEXT:
+    if kind_of(model) is OutputKind.CAUSAL_LM:
         return {NEXT: next_token(out.logits.float().numpy(), batch["input_ids"], batch["attention_mask"])}
     return {"logits": out.logits.float().numpy()}
 
@@ -46,7 +46,7 @@ def give_back() -> None:
 def teacher_scores(teacher: PreTrainedModel, ids: Sequence[Sequence[int]]) -> np.ndarray:
     """The teacher's logits for every row, as `run_rows` gives them, or what it writes: the dearest part of a short
     distillation."""
-    output, calls = "sequences" if kind_of(teacher) is Kind.TEXT else "logits", count(1)
+    output, calls = "sequences" if kind_of(teacher) is OutputKind.SEQ2SEQ else "logits", count(1)
 
     def call(batch: Batch) -> Batch:
         if next(calls) % 64 == 0:

@@ -1,4 +1,4 @@
-"""What the logits of a model mean, told by its class and config, and the divergence between two models' outputs."""
+"""The kind of output of a model, from its class and config, and the divergence between two models' outputs."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def pad_id(model: PreTrainedModel) -> int:
     return int(getattr(model.config, "pad_token_id", None) or 0)
 
 
-class Kind(Enum):
-    """What the logits of a model choose."""
+class OutputKind(Enum):
+    """What the logits of a model mean."""
 
-    LABEL = "one label, of a row or of each token"
-    SEVERAL = "any of the labels"
-    NUMBER = "nothing: they are a number"
-    ENDS = "two tokens of the row, where an answer begins and ends"
-    VECTOR = "nothing: they are a vector of length 1"
-    TEXT = "the next token of a text that the model writes"
-    NEXT = "the token after each"
+    LABEL = "one label for each row or token"
+    MULTI_LABEL = "independent labels"
+    REGRESSION = "raw logit"
+    SPAN = "start and end token"
+    VECTOR = "vector of length 1"
+    SEQ2SEQ = "next token of the decoder"
+    CAUSAL_LM = "next token of the text"
 
 
 def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -47,22 +47,22 @@ def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
     return given
 
 
-def kind_of(model: PreTrainedModel) -> Kind:
-    """Told by the class and the config of a model."""
+def kind_of(model: PreTrainedModel) -> OutputKind:
+    """The kind of output, from the class and the config of a model."""
     if type(model).__name__.endswith("ForQuestionAnswering"):
-        return Kind.ENDS
+        return OutputKind.SPAN
     if model.config.is_encoder_decoder and not type(model).__name__.endswith(TASKS["text-classification"].heads):
-        return Kind.TEXT
+        return OutputKind.SEQ2SEQ
     if type(model).__name__.endswith(TASKS["text-generation"].heads):
-        return Kind.NEXT
+        return OutputKind.CAUSAL_LM
     if type(model).__name__.endswith("Model"):
-        return Kind.VECTOR
+        return OutputKind.VECTOR
     if model.config.problem_type == MULTI_LABEL:
-        return Kind.SEVERAL
-    return Kind.NUMBER if model.config.num_labels == 1 else Kind.LABEL
+        return OutputKind.MULTI_LABEL
+    return OutputKind.REGRESSION if model.config.num_labels == 1 else OutputKind.LABEL
 
 
-def answers(logits: torch.Tensor, mask: torch.Tensor | None, kind: Kind) -> torch.Tensor:
+def answers(logits: torch.Tensor, mask: torch.Tensor | None, kind: OutputKind) -> torch.Tensor:
     """One choice a line, float32: (rows, labels) as they are; of (rows, tokens, labels), those of the real tokens. A
     line of one is a number.
 
@@ -71,16 +71,16 @@ def answers(logits: torch.Tensor, mask: torch.Tensor | None, kind: Kind) -> torc
     (rows * 2, tokens), padding with a logit of NOWHERE. A vector is as many numbers, (rows * width, 1), in a unit in
     which half their mean squared difference is 1 less the cosine.
     """
-    if kind is Kind.VECTOR:
+    if kind is OutputKind.VECTOR:
         return logits.float().reshape(-1, 1) * logits.shape[-1] ** 0.5
-    if kind is Kind.SEVERAL:
+    if kind is OutputKind.MULTI_LABEL:
         yes = logits.float().reshape(-1, 1)
         return torch.cat([torch.zeros_like(yes), yes], dim=1)
-    if kind is Kind.ENDS:
+    if kind is OutputKind.SPAN:
         assert mask is not None
         there = mask.bool().repeat_interleave(2, dim=0)
         return logits.float().transpose(1, 2).reshape(len(there), -1).masked_fill(~there, NOWHERE)
-    if kind is Kind.NEXT:
+    if kind is OutputKind.CAUSAL_LM:
         assert mask is not None
         return logits[:, :-1][mask[:, 1:].bool()].float()
     return (logits if logits.ndim == 2 or mask is None else logits[mask.bool()]).float()

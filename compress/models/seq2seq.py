@@ -21,17 +21,17 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import Batch
 from paredown.runtime.seq2seq_decoding import RULES, writer
 
-from .architectures import HALVES, Halves
+from .architectures import SEQ2SEQ, Seq2SeqArchitecture
 from .generation_config import NEUTRAL
 from .output_kinds import tensors
 
 
-def halves_of(model: PreTrainedModel) -> Halves:
+def halves_of(model: PreTrainedModel) -> Seq2SeqArchitecture:
     """The record of a model's architecture; InputError names the known ones when it is not among them."""
     kind = model.config.model_type
-    if kind not in HALVES:
-        raise InputError(f"a '{kind}' model cannot be made to write here; supported: {', '.join(HALVES)}")
-    return HALVES[kind]
+    if kind not in SEQ2SEQ:
+        raise InputError(f"text-to-text generation is not supported for '{kind}'; supported: {', '.join(SEQ2SEQ)}")
+    return SEQ2SEQ[kind]
 
 
 def depths(model: PreTrainedModel) -> tuple[int, int]:

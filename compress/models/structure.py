@@ -62,7 +62,7 @@ def family(model: PreTrainedModel) -> Family:
     """The family record of a model; InputError names the supported ones when it is not among them."""
     kind = model.config.model_type
     if kind not in FAMILIES:
-        raise InputError(f"cannot cut a '{kind}' model, nor look inside; supported: {', '.join(FAMILIES)}")
+        raise InputError(f"pruning is not supported for '{kind}'; supported: {', '.join(FAMILIES)}")
     return FAMILIES[kind]
 
 
@@ -87,7 +87,7 @@ def require_linear(model: PreTrainedModel) -> None:
     if not family(model).linear:
         kind = model.config.model_type
         raise InputError(
-            f"prune: the transposed matrices of a '{kind}' model cannot be cut; distill it to fewer layers"
+            f"pruning is not supported for '{kind}', whose matrices are transposed; distill it to fewer layers"
         )
 
 
@@ -120,8 +120,8 @@ def describe_by_config(model: PreTrainedModel) -> None:
     if heads != config.num_attention_heads:
         if parts.head_size_key is None:
             raise InputError(
-                f"even: config.json of '{config.model_type}' has no size of a head, so all "
-                f"{config.num_attention_heads} heads must stay; cut ffn or layers"
+                f"even: config.json of '{config.model_type}' has no head size, so all "
+                f"{config.num_attention_heads} heads must stay; use ffn or layers"
             )
         if config.hidden_size % heads:
             raise InputError(f"even: {heads} heads do not divide the hidden size {config.hidden_size}")
@@ -151,7 +151,7 @@ def cut(model: PreTrainedModel, heads: Sequence[np.ndarray], neurons: Sequence[n
         count = inputs_of(block, parts.attention_out) // size
         if len(keep_heads) != count:
             if not parts.cuts_heads:
-                raise InputError(f"the heads of a '{model.config.model_type}' model cannot be cut; cut ffn or layers")
+                raise InputError(f"head pruning is not supported for '{model.config.model_type}'; use ffn or layers")
             channels = (keep_heads[:, None] * size + np.arange(size)).ravel()
             for path in parts.heads_in:
                 if has(block, path):

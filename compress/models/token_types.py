@@ -15,10 +15,10 @@ import torch
 from transformers import PreTrainedModel
 
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import MARK, Encoder, boundary
+from paredown.runtime.preprocessor import MARK, Preprocessor, boundary
 
 
-def tell_types(model: PreTrainedModel, encoder: Encoder) -> None:
+def tell_types(model: PreTrainedModel, encoder: Preprocessor) -> None:
     """Let `model`, in place, give the second text's tokens the type that its tokenizer gives them.
 
     Nothing is done where the tokenizer knows but one type. InputError for a tokenizer that separates the two texts in a

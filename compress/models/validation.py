@@ -227,7 +227,7 @@ def header(path: Path) -> dict[str, tuple[int, ...]]:
             raise ValueError
         end = max(ends, default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error):
-        raise InputError(f"{path}: not a safetensors file, or cut off; copy it again") from None
+        raise InputError(f"{path}: not a safetensors file, or truncated; copy it again") from None
     if 8 + length + end != size:
         raise InputError(f"{path}: truncated: {size} bytes, {8 + length + end} expected; copy it again")
     return shapes

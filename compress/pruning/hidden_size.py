@@ -14,7 +14,7 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import batches_of
 from paredown.tasks.rows import some_of
 
-from ..models.output_kinds import Kind, answers, kind_of, pad_id, tensors
+from ..models.output_kinds import OutputKind, answers, kind_of, pad_id, tensors
 from ..models.structure import blocks, cut, describe_by_config, family, head_size, structure_of, sublayers
 from .importance import observe, removal_path, watching
 
@@ -28,13 +28,13 @@ def narrow(model: PreTrainedModel, ids: Sequence[Sequence[int]], width: int) -> 
     """
     size, hidden = head_size(model), model.config.hidden_size
     if family(model).pre_norm or not family(model).cuts_heads or family(model).head_counts:
-        raise InputError(f"width: a '{model.config.model_type}' model cannot be made narrower; cut layers or ffn")
+        raise InputError(f"width: a '{model.config.model_type}' model cannot be made narrower; use layers or ffn")
     if width % size or not size <= width <= hidden:
         raise InputError(f"width: {width} is not a multiple of the size of a head, {size}, between {size} and {hidden}")
     if width == hidden:
         return
-    if kind_of(model) is Kind.VECTOR:
-        raise InputError("width: a student's vectors have to be as wide as its teacher's; cut layers, heads or ffn")
+    if kind_of(model) is OutputKind.VECTOR:
+        raise InputError("width: a student's vectors have to be as wide as its teacher's; use layers, heads or ffn")
     batches = batches_of([ids[i] for i in some_of(len(ids), ROWS)], pad_id(model))
     heads = [removal_path(s, [width // size])[width // size].units for s in observe(model, batches)[0::2]]
     cut(model, heads, [np.arange(layer.ffn) for layer in structure_of(model).layers])

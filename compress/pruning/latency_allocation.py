@@ -92,7 +92,7 @@ def reachable(table: LatencyTable, now: float, least: float, budget: float) -> N
     ms."""
     if budget < least:
         raise InputError(
-            f"prune: {budget:.2f} ms ({now / budget:.1f}x) cannot be reached by cutting: the smallest shape takes "
+            f"prune: {budget:.2f} ms ({now / budget:.1f}x) cannot be reached by pruning: the smallest shape takes "
             f"{least:.2f} ms ({now / least:.1f}x faster than {now:.2f} ms) in {table.runtime} {table.precision}; "
             "ask for less, or make a static student"
         )

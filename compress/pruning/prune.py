@@ -94,7 +94,7 @@ def prune(
     teacher, full = copy.deepcopy(model), shape_of(model)
     require_linear(model)
     if settings.even and len({heads for heads, _ in full}) > 1:
-        raise InputError("even: the layers have different numbers of heads already; cut the checkpoint as it came")
+        raise InputError("even: the layers have different numbers of heads already; prune the original checkpoint")
     report(0.0, "which layers are missed least")
     kept = list(range(len(full)))
     if settings.layers is not None:

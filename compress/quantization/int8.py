@@ -23,7 +23,7 @@ import numpy as np
 from paredown.runtime.errors import InputError, StepError, missing_extra
 from paredown.tasks.base import Task
 
-from .int8_cost import Answers, Batches, Judge, answers, cost, distances, openvino_answers, said
+from .int8_cost import Answers, Batches, Int8Evaluator, answers, cost, distances, openvino_answers, said
 from .sensitivity import composed, groups_of, left_in_float, products
 from .smoothquant import smooth
 
@@ -41,7 +41,7 @@ def dynamic(
     *,
     reduce_range: bool,
     task: Task | None = None,
-    judge: Judge | None = None,
+    judge: Int8Evaluator | None = None,
 ) -> dict:
     """Weights to INT8 now, activations at run time. Works on the graph with fused attention.
 
@@ -80,7 +80,7 @@ def static(
     reduce_range: bool = False,
     symmetric: bool = False,
     task: Task | None = None,
-    judge: Judge | None = None,
+    judge: Int8Evaluator | None = None,
 ) -> dict:
     """QDQ around MatMul, Gemm and Conv; three quarters of `batches` (training rows) give the ranges, the rest judge.
 
@@ -98,7 +98,7 @@ def static(
         of_target |= {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
     if not batches:
         raise InputError("static INT8 needs calibration rows; give at least one training row")
-    apart = (judge or Judge()).parts(len(batches))
+    apart = (judge or Int8Evaluator()).parts(len(batches))
     calibrating, judging = ([batches[i] for i in part] for part in apart)
     methods = {
         "min-max": (quantization.CalibrationMethod.MinMax, False, calibrating),
@@ -160,7 +160,7 @@ def openvino_static(
     reduce_range: bool,
     transformer: bool = True,
     task: Task | None = None,
-    judge: Judge | None = None,
+    judge: Int8Evaluator | None = None,
 ) -> dict:
     """OpenVINO IR to INT8 IR by NNCF's post-training quantisation, for transformers with SmoothQuant.
 
@@ -207,7 +207,7 @@ def _one_line(whose: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise StepError(f"{whose}'s quantiser gave up: {reason}; look for weights out of range") from error
+        raise StepError(f"{whose}'s quantiser gave up: {reason}; check the weights for values out of range") from error
     finally:
         log.removeFilter(_worth_saying)
 
@@ -222,7 +222,7 @@ def _judged(
     make: Callable[[Path, Path, Sequence[str]], None],
     judging: Batches,
     theirs: Answers,
-    judge: Judge,
+    judge: Int8Evaluator,
     task: Task | None,
     gold: Any,
     as_stated: bool = False,

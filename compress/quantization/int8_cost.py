@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from paredown.runtime.preprocessor import Batch, Encoder
+from paredown.runtime.preprocessor import Batch, Preprocessor
 from paredown.tasks.base import Task
 from paredown.tasks.registry import TASKS
 from paredown.tasks.rows import Rows
@@ -28,12 +28,12 @@ HELD_OUT = 4  # every so manieth calibration row judges and does not calibrate
 
 
 @dataclass(frozen=True)
-class Judge:
+class Int8Evaluator:
     """What INT8 may cost, and the rows that say so: one for each batch of one row, with labels where there are some."""
 
     limits: Int8 = field(default_factory=Int8)
     rows: Rows | None = None
-    encoder: Encoder | None = None
+    encoder: Preprocessor | None = None
 
     def parts(self, count: int) -> tuple[list[int], list[int]]:
         """Which of `count` rows calibrate, and which judge: all do both where they are few. Pairs stay together."""
@@ -82,7 +82,7 @@ class Cost:
 
 
 def cost(ours: Answers, theirs: Answers, task: Task | None, limits: Int8, gold: Any = None) -> Cost:
-    """What answers cost against the float model's for the same rows; `gold`: as `Judge.gold` gives it."""
+    """What answers cost against the float model's for the same rows; `gold`: as `Int8Evaluator.gold` gives it."""
     apart, kind = distances(ours, theirs, task), _task(theirs, task)
     measure, unit = kind.distance_name
     value, error, labelled = float(apart.mean()), _standard_error(apart), False

@@ -22,7 +22,7 @@ ORTHOGONAL = 0.5  # weight of AdaLoRA's penalty, the paper's
 
 
 @dataclass(frozen=True)
-class Beside:
+class AdapterTraining:
     """Adapters that are being trained: what they add to the loss, and what has to be called during training."""
 
     model: nn.Module
@@ -42,7 +42,7 @@ class Beside:
 
 
 @contextmanager
-def adapted(model: PreTrainedModel, settings: Adapter, steps: int) -> Iterator[Beside]:
+def adapted(model: PreTrainedModel, settings: Adapter, steps: int) -> Iterator[AdapterTraining]:
     """Adapters beside every linear layer below the head, in place; merged and gone when the block has ended well.
 
     The head is trained in full. `steps`: optimiser steps to come, which AdaLoRA's budget is spread over.
@@ -65,7 +65,7 @@ def adapted(model: PreTrainedModel, settings: Adapter, steps: int) -> Iterator[B
         if base and not name.startswith(base):
             parameter.requires_grad_(True)
     adaptive = settings.kind == "adalora"
-    yield Beside(model, [_Allocate(wrapped.base_model)] if adaptive else [], adaptive)
+    yield AdapterTraining(model, [_Allocate(wrapped.base_model)] if adaptive else [], adaptive)
     wrapped.merge_and_unload()
     for parameter in model.parameters():
         parameter.requires_grad_(True)

@@ -23,7 +23,7 @@ from ..types import Loss
 def hardened(loss: Loss, model: PreTrainedModel, settings: Adversary) -> Loss:
     """`loss` with the loss under the push added (freelb: replaced by the mean of the loss along the pushes)."""
     if model.main_input_name == PIXELS:
-        raise InputError("adversarial: it pushes the embeddings of words, and this model sees images; leave it out")
+        raise InputError("adversarial: perturbs word embeddings and is not supported for images; leave it out")
     words = model.get_input_embeddings()
     size = settings.epsilon
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from paredown.runtime.errors import InputError, missing_extra
 from paredown.runtime.preprocessor import PAIR
-from paredown.tasks import perturbations as noise
+from paredown.tasks import perturbations
 from paredown.tasks.base import Task
 
 from ..config import Augment
@@ -64,10 +64,12 @@ def _changer(kind: str, settings: Augment) -> Callable[[list[str], list[list[int
         return lambda texts, seeds: _masked(texts, seeds, str(settings.masked_model), settings.share)
     if kind == "back_translation":
         return lambda texts, seeds: _translated(_translated(texts, settings.through[0]), settings.through[1])
-    plain = {"typos": noise.typos, "deletion": noise.deletion, "swap": noise.swap}
-    change = plain[kind] if kind in plain else noise.synonyms(noise.read_synonyms(str(settings.synonyms)))
+    plain = {"typos": perturbations.typos, "deletion": perturbations.deletion, "swap": perturbations.swap}
+    change = (
+        plain[kind] if kind in plain else perturbations.synonyms(perturbations.read_synonyms(str(settings.synonyms)))
+    )
     return lambda texts, seeds: [
-        noise.changed(text, change, settings.share, np.random.default_rng(key))
+        perturbations.changed(text, change, settings.share, np.random.default_rng(key))
         for text, key in zip(texts, seeds, strict=True)
     ]
 

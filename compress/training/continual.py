@@ -21,10 +21,10 @@ from paredown.tasks.base import NO_LABEL
 
 from ..config import Update
 from ..models.inference import teacher_scores
-from ..models.output_kinds import Kind, answers, divergence, inputs_of, kind_of, label_names, tensors
+from ..models.output_kinds import OutputKind, answers, divergence, inputs_of, kind_of, label_names, tensors
 from ..types import Progress
 from .collate import ROW
-from .losses import Judge, Labels, labels_key, one_a_line, supervised
+from .losses import Labels, ValidationLoss, labels_key, one_a_line, supervised
 from .target_scaling import standard_units
 from .trainer import fit
 
@@ -51,7 +51,7 @@ def update(
     ids = [*new[0], *(old[0][i] for i in picked)]
     wanted = [*new[1], *(old[1][i] for i in picked)]
     with standard_units(model, ids, wanted, move=False) as unit:  # what it said before is to be kept
-        judge = None if validation is None else Judge(validation[0], unit(validation[1]))
+        judge = None if validation is None else ValidationLoss(validation[0], unit(validation[1]))
         kept = [old[0][i] for i in replayed(old[1], settings.ewc_rows, seed)]
         return _update(model, ids, unit(wanted), kept, labels, settings, judge, seed, progress)
 
@@ -63,7 +63,7 @@ def _update(
     kept: list[Sequence[int]],
     labels: Sequence[str],
     settings: Update,
-    judge: Judge | None,
+    judge: ValidationLoss | None,
     seed: int,
     progress: Progress | None,
 ) -> PreTrainedModel:
@@ -74,7 +74,7 @@ def _update(
     if settings.lwf:
         for row, score in zip(rows, per_row(teacher_scores(model, ids), ids), strict=True):
             row["old_logits"] = score
-    hold = _Hold(model, kept, seed) if settings.ewc else None
+    hold = _ElasticWeightConsolidation(model, kept, seed) if settings.ewc else None
     grow(model, labels, seed)
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -142,7 +142,7 @@ def grow(model: PreTrainedModel, labels: Sequence[str], seed: int) -> None:
     model.num_labels = len(labels)  # type: ignore[assignment]
 
 
-class _Hold:
+class _ElasticWeightConsolidation:
     """The old weights, and how much each of them matters: the diagonal of the Fisher information."""
 
     def __init__(self, model: PreTrainedModel, ids: Sequence[Sequence[int]], seed: int) -> None:
@@ -153,7 +153,7 @@ class _Hold:
         for row in ids:
             batch = tensors(collate([row], 0))
             lines = answers(frozen(**batch).logits, batch.get("attention_mask"), kind_of(model))
-            if kind_of(model) is not Kind.NUMBER:
+            if kind_of(model) is not OutputKind.REGRESSION:
                 chances = lines.log_softmax(-1)
                 lines = chances.gather(1, torch.multinomial(chances.exp(), 1, generator=random))
             cast(nn.Module, frozen).zero_grad()

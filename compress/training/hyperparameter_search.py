@@ -25,7 +25,7 @@ from paredown.tasks.scores import points
 
 from ..config import Adapter, Adversary, Finetune, Tune
 from ..models.inference import teacher_scores
-from ..models.output_kinds import Kind, kind_of
+from ..models.output_kinds import OutputKind, kind_of
 from ..types import Progress
 from .losses import Labels, one_a_line
 from .studies import reasons, seed_sampler, study_at
@@ -164,12 +164,12 @@ class _Watch(TrainerCallback):
         answers, the rows with both ends right; of numbers, the square of the correlation, which does not depend on the
         unit that they are trained in."""
         gold, scores = one_a_line(self.labels), teacher_scores(model, self.ids)
-        if kind_of(model) is Kind.SEVERAL:
+        if kind_of(model) is OutputKind.MULTI_LABEL:
             return points(labels_right(scores, gold))
-        if kind_of(model) is Kind.NUMBER:
+        if kind_of(model) is OutputKind.REGRESSION:
             correlation = np.corrcoef(scores[:, 0], gold)[0, 1] if scores.std() and gold.std() else 0.0
             return float(100 * max(0.0, correlation) ** 2)  # the other way round is nothing learned
-        if kind_of(model) is Kind.ENDS:
+        if kind_of(model) is OutputKind.SPAN:
             marks = np.split(gold, np.cumsum([len(row) for row in self.ids])[:-1])
             cut_off = np.array([bool((row == NO_LABEL).any()) for row in marks])
             return float(100 * same_ends(scores, gold, [len(row) for row in self.ids])[~cut_off].mean())

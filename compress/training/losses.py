@@ -19,7 +19,7 @@ from paredown.tasks.base import NO_LABEL
 from paredown.tasks.text_generation import nats
 
 from ..models.inference import forward
-from ..models.output_kinds import Kind, answers, divergence, kind_of, pad_id
+from ..models.output_kinds import OutputKind, answers, divergence, kind_of, pad_id
 
 SCALE = 20.0  # of cosines, as in sentence-transformers: 1 / temperature
 JUDGED = 256  # pairs whose loss is one
@@ -36,22 +36,24 @@ def one_a_line(labels: Labels) -> np.ndarray:
 
 def labels_key(model: PreTrainedModel) -> str:
     """The name under which a row to train on has its labels: of a row or its tokens, or 1 and 0 for every label."""
-    return CHOSEN if kind_of(model) is Kind.SEVERAL else "labels"
+    return CHOSEN if kind_of(model) is OutputKind.MULTI_LABEL else "labels"
 
 
-def answered(logits: torch.Tensor, batch: dict[str, torch.Tensor], kind: Kind) -> tuple[torch.Tensor, torch.Tensor]:
+def answered(
+    logits: torch.Tensor, batch: dict[str, torch.Tensor], kind: OutputKind
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A model's answers, (lines, labels) float32, and their labels (lines,) int64 (numbers: float64): a line a row, a
     real token, a label of a row that may have several, an end of an answer, a token of a text that is written, or
     one after another."""
-    if kind is Kind.SEVERAL:
+    if kind is OutputKind.MULTI_LABEL:
         return answers(logits, None, kind), batch[CHOSEN].reshape(-1)
     mask, labels = batch.get("attention_mask"), batch["labels"]
-    if kind is Kind.TEXT:
+    if kind is OutputKind.SEQ2SEQ:
         return logits[labels != NO_LABEL].float(), labels[labels != NO_LABEL]
     lines = answers(logits, mask, kind)
-    if kind is Kind.ENDS:
+    if kind is OutputKind.SPAN:
         return lines, chosen_tokens(labels)
-    if kind is Kind.NEXT:
+    if kind is OutputKind.CAUSAL_LM:
         assert mask is not None
         return lines, labels[:, 1:][mask[:, 1:].bool()]
     return lines, labels if labels.ndim == 1 or mask is None else labels[mask.bool()]
@@ -64,11 +66,11 @@ def chosen_tokens(marks: torch.Tensor) -> torch.Tensor:
 
 
 def supervised(
-    logits: torch.Tensor, batch: dict[str, torch.Tensor], kind: Kind, weights: torch.Tensor | None = None
+    logits: torch.Tensor, batch: dict[str, torch.Tensor], kind: OutputKind, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Mean cross-entropy with the labels that there are, nats; with numbers, half the mean squared error; of vectors,
     `pair_loss`. 0 where no row of the batch has one. `weights`: of each label, (labels,)."""
-    if kind is Kind.VECTOR:
+    if kind is OutputKind.VECTOR:
         return pair_loss(logits, batch["labels"], batch["input_ids"])
     lines, labels = answered(logits, batch, kind)
     there = ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
@@ -100,7 +102,7 @@ def pair_loss(vectors: torch.Tensor, numbers: torch.Tensor, ids: torch.Tensor) -
 
 
 @dataclass
-class Judge:
+class ValidationLoss:
     """Validation during training: how far the model's answers are from the wanted ones; less is better."""
 
     ids: Sequence[Sequence[int]]
@@ -113,27 +115,29 @@ class Judge:
         training, device = model.training, model.device
         cast(nn.Module, model).to("cpu").eval()
         kind = kind_of(model)
-        if kind is Kind.TEXT:
+        if kind is OutputKind.SEQ2SEQ:
             from .seq2seq_targets import cross_entropy
 
             value = cross_entropy(model, self.ids, self.wanted)
             cast(nn.Module, model).to(device).train(training)
             return value
-        found = run_rows(partial(forward, model), self.ids, pad_id(model), NEXT if kind is Kind.NEXT else "logits")
+        found = run_rows(
+            partial(forward, model), self.ids, pad_id(model), NEXT if kind is OutputKind.CAUSAL_LM else "logits"
+        )
         cast(nn.Module, model).to(device).train(training)
-        if kind is Kind.NEXT:  # the rows' own tokens are wanted
+        if kind is OutputKind.CAUSAL_LM:  # the rows' own tokens are wanted
             return nats(found, [len(row) for row in self.ids])
         logits, wanted = torch.from_numpy(found), torch.from_numpy(one_a_line(self.wanted))
-        if kind is Kind.VECTOR:
+        if kind is OutputKind.VECTOR:
             if wanted.ndim > 1:
                 return float(divergence(answers(logits, None, kind), answers(wanted, None, kind)))
             return _pairs_loss(logits, wanted, self.ids)
-        if kind is Kind.NUMBER:
+        if kind is OutputKind.REGRESSION:
             return float(divergence(logits, wanted.reshape(-1, 1).to(logits.dtype)))
-        if kind is Kind.SEVERAL:
+        if kind is OutputKind.MULTI_LABEL:
             logits = answers(logits, None, kind)
             wanted = answers(wanted, None, kind) if wanted.is_floating_point() else wanted.reshape(-1)
-        if kind is Kind.ENDS:
+        if kind is OutputKind.SPAN:
             (logits, mask), (wanted, _) = (rows_again(lines, self.ids) for lines in (logits, wanted))
             logits = answers(logits, mask, kind)
             wanted = answers(wanted, mask, kind) if wanted.is_floating_point() else chosen_tokens(wanted)

@@ -21,7 +21,7 @@ from paredown.tasks.rows import some_of
 from paredown.tasks.scores import spread
 
 from ..models.inference import forward
-from ..models.output_kinds import Kind, kind_of, pad_id
+from ..models.output_kinds import OutputKind, kind_of, pad_id
 
 LOOK_ROWS = 256  # that tell where the model stands
 
@@ -39,7 +39,7 @@ def standard_units(
     unless what it says is to be kept (`move`). One that answers with labels is left as it is, and the block is given
     what changes nothing.
     """
-    if kind_of(model) is not Kind.NUMBER:
+    if kind_of(model) is not OutputKind.REGRESSION:
         yield lambda given: given
         return
     numbers = np.asarray(values, dtype=np.float64).ravel()

@@ -24,10 +24,10 @@ from paredown.tasks.base import NO_LABEL
 
 from ..config import Finetune, Training
 from ..models.architectures import FAMILIES
-from ..models.output_kinds import Kind, inputs_of, kind_of, label_names, not_finite, pad_id
+from ..models.output_kinds import OutputKind, inputs_of, kind_of, label_names, not_finite, pad_id
 from ..types import Loss, Progress
 from .collate import PARTNER, ROW, stack
-from .losses import Judge, Labels, labels_key, one_a_line, supervised
+from .losses import Labels, ValidationLoss, labels_key, one_a_line, supervised
 from .target_scaling import standard_units
 
 
@@ -63,17 +63,17 @@ def _finetune(
     callbacks: Sequence[TrainerCallback],
 ) -> PreTrainedModel:
     name, kind = labels_key(model), kind_of(model)
-    if kind is Kind.TEXT:
+    if kind is OutputKind.SEQ2SEQ:
         from .seq2seq_targets import taught
 
         rows = taught(model, ids, labels)
     else:
         rows = [{ROW: row, name: label} for row, label in zip(ids, labels, strict=True)]
-    if kind is Kind.VECTOR:  # a pair is learned from as one; a text without another is not
+    if kind is OutputKind.VECTOR:  # a pair is learned from as one; a text without another is not
         rows = [row | {PARTNER: ids[i + 1]} for i, row in enumerate(rows) if not np.isnan(row[name])]
         if not rows:
             raise InputError("finetune: pairs of texts are needed, and the rows have one text each")
-    if settings.class_weights is not None and kind is not Kind.LABEL:
+    if settings.class_weights is not None and kind is not OutputKind.LABEL:
         raise InputError(
             "class_weights: for rows of one label each, not of several, nor of a number, an answer or a vector"
         )
@@ -82,7 +82,7 @@ def _finetune(
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return supervised(net(**inputs_of(batch)).logits, batch, kind, weights)
 
-    judge = None if validation is None else Judge(*validation, weights)
+    judge = None if validation is None else ValidationLoss(*validation, weights)
     train = partial(fit, model, rows, judge=judge, seed=seed, progress=progress)
     if settings.peft is None:
         return train(loss, settings, callbacks=callbacks)
@@ -115,7 +115,7 @@ def fit(  # noqa: C901
     loss: Loss,
     settings: Training,
     *,
-    judge: Judge | None = None,
+    judge: ValidationLoss | None = None,
     seed: int,
     progress: Progress | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -126,7 +126,7 @@ def fit(  # noqa: C901
     the ids of a second text, whose rows stand behind the others in a batch. Raises StepError when the loss or a weight
     is not finite. Out of memory: half the rows at a time, the same rows per step.
     """
-    embeddings = model.get_input_embeddings() if kind_of(model) is Kind.TEXT else None
+    embeddings = model.get_input_embeddings() if kind_of(model) is OutputKind.SEQ2SEQ else None
     if embeddings is None:  # positions and norms too
         parts, known = dict(model.base_model.named_children()), FAMILIES.get(model.config.model_type)
         names = (known.embeddings.partition(".")[0],) if known else ("embeddings", "embedder")
@@ -134,8 +134,10 @@ def fit(  # noqa: C901
     trained = [p for p in embeddings.parameters() if p.requires_grad]
     micro = settings.batch_size
     if settings.adversarial is not None:
-        if kind_of(model) is Kind.TEXT:
-            raise InputError("adversarial: pushes the texts that are read, and this model's own share their embeddings")
+        if kind_of(model) is OutputKind.SEQ2SEQ:
+            raise InputError(
+                "adversarial: not supported for text-to-text models, whose encoder and decoder share embeddings"
+            )
         from .adversarial import hardened
 
         loss = hardened(loss, model, settings.adversarial)
@@ -202,7 +204,7 @@ class _Trainer(Trainer):
         if not torch.isfinite(value):
             raise StepError(
                 f"the loss is {value.item()} at step {self.state.global_step + 1} of {self.state.max_steps}; "
-                "lower learning_rate, or look for rows that break the model"
+                "lower learning_rate, or check the training rows"
             )
         return value
 
@@ -218,7 +220,7 @@ class _Report(TrainerCallback):
 class _Best(TrainerCallback):
     """Looks at validation every so many steps, keeps the best weights, stops when nothing better comes."""
 
-    def __init__(self, judge: Judge, patience: int, every: int) -> None:
+    def __init__(self, judge: ValidationLoss, patience: int, every: int) -> None:
         self.judge, self.patience, self.every = judge, patience, every
         self.least, self.weights, self.since = float("inf"), {}, 0
 

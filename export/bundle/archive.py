@@ -119,7 +119,7 @@ def entries(stream: _Stream) -> Iterator[Member]:
         if extended:
             content = stream.read(size)
             if len(content) < size:
-                raise ValueError("cut off")
+                raise ValueError("truncated")
             stream.skip_to(stream.place + -size % BLOCK)
             if kind in (b"x", b"X"):
                 once |= _records(content)
@@ -147,7 +147,7 @@ def entries(stream: _Stream) -> Iterator[Member]:
 def _header(block: bytes) -> tuple[str, bytes, int]:
     """(name, typeflag, size) of a header block."""
     if len(block) < BLOCK:
-        raise ValueError("cut off")
+        raise ValueError("truncated")
     unsigned = sum(block[:148]) + sum(block[156:]) + 8 * ord(" ")
     signed = unsigned - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
     if _number(block[148:156]) not in (unsigned, signed):
@@ -245,7 +245,7 @@ class _Stream:
             part = self._unpacker.decompress(packed, min(size, CHUNK))
             self._packed = self._unpacker.unconsumed_tail
             if not part and not packed and not self._unpacker.eof:
-                raise ValueError("cut off")
+                raise ValueError("truncated")
             parts.append(part)
             self.place += len(part)
             size -= len(part)
@@ -259,7 +259,7 @@ class _Stream:
             self._begin()
         while self.place < place:
             if not self.read(min(CHUNK, place - self.place)):
-                raise ValueError("cut off")
+                raise ValueError("truncated")
 
 
 @contextlib.contextmanager
@@ -295,6 +295,6 @@ def _copy(stream: _Stream, member: Member, target: Path) -> None:
         while left:
             part = stream.read(min(CHUNK, left))
             if not part:
-                raise ValueError("cut off")
+                raise ValueError("truncated")
             file.write(part)
             left -= len(part)

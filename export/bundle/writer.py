@@ -18,7 +18,7 @@ from paredown.runtime.answers import ANSWERS
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import SCHEMA_FILE, models_of, read_manifest, write_manifest
 from paredown.runtime.model_scan import check_model_file, scan
-from paredown.runtime.preprocessor import PIXELS, Encoder, reader_file, run_rows
+from paredown.runtime.preprocessor import PIXELS, Preprocessor, reader_file, run_rows
 from paredown.runtime.selftest import (
     GOLDEN_IMAGE,
     GOLDEN_TEXT,
@@ -199,7 +199,7 @@ def _write_golden(
     manifest: dict,
     texts: Sequence[str],
     session: Session,
-    encoder: Encoder,
+    encoder: Preprocessor,
     size: float,
 ) -> None:
     """`size`: how far numbers, or those of vectors, are spread, 0 where only these rows can tell; their tolerance goes
@@ -227,7 +227,7 @@ def _write_golden(
     (out / manifest["golden"]).write_text(json.dumps(golden, indent=1) + "\n")
 
 
-def _unknown_token(encoder: Encoder) -> int | None:
+def _unknown_token(encoder: Preprocessor) -> int | None:
     """Id of the tokenizer's unknown token; None where it has none (byte-level)."""
     model = encoder.tokenizer.model
     name = getattr(model, "unk_token", None)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from paredown.runtime.errors import InputError, StepError
-from paredown.runtime.preprocessor import PAIR, Encoder, parts_of, run_rows
+from paredown.runtime.preprocessor import PAIR, Preprocessor, parts_of, run_rows
 from paredown.runtime.session import ENGINES, Session
 from paredown.tasks.base import Task
 
@@ -82,7 +82,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray, gold: Any, task: Task, lengths
     )
 
 
-def longest_row(encoder: Encoder, texts: Sequence[str], *, second: bool) -> list[int] | None:
+def longest_row(encoder: Preprocessor, texts: Sequence[str], *, second: bool) -> list[int] | None:
     """A row of exactly `encoder.max_length` tokens, of the words of `texts` or of an ordinary sentence; None for
     images, and where no text becomes that long. `second`: a row is two texts.
     """
@@ -108,7 +108,7 @@ def _knob(candidate: str) -> str:
 def takes_longest(
     session: Session,
     row: list[int] | None,
-    encoder: Encoder,
+    encoder: Preprocessor,
     task: Task,
     name: str,
     wanted: np.ndarray | None = None,

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paredown.compress.models.architectures import STATIC, WHOLE, supported
+from paredown.compress.models.architectures import STATIC, UNPRUNABLE, supported
 from paredown.compress.models.loading import Checkpoint, load
-from paredown.compress.quantization.int8_cost import Judge
+from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Task
 
@@ -46,7 +46,7 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
     if task.graph in TRACERS:
         TRACERS[task.graph](checkpoint, task, target)
         return target
-    kind, known = checkpoint.config.get("model_type", ""), (*supported(decoders=False), *WHOLE)
+    kind, known = checkpoint.config.get("model_type", ""), (*supported(decoders=False), *UNPRUNABLE)
     if kind in supported(decoders=True):
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model for {task.name}, only for text-generation")
     if kind not in (*known, STATIC):
@@ -80,7 +80,7 @@ def to_onnx(
     max_length: int,
     precision: str = "fp32",
     calibration: Sequence[dict[str, np.ndarray]] = (),
-    judge: Judge | None = None,
+    judge: Int8Evaluator | None = None,
 ) -> Artifact:
     """Make an ONNX Runtime artefact of a precision in PRECISIONS["onnxruntime"] in the directory `out`.
 
@@ -113,28 +113,25 @@ def _ready(
     task: Task,
     precision: str,
     calibration: Sequence[dict[str, np.ndarray]],
-    judge: Judge | None,
+    judge: Int8Evaluator | None,
     reduce_range: bool,
 ) -> dict:
     """One graph in its precision, written to `ready`; what was found, for the artefact's details."""
-    from paredown.compress.quantization import int8 as quantize
-    from paredown.compress.quantization import weight_only as weights
+    from paredown.compress.quantization import int8, weight_only
 
     details: dict = {}
     with tempfile.TemporaryDirectory() as scratch:
         if precision == "int8-static":  # QDQ goes around MatMul, which a fused Attention would hide
-            details |= quantize.static(plain, ready, calibration, reduce_range=reduce_range, task=task, judge=judge)
+            details |= int8.static(plain, ready, calibration, reduce_range=reduce_range, task=task, judge=judge)
         else:
             fused = Path(scratch) / "fused.onnx"
             details["fused"] = fuse(plain, fused, checkpoint)
             if precision == "int8-dynamic":
-                details |= quantize.dynamic(
-                    fused, ready, calibration, reduce_range=reduce_range, task=task, judge=judge
-                )
+                details |= int8.dynamic(fused, ready, calibration, reduce_range=reduce_range, task=task, judge=judge)
             elif precision == "fp16":
                 half(fused, ready)
             elif precision in WEIGHTS_ONLY:
-                details |= weights.onnx_weights(fused, ready, WEIGHTS_ONLY[precision])
+                details |= weight_only.onnx_weights(fused, ready, WEIGHTS_ONLY[precision])
             else:
                 shutil.copyfile(fused, ready)
     finish(ready, task=task.name, labels=checkpoint.labels, source=checkpoint.digest, precision=precision)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from paredown.compress.models.loading import Checkpoint, load
-from paredown.compress.quantization.int8_cost import Judge
+from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.runtime.preprocessor import Batch
 from paredown.runtime.seq2seq_decoding import writer
 from paredown.runtime.session import open_session
@@ -73,7 +73,7 @@ def recorded(plain: Path, checkpoint: Checkpoint, calibration: Sequence[Batch]) 
     return calls[::EVERY]
 
 
-def of_calls(judge: Judge | None) -> Judge | None:
+def of_calls(judge: Int8Evaluator | None) -> Int8Evaluator | None:
     """What judges INT8 on `recorded` calls, of which nobody knows what is right."""
     return judge and replace(judge, rows=None)
 

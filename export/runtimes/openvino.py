@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from paredown.compress.models.architectures import WHOLE
+from paredown.compress.models.architectures import UNPRUNABLE
 from paredown.compress.models.loading import Checkpoint
-from paredown.compress.quantization.int8_cost import Judge
+from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.runtime.errors import missing_extra
 from paredown.tasks.base import Task
 
@@ -28,7 +28,7 @@ def to_openvino(
     max_length: int,
     precision: str = "fp32",
     calibration: Sequence[dict[str, np.ndarray]] = (),
-    judge: Judge | None = None,
+    judge: Int8Evaluator | None = None,
 ) -> Artifact:
     """Make an OpenVINO artefact of a precision in PRECISIONS["openvino"] in the directory `out`.
 
@@ -41,7 +41,7 @@ def to_openvino(
     if task.graph == "seq2seq":
         calls = recorded(plain, checkpoint, calibration) if precision == "int8-static" else []
         graphs = {ENCODER: (plain, calibration, None), DECODER: (plain_decoder(plain), calls, of_calls(judge))}
-    transformer = checkpoint.config.get("model_type") not in WHOLE
+    transformer = checkpoint.config.get("model_type") not in UNPRUNABLE
     details: dict = {}
     for name, (graph, batches, judging) in graphs.items():
         found = _convert(graph, out / f"{name}.xml", task, precision, batches, judging, transformer)
@@ -58,7 +58,7 @@ def _convert(
     task: Task,
     precision: str,
     calibration: Sequence[dict[str, np.ndarray]],
-    judge: Judge | None,
+    judge: Int8Evaluator | None,
     transformer: bool,
 ) -> dict:
     """One graph in its precision, written to `target`; what was found, for the artefact's details."""
@@ -68,8 +68,7 @@ def _convert(
         raise missing_extra(error.name or "openvino", "cpu") from None
     import onnx
 
-    from paredown.compress.quantization import int8 as quantize
-    from paredown.compress.quantization import weight_only as weights
+    from paredown.compress.quantization import int8, weight_only
 
     with tempfile.TemporaryDirectory() as scratch:
         ir = Path(scratch) / "plain.xml"
@@ -83,11 +82,11 @@ def _convert(
         if precision == "int8-static":
             openvino.save_model(converted, ir, compress_to_fp16=False)
             reduce = not has_int8_isa()
-            return quantize.openvino_static(
+            return int8.openvino_static(
                 ir, target, calibration, transformer=transformer, reduce_range=reduce, task=task, judge=judge
             )
         if precision in WEIGHTS_ONLY:
-            weights.openvino_weights(converted, target, WEIGHTS_ONLY[precision])
+            weight_only.openvino_weights(converted, target, WEIGHTS_ONLY[precision])
         else:
             openvino.save_model(converted, target, compress_to_fp16=precision == "fp16")
         return {}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from paredown.compress.models.loading import Checkpoint
-from paredown.compress.quantization.int8_cost import Judge
+from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.runtime.errors import StepError
 from paredown.tasks.base import Task
 
@@ -44,7 +44,7 @@ def to_tensorrt(
     max_length: int,
     precision: str = "fp32",
     calibration: Sequence[dict[str, np.ndarray]] = (),
-    judge: Judge | None = None,
+    judge: Int8Evaluator | None = None,
     *,
     runtime: str = "tensorrt_rtx",
     engine: Engine | None = None,
@@ -76,7 +76,7 @@ def to_provider(
     max_length: int,
     precision: str = "fp32",
     calibration: Sequence[dict[str, np.ndarray]] = (),
-    judge: Judge | None = None,
+    judge: Int8Evaluator | None = None,
     *,
     runtime: str,
 ) -> Artifact:
@@ -97,7 +97,7 @@ def typed_graph(
     precision: str,
     calibration: Sequence[dict[str, np.ndarray]],
     task: Task | None = None,
-    judge: Judge | None = None,
+    judge: Int8Evaluator | None = None,
 ) -> dict:
     """Write the ONNX graph whose own types are the precision; returns what was found, for the artefact's details.
 
@@ -110,9 +110,9 @@ def typed_graph(
         import onnx
         from onnx import version_converter
 
-        from paredown.compress.quantization import int8 as quantize
+        from paredown.compress.quantization import int8
 
-        details = quantize.static(plain, target, calibration, symmetric=True, task=task, judge=judge)
+        details = int8.static(plain, target, calibration, symmetric=True, task=task, judge=judge)
         onnx.save(version_converter.convert_version(onnx.load(target), TYPED_SCALES), target)
         half(target, target)
         details |= {"weights": "S8 per channel", "activations": "S8 symmetric", "rest": "float16"}

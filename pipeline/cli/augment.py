@@ -22,23 +22,31 @@ app = typer.Typer()
 
 @app.command()
 def augment(
-    train: Annotated[str, typer.Option(help="rows to change: .csv, .jsonl, .parquet or a datasets name")],
-    output: Annotated[Path, typer.Option(help=".jsonl to write: the rows as they were, then the changed ones")],
+    train: Annotated[str, typer.Option(help="Training rows: .csv, .jsonl, .parquet or a datasets name.")],
+    output: Annotated[Path, typer.Option(help="JSONL file to write: the original rows, then the augmented ones.")],
     kind: Annotated[
         list[str] | None,
-        typer.Option(help="typos, deletion, swap, synonyms, masked, back_translation (default: the first three)"),
+        typer.Option(
+            help="Kind of augmentation: typos, deletion, swap, synonyms, masked or back_translation "
+            "(default: the first three)."
+        ),
     ] = None,
-    copies: Annotated[int, typer.Option(min=1, help="changed copies of every row")] = 1,
-    share: Annotated[float, typer.Option(help="share of a row's words that a change touches")] = 0.1,
-    synonyms: Annotated[str | None, typer.Option(help="file with a group of words a line, with commas")] = None,
-    masked_model: Annotated[str | None, typer.Option(help="masked-language model whose words fill gaps")] = None,
-    through: Annotated[list[str] | None, typer.Option(help="seq2seq checkpoints, there and back (give two)")] = None,
+    copies: Annotated[int, typer.Option(min=1, help="Augmented copies of every row.")] = 1,
+    share: Annotated[float, typer.Option(help="Share of the words of a row that are perturbed.")] = 0.1,
+    synonyms: Annotated[
+        str | None, typer.Option(help="File of synonyms: one group of words on each line, separated by commas.")
+    ] = None,
+    masked_model: Annotated[str | None, typer.Option(help="Masked-language model that replaces words.")] = None,
+    through: Annotated[
+        list[str] | None,
+        typer.Option(help="Sequence-to-sequence checkpoint for back-translation; give two, one for each direction."),
+    ] = None,
     seed: Seed = 13,
     task: TaskOption = "text-classification",
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
-    """Changed copies of training rows, the same for a seed; give it training rows only."""
+    """Data augmentation: augmented copies of training rows, reproducible by seed; give it training rows only."""
     if output.exists() or output.suffix != ".jsonl":
         raise InputError(f"--output {output}: a new file that ends in .jsonl is expected")
     kinds = task_for(task, Feature.AUGMENT, text=text_column, label=label_column)

@@ -18,21 +18,27 @@ from .common import LabelColumn, TextColumn
 app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
 NO_COUNT = ("R2", "Spearman", "MRR")  # they hang on how far these rows are spread, or on how many passages there are
-BundlePath = Annotated[Path, typer.Argument(help="a bundle (directory or .tar.gz), or a run directory that holds one")]
-PublicKey = Annotated[Path | None, typer.Option(help="PEM: only a bundle that its other half has signed")]
-DeadlineS = Annotated[float, typer.Option(min=1, help="seconds for the model to open and to give its golden answers")]
+BundlePath = Annotated[Path, typer.Argument(help="A bundle (directory or .tar.gz), or a run directory that holds one.")]
+PublicKey = Annotated[
+    Path | None, typer.Option(help="PEM file of a public key; only a bundle signed by its private key is accepted.")
+]
+DeadlineS = Annotated[
+    float, typer.Option(min=1, help="Time limit to open the model and to answer its golden rows, in seconds.")
+]
 
 
 @app.command()
 def verify(
     bundle: BundlePath,
-    data: Annotated[str | None, typer.Option(help="labelled rows: also check the metric on them")] = None,
-    public_key: Annotated[Path | None, typer.Option(help="PEM: also check who signed it")] = None,
+    data: Annotated[str | None, typer.Option(help="Labelled rows for a check of the metric.")] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="PEM file of a public key to check the signature against.")
+    ] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     deadline_s: DeadlineS = 120,
 ) -> None:
-    """Is the bundle whole, does it fit this machine, does it compute the same? Runs no code of the bundle's."""
+    """Verify a bundle: hashes, this machine, golden rows, and the metric on rows. Runs no code from the bundle."""
     from paredown.export.bundle.archive import unpacked
     from paredown.export.bundle.cold_start import verified
     from paredown.runtime.manifest import read_manifest
@@ -67,15 +73,15 @@ def verify(
 @app.command()
 def pack(
     bundle: BundlePath,
-    output_dir: Annotated[Path, typer.Option(help="directory to write; must not exist")],
+    output_dir: Annotated[Path, typer.Option(help="Directory to write; must not exist.")],
     layout: Annotated[
         Literal["plain", "archive", "triton", "oci"],
-        typer.Option(help="the bundle, its .tar.gz, a Triton model repository, or an OCI image layout"),
+        typer.Option(help="Layout: the bundle, its .tar.gz, a Triton model repository, or an OCI image layout."),
     ] = "plain",
-    private_key: Annotated[Path | None, typer.Option(help="PEM: sign the bundle before it is laid out")] = None,
+    private_key: Annotated[Path | None, typer.Option(help="PEM file of a private key to sign the bundle with.")] = None,
     public_key: PublicKey = None,
 ) -> None:
-    """Lay a bundle out for what will serve it; signed, with a key."""
+    """Write a bundle in the layout of a serving system, signed if a key is given."""
     import tempfile
 
     from paredown.export.bundle.archive import unpacked

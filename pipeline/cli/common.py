@@ -27,25 +27,26 @@ from ..store import new_directory
 
 out = Console(markup=False)
 
-Source = Annotated[str, typer.Argument(help="checkpoint: directory or hub id")]
-Train = Annotated[str, typer.Option(help="labelled rows: .csv, .jsonl, .parquet or a datasets name")]
-Validation = Annotated[str | None, typer.Option(help="labelled rows to report the metric on")]
-Unlabeled = Annotated[str | None, typer.Option(help="further text without labels")]
-OutputDir = Annotated[Path, typer.Option(help="directory to write; must not exist")]
-Epochs = Annotated[float, typer.Option(help="passes over the rows")]
-Rate = Annotated[float, typer.Option(help="peak learning rate")]
-BatchSize = Annotated[int, typer.Option(help="rows per optimiser step")]
-MaxLength = Annotated[int, typer.Option(min=4, help="longest input, tokens")]
+Source = Annotated[str, typer.Argument(help="Checkpoint: directory or hub id.")]
+Train = Annotated[str, typer.Option(help="Labelled rows: .csv, .jsonl, .parquet or a datasets name.")]
+Validation = Annotated[str | None, typer.Option(help="Labelled rows for the metric.")]
+Unlabeled = Annotated[str | None, typer.Option(help="Further text without labels.")]
+OutputDir = Annotated[Path, typer.Option(help="Directory to write; must not exist.")]
+Epochs = Annotated[float, typer.Option(help="Number of epochs.")]
+Rate = Annotated[float, typer.Option(help="Peak learning rate.")]
+BatchSize = Annotated[int, typer.Option(help="Batch size.")]
+MaxLength = Annotated[int, typer.Option(min=4, help="Maximum input length, in tokens.")]
 MaxNewTokens = Annotated[
-    int | None, typer.Option(min=1, max=4096, help="of a text that is answered with: longest, kept in what is made")
+    int | None,
+    typer.Option(min=1, max=4096, help="Maximum number of generated tokens, saved in generation_config.json."),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of every random choice")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random number generators.")]
 Adversarial = Annotated[
-    Literal["fgm", "pgd", "freelb"] | None, typer.Option(help="withstand small pushes of the embeddings")
+    Literal["fgm", "pgd", "freelb"] | None, typer.Option(help="Adversarial training method: fgm, pgd or freelb.")
 ]
-TaskOption = Annotated[str, typer.Option(help="what the model does")]
-TextColumn = Annotated[str | None, typer.Option(help="name of the text column (default: found)")]
-LabelColumn = Annotated[str | None, typer.Option(help="name of the label column (default: found)")]
+TaskOption = Annotated[str, typer.Option(help="Task of the model.")]
+TextColumn = Annotated[str | None, typer.Option(help="Name of the text column (default: detected).")]
+LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column (default: detected).")]
 
 
 @contextmanager

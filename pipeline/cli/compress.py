@@ -8,7 +8,7 @@ import numpy as np
 import typer
 
 from paredown.compress.config import Distill, Prune, Recover, Static, Timed, Trim
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows, read_unlabeled_rows
 from paredown.compress.distillation.compatibility import check_student, check_teacher, same_tokens
 from paredown.compress.models.loading import load, open_checkpoint, save
@@ -47,20 +47,30 @@ app = typer.Typer()
 @app.command()
 def prune(
     checkpoint: Source,
-    train: Annotated[str, typer.Option(help="rows to measure and heal on; labels are not needed")],
+    train: Annotated[
+        str, typer.Option(help="Rows for importance scores and for fine-tuning after pruning; labels are not needed.")
+    ],
     output_dir: OutputDir,
     validation: Validation = None,
     unlabeled: Unlabeled = None,
-    speedup: Annotated[float | None, typer.Option(help="how many times faster, measured on this machine")] = None,
-    latency_ms: Annotated[float | None, typer.Option(help="milliseconds of a call instead")] = None,
-    runtime: Annotated[str, typer.Option(help="what the time is measured in: onnxruntime, openvino")] = "onnxruntime",
-    precision: Annotated[str, typer.Option(help="and its precision")] = "int8-dynamic",
-    even: Annotated[bool, typer.Option(help="the same shape in every layer; plain transformers loads it")] = False,
-    heads: Annotated[float | None, typer.Option(help="share of attention heads to keep, 0..1")] = None,
-    ffn: Annotated[float | None, typer.Option(help="share of feed-forward neurons to keep, 0..1")] = None,
-    layers: Annotated[str | None, typer.Option(help="layers to keep: a number, or a list such as 0,2,5")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="training rows to measure importance on")] = 1024,
-    recover_epochs: Annotated[float, typer.Option(min=0, help="training after the cut (0: none)")] = 0.0,
+    speedup: Annotated[float | None, typer.Option(help="Target speed-up, measured on this machine.")] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Target latency of a call, in ms, instead of a speed-up.")
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option(help="Runtime of the latency target: onnxruntime or openvino.")
+    ] = "onnxruntime",
+    precision: Annotated[str, typer.Option(help="Precision of the latency target.")] = "int8-dynamic",
+    even: Annotated[
+        bool, typer.Option(help="Use one shape in every layer, so that transformers can load the model.")
+    ] = False,
+    heads: Annotated[float | None, typer.Option(help="Share of attention heads to keep, 0 to 1.")] = None,
+    ffn: Annotated[float | None, typer.Option(help="Share of feed-forward neurons to keep, 0 to 1.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers to keep: a number, or a list such as 0,2,5.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Number of training rows for importance scores.")] = 1024,
+    recover_epochs: Annotated[
+        float, typer.Option(min=0, help="Epochs of fine-tuning after pruning, by distillation (0: none).")
+    ] = 0.0,
     adversarial: Adversarial = None,
     learning_rate: Rate = 3e-5,
     batch_size: BatchSize = 32,
@@ -70,8 +80,8 @@ def prune(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
-    """Cut heads, feed-forward neurons and layers, the least important first: to a time, or to given shares."""
-    from paredown.compress.distillation.distill import heal
+    """Structured pruning of heads, feed-forward neurons and layers, to a latency target or to given shares."""
+    from paredown.compress.distillation.distill import train_student
     from paredown.compress.pruning.prune import prune as cut
 
     from ..steps.latency_table import Stopwatch
@@ -91,8 +101,8 @@ def prune(
             "layers": _layers(layers), "target": checked(Timed, {"runtime": runtime, "precision": precision}),
         },
     )  # fmt: skip
-    ids = data_module.encode(source.encoder(max_length), data)
-    further = [] if more is None else data_module.encode(source.encoder(max_length), more)
+    ids = dataset.encode(source.encoder(max_length), data)
+    further = [] if more is None else dataset.encode(source.encoder(max_length), more)
     failed: StepError | None = None
     promise = ""
     with writing(output_dir, "prune") as (target, report):
@@ -112,7 +122,7 @@ def prune(
                 },
             )  # fmt: skip
             try:
-                heal(model, load(source, kind), ids + further, recover, seed=seed, progress=report)
+                train_student(model, load(source, kind), ids + further, recover, seed=seed, progress=report)
                 saved = save(model, source, target)
             except StepError as error:
                 failed = error  # the cut outlives it
@@ -124,7 +134,7 @@ def prune(
             promise = f"; promised {wanted:.2f}x in {runtime} {precision}, measured {got:.2f}x [{lo:.2f}, {hi:.2f}]"
     if failed:
         raise StepError(
-            f"prune, healing: {failed}; {output_dir} holds the cut as it was before, and this heals it: "
+            f"prune, recover: {failed}; {output_dir} holds the pruned model before this step; to repeat the step: "
             f"paredown distill {checkpoint} --student {output_dir} --train {train} --output-dir DIR"
         ) from failed
     say(output_dir, kind.for_rows(held_out), value, promise)
@@ -133,17 +143,17 @@ def prune(
 @app.command()
 def trim(
     checkpoint: Source,
-    train: Annotated[str, typer.Option(help="rows whose tokens stay; labels are not needed")],
+    train: Annotated[str, typer.Option(help="Rows whose tokens are kept; labels are not needed.")],
     output_dir: OutputDir,
-    validation: Annotated[str | None, typer.Option(help="held-out rows to report the change on")] = None,
+    validation: Annotated[str | None, typer.Option(help="Held-out rows for the report of the change.")] = None,
     unlabeled: Unlabeled = None,
-    frequent: Annotated[int, typer.Option(min=0, help="most frequent pieces that stay in any case")] = 2000,
-    min_count: Annotated[int, typer.Option(min=1, help="times that the rows must have a token for it to stay")] = 1,
+    frequent: Annotated[int, typer.Option(min=0, help="Number of most frequent tokens that are always kept.")] = 2000,
+    min_count: Annotated[int, typer.Option(min=1, help="Minimum count of a token in the rows.")] = 1,
     task: TaskOption = "text-classification",
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
-    """Cut the vocabulary to the tokens of the data and a safe floor; size shrinks, speed does not change."""
+    """Reduce the vocabulary to the tokens of the data and the most frequent ones; this saves size, not time."""
     from paredown.compress.pruning.vocabulary import changed_share
     from paredown.compress.pruning.vocabulary import trim as cut
 
@@ -173,30 +183,36 @@ def trim(
 @app.command()
 def distill(  # noqa: C901
     checkpoint: Source,
-    train: Annotated[str, typer.Option(help="rows to learn on; labels are not needed")],
+    train: Annotated[str, typer.Option(help="Training rows; labels are not needed.")],
     output_dir: OutputDir,
     validation: Validation = None,
     unlabeled: Unlabeled = None,
-    static: Annotated[bool, typer.Option("--static", help="a student without layers: embeddings, mean, head")] = False,
-    student: Annotated[str | None, typer.Option(help="another checkpoint as the student")] = None,
+    static: Annotated[
+        bool, typer.Option("--static", help="Train a static student: token embeddings, mean pooling and a linear head.")
+    ] = False,
+    student: Annotated[
+        str | None, typer.Option(help="Checkpoint of the student, in place of layers of the teacher.")
+    ] = None,
     layers: Annotated[
-        str | None, typer.Option(help="a number of the teacher's layers, or a list such as 0,2,5")
+        str | None, typer.Option(help="Layers of the teacher to keep: a number, or a list such as 0,2,5.")
     ] = None,
     decoder_layers: Annotated[
-        str | None, typer.Option(help="text-to-text: layers of the half that writes (default: as --layers)")
+        str | None, typer.Option(help="Decoder layers of a text-to-text student (default: as --layers).")
     ] = None,
-    width: Annotated[int | None, typer.Option(help="hidden size of the student")] = None,
-    teacher: Annotated[list[str] | None, typer.Option(help="a further teacher; may be given several times")] = None,
-    epochs: Annotated[float | None, typer.Option(help="passes over the rows (default: 3, static: 6)")] = None,
+    width: Annotated[int | None, typer.Option(help="Hidden size of the student.")] = None,
+    teacher: Annotated[list[str] | None, typer.Option(help="Further teacher; may be given several times.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Number of epochs (default: 3, static: 6).")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="peak learning rate (default: 2e-4, static: 1e-3)")
+        float | None, typer.Option(help="Peak learning rate (default: 2e-4, static: 1e-3).")
     ] = None,
     batch_size: BatchSize = 32,
-    temperature: Annotated[float, typer.Option(help="of the logit loss")] = 2.0,
-    hidden_weight: Annotated[float | None, typer.Option(help="weight of the hidden-state loss")] = None,
-    relation_weight: Annotated[float, typer.Option(help="weight of the token-relation loss")] = 0.0,
-    patience: Annotated[int | None, typer.Option(min=1, help="stop after so many looks at validation")] = None,
-    quantize_aware: Annotated[bool, typer.Option(help="train with INT8's rounding")] = False,
+    temperature: Annotated[float, typer.Option(help="Temperature of the logit loss.")] = 2.0,
+    hidden_weight: Annotated[float | None, typer.Option(help="Weight of the hidden-state loss.")] = None,
+    relation_weight: Annotated[float, typer.Option(help="Weight of the token-relation loss.")] = 0.0,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Early-stopping patience, in evaluations on validation rows.")
+    ] = None,
+    quantize_aware: Annotated[bool, typer.Option(help="Use quantisation-aware training.")] = False,
     adversarial: Adversarial = None,
     max_length: MaxLength = 128,
     seed: Seed = 13,
@@ -204,8 +220,8 @@ def distill(  # noqa: C901
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
-    """Teach a smaller model the answers of a checkpoint (and of further teachers: the mean of their logits)."""
-    from paredown.compress.distillation.distill import heal, mean_scores, student_of
+    """Knowledge distillation of a checkpoint, or of the mean logits of several teachers, into a smaller model."""
+    from paredown.compress.distillation.distill import mean_scores, student_of, train_student
     from paredown.compress.distillation.static_student import untaught
 
     kind = task_for(task, text=text_column, label=label_column)
@@ -248,14 +264,14 @@ def distill(  # noqa: C901
         )  # fmt: skip
         if elsewhere and not same_tokens(source, elsewhere) and (settings.hidden_weight or settings.relation_weight):
             raise InputError(
-                f"--student {student}: it cuts text into other tokens, or sees images otherwise; leave hidden and "
+                f"--student {student}: another tokenizer or image processor than the teacher's; leave hidden and "
                 "relation losses out"
             )
     texts = [*data.texts, *more]
     learner = elsewhere or source
     # a teacher that reads the student's own tokens is given no more of them than it takes
     shared = min([max_length, *(t.positions for t in (source, *others) if same_tokens(t, learner))])
-    ids = data_module.encode(learner.encoder(shared), data) + learner.encoder(shared).ids(list(more))
+    ids = dataset.encode(learner.encoder(shared), data) + learner.encoder(shared).ids(list(more))
 
     def scores_of(lines: list[str]) -> np.ndarray | None:
         if not kind.supports(Feature.CACHED_SCORES):
@@ -279,7 +295,7 @@ def distill(  # noqa: C901
             encoder = learner.encoder(shared)
             wanted = scores_of(list(held_out.texts))
             judged = encoder.ids(held_out.texts), kind.training_targets(held_out, encoder) if wanted is None else wanted
-        heal(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)
+        train_student(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)
         saved = save(pupil, learner, target)
         value = metric(saved, kind, held_out, max_length)
     say(output_dir, kind.for_rows(held_out), value)

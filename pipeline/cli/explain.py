@@ -36,13 +36,13 @@ STYLE = (
 @app.command()
 def explain(
     checkpoints: Annotated[
-        list[str], typer.Argument(help="the teacher, then what was made of it (directories, hub ids)")
+        list[str], typer.Argument(help="Teacher, then its compressed models (directories or hub ids).")
     ],
-    text: Annotated[list[str], typer.Option(help="text to explain; may be given several times")],
-    output: Annotated[Path, typer.Option(help=".html to write")],
+    text: Annotated[list[str], typer.Option(help="Text to explain; may be given several times.")],
+    output: Annotated[Path, typer.Option(help="HTML file to write.")],
     max_length: MaxLength = 128,
 ) -> None:
-    """Which words the answers of several checkpoints rest on, side by side: integrated gradients and roll-out."""
+    """Compare token attributions of checkpoints: integrated gradients and attention roll-out."""
     from paredown.compress.attribution import by_word, rollout, word_attributions
 
     task = TASKS["text-classification"]
@@ -93,17 +93,19 @@ def explain(
 @app.command()
 def fairness(
     models: Annotated[
-        list[str], typer.Argument(help="checkpoints, exported directories or bundles; the first is the reference")
+        list[str], typer.Argument(help="Checkpoints, exported directories or bundles; the first is the reference.")
     ],
-    data: Annotated[str, typer.Option(help="labelled rows with a further column that names a group")],
-    group: Annotated[str, typer.Option(help="that column")],
+    data: Annotated[str, typer.Option(help="Labelled rows with a further column that names a group.")],
+    group: Annotated[str, typer.Option(help="Name of the group column.")],
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
-    max_length: Annotated[int, typer.Option(help="longest input in tokens, for what does not say")] = 128,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    max_length: Annotated[
+        int, typer.Option(help="Maximum input length in tokens, for models that do not state one.")
+    ] = 128,
+    json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for the results.")] = None,
     task: TaskOption = "text-classification",
 ) -> None:
-    """The metric by group (fairlearn), and how far groups are apart, for models side by side."""
+    """Compare the metric by group (fairlearn), and its differences between groups, for several models."""
     try:
         from fairlearn.metrics import MetricFrame, count
     except ImportError as error:

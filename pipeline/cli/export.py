@@ -13,10 +13,10 @@ import typer
 
 from paredown.benchmarks.report_text import int8_lines
 from paredown.compress.config import Int8
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint
-from paredown.compress.quantization.int8_cost import Judge
+from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.export.artifact import ON_GPU, Artifact, precisions_of
 from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
@@ -51,27 +51,38 @@ app = typer.Typer()
 def quantize(
     checkpoint: Source,
     output_dir: OutputDir,
-    method: Annotated[Literal["dynamic", "static"], typer.Option(help="ranges at run time, or calibrated")] = "dynamic",
-    runtime: Annotated[Literal["onnxruntime", "openvino"], typer.Option(help="what will run it")] = "onnxruntime",
+    method: Annotated[
+        Literal["dynamic", "static"],
+        typer.Option(help="Quantisation of activations: dynamic (ranges at run time) or static (calibrated)."),
+    ] = "dynamic",
+    runtime: Annotated[
+        Literal["onnxruntime", "openvino"], typer.Option(help="Runtime of the quantised model.")
+    ] = "onnxruntime",
     train: Annotated[
         str | None,
-        typer.Option(help="rows to calibrate and judge on: by the metric where they have labels, else by KL"),
+        typer.Option(
+            help="Rows for calibration and evaluation: by the metric if they have labels, else by KL divergence."
+        ),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="how many of them")] = 300,
+    rows: Annotated[int, typer.Option(min=1, help="Number of these rows.")] = 300,
     max_drop: Annotated[
         float | None,
-        typer.Option(help="points of the metric above which matrix products stay in float (default: 0.5)"),
+        typer.Option(
+            help="Maximum loss of the metric in points; above it, matrix products stay in float (default: 0.5)."
+        ),
     ] = None,
     max_kl: Annotated[
         float | None,
-        typer.Option(help="the same without labels: KL divergence to the float model, nats a row (default: 0.01)"),
+        typer.Option(
+            help="Maximum KL divergence to the float model for rows without labels, in nats per row (default: 0.01)."
+        ),
     ] = None,
     max_length: MaxLength = 128,
     task: TaskOption = "text-classification",
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
-    """INT8: the checkpoint's config and tokenizer with an INT8 model beside them."""
+    """Post-training quantisation to INT8: writes the model with its config and tokenizer."""
     if runtime == "openvino" and method == "dynamic":
         raise InputError("--method dynamic is for onnxruntime; openvino takes --method static")
     given = {"max_drop": max_drop, "max_kl": max_kl}
@@ -87,39 +98,42 @@ def export(
     checkpoint: Source,
     output_dir: OutputDir,
     to: Annotated[
-        str, typer.Option(help="onnx, ort (ONNX Runtime for phones), openvino, tensorrt, tensorrt-rtx")
+        str, typer.Option(help="Format: onnx, ort (ONNX Runtime Mobile), openvino, tensorrt or tensorrt-rtx.")
     ] = "onnx",
     precision: Annotated[
         str,
         typer.Option(
-            help="fp32, fp16, bf16 (openvino, tensorrt), int8-dynamic (onnx), int8-static; of text-generation: "
-            "int8-weight, int4-weight"
+            help="Precision: fp32, fp16, bf16 (openvino, tensorrt), int8-dynamic (onnx) or int8-static; "
+            "for text-generation also int8-weight or int4-weight."
         ),
     ] = "fp32",
     train: Annotated[
-        str | None, typer.Option(help="rows to calibrate INT8 and to judge any artefact on; labels are not needed")
+        str | None, typer.Option(help="Rows for INT8 calibration and for the parity check; labels are not needed.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="INT8: how many of them")] = 300,
+    rows: Annotated[int, typer.Option(min=1, help="Number of these rows, for INT8.")] = 300,
     max_length: MaxLength = 128,
     lengths: Annotated[
         str | None,
-        typer.Option(help="pad calls to the next of these, as 16,32,64; --max-length alone: fixed in the model"),
+        typer.Option(
+            help="Input lengths that calls are padded to, such as 16,32,64; --max-length alone is fixed in the model."
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="onnx, openvino: rows of every call, written into the model")
+        int | None, typer.Option(min=1, help="Fixed batch size in the model (onnx, openvino).")
     ] = None,
     batch_sizes: Annotated[
-        str | None, typer.Option(help="tensorrt, tensorrt-rtx: rows that an engine is tuned for (default: 1,8)")
+        str | None, typer.Option(help="Batch sizes of the engine's profiles (tensorrt, tensorrt-rtx; default: 1,8).")
     ] = None,
     compute_capabilities: Annotated[
-        str | None, typer.Option(help="tensorrt-rtx: the GPUs that it is for (default: 80,86,89,120)")
+        str | None,
+        typer.Option(help="Compute capabilities of the engine's GPUs (tensorrt-rtx; default: 80,86,89,120)."),
     ] = None,
     max_new_tokens: MaxNewTokens = None,
     task: TaskOption = "text-classification",
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
-    """Checkpoint to an artefact: the model, its tokenizer, config.json and artifact.json."""
+    """Export a checkpoint to an artefact: the model, its tokenizer, config.json and artifact.json."""
     formats = {
         "onnx": "onnxruntime", "ort": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt",
         "tensorrt-rtx": "tensorrt_rtx",
@@ -185,12 +199,12 @@ def _export_to(
     if train is not None:
         int8, encoder = precision in ("int8-dynamic", "int8-static"), source.encoder(max_length)
         texts = _labelled_if_possible(kind, train, source) if int8 else read_rows(kind, train, labelled=False)
-        judged = data_module.encode(encoder, texts.sample(JUDGED))
+        judged = dataset.encode(encoder, texts.sample(JUDGED))
         if int8:
             texts = texts.sample(count)
             kind = kind.for_rows(texts if texts.labels is not None and len(texts.begins) else None)
-            batches = [collate([row], source.pad_id) for row in data_module.encode(encoder, texts)]
-            judge = Judge(limits or Int8(), texts, encoder)
+            batches = [collate([row], source.pad_id) for row in dataset.encode(encoder, texts)]
+            judge = Int8Evaluator(limits or Int8(), texts, encoder)
     with writing(output_dir, "export") as (target, _), tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         plain = plain_onnx(source, kind, Path(scratch) / "plain.onnx")
         artifact = EXPORTERS[runtime](plain, source, kind, target, max_length, precision, batches, judge, **more)

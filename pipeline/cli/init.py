@@ -12,10 +12,10 @@ import yaml
 from pydantic import BaseModel
 
 from paredown.compress.config import Distill, Prune, Recover
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import divided
-from paredown.compress.models.architectures import FAMILIES, WHOLE
+from paredown.compress.models.architectures import FAMILIES, UNPRUNABLE
 from paredown.compress.models.loading import open_checkpoint
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Feature, Task
@@ -42,8 +42,8 @@ def write_recipe(
     given = (read(train), read(validation), read(test) if test else None)
     for rows in given:
         if rows is not None:
-            data_module.require_two_classes(rows, found.labels)
-    more = data_module.read_unlabeled(unlabeled, columns=task.columns) if unlabeled else None
+            dataset.require_two_classes(rows, found.labels)
+    more = dataset.read_unlabeled(unlabeled, columns=task.columns) if unlabeled else None
     notes = divided(*given, more).notes
     half = max(1, found.depth // 2)
     family = FAMILIES.get(found.config.get("model_type", ""))
@@ -61,7 +61,7 @@ def write_recipe(
             unlabeled=_beside(unlabeled, out) if unlabeled else None,
         ),
         models=[]
-        if found.config.get("model_type") in WHOLE
+        if found.config.get("model_type") in UNPRUNABLE
         else [
             *pruned,
             Model(name=f"distil-{half}", steps=[Step(distill=Distill(layers=half, epochs=3.0))]),

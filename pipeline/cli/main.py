@@ -28,26 +28,24 @@ from . import bundle as bundles
 from . import compress as stages
 from . import explain as explaining
 from . import export as exports
-from . import results as judging
-from . import robustness
+from . import results, robustness, tune
 from . import serve as serving
 from . import train as learning
-from . import tune as tuning
 from .bundle import BundlePath
 from .common import TaskOption, task_for, typed
 
 app = typer.Typer(
-    help="The cheapest version of a fine-tuned model that is still good enough.",
+    help="Find the cheapest version of a fine-tuned model that is still good enough.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(learning.app)
-app.add_typer(tuning.app)
+app.add_typer(tune.app)
 app.add_typer(augmenting.app)
 app.add_typer(stages.app)
 app.add_typer(exports.app)
-app.add_typer(judging.app)
+app.add_typer(results.app)
 app.add_typer(bundles.app)
 app.add_typer(robustness.app)
 app.add_typer(explaining.app)
@@ -146,14 +144,16 @@ def _close_quietly() -> None:
 
 @app.command()
 def run(
-    recipe: Annotated[Path, typer.Argument(help="recipe.yaml")],
-    output_dir: Annotated[Path | None, typer.Option(help="run directory (default: runs/NAME of the recipe)")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, show the plan, do nothing")] = False,
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    output_dir: Annotated[Path | None, typer.Option(help="Run directory (default: runs/NAME of the recipe).")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the recipe and show the plan, without running it.")
+    ] = False,
     baseline: Annotated[
-        Path | None, typer.Option(help="an older run: say whether the new bundle should take the place of its bundle")
+        Path | None, typer.Option(help="An older run; the new bundle is tested against its bundle.")
     ] = None,
 ) -> None:
-    """The whole job; run it again to resume."""
+    """Run a recipe from the checkpoint to the bundle; run it again to resume."""
     from ..recipe.loader import read_recipe
     from ..run import run as run_recipe
 
@@ -177,7 +177,7 @@ def run(
             out.print(f"trained: {line}", soft_wrap=True)
         for name, reason in found["dropped"].items():
             out.print(f"dropped: {name}: {reason}", soft_wrap=True)
-    judging.show_choice(outcome.choice, outcome.measurements)
+    results.show_choice(outcome.choice, outcome.measurements)
     out.print(
         f"report  {outcome.run_dir / 'report.html'}\nbundle  {outcome.run_dir / 'bundle'} (and .tar.gz)", soft_wrap=True
     )
@@ -190,14 +190,14 @@ def run(
 
 @app.command()
 def init(
-    checkpoint: Annotated[str, typer.Argument(help="directory or hub id of a fine-tuned checkpoint")],
-    train: Annotated[str, typer.Option(help="labelled rows: .csv, .jsonl, .parquet or a datasets name")],
-    validation: Annotated[str, typer.Option(help="labelled rows that the pick is made on")],
+    checkpoint: Annotated[str, typer.Argument(help="Directory or hub id of a fine-tuned checkpoint.")],
+    train: Annotated[str, typer.Option(help="Labelled rows: .csv, .jsonl, .parquet or a datasets name.")],
+    validation: Annotated[str, typer.Option(help="Labelled rows that the selection uses.")],
     test: Annotated[
-        str | None, typer.Option(help="labelled rows for the certificate (default: a third of validation)")
+        str | None, typer.Option(help="Labelled rows for the certificate (default: a third of validation).")
     ] = None,
-    unlabeled: Annotated[str | None, typer.Option(help="further text for distillation")] = None,
-    output: Annotated[Path, typer.Option(help="where to write the recipe")] = Path("recipe.yaml"),
+    unlabeled: Annotated[str | None, typer.Option(help="Further text for distillation.")] = None,
+    output: Annotated[Path, typer.Option(help="Where to write the recipe.")] = Path("recipe.yaml"),
     task: TaskOption = "text-classification",
 ) -> None:
     """Write a commented recipe for a checkpoint and its data."""
@@ -220,13 +220,13 @@ def schema() -> None:
 @app.command()
 def predict(
     bundle: BundlePath,
-    text: Annotated[list[str] | None, typer.Option(help="text to classify; may be given several times")] = None,
-    text_pair: Annotated[list[str] | None, typer.Option(help="the second text of each, for pairs of texts")] = None,
-    image: Annotated[list[str] | None, typer.Option(help="image file to classify; may be given several times")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Text to classify; may be given several times.")] = None,
+    text_pair: Annotated[list[str] | None, typer.Option(help="The second text of each, for pairs of texts.")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="Image file to classify; may be given several times.")] = None,
     public_key: bundles.PublicKey = None,
     deadline_s: bundles.DeadlineS = 120,
 ) -> None:
-    """Answer texts, or images, with a bundle; one JSON line each."""
+    """Predict texts or images with a bundle; one JSON line for each."""
     from paredown.export.bundle.archive import unpacked
     from paredown.export.isolation import ROWS_S, in_child
 
@@ -254,8 +254,8 @@ def reads_unicode(encoding: str | None) -> bool:
 
 
 @app.command()
-def doctor(json_output: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
-    """What this machine has: cores, instruction sets, memory, GPUs, runtimes; what is missing and how to get it."""
+def doctor(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show cores, instruction sets, memory, GPUs and runtimes of this machine, and how to install what is missing."""
     from .doctor import examine
 
     found = examine()

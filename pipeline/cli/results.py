@@ -21,34 +21,49 @@ from .validation import checked
 app = typer.Typer()
 out = Console(width=None if sys.stdout.isatty() else 150, markup=False)
 
-RunDir = Annotated[Path, typer.Argument(help="a directory that `paredown run` has made")]
+RunDir = Annotated[Path, typer.Argument(help="Run directory of `paredown run`.")]
 
 
 @app.command()
 def choose(
     run_dir: RunDir,
-    rule: Annotated[Literal["cheapest", "lambda", "knee"] | None, typer.Option(help="default: the recipe's")] = None,
-    max_drop: Annotated[float | None, typer.Option(min=0, help="points that may be lost on validation")] = None,
-    confidence: Annotated[
-        float | None, typer.Option(help="of the bound of the drop, 0 to 1; 0 compares measured drops, untested")
+    rule: Annotated[
+        Literal["cheapest", "lambda", "knee"] | None, typer.Option(help="Selection rule (default: the recipe's).")
     ] = None,
-    value_per_point: Annotated[float | None, typer.Option(help="money per million requests a point is worth")] = None,
-    p95_ms: Annotated[float | None, typer.Option(help="budget: p95 latency of one row, ms")] = None,
-    size_mb: Annotated[float | None, typer.Option(help="budget: size to ship, MB")] = None,
-    memory_mb: Annotated[float | None, typer.Option(help="budget: peak memory, MB")] = None,
-    cost_per_million: Annotated[float | None, typer.Option(help="budget: money per million requests")] = None,
-    drop_upper_95: Annotated[float | None, typer.Option(help="budget: upper 95 % bound of the drop, points")] = None,
+    max_drop: Annotated[float | None, typer.Option(min=0, help="Maximum drop on validation rows, in points.")] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="Confidence of the upper bound of the drop, 0 to 1; 0 compares measured drops without a test."
+        ),
+    ] = None,
+    value_per_point: Annotated[
+        float | None, typer.Option(help="Value of one metric point, in money per million requests.")
+    ] = None,
+    p95_ms: Annotated[float | None, typer.Option(help="Budget: p95 latency of one row, in ms.")] = None,
+    size_mb: Annotated[float | None, typer.Option(help="Budget: size of the artefact, in MB.")] = None,
+    memory_mb: Annotated[float | None, typer.Option(help="Budget: peak memory, in MB.")] = None,
+    cost_per_million: Annotated[float | None, typer.Option(help="Budget: cost per million requests.")] = None,
+    drop_upper_95: Annotated[
+        float | None, typer.Option(help="Budget: upper 95 % bound of the drop, in points.")
+    ] = None,
     gate: Annotated[
-        list[str] | None, typer.Option(help="a further budget, with direction and unit: 'p99_ms <= 20 ms'; repeatable")
+        list[str] | None,
+        typer.Option(
+            help="Further limit with direction and unit, such as 'p99_ms <= 20 ms'; may be given several times."
+        ),
     ] = None,
     no_limit: Annotated[
-        list[str] | None, typer.Option(help="lift the recipe's budget and gates on this figure; repeatable")
+        list[str] | None,
+        typer.Option(help="Metric whose budget and gates in the recipe are lifted; may be given several times."),
     ] = None,
-    candidate: Annotated[str | None, typer.Option(help="select this one by name, whatever the rule says")] = None,
+    candidate: Annotated[
+        str | None, typer.Option(help="Name of the candidate to select, in place of the rule's.")
+    ] = None,
 ) -> None:
-    """Select again from what was measured, without running again; report and bundle follow.
+    """Select again from the measurements of a run; report and bundle are rewritten.
 
-    Each further candidate that is held against the test rows widens the bound of the certificate.
+    Each further candidate that is evaluated on the test rows widens the bound of the certificate.
     """
     from paredown.benchmarks.constraints import gate_of
     from paredown.benchmarks.selection import ChooseSettings
@@ -96,13 +111,13 @@ def report(
     run_dir: RunDir,
     format: Annotated[
         Literal["html", "md", "svg", "png"],
-        typer.Option(help="the page, Markdown for a pull request, or a picture of the frontier"),
+        typer.Option(help="Format: the HTML report, Markdown for a pull request, or an image of the frontier."),
     ] = "html",
     output: Annotated[
-        Path | None, typer.Option(help="file to write (default: in the run directory; md: printed)")
+        Path | None, typer.Option(help="File to write (default: in the run directory; md: printed).")
     ] = None,
 ) -> None:
-    """The page (with the table on the terminal), Markdown or a picture, from what was measured and chosen."""
+    """Write the report of a run: HTML (with a table on the terminal), Markdown or an image."""
     from paredown.benchmarks.report import markdown, write_picture, write_report
 
     from ..results.journal import finish, unfinished
@@ -135,27 +150,36 @@ def report(
 
 @app.command()
 def bench(
-    artifacts: Annotated[list[str], typer.Argument(help="exported directory, bundle, checkpoint, .onnx or .xml")],
-    data: Annotated[str, typer.Option(help="rows to run on; with labels the metric is reported too")],
+    artifacts: Annotated[list[str], typer.Argument(help="Exported directory, bundle, checkpoint, .onnx or .xml.")],
+    data: Annotated[str, typer.Option(help="Rows to run; with labels the metric is reported too.")],
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads (default: all)")] = None,
-    batch_size: Annotated[int, typer.Option(help="rows a call in the throughput scenario")] = 8,
-    min_seconds: Annotated[float, typer.Option(help="seconds of calls per artefact and scenario, in all")] = 3.0,
-    min_repeats: Annotated[int, typer.Option(help="calls per artefact and scenario, at least, in all")] = 100,
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: all).")] = None,
+    batch_size: Annotated[int, typer.Option(help="Batch size of the throughput scenario.")] = 8,
+    min_seconds: Annotated[
+        float, typer.Option(help="Total time of the calls for each artefact and scenario, in seconds.")
+    ] = 3.0,
+    min_repeats: Annotated[int, typer.Option(help="Minimum number of calls for each artefact and scenario.")] = 100,
     processes: Annotated[
-        int, typer.Option(min=1, help="fresh processes per artefact, the unit of the intervals; 1 or 2 give wide ones")
+        int,
+        typer.Option(
+            min=1, help="Fresh processes for each artefact, the unit of the intervals; 1 or 2 give wide intervals."
+        ),
     ] = 6,
-    rounds: Annotated[int, typer.Option(min=2, help="turns in each process")] = 2,
+    rounds: Annotated[int, typer.Option(min=2, help="Turns in each process.")] = 2,
     wait_s: Annotated[
-        float, typer.Option(min=0, help="seconds to wait before each sitting until other processes are quiet")
+        float, typer.Option(min=0, help="Maximum wait for an idle machine before each sitting, in seconds.")
     ] = 0.0,
-    max_length: Annotated[int, typer.Option(help="longest input in tokens, for what does not say")] = 128,
+    max_length: Annotated[
+        int, typer.Option(help="Maximum input length in tokens, for models that do not state one.")
+    ] = 128,
     task: TaskOption = "text-classification",
-    sweep: Annotated[bool, typer.Option("--sweep", help="also 1 to 32 rows a call, 1 to all threads, lengths")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Also measure batch sizes 1 to 32, numbers of threads, and input lengths.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for the results.")] = None,
 ) -> None:
-    """Artefacts side by side, in one run; ratios are latency against the first that can run here, drops in points."""
+    """Compare artefacts in one run: latency ratios to the first that can run here, and drops in points."""
     from paredown.benchmarks.latency import LatencySettings, Sweep
     from paredown.export.hardware import cores
 

@@ -16,7 +16,7 @@ from paredown.benchmarks.statistics import Z95_TWO_SIDED, paired_drop
 from paredown.compress.data.dataset import read_rows
 from paredown.runtime.errors import InputError
 from paredown.runtime.session import CannotRunHere
-from paredown.tasks import perturbations as noise
+from paredown.tasks import perturbations
 from paredown.tasks.base import Feature
 from paredown.tasks.scores import points
 
@@ -29,25 +29,29 @@ app = typer.Typer()
 
 @app.command()
 def robustness(
-    models: Annotated[list[str], typer.Argument(help="checkpoints, exported directories or bundles")],
-    data: Annotated[str, typer.Option(help="labelled rows to change")],
+    models: Annotated[list[str], typer.Argument(help="Checkpoints, exported directories or bundles.")],
+    data: Annotated[str, typer.Option(help="Labelled rows to perturb.")],
     share: Annotated[
-        float, typer.Option(min=0.01, max=1, help="share of a row's words that are touched")
-    ] = noise.SHARE,
-    synonyms: Annotated[str | None, typer.Option(help="file with a group of words a line, with commas")] = None,
+        float, typer.Option(min=0.01, max=1, help="Share of the words of a row that are perturbed.")
+    ] = perturbations.SHARE,
+    synonyms: Annotated[
+        str | None, typer.Option(help="File of synonyms: one group of words on each line, separated by commas.")
+    ] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     task: TaskOption = "text-classification",
-    max_length: Annotated[int, typer.Option(help="longest input in tokens, for what does not say")] = 128,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    max_length: Annotated[
+        int, typer.Option(help="Maximum input length in tokens, for models that do not state one.")
+    ] = 128,
+    json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for the results.")] = None,
     seed: Seed = 13,
 ) -> None:
-    """The metric on rows as they are, with typos, in capitals, twice, with words left out, swapped, replaced by
-    synonyms; models side by side."""
+    """Compare the metric on original and perturbed rows: typos, capitals, doubled texts, deleted or swapped words,
+    synonyms."""
     kind = task_for(task, Feature.ROBUSTNESS)
-    changes = noise.MEASURED | {"deletion": noise.deletion, "swap": noise.swap}
+    changes = perturbations.MEASURED | {"deletion": perturbations.deletion, "swap": perturbations.swap}
     if synonyms is not None:
-        changes["synonyms"] = noise.synonyms(noise.read_synonyms(synonyms))
+        changes["synonyms"] = perturbations.synonyms(perturbations.read_synonyms(synonyms))
     changes = {name: change for name, change in changes.items() if kind.keeps_labels(change)}
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InputError(f"--json {json_file}: no such directory")

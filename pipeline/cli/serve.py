@@ -26,39 +26,52 @@ KEY = "PAREDOWN_API_KEY"
 
 @app.command()
 def serve(
-    bundle: Annotated[Path | None, typer.Argument(help="a bundle: its directory or its .tar.gz")] = None,
-    models: Annotated[Path | None, typer.Option(help="directory of bundles: NAME, or NAME/VERSION")] = None,
-    port: Annotated[int, typer.Option(help="TCP port; 0: any")] = 8080,
-    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    workers: Annotated[int, typer.Option(help="processes")] = 1,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of a worker (default: cores / workers)")] = None,
-    load: Annotated[Literal["latest", "all", "none"], typer.Option(help="what is loaded at start")] = "latest",
-    memory_mb: Annotated[float | None, typer.Option(help="MB that the models of a worker may take")] = None,
-    batch_tokens: Annotated[int, typer.Option(help="tokens taken from the queue at once")] = 1024,
-    max_wait_ms: Annotated[float, typer.Option(help="ms an idle model waits for company")] = 0,
-    queue_rows: Annotated[int, typer.Option(help="rows waiting or running; more get 429")] = 1024,
-    deadline_ms: Annotated[float, typer.Option(help="ms from a request to its answer, at most")] = 1000,
-    body_bytes: Annotated[int, typer.Option(help="bytes of one request")] = 1_000_000,
-    text_bytes: Annotated[int, typer.Option(help="bytes of one text")] = 20_000,
-    image_bytes: Annotated[int, typer.Option(help="bytes of one image file; see --body-bytes too")] = 700_000,
-    image_pixels: Annotated[int, typer.Option(help="pixels of one image")] = 20_000_000,
-    request_rows: Annotated[int, typer.Option(help="texts in one request")] = 256,
-    connections: Annotated[int, typer.Option(help="requests under way; more get 429")] = 1000,
-    drain_s: Annotated[float, typer.Option(help="seconds for requests under way after SIGTERM")] = 10,
-    open_s: Annotated[float, typer.Option(help="seconds for a model to open and to answer once")] = 60,
-    public_key: Annotated[Path | None, typer.Option(help="PEM: serve only what its other half has signed")] = None,
-    allowed_host: Annotated[
-        list[str] | None, typer.Option(help="further name (Host) that a server on this machine answers to; repeatable")
+    bundle: Annotated[Path | None, typer.Argument(help="A bundle: its directory or its .tar.gz.")] = None,
+    models: Annotated[Path | None, typer.Option(help="Directory of bundles: NAME, or NAME/VERSION.")] = None,
+    port: Annotated[int, typer.Option(help="TCP port (0: any free port).")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(help="Number of worker processes.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of a worker (default: cores / workers).")] = None,
+    load: Annotated[Literal["latest", "all", "none"], typer.Option(help="Models to load at start.")] = "latest",
+    memory_mb: Annotated[float | None, typer.Option(help="Memory limit of the models of a worker, in MB.")] = None,
+    batch_tokens: Annotated[int, typer.Option(help="Maximum number of tokens in a batch.")] = 1024,
+    max_wait_ms: Annotated[float, typer.Option(help="Batching delay of an idle model, in ms.")] = 0,
+    queue_rows: Annotated[
+        int, typer.Option(help="Maximum number of rows in the queue or running; more get status 429.")
+    ] = 1024,
+    deadline_ms: Annotated[float, typer.Option(help="Deadline of a request, in ms.")] = 1000,
+    body_bytes: Annotated[int, typer.Option(help="Maximum size of a request body, in bytes.")] = 1_000_000,
+    text_bytes: Annotated[int, typer.Option(help="Maximum size of a text, in bytes.")] = 20_000,
+    image_bytes: Annotated[
+        int, typer.Option(help="Maximum size of an image file, in bytes; see --body-bytes too.")
+    ] = 700_000,
+    image_pixels: Annotated[int, typer.Option(help="Maximum number of pixels of an image.")] = 20_000_000,
+    request_rows: Annotated[int, typer.Option(help="Maximum number of rows in a request.")] = 256,
+    connections: Annotated[int, typer.Option(help="Maximum number of open requests; more get status 429.")] = 1000,
+    drain_s: Annotated[float, typer.Option(help="Time limit for open requests after SIGTERM, in seconds.")] = 10,
+    open_s: Annotated[float, typer.Option(help="Time limit to open a model and to answer once, in seconds.")] = 60,
+    public_key: Annotated[
+        Path | None, typer.Option(help="PEM file of a public key; only bundles signed by its private key are served.")
     ] = None,
-    drift_threshold: Annotated[float, typer.Option(help="PSI or KS distance that is an alert")] = 0.2,
-    drift_rows: Annotated[int, typer.Option(help="rows in one window of the drift statistics")] = 2000,
-    sample_file: Annotated[Path | None, typer.Option(help="append sampled texts and answers to this JSONL")] = None,
-    sample_share: Annotated[float, typer.Option(help="share of texts that is sampled")] = 0.01,
-    sample_mb: Annotated[float, typer.Option(help="MB after which sampling stops")] = 100,
-    api_key_file: Annotated[Path | None, typer.Option(help=f"file with the key clients need (or ${KEY})")] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="PEM: certificate chain")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM: its private key")] = None,
-    log_requests: Annotated[bool, typer.Option(help="one line of log a request")] = True,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Further Host name that a server on the loopback address accepts; may be given several times."
+        ),
+    ] = None,
+    drift_threshold: Annotated[float, typer.Option(help="PSI or KS distance that raises an alert.")] = 0.2,
+    drift_rows: Annotated[int, typer.Option(help="Rows in one window of the drift statistics.")] = 2000,
+    sample_file: Annotated[
+        Path | None, typer.Option(help="JSONL file that sampled texts and answers are appended to.")
+    ] = None,
+    sample_share: Annotated[float, typer.Option(help="Share of texts that is sampled.")] = 0.01,
+    sample_mb: Annotated[float, typer.Option(help="Maximum size of the sample file, in MB.")] = 100,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help=f"File with the API key of the clients (or ${KEY}).")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file of the certificate chain.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its private key.")] = None,
+    log_requests: Annotated[bool, typer.Option(help="Log one line for each request.")] = True,
 ) -> None:
     """Serve bundles over HTTP (Open Inference Protocol v2) until SIGTERM."""
     given = {key: value for key, value in locals().items() if key != "api_key_file"}
@@ -81,21 +94,23 @@ def serve(
 
 @app.command()
 def load(
-    url: Annotated[str, typer.Argument(help="http://HOST:PORT of a server")],
-    rps: Annotated[float, typer.Option(help="requests a second")],
-    seconds: Annotated[float, typer.Option(help="for how long")] = 10,
-    text: Annotated[list[str] | None, typer.Option(help="text to send; may be given several times")] = None,
-    data: Annotated[str | None, typer.Option(help="rows whose texts are sent: .csv, .jsonl, .parquet")] = None,
-    model: Annotated[str | None, typer.Option(help="ask this model over protocol v2 (default: POST /predict)")] = None,
-    arrivals: Annotated[Literal["poisson", "even"], typer.Option(help="how requests are spaced")] = "poisson",
-    timeout: Annotated[float, typer.Option(help="seconds for one answer")] = 10,
-    seed: Annotated[int, typer.Option(help="of the spacing")] = 0,
+    url: Annotated[str, typer.Argument(help="Address of the server, http://HOST:PORT.")],
+    rps: Annotated[float, typer.Option(help="Request rate, per second.")],
+    seconds: Annotated[float, typer.Option(help="Duration, in seconds.")] = 10,
+    text: Annotated[list[str] | None, typer.Option(help="Text to send; may be given several times.")] = None,
+    data: Annotated[str | None, typer.Option(help="Rows whose texts are sent: .csv, .jsonl or .parquet.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model to call over protocol v2 (default: POST /predict).")] = None,
+    arrivals: Annotated[
+        Literal["poisson", "even"], typer.Option(help="Distribution of the arrival times.")
+    ] = "poisson",
+    timeout: Annotated[float, typer.Option(help="Timeout of a request, in seconds.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the arrival times.")] = 0,
     task: TaskOption = "text-classification",
     text_column: TextColumn = None,
-    api_key_file: Annotated[Path | None, typer.Option(help=f"file with the server's key (or ${KEY})")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help=f"File with the server's API key (or ${KEY}).")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for the results.")] = None,
 ) -> None:
-    """Send requests at a fixed rate, answered or not, and show latencies from when each was due."""
+    """Send requests at a fixed rate (open loop) and show latencies from the scheduled times."""
     from paredown.serve.load_generator import bodies, run
 
     if json_file is not None and not json_file.absolute().parent.is_dir():

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from paredown.compress.config import Adapter, Finetune, Update
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.compress.data.dataset import label_names_of, read_rows
 from paredown.compress.models.loading import load, open_checkpoint, save, with_new_head
 from paredown.runtime.errors import InputError
@@ -52,17 +52,26 @@ def finetune(
     output_dir: OutputDir,
     validation: Validation = None,
     epochs: Epochs = 3.0,
-    learning_rate: Annotated[float | None, typer.Option(help="peak rate (default: 1e-4, adapters: 1e-3)")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate (default: 1e-4, adapters: 1e-3).")] = None,
     batch_size: BatchSize = 32,
-    freeze_embeddings: Annotated[bool, typer.Option(help="a quarter less time a step")] = False,
+    freeze_embeddings: Annotated[
+        bool, typer.Option(help="Do not train the embeddings; a step takes a quarter less time.")
+    ] = False,
     peft: Annotated[
         str | None,
-        typer.Option(help="train adapters, merged at the end: lora, dora, adalora, ia3, loha, ..."),
+        typer.Option(help="Train adapters and merge them at the end: lora, dora, adalora, ia3, loha, lokr or oft."),
     ] = None,
-    rank: Annotated[int | None, typer.Option(min=1, help="of the adapters (default: 8)")] = None,
-    class_weights: Annotated[Literal["balanced"] | None, typer.Option(help="rare labels count as much")] = None,
-    patience: Annotated[int | None, typer.Option(min=1, help="stop after so many looks at validation")] = None,
-    schedule: Annotated[Literal["linear", "cosine", "constant"], typer.Option(help="of the learning rate")] = "linear",
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the adapters (default: 8).")] = None,
+    class_weights: Annotated[
+        Literal["balanced"] | None,
+        typer.Option(help="Class weights of the loss; balanced: every label has the same total weight."),
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Early-stopping patience, in evaluations on validation rows.")
+    ] = None,
+    schedule: Annotated[
+        Literal["linear", "cosine", "constant"], typer.Option(help="Schedule of the learning rate.")
+    ] = "linear",
     adversarial: Adversarial = None,
     max_length: MaxLength = 128,
     max_new_tokens: MaxNewTokens = None,
@@ -79,7 +88,7 @@ def finetune(
     has_head = source.has_head(kind)
     names = source.labels if has_head else label_names_of(kind, train)
     rows = read_rows(kind, train, names=names)
-    data_module.require_two_classes(rows, names)
+    dataset.require_two_classes(rows, names)
     held_out, _ = kept_apart(rows, optional(validation, kind, names))
     kind = kind.for_rows(rows, held_out)
     if patience and held_out is None:
@@ -96,7 +105,7 @@ def finetune(
         },
     )  # fmt: skip
     encoder = source.encoder(max_length)
-    ids, labels = data_module.encode(encoder, rows), kind.training_targets(rows, encoder)
+    ids, labels = dataset.encode(encoder, rows), kind.training_targets(rows, encoder)
     judged = None if held_out is None else (encoder.ids(held_out.texts), kind.training_targets(held_out, encoder))
     with writing(output_dir, "finetune") as (target, report):
         model = load(source, kind) if has_head else with_new_head(source, kind, names, seed)
@@ -109,19 +118,32 @@ def finetune(
 @app.command()
 def update(
     checkpoint: Source,
-    train: Annotated[str, typer.Option(help="the labelled rows that it was trained on; some are seen again")],
-    new: Annotated[str, typer.Option(help="labelled rows that came later, also with new labels")],
+    train: Annotated[str, typer.Option(help="Labelled rows of the earlier training; a share of them is replayed.")],
+    new: Annotated[str, typer.Option(help="New labelled rows; new labels are allowed.")],
     output_dir: OutputDir,
-    validation: Annotated[str | None, typer.Option(help="old labelled rows to measure forgetting on")] = None,
-    new_validation: Annotated[str | None, typer.Option(help="new rows to judge on (default: a fifth of --new)")] = None,
-    replay: Annotated[float, typer.Option(min=0, help="old rows that are seen again for every new one")] = 1.0,
-    lwf: Annotated[float, typer.Option(min=0, help="weight of staying with the old answers")] = 1.0,
-    ewc: Annotated[float, typer.Option(min=0, help="weight of staying near the weights that matter")] = 0.0,
-    retrain: Annotated[float, typer.Option(min=0, help="epochs of a model on all rows, to compare with")] = 0.0,
+    validation: Annotated[
+        str | None, typer.Option(help="Old labelled rows, for the measurement of forgetting.")
+    ] = None,
+    new_validation: Annotated[
+        str | None, typer.Option(help="New labelled rows for evaluation (default: a fifth of --new).")
+    ] = None,
+    replay: Annotated[float, typer.Option(min=0, help="Replayed old rows for each new row.")] = 1.0,
+    lwf: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Weight of the distillation loss against the old model (learning without forgetting)."
+        ),
+    ] = 1.0,
+    ewc: Annotated[float, typer.Option(min=0, help="Weight of elastic weight consolidation (EWC).")] = 0.0,
+    retrain: Annotated[
+        float, typer.Option(min=0, help="Epochs of a reference model trained on all rows (0: none).")
+    ] = 0.0,
     epochs: Epochs = 3.0,
-    learning_rate: Annotated[float, typer.Option(help="peak learning rate")] = 1e-4,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-4,
     batch_size: BatchSize = 32,
-    patience: Annotated[int | None, typer.Option(min=1, help="stop after so many looks at validation")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Early-stopping patience, in evaluations on validation rows.")
+    ] = None,
     adversarial: Adversarial = None,
     max_length: MaxLength = 128,
     seed: Seed = 13,
@@ -129,7 +151,7 @@ def update(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
-    """Teach a checkpoint new rows, and new labels, without forgetting the old ones; update.json says at what price."""
+    """Continual learning: train on new rows and labels without forgetting; update.json has the metrics and the cost."""
     kind = task_for(task, Feature.UPDATE, text=text_column, label=label_column)
     source = open_checkpoint(checkpoint, kind)
     arrivals = read_arrivals(kind, source.labels, new, new_validation)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from paredown.compress.config import Finetune, Tune
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.compress.data.dataset import label_names_of, read_rows
 from paredown.compress.models.loading import open_checkpoint
 from paredown.tasks.base import Feature
@@ -41,14 +41,14 @@ app = typer.Typer()
 def tune(
     checkpoint: Source,
     train: Train,
-    validation: Annotated[str, typer.Option(help="labelled rows that the best is held against the given on")],
-    minutes: Annotated[float, typer.Option(help="for trials together")],
+    validation: Annotated[str, typer.Option(help="Labelled rows to compare the best settings with the given ones.")],
+    minutes: Annotated[float, typer.Option(help="Time limit of all trials together, in minutes.")],
     output_dir: OutputDir,
-    trials: Annotated[int, typer.Option(min=1, help="at most")] = 40,
-    peft: Annotated[list[str] | None, typer.Option(help="kinds of adapters to try (default: none, lora)")] = None,
-    adversarial: Annotated[bool, typer.Option("--adversarial", help="also try pushes of the embeddings")] = False,
+    trials: Annotated[int, typer.Option(min=1, help="Maximum number of trials.")] = 40,
+    peft: Annotated[list[str] | None, typer.Option(help="Kinds of adapters to try (default: none and lora).")] = None,
+    adversarial: Annotated[bool, typer.Option("--adversarial", help="Also try adversarial training.")] = False,
     epochs: Epochs = 3.0,
-    learning_rate: Annotated[float, typer.Option(help="peak rate that the search starts from")] = 1e-4,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of the first trial.")] = 1e-4,
     batch_size: BatchSize = 32,
     max_length: MaxLength = 128,
     seed: Seed = 13,
@@ -56,13 +56,13 @@ def tune(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
-    """Search for fine-tuning settings; run it again to go on. tune.json has trials and what each knob is worth."""
+    """Hyperparameter search for fine-tuning; run it again to resume. tune.json has the trials and importances."""
     kind = task_for(task, Feature.TUNE, text=text_column, label=label_column)
     source = open_checkpoint(checkpoint).for_task(kind)
     labels = source.labels if source.has_head(kind) else label_names_of(kind, train)
     rows, held = (read_rows(kind, path, names=labels) for path in (train, validation))
     held = kept_apart(rows, held)[0] or held
-    data_module.require_two_classes(rows, labels)
+    dataset.require_two_classes(rows, labels)
     if adversarial:
         kind.require(Feature.ADVERSARIAL, "--adversarial")
     start = checked(Finetune, {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size})

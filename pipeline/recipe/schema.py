@@ -57,27 +57,33 @@ class Data(Settings):
     """Files (.csv, .jsonl, .parquet, .conll; relative to the recipe), directories of images, or `datasets` names
     (`name:split`)."""
 
-    train: str = Field(description="labelled rows to learn from; calibration is drawn from them too")
-    validation: str = Field(description="labelled rows that the pick is made on")
+    train: str = Field(description="labelled training rows; calibration rows are drawn from them")
+    validation: str = Field(description="labelled rows that the selection uses")
     test: str | None = Field(
         default=None,
-        description="labelled rows for the certificate and the published metrics; nothing else ever sees them (none: a "
-        "third of validation is held out)",
+        description="labelled rows for the certificate and the published metrics, used for nothing else "
+        "(none: a third of validation is held out)",
     )
     unlabeled: str | None = Field(default=None, description="further text of the same kind, for distillation")
-    text: str | None = Field(default=None, description="name of the text (words', image's) column (default: found)")
-    label: str | None = Field(default=None, description="name of the label (or tags') column (default: found)")
-    groups: str | None = Field(default=None, description="a validation column whose groups are also judged one by one")
+    text: str | None = Field(
+        default=None, description="name of the column of texts, words or images (default: detected)"
+    )
+    label: str | None = Field(default=None, description="name of the column of labels or tags (default: detected)")
+    groups: str | None = Field(
+        default=None, description="validation column of groups that are also evaluated one by one"
+    )
 
 
 class Step(Settings):
     """One stage; exactly one key."""
 
-    finetune: Finetune | None = Field(default=None, description="train further on the labelled rows")
-    prune: Prune | None = Field(default=None, description="cut heads, feed-forward neurons and layers")
-    distill: Distill | None = Field(default=None, description="make a student from some of the layers")
-    static: Static | None = Field(default=None, description="make a student without layers; the first step of a model")
-    trim: Trim | None = Field(default=None, description="cut the vocabulary; the last step of a model")
+    finetune: Finetune | None = Field(default=None, description="fine-tune on the labelled rows")
+    prune: Prune | None = Field(
+        default=None, description="structured pruning of heads, feed-forward neurons and layers"
+    )
+    distill: Distill | None = Field(default=None, description="distil into a student made of some of the layers")
+    static: Static | None = Field(default=None, description="train a static student; must be the first step of a model")
+    trim: Trim | None = Field(default=None, description="reduce the vocabulary; must be the last step of a model")
 
     @model_validator(mode="after")
     def _one(self) -> Step:
@@ -92,22 +98,22 @@ class Step(Settings):
 
 
 class Arrivals(Update):
-    """`update` with the rows that came later; from then on they are train, validation and test rows like the others."""
+    """`update` with new rows; they are train, validation and test rows in all later steps."""
 
-    new: str = Field(description="labelled rows that came later, also with labels that the checkpoint does not know")
+    new: str = Field(description="new labelled rows; labels that the checkpoint does not know are allowed")
     new_validation: str | None = Field(
-        default=None, description="labelled rows of their kind to judge on (none: a fifth of `new` is held out)"
+        default=None, description="new labelled rows for evaluation (none: a fifth of `new` is held out)"
     )
-    new_test: str | None = Field(default=None, description="labelled rows of their kind for the published figures")
+    new_test: str | None = Field(default=None, description="new labelled rows for the published metrics")
 
 
 class Adapt(Settings):
     """One step that makes the teacher, before any model is compressed; exactly one key."""
 
-    augment: Augment | None = Field(default=None, description="add changed copies of the training rows")
+    augment: Augment | None = Field(default=None, description="add augmented copies of the training rows")
     finetune: Finetune | None = Field(default=None, description="train on the labelled rows, in full or with adapters")
-    tune: Tune | None = Field(default=None, description="finetune with settings that are searched for")
-    update: Arrivals | None = Field(default=None, description="learn rows that came later without forgetting")
+    tune: Tune | None = Field(default=None, description="finetune with a hyperparameter search")
+    update: Arrivals | None = Field(default=None, description="continual learning on new rows")
 
     @model_validator(mode="after")
     def _one(self) -> Adapt:
@@ -122,20 +128,22 @@ class Adapt(Settings):
 
 
 class Cascade(Settings):
-    """The first model answers where it is confident enough, the other is asked about the rest; one ONNX file."""
+    """The first model answers rows where it is confident, the second one the rest; one ONNX file."""
 
-    first: str = Field(description="name of the quick model")
-    then: str = Field(description="name of the model behind it")
+    first: str = Field(description="name of the first model, the faster one")
+    then: str = Field(description="name of the second model")
     max_drop: Annotated[float, Field(ge=0)] = Field(
-        default=0.2, description="points of validation that it may lose against the model behind it; sets the threshold"
+        default=0.2, description="points of validation that it may lose against the second model; sets the threshold"
     )
 
 
 class Model(Settings):
-    """A way to a smaller model: its steps, one after another; the checkpoint as it came is always the teacher."""
+    """A smaller model and the steps that make it; the original checkpoint is always the teacher."""
 
     name: Annotated[str, Field(pattern=NAME)] = Field(description="letters, digits, dot, dash")
-    steps: list[Step] = Field(default_factory=list, description="none: the checkpoint as it came")
+    steps: list[Step] = Field(
+        default_factory=list, description="compression steps, in order (none: the original checkpoint)"
+    )
     cascade: Cascade | None = Field(default=None, description="two of the other models instead of steps (onnxruntime)")
 
     @model_validator(mode="after")
@@ -150,18 +158,22 @@ class Model(Settings):
                 "trim: must be the last step, the steps after it would learn other tokens than the teacher"
             )
         if stages[:1] == ["static"] and stages[1:] not in ([], ["trim"]):
-            raise ValueError("static: has no layers that further steps could cut or teach; only trim may follow")
+            raise ValueError("static: has no layers for further steps; only trim may follow")
         return self
 
 
 class Search(Settings):
-    """Let the run find the models: cheap cuts by the dozen, training for those that could reach the frontier."""
+    """Architecture search: many pruned models without training, then training of those near the frontier."""
 
-    minutes: Annotated[float, Field(gt=0)] = Field(description="for looking and training together, before measuring")
-    speedup: Annotated[float, Field(gt=1)] | None = Field(
-        default=None, description="least speed-up against the uncut model in `target` (default: any)"
+    minutes: Annotated[float, Field(gt=0)] = Field(
+        description="time limit of the search, training included, before measuring"
     )
-    target: Timed = Field(default_factory=Timed, description="what time is predicted in")
+    speedup: Annotated[float, Field(gt=1)] | None = Field(
+        default=None, description="minimum speed-up against the unpruned model in `target` (default: any)"
+    )
+    target: Timed = Field(
+        default_factory=Timed, description="runtime, precision and batch size of the predicted latency"
+    )
 
 
 class Target(Settings):
@@ -182,7 +194,9 @@ class Target(Settings):
 class Gate(Settings):
     """Limits of the parity gate for one precision."""
 
-    max_difference: Annotated[float, Field(gt=0)] | None = Field(default=None, description="of a logit, absolute")
+    max_difference: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="maximum absolute difference of a logit"
+    )
     min_agreement: Annotated[float, Field(ge=0, le=1)] = Field(description="share of rows with the same prediction")
     max_metric_drop: Annotated[float, Field(ge=0)] = Field(description="points lost against the own checkpoint")
 
@@ -205,22 +219,24 @@ class Recipe(Settings):
     """The whole job."""
 
     name: Annotated[str, Field(pattern=NAME)] = Field(default="model", description="the served model's name")
-    task: TaskName = Field(default="text-classification", description="what the model does")
+    task: TaskName = Field(default="text-classification", description="task of the model")
     checkpoint: str = Field(description="directory (relative to the recipe) or hub id of the fine-tuned checkpoint")
-    data: Data = Field(description="where the rows are")
-    max_length: int = Field(default=128, ge=4, description="longest input, tokens; longer ones are cut")
+    data: Data = Field(description="rows of the data set")
+    max_length: int = Field(default=128, ge=4, description="maximum input length, tokens; longer inputs are truncated")
     lengths: list[Bucket] = Field(
         default_factory=list,
-        description="pad each call to the next of these (max_length is always the last), for runtimes that like few "
-        "shapes; max_length alone writes it into the model. Empty: every call at its own length",
+        description="input lengths that calls are padded to (max_length is always the last), for runtimes "
+        "that are faster with few shapes; max_length alone is fixed in the model. Empty: no "
+        "padding",
     )
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         default=None,
-        description="of a text that is answered with: longest, tokens (default: as generation_config.json says, or 64)",
+        description="maximum number of generated tokens (default: that of generation_config.json, or 64)",
     )
-    seed: int = Field(default=13, ge=0, lt=2**32, description="of every random choice")
+    seed: int = Field(default=13, ge=0, lt=2**32, description="seed of all random number generators")
     calibration_rows: Annotated[int, Field(ge=1)] = Field(
-        default=300, description="training rows that INT8 is judged on; static INT8 is calibrated on three in four"
+        default=300,
+        description="training rows for the evaluation of INT8; static INT8 uses three in four for calibration",
     )
     int8: Int8 = Field(
         default_factory=Int8, description="what INT8 may cost before matrix products of a model go back to float"
@@ -229,16 +245,20 @@ class Recipe(Settings):
         default_factory=list,
         description="further fine-tuned checkpoints with the same labels; students learn the mean of all logits",
     )
-    robustness_rows: int = Field(default=200, ge=0, description="validation rows scored with typos, in capitals, twice")
+    robustness_rows: int = Field(
+        default=200, ge=0, description="validation rows that are evaluated with typos, in capitals and doubled"
+    )
     explain_rows: int = Field(
-        default=0, ge=0, description="validation rows on which a model's words are held against the teacher's (captum)"
+        default=0, ge=0, description="validation rows for attribution agreement with the teacher (captum)"
     )
     adapt: list[Adapt] = Field(
         default_factory=list,
-        description="steps that change the checkpoint before anything else; what they leave is the teacher",
+        description="training steps before compression; their result is the teacher",
     )
     models: list[Model] = Field(default_factory=list, description="smaller models to try beside the checkpoint itself")
-    search: Search | None = Field(default=None, description="find models instead of listing them, or beside the listed")
+    search: Search | None = Field(
+        default=None, description="search for models, in place of `models` or in addition to them"
+    )
     targets: list[Target] = Field(default_factory=_targets_of, description="what each model is exported to")
     tensorrt: Engine = Field(default_factory=Engine, description="what TensorRT engines are built for")
     parity: dict[Precision, Gate] = Field(
@@ -246,8 +266,8 @@ class Recipe(Settings):
     )
     latency: LatencySettings = Field(default_factory=LatencySettings, description="how latency is measured")
     cost: Prices = Field(default_factory=Prices, description="what serving costs")
-    choose: ChooseSettings = Field(default_factory=ChooseSettings, description="the rule of the pick")
-    report_to: list[Sink] = Field(default_factory=list, description="trackers that are told the result")
+    choose: ChooseSettings = Field(default_factory=ChooseSettings, description="selection rule")
+    report_to: list[Sink] = Field(default_factory=list, description="experiment trackers that receive the results")
 
     @model_validator(mode="after")
     def _distinct(self) -> Recipe:
@@ -287,4 +307,4 @@ class Recipe(Settings):
         return Tolerance(**given.model_dump()) if given else tolerance_of(task_named(self.task), precision)
 
 
-BASELINE = "teacher"  # the checkpoint as it came
+BASELINE = "teacher"  # the original checkpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from paredown.compress.config import Distill, Heal, Prune, Settings
+from paredown.compress.config import Distill, DistillationTraining, Prune, Settings
 from paredown.export.artifact import ON_GPU
 from paredown.tasks.base import Feature
 
@@ -46,7 +46,7 @@ def features_of(recipe: Recipe) -> Iterator[tuple[str, Feature]]:
             where = f"models: '{model.name}', {stage}"
             yield from _of_stage(where, stage, settings)
             lesson = settings.recover if isinstance(settings, Prune) else settings
-            if isinstance(lesson, Heal) and lesson.label_weight:
+            if isinstance(lesson, DistillationTraining) and lesson.label_weight:
                 yield where, Feature.LABEL_WEIGHT
             if isinstance(settings, Distill) and settings.width is not None:
                 yield where, Feature.WIDTH

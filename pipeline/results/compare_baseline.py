@@ -12,7 +12,7 @@ from paredown.benchmarks.bench import Entrant, Score, bench
 from paredown.benchmarks.latency import tokenizer_ms
 from paredown.benchmarks.sittings import WIDEST_CONTROL
 from paredown.benchmarks.statistics import drop_upper_95, mcnemar_p, paired_drop
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.export.artifact import Artifact
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import MANIFEST
@@ -57,7 +57,7 @@ def against(job: Job, run_dir: Path, old_run: Path) -> dict:
             return scored[name]
 
         entrants = [Entrant(name, a, partial(score, name, a)) for name, a in zip(names, artifacts, strict=True)]
-        ids = [data_module.encode(a.encoder(), rows) for a in artifacts]
+        ids = [dataset.encode(a.encoder(), rows) for a in artifacts]
         timed = bench(entrants, ids, job.recipe.latency, metric_name=task.metric_name, steps=reporter.step)
         same = _bytes_of(artifacts[0]) == _bytes_of(artifacts[1])
     old, new = (scored[name].correct for name in names)

@@ -14,7 +14,7 @@ import numpy as np
 
 from paredown.benchmarks.bench import Entrant, Score, bench
 from paredown.benchmarks.latency import LatencySettings, tokenizer_ms
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.compress.data.dataset import has_labels, label_names, read_rows
 from paredown.compress.data.readers import open_table
 from paredown.export.artifact import ON_GPU, Artifact
@@ -67,7 +67,7 @@ def run(
         Entrant(path, artifact, partial(score, path, artifact, names))
         for path, artifact, (names, _) in zip(paths, artifacts, named, strict=True)
     ]
-    ids = [data_module.encode(artifact.encoder(), rows) for artifact in artifacts]
+    ids = [dataset.encode(artifact.encoder(), rows) for artifact in artifacts]
     result = bench(entrants, ids, settings, metric_name=task.metric_name, steps=reporter.step)
     return result | {"notes": notes}
 

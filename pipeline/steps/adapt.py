@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from paredown.compress.config import Augment, Finetune, Tune
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import without
 from paredown.compress.models.loading import load, open_checkpoint, save
@@ -21,8 +21,7 @@ from ..job import Job, Step, rows_digest
 from ..progress import Report
 from ..recipe.schema import Adapt, Arrivals
 from ..store import Done
-from . import continual as growing
-from . import tune as tuning
+from . import continual, tune
 from .augment import write_augmented
 from .step_keys import code_of
 
@@ -90,33 +89,33 @@ def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: R
     source, task = job.checkpoint, job.task
     if isinstance(settings, Arrivals):
         job, new = _read(settings, job, source.labels)
-        found = growing.grow_checkpoint(
+        found = continual.grow_checkpoint(
             source, task, job.train, job.validation, new, settings, out, max_length=length, seed=seed, report=report
         )
-        return found | {"said": growing.sentence(found)}
+        return found | {"said": continual.sentence(found)}
     if isinstance(settings, Augment):
         count = write_augmented(job.train, source.labels, settings, out / ROWS, seed, report)
         return {"rows": count, "said": f"{count} changed copies of {len(job.train)} training rows"}
     if isinstance(settings, Tune):
-        key = tuning.study_key(source, source.labels, job.train, settings, max_length=length, seed=seed)
+        key = tune.study_key(source, source.labels, job.train, settings, max_length=length, seed=seed)
         study = out.parent.parent / "search" / f"{_name(number, job.recipe.adapt[number])}-{key}.log"
-        found = tuning.tune_checkpoint(
+        found = tune.tune_checkpoint(
             source, task, source.labels, job.train, job.validation, settings, out, study,
             max_length=length, seed=seed, report=report,
         )  # fmt: skip
-        return found | {"said": tuning.sentence(found)}
+        return found | {"said": tune.sentence(found)}
     assert isinstance(settings, Finetune)
     model, encoder = load(source, task), source.encoder(length)
-    before = growing.score(model, source, task, job.validation, length)
+    before = continual.score(model, source, task, job.validation, length)
     judged = (encoder.ids(job.validation.texts), task.training_targets(job.validation, encoder))
     began = time.monotonic()
     finetune(
-        model, data_module.encode(encoder, job.train), task.training_targets(job.train, encoder), settings,
+        model, dataset.encode(encoder, job.train), task.training_targets(job.train, encoder), settings,
         validation=judged, seed=seed, progress=report,
     )  # fmt: skip
     seconds = time.monotonic() - began
     saved = save(model, source, out)
-    after = growing.score(model, saved, task, job.validation, length)
+    after = continual.score(model, saved, task, job.validation, length)
     said = f"{task.metric_name} {before:.2f} -> {after:.2f} on validation, {seconds:.0f} s"
     return {"before": before, "after": after, "training_s": seconds, "said": said}
 
@@ -128,7 +127,7 @@ def _before(job: Job, number: int, done: Mapping[str, Done]) -> Job:
         if isinstance(settings, Augment):
             more = read_rows(job.task, str(left / ROWS), names=job.checkpoint.labels)
             judged = [rows for rows in (job.validation, job.test) if rows is not None]
-            job = replace(job, train=growing.joined(job.train, without(more, judged)))
+            job = replace(job, train=continual.joined(job.train, without(more, judged)))
             continue
         checkpoint = open_checkpoint(left, job.task)
         if isinstance(settings, Arrivals):
@@ -138,27 +137,27 @@ def _before(job: Job, number: int, done: Mapping[str, Done]) -> Job:
     return job
 
 
-def _read(settings: Arrivals, job: Job, labels: tuple[str, ...]) -> tuple[Job, growing.NewRows]:
+def _read(settings: Arrivals, job: Job, labels: tuple[str, ...]) -> tuple[Job, continual.NewRows]:
     """The job and the new rows without what stands in two splits; the job's notes say what that was."""
     given = job.recipe.data
-    new = growing.read_arrivals(
+    new = continual.read_arrivals(
         job.task, labels, settings.new, settings.new_validation, settings.new_test, given.text, given.label
     )
     certify = job.certificate_split == "held-out validation"
-    held, test, new, notes = growing.new_rows_apart(job.train, job.validation, job.test, new, certify=certify)
+    held, test, new, notes = continual.new_rows_apart(job.train, job.validation, job.test, new, certify=certify)
     assert held is not None
     if job.certificate_split == "test" and new.test is None:
         notes += (f"{settings.new}: no new_test is given; the certificate is of the old test rows",)
     return replace(job, validation=held, test=test, notes=tuple(dict.fromkeys((*job.notes, *notes)))), new
 
 
-def _grown(job: Job, new: growing.NewRows) -> Job:
+def _grown(job: Job, new: continual.NewRows) -> Job:
     """The job with new rows among its own."""
     return replace(
         job,
-        train=growing.joined(job.train, new.train),
-        validation=growing.joined(job.validation, new.validation),
-        test=new.test if job.test is None else growing.joined(job.test, new.test),
+        train=continual.joined(job.train, new.train),
+        validation=continual.joined(job.validation, new.validation),
+        test=new.test if job.test is None else continual.joined(job.test, new.test),
         certificate_split=job.certificate_split or (None if new.test is None else "test"),
     )
 

@@ -24,7 +24,7 @@ def write_augmented(
 
     made = changed_copies(rows.texts, settings, seed=seed, progress=report)
     if not made:
-        raise InputError(f"{rows.source}: no row came out changed; look at `kinds` and `share`")
+        raise InputError(f"{rows.source}: no row was changed; check `kinds` and `share`")
     entries = [*enumerate(rows.texts), *made] if whole else made
     lines = []
     for i, text in entries:

@@ -12,11 +12,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paredown.compress.config import Distill, Finetune, Heal, Prune, Stage, Static, Timed, Training, Trim
-from paredown.compress.data import dataset as data_module
+from paredown.compress.config import (
+    Distill,
+    DistillationTraining,
+    Finetune,
+    Prune,
+    Stage,
+    Static,
+    Timed,
+    Training,
+    Trim,
+)
+from paredown.compress.data import dataset
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save, with_new_head
 from paredown.compress.pruning.latency_allocation import LatencyTable
-from paredown.compress.quantization.int8_cost import Judge
+from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.export.artifact import read_artifact
 from paredown.export.hardware import cores
 from paredown.runtime.preprocessor import batches_of, collate
@@ -45,7 +55,7 @@ def compress(
     report: Report,
 ) -> dict:
     """One stage on the checkpoint that the steps before it left."""
-    from paredown.compress.distillation.distill import heal, student_of
+    from paredown.compress.distillation.distill import student_of, train_student
     from paredown.compress.distillation.static_student import untaught
     from paredown.compress.pruning.prune import prune
     from paredown.compress.pruning.vocabulary import changed_share, trim
@@ -83,7 +93,7 @@ def compress(
         texts = [*all_texts(job), *source.prompts]
         tokenizer = trim(model, source.path / "tokenizer.json", texts, settings, uncut)
         result["changed_tokens"] = changed_share(uncut, tokenizer, job.validation.texts)
-    if isinstance(settings, Heal):  # the teacher is the checkpoint as it came, however many steps lie between
+    if isinstance(settings, DistillationTraining):  # the teacher is the original checkpoint
         teacher = load(job.checkpoint, job.task)
         if isinstance(settings, Static):
             model = untaught(teacher, settings, seed)
@@ -97,13 +107,17 @@ def compress(
             scores = scores[lines:]
         else:
             scores, wanted = None, job.task.training_targets(job.validation, encoder)
-        heal(
+        train_student(
             model, teacher, ids[first:], settings, labels=labels[first:], scores=scores,
             validation=(held_out, wanted), seed=seed, progress=training,
         )  # fmt: skip
     if isinstance(settings, Training):
         seconds = time.monotonic() - began
-        rows = trained * settings.epochs * (job.rows_of(settings) if isinstance(settings, Heal) else len(mine))
+        rows = (
+            trained
+            * settings.epochs
+            * (job.rows_of(settings) if isinstance(settings, DistillationTraining) else len(mine))
+        )
         result |= {"training_s": seconds, "rows_per_s": rows / seconds}
     save(model, source, out, tokenizer)
     return result | {"parameters": sum(p.numel() for p in model.parameters())}
@@ -164,7 +178,7 @@ def _stopwatch(job: Job, checkpoint: Checkpoint, target: Timed) -> Stopwatch:
     """What times shapes of this checkpoint on the training rows."""
     from .latency_table import Stopwatch
 
-    ids = data_module.encode(checkpoint.encoder(job.recipe.max_length), job.train)
+    ids = dataset.encode(checkpoint.encoder(job.recipe.max_length), job.train)
     return Stopwatch(checkpoint, job.task, ids, target, job.recipe.max_length, tuple(job.recipe.lengths))
 
 
@@ -211,8 +225,8 @@ def export(
         calibration, judge = [], None
         if candidate.target.precision in ("int8-dynamic", "int8-static"):
             rows, encoder = job.train.sample(job.recipe.calibration_rows), source.encoder(length)
-            calibration = [collate([row], source.pad_id) for row in data_module.encode(encoder, rows)]
-            judge = Judge(job.recipe.int8, rows, encoder)
+            calibration = [collate([row], source.pad_id) for row in dataset.encode(encoder, rows)]
+            judge = Int8Evaluator(job.recipe.int8, rows, encoder)
         exporter = EXPORTERS[candidate.target.runtime]
         plain = done[graph_name(candidate.model)].path / "plain.onnx"
         more = {"engine": job.engine} if candidate.target.runtime in ENGINES else {}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from paredown.compress.config import Finetune, Update
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import apart, certified, held_out, repeats
 from paredown.compress.models.loading import Checkpoint, load, save
@@ -46,7 +46,7 @@ def read_arrivals(
     label: str | None = None,
 ) -> NewRows:
     """Read new rows; a fifth of them is held out when no `validation` is given. Raises InputError."""
-    found = data_module.label_names(new, label or task.label_column, task.columns) if task.columns.named else ()
+    found = dataset.label_names(new, label or task.label_column, task.columns) if task.columns.named else ()
     more = new_labels(known, found, new)
     if more:
         task.require(Feature.NEW_LABELS, f"{new}: the label '{more[0]}'")
@@ -136,7 +136,7 @@ def grow_checkpoint(
     began = time.monotonic()
     update(
         model, (encoder.ids(old.texts), task.training_targets(old, encoder)),
-        (data_module.encode(encoder, new.train), task.training_targets(new.train, encoder)), new.labels, settings,
+        (dataset.encode(encoder, new.train), task.training_targets(new.train, encoder)), new.labels, settings,
         validation=(encoder.ids(judged.texts), task.training_targets(judged, encoder)), seed=seed, progress=report,
     )  # fmt: skip
     seconds = time.monotonic() - began

@@ -14,9 +14,9 @@ from paredown.export.artifact import Artifact, read_artifact
 from paredown.export.checks.parity import compare, departure, gate, longest_row, stand_in, takes_longest
 from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
-from paredown.runtime.preprocessor import Encoder, run_rows
+from paredown.runtime.preprocessor import Preprocessor, run_rows
 from paredown.runtime.session import CannotRunHere, Session
-from paredown.tasks import perturbations as noise
+from paredown.tasks import perturbations
 from paredown.tasks.rows import Rows
 
 from ..job import Candidate, Job, evaluation_name, graph_name, parts_of
@@ -69,7 +69,7 @@ def further(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done],
     return result
 
 
-def _scored(job: Job, split: str, rows: Rows, encoder: Encoder, outputs: np.ndarray, out: Path) -> dict:
+def _scored(job: Job, split: str, rows: Rows, encoder: Preprocessor, outputs: np.ndarray, out: Path) -> dict:
     """The metric of one split's outputs in points, and what is right in each row; the outputs themselves in a file."""
     np.save(out / f"{split}.npy", outputs)
     gold = job.task.gold(rows, encoder)
@@ -88,7 +88,7 @@ def _longest(
     candidate: Candidate,
     reference: Candidate,
     session: Session,
-    encoder: Encoder,
+    encoder: Preprocessor,
     out: Path,
     done: Mapping[str, Done],
 ) -> None:
@@ -127,10 +127,10 @@ def _recorded(correct: np.ndarray) -> str | list:
     return "".join("1" if c else "0" for c in correct) if correct.dtype == bool else correct.tolist()
 
 
-def _robustness(job: Job, session: Session, encoder: Encoder) -> dict[str, str | list]:
+def _robustness(job: Job, session: Session, encoder: Preprocessor) -> dict[str, str | list]:
     """For each change of the texts, which of the same validation rows are right under it."""
     sample, found = job.validation.sample(job.recipe.robustness_rows), {}
-    for name, change in noise.MEASURED.items():
+    for name, change in perturbations.MEASURED.items():
         if not job.task.keeps_labels(change):
             continue
         rows = replace(sample, texts=job.task.perturbed(sample.texts, change))

@@ -62,7 +62,7 @@ class Trial:
     @property
     def label(self) -> str:
         """What it is, in a few words."""
-        kind = f"{self.settings.layers} layers" if self.settings.layers else f"cut to {self.settings.speedup:.2f}x"
+        kind = f"{self.settings.layers} layers" if self.settings.layers else f"pruned to {self.settings.speedup:.2f}x"
         return f"trial {self.number} ({kind})"
 
 
@@ -99,7 +99,7 @@ def search(job: Job, settings: Search, study: str, out: Path, done: Mapping[str,
     return {
         "trials": len(trials) + len(_failed(kept)),
         "trained": [
-            f"{t.label}: predicted {t.speedup:.1f}x, {f'{epochs:g} epochs' if epochs else 'not healed: no time left'}"
+            f"{t.label}: predicted {t.speedup:.1f}x, {f'{epochs:g} epochs' if epochs else 'not trained: no time left'}"
             for t in chosen
         ],
         "dropped": {**_failed(kept), **dropped, **late},
@@ -161,7 +161,7 @@ def _trials(
             prune(smaller, batches, cut, table=table, weighed=weighed)
             kl = kl_to(smaller, judging, wanted)
             if not np.isfinite(kl):
-                raise StepError("the answers of the pruned model are not finite")
+                raise StepError("the outputs of the pruned model are not finite")
         except (StepError, InputError) as error:
             trial.set_user_attr("reason", str(error))
             raise
@@ -178,7 +178,7 @@ def _trials(
         study.optimize(look, n_trials=1, catch=(StepError, InputError))
     if not _tried(study):
         raise InputError(
-            f"search: minutes: {settings.minutes:g} were over before the first cut was tried, after "
+            f"search: minutes: {settings.minutes:g} were over before the first trial, after "
             f"{(time.monotonic() - began) / 60:.2g}; give more, or name the models yourself"
         )
     whole = table.predict(full)
@@ -238,7 +238,7 @@ def _worth_training(trials: list[Trial], settings: Search, commonest: float) -> 
             dropped[t.label] = f"predicted {t.speedup:.1f}x, the target is {settings.speedup:g}x"
         elif t.agreement <= commonest:
             dropped[t.label] = (
-                f"nothing is left to heal: {t.agreement:.0%} of the answers are the teacher's, the commonest label "
+                f"nothing to recover: {t.agreement:.0%} of the answers are the teacher's, the commonest label "
                 f"alone gives {commonest:.0%}"
             )
         elif better is not None:
@@ -249,7 +249,7 @@ def _worth_training(trials: list[Trial], settings: Search, commonest: float) -> 
         else:
             chosen.append(t)
     if not chosen:
-        raise InputError("search: no cut is worth training; ask for less speed or give more minutes")
+        raise InputError("search: no pruned model is worth training; ask for less speed or give more minutes")
     return chosen, dropped
 
 

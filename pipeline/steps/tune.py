@@ -6,7 +6,7 @@ from pathlib import Path
 
 from paredown.benchmarks.statistics import mcnemar_p, paired_drop
 from paredown.compress.config import Finetune, Tune
-from paredown.compress.data import dataset as data_module
+from paredown.compress.data import dataset
 from paredown.compress.models.loading import Checkpoint, load, save, with_new_head
 from paredown.tasks.base import Task
 from paredown.tasks.rows import Rows
@@ -42,7 +42,7 @@ def tune_checkpoint(
         return load(source, task) if source.has_head(task) else with_new_head(source, task, labels, seed)
 
     encoder = source.encoder(max_length)
-    ids, judged = data_module.encode(encoder, train), encoder.ids(validation.texts)
+    ids, judged = dataset.encode(encoder, train), encoder.ids(validation.texts)
     learned, looks = task.training_targets(train, encoder), (judged, task.training_targets(validation, encoder))
     found = tune(start, ids, learned, settings, study, seed=seed, progress=lambda s, text: report(0.8 * s, text))
     result = {

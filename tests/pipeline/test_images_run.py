@@ -234,13 +234,13 @@ def test_what_is_about_words_is_refused(home: Path, tmp_path: Path) -> None:
     refused(paredown("export", home / "teacher", *data[:2], "--lengths", "8", *out), "for tasks that read text")
     done = paredown("prune", home / "net", *data, "--ffn", 0.5, *out)
     assert done.returncode == 2
-    assert "error: cannot cut a 'resnet' model" in done.stderr
+    assert "error: pruning is not supported for 'resnet'" in done.stderr
     for old, new, why in (
         ("distill: {layers: 1, epochs: 2}", "trim: {}", "for tasks that read text"),
         ("distill: {layers: 1, epochs: 2}", "static: {}", "for tasks that read text"),
         ("distill: {layers: 1, epochs: 2}", "distill: {layers: 1, adversarial: {}}", "embeddings of words"),
         ("hidden_weight: 0, ", "", "set hidden_weight and relation_weight to 0"),
-        ("checkpoint: ./teacher", "checkpoint: ./net", "a 'resnet' model is not cut"),
+        ("checkpoint: ./teacher", "checkpoint: ./net", "pruning is not supported for 'resnet'"),
         ("calibration_rows: 32", "lengths: [8]", "about words"),
         ("calibration_rows: 32", "explain_rows: 4", "image-classification"),
         ("runtime: openvino, precision: int8-static", "runtime: tensorrt_rtx, precision: fp16", "on CPUs so far"),

@@ -37,8 +37,8 @@ def test_learning_from_unlabelled_rows_alone_needs_some(teacher: Checkpoint, fil
 @pytest.mark.parametrize(
     ("kind", "step", "words"),
     [
-        ("bert", "prune: {heads: 0.5, even: true}", "'cut', prune: even: config.json of 'bert' has no size of a head"),
-        ("mpnet", "prune: {heads: 0.5}", "'cut', prune: heads: those of a 'mpnet' model cannot be cut"),
+        ("bert", "prune: {heads: 0.5, even: true}", "'cut', prune: even: config.json of 'bert' has no head size"),
+        ("mpnet", "prune: {heads: 0.5}", "'cut', prune: head pruning is not supported for 'mpnet'"),
         ("modernbert", "distill: {layers: [1, 2], epochs: 1}", "'cut', distill: layers: the first layer"),
     ],
 )

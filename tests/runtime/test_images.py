@@ -21,7 +21,7 @@ from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.compress.models.structure import blocks
 from paredown.runtime.errors import InputError
-from paredown.runtime.images import ImageEncoder, TooLarge, bytes_of, decoded, uri
+from paredown.runtime.images import ImagePreprocessor, TooLarge, bytes_of, decoded, uri
 from paredown.runtime.preprocessor import collate, run_rows
 from paredown.tasks.registry import TASKS
 
@@ -42,7 +42,7 @@ from paredown.tasks.registry import TASKS
 def test_pixels_are_those_of_transformers(kind: type, settings: dict, tmp_path: Path) -> None:
     theirs = kind(**settings)
     theirs.save_pretrained(tmp_path)
-    ours = ImageEncoder(tmp_path / "preprocessor_config.json")
+    ours = ImagePreprocessor(tmp_path / "preprocessor_config.json")
     for height, width in ((17, 31), (64, 40), (8, 8), (33, 33)):
         image = picture(height, width)
         (got,) = ours.ids([uri(png(image))])
@@ -59,7 +59,7 @@ def test_old_files_say_a_size_as_one_number(tmp_path: Path) -> None:
     file.write_text(json.dumps(known | {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_center_crop": False}))
     theirs = ConvNextImageProcessorPil(size={"shortest_edge": 32})
     image = picture(50, 40)
-    (got,) = ImageEncoder(file).ids([uri(png(image))])
+    (got,) = ImagePreprocessor(file).ids([uri(png(image))])
     np.testing.assert_array_equal(got, theirs(image, return_tensors="np")["pixel_values"])
 
 
@@ -67,18 +67,18 @@ def test_grey_colour_and_rotated_images(tmp_path: Path) -> None:
     write_preprocessor(tmp_path, 8)
     file = tmp_path / "preprocessor_config.json"
     grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
-    (colour,) = ImageEncoder(file).ids([uri(png(grey))])
-    (one,) = ImageEncoder(file, 3).ids([uri(png(grey))])
+    (colour,) = ImagePreprocessor(file).ids([uri(png(grey))])
+    (one,) = ImagePreprocessor(file, 3).ids([uri(png(grey))])
     np.testing.assert_array_equal(colour, one)
     assert (colour[0, 0] == colour[0, 2]).all()
     known = json.loads(file.read_text()) | {"image_mean": 0.5, "image_std": [0.5]}
     file.write_text(json.dumps(known))
-    (grey_only,) = ImageEncoder(file, 1).ids([uri(png(grey))])
+    (grey_only,) = ImagePreprocessor(file, 1).ids([uri(png(grey))])
     np.testing.assert_array_equal(grey_only[0, 0], colour[0, 0])
     turned, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 3  # upside down
     grey.save(turned, "PNG", exif=exif)
-    (upright,) = ImageEncoder(file, 1).ids([uri(turned.getvalue())])
+    (upright,) = ImagePreprocessor(file, 1).ids([uri(turned.getvalue())])
     np.testing.assert_array_equal(upright[0, 0], colour[0, 0, ::-1, ::-1])
 
 
@@ -212,5 +212,5 @@ def test_rows_of_images_go_the_way_of_rows_of_tokens(tmp_path: Path) -> None:
 
 def test_a_convolutional_net_is_not_cut() -> None:
     config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic")
-    with pytest.raises(InputError, match=r"cannot cut a 'resnet' model.*supported: bert.*vit"):
+    with pytest.raises(InputError, match=r"pruning is not supported for 'resnet'.*supported: bert.*vit"):
         blocks(transformers.ResNetForImageClassification(config))

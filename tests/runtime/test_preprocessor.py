@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from paredown.compress.models.loading import open_checkpoint
 from paredown.compress.models.token_types import types_of
-from paredown.runtime.preprocessor import MARK, PAIR, Encoder
+from paredown.runtime.preprocessor import MARK, PAIR, Preprocessor
 
 TEXTS = [
     "The film was good, the plot was awful!", "Élan vital naïve café 12345 in 2024", "don't stop", "電影 很好 film",
@@ -45,7 +45,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @pytest.mark.parametrize("longest", [64, 12, 6])
 def test_a_word_begins_where_word_ids_says(tokenizer, longest: int) -> None:
     made, file = tokenizer
-    encoder, compared = Encoder(file, longest, 0), 0
+    encoder, compared = Preprocessor(file, longest, 0), 0
     for text in TEXTS:
         words = text.split()
         theirs = made(words, is_split_into_words=True, truncation=True, max_length=longest)
@@ -60,7 +60,7 @@ def test_a_word_begins_where_word_ids_says(tokenizer, longest: int) -> None:
 
 def test_the_types_of_two_texts_are_the_tokenizers(tokenizer) -> None:
     made, file = tokenizer
-    encoder = Encoder(file, 24, 0, marks=True)
+    encoder = Preprocessor(file, 24, 0, marks=True)
     if 1 not in (made("a", "b").get("token_type_ids") or [0]):
         pytest.skip("its model knows one type")
     for a, b in PAIRS:
@@ -78,7 +78,7 @@ def test_a_batch_of_marked_rows_and_padding_has_the_same_types(tmp_path: Path) -
     tokenizer.add_special_tokens(["[CLS]", "[SEP]", "[PAD]"])
     tokenizer.save(str(path / "tokenizer.json"))
     tokenizer.enable_truncation(64)
-    encoder = Encoder(path / "tokenizer.json", 64, 0, marks=True)
+    encoder = Preprocessor(path / "tokenizer.json", 64, 0, marks=True)
     texts = [(a.replace("@@", "[SEP]"), b.replace("@@", "[SEP]")) for a, b in PAIRS]
     batch = encoder.pad(encoder.ids([PAIR.join(pair) for pair in texts]))
     found = types_of(torch.from_numpy(batch["input_ids"]), 3, 1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from serving import client_of
 from starlette.testclient import TestClient
 
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.export.predictor import Predictor
 from paredown.serve.model_manager import Models
 
@@ -198,7 +198,7 @@ def test_metrics_count_what_happened(client: TestClient) -> None:
 
 
 def test_drift_is_told_when_the_words_change(bundle: Path, files: dict[str, Path]) -> None:
-    ordinary = list(data.read(str(files["validation"]), labelled=False).texts)
+    ordinary = list(dataset.read(str(files["validation"]), labelled=False).texts)
     strange = ["quux blorb zap " * 5] * 250
     with client_of(bundle=bundle, drift_rows=250) as (client, _, _):
         client.post("/predict", json={"text": ordinary})
@@ -218,7 +218,7 @@ def test_samples_can_be_learned_from(bundle: Path, tmp_path: Path) -> None:
     with client_of(bundle=bundle, sample_file=file, sample_share=1, sample_mb=0.001) as (client, _, _):
         for text in [*GOOD, " "] * 4:
             client.post("/predict", json={"text": text})
-    rows = data.read_unlabeled(str(file))
+    rows = dataset.read_unlabeled(str(file))
     assert set(rows.texts) <= set(GOOD)
     assert len(rows) > 3
     assert file.stat().st_size < 1300  # the limit, and one line over it

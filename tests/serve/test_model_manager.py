@@ -172,7 +172,7 @@ def test_the_memory_cap_goes_by_what_a_model_takes(directory: Path, monkeypatch:
         assert set(served.served) == {("films", "2")}
         assert client.post("/predict", json={**ASK, "model": "other"}).status_code == 200
         assert set(served.served) == {("other", "1")}
-    with pytest.raises(InputError, match="no room for 100 MB"), client_of(models=directory, memory_mb=50):
+    with pytest.raises(InputError, match="not enough memory for 100 MB"), client_of(models=directory, memory_mb=50):
         pass
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.runtime.errors import InputError
 from paredown.tasks.columns import LABELS, TEXT, WORDS, Columns
 
@@ -17,13 +17,13 @@ STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
 def read(tmp_path: Path, names: tuple[str, ...], cells: list, columns: Columns = TEXT) -> list:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"text": "a good film", "labels": cell}) + "\n" for cell in cells))
-    return [np.asarray(label).tolist() for label in data.read(str(file), names=names, columns=columns).gold]
+    return [np.asarray(label).tolist() for label in dataset.read(str(file), names=names, columns=columns).gold]
 
 
 def label_names(tmp_path: Path, cells: list[str], columns: Columns = TEXT) -> tuple[str, ...]:
     file = tmp_path / "rows.csv"
     file.write_text("text,labels\n" + "".join(f"a film,{cell}\n" for cell in cells))
-    return data.label_names(str(file), columns=columns)
+    return dataset.label_names(str(file), columns=columns)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_zeros_and_ones_are_no_list_of_labels(tmp_path: Path, names: tuple[str, 
     with pytest.raises(InputError, match="a 0 or 1 for every label"):
         read(tmp_path, names, cells, LABELS)
     with pytest.raises(InputError, match="a 0 or 1 for every label"):
-        data.label_names(str(tmp_path / "rows.jsonl"), columns=LABELS)
+        dataset.label_names(str(tmp_path / "rows.jsonl"), columns=LABELS)
 
 
 @pytest.mark.parametrize("cells", [[[1, 0, 1]], [[0], [1]], [[True, False]], [[0.5]], [[None]]])

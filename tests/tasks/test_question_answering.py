@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from paredown.compress.data.dataset import read_rows
-from paredown.compress.models.output_kinds import Kind, answers
+from paredown.compress.models.output_kinds import OutputKind, answers
 from paredown.compress.training.losses import chosen_tokens, supervised
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import PAIR
-from paredown.tasks import question_answering as questions
+from paredown.tasks import question_answering
 from paredown.tasks.question_answering import NO_LABEL
 from paredown.tasks.registry import TASKS
 
@@ -82,12 +82,12 @@ def test_an_answer_that_was_cut_off_is_not_taught_and_counts_as_missed(teacher, 
     assert (marks == NO_LABEL).all()
     assert TASK.metric(np.zeros((10, 2)), TASK.gold(rows, teacher.encoder(10))) < 100
     batch = {"labels": torch.tensor(marks[None]), "attention_mask": torch.ones(1, 10)}
-    assert float(supervised(torch.randn(1, 10, 2), batch, Kind.ENDS)) == 0
+    assert float(supervised(torch.randn(1, 10, 2), batch, OutputKind.SPAN)) == 0
 
 
 def test_ends_are_a_choice_among_real_tokens() -> None:
     logits, mask = torch.randn(2, 5, 2), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    lines = answers(logits, mask, Kind.ENDS).softmax(-1)
+    lines = answers(logits, mask, OutputKind.SPAN).softmax(-1)
     assert lines.shape == (4, 5)
     torch.testing.assert_close(lines[1], logits[0, :, 1].softmax(-1))
     torch.testing.assert_close(lines[2, :3], logits[1, :3, 0].softmax(-1))
@@ -97,7 +97,7 @@ def test_ends_are_a_choice_among_real_tokens() -> None:
     marks[1] = NO_LABEL
     assert chosen_tokens(marks).tolist() == [3, 4, NO_LABEL, NO_LABEL]
     want = -(lines[0, 3].log() + lines[1, 4].log()) / 2
-    got = supervised(logits, {"labels": marks, "attention_mask": mask}, Kind.ENDS)
+    got = supervised(logits, {"labels": marks, "attention_mask": mask}, OutputKind.SPAN)
     torch.testing.assert_close(got, want)
 
 
@@ -105,14 +105,14 @@ def test_the_end_is_not_before_the_start_and_not_far_behind_it() -> None:
     places = np.array([[-1, -1], *([i, i + 1] for i in range(40))])
     logits = np.full((41, 2), -5.0)
     logits[10, 0], logits[5, 1], logits[12, 1] = 5, 6, 4
-    assert questions.best(logits, places)[:2] == (9, 12)
+    assert question_answering.best(logits, places)[:2] == (9, 12)
     logits[12, 1], logits[40, 1] = -5, 9  # 31 tokens
-    start, end, _ = questions.best(logits, places)
+    start, end, _ = question_answering.best(logits, places)
     assert (start, end) != (9, 40)
-    assert end - start <= questions.LONGEST
+    assert end - start <= question_answering.LONGEST
     logits[0] = 20
-    assert questions.best(logits, places)[:2] == (0, 0)
-    assert questions.best(logits[:1], places[:1])[:2] == (0, 0)  # nothing of the context is left
+    assert question_answering.best(logits, places)[:2] == (0, 0)
+    assert question_answering.best(logits[:1], places[:1])[:2] == (0, 0)  # nothing of the context is left
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_the_end_is_not_before_the_start_and_not_far_behind_it() -> None:
     [("The Good, film!", "good film", 1), ("good", "good film", 2 / 3), ("", "", 1), ("film", "", 0), ("the", "", 1)],
 )
 def test_f1_of_words_is_squads(said: str, true: str, want: float) -> None:
-    assert questions.words_f1(said, true) == pytest.approx(want)
+    assert question_answering.words_f1(said, true) == pytest.approx(want)
 
 
 def squads_own_f1(a_gold: str, a_pred: str) -> float:
@@ -149,7 +149,7 @@ def test_f1_of_words_is_that_of_squads_script() -> None:
     words = ["The", "an", "film", "Film,", "was", "(dull)", "1990s", "a"]
     for _ in range(300):
         said, true = (" ".join(rng.choice(words, rng.integers(0, 8))) for _ in range(2))
-        assert questions.words_f1(said, true) == pytest.approx(squads_own_f1(true, said))
+        assert question_answering.words_f1(said, true) == pytest.approx(squads_own_f1(true, said))
 
 
 def test_two_models_answer_alike_row_by_row() -> None:

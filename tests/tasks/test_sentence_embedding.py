@@ -17,9 +17,9 @@ from paredown.compress.data.dataset import read_rows, require_two_classes
 from paredown.compress.models.architectures import FAMILIES
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
-from paredown.compress.models.output_kinds import Kind, answers, divergence
+from paredown.compress.models.output_kinds import OutputKind, answers, divergence
 from paredown.compress.models.structure import cut, structure_of
-from paredown.compress.training.losses import SCALE, Judge, pair_loss
+from paredown.compress.training.losses import SCALE, ValidationLoss, pair_loss
 from paredown.export.onnx.exporter import plain_onnx, to_onnx
 from paredown.export.opening import open_artifact
 from paredown.runtime.errors import InputError
@@ -33,7 +33,7 @@ TASK = TASKS["sentence-embedding"]
 TEXTS = [kind for kind in FAMILIES if kind != "vit" and not FAMILIES[kind].decoder]
 
 
-def encoder_of(kind: str, path: Path) -> Checkpoint:
+def preprocessor_of(kind: str, path: Path) -> Checkpoint:
     """An untrained encoder without a head, saved as any other library would."""
     made = make_checkpoint(path / "headed", kind, layers=2)
     out = path / "encoder"
@@ -45,7 +45,7 @@ def encoder_of(kind: str, path: Path) -> Checkpoint:
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Checkpoint:
-    return encoder_of("bert", tmp_path)
+    return preprocessor_of("bert", tmp_path)
 
 
 def write(path: Path, text: str) -> str:
@@ -157,7 +157,9 @@ def test_a_text_that_comes_twice_is_changed_alike() -> None:
 def test_losses_of_vectors() -> None:
     u, v = torch.nn.functional.normalize(torch.randn(2, 6, 5), dim=-1)
     want = 1 - (u * v).sum(1).mean()
-    torch.testing.assert_close(divergence(answers(u, None, Kind.VECTOR), answers(v, None, Kind.VECTOR)), want)
+    torch.testing.assert_close(
+        divergence(answers(u, None, OutputKind.VECTOR), answers(v, None, OutputKind.VECTOR)), want
+    )
     ids = torch.tensor([[1, 0], [2, 0], [3, 0], [7, 8], [9, 0], [7, 8]])  # the first and the third have one passage
     near = SCALE * u[:3] @ u[3:].T
     near[0, 2] = near[2, 0] = -torch.inf
@@ -172,15 +174,15 @@ def test_losses_of_vectors() -> None:
 def test_patience_looks_at_pairs(plain: Checkpoint) -> None:
     model, ids = load(plain, TASK), [[2, 5, 3], [2, 6, 7, 3], [2, 8, 3], [2, 9, 3]]
     vectors = torch.from_numpy(run_rows(partial(forward, model), ids, 0, "logits"))
-    assert Judge(ids, vectors.numpy())(model) == pytest.approx(0, abs=1e-6)
+    assert ValidationLoss(ids, vectors.numpy())(model) == pytest.approx(0, abs=1e-6)
     numbers = np.array([np.inf, np.nan, np.inf, np.nan])
     want = float(pair_loss(vectors[[0, 2, 1, 3]], torch.tensor([np.inf, np.inf]), torch.arange(8).reshape(4, 2)))
-    assert Judge(ids, numbers)(model) == pytest.approx(want, abs=1e-5)
+    assert ValidationLoss(ids, numbers)(model) == pytest.approx(want, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", TEXTS)
 def test_every_family_gives_vectors_cut_and_exported(kind: str, tmp_path: Path) -> None:
-    source = encoder_of(kind, tmp_path)
+    source = preprocessor_of(kind, tmp_path)
     model = load(source, TASK)
     ids = [[2, 5, 11, 20, 3], [2, 6, 3]]
     whole = run_rows(partial(forward, model), ids, 0, "logits")

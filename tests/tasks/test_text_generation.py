@@ -10,14 +10,14 @@ from conftest import PROSE as TASK
 from conftest import make_checkpoint
 from prose import rows, write_rows
 
-from paredown.compress.config import Distill, Heal, Prune
+from paredown.compress.config import Distill, DistillationTraining, Prune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import load, open_checkpoint, save
-from paredown.compress.models.output_kinds import Kind, answers, kind_of
+from paredown.compress.models.output_kinds import OutputKind, answers, kind_of
 from paredown.compress.models.structure import keep_blocks
 from paredown.compress.pruning.prune import prune
-from paredown.compress.training.losses import Judge, supervised
+from paredown.compress.training.losses import ValidationLoss, supervised
 from paredown.runtime.causal_decoding import NEXT, Decoder, next_token
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import run_rows
@@ -44,7 +44,7 @@ def test_each_token_is_judged_by_those_before_it(tmp_path: Path) -> None:
     assert TASK.further_metrics(found, gold)["perplexity"] == pytest.approx(float(want.mean().exp()), rel=1e-5)
     points = TASK.correct(found, gold)
     assert points[:, 1].tolist() == [4, 2]
-    assert Judge(ids, gold)(model) == pytest.approx(float(want.mean()), rel=1e-5)
+    assert ValidationLoss(ids, gold)(model) == pytest.approx(float(want.mean()), rel=1e-5)
 
 
 def test_what_is_likeliest_and_right() -> None:
@@ -67,10 +67,12 @@ def test_what_is_likeliest_and_right() -> None:
 def test_a_loss_is_over_pairs_of_neighbours() -> None:
     logits, mask = torch.randn(2, 4, 7), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     labels = torch.tensor([[1, 2, 3, 4], [5, 6, -100, -100]])
-    lines = answers(logits, mask, Kind.NEXT)
+    lines = answers(logits, mask, OutputKind.CAUSAL_LM)
     assert lines.shape == (4, 7)
     want = torch.nn.functional.cross_entropy(lines, torch.tensor([2, 3, 4, 6]))
-    torch.testing.assert_close(supervised(logits, {"labels": labels, "attention_mask": mask}, Kind.NEXT), want)
+    torch.testing.assert_close(
+        supervised(logits, {"labels": labels, "attention_mask": mask}, OutputKind.CAUSAL_LM), want
+    )
 
 
 def test_a_prompt_that_is_too_long_loses_its_beginning(tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_rows_are_read_without_labels(tmp_path: Path) -> None:
 def test_layers_that_are_left_out_leave_a_whole_cache(kind: str, tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "whole", kind)
     model = load(source, TASK)
-    assert kind_of(model) is Kind.NEXT
+    assert kind_of(model) is OutputKind.CAUSAL_LM
     keep_blocks(model, [0, 2])
     ids = torch.tensor([[2, 5, 11, 20]])
     with torch.inference_mode():
@@ -151,16 +153,16 @@ def test_a_cut_decoder_keeps_its_tied_embeddings(tmp_path: Path) -> None:
 
 def test_what_cannot_be_cut_is_refused(tmp_path: Path) -> None:
     model = load(make_checkpoint(tmp_path / "gpt2", "gpt2"), TASK)
-    with pytest.raises(InputError, match="transposed matrices of a 'gpt2'"):
+    with pytest.raises(InputError, match="not supported for 'gpt2', whose matrices are transposed"):
         prune(model, [{"input_ids": np.ones((1, 4), dtype=np.int64)}], Prune(ffn=0.5))
     llama = load(make_checkpoint(tmp_path / "llama", "llama"), TASK)
     batch = {name: np.ones((2, 6), dtype=np.int64) for name in ("input_ids", "attention_mask")}
-    with pytest.raises(InputError, match="those of a 'llama' model cannot be cut"):
+    with pytest.raises(InputError, match="head pruning is not supported for 'llama'"):
         prune(llama, [batch], Prune(heads=0.5))
 
 
 def test_a_student_learns_what_its_teacher_says_in_every_step(tmp_path: Path) -> None:
-    from paredown.compress.distillation.distill import heal, student_of
+    from paredown.compress.distillation.distill import student_of, train_student
 
     source = make_checkpoint(tmp_path, "gpt2")
     teacher, ids = load(source, TASK), source.encoder(32).ids(rows(32, 0))
@@ -169,7 +171,13 @@ def test_a_student_learns_what_its_teacher_says_in_every_step(tmp_path: Path) ->
             parameter.mul_(5 if parameter.ndim > 1 else 1)
     student = student_of(teacher, Distill(layers=2), ids)
     far = _distance(student, teacher, ids)
-    heal(student, teacher, ids, Heal(epochs=8, batch_size=8, learning_rate=3e-3, freeze_embeddings=False), seed=0)
+    train_student(
+        student,
+        teacher,
+        ids,
+        DistillationTraining(epochs=8, batch_size=8, learning_rate=3e-3, freeze_embeddings=False),
+        seed=0,
+    )
     assert _distance(student, teacher, ids) < 0.7 * far
 
 

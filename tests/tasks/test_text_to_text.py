@@ -12,7 +12,7 @@ from writing import rows as rows_of_texts
 from paredown.compress.config import Distill, Finetune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.distillation.distill import distill
-from paredown.compress.models.architectures import HALVES
+from paredown.compress.models.architectures import SEQ2SEQ
 from paredown.compress.models.inference import forward, teacher_scores
 from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.compress.models.seq2seq import depths
@@ -22,7 +22,7 @@ from paredown.compress.training.seq2seq_targets import along, targets_of, taught
 from paredown.compress.training.trainer import finetune
 from paredown.runtime.errors import InputError
 from paredown.runtime.seq2seq_decoding import writer
-from paredown.tasks import text_to_text as written
+from paredown.tasks import text_to_text
 
 ROWS = [[5, 9, 1], [4, 6, 8, 3, 11, 12, 7, 1], [10, 1]]
 
@@ -39,7 +39,7 @@ ROWS = [[5, 9, 1], [4, 6, 8, 3, 11, 12, 7, 1], [10, 1]]
     ],
 )
 def test_rouge_l_is_of_words_in_their_order(said: str, true: str, want: float) -> None:
-    assert written.rouge_l(said, true) == pytest.approx(want)
+    assert text_to_text.rouge_l(said, true) == pytest.approx(want)
 
 
 def test_rouge_l_is_googles() -> None:
@@ -48,7 +48,7 @@ def test_rouge_l_is_googles() -> None:
     words = ["The", "film", "was", "dull,", "good!", "42", "a", "plot-line"]
     for _ in range(200):
         said, true = (" ".join(rng.choice(words, rng.integers(1, 12))) for _ in range(2))
-        assert written.rouge_l(said, true) == pytest.approx(scorer.score(true, said)["rougeL"].fmeasure)
+        assert text_to_text.rouge_l(said, true) == pytest.approx(scorer.score(true, said)["rougeL"].fmeasure)
 
 
 def test_rows_are_texts_and_their_targets(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_what_is_scored_is_the_text(tmp_path: Path) -> None:
     assert TASK.same_answers(other, sequences).tolist() == [True, False, True, True]
 
 
-@pytest.mark.parametrize("kind", HALVES)
+@pytest.mark.parametrize("kind", SEQ2SEQ)
 def test_a_model_writes_what_it_would_without_a_cache(kind: str, tmp_path: Path) -> None:
     checkpoint = make_writer(tmp_path / "c", kind, spread=0.4)
     model, batch = load(checkpoint, TASK), checkpoint.encoder(32).pad(ROWS)

@@ -16,7 +16,7 @@ from paredown.compress.models.loading import Checkpoint, load
 from paredown.compress.pruning.prune import prune
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import batches_of, per_row, run_rows
-from paredown.tasks import token_classification as tags
+from paredown.tasks import token_classification
 
 
 @pytest.fixture(scope="module")
@@ -75,21 +75,21 @@ def test_spans_and_f1_are_those_of_seqeval() -> None:
     for _ in range(200):
         gold, got = ([[rng.choice(names) for _ in range(n)] for n in (7, 1, 4)] for _ in range(2))
         places = [np.arange(0, 7), np.arange(7, 8), np.arange(8, 12)]
-        aligned = tags.Aligned(names, [np.array([names.index(t) for t in row]) for row in gold], places)
+        aligned = token_classification.Aligned(names, [np.array([names.index(t) for t in row]) for row in gold], places)
         outputs = np.eye(len(names))[[names.index(t) for row in got for t in row]]
         want = 100 * scoring.f1_score(gold, got, zero_division=0)
         assert TASK.metric(outputs, aligned) == pytest.approx(want)
 
 
 def test_tags_without_prefixes_are_scored_word_by_word() -> None:
-    assert tags.spans(["NOUN", "VERB", "O"]) == {("NOUN", 0, 0), ("VERB", 1, 1)}
+    assert token_classification.spans(["NOUN", "VERB", "O"]) == {("NOUN", 0, 0), ("VERB", 1, 1)}
 
 
 def test_a_label_stands_at_the_first_token_of_its_word(teacher: Checkpoint, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [(["bobs", "went", "newville"], ["B-person", "O", "B-place"])])
     rows = read_rows(TASK, str(path), names=NAMES)
     (labels,) = TASK.training_targets(rows, teacher.encoder())
-    none = tags.NO_LABEL
+    none = token_classification.NO_LABEL
     assert labels.tolist() == [none, 0, none, 3, 1, none, none]  # [CLS] bob ##s went new ##ville [SEP]
     (words,) = teacher.encoder().words(["bobs  went\tnewville"])
     assert words.first == [1, 3, 4]
@@ -118,7 +118,7 @@ def test_every_line_is_a_real_token(teacher: Checkpoint, rows) -> None:
 
 def test_it_learns_and_so_do_a_cut_and_a_student(teacher: Checkpoint, rows, held_out) -> None:
     from paredown.compress.config import Recover
-    from paredown.compress.distillation.distill import distill, heal
+    from paredown.compress.distillation.distill import distill, train_student
 
     model = load(teacher, TASK)
     assert f1(model, teacher, held_out) > 90
@@ -129,7 +129,7 @@ def test_it_learns_and_so_do_a_cut_and_a_student(teacher: Checkpoint, rows, held
     assert f1(student, teacher, held_out) > 85
     cut = load(teacher, TASK)
     prune(cut, batches_of(ids[:64], 0), Prune(heads=0.5, ffn=0.5, multiple=8))
-    heal(cut, model, ids, Recover(epochs=2, learning_rate=2e-3), seed=0)
+    train_student(cut, model, ids, Recover(epochs=2, learning_rate=2e-3), seed=0)
     assert f1(cut, teacher, held_out) > 85
 
 

@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 from conftest import LABELS, write_csv
 
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import Checkpoint
 from paredown.runtime.errors import InputError
@@ -27,7 +27,7 @@ def test_the_three_kinds_of_file_give_the_same_rows(tmp_path: Path) -> None:
     parquet = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": [t for t, _ in ROWS], "label": [1, 0]}), parquet)
     for path in (csv_file, jsonl, parquet):
-        rows = data.read(str(path), names=LABELS)
+        rows = dataset.read(str(path), names=LABELS)
         assert rows.texts == ("a good film", "a bad film")
         assert rows.gold.tolist() == [1, 0]
 
@@ -47,8 +47,8 @@ def write_all(path: Path, records: list[dict]) -> list[Path]:
 def test_words_that_other_readers_take_for_a_gap_are_words(tmp_path: Path) -> None:
     words = ["NA", "None", "null", "N/A"]
     for file in write_all(tmp_path, [{"text": word, "label": word} for word in words]):
-        names = data.label_names(str(file))
-        rows = data.read(str(file), names=names)
+        names = dataset.label_names(str(file))
+        rows = dataset.read(str(file), names=names)
         assert list(rows.texts) == [names[i] for i in rows.gold] == words
     pairs = TASKS["text-pair-classification"]
     records = [{"premise": "None", "hypothesis": word, "label": "a"} for word in words]
@@ -74,7 +74,7 @@ def test_a_gap_is_named_by_its_row_and_column(task: str, good: dict, gap: dict, 
     for file in write_all(tmp_path, [good, good | gap]):
         place = {".csv": "line 3", ".jsonl": "line 2", ".parquet": "row 2"}[file.suffix]
         with pytest.raises(InputError, match=rf"^{file}, {place}: .*column '{column}'"):
-            read_rows(TASKS[task], str(file), names=data.label_names(str(file), None, TASKS[task].columns))
+            read_rows(TASKS[task], str(file), names=dataset.label_names(str(file), None, TASKS[task].columns))
 
 
 @pytest.mark.parametrize("cell", ["1_00", "0,5", "inf", "true", "1.0.0", "NA"])
@@ -89,18 +89,18 @@ def test_what_is_no_number_is_none(cell: str, tmp_path: Path) -> None:
 def test_columns_are_found_or_given(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("sentence,intent,other\nhello,positive,x\n")
-    assert data.read(str(path), names=LABELS).texts == ("hello",)
-    assert data.read(str(path), text="other", names=LABELS).texts == ("x",)
+    assert dataset.read(str(path), names=LABELS).texts == ("hello",)
+    assert dataset.read(str(path), text="other", names=LABELS).texts == ("x",)
     with pytest.raises(InputError, match=r"no column 'sentense'; did you mean 'sentence'\?"):
-        data.read(str(path), text="sentense", names=LABELS)
+        dataset.read(str(path), text="sentense", names=LABELS)
 
 
 def test_labels_are_optional_only_when_asked(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text\nhello\n")
-    assert data.read(str(path), labelled=None).labels is None
+    assert dataset.read(str(path), labelled=None).labels is None
     with pytest.raises(InputError, match="no label column among text"):
-        data.read(str(path), names=LABELS)
+        dataset.read(str(path), names=LABELS)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_bad_csv(tmp_path: Path, content: bytes, words: list[str]) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
-        data.read(str(path), names=LABELS)
+        dataset.read(str(path), names=LABELS)
     for word in [str(path), *words]:
         assert word in str(caught.value)
 
@@ -135,44 +135,44 @@ def test_bad_csv(tmp_path: Path, content: bytes, words: list[str]) -> None:
 def test_bad_jsonl_and_parquet(tmp_path: Path, name: str, content: bytes, word: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=word):
-        data.read(str(tmp_path / name), names=LABELS)
+        dataset.read(str(tmp_path / name), names=LABELS)
 
 
 def test_missing_and_unknown_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
-        data.read(str(tmp_path / "none.csv"))
+        dataset.read(str(tmp_path / "none.csv"))
     (tmp_path / "a.xlsx").write_bytes(b"")
     with pytest.raises(InputError, match="unknown kind of file"):
-        data.read(str(tmp_path / "a.xlsx"))
+        dataset.read(str(tmp_path / "a.xlsx"))
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:
-    rows = data.read(str(write_csv(tmp_path / "a.csv", [ROWS[0], ROWS[0]])), names=LABELS)
+    rows = dataset.read(str(write_csv(tmp_path / "a.csv", [ROWS[0], ROWS[0]])), names=LABELS)
     with pytest.raises(InputError, match="only one class, 'positive'"):
-        data.require_two_classes(rows, LABELS)
+        dataset.require_two_classes(rows, LABELS)
 
 
 def test_rows_without_a_known_token_are_refused(tmp_path: Path, untrained: Checkpoint) -> None:
     path = write_csv(tmp_path / "a.csv", [("zzz qqq", "positive"), ("xxx", "negative")])
     with pytest.raises(InputError, match="no row has a token"):
-        data.encode(untrained.encoder(), data.read(str(path), names=LABELS))
+        dataset.encode(untrained.encoder(), dataset.read(str(path), names=LABELS))
 
 
 def test_label_names_sort_numbers_as_numbers(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", [("a", "10"), ("b", "9")])
-    assert data.label_names(str(path)) == ("9", "10")
+    assert dataset.label_names(str(path)) == ("9", "10")
 
 
 def test_a_group_column_is_read_beside_and_sampled_with_its_rows(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("text,label,channel\n" + "".join(f"t{i},0,c{i}\n" for i in range(5)) + "t5,1,\n")
-    rows = data.read(str(file), names=("a", "b"), group="channel")
+    rows = dataset.read(str(file), names=("a", "b"), group="channel")
     assert rows.groups == ("c0", "c1", "c2", "c3", "c4", "")
     few = rows.sample(3)
     assert few.groups is not None
     assert all(text[1:] == group[1:] or text == "t5" for text, group in zip(few.texts, few.groups, strict=True))
     with pytest.raises(InputError, match="did you mean 'channel'"):
-        data.read(str(file), names=("a", "b"), group="chanel")
+        dataset.read(str(file), names=("a", "b"), group="chanel")
 
 
 def test_labels_can_be_counted_in_another_order() -> None:
@@ -191,6 +191,6 @@ def test_text_that_is_given_without_labels_has_none(column: str, tmp_path: Path)
     path = tmp_path / "more.jsonl"
     path.write_text(f'{{"text": "a good film", "{column}": "positive"}}\n')
     with pytest.raises(InputError, match=f"unlabelled text is expected, and it has a column '{column}'"):
-        data.read_unlabeled(str(path))
+        dataset.read_unlabeled(str(path))
     path.write_text('{"text": "a good film", "id": 3}\n')
-    assert list(data.read_unlabeled(str(path)).texts) == ["a good film"]
+    assert list(dataset.read_unlabeled(str(path)).texts) == ["a good film"]

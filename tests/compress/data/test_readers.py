@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.data import readers as files
 from paredown.runtime.errors import InputError
 from paredown.tasks.columns import WORDS
@@ -70,7 +70,7 @@ def test_every_kind_gives_the_same_rows(name: str) -> None:
     if name == "A.CSV":
         Path("a.csv").rename(name)
     for source in (name, f"./{name}", str(Path(name).absolute())):
-        rows = data.read(source, names=NAMES)
+        rows = dataset.read(source, names=NAMES)
         assert (rows.texts, rows.gold.tolist()) == (("a good film", "a bad film"), [1, 0])
 
 
@@ -81,21 +81,21 @@ def test_a_directory_of_shards_is_its_files_one_after_another(kind: str) -> None
     Path("shards/README.md").write_text("# rows\n")
     Path("shards/dataset_info.json").write_text("{}")
     for source in ("shards", "./shards", "shards:train", str(Path("shards").absolute())):
-        assert data.read(source, names=NAMES).gold.tolist() == [1, 0, 1, 0]
-    assert data.read("shards:test", names=NAMES).gold.tolist() == [1, 0]
+        assert dataset.read(source, names=NAMES).gold.tolist() == [1, 0, 1, 0]
+    assert dataset.read("shards:test", names=NAMES).gold.tolist() == [1, 0]
     with pytest.raises(InputError, match="no files of the split 'validation'; it has test, train"):
-        data.read("shards:validation", names=NAMES)
+        dataset.read("shards:validation", names=NAMES)
 
 
 def test_shards_that_do_not_belong_together() -> None:
     write("mixed/a.csv")
     write("mixed/b.jsonl")
     with pytest.raises(InputError, match=r"files of several kinds, \.csv, \.jsonl"):
-        data.read("mixed", names=NAMES)
+        dataset.read("mixed", names=NAMES)
     write("other/a.csv")
     Path("other/b.csv").write_text("words,label\nx,positive\n")
     with pytest.raises(InputError, match=r"b\.csv: its columns are words, label; those of a\.csv are text, label"):
-        data.read("other", names=NAMES)
+        dataset.read("other", names=NAMES)
 
 
 def test_what_save_to_disk_has_written() -> None:
@@ -103,9 +103,9 @@ def test_what_save_to_disk_has_written() -> None:
     rows.save_to_disk("saved")
     datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk("parts")
     for source in ("saved", "./saved", "parts", "parts:test"):
-        assert data.read(source, names=NAMES).gold.tolist() == [1, 0]
+        assert dataset.read(source, names=NAMES).gold.tolist() == [1, 0]
     with pytest.raises(InputError, match="no split 'dev'"):
-        data.read("parts:dev", names=NAMES)
+        dataset.read("parts:dev", names=NAMES)
 
 
 @pytest.mark.parametrize("name", ["a.xlsx", "a.txt", "a.bin", "noend", "a.parquet.gz", "a.gz", "a.conllu"])
@@ -113,24 +113,24 @@ def test_what_is_here_is_never_asked_of_the_hub(name: str) -> None:
     Path(name).write_bytes(b"x")
     for source in (name, f"./{name}"):
         with pytest.raises(InputError, match="unknown kind of file"):
-            data.read(source)
+            dataset.read(source)
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.json", "a.csv.gz", "a.xlsx", "a.zip", "none/a.json"])
 def test_a_file_that_is_missing_is_said_to_be(name: str) -> None:
     with pytest.raises(InputError, match="no such file"):
-        data.read(name)
+        dataset.read(name)
 
 
 def test_names_of_a_parquet_file_count_and_not_their_numbers() -> None:
     numbered("a.parquet")
-    assert data.label_names("a.parquet") == ("positive", "negative")  # in the data set's own order
-    assert data.read("a.parquet", names=NAMES).gold.tolist() == [1, 0]
-    assert data.read("a.parquet", names=("LABEL_0", "LABEL_1")).gold.tolist() == [0, 1]  # a model without names
+    assert dataset.label_names("a.parquet") == ("positive", "negative")  # in the data set's own order
+    assert dataset.read("a.parquet", names=NAMES).gold.tolist() == [1, 0]
+    assert dataset.read("a.parquet", names=("LABEL_0", "LABEL_1")).gold.tolist() == [0, 1]  # a model without names
     with pytest.raises(InputError, match="unknown label 'positive'"):
-        data.read("a.parquet", names=("LABEL_0", "LABEL_1", "LABEL_2"))
+        dataset.read("a.parquet", names=("LABEL_0", "LABEL_1", "LABEL_2"))
     with pytest.raises(InputError, match="unknown label 'positive'"):
-        data.read("a.parquet", names=("yes", "no"))
+        dataset.read("a.parquet", names=("yes", "no"))
 
 
 @pytest.mark.parametrize("kind", [datasets.Sequence, datasets.LargeList, datasets.List])
@@ -140,15 +140,15 @@ def test_tags_of_a_parquet_file_have_their_names(kind) -> None:
     )
     rows = {"tokens": [["a", "good", "film"]], "ner_tags": [[0, 1, 2]]}
     datasets.Dataset.from_dict(rows, features=features).to_parquet("n.parquet")
-    assert data.label_names("n.parquet", columns=WORDS) == ("O", "B-x", "I-x")
-    assert data.read("n.parquet", columns=WORDS, names=("B-x", "I-x", "O")).gold[0].tolist() == [2, 0, 1]
+    assert dataset.label_names("n.parquet", columns=WORDS) == ("O", "B-x", "I-x")
+    assert dataset.read("n.parquet", columns=WORDS, names=("B-x", "I-x", "O")).gold[0].tolist() == [2, 0, 1]
 
 
 def test_a_schema_that_says_nothing_sensible_is_passed_over() -> None:
     table = pyarrow.table({"text": ["a", "b"], "label": [0, 1]})
     for said in (b"{", b"[]", b'{"info": {"features": {"label": {"_type": "ClassLabel"}}}}', b"\xff"):
         pyarrow.parquet.write_table(table.replace_schema_metadata({b"huggingface": said}), "a.parquet")
-        assert data.read("a.parquet", names=NAMES).gold.tolist() == [0, 1]
+        assert dataset.read("a.parquet", names=NAMES).gold.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -168,12 +168,12 @@ def test_the_advice_about_an_encoding_works(name: str, encoding: str, text: str,
     Path(name).parent.mkdir(exist_ok=True)
     Path(name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
     with pytest.raises(InputError, match=f"not UTF-8.*-f {named} -t utf-8") as caught:
-        data.read(name, names=NAMES)
+        dataset.read(name, names=NAMES)
     command = re.search(r"convert it: (.*)$", str(caught.value))
     assert command
     subprocess.run(command[1], shell=True, check=True)
     written = command[1].rpartition("> ")[2].strip("'").replace("'\"'\"'", "'")
-    assert data.read(written, names=NAMES).texts[0] == text
+    assert dataset.read(written, names=NAMES).texts[0] == text
 
 
 @pytest.mark.parametrize(
@@ -187,63 +187,63 @@ def test_the_advice_about_an_encoding_works(name: str, encoding: str, text: str,
 def test_an_encoding_that_cannot_be_told_is_not_made_up(raw: bytes, words: str) -> None:
     Path("a.csv").write_bytes(b'text,label\n"' + raw * 3 + b'",positive\n')
     with pytest.raises(InputError, match=words):
-        data.read("a.csv", names=NAMES)
+        dataset.read("a.csv", names=NAMES)
 
 
 def test_columns_apart_by_something_else() -> None:
     Path("a.csv").write_text(CSV.replace(",", ";"))
     with pytest.raises(InputError, match="apart by semicolons") as caught:
-        data.read("a.csv", names=NAMES)
+        dataset.read("a.csv", names=NAMES)
     subprocess.run(str(caught.value).partition("write commas: ")[2], shell=True, check=True)
-    assert data.read("commas-a.csv", names=NAMES).gold.tolist() == [1, 0]
+    assert dataset.read("commas-a.csv", names=NAMES).gold.tolist() == [1, 0]
     Path("b.csv").write_text(CSV.replace(",", "\t"))
     with pytest.raises(InputError, match=r"tabs: name the file \.tsv"):
-        data.read("b.csv", names=NAMES)
+        dataset.read("b.csv", names=NAMES)
     Path("c.tsv").write_text(CSV.replace(",", "|"))
     with pytest.raises(InputError, match="apart by bars") as caught:
-        data.read("c.tsv", names=NAMES)
+        dataset.read("c.tsv", names=NAMES)
     subprocess.run(str(caught.value).partition("write commas: ")[2], shell=True, check=True)
-    assert data.read("commas-c.csv", names=NAMES).gold.tolist() == [1, 0]
+    assert dataset.read("commas-c.csv", names=NAMES).gold.tolist() == [1, 0]
     Path("d.tsv").write_text(CSV)
     with pytest.raises(InputError, match=r"commas: name the file \.csv"):
-        data.read("d.tsv", names=NAMES)
+        dataset.read("d.tsv", names=NAMES)
 
 
 def test_a_cell_may_be_a_document() -> None:
     long = "the film " * 50_000
     Path("a.csv").write_text(f"text,label\n{long},positive\n")
-    assert len(data.read("a.csv", names=NAMES).texts[0]) > 400_000
+    assert len(dataset.read("a.csv", names=NAMES).texts[0]) > 400_000
 
 
 def test_quotes_of_tab_separated_files() -> None:
     Path("a.tsv").write_text('text\tlabel\n"a ""good"" film"\tpositive\n')
-    assert data.read("a.tsv", names=NAMES).texts == ('a "good" film',)
+    assert dataset.read("a.tsv", names=NAMES).texts == ('a "good" film',)
     Path("b.tsv").write_text('text\tlabel\n"good" film\tpositive\nthe "bad" one\tnegative\n')  # as in GLUE
-    assert data.read("b.tsv", names=NAMES).texts == ('"good" film', 'the "bad" one')
+    assert dataset.read("b.tsv", names=NAMES).texts == ('"good" film', 'the "bad" one')
     Path("c.tsv").write_text('text\tlabel\n"a film\tpositive\nanother"\tnegative\n')
     with pytest.raises(InputError, match="they quote the cell, or they are letters"):
-        data.read("c.tsv", names=NAMES)
+        dataset.read("c.tsv", names=NAMES)
 
 
 def test_a_list_and_lines_of_objects_are_told_by_their_content() -> None:
     Path("a.jsonl").write_text(json.dumps(ROWS))
     Path("b.json").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     for name in ("a.jsonl", "b.json"):
-        assert data.read(name, names=NAMES).gold.tolist() == [1, 0]
+        assert dataset.read(name, names=NAMES).gold.tolist() == [1, 0]
     Path("c.json").write_text(json.dumps({"version": 1, "data": ROWS}, indent=1))
     with pytest.raises(InputError, match="one JSON object over several lines"):
-        data.read("c.json", names=NAMES)
+        dataset.read("c.json", names=NAMES)
 
 
 def test_a_file_that_may_not_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     write("a.csv")
     Path("b.csv.gz").write_bytes(b"x")
     with pytest.raises(InputError, match="not readable as gzip"):
-        data.read("b.csv.gz", names=NAMES)
+        dataset.read("b.csv.gz", names=NAMES)
 
     def denied(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "read_bytes", denied)  # root reads everything
     with pytest.raises(InputError, match=r"a\.csv: Permission denied"):
-        data.read("a.csv", names=NAMES)
+        dataset.read("a.csv", names=NAMES)

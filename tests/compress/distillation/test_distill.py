@@ -5,21 +5,21 @@ import pytest
 import torch
 from conftest import LABELS, TASK, make_checkpoint
 
-from paredown.compress.config import Distill, Heal
-from paredown.compress.data import dataset as data
+from paredown.compress.config import Distill, DistillationTraining
+from paredown.compress.data import dataset
 from paredown.compress.distillation import distill
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.models.structure import blocks
 from paredown.compress.quantization.qat import fake_quantized
-from paredown.compress.training.losses import Judge
+from paredown.compress.training.losses import ValidationLoss
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import run_rows
 
 
 @pytest.fixture(scope="module")
 def ids(teacher: Checkpoint, files: dict) -> list[list[int]]:
-    return data.encode(teacher.encoder(), data.read(str(files["train"]), labelled=False))
+    return dataset.encode(teacher.encoder(), dataset.read(str(files["train"]), labelled=False))
 
 
 def test_the_student_is_made_of_the_teachers_own_layers(teacher: Checkpoint) -> None:
@@ -47,8 +47,8 @@ def test_the_student_is_made_of_the_teachers_own_layers(teacher: Checkpoint) -> 
     ],
 )
 def test_a_student_comes_nearer_to_its_teacher(teacher: Checkpoint, files: dict, ids, changes: dict) -> None:
-    held_out = data.read(str(files["validation"]), names=LABELS)
-    check = data.encode(teacher.encoder(), held_out)
+    held_out = dataset.read(str(files["validation"]), names=LABELS)
+    check = dataset.encode(teacher.encoder(), held_out)
     model = load(teacher, TASK)
     settings = Distill(layers=1, epochs=4, learning_rate=5e-3, **changes)
     raw = distill.student_of(model, settings, ids)
@@ -84,9 +84,9 @@ def test_losses_inside_the_models_need_models_that_match(teacher: Checkpoint, id
     model = load(teacher, TASK)
     narrow = distill.student_of(model, Distill(width=16, hidden_weight=0), ids)
     with pytest.raises(InputError, match="relation_weight"):
-        distill.heal(narrow, model, ids, Heal(hidden_weight=1))
+        distill.train_student(narrow, model, ids, DistillationTraining(hidden_weight=1))
     with pytest.raises(InputError, match="label_weight"):
-        distill.heal(model, model, [[2, 5, 3]], Heal(label_weight=0.5))
+        distill.train_student(model, model, [[2, 5, 3]], DistillationTraining(label_weight=0.5))
 
 
 def test_scores_are_the_mean_of_the_teachers(teacher: Checkpoint, untrained: Checkpoint, ids) -> None:
@@ -102,17 +102,17 @@ def test_scores_are_the_mean_of_the_teachers(teacher: Checkpoint, untrained: Che
 def test_patience_keeps_the_best_weights_that_validation_saw(teacher: Checkpoint, files: dict, ids) -> None:
     """A learning rate that ruins the student: what is kept is no worse than the best of the looks."""
     model = load(teacher, TASK)
-    held_out = data.encode(teacher.encoder(), data.read(str(files["validation"]), labelled=False))
+    held_out = dataset.encode(teacher.encoder(), dataset.read(str(files["validation"]), labelled=False))
     wanted = distill.teacher_scores(model, held_out)
-    judge = Judge(held_out, wanted)
+    judge = ValidationLoss(held_out, wanted)
     steps: list[str] = []
     student = distill.student_of(model, Distill(layers=2), [])
-    settings = Heal(epochs=20, learning_rate=0.3, hidden_weight=0, patience=2, looks=4)
-    distill.heal(
+    settings = DistillationTraining(epochs=20, learning_rate=0.3, hidden_weight=0, patience=2, looks=4)
+    distill.train_student(
         student, model, ids, settings, validation=(held_out, wanted), progress=lambda _, text: steps.append(text)
     )
     ruined = distill.student_of(model, Distill(layers=2), [])
-    distill.heal(ruined, model, ids, Heal(epochs=2, learning_rate=0.3, hidden_weight=0))
+    distill.train_student(ruined, model, ids, DistillationTraining(epochs=2, learning_rate=0.3, hidden_weight=0))
     assert judge(student) < judge(ruined)
     assert len(steps) < 20 * 13
 
@@ -133,7 +133,7 @@ def test_a_student_without_layers_learns_and_loads_again(teacher: Checkpoint, fi
     from paredown.compress.config import Static
     from paredown.compress.distillation.static_student import static_student
 
-    held_out = data.read(str(files["validation"]), names=LABELS)
+    held_out = dataset.read(str(files["validation"]), names=LABELS)
     check = teacher.encoder().ids(held_out.texts)
     settings = Static(width=8, pairs=64, epochs=8, learning_rate=0.02)
     student = static_student(load(teacher, TASK), ids, settings, seed=0)
@@ -149,8 +149,8 @@ def test_a_student_learns_without_dropout_and_has_it_back_afterwards(teacher: Ch
     student = load(teacher, TASK)
     layers = [layer for layer in student.modules() if isinstance(layer, torch.nn.Dropout)]
     before, during = [layer.p for layer in layers], []
-    distill.heal(
-        student, load(teacher, TASK), ids[:64], Heal(epochs=1, hidden_weight=0),
+    distill.train_student(
+        student, load(teacher, TASK), ids[:64], DistillationTraining(epochs=1, hidden_weight=0),
         progress=lambda share, text: during.append(max(layer.p for layer in layers)),
     )  # fmt: skip
     assert max(before) > 0

@@ -14,7 +14,7 @@ from paredown.compress.models import tokenizer_settings
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import Encoder
+from paredown.runtime.preprocessor import Preprocessor
 from paredown.tasks.registry import TASKS
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -63,7 +63,7 @@ def both(path: Path, texts: list[str], longest: int = 64) -> tuple[list, list]:
 )  # fmt: skip
 def test_case_accents_and_chinese_characters_are_as_the_settings_say(tmp_path: Path, own: dict, said: dict) -> None:
     path = wordpiece(tmp_path / "c", **own)
-    before = Encoder(path / "tokenizer.json", 64, 0).ids(TEXTS)
+    before = Preprocessor(path / "tokenizer.json", 64, 0).ids(TEXTS)
     settings(path, tokenizer_class="BertTokenizer", **said)
     ours, theirs = both(path, TEXTS)
     assert ours == theirs != before
@@ -83,7 +83,7 @@ def test_the_side_that_is_cut_is_the_settings_own(tmp_path: Path, where: str) ->
     assert ours[0][-2] == WORDS.index("dull")
     copied = tmp_path / "artefact"
     open_checkpoint(path, TASK).copy_to(copied)
-    assert Encoder(copied / "tokenizer.json", 8, 0).ids(text) == ours
+    assert Preprocessor(copied / "tokenizer.json", 8, 0).ids(text) == ours
     assert json.loads((copied / "tokenizer.json").read_text())["truncation"]["direction"] == "Left"
 
 
@@ -132,7 +132,7 @@ def test_tokens_that_only_the_settings_know(tmp_path: Path) -> None:
     assert ours[0][1] == first
     copied = tmp_path / "artefact"
     open_checkpoint(path, TASK).copy_to(copied)
-    assert Encoder(copied / "tokenizer.json", 64, 0).ids(["<user> good film"]) == ours[:1]
+    assert Preprocessor(copied / "tokenizer.json", 64, 0).ids(["<user> good film"]) == ours[:1]
 
 
 def test_tokens_of_added_tokens_json(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_prompts_case_and_lengths_of_sentence_transformers_count(tmp_path: Path)
     assert found.encoder(64).ids([text]) == [wanted]
     assert found.positions == 9
     found.copy_to(tmp_path / "artefact")
-    assert Encoder(tmp_path / "artefact" / "tokenizer.json", 9, 0).ids([text]) == [wanted]
+    assert Preprocessor(tmp_path / "artefact" / "tokenizer.json", 9, 0).ids([text]) == [wanted]
     saved = save(load(found, VECTORS), found, tmp_path / "saved")  # its settings lie beside it again: not twice
     assert saved.encoder(64).ids([text]) == [wanted]
     assert found.for_task(TASK).encoder(64).ids(["Good"]) == [[2, WORDS.index("Good"), 3]]

@@ -7,7 +7,7 @@ import transformers
 from conftest import IMAGES, LABELS, PROSE, TASK, example_inputs, make_checkpoint, task_of
 
 from paredown.compress.config import Prune
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.models.structure import Layer, blocks, family, keep_blocks, linear, structure_of
@@ -23,12 +23,12 @@ TABLE = LatencyTable("onnxruntime", "fp32", 1, 2.0, {n: float(n) for n in range(
 
 @pytest.fixture(scope="module")
 def batches(teacher: Checkpoint, files: dict) -> list[Batch]:
-    found = data.read(str(files["train"]), labelled=False).sample(96)
-    return batches_of(data.encode(teacher.encoder(), found), 0)
+    found = dataset.read(str(files["train"]), labelled=False).sample(96)
+    return batches_of(dataset.encode(teacher.encoder(), found), 0)
 
 
 def accuracy(model, checkpoint: Checkpoint, files: dict) -> float:
-    rows = data.read(str(files["validation"]), names=LABELS)
+    rows = dataset.read(str(files["validation"]), names=LABELS)
     return TASK.metric(run_rows(partial(forward, model), checkpoint.encoder().ids(rows.texts), 0, "logits"), rows.gold)
 
 
@@ -79,7 +79,7 @@ def test_a_timed_cut_keeps_its_promise_and_most_of_the_answers(teacher: Checkpoi
 @pytest.mark.parametrize("settings", [Prune(speedup=8, multiple=64), Prune(speedup=3.5, layers=1, even=True)])
 def test_a_time_that_this_cut_cannot_reach_says_what_it_can(teacher: Checkpoint, batches, settings: Prune) -> None:
     """The table has narrower layers, and fewer heads, than this cut may choose."""
-    with pytest.raises(InputError, match=r"cannot be reached by cutting: the smallest shape takes [78]\.00 ms"):
+    with pytest.raises(InputError, match=r"cannot be reached by pruning: the smallest shape takes [78]\.00 ms"):
         prune.prune(load(teacher, TASK), batches, settings, table=TABLE)
 
 
@@ -124,7 +124,7 @@ def test_an_even_cut_is_read_by_plain_transformers(teacher: Checkpoint, batches,
     ("kind", "settings", "words"),
     [
         ("bert", Prune(heads=0.5, even=True), "heads must stay"),
-        ("mpnet", Prune(heads=0.5), "cannot be cut"),
+        ("mpnet", Prune(heads=0.5), "head pruning is not supported"),
         ("modernbert", Prune(layers=[1, 2]), "first layer of a 'modernbert' model has to stay"),
     ],
 )

@@ -12,10 +12,10 @@ from onnx import helper, numpy_helper
 from onnxruntime import quantization
 
 from paredown.compress.config import Int8
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.quantization import int8 as quantize
-from paredown.compress.quantization.int8_cost import Judge, answers, distances, outputs
+from paredown.compress.quantization.int8_cost import Int8Evaluator, answers, distances, outputs
 from paredown.compress.quantization.sensitivity import composed, groups_of, products
 from paredown.compress.quantization.smoothquant import smooth
 from paredown.export.onnx.exporter import plain_onnx
@@ -32,7 +32,7 @@ def plain(teacher: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def rows(files: dict) -> Rows:
-    return data.read(str(files["train"]), names=LABELS).sample(48)
+    return dataset.read(str(files["train"]), names=LABELS).sample(48)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def batches(teacher: Checkpoint, rows: Rows) -> list[Batch]:
 
 
 @pytest.fixture(scope="module")
-def judge(teacher: Checkpoint, rows: Rows) -> Judge:
-    return Judge(Int8(), rows, teacher.encoder())
+def judge(teacher: Checkpoint, rows: Rows) -> Int8Evaluator:
+    return Int8Evaluator(Int8(), rows, teacher.encoder())
 
 
 def outliers(plain: Path, path: Path, factor: float, product: str = "") -> Path:
@@ -82,7 +82,7 @@ def test_smoothing_changes_nothing_but_the_ranges(plain: Path, batches: list[Bat
 
 
 def test_every_calibration_is_tried_and_the_nearest_is_kept(
-    plain: Path, batches: list[Batch], judge: Judge, tmp_path: Path
+    plain: Path, batches: list[Batch], judge: Int8Evaluator, tmp_path: Path
 ) -> None:
     found = quantize.static(plain, tmp_path / "int8.onnx", batches, reduce_range=True, task=TASK, judge=judge)
     tried = found["calibration_kl"]
@@ -121,13 +121,13 @@ def broken(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def many(files: dict) -> Rows:
-    return data.read(str(files["train"]), names=LABELS).sample(200)
+    return dataset.read(str(files["train"]), names=LABELS).sample(200)
 
 
 def test_the_products_that_cost_points_stay_in_float(
     teacher: Checkpoint, broken: Path, many: Rows, tmp_path: Path
 ) -> None:
-    judge, batches = Judge(Int8(), many, teacher.encoder()), batches_of(teacher, many)
+    judge, batches = Int8Evaluator(Int8(), many, teacher.encoder()), batches_of(teacher, many)
     bare = quantize.dynamic(broken, tmp_path / "bare.onnx", reduce_range=True)
     assert bare == {}
     with mock.patch.object(quantization, "quantize_dynamic", wraps=quantization.quantize_dynamic) as calls:
@@ -152,7 +152,7 @@ def test_the_products_that_cost_points_stay_in_float(
 def test_products_go_back_only_where_that_brings_something(
     teacher: Checkpoint, broken: Path, many: Rows, tmp_path: Path
 ) -> None:
-    judge, batches = Judge(Int8(), many, teacher.encoder()), batches_of(teacher, many)
+    judge, batches = Int8Evaluator(Int8(), many, teacher.encoder()), batches_of(teacher, many)
     quantize.dynamic(broken, tmp_path / "bare.onnx", reduce_range=True)
     with mock.patch.object(quantize, "left_in_float", lambda groups, *_: groups[-1]):  # the head, which does no harm
         found = quantize.dynamic(broken, tmp_path / "int8.onnx", batches, reduce_range=True, task=TASK, judge=judge)
@@ -169,7 +169,7 @@ def test_static_int8_leaves_products_in_float_too(
     bare = quantize.static(broken, tmp_path / "bare.onnx", batches, symmetric=symmetric, task=TASK)
     assert set(bare) == {"calibration", "calibration_kl"}
     least = min(bare["calibration_kl"].values())
-    judge = Judge(Int8(max_kl=least / 2))
+    judge = Int8Evaluator(Int8(max_kl=least / 2))
     with mock.patch.object(quantization, "quantize_static", wraps=quantization.quantize_static) as calls:
         found = quantize.static(broken, tmp_path / "int8.onnx", batches, symmetric=symmetric, task=TASK, judge=judge)
     assert found["int8_cost"]["rows"] == 16
@@ -180,7 +180,7 @@ def test_static_int8_leaves_products_in_float_too(
 
 
 def test_without_labels_the_distance_counts(teacher: Checkpoint, broken: Path, many: Rows, tmp_path: Path) -> None:
-    judge, batches = Judge(Int8(), replace(many, labels=None), teacher.encoder()), batches_of(teacher, many)
+    judge, batches = Int8Evaluator(Int8(), replace(many, labels=None), teacher.encoder()), batches_of(teacher, many)
     found = quantize.dynamic(broken, tmp_path / "int8.onnx", batches, reduce_range=True, task=TASK, judge=judge)
     cost = found["int8_cost"]
     assert (cost["measure"], cost["unit"], cost["limit"]) == ("KL", "nats a row", 0.01)
@@ -215,7 +215,7 @@ def test_answers_of_an_unsure_teacher_may_change_where_its_metric_does_not_suffe
     checkpoint, rows = unsure(tmp_path)
     batches = batches_of(checkpoint, rows)
     fuse(plain_onnx(checkpoint, TASK, tmp_path / "plain.onnx"), tmp_path / "fused.onnx", checkpoint)
-    judge = Judge(Int8(), rows, checkpoint.encoder())
+    judge = Int8Evaluator(Int8(), rows, checkpoint.encoder())
     for labelled in (judge, replace(judge, rows=None)):
         found = quantize.dynamic(
             tmp_path / "fused.onnx", tmp_path / "int8.onnx", batches, reduce_range=True, task=TASK, judge=labelled

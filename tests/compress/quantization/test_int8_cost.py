@@ -3,7 +3,7 @@ import pytest
 from conftest import LABELS, TASK
 
 from paredown.compress.config import Int8
-from paredown.compress.quantization.int8_cost import Judge, cost, distances
+from paredown.compress.quantization.int8_cost import Int8Evaluator, cost, distances
 from paredown.tasks.registry import TASKS
 from paredown.tasks.rows import Rows
 
@@ -100,16 +100,16 @@ def test_answers_that_are_no_numbers_are_infinitely_far() -> None:
 
 
 def test_rows_that_judge_do_not_calibrate_and_pairs_stay_together() -> None:
-    assert Judge().parts(8) == ([0, 1, 2, 4, 5, 6], [3, 7])
-    assert Judge().parts(2) == ([0, 1], [0, 1])
+    assert Int8Evaluator().parts(8) == ([0, 1, 2, 4, 5, 6], [3, 7])
+    assert Int8Evaluator().parts(2) == ([0, 1], [0, 1])
     pairs = Rows("p", tuple("abcdefgh"), np.array([1.0, np.nan] * 4))
-    assert Judge(rows=pairs).parts(8) == ([0, 1, 2, 3, 4, 5], [6, 7])
+    assert Int8Evaluator(rows=pairs).parts(8) == ([0, 1, 2, 3, 4, 5], [6, 7])
     singles = Rows("s", tuple("abcdefgh"), np.full(8, np.nan))
-    judge = Judge(rows=singles)
+    judge = Int8Evaluator(rows=singles)
     assert judge.parts(8)[1] == [3, 7]
     assert judge.gold(TASKS["sentence-embedding"], [3, 7]) is None
 
 
 def test_without_labels_nobody_knows_what_is_right() -> None:
-    assert Judge().gold(TASK, [0]) is None
-    assert Judge(rows=Rows("r", ("a",), None, LABELS)).gold(TASK, [0]) is None
+    assert Int8Evaluator().gold(TASK, [0]) is None
+    assert Int8Evaluator(rows=Rows("r", ("a",), None, LABELS)).gold(TASK, [0]) is None

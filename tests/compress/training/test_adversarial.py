@@ -3,7 +3,7 @@ import torch
 from conftest import LABELS, TASK
 
 from paredown.compress.config import Adversary, Finetune, Recover
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.compress.training.adversarial import hardened
 from paredown.compress.training.trainer import finetune
@@ -55,7 +55,7 @@ def test_pushes_hurt_are_no_larger_than_asked_and_leave_nothing_behind(teacher: 
 
 
 def test_training_under_pushes_makes_the_model_harder_to_push(teacher: Checkpoint, files: dict) -> None:
-    rows = data.read(str(files["train"]), names=LABELS)
+    rows = dataset.read(str(files["train"]), names=LABELS)
     ids = teacher.encoder().ids(rows.texts)
     batch = {name: torch.from_numpy(array) for name, array in collate(ids[:200], 0).items()}
     batch["labels"] = torch.from_numpy(rows.gold[:200])

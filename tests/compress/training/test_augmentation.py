@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from paredown.compress.config import Augment
 from paredown.compress.training.augmentation import augment
 from paredown.runtime.errors import InputError
-from paredown.tasks import perturbations as noise
+from paredown.tasks import perturbations
 
 TEXTS = [text for text, _ in sentences(40, 7)]
 WORDS = {*GOOD, *BAD, *FILLER}
@@ -32,34 +32,34 @@ def test_the_same_seed_gives_the_same_rows_whatever_stands_beside_them() -> None
 def test_each_change_touches_as_many_words_as_asked() -> None:
     text = "one two three four five six seven eight nine ten"
     words = text.split()
-    typed = noise.changed(text, noise.typos, 0.3, rng()).split()
+    typed = perturbations.changed(text, perturbations.typos, 0.3, rng()).split()
     assert 1 <= sum(a != b for a, b in zip(words, typed, strict=True)) <= 3
-    assert len(noise.changed(text, noise.deletion, 0.3, rng()).split()) == 7
-    assert noise.changed("alone", noise.deletion, 1.0, rng()) == "alone"
-    assert sorted(noise.changed(text, noise.swap, 0.2, rng()).split()) == sorted(words)
+    assert len(perturbations.changed(text, perturbations.deletion, 0.3, rng()).split()) == 7
+    assert perturbations.changed("alone", perturbations.deletion, 1.0, rng()) == "alone"
+    assert sorted(perturbations.changed(text, perturbations.swap, 0.2, rng()).split()) == sorted(words)
 
 
-@pytest.mark.parametrize("change", noise.MEASURED.values(), ids=noise.MEASURED)
-def test_what_runs_are_scored_under_is_the_same_every_time(change: noise.Change) -> None:
-    once = noise.all_changed(TEXTS, change)
-    assert once == noise.all_changed(TEXTS, change)
-    assert once[:5] == noise.all_changed(TEXTS[:5], change)
+@pytest.mark.parametrize("change", perturbations.MEASURED.values(), ids=perturbations.MEASURED)
+def test_what_runs_are_scored_under_is_the_same_every_time(change: perturbations.Change) -> None:
+    once = perturbations.all_changed(TEXTS, change)
+    assert once == perturbations.all_changed(TEXTS, change)
+    assert once[:5] == perturbations.all_changed(TEXTS[:5], change)
     assert all(before != after for before, after in zip(TEXTS, once, strict=True))
     same = [len(before.split()) == len(after.split()) for before, after in zip(TEXTS, once, strict=True)]
-    assert all(same) == (change in noise.KEEP_THE_WORDS)
+    assert all(same) == (change in perturbations.KEEP_THE_WORDS)
 
 
 def test_synonyms_come_from_the_file_and_keep_capitals(tmp_path: Path) -> None:
     path = tmp_path / "groups.txt"
     path.write_text("film, movie\nfilm, picture\n\n")
-    groups = noise.read_synonyms(path)
+    groups = perturbations.read_synonyms(path)
     assert groups == {"film": ["movie", "picture"], "movie": ["film"], "picture": ["film"]}
-    made = noise.changed("Film of a plot", noise.synonyms(groups), 0.2, rng())
+    made = perturbations.changed("Film of a plot", perturbations.synonyms(groups), 0.2, rng())
     assert made in ("Movie of a plot", "Picture of a plot")
-    assert noise.changed("a plot, nothing", noise.synonyms(groups), 0.2, rng()) == "a plot, nothing"
+    assert perturbations.changed("a plot, nothing", perturbations.synonyms(groups), 0.2, rng()) == "a plot, nothing"
     path.write_text("film\n")
     with pytest.raises(InputError, match="line 1: 'film' is alone"):
-        noise.read_synonyms(path)
+        perturbations.read_synonyms(path)
 
 
 def test_a_masked_model_fills_gaps_with_whole_words(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ import torch
 from conftest import LABELS, TASK, make_checkpoint
 
 from paredown.compress.config import Update
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.models.inference import teacher_scores
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
-from paredown.compress.training.continual import _Hold, grow, replayed, update
+from paredown.compress.training.continual import _ElasticWeightConsolidation, grow, replayed, update
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import NO_LABEL
 
@@ -25,7 +25,7 @@ def questions(count: int) -> list[str]:
 
 def parts(checkpoint: Checkpoint, files: dict):
     encoder = checkpoint.encoder()
-    train, held = (data.read(str(files[name]), names=LABELS) for name in ("train", "validation"))
+    train, held = (dataset.read(str(files[name]), names=LABELS) for name in ("train", "validation"))
     new = encoder.ids(questions(80))
     return (encoder.ids(train.texts), train.gold), (new, np.full(80, 2)), (encoder.ids(held.texts), held.gold)
 
@@ -75,6 +75,6 @@ def test_consolidation_holds_the_weights_that_matter(teacher: Checkpoint, files:
         update(load(teacher, TASK), old, new, MORE, Update.model_validate({**QUICK, "replay": 0, "lwf": 0, "ewc": ewc}))
         for ewc in (0, 1e5)
     )
-    hold = _Hold(load(teacher, TASK), old[0][:64], seed=0)
+    hold = _ElasticWeightConsolidation(load(teacher, TASK), old[0][:64], seed=0)
     assert hold.distance(held).item() < 0.5 * hold.distance(plain).item()
     assert float(hold.distance(copy.deepcopy(load(teacher, TASK)))) == 0

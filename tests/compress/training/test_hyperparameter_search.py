@@ -5,7 +5,7 @@ import pytest
 from conftest import LABELS, TASK
 
 from paredown.compress.config import Tune
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.compress.training.hyperparameter_search import tune
 from paredown.compress.training.studies import seed_sampler, study_at
@@ -13,7 +13,7 @@ from paredown.runtime.errors import StepError
 
 
 def search(checkpoint: Checkpoint, files: dict, study: Path, **more):
-    rows = data.read(str(files["train"]), names=LABELS)
+    rows = dataset.read(str(files["train"]), names=LABELS)
     # Half an epoch at a tiny rate teaches nothing: whatever learns more is better.
     start = {"epochs": 1, "learning_rate": 1e-3, "freeze_embeddings": False, "batch_size": 64}
     settings = Tune.model_validate({"minutes": 30, "finetune": start, **more})

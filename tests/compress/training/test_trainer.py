@@ -7,7 +7,7 @@ import transformers
 from conftest import LABELS, TASK, make_checkpoint
 
 from paredown.compress.config import Finetune
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training import trainer as train
@@ -17,8 +17,8 @@ WORDS, HEAD = "bert.embeddings.word_embeddings.weight", "classifier.weight"
 
 
 def rows_of(checkpoint: Checkpoint, files: dict, name: str = "train") -> tuple[list[list[int]], np.ndarray]:
-    rows = data.read(str(files[name]), names=LABELS)
-    return data.encode(checkpoint.encoder(), rows), rows.gold
+    rows = dataset.read(str(files[name]), names=LABELS)
+    return dataset.encode(checkpoint.encoder(), rows), rows.gold
 
 
 def test_the_teacher_learns_and_the_embeddings_stay_when_frozen(untrained: Checkpoint, files: dict) -> None:

@@ -9,7 +9,7 @@ import pytest
 from conftest import LABELS, TASK
 
 from paredown.compress.config import Static
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.distillation.static_student import static_student
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, save
@@ -25,7 +25,7 @@ from paredown.runtime.preprocessor import run_rows
 def both(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
     """A static student and its teacher, exported."""
     home = tmp_path_factory.mktemp("cascade")
-    ids = teacher.encoder().ids(data.read(str(files["train"]), names=LABELS).texts)
+    ids = teacher.encoder().ids(dataset.read(str(files["train"]), names=LABELS).texts)
     student = static_student(load(teacher, TASK), ids, Static(width=8, epochs=6, learning_rate=0.02))
     static = save(student, teacher, home / "static-checkpoint")
     return tuple(
@@ -41,7 +41,7 @@ def logits(artifact: Artifact, ids: list[list[int]], batch_size: int = 8) -> np.
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_every_row_is_answered_by_the_model_that_it_belongs_to(both, files: dict, batch_size: int, tmp_path) -> None:
     first, then = both
-    ids = first.encoder().ids(data.read(str(files["validation"]), names=LABELS).texts)
+    ids = first.encoder().ids(dataset.read(str(files["validation"]), names=LABELS).texts)
     quick, slow = logits(first, ids), logits(then, ids)
     threshold = float(np.median(confidence(quick)))
     joined = join(first, then, threshold, tmp_path / "joined")
@@ -97,7 +97,7 @@ def test_the_threshold_is_the_lowest_that_keeps_the_loss() -> None:
 
 
 def test_a_cascade_scores_as_forward_does_with_both(both, teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
-    rows = data.read(str(files["validation"]), names=LABELS)
+    rows = dataset.read(str(files["validation"]), names=LABELS)
     ids = teacher.encoder().ids(rows.texts)
     theirs = run_rows(partial(forward, load(teacher, TASK)), ids, 0, "logits")
     quick = logits(both[0], ids)

@@ -10,7 +10,7 @@ import openvino
 import pytest
 from conftest import IMAGES, LABELS, TASK, example_inputs, make_checkpoint, task_of
 
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.models.architectures import FAMILIES, supported
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
@@ -50,7 +50,7 @@ def test_int8_of_openvino_says_what_it_needs(
 ) -> None:
     """Where the CPU's INT8 would saturate, weights take half of the range, and then any CPU will do."""
     monkeypatch.setattr(to_openvino_module, "has_int8_isa", lambda: able)
-    rows = data.read(str(files["train"]), names=LABELS).texts[:16]
+    rows = dataset.read(str(files["train"]), names=LABELS).texts[:16]
     calibration = [collate([row], 0) for row in teacher.encoder().ids(rows)]
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
     artifact = EXPORTERS["openvino"](plain, teacher, TASK, tmp_path / "out", 32, "int8-static", calibration)
@@ -119,11 +119,11 @@ def test_any_number_of_rows_of_any_length_is_answered(kind: str, tmp_path: Path)
 def test_every_precision_keeps_the_answers(
     runtime: str, precision: str, teacher: Checkpoint, files: dict, tmp_path: Path
 ) -> None:
-    rows = data.read(str(files["train"]), names=LABELS)
+    rows = dataset.read(str(files["train"]), names=LABELS)
     calibration = [collate([row], 0) for row in teacher.encoder().ids(rows.texts[:64])]
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
     artifact = EXPORTERS[runtime](plain, teacher, TASK, tmp_path / "out", 32, precision, calibration)
-    held_out = data.read(str(files["validation"]), names=LABELS)
+    held_out = dataset.read(str(files["validation"]), names=LABELS)
     ids = artifact.encoder().ids(held_out.texts)
     try:
         session = open_artifact(artifact, 1)

@@ -10,7 +10,7 @@ from conftest import LABELS, TASK, make_checkpoint, paredown, refused, sentences
 from onnx import TensorProto
 
 from paredown.compress.config import Static
-from paredown.compress.data import dataset as data
+from paredown.compress.data import dataset
 from paredown.compress.distillation.static_student import static_student
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save, with_new_head
@@ -40,7 +40,9 @@ def plain(teacher: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def rows(teacher: Checkpoint, files: dict) -> list[Batch]:
-    return [collate([ids], 0) for ids in teacher.encoder().ids(data.read(str(files["train"]), names=LABELS).texts[:48])]
+    return [
+        collate([ids], 0) for ids in teacher.encoder().ids(dataset.read(str(files["train"]), names=LABELS).texts[:48])
+    ]
 
 
 def layers(path: Path) -> list[dict]:
@@ -73,7 +75,7 @@ def test_an_engine_is_built_without_a_gpu_in_the_types_of_its_graph(
 def test_the_graph_for_tensorrt_is_symmetric_and_keeps_the_answers(
     teacher: Checkpoint, plain: Path, rows: list[Batch], files: dict, tmp_path: Path
 ) -> None:
-    ids = teacher.encoder().ids(data.read(str(files["validation"]), names=LABELS).texts)
+    ids = teacher.encoder().ids(dataset.read(str(files["validation"]), names=LABELS).texts)
     held_out = [collate([row], 0) for row in ids]
     theirs = run_rows(partial(forward, load(teacher, TASK)), ids, 0, "logits")
     for precision in ("fp16", "int8-static"):
@@ -118,7 +120,7 @@ def test_other_architectures_build(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_student_without_layers_builds(teacher: Checkpoint, rows: list[Batch], files: dict, tmp_path: Path) -> None:
-    ids = teacher.encoder().ids(data.read(str(files["train"]), names=LABELS).texts[:64])
+    ids = teacher.encoder().ids(dataset.read(str(files["train"]), names=LABELS).texts[:64])
     student = static_student(load(teacher, TASK), ids, Static(width=8, epochs=1))
     checkpoint = save(student, teacher, tmp_path / "static")
     graph = plain_onnx(checkpoint, TASK, tmp_path / "plain.onnx")
@@ -204,7 +206,7 @@ def test_int8_of_answers_is_judged_by_the_choice_of_their_ends(tmp_path: Path) -
 def test_the_graph_behind_an_artefact_for_gpus_passes_the_gate_or_not(
     runtime: str, teacher: Checkpoint, plain: Path, rows: list[Batch], files: dict, tmp_path: Path
 ) -> None:
-    ids = teacher.encoder().ids(data.read(str(files["validation"]), names=LABELS).texts)
+    ids = teacher.encoder().ids(dataset.read(str(files["validation"]), names=LABELS).texts)
     theirs = run_rows(partial(forward, load(teacher, TASK)), ids, 0, "logits")
     for precision in PRECISIONS[runtime]:
         out = tmp_path / precision
@@ -313,7 +315,7 @@ def test_on_a_gpu_every_runtime_answers_as_the_checkpoint_does(
         session = open_artifact(artifact, 1)
     except (InputError, CannotRunHere) as reason:
         pytest.skip(str(reason))
-    ids = artifact.encoder().ids(data.read(str(files["validation"]), names=LABELS).texts)
+    ids = artifact.encoder().ids(dataset.read(str(files["validation"]), names=LABELS).texts)
     theirs = run_rows(partial(forward, load(teacher, TASK)), ids, 0, "logits")
     ours = run_rows(session, ids, 0, "logits", batch_size=11)  # more rows than a profile takes
     assert (ours.argmax(-1) == theirs.argmax(-1)).mean() > 0.97

@@ -118,7 +118,7 @@ def test_a_cut_to_a_time_says_what_was_promised_and_measured(teacher: Checkpoint
     words[4:6] = ["--latency-ms", 0.0001]
     done = paredown(*words, "--output-dir", tmp_path / "fast", env=env)
     assert done.returncode == 2
-    assert "cannot be reached by cutting" in done.stderr
+    assert "cannot be reached by pruning" in done.stderr
     assert not (tmp_path / "fast").exists()
 
 
@@ -129,9 +129,9 @@ def test_a_cut_outlives_the_healing_that_fails_and_can_be_healed_again(
     done = paredown("prune", teacher.path, *words, "--output-dir", tmp_path / "cut")
     assert done.returncode == 1
     said = done.stderr.strip().splitlines()[-1]
-    assert said.startswith("error: prune, healing: the loss is ")
+    assert said.startswith("error: prune, recover: the loss is ")
     assert f"{tmp_path / 'cut'} holds the cut as it was before" in said
-    command = said.split("heals it: paredown ")[1].replace("DIR", str(tmp_path / "healed")).split()
+    command = said.split("to repeat the step: paredown ")[1].replace("DIR", str(tmp_path / "healed")).split()
     assert (tmp_path / "cut" / "structure.json").exists()
     done = paredown(*command, "--epochs", 1)
     assert done.returncode == 0, done.stderr

@@ -43,9 +43,9 @@ def test_what_is_beaten_in_both_predictions_is_dropped_and_says_by_what() -> Non
     trials = [trial(0, 5, 0.1), trial(1, 2, 0.5), trial(2, 6, 0.2), trial(3, 1, 3.0, 0.5), trial(4, 9, 0.01)]
     chosen, dropped = _worth_training(trials, Search(minutes=1, speedup=1.5), commonest=0.55)
     assert [t.number for t in chosen] == [1, 0]
-    assert "trial 1" in dropped["trial 2 (cut to 2.00x)"] or "trial 0" in dropped["trial 2 (cut to 2.00x)"]
-    assert "nothing is left to heal: 50%" in dropped["trial 3 (cut to 2.00x)"]
-    assert "predicted 1.1x, the target is 1.5x" in dropped["trial 4 (cut to 2.00x)"]
+    assert "trial 1" in dropped["trial 2 (pruned to 2.00x)"] or "trial 0" in dropped["trial 2 (pruned to 2.00x)"]
+    assert "nothing to recover: 50%" in dropped["trial 3 (pruned to 2.00x)"]
+    assert "predicted 1.1x, the target is 1.5x" in dropped["trial 4 (pruned to 2.00x)"]
 
 
 def test_training_stops_where_the_minutes_do() -> None:
@@ -75,7 +75,7 @@ def test_minutes_that_are_over_before_the_first_trial_are_refused(
     model = load(teacher, TASK)
     table = LatencyTable("onnxruntime", "fp32", 1, 2.0, {n: float(n) for n in range(1, 5)}, {32: 2.0, 64: 4.0})
     study = _study(tmp_path / "study.log")
-    with pytest.raises(InputError, match=r"search: minutes: 0\.001 were over before the first cut was tried"):
+    with pytest.raises(InputError, match=r"search: minutes: 0\.001 were over before the first trial"):
         _trials(
             job, Search(minutes=0.001), model, table, shape_of(model), study, time.monotonic() - 1, lambda s, text: None
         )
