@@ -13,6 +13,7 @@ from paredown.export.hardware import machine
 
 from .intervals import Statistic, as_wide, carried, ratio
 from .latency import OFFLINE, SINGLE, LatencySettings, Progress, Timing, first_able, joules_a_row
+from .records import BENCH_SCHEMA
 from .sitting import Sitting, sit
 from .sittings import failed, merged, spread
 from .statistics import drop_upper_95, mcnemar_p, negative_flips, paired_drop
@@ -126,6 +127,7 @@ def bench(
             }
         )
     return {
+        "schema": BENCH_SCHEMA,
         "machine": machine(),
         "reference": entrants[list(paths).index(able)].given if able else None,
         "noisy": noisy,

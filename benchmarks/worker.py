@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -111,34 +112,33 @@ def main() -> None:
     """Open the artefact named in the first command, then time bursts until stdin closes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a runtime prints goes to stderr
-
-    def say(message: dict) -> None:
-        answers.write(json.dumps(message) + "\n")
+    for answer in replies(json.loads(line) for line in iter(sys.stdin.readline, "")):
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
-    first = json.loads(sys.stdin.readline())
+
+def replies(commands: Iterator[dict]) -> Iterator[dict]:
+    """An answer for each command: the first one opens an artefact, each further one times a burst."""
+    first = next(commands)
     began = time.perf_counter()
     artifact = read_artifact(Path(first["artifact"]))
     try:
         session = open_artifact(artifact, first["threads"])
     except CannotRunHere as reason:
-        say({"cannot_run": str(reason)})
+        yield {"cannot_run": str(reason)}
         return
     rows = _read(Path(first["rows"]))
     encoder = artifact.encoder()
     opened = time.perf_counter()
     session(encoder.pad(rows[:1]))
-    say(
-        {
-            "load_s": opened - began,
-            "first_call_ms": (time.perf_counter() - opened) * 1e3,
-            "cold_start_s": time.time() - first["began"],
-        }
-    )
+    yield {
+        "load_s": opened - began,
+        "first_call_ms": (time.perf_counter() - opened) * 1e3,
+        "cold_start_s": time.time() - first["began"],
+    }
     gpu = Gpu() if artifact.runtime in ON_GPU else None  # one that idles beside a CPU's model is not charged to it
     joules = Joules(gpu=gpu)
-    for line in sys.stdin:
-        burst = json.loads(line)
+    for burst in commands:
         batches = [encoder.pad([rows[i] for i in batch]) for batch in burst["batches"]]
         answer: dict = {"ms": timed(session, batches, burst["seconds"], joules), "memory_mb": peak_memory_mb()}
         on_gpu = gpu.memory_mb() if gpu else None
@@ -147,7 +147,7 @@ def main() -> None:
         spent = joules.taken()
         if spent is not None:
             answer["joules"] = spent / len(answer["ms"])
-        say(answer)
+        yield answer
 
 
 def _read(path: Path) -> list:

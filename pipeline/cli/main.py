@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -210,11 +210,19 @@ def init(
 
 
 @app.command()
-def schema() -> None:
-    """Print the recipe's JSON schema, for editors."""
-    from ..recipe.loader import schema as recipe_schema
+def schema(
+    of: Annotated[
+        Literal["recipe", "choice", "bench"], typer.Option(help="a recipe, choice.json, or what `bench --json` writes")
+    ] = "recipe",
+) -> None:
+    """Print the JSON schema of a recipe, for editors, or of a result."""
+    from paredown.benchmarks.records import BenchResult, schema_of
 
-    print(recipe_schema(), end="")
+    from ..recipe.loader import schema as recipe_schema
+    from ..results.records import Choice
+
+    written = {"recipe": recipe_schema, "choice": lambda: schema_of(Choice), "bench": lambda: schema_of(BenchResult)}
+    print(written[of](), end="")
 
 
 @app.command()

@@ -24,6 +24,7 @@ from paredown.runtime.selftest import BundleError, check_files, read_manifest
 
 from .candidate import certified, gate_bounds, opponents_of, promise_of, row_of
 from .journal import PUBLISHED, STAMP, publication
+from .records import CHOICE_SCHEMA, Choice
 
 CERTIFIED = "certified.json"  # which candidates were held against the test rows, and when; it outlives every choice
 
@@ -51,6 +52,7 @@ def decide(measurements: dict, settings: ChooseSettings, run_dir: Path | None = 
     looks, at = _looks(measurements, choice["chosen"]["name"], run_dir)
     _unseal(choice, measurements, looks, at)
     return {
+        "schema": CHOICE_SCHEMA,
         **choice,
         "certificate": choice["chosen"]["certificate"],
         "plain_int8": against.plain_int8 and against.plain_int8["name"],
@@ -112,6 +114,7 @@ def publish(
     `beside`: their texts by name. All of them take the places of an earlier choice at once (`publication`); one that
     cannot be packed leaves that as it was. Raises InputError when the checkpoint's licence or card is missing.
     """
+    Choice.model_validate(choice)
     origin = _origin(run_dir, measurements)
     with publication(run_dir) as scratch:
         report = write_report(scratch / "report.html", measurements, choice, command)

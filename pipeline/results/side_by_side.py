@@ -14,6 +14,7 @@ import numpy as np
 
 from paredown.benchmarks.bench import Entrant, Score, bench
 from paredown.benchmarks.latency import LatencySettings, tokenizer_ms
+from paredown.benchmarks.records import BenchResult
 from paredown.compress.data import dataset
 from paredown.compress.data.dataset import has_labels, label_names, read_rows
 from paredown.compress.data.readers import open_table
@@ -69,7 +70,9 @@ def run(
     ]
     ids = [dataset.encode(artifact.encoder(), rows) for artifact in artifacts]
     result = bench(entrants, ids, settings, metric_name=task.metric_name, steps=reporter.step)
-    return result | {"notes": notes}
+    result |= {"notes": notes}
+    BenchResult.model_validate(result)
+    return result
 
 
 def _names(

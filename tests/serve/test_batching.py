@@ -66,6 +66,8 @@ async def inside(held: Held) -> None:
 def test_answers_come_in_each_requests_order_whatever_the_batches_were(model: Model) -> None:
     """As if each text had been alone; padding changes a sum in its last digits."""
     alone = np.concatenate([model.run(model.tokenise([text])) for text in TEXTS])
+    between = np.abs(alone[1:] - alone[:-1]).max(axis=1)
+    assert np.median(between) > 0.4  # else another text's answer would pass for this one's
 
     async def ask() -> list[np.ndarray]:
         batcher = Batcher(model, Settings(batch_tokens=40))
@@ -78,7 +80,6 @@ def test_answers_come_in_each_requests_order_whatever_the_batches_were(model: Mo
 
     for i, found in enumerate(asyncio.run(ask())):
         np.testing.assert_allclose(found, alone[i : i + 1 + i % 3], atol=0.2)  # INT8: see run_rows
-        assert (found.argmax(axis=1) == alone[i : i + 1 + i % 3].argmax(axis=1)).mean() > 0.6
 
 
 def test_requests_that_wait_share_calls(model: Model, held: Held) -> None:

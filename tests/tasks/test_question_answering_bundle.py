@@ -1,16 +1,19 @@
 """Questions about a text the whole way: one recipe, then its bundle behind every door."""
 
 import json
-import random
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_tokenizer
+from conftest import drawn_apart, paredown, refused, write_tokenizer
+from examples import questions as rows
+from same_process import SameProcess
 from serving import client_of
 
+from paredown.benchmarks import sitting
 from paredown.compress.config import Finetune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import forward
@@ -18,8 +21,6 @@ from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, 
 from paredown.compress.training.trainer import finetune
 from paredown.runtime.preprocessor import PAIR
 from paredown.tasks.registry import TASKS
-
-pytestmark = pytest.mark.slow
 
 TASK = TASKS["question-answering"]
 RECIPE = """
@@ -46,21 +47,6 @@ choose: {max_drop: 20}
 """
 
 
-def rows(count: int, seed: int) -> list[dict]:
-    """What is good, if anything? Its words begin with a good one and end with "film"; a bad "plot" is beside it."""
-    rng, found = random.Random(seed), []
-    for i in range(count):
-        parts = rng.choices([word for word in FILLER if word not in ("film", "plot")], k=rng.randrange(2, 7))
-        parts.insert(rng.randrange(len(parts)), f"{rng.choice(BAD)} plot")
-        answers = {"text": [], "answer_start": []}
-        if i % 4:
-            answers["text"] = [f"{rng.choice(GOOD)} film"]
-            parts.insert(rng.randrange(len(parts)), answers["text"][0])
-            answers["answer_start"] = [" ".join(parts).index(answers["text"][0])]
-        found.append({"question": "good", "context": " ".join(parts), "answers": answers})
-    return found
-
-
 def untrained(path: Path) -> Checkpoint:
     path.mkdir()
     torch.manual_seed(0)
@@ -76,7 +62,7 @@ def untrained(path: Path) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, a trained teacher, the recipe, and its run in `run`."""
+    """Data, a trained teacher, and the recipe."""
     path = tmp_path_factory.mktemp("home")
     parts = {"train": (400, 0), "validation": (200, 1), "test": (200, 2), "more": (60, 3)}
     for name, lines in drawn_apart(rows, parts, lambda row: row["context"]).items():
@@ -92,9 +78,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     save(model, source, path / "teacher")
     (path / "recipe.yaml").write_text(RECIPE)
-    done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=path)
-    assert done.returncode == 0, done.stderr
     return path
+
+
+@pytest.fixture(scope="module")
+def ran(home: Path) -> Path:
+    """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
+    with mock.patch.object(sitting, "Worker", SameProcess):
+        done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
+    assert done.returncode == 0, done.stderr
+    return home
 
 
 def test_a_model_answers_as_in_transformers(home: Path) -> None:
@@ -109,8 +102,9 @@ def test_a_model_answers_as_in_transformers(home: Path) -> None:
     np.testing.assert_array_equal(ours[..., 1], want.end_logits.numpy())
 
 
-def test_the_run_finds_answers(home: Path) -> None:
-    choice = json.loads((home / "run" / "choice.json").read_text())
+@pytest.mark.slow
+def test_the_run_finds_answers(ran: Path) -> None:
+    choice = json.loads((ran / "run" / "choice.json").read_text())
     assert choice["baseline"]["metric_validation"] > 85
     assert choice["chosen"]["metric_validation"] > 65
     assert {entry["metric"] for entry in choice["candidates"]} == {"F1"}
@@ -119,23 +113,25 @@ def test_the_run_finds_answers(home: Path) -> None:
     assert all(c["typos_metric"] is not None for c in choice["candidates"])
 
 
-def test_the_bundle_answers(home: Path) -> None:
-    bundle = home / "run" / "bundle"
+@pytest.mark.slow
+def test_the_bundle_answers(ran: Path) -> None:
+    bundle = ran / "run" / "bundle"
     done = paredown("predict", bundle, "--text", "good", "--text-pair", "the dull plot and a sharp film")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["answer"] == "sharp film"
     assert (found["start"], found["end"]) == (20, 30)
-    done = paredown("verify", bundle, "--data", home / "test.jsonl")
+    done = paredown("verify", bundle, "--data", ran / "test.jsonl")
     assert done.returncode == 0, done.stderr
     assert "200 rows" in done.stdout
 
 
-def test_it_is_served(home: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_it_is_served(ran: Path, tmp_path: Path) -> None:
     ask = {"text": ["good", "good"], "text_pair": ["the dull plot and a sharp film", "the dull plot is in a scene"]}
     tensors = [{"name": n, "datatype": "BYTES", "shape": [2], "data": texts} for n, texts in ask.items()]
     file = tmp_path / "samples.jsonl"
-    with client_of(bundle=home / "run" / "bundle", sample_file=file, sample_share=1) as (client, _, _):
+    with client_of(bundle=ran / "run" / "bundle", sample_file=file, sample_share=1) as (client, _, _):
         found = client.post("/predict", json=ask).json()["predictions"]
         assert [answer["answer"] for answer in found] == ["sharp film", ""]
         reply = client.post("/v2/models/finder/infer", json={"inputs": tensors}).json()
@@ -153,23 +149,24 @@ def test_it_is_served(home: Path, tmp_path: Path) -> None:
     assert len(read_rows(TASK, str(file), labelled=None).texts) == 4  # as unlabelled rows
 
 
-def test_stages_alone(home: Path, tmp_path: Path) -> None:
-    data = ["--task", TASK.name, "--train", home / "train.jsonl", "--validation", home / "validation.jsonl"]
+@pytest.mark.slow
+def test_stages_alone(ran: Path, tmp_path: Path) -> None:
+    data = ["--task", TASK.name, "--train", ran / "train.jsonl", "--validation", ran / "validation.jsonl"]
     lora = ["--peft", "lora", "--epochs", 1, "--output-dir", tmp_path / "tuned"]
-    done = paredown("finetune", home / "teacher", *data, *lora)
+    done = paredown("finetune", ran / "teacher", *data, *lora)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split("F1 ")[1].split()[0]) > 80
-    done = paredown("distill", home / "teacher", *data, "--layers", 1, "--epochs", 1, "--output-dir", tmp_path / "one")
+    done = paredown("distill", ran / "teacher", *data, "--layers", 1, "--epochs", 1, "--output-dir", tmp_path / "one")
     assert done.returncode == 0, done.stderr
     done = paredown("export", tmp_path / "one", "--task", TASK.name, "--output-dir", tmp_path / "onnx")
     assert done.returncode == 0, done.stderr
-    new = ["--new", home / "test.jsonl", "--epochs", 1, "--output-dir", tmp_path / "more"]
-    done = paredown("update", home / "teacher", *data, *new)
+    new = ["--new", ran / "test.jsonl", "--epochs", 1, "--output-dir", tmp_path / "more"]
+    done = paredown("update", ran / "teacher", *data, *new)
     assert done.returncode == 0, done.stderr
-    done = paredown("robustness", home / "run" / "bundle", "--data", home / "test.jsonl", "--task", TASK.name)
+    done = paredown("robustness", ran / "run" / "bundle", "--data", ran / "test.jsonl", "--task", TASK.name)
     assert done.returncode == 0, done.stderr
     refused(paredown("augment", *data[:4], "--output", tmp_path / "a.jsonl"), "their tags or answers")
     weights = ["--class-weights", "balanced", "--output-dir", tmp_path / "x"]
-    done = paredown("finetune", home / "teacher", *data, *weights)
+    done = paredown("finetune", ran / "teacher", *data, *weights)
     assert done.returncode == 2
     assert "error: class_weights: for rows of one label" in done.stderr

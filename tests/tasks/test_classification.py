@@ -4,15 +4,18 @@ import csv
 import json
 import random
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from conftest import BAD, FILLER, GOOD, LABELS, drawn_apart, paredown, refused
+from same_process import SameProcess
 from serving import client_of
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from paredown.benchmarks import sitting
 from paredown.compress.config import Finetune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import forward
@@ -25,8 +28,6 @@ from paredown.pipeline.steps.adapt import adapt_steps, adapted
 from paredown.pipeline.store import Store
 from paredown.runtime.preprocessor import PAIR
 from paredown.tasks.registry import TASKS
-
-pytestmark = pytest.mark.slow
 
 TASK = TASKS["text-pair-classification"]
 RECIPE = """
@@ -92,7 +93,7 @@ def untrained(path: Path) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, a trained teacher, the recipe, and its run in `run`."""
+    """Data, a trained teacher, and the recipe."""
     path = tmp_path_factory.mktemp("home")
     parts = {"train": (400, 0), "validation": (200, 1), "test": (200, 2)}
     for name, made in drawn_apart(rows, parts, lambda row: f"{row['premise']}|{row['hypothesis']}").items():
@@ -103,9 +104,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = finetune(load(source, TASK), source.encoder().ids(train.texts), train.gold, settings, seed=0)
     save(model, source, path / "teacher")
     (path / "recipe.yaml").write_text(RECIPE)
-    done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=path)
-    assert done.returncode == 0, done.stderr
     return path
+
+
+@pytest.fixture(scope="module")
+def ran(home: Path) -> Path:
+    """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
+    with mock.patch.object(sitting, "Worker", SameProcess):
+        done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
+    assert done.returncode == 0, done.stderr
+    return home
 
 
 def test_a_model_finds_the_types_that_transformers_would_give(home: Path) -> None:
@@ -122,33 +130,36 @@ def test_a_model_finds_the_types_that_transformers_would_give(home: Path) -> Non
         assert np.abs(blind - want).max() > 1e-4
 
 
-def test_the_run_keeps_what_the_types_say(home: Path) -> None:
-    choice = json.loads((home / "run" / "choice.json").read_text())
+@pytest.mark.slow
+def test_the_run_keeps_what_the_types_say(ran: Path) -> None:
+    choice = json.loads((ran / "run" / "choice.json").read_text())
     assert choice["baseline"]["metric_validation"] > 90
     assert choice["chosen"]["metric_validation"] > 75  # without the types: chance
     assert len([c for c in choice["candidates"] if c.get("metric_validation")]) == 7
-    flips = json.loads((home / "run" / "measurements.json").read_text())["candidates"]
+    flips = json.loads((ran / "run" / "measurements.json").read_text())["candidates"]
     assert all(" | " in flip["text"] and PAIR not in flip["text"] for c in flips for flip in c["flips"])
 
 
-def test_predict_takes_both_texts(home: Path) -> None:
-    bundle = home / "run" / "bundle"
+@pytest.mark.slow
+def test_predict_takes_both_texts(ran: Path) -> None:
+    bundle = ran / "run" / "bundle"
     texts = ["--text", "the dull film", "--text-pair", "a lovely plot"]
     done = paredown("predict", bundle, *texts)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["text_pair"], found["label"]) == ("a lovely plot", "positive")
     refused(paredown("predict", bundle, *texts[:2]), "two texts a row", "1 first and 0 second")
-    done = paredown("verify", bundle, "--data", home / "test.csv", "--text-column", "premise,hypothesis")
+    done = paredown("verify", bundle, "--data", ran / "test.csv", "--text-column", "premise,hypothesis")
     assert done.returncode == 0, done.stderr
-    refused(paredown("verify", bundle, "--data", home / "test.csv", "--text-column", "premise"), "FIRST,SECOND")
+    refused(paredown("verify", bundle, "--data", ran / "test.csv", "--text-column", "premise"), "FIRST,SECOND")
 
 
-def test_it_is_served(home: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_it_is_served(ran: Path, tmp_path: Path) -> None:
     ask = {"text": ["the dull film", "a good plot"], "text_pair": ["a lovely plot", "an awful film"]}
     tensors = [{"name": n, "datatype": "BYTES", "shape": [2], "data": texts} for n, texts in ask.items()]
     file = tmp_path / "samples.jsonl"
-    with client_of(bundle=home / "run" / "bundle", sample_file=file, sample_share=1) as (client, _, _):
+    with client_of(bundle=ran / "run" / "bundle", sample_file=file, sample_share=1) as (client, _, _):
         found = client.post("/predict", json=ask).json()["predictions"]
         assert [answer["label"] for answer in found] == ["positive", "negative"]
         reply = client.post("/v2/models/agreement/infer", json={"inputs": tensors})
@@ -169,6 +180,7 @@ def test_it_is_served(home: Path, tmp_path: Path) -> None:
     assert len(sampled) == 4
 
 
+@pytest.mark.slow
 def test_stages_alone(home: Path, tmp_path: Path) -> None:
     data = ["--task", TASK.name, "--train", home / "train.csv", "--validation", home / "validation.csv"]
     done = paredown("distill", home / "teacher", *data, "--layers", 1, "--epochs", 1, "--output-dir", tmp_path / "one")
@@ -181,16 +193,17 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_adapting_keeps_both_texts(home: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_adapting_keeps_both_texts(ran: Path, tmp_path: Path) -> None:
     adapt = "adapt:\n  - augment: {kinds: [typos, swap]}\nmodels:"
-    text = (home / "recipe.yaml").read_text().replace("models:", adapt).replace("./", f"{home}/")
+    text = (ran / "recipe.yaml").read_text().replace("models:", adapt).replace("./", f"{ran}/")
     (tmp_path / "recipe.yaml").write_text(text)
     job = prepare(read_recipe(tmp_path / "recipe.yaml"))
     done = _do_all(adapt_steps(job), Store(tmp_path / "run" / "steps")).done
     texts = adapted(job, done).train.texts
     assert len(texts) > 1.5 * len(job.train)
     assert all(text.count(PAIR) == 1 for text in texts)
-    done = paredown("augment", "--task", TASK.name, "--train", home / "test.csv", "--output", tmp_path / "more.jsonl")
+    done = paredown("augment", "--task", TASK.name, "--train", ran / "test.csv", "--output", tmp_path / "more.jsonl")
     assert done.returncode == 0, done.stderr
     assert len(read_rows(TASK, str(tmp_path / "more.jsonl"), names=LABELS)) > 200
     (tmp_path / "recipe.yaml").write_text(text.replace("max_length", "explain_rows: 4\nmax_length"))

@@ -1,26 +1,27 @@
 """Rows with several labels, or none, the whole way: one recipe, then its bundle behind every door."""
 
 import json
-import random
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_tokenizer
+from conftest import drawn_apart, paredown, refused, write_tokenizer
+from examples import several_labels as rows
+from same_process import SameProcess
 from serving import client_of
 
+from paredown.benchmarks import sitting
 from paredown.compress.config import Finetune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint, save, with_new_head
 from paredown.compress.training.trainer import finetune
 from paredown.runtime.errors import InputError
 from paredown.tasks.registry import TASKS
-
-pytestmark = pytest.mark.slow
 
 TASK = TASKS["multi-label-classification"]
 NAMES = ("blame", "praise", "question")
@@ -47,20 +48,9 @@ choose: {max_drop: 20}
 """
 
 
-def rows(count: int, seed: int) -> list[dict]:
-    rng, found = random.Random(seed), []
-    for _ in range(count):
-        labels = [name for name in NAMES if rng.randrange(2)]
-        telling = {"blame": BAD[:2], "praise": GOOD[:2], "question": ["is", "was"]}
-        words = [word for name in labels for word in rng.choices(telling[name], k=2)]
-        words += rng.choices([word for word in FILLER if word not in telling["question"]], k=2)
-        found.append({"text": " ".join(rng.sample(words, len(words))), "labels": labels})
-    return found
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, a trained teacher, the recipe, and its run in `run`."""
+    """Data, a trained teacher, and the recipe."""
     path = tmp_path_factory.mktemp("home")
     parts = {"train": (600, 0), "test": (200, 1), "validation": (200, 7), "unlabeled": (60, 8)}
     made = drawn_apart(rows, parts, lambda row: row["text"])
@@ -84,9 +74,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = finetune(with_new_head(source, TASK, NAMES, 0), source.encoder().ids(train.texts), train.gold, settings)
     save(model, source, path / "teacher")
     (path / "recipe.yaml").write_text(RECIPE)
-    done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=path)
-    assert done.returncode == 0, done.stderr
     return path
+
+
+@pytest.fixture(scope="module")
+def ran(home: Path) -> Path:
+    """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
+    with mock.patch.object(sitting, "Worker", SameProcess):
+        done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
+    assert done.returncode == 0, done.stderr
+    return home
 
 
 def test_f1_counts_labels_of_all_rows_together() -> None:
@@ -95,23 +92,25 @@ def test_f1_counts_labels_of_all_rows_together() -> None:
     assert TASK.metric(logits, gold) == pytest.approx(100 * 2 * 2 / (2 * 2 + 1 + 1))  # 2 right, 1 too many, 1 missed
 
 
-def test_the_run_chooses_by_f1(home: Path) -> None:
-    choice = json.loads((home / "run" / "choice.json").read_text())
+@pytest.mark.slow
+def test_the_run_chooses_by_f1(ran: Path) -> None:
+    choice = json.loads((ran / "run" / "choice.json").read_text())
     assert choice["chosen"]["metric"] == "F1"
     assert choice["baseline"]["metric_validation"] > 85
     assert choice["chosen"]["metric_validation"] > 70
     static = next(c for c in choice["candidates"] if c["name"] == "static/onnxruntime/fp32")
     assert static["metric_validation"] > 70  # learned the yes and the no of each label from the teacher
     assert static["macro_f1"] is None
-    assert open_checkpoint(home / "teacher", TASK).labels == NAMES
-    assert load(open_checkpoint(home / "teacher"), TASK).config.problem_type == "multi_label_classification"
+    assert open_checkpoint(ran / "teacher", TASK).labels == NAMES
+    assert load(open_checkpoint(ran / "teacher"), TASK).config.problem_type == "multi_label_classification"
 
 
-def test_the_bundle_answers_behind_every_door(home: Path) -> None:
-    bundle, text = home / "run" / "bundle", "a good fine plot with a bad dull actor"
+@pytest.mark.slow
+def test_the_bundle_answers_behind_every_door(ran: Path) -> None:
+    bundle, text = ran / "run" / "bundle", "a good fine plot with a bad dull actor"
     done = subprocess.run([sys.executable, bundle / "selftest.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    done = paredown("verify", bundle, "--data", home / "test.jsonl")
+    done = paredown("verify", bundle, "--data", ran / "test.jsonl")
     assert done.returncode == 0, done.stderr
     found = json.loads(paredown("predict", bundle, "--text", text, "--text", "the film").stdout.splitlines()[0])
     assert found["labels"] == [name for name in NAMES if found["scores"][name] > 0.5]
@@ -125,20 +124,21 @@ def test_the_bundle_answers_behind_every_door(home: Path) -> None:
         assert max(outputs[1]["data"][:3]) == pytest.approx(max(found["scores"].values()), abs=0.02)
 
 
-def test_stages_alone(home: Path, tmp_path: Path) -> None:
-    data = ["--task", TASK.name, "--train", home / "train.jsonl", "--validation", home / "validation.csv"]
+@pytest.mark.slow
+def test_stages_alone(ran: Path, tmp_path: Path) -> None:
+    data = ["--task", TASK.name, "--train", ran / "train.jsonl", "--validation", ran / "validation.csv"]
     quick = ["--epochs", 1, "--output-dir"]
-    done = paredown("finetune", home / "base", *data, *quick, tmp_path / "tuned", "--learning-rate", 0.005)
+    done = paredown("finetune", ran / "base", *data, *quick, tmp_path / "tuned", "--learning-rate", 0.005)
     assert done.returncode == 0, done.stderr
     assert open_checkpoint(tmp_path / "tuned").labels == NAMES
-    done = paredown("update", home / "teacher", *data, "--new", home / "test.jsonl", *quick, tmp_path / "updated")
+    done = paredown("update", ran / "teacher", *data, "--new", ran / "test.jsonl", *quick, tmp_path / "updated")
     assert done.returncode == 0, done.stderr
     assert "forgetting" in done.stdout
     searched = ["--minutes", 0.02, "--trials", 1, *quick, tmp_path / "searched"]
-    done = paredown("tune", home / "teacher", *data, *searched)
+    done = paredown("tune", ran / "teacher", *data, *searched)
     assert done.returncode == 0, done.stderr
-    rows = ["--data", home / "test.jsonl", "--task", TASK.name]
-    done = paredown("bench", home / "run" / "bundle", home / "teacher", *rows,
+    rows = ["--data", ran / "test.jsonl", "--task", TASK.name]
+    done = paredown("bench", ran / "run" / "bundle", ran / "teacher", *rows,
                     "--min-seconds", 0.05, "--min-repeats", 10, "--processes", 2, "--rounds", 2)  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -166,21 +166,22 @@ def test_rows_that_mean_something_else(row: str, words: str, tmp_path: Path) -> 
         read_rows(TASK, str(tmp_path / "rows.jsonl"), names=NAMES)
 
 
-def test_what_is_refused(home: Path, tmp_path: Path) -> None:
-    data = ["--task", TASK.name, "--train", home / "train.jsonl", "--output-dir", tmp_path / "out"]
-    done = paredown("finetune", home / "teacher", *data, "--class-weights", "balanced")
+@pytest.mark.slow
+def test_what_is_refused(ran: Path, tmp_path: Path) -> None:
+    data = ["--task", TASK.name, "--train", ran / "train.jsonl", "--output-dir", tmp_path / "out"]
+    done = paredown("finetune", ran / "teacher", *data, "--class-weights", "balanced")
     assert done.returncode == 2
     assert "class_weights: for rows of one label" in done.stderr
     (tmp_path / "new.jsonl").write_text('{"text": "a film", "labels": ["spam"]}\n' * 6)
-    refused(paredown("update", home / "teacher", *data, "--validation", home / "validation.csv", "--new",
+    refused(paredown("update", ran / "teacher", *data, "--validation", ran / "validation.csv", "--new",
                      tmp_path / "new.jsonl"), "spam", "old rows do not say")  # fmt: skip
     (tmp_path / "odd.jsonl").write_text('{"text": "a film", "labels": ["prase"]}\n')
     refused(
-        paredown("verify", home / "run" / "bundle", "--data", tmp_path / "odd.jsonl"),
+        paredown("verify", ran / "run" / "bundle", "--data", tmp_path / "odd.jsonl"),
         "line 1",
         "did you mean 'praise'?",
     )
-    text = (home / "recipe.yaml").read_text().replace("./", f"{home}/")
+    text = (ran / "recipe.yaml").read_text().replace("./", f"{ran}/")
     cascade = "  - name: both\n    cascade: {first: static, then: cut}\ntargets:"
     (tmp_path / "recipe.yaml").write_text(text.replace("targets:", cascade))
     refused(paredown("run", tmp_path / "recipe.yaml", "--dry-run"), "'both'", "may have several")

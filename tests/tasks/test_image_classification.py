@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ import yaml
 from conftest import paredown, refused
 from picturing import NAMES, TASK, examples, picture, png, untrained, write_folder, write_rows
 from PIL import Image
+from same_process import SameProcess
 from serving import client_of
 
+from paredown.benchmarks import sitting
 from paredown.compress.config import Finetune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, save
@@ -22,8 +25,7 @@ from paredown.compress.training.trainer import finetune
 from paredown.export.bundle.archive import unpack
 from paredown.export.predictor import Predictor
 
-pytestmark = pytest.mark.slow
-
+UNSUPPORTED = "not supported for image-classification"
 RECIPE = """
 name: halves
 task: image-classification
@@ -54,7 +56,7 @@ RECIPE += "parity: {int8-static: {min_agreement: 0.5, max_metric_drop: 50}}\n"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, a trained teacher, an untrained convolutional net, the recipe, and its run in `run`."""
+    """Data, a trained teacher, an untrained convolutional net, and the recipe."""
     path = tmp_path_factory.mktemp("home")
     write_rows(path / "train.csv", 160, seed=0)
     write_rows(path / "validation.csv", 80, seed=1)
@@ -66,25 +68,34 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = finetune(load(source, TASK), source.encoder().ids(train.texts), train.gold, settings, seed=0)
     save(model, source, path / "teacher")
     (path / "recipe.yaml").write_text(RECIPE)
-    done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=path)
-    assert done.returncode == 0, done.stderr
     return path
 
 
-def test_the_run_sees_images(home: Path) -> None:
-    choice = json.loads((home / "run" / "choice.json").read_text())
+@pytest.fixture(scope="module")
+def ran(home: Path) -> Path:
+    """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
+    with mock.patch.object(sitting, "Worker", SameProcess):
+        done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+@pytest.mark.slow
+def test_the_run_sees_images(ran: Path) -> None:
+    choice = json.loads((ran / "run" / "choice.json").read_text())
     assert choice["baseline"]["metric_test"] > 75
     whole = {c["name"]: c for c in choice["candidates"] if c.get("metric_validation")}
     assert len(whole) == 17
     assert whole["net/onnxruntime/fp32"]["metric_validation"] > 70
     assert choice["chosen"]["metric_validation"] > 70
     assert all(c["typos_metric"] is None for c in whole.values())
-    report = (home / "run" / "report.html").read_text()
+    report = (ran / "run" / "report.html").read_text()
     assert "decoding and resizing of images" in report
 
 
-def test_the_bundle_proves_itself_without_tokenizers_and_torch(home: Path, tmp_path: Path) -> None:
-    bundle = unpack(home / "run" / "bundle.tar.gz", tmp_path / "bundle")
+@pytest.mark.slow
+def test_the_bundle_proves_itself_without_tokenizers_and_torch(ran: Path, tmp_path: Path) -> None:
+    bundle = unpack(ran / "run" / "bundle.tar.gz", tmp_path / "bundle")
     names = {path.name for path in bundle.iterdir()}
     assert "preprocessor_config.json" in names
     assert (bundle / "paredown_bundle" / "images.py").is_file()
@@ -106,15 +117,16 @@ def test_the_bundle_proves_itself_without_tokenizers_and_torch(home: Path, tmp_p
     assert "tokens" not in card
 
 
-def test_the_bundle_answers(home: Path, tmp_path: Path) -> None:
-    bundle, files = home / "run" / "bundle", sorted((home / "test").glob("*/*.png"))
+@pytest.mark.slow
+def test_the_bundle_answers(ran: Path, tmp_path: Path) -> None:
+    bundle, files = ran / "run" / "bundle", sorted((ran / "test").glob("*/*.png"))
     chosen = [files[0], files[-1]]
     done = paredown("predict", bundle, *[part for file in chosen for part in ("--image", file)])
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["image"] for answer in found] == list(map(str, chosen))
     assert found[0]["label"] in NAMES
-    done = paredown("verify", bundle, "--data", home / "test")
+    done = paredown("verify", bundle, "--data", ran / "test")
     assert done.returncode == 0, done.stderr
     assert "80 rows" in done.stdout
     refused(paredown("predict", bundle, "--text", "a film"), "sees images", "--image")
@@ -126,8 +138,9 @@ def test_the_bundle_answers(home: Path, tmp_path: Path) -> None:
     assert "TYPE_FP32 dims: [ 3, 16, 16 ]" in (tmp_path / "triton" / "halves" / "config.pbtxt").read_text()
 
 
-def test_it_is_served(home: Path, tmp_path: Path) -> None:
-    bundle, file = home / "run" / "bundle", tmp_path / "samples.jsonl"
+@pytest.mark.slow
+def test_it_is_served(ran: Path, tmp_path: Path) -> None:
+    bundle, file = ran / "run" / "bundle", tmp_path / "samples.jsonl"
     raw = [png_of for png_of, _ in examples(4, seed=5)]
     uris = [f"data:image/png;base64,{base64.b64encode(one).decode()}" for one in raw]
     wanted = [answer["label"] for answer in Predictor(bundle)(uris)]
@@ -161,11 +174,12 @@ def test_it_is_served(home: Path, tmp_path: Path) -> None:
     assert samples.texts == (*uris, *uris, uris[0], *uris, *uris)  # unlabelled rows for the next distillation
 
 
-def test_a_server_refuses_what_it_should_not_decode(home: Path) -> None:
+@pytest.mark.slow
+def test_a_server_refuses_what_it_should_not_decode(ran: Path) -> None:
     limits = {"image_bytes": 20_000, "image_pixels": 10_000}
     whole, bomb = png(picture(40, 40)), io.BytesIO()
     Image.new("1", (4000, 4000)).save(bomb, "PNG")
-    with client_of(bundle=home / "run" / "bundle", **limits) as (client, _, _):
+    with client_of(bundle=ran / "run" / "bundle", **limits) as (client, _, _):
 
         def ask(raw: bytes) -> tuple[int, str]:
             reply = client.post("/predict", json={"image": base64.b64encode(raw).decode()})
@@ -195,15 +209,16 @@ def test_a_server_refuses_what_it_should_not_decode(home: Path) -> None:
         assert ask(whole)[0] == 200
 
 
-def test_stages_alone(home: Path, tmp_path: Path) -> None:
-    data = ["--task", TASK.name, "--train", home / "train.csv", "--validation", home / "validation.csv"]
+@pytest.mark.slow
+def test_stages_alone(ran: Path, tmp_path: Path) -> None:
+    data = ["--task", TASK.name, "--train", ran / "train.csv", "--validation", ran / "validation.csv"]
     steps = [
-        ("finetune", home / "teacher", "--peft", "lora", "--epochs", 1),
-        ("prune", home / "teacher", "--ffn", 0.5, "--heads", 0.8, "--recover-epochs", 1),
-        ("distill", home / "teacher", "--layers", 1, "--epochs", 1, "--relation-weight", 0.5),
-        ("finetune", home / "net", "--epochs", 3, "--learning-rate", 0.01),
-        ("distill", home / "net", "--student", home / "net", "--hidden-weight", 0, "--epochs", 1),
-        ("update", home / "teacher", "--new", home / "test", "--epochs", 1, "--ewc", 1),
+        ("finetune", ran / "teacher", "--peft", "lora", "--epochs", 1),
+        ("prune", ran / "teacher", "--ffn", 0.5, "--heads", 0.8, "--recover-epochs", 1),
+        ("distill", ran / "teacher", "--layers", 1, "--epochs", 1, "--relation-weight", 0.5),
+        ("finetune", ran / "net", "--epochs", 3, "--learning-rate", 0.01),
+        ("distill", ran / "net", "--student", ran / "net", "--hidden-weight", 0, "--epochs", 1),
+        ("update", ran / "teacher", "--new", ran / "test", "--epochs", 1, "--ewc", 1),
     ]
     for number, (verb, *arguments) in enumerate(steps):
         done = paredown(verb, *arguments, *data, "--output-dir", tmp_path / str(number))
@@ -213,12 +228,12 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     done = paredown("quantize", tmp_path / "3", *data[:4], "--method", "static", "--output-dir", tmp_path / "int8")
     assert done.returncode == 0, done.stderr
-    models = [tmp_path / "onnx", tmp_path / "int8", tmp_path / "3", home / "run" / "bundle"]
+    models = [tmp_path / "onnx", tmp_path / "int8", tmp_path / "3", ran / "run" / "bundle"]
     quick = ["--min-seconds", 0.05, "--processes", 2]
-    done = paredown("bench", *models, "--data", home / "test", "--task", TASK.name, *quick)
+    done = paredown("bench", *models, "--data", ran / "test", "--task", TASK.name, *quick)
     assert done.returncode == 0, done.stderr
     recipe = tmp_path / "recipe.yaml"
-    done = paredown("init", home / "teacher", *data, "--output", recipe)
+    done = paredown("init", ran / "teacher", *data, "--output", recipe)
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load(recipe.read_text())["task"] == TASK.name
 
@@ -226,22 +241,35 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
 def test_what_is_about_words_is_refused(home: Path, tmp_path: Path) -> None:
     data = ["--task", TASK.name, "--train", home / "train.csv"]
     out = ["--output-dir", tmp_path / "x"]
-    refused(paredown("trim", home / "teacher", *data, *out), "for tasks that read text")
-    refused(paredown("distill", home / "teacher", *data, "--static", *out), "for tasks that read text")
-    refused(paredown("finetune", home / "teacher", *data, "--adversarial", "fgm", *out), "for tasks that read text")
-    refused(paredown("augment", *data, "--output", tmp_path / "a.jsonl"), "for tasks that read text")
-    refused(paredown("robustness", home / "teacher", "--data", home / "test", *data[:2]), "for tasks that read text")
-    refused(paredown("export", home / "teacher", *data[:2], "--lengths", "8", *out), "for tasks that read text")
+    refused(paredown("trim", home / "teacher", *data, *out), UNSUPPORTED)
+    refused(paredown("distill", home / "teacher", *data, "--static", *out), UNSUPPORTED)
+    refused(
+        paredown("finetune", home / "teacher", *data, "--adversarial", "fgm", *out),
+        UNSUPPORTED,
+    )
+    refused(paredown("augment", *data, "--output", tmp_path / "a.jsonl"), UNSUPPORTED)
+    refused(
+        paredown("robustness", home / "teacher", "--data", home / "test", *data[:2]),
+        UNSUPPORTED,
+    )
+    refused(
+        paredown("export", home / "teacher", *data[:2], "--lengths", "8", *out),
+        UNSUPPORTED,
+    )
     done = paredown("prune", home / "net", *data, "--ffn", 0.5, *out)
     assert done.returncode == 2
     assert "error: pruning is not supported for 'resnet'" in done.stderr
     for old, new, why in (
-        ("distill: {layers: 1, epochs: 2}", "trim: {}", "for tasks that read text"),
-        ("distill: {layers: 1, epochs: 2}", "static: {}", "for tasks that read text"),
-        ("distill: {layers: 1, epochs: 2}", "distill: {layers: 1, adversarial: {}}", "embeddings of words"),
+        ("distill: {layers: 1, epochs: 2}", "trim: {}", UNSUPPORTED),
+        ("distill: {layers: 1, epochs: 2}", "static: {}", UNSUPPORTED),
+        (
+            "distill: {layers: 1, epochs: 2}",
+            "distill: {layers: 1, adversarial: {}}",
+            UNSUPPORTED,
+        ),
         ("hidden_weight: 0, ", "", "set hidden_weight and relation_weight to 0"),
         ("checkpoint: ./teacher", "checkpoint: ./net", "pruning is not supported for 'resnet'"),
-        ("calibration_rows: 32", "lengths: [8]", "about words"),
+        ("calibration_rows: 32", "lengths: [8]", UNSUPPORTED),
         ("calibration_rows: 32", "explain_rows: 4", "image-classification"),
         ("runtime: openvino, precision: int8-static", "runtime: tensorrt_rtx, precision: fp16", "on CPUs so far"),
     ):

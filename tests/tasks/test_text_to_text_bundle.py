@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from conftest import drawn_apart, paredown, refused
+from same_process import SameProcess
 from serving import client_of
 from writing import TASK, make_writer, rows, write_rows
 
+from paredown.benchmarks import sitting
 from paredown.compress.config import Finetune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint, save
@@ -45,7 +48,7 @@ choose: {max_drop: 90}
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, a teacher that has learned a little, the recipe, and its run in `run`."""
+    """Data, a teacher that has learned a little, and the recipe."""
     path = tmp_path_factory.mktemp("home")
     parts = {"train": (240, 0), "validation": (24, 1), "test": (24, 2), "more": (16, 3)}
     for name, made in drawn_apart(rows, parts, lambda row: row["text"]).items():
@@ -58,30 +61,39 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     save(model, source, path / "teacher")
     (path / "recipe.yaml").write_text(RECIPE)
-    done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=path)
-    assert done.returncode == 0, done.stderr
     return path
 
 
-def test_the_run_chooses_and_reports_bleu_beside_the_metric(home: Path) -> None:
-    choice = json.loads((home / "run" / "choice.json").read_text())
+@pytest.fixture(scope="module")
+def ran(home: Path) -> Path:
+    """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
+    with mock.patch.object(sitting, "Worker", SameProcess):
+        done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+@pytest.mark.slow
+def test_the_run_chooses_and_reports_bleu_beside_the_metric(ran: Path) -> None:
+    choice = json.loads((ran / "run" / "choice.json").read_text())
     assert choice["baseline"]["metric"] == "ROUGE-L"
     assert choice["baseline"]["metric_validation"] > 20
     assert set(choice["chosen"]["beside_test"]) == {"BLEU", "exact"}
     assert len([c for c in choice["candidates"] if c.get("metric_validation") is not None]) == 7
     assert choice["chosen"]["typos_metric"] is not None
     assert choice["chosen"]["length_metric"] is None
-    report = (home / "run" / "report.html").read_text()
+    report = (ran / "run" / "report.html").read_text()
     assert "<th>BLEU</th>" in report
-    entries = json.loads((home / "run" / "measurements.json").read_text())["candidates"]
+    entries = json.loads((ran / "run" / "measurements.json").read_text())["candidates"]
     exact = [e["parity"]["agreement"] for e in entries if e["precision"] == "fp32" and "parity" in e]
     assert exact == [1.0] * len(exact)
     int8 = next(e for e in entries if e["name"] == "teacher/onnxruntime/int8-dynamic")
     assert int8["details"]["decoder"]["agreement"] > 0.9
 
 
-def test_the_bundle_proves_itself_without_us_and_answers(home: Path, tmp_path: Path) -> None:
-    bundle = home / "run" / "bundle"
+@pytest.mark.slow
+def test_the_bundle_proves_itself_without_us_and_answers(ran: Path, tmp_path: Path) -> None:
+    bundle = ran / "run" / "bundle"
     manifest = read_manifest(bundle)
     assert manifest["generation"]["max_new_tokens"] == 6
     assert manifest["labels"] == []
@@ -91,14 +103,15 @@ def test_the_bundle_proves_itself_without_us_and_answers(home: Path, tmp_path: P
     done = paredown("predict", bundle, "--text", row["text"])
     assert done.returncode == 0, done.stderr
     assert isinstance(json.loads(done.stdout)["text"], str)
-    done = paredown("verify", bundle, "--data", home / "test.jsonl")
+    done = paredown("verify", bundle, "--data", ran / "test.jsonl")
     assert done.returncode == 0, done.stderr
     assert "24 rows" in done.stdout
     refused(paredown("pack", bundle, "--layout", "triton", "--output-dir", tmp_path / "x"), "token by token")
 
 
-def test_a_decoder_that_was_changed_is_not_opened(home: Path, tmp_path: Path) -> None:
-    bundle = shutil.copytree(home / "run" / "bundle", tmp_path / "bundle")
+@pytest.mark.slow
+def test_a_decoder_that_was_changed_is_not_opened(ran: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(ran / "run" / "bundle", tmp_path / "bundle")
     manifest = read_manifest(bundle)
     decoder = bundle / manifest["generation"]["decoder"]
     decoder.write_bytes(decoder.read_bytes() + b"\0")
@@ -106,10 +119,11 @@ def test_a_decoder_that_was_changed_is_not_opened(home: Path, tmp_path: Path) ->
         check_files(bundle, manifest)
 
 
-def test_a_changed_text_is_found(home: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_changed_text_is_found(ran: Path, tmp_path: Path) -> None:
     from paredown.runtime.selftest import check_golden, open_model
 
-    bundle = shutil.copytree(home / "run" / "bundle", tmp_path / "bundle")
+    bundle = shutil.copytree(ran / "run" / "bundle", tmp_path / "bundle")
     manifest = read_manifest(bundle)
     session, encoder = open_model(bundle, manifest)
     assert check_golden(bundle, manifest, session, encoder) == 0
@@ -122,9 +136,10 @@ def test_a_changed_text_is_found(home: Path, tmp_path: Path) -> None:
         check_golden(bundle, manifest, session, encoder)
 
 
-def test_it_is_served(home: Path) -> None:
+@pytest.mark.slow
+def test_it_is_served(ran: Path) -> None:
     ask = [row["text"] for row in rows(2, 9)]
-    with client_of(bundle=home / "run" / "bundle") as (client, _, _):
+    with client_of(bundle=ran / "run" / "bundle") as (client, _, _):
         found = client.post("/predict", json={"text": ask}).json()["predictions"]
         tensors = [{"name": "text", "datatype": "BYTES", "shape": [2], "data": ask}]
         reply = client.post("/v2/models/good-words/infer", json={"inputs": tensors}).json()
@@ -140,11 +155,11 @@ def test_it_is_served(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_stages_alone(home: Path, tmp_path: Path) -> None:
-    data = ["--task", TASK.name, "--train", home / "test.jsonl"]
-    more = ["--validation", home / "validation.jsonl", "--max-length", 16, "--epochs", 0.5]
+def test_stages_alone(ran: Path, tmp_path: Path) -> None:
+    data = ["--task", TASK.name, "--train", ran / "test.jsonl"]
+    more = ["--validation", ran / "validation.jsonl", "--max-length", 16, "--epochs", 0.5]
     lora = ["--peft", "lora", "--max-new-tokens", 5, "--output-dir", tmp_path / "tuned"]
-    done = paredown("finetune", home / "teacher", *data, *more, *lora)
+    done = paredown("finetune", ran / "teacher", *data, *more, *lora)
     assert done.returncode == 0, done.stderr
     assert "ROUGE-L" in done.stdout
     assert open_checkpoint(tmp_path / "tuned", TASK).generation["max_new_tokens"] == 5
@@ -156,12 +171,12 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "of the texts are the checkpoint's" in done.stdout
     assert read_artifact(tmp_path / "ov").files[::2] == ("encoder.xml", "decoder.xml")
-    done = paredown("bench", tmp_path / "ov", home / "run" / "bundle", "--task", TASK.name, "--data",
-                    home / "validation.jsonl", "--min-seconds", 0.05, "--min-repeats", 4, "--processes", 2,
+    done = paredown("bench", tmp_path / "ov", ran / "run" / "bundle", "--task", TASK.name, "--data",
+                    ran / "validation.jsonl", "--min-seconds", 0.05, "--min-repeats", 4, "--processes", 2,
                     "--rounds", 2, "--batch-size", 2)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    refused(paredown("prune", home / "teacher", *data, "--output-dir", tmp_path / "x"), "models that write")
-    refused(paredown("export", home / "teacher", "--task", TASK.name, "--precision", "fp16", "--output-dir",
+    refused(paredown("prune", ran / "teacher", *data, "--output-dir", tmp_path / "x"), "models that write")
+    refused(paredown("export", ran / "teacher", "--task", TASK.name, "--precision", "fp16", "--output-dir",
                      tmp_path / "x"), "onnxruntime runs fp32, int8-dynamic")  # fmt: skip
 
 

@@ -2,19 +2,19 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import tagging
 from conftest import drawn_apart, paredown, refused
+from same_process import SameProcess
 from serving import client_of
 from tagging import NAMES, TASK, sentences, write_conll, write_jsonl
 
+from paredown.benchmarks import sitting
 from paredown.compress.data.dataset import read_rows
-from paredown.export.bundle.archive import unpack
 from paredown.export.predictor import Predictor
 from paredown.pipeline.results.side_by_side import adopted, correct
 
@@ -42,7 +42,7 @@ TEXT = "  Bobs went to (New York), then saw ann."
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, a trained teacher, the recipe, and its run in `run`."""
+    """Data, a trained teacher, and the recipe."""
     path = tmp_path_factory.mktemp("home")
     parts = {"train": (300, 1), "validation": (100, 2), "test": (100, 3), "unlabeled": (50, 4)}
     made = drawn_apart(sentences, parts, lambda row: " ".join(row[0]))
@@ -53,13 +53,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "unlabeled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
     tagging.trained(path, read_rows(TASK, str(train), names=NAMES))
     (path / "recipe.yaml").write_text(RECIPE)
-    done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=path)
-    assert done.returncode == 0, done.stderr
     return path
 
 
-def test_the_run_chooses_by_f1(home: Path) -> None:
-    choice = json.loads((home / "run" / "choice.json").read_text())
+@pytest.fixture(scope="module")
+def ran(home: Path) -> Path:
+    """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
+    with mock.patch.object(sitting, "Worker", SameProcess):
+        done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+@pytest.mark.slow
+def test_the_run_chooses_by_f1(ran: Path) -> None:
+    choice = json.loads((ran / "run" / "choice.json").read_text())
     assert choice["chosen"]["metric"] == "F1"
     assert choice["baseline"]["metric_validation"] > 90
     assert len(choice["candidates"]) == 5
@@ -73,31 +81,18 @@ def test_the_run_chooses_by_f1(home: Path) -> None:
     assert choice["chosen"]["typos_drop"] is not None
     assert choice["chosen"]["length_drop"] is None  # its tags would be twice as many
     assert {part["rows"] for part in choice["chosen"]["slices"]["length"]} != {100}
-    report = (home / "run" / "report.html").read_text()
+    report = (ran / "run" / "report.html").read_text()
     assert "capitals: drop" in report
     assert "worst label" not in report
     assert "macro F1" not in report
 
 
-def test_the_bundle_gives_the_reported_f1(home: Path) -> None:
-    chosen = json.loads((home / "run" / "choice.json").read_text())["chosen"]
-    done = paredown("verify", "run/bundle.tar.gz", "--data", "test.jsonl", cwd=home)
-    assert done.returncode == 0, done.stderr
-    assert f"{chosen['metric_test']:.2f} (100 rows)" in done.stdout
-
-
-def test_it_proves_itself_without_paredown(home: Path, tmp_path: Path) -> None:
-    bundle = unpack(home / "run" / "bundle.tar.gz", tmp_path / "bundle")
-    command = [sys.executable, str(bundle / "selftest.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("OK: places"), done.stderr
-
-
-def test_a_changed_golden_answer_is_found(home: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_changed_golden_answer_is_found(ran: Path, tmp_path: Path) -> None:
     from paredown.runtime.manifest import BundleError, read_manifest
     from paredown.runtime.selftest import check_golden, open_model
 
-    bundle = shutil.copytree(home / "run" / "bundle", tmp_path / "bundle")
+    bundle = shutil.copytree(ran / "run" / "bundle", tmp_path / "bundle")
     manifest = read_manifest(bundle)
     session, encoder = open_model(bundle, manifest)
     golden = json.loads((bundle / "golden.json").read_text())
@@ -107,19 +102,21 @@ def test_a_changed_golden_answer_is_found(home: Path, tmp_path: Path) -> None:
         check_golden(bundle, manifest, session, encoder)
 
 
-def test_predict_gives_entities(home: Path) -> None:
-    (answer,) = Predictor(home / "run" / "bundle")([TEXT])
+@pytest.mark.slow
+def test_predict_gives_entities(ran: Path) -> None:
+    (answer,) = Predictor(ran / "run" / "bundle")([TEXT])
     assert ("person", "Bobs") in [(e["label"], e["text"]) for e in answer["entities"]]
     assert all(TEXT[e["start"] : e["end"]] == e["text"] for e in answer["entities"])
-    done = paredown("predict", "run/bundle", "--text", TEXT, cwd=home)
+    done = paredown("predict", "run/bundle", "--text", TEXT, cwd=ran)
     assert done.returncode == 0, done.stderr
     assert "Bobs" in done.stdout
 
 
-def test_it_is_served(home: Path) -> None:
-    predictor = Predictor(home / "run" / "bundle")
+@pytest.mark.slow
+def test_it_is_served(ran: Path) -> None:
+    predictor = Predictor(ran / "run" / "bundle")
     texts = [TEXT, "ann", "then went to oslo"]
-    with client_of(bundle=home / "run" / "bundle") as (client, _, _):
+    with client_of(bundle=ran / "run" / "bundle") as (client, _, _):
         assert client.post("/predict", json={"text": TEXT}).json()["entities"] == predictor([TEXT])[0]["entities"]
         given = [{"name": "text", "datatype": "BYTES", "shape": [3], "data": texts}]
         found = client.post("/v2/models/places/infer", json={"inputs": given}).json()
@@ -131,21 +128,23 @@ def test_it_is_served(home: Path) -> None:
         assert next(out["shape"] for out in about["outputs"] if out["name"] == "label") == [-1, -1]
 
 
-def test_bench_and_triton(home: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_bench_and_triton(ran: Path, tmp_path: Path) -> None:
     options = ["--min-seconds", 0.05, "--min-repeats", 10, "--processes", 2, "--rounds", 2, "--threads", 1]
     paths = ["run/bundle"]
-    done = paredown("bench", *paths, "--data", "test.jsonl", "--json", tmp_path / "b.json", *options, cwd=home)
+    done = paredown("bench", *paths, "--data", "test.jsonl", "--json", tmp_path / "b.json", *options, cwd=ran)
     refused(done, "token-classification", "--task")
     options += ["--task", "token-classification"]
-    done = paredown("bench", *paths, "--data", "test.jsonl", "--json", tmp_path / "b.json", *options, cwd=home)
+    done = paredown("bench", *paths, "--data", "test.jsonl", "--json", tmp_path / "b.json", *options, cwd=ran)
     assert done.returncode == 0, done.stderr
-    chosen = json.loads((home / "run" / "choice.json").read_text())["chosen"]
+    chosen = json.loads((ran / "run" / "choice.json").read_text())["chosen"]
     first = json.loads((tmp_path / "b.json").read_text())["artifacts"][0]
     assert first["metric"] == pytest.approx(chosen["metric_test"])
-    assert paredown("pack", "run", "--layout", "triton", "--output-dir", tmp_path / "t", cwd=home).returncode == 0
+    assert paredown("pack", "run", "--layout", "triton", "--output-dir", tmp_path / "t", cwd=ran).returncode == 0
     assert f"dims: [ -1, {len(NAMES)} ]" in (tmp_path / "t" / "places" / "config.pbtxt").read_text()
 
 
+@pytest.mark.slow
 def test_stages_alone(home: Path, tmp_path: Path) -> None:
     tagged = ["--task", "token-classification", "--train", "train.jsonl", "--validation", "validation.conll"]
     done = paredown("finetune", "untrained", *tagged, "--epochs", 1, "--output-dir", tmp_path / "a", cwd=home)
@@ -166,26 +165,26 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_new_tags_are_learned_and_the_old_ones_are_kept(home: Path, tmp_path: Path) -> None:
+def test_new_tags_are_learned_and_the_old_ones_are_kept(ran: Path, tmp_path: Path) -> None:
     """Also the class weights, the search and the check against an older bundle count words where they are meant to."""
     rows = [(["ann", "new", "then", "york"], ["B-person", "B-food", "O", "B-place"])] * 30
     write_jsonl(tmp_path / "later.jsonl", rows + sentences(30, 9))
     tagged = ["--task", "token-classification", "--train", "train.jsonl", "--validation", "validation.conll"]
     quick = ["--learning-rate", 0.002, "--batch-size", 16, "--output-dir", tmp_path / "grown"]
-    done = paredown("update", "teacher", *tagged, "--new", tmp_path / "later.jsonl", "--epochs", 8, *quick, cwd=home)
+    done = paredown("update", "teacher", *tagged, "--new", tmp_path / "later.jsonl", "--epochs", 8, *quick, cwd=ran)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "grown" / "update.json").read_text())
     assert found["new_labels"] == ["B-food"]
     assert found["new_after"] > found["new_before"] + 5
     assert found["forgetting"] < 10
     weighted = ["--class-weights", "balanced", "--patience", 1, "--epochs", 1, "--output-dir", tmp_path / "weighted"]
-    assert paredown("finetune", tmp_path / "grown", *tagged, *weighted, cwd=home).returncode == 0
+    assert paredown("finetune", tmp_path / "grown", *tagged, *weighted, cwd=ran).returncode == 0
     searched = ["--minutes", 1, "--trials", 2, "--epochs", 1, "--output-dir", tmp_path / "searched"]
-    done = paredown("tune", "teacher", *tagged, *searched, cwd=home)
+    done = paredown("tune", "teacher", *tagged, *searched, cwd=ran)
     assert done.returncode == 0, done.stderr
-    (bundle,) = adopted([home / "run" / "bundle"], tmp_path / "scratch", TASK, 32)
-    old = correct(bundle, read_rows(TASK, str(home / "test.jsonl"), names=NAMES))
-    swapped = read_rows(TASK, str(home / "test.jsonl"), names=NAMES[::-1]).renamed(NAMES)
+    (bundle,) = adopted([ran / "run" / "bundle"], tmp_path / "scratch", TASK, 32)
+    old = correct(bundle, read_rows(TASK, str(ran / "test.jsonl"), names=NAMES))
+    swapped = read_rows(TASK, str(ran / "test.jsonl"), names=NAMES[::-1]).renamed(NAMES)
     assert np.array_equal(correct(bundle, swapped), old)
 
 

@@ -1,24 +1,26 @@
 """Vectors of texts the whole way: one recipe, then its bundle behind every door."""
 
 import json
-import random
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import BAD, FILLER, GOOD, drawn_apart, paredown, refused, write_tokenizer
+from conftest import drawn_apart, paredown, refused, write_tokenizer
+from examples import POOLING
+from examples import passages as rows
+from same_process import SameProcess
 from serving import client_of
 
+from paredown.benchmarks import sitting
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.tasks.registry import TASKS
-
-pytestmark = pytest.mark.slow
 
 TASK = TASKS["sentence-embedding"]
 RECIPE = """
@@ -47,25 +49,11 @@ targets:
 latency: {threads: 1, processes: 2, rounds: 2, min_seconds: 0.05, min_repeats: 20, batch_size: 4}
 choose: {max_drop: 20}
 """
-POOLING = {"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
-
-
-def rows(count: int, seed: int) -> list[dict]:
-    """A question has the two telling words of its passage, which several questions may have."""
-    rng, found = random.Random(seed), []
-    topics = [(good, bad) for good in GOOD for bad in BAD]
-    passages = {topic: " ".join([*topic, *rng.choices(FILLER, k=4)]) for topic in topics}
-    for i in range(count):
-        topic = rng.choice(topics)
-        words = [*topic, *rng.choices(FILLER, k=rng.randrange(1, 5))]
-        query = " ".join(rng.sample(words, len(words)))
-        found.append({"query": query, "passage": passages[topic], "kind": ("short", "long")[i % 2]})
-    return found
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, an encoder in the layout of sentence-transformers, what `finetune` made of it, the recipe, its run."""
+    """Data, an encoder in the layout of sentence-transformers, what `finetune` made of it, and the recipe."""
     path = tmp_path_factory.mktemp("home")
     parts = {"train": (400, 0), "test": (150, 1), "validation": (150, 7), "more": (60, 8)}
     made = drawn_apart(rows, parts, lambda row: row["query"])
@@ -93,9 +81,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "MRR " in done.stdout
     (path / "recipe.yaml").write_text(RECIPE)
-    done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=path)
-    assert done.returncode == 0, done.stderr
     return path
+
+
+@pytest.fixture(scope="module")
+def ran(home: Path) -> Path:
+    """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
+    with mock.patch.object(sitting, "Worker", SameProcess):
+        done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
+    assert done.returncode == 0, done.stderr
+    return home
 
 
 def test_a_vector_is_that_of_sentence_transformers_layout(home: Path) -> None:
@@ -113,8 +108,9 @@ def test_a_vector_is_that_of_sentence_transformers_layout(home: Path) -> None:
     assert (home / "teacher" / "modules.json").read_bytes() == (home / "base" / "modules.json").read_bytes()
 
 
-def test_the_run_chooses_by_the_place_of_the_right_passage(home: Path) -> None:
-    choice = json.loads((home / "run" / "choice.json").read_text())
+@pytest.mark.slow
+def test_the_run_chooses_by_the_place_of_the_right_passage(ran: Path) -> None:
+    choice = json.loads((ran / "run" / "choice.json").read_text())
     assert {entry["metric"] for entry in choice["candidates"]} == {"MRR"}
     assert choice["baseline"]["metric_validation"] > 80
     assert choice["chosen"]["metric_validation"] > 65
@@ -128,11 +124,12 @@ def test_the_run_chooses_by_the_place_of_the_right_passage(home: Path) -> None:
     assert all(c["typos_metric"] is not None for c in choice["candidates"])
 
 
-def test_the_bundle_answers_behind_every_door(home: Path, tmp_path: Path) -> None:
-    bundle, texts = home / "run" / "bundle", ["a good dull film", "the plot"]
+@pytest.mark.slow
+def test_the_bundle_answers_behind_every_door(ran: Path, tmp_path: Path) -> None:
+    bundle, texts = ran / "run" / "bundle", ["a good dull film", "the plot"]
     done = subprocess.run([sys.executable, bundle / "selftest.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    done = paredown("verify", bundle, "--data", home / "test.jsonl")
+    done = paredown("verify", bundle, "--data", ran / "test.jsonl")
     assert done.returncode == 0, done.stderr
     assert "150 rows" in done.stdout
     done = paredown("predict", bundle, "--text", texts[0], "--text", texts[1])
@@ -158,28 +155,29 @@ def test_the_bundle_answers_behind_every_door(home: Path, tmp_path: Path) -> Non
     assert -1 <= min(edges) < max(edges) <= 1  # towards the mean vector
 
 
-def test_stages_alone(home: Path, tmp_path: Path) -> None:
-    data = ["--task", TASK.name, "--train", home / "train.jsonl", "--validation", home / "validation.csv"]
+@pytest.mark.slow
+def test_stages_alone(ran: Path, tmp_path: Path) -> None:
+    data = ["--task", TASK.name, "--train", ran / "train.jsonl", "--validation", ran / "validation.csv"]
     lora = ["--peft", "lora", "--epochs", 1, "--patience", 3, "--output-dir", tmp_path / "tuned"]
-    done = paredown("finetune", home / "teacher", *data, *lora)
+    done = paredown("finetune", ran / "teacher", *data, *lora)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split("MRR ")[1].split()[0]) > 80
     even = ["--even", "--ffn", 0.5, "--output-dir", tmp_path / "even"]
-    done = paredown("prune", home / "teacher", *data[:2], "--train", home / "more.jsonl", *even)  # texts are enough
+    done = paredown("prune", ran / "teacher", *data[:2], "--train", ran / "more.jsonl", *even)  # texts are enough
     assert done.returncode == 0, done.stderr
     assert transformers.AutoModel.from_pretrained(tmp_path / "even").config.intermediate_size == 32
     assert (tmp_path / "even" / "1_Pooling" / "config.json").is_file()
-    to = ["--to", "openvino", "--train", home / "more.jsonl", "--output-dir", tmp_path / "ir"]
+    to = ["--to", "openvino", "--train", ran / "more.jsonl", "--output-dir", tmp_path / "ir"]
     done = paredown("export", tmp_path / "even", "--task", TASK.name, *to)
     assert done.returncode == 0, done.stderr
-    done = paredown("bench", home / "run" / "bundle", tmp_path / "ir", "--data", home / "test.jsonl", "--task",
+    done = paredown("bench", ran / "run" / "bundle", tmp_path / "ir", "--data", ran / "test.jsonl", "--task",
                     TASK.name, "--min-seconds", 0.05, "--min-repeats", 10, "--processes", 2, "--rounds", 2,
                     "--json", tmp_path / "bench.json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "bench.json").read_text())["artifacts"]
     assert [(entry["metric_name"], entry["metric"] > 50) for entry in found] == [("MRR", True)] * 2
-    done = paredown("init", home / "teacher", "--task", TASK.name, "--train", home / "more.jsonl", "--validation",
-                    home / "validation.csv", "--output", tmp_path / "recipe.yaml")  # fmt: skip
+    done = paredown("init", ran / "teacher", "--task", TASK.name, "--train", ran / "more.jsonl", "--validation",
+                    ran / "validation.csv", "--output", tmp_path / "recipe.yaml")  # fmt: skip
     assert done.returncode == 0, done.stderr
     done = paredown("run", tmp_path / "recipe.yaml", "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -204,5 +202,5 @@ def test_what_is_refused(home: Path, tmp_path: Path) -> None:
     numbers.write_text("text,text_pair,score\ngood,fine,1\nbad,fine,0\n")
     changed(f"test: {home}/test.jsonl", f"test: {numbers}", "numbers.csv: its pairs have numbers")
     data = ["--task", TASK.name, "--train", home / "train.jsonl", "--output-dir", tmp_path / "out"]
-    refused(paredown("update", home / "teacher", *data, "--new", home / "test.jsonl"), "finetune on the old pairs")
+    refused(paredown("update", home / "teacher", *data, "--new", home / "test.jsonl"), "update is not supported")
     refused(paredown("distill", home / "teacher", *data, "--width", 16), "--width", "as wide as the teacher's")
