@@ -238,7 +238,7 @@ def test_what_is_about_words_is_refused(home: Path, tmp_path: Path) -> None:
     for old, new, why in (
         ("distill: {layers: 1, epochs: 2}", "trim: {}", "for tasks that read text"),
         ("distill: {layers: 1, epochs: 2}", "static: {}", "for tasks that read text"),
-        ("distill: {layers: 1, epochs: 2}", "distill: {layers: 1, adversarial: {}}", "embeddings of words"),
+        ("distill: {layers: 1, epochs: 2}", "distill: {layers: 1, adversarial: {}}", "word embeddings"),
         ("hidden_weight: 0, ", "", "set hidden_weight and relation_weight to 0"),
         ("checkpoint: ./teacher", "checkpoint: ./net", "pruning is not supported for 'resnet'"),
         ("calibration_rows: 32", "lengths: [8]", "about words"),
