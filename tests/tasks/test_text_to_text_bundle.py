@@ -132,7 +132,7 @@ def test_a_changed_text_is_found(ran: Path, tmp_path: Path) -> None:
         entry["output"] = [5, 1, 0, 0, 0, 0]
         entry["answer"] = encoder.text(entry["output"])
     (bundle / "golden.json").write_text(json.dumps(golden))
-    with pytest.raises(BundleError, match="answered with another text"):
+    with pytest.raises(BundleError, match="have another text"):
         check_golden(bundle, manifest, session, encoder)
 
 

@@ -130,7 +130,7 @@ def test_a_cut_outlives_the_healing_that_fails_and_can_be_healed_again(
     assert done.returncode == 1
     said = done.stderr.strip().splitlines()[-1]
     assert said.startswith("error: prune, recover: the loss is ")
-    assert f"{tmp_path / 'cut'} holds the cut as it was before" in said
+    assert f"{tmp_path / 'cut'} holds the pruned model before this step" in said
     command = said.split("to repeat the step: paredown ")[1].replace("DIR", str(tmp_path / "healed")).split()
     assert (tmp_path / "cut" / "structure.json").exists()
     done = paredown(*command, "--epochs", 1)
