@@ -145,7 +145,7 @@ def test_it_is_served(ran: Path, tmp_path: Path) -> None:
         ids = [{"name": "input_ids", "datatype": "INT64", "shape": [1, 2], "data": [2, 3]}]
         reply = client.post("/v2/models/finder/infer", json={"inputs": ids})
         assert reply.status_code == 400
-        assert "where its answer is looked for" in reply.json()["error"]
+        assert "expected by question-answering" in reply.json()["error"]
     assert len(read_rows(TASK, str(file), labelled=None).texts) == 4  # as unlabelled rows
 
 

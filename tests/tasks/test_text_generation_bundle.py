@@ -142,7 +142,7 @@ def test_it_is_served(ran: Path, tmp_path: Path) -> None:
         ids = [{"name": "input_ids", "datatype": "INT64", "shape": [1, 2], "data": [2, 3]}]
         reply = client.post("/v2/models/writer/infer", json={"inputs": ids})
         assert reply.status_code == 400
-        assert "gone on with" in reply.json()["error"]
+        assert "is expected by text-generation" in reply.json()["error"]
     assert len(read_rows(TASK, str(file), labelled=None).texts) == 7  # as unlabelled rows
 
 
