@@ -212,7 +212,7 @@ def init(
 @app.command()
 def schema(
     of: Annotated[
-        Literal["recipe", "choice", "bench"], typer.Option(help="a recipe, choice.json, or what `bench --json` writes")
+        Literal["recipe", "choice", "bench"], typer.Option(help="A recipe, choice.json, or what `bench --json` writes.")
     ] = "recipe",
 ) -> None:
     """Print the JSON schema of a recipe, for editors, or of a result."""
