@@ -1,4 +1,4 @@
-"""Bounds of shares and of means of per-row influences, one-sided, and the level at which several hold together.
+"""One-sided bounds of proportions and of means of per-row influences, and simultaneous ones.
 
 Columns are candidates, rows are rows; everything is in the unit of the influences. `z` is the normal quantile of a
 bound's confidence.

@@ -1,4 +1,4 @@
-"""Calibration: whether a model is right as often as it says."""
+"""Expected calibration error."""
 
 from __future__ import annotations
 

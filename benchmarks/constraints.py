@@ -1,4 +1,4 @@
-"""Hard limits on a candidate's figures: budgets, whose keys name the unit, and gates, which spell it out."""
+"""Hard limits on a candidate: budgets (the key names the unit) and gates (the text does)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Money: what a million requests cost, and when the compression run has paid for itself."""
+"""Cost of a million requests, and when a compression run has paid for itself."""
 
 from __future__ import annotations
 

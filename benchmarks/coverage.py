@@ -1,4 +1,4 @@
-"""How often each interval and bound of the product contains the truth, in simulations whose truth is known.
+"""Simulated coverage of every interval and bound.
 
     python -m paredown.benchmarks.coverage [--quick] [--only SECTION] [--write docs/choosing.md]
 

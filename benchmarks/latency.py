@@ -1,4 +1,4 @@
-"""Latency and throughput: what is asked for, the samples of an artefact, and what they sum up to.
+"""Latency and throughput: settings, samples and their summaries.
 
 sittings.py takes the samples. Scenario names follow MLPerf Inference: single-stream is one row a call, offline is a
 batch, server is single rows that arrive at random.

@@ -1,4 +1,4 @@
-"""Where an artefact's time goes, operator by operator: why INT8 did not help, and what keeps it from being faster."""
+"""Profiles by operator: why INT8 did not help, and what limits the speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report: one HTML page with everything inside it, Markdown for a pull request, a picture of the frontier."""
+"""The report: one self-contained HTML page, Markdown for a pull request, a picture of the frontier."""
 
 from __future__ import annotations
 

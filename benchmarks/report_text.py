@@ -1,4 +1,4 @@
-"""A choice in words: sentences and cells that the report, the terminal and a pull request share.
+"""Sentences and table cells that the report, the terminal and Markdown share.
 
 No ratio is stated without its interval; that of a noisy run is its interval.
 """

@@ -1,4 +1,4 @@
-"""How fast a model could be on this machine: its multiplications at the speed of the machine's best matrix product.
+"""Roofline estimate: a model's multiplications at this machine's best matrix-product rate.
 
 Floor = max(MACs / MACs a second, bytes of weights / bytes a second); what is done element by element counts as nothing.
 MACs of an encoder layer, S tokens, width H, attention width A, feed-forward width I: S (4 H A + 2 H I) + 2 S^2 A.

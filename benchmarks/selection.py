@@ -1,4 +1,4 @@
-"""Select one candidate: hard budgets first, then the rule; a tie goes to the cheaper one, then to the simpler.
+"""Selects one candidate: budgets, then the rule; ties go to the cheaper, then the simpler one.
 
 The cheapest of many that look good enough is often one that only looks so (the winner's curse). Each candidate is
 therefore judged by an upper bound of its drop that holds for all candidates together, at a stated confidence.

@@ -1,4 +1,4 @@
-"""The decision card: what wins at another lambda, and how far price and limits may move before the pick changes."""
+"""Sensitivity of the selection: what wins at another lambda, and how far price and limits may move."""
 
 from __future__ import annotations
 

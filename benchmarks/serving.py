@@ -1,4 +1,4 @@
-"""How many requests a second a server answers with p99 under a bound: ours, and the same model behind three others.
+"""Requests a second with p99 under a bound: our server, and the same model behind three others.
 
     python benchmarks/serving.py BUNDLE --data test.csv --output-dir build/serving
 

@@ -1,4 +1,4 @@
-"""Simulated answers and times whose truth is known, for `coverage.py`: what a baseline and a candidate say about rows.
+"""Simulated answers and times with known truth, for coverage.py.
 
 A `Case` draws both models' rows as `Task.correct` has them. The true metrics are computed from the model that rows are
 drawn from, never from the rows.

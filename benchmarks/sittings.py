@@ -1,4 +1,4 @@
-"""A measurement of latency: several sittings, so that a difference can be believed on a noisy machine.
+"""A latency measurement: several sittings, so that differences between processes are part of the interval.
 
 A process is the unit of every interval (intervals.py), and each sitting has one process of every artefact. Sittings may
 have other work between them: then what differs between processes and what differs from minute to minute are in the same

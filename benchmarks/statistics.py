@@ -1,4 +1,4 @@
-"""Quality of a candidate with its uncertainty: intervals, paired comparisons on the same rows, simultaneous bounds.
+"""Uncertainty of quality: intervals, paired comparisons on the same rows, simultaneous bounds.
 
 Rows come as `Task.correct` has them. (rows,) bool: right or wrong; score intervals. (rows, 2) float64, points gained
 and points possible, whose metric is a ratio of sums (F1, and means such as MRR): every row has an influence on the

@@ -1,4 +1,4 @@
-"""Every artefact in further shapes: rows a call, threads, lengths. One process each, so medians without intervals."""
+"""Sweeps batch sizes, threads and lengths; one process each, so medians without intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What else the machine did while something was timed, and the joules that it took, where Linux or NVML tells."""
+"""Load of the machine during a measurement, and energy where Linux or NVML reports it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One artefact in a fresh process of its own, timed on request; and the other end of the pipe.
+"""The measuring worker: one artefact in a fresh process, timed on request.
 
 Runtimes in one process fight over the cores with their spinning threads: OpenVINO measured 2.5x slower beside ONNX
 Runtime and PyTorch than alone. Speaks JSON lines: commands on stdin, answers on the pipe that was stdout.

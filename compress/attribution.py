@@ -1,4 +1,4 @@
-"""Which words an answer rests on: integrated gradients (through captum) and attention roll-out.
+"""Word attributions: integrated gradients (through captum) and attention rollout.
 
 Integrated gradients: Sundararajan et al. 2017, arXiv 1703.01365. Roll-out: Abnar and Zuidema 2020, arXiv 2005.00928.
 """

@@ -1,4 +1,4 @@
-"""What a runtime loads: files, runtime, precision, inputs and outputs, and where it came from. Without torch.
+"""The record of an exported model: files, runtime, precision, inputs and outputs, and its source. Without torch.
 
 A directory with `artifact.json`, the model files and `tokenizer.json` (of images `preprocessor_config.json`): enough to
 open, time and score it.
@@ -81,7 +81,7 @@ class Artifact:
     details: dict = field(default_factory=dict)  # opset, fused counts, how it was quantised
     lengths: tuple[int, ...] = ()  # tokens; calls are padded to the next of them. None: to their longest row
     batch_size: int | None = None  # rows of every call; None: any
-    # of a model that writes: the file that is its decoder, and what `writer` is told; of one that goes on with texts:
+    # of a model that writes: the file that is its decoder, and what `writer` is told; of one that continues texts:
     # what `Decoder` is told
     generation: dict | None = None
 

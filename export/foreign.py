@@ -1,4 +1,4 @@
-"""Model files that another tool has exported: what they take and give, judged by their shapes.
+"""Model files exported by other tools: inputs and outputs, judged by their shapes.
 
 Names of outputs say little. Two rows of unlike length are run, and what comes out has to have the shape that the task
 asks for: (rows, labels), (rows, tokens, labels), one number a row, a vector a row, or two ends for every token.

@@ -1,4 +1,4 @@
-"""What this machine is: cores, instruction sets, memory, GPUs, runtimes and their versions. Without torch."""
+"""This machine: cores, instruction sets, memory, GPUs, runtimes and their versions. Without torch."""
 
 from __future__ import annotations
 

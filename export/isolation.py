@@ -1,4 +1,4 @@
-"""Work on a bundle in a process of its own, which ends at a deadline and takes a bounded amount of memory.
+"""Runs a job on an untrusted bundle in a process of its own, with a deadline and a memory limit.
 
 A model that nobody has opened yet may never come back: a loop without an end, constants that multiply, a tokenizer
 whose normaliser does. `python -m paredown.export.isolation JOB` reads its arguments as JSON on standard input.

@@ -1,4 +1,4 @@
-"""Anything that can be timed, as an artefact: our own, a bundle, a checkpoint, or another tool's export."""
+"""Anything that `bench` takes, as an artefact: our own, a bundle, a checkpoint, or another tool's export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a dry run finds that files alone do not show: every model is loaded, and takes the longest text it promises."""
+"""The dry run loads every model of a recipe and runs it on a row of the longest input that it promises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fails in a run and what that takes with it: a failed step ends nothing but the candidates that stand on it."""
+"""Failed steps of a run, and the candidates that depend on them."""
 
 from __future__ import annotations
 

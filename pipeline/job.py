@@ -1,4 +1,4 @@
-"""A recipe whose inputs have been read and checked, and the words that plan and work share."""
+"""A job: a recipe whose inputs have been read and checked; names of steps and candidates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .store import Done, key_of
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
 SCORES = f"{BASELINE}-scores"
 ORIGIN = f"{BASELINE}-origin"  # licence and card of the checkpoint
-RECOVER = "-recover"  # after the name of the cut that is healed
+RECOVER = "-recover"  # after the name of the pruning step that it trains
 PLAIN_INT8: dict[Runtime, Precision] = {"onnxruntime": "int8-dynamic", "openvino": "int8-static"}
 # Architectures that can be exported, by Task.graph.
 EXPORTED = {"single": [*supported(False), *UNPRUNABLE], "seq2seq": [*SEQ2SEQ], "causal_lm": supported(True)}
@@ -287,7 +287,7 @@ def parts_of(job: Job, candidate: Candidate) -> tuple[Candidate, Candidate]:
 
 
 def chain_of(model: Model) -> dict[str, Stage]:
-    """A model's own steps by name, first to last. Healing a cut is a step of its own: the cut outlives its failure."""
+    """A model's own steps by name, first to last. Training after pruning is a step of its own: the pruned model outlives its failure."""
     chain: dict[str, Stage] = {}
     for number, step in enumerate(model.steps, start=1):
         stage, settings = step.stage

@@ -1,4 +1,4 @@
-"""From a job to the steps of the run: each a function of what its key names, sharing nothing in memory."""
+"""Plans the steps of a run; each is a function of what its key names."""
 
 from __future__ import annotations
 

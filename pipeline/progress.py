@@ -1,4 +1,4 @@
-"""What a run says while it works: bars on a terminal, JSON lines otherwise. Both go to stderr."""
+"""Progress of a run: bars on a terminal, JSON lines otherwise, both on stderr."""
 
 from __future__ import annotations
 

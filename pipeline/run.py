@@ -1,4 +1,4 @@
-"""The run from top to bottom: plan, do what is missing, choose, publish."""
+"""Runs a recipe: plan, execute missing steps, select, publish."""
 
 from __future__ import annotations
 

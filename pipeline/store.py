@@ -1,4 +1,4 @@
-"""The step store: what a step made, under the sha256 of everything that went in; whole or not there at all."""
+"""The step store: results of steps under the sha256 of their inputs, complete or absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A decoder with a key/value cache: one graph that scores texts and goes on with them. With numpy alone.
+"""Decoding with a key/value cache: one graph scores texts and continues them. Needs numpy alone.
 
 The same file runs in training, in measuring and inside the bundle (it is copied there as it stands), so the graph and
 the arithmetic that were measured are those that are served.

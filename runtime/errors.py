@@ -1,4 +1,5 @@
-"""The two ways a job ends without a result. Both are one line for the user; neither is a bug of ours."""
+"""The two errors a user sees: bad input (InputError) and a result that cannot be trusted (StepError). Both are one
+line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images to pixel values, with numpy and Pillow alone: what transformers' image processors of ViT and ConvNeXT do.
+"""Image preprocessing with numpy and Pillow: what transformers' image processors of ViT and ConvNeXT do.
 
 A row is a data URI, `data:image/png;base64,...`: the file itself, so that nothing here ever opens a path. The same file
 runs in training, in measuring and inside the bundle (it is copied there as it stands).

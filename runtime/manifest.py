@@ -1,4 +1,4 @@
-"""manifest.json of a bundle: what it must hold (manifest.schema.json, beside this file), and the files that it names.
+"""Reads, checks and writes manifest.json of a bundle, by manifest.schema.json beside this file.
 
 Needs nothing but Python: the same file and the schema are copied into every bundle.
 """

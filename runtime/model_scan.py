@@ -1,4 +1,4 @@
-"""What an ONNX file refers to, read without a runtime and without `onnx`: a few fields of its protobuf.
+"""Scans an ONNX file for external data and foreign operators, without a runtime and without `onnx`.
 
 A runtime follows the paths of external data as soon as it opens a model (CVE-2024-27318, CVE-2025-51480), so they are
 checked before. Needs nothing but Python and imports nothing of ours: the same file is copied into every bundle.

@@ -1,4 +1,4 @@
-"""Text to token ids, with numpy and `tokenizers` alone; and rows of either kind, tokens or pixels, to a model's inputs.
+"""Text preprocessing with numpy and `tokenizers`: token ids, padding, and batches of tokens or pixels.
 
 The same file runs in training, in measuring and inside the bundle (it is copied there as it stands), so what was
 measured is what is served. It imports nothing of ours but its sibling `images`, where there are images.

@@ -1,4 +1,4 @@
-"""Does this bundle arrive whole, fit this machine, and still compute the same?
+"""The self-test of a bundle: files, machine and golden rows.
 
 Needs numpy, tokenizers (of images Pillow) and the bundle's runtime. paredown itself uses these functions for
 `paredown verify`, and never runs the copy that came inside a bundle.

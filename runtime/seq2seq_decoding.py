@@ -1,4 +1,4 @@
-"""Text written token by token: the likeliest next token each time, until the one that ends a text. With numpy alone.
+"""Greedy decoding of sequence-to-sequence models. Needs numpy alone.
 
 The same file runs in training, in measuring and inside the bundle (it is copied there as it stands), around PyTorch's
 two halves of a model or around those of any other runtime. It imports nothing of ours.

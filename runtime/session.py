@@ -1,4 +1,4 @@
-"""An artefact opened on this machine: `session(batch) -> arrays`, one signature for every runtime.
+"""Opens a model in its runtime as a function `session(batch) -> outputs`, with one signature for all runtimes.
 
 Needs numpy and the runtime alone, and imports nothing of ours: the same file is copied into every bundle, so that
 the measured path is the served path.

@@ -1,4 +1,4 @@
-"""What of one model is admitted and not done yet, and whether a request is let in beside it. Any thread may count."""
+"""Admission control of one model: rows and tokens in flight, and whether a request is let in."""
 
 from __future__ import annotations
 

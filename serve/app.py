@@ -1,4 +1,4 @@
-"""The routes: the Open Inference Protocol v2, POST /predict, metrics, and a page to try the model. Never torch."""
+"""Routes: the Open Inference Protocol v2, POST /predict, metrics, and a page to try the model. Never torch."""
 
 from __future__ import annotations
 

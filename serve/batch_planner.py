@@ -1,4 +1,4 @@
-"""Which rows share a call of the model: those whose padding costs less than a call of their own."""
+"""Plans which rows share a model call: those whose padding costs less than a call of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests of many clients in few calls of the model: one thread tokenises, one runs the model, the event loop waits.
+"""Dynamic batching: requests of many clients in few model calls; one thread tokenises, one runs the model.
 
 A request is admitted only when the queue has room and what is in front of it will be done in time; it then gets its
 answer, or 504 at its deadline, also while a call is running. Requests take turns of `batch_tokens`: one with many rows

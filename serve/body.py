@@ -1,4 +1,4 @@
-"""The body of a request: read within its limits, unpacked within them too."""
+"""Request bodies: read and decompressed within their limits."""
 
 from __future__ import annotations
 

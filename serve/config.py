@@ -1,4 +1,4 @@
-"""What a server was started with. Workers get it as JSON on their standard input."""
+"""Settings of a server; workers get them as JSON on standard input."""
 
 from __future__ import annotations
 

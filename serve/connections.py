@@ -1,6 +1,4 @@
-"""Open connections: bounded in number, in the time that one may be idle, in what a request's head may hold and in what
-a client may ask for without reading the answers.
-"""
+"""Limits of open connections: number, idle time, size of a request's head, unread answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the traffic still look like what the model was validated on? Counts of the last rows against reference.json."""
+"""Drift detection: counts of the latest rows against reference.json."""
 
 from __future__ import annotations
 

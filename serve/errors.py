@@ -1,4 +1,4 @@
-"""An answer with an error status, raised anywhere below the routes."""
+"""HTTP errors that handlers raise."""
 
 from __future__ import annotations
 

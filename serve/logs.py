@@ -1,4 +1,4 @@
-"""One JSON object a line on standard error."""
+"""Structured logs: one JSON object a line on standard error."""
 
 from __future__ import annotations
 

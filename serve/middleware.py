@@ -1,4 +1,4 @@
-"""What every request passes before and after its route: identity, key, limits, the gate at shutdown, the log."""
+"""Middleware: request ids, API key, limits, the gate at shutdown, the access log."""
 
 from __future__ import annotations
 

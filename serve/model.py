@@ -1,4 +1,4 @@
-"""A bundle opened to be served: tokens, logits, and what of a request goes into it."""
+"""A bundle opened for serving: request rows, tokens, model calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load and unload in every worker: an order is written down, each worker follows it and says how it went."""
+"""Load and unload in every worker: an order is written to a file, and each worker reports its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models of one process: found in a directory, opened at start or on demand, swapped without a failed request.
+"""Models of one process: found in a directory, opened at start or on demand, swapped without failed requests.
 
 Names and versions come from the operator's directory alone; what a client sends is looked up in what was found there.
 """

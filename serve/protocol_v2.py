@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2 in bytes: JSON, and Triton's binary tensor extension. Knows nothing of models.
+"""The Open Inference Protocol v2: JSON and Triton's binary tensor extension.
 
 https://github.com/kserve/open-inference-protocol and Triton's extension_binary_data.md
 """

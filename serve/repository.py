@@ -1,4 +1,4 @@
-"""Bundles by name and version, as they lie in the operator's directory."""
+"""The model repository: bundles by name and version in the operator's directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampled texts and their answers, as JSONL that `paredown` reads again: unlabelled text for the next distillation."""
+"""Samples texts and answers as JSONL, which `paredown` reads as unlabelled text for the next distillation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process that serves: opens the models, listens on a socket, and after SIGTERM drains and exits with 0."""
+"""One serving process: opens models, listens on a socket, drains after SIGTERM."""
 
 from __future__ import annotations
 

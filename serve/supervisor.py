@@ -1,4 +1,4 @@
-"""Several processes on one socket: started, watched, started again, stopped. They share nothing but a directory.
+"""Supervises several worker processes on one socket: starts, watches, restarts and stops them.
 
 `python -m paredown.serve.supervisor` is one of them: settings as JSON on standard input, the socket inherited.
 """

@@ -1,4 +1,4 @@
-"""What the workers of one server know of each other: small JSON files in a private directory, replaced whole.
+"""State that workers share: small JSON files in a private directory, replaced whole.
 
 Nothing waits for a lock that a killed worker could hold: flock goes with its process.
 """

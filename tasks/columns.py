@@ -1,4 +1,4 @@
-"""What each task reads: the usual names of its columns, and what a label belongs to. Without torch."""
+"""The columns that each task reads, and what a label belongs to. Without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the cells of a label column say: names of labels, or their indices; decided once per column. Without torch.
+"""Label columns: names of labels or their indices, decided once for each column. Without torch.
 
 Tables write one label in several ways: a pandas column that once had a hole holds 1.0 for 1, a boolean one True. Such
 spellings count as the label that they stand for; where a column can be read in two ways, it is refused.

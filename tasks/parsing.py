@@ -1,4 +1,4 @@
-"""What one cell of a table holds: a text, a label, several, a number, or words and their tags. Without torch.
+"""Parsing of one table cell: a text, a label, several labels, a number, or words and their tags. Without torch.
 
 Every InputError names the file and the row (`where`) and the column.
 """

@@ -1,4 +1,4 @@
-"""Changes of a text that leave its meaning nearly as it was: what users type, and what a classifier should bear.
+"""Perturbations of a text that leave its label nearly as it was: typos, capitals, deletions, swaps, synonyms.
 
 Easy data augmentation: Wei and Zou 2019, arXiv 1901.11196. Without torch. All are deterministic for a generator.
 """

@@ -1,4 +1,4 @@
-"""Questions about a text: which of its words answer one. Answers as characters, as tokens, and F1 over words. Without
+"""Extractive question answering: the answer is a span of the second text; F1 over words, as SQuAD counts it. Without
 torch.
 
 A model gives two logits for every token: does the answer begin here, does it end here? Each is a choice among the
@@ -46,8 +46,7 @@ def asked(rows: Rows, encoder: Preprocessor) -> Asked:
 
 
 def ends(rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
-    """For each row (tokens, 2) int64: 1 where its first answer begins and where it ends, else 0. What a model is
-    taught. NO_LABEL throughout where the answer was cut off."""
+    """For each row (tokens, 2) int64: 1 where its first answer begins and where it ends, else 0. Training targets. NO_LABEL throughout where the answer was cut off."""
     found = []
     for places, answers in zip(encoder.places(rows.texts), rows.gold, strict=True):
         marks = np.zeros((len(places), 2), dtype=np.int64)

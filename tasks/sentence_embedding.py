@@ -1,4 +1,4 @@
-"""Which texts are alike: pairs that vectors of texts are judged by. Without torch.
+"""Sentence embeddings: vectors of texts, scored by pairs (Spearman's correlation or MRR). Without torch.
 
 A pair has a number that says how alike its texts are, or it is a question and the passage that answers it. A model
 reads each text by itself: in `Rows` the two texts of a pair are two rows, one after the other.

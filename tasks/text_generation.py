@@ -1,4 +1,4 @@
-"""Texts that go on: each token is judged by what came before it, and a prompt is continued. Without torch.
+"""Text generation with a decoder: each token is scored given those before it, and a prompt is continued. Without torch.
 
 What a decoder says about each token is `decode.NEXT`; the rows' own tokens are what it is held against.
 """
@@ -21,7 +21,7 @@ from .scores import softmax
 
 
 def own_tokens(rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
-    """The ids of each row, (tokens,) int64: what is taught, and what `right` compares with."""
+    """The ids of each row, (tokens,) int64: training targets, and what `right` compares with."""
     return [np.array(ids, dtype=np.int64) for ids in encoder.ids(rows.texts)]
 
 

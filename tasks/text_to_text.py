@@ -1,4 +1,4 @@
-"""Texts that are answered with a text of the model's own: what is taught, how it is scored. Without torch.
+"""Text-to-text generation: training targets, decoding, and ROUGE-L. Without torch.
 
 The metric is ROUGE-L (Lin 2004): F1 over the longest common subsequence of words, the mean over the rows. Corpus BLEU
 is no sum over rows, and 0 for short answers: it is reported beside the metric.
@@ -36,7 +36,7 @@ def wanted(rows: Rows, encoder: Preprocessor) -> Wanted:
 
 
 def targets(rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
-    """Token ids of each gold text, (tokens,) int64, cut at the encoder's longest input: what a model is taught."""
+    """Token ids of each gold text, (tokens,) int64, cut at the encoder's longest input: training targets."""
     return [np.array(ids, dtype=np.int64) for ids in encoder.ids(list(rows.gold))]
 
 

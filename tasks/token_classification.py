@@ -1,4 +1,4 @@
-"""Tags of words: spans that B-, I-, E- and S- prefixes mark, F1 over them, and labels of tokens. Without torch.
+"""Token classification: spans of B-, I-, E- and S- tags, F1 over them, and labels of tokens. Without torch.
 
 A word's tag is that of its first token; what the other tokens say is not asked.
 """
@@ -45,7 +45,7 @@ def aligned(rows: Rows, encoder: Preprocessor) -> Aligned:
 
 
 def token_labels(rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
-    """For each row (tokens,) int64: a word's tag at its first token, NO_LABEL elsewhere. What a model is taught."""
+    """For each row (tokens,) int64: a word's tag at its first token, NO_LABEL elsewhere. Training targets."""
     found = []
     for words, tags in zip(encoder.words(rows.texts), rows.gold, strict=True):
         labels = np.full(words.tokens, NO_LABEL, dtype=np.int64)

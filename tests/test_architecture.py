@@ -1,6 +1,7 @@
 """Who may import whom, what stays light, and what the wheel holds."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -82,3 +83,7 @@ def test_the_machine_is_plain_json() -> None:
     from paredown.export.hardware import machine
 
     assert json.loads(json.dumps(machine())) == machine()
+
+
+def test_what_ci_runs_is_executable() -> None:
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

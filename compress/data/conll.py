@@ -1,4 +1,4 @@
-"""Sentences of CoNLL files: a word and its tag a line, an empty line after a sentence. Without torch.
+"""Reads CoNLL files: a word and its tag on each line, an empty line after a sentence. Without torch.
 
 Columns are apart by tabs or by blanks: no other white space parts them, and a word may hold a no-break space. The first
 column is the word, the last its tag; lines of one column have no tags. Lines that begin with "#" may be comments.

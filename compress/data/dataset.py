@@ -1,4 +1,4 @@
-"""Rows of texts and labels, from a file or from a `datasets` name. Without torch."""
+"""Rows of a task from a file or a `datasets` name. Without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of rows: CSV, TSV, JSON, Parquet and CoNLL files, directories of them, and `datasets` names. Without torch.
+"""Tables from files: CSV, TSV, JSON, Parquet, CoNLL, directories of them, and `datasets` names. Without torch.
 
 What lies on this machine is read here or refused; only a name that is no file here is asked of the hub.
 """

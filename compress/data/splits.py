@@ -1,4 +1,4 @@
-"""Rows that stand in two splits, and rows that are held out of one. Without torch.
+"""Overlaps between splits, and rows held out of one. Without torch.
 
 Two inputs are the same where they differ in case, in white space or in Unicode's compatible forms (NFKC) only. A row of
 two texts is compared with both of them, sentence-embedding pairs as pairs, words as the text that they make, images by

@@ -1,4 +1,4 @@
-"""A smaller model learns to answer as a larger one does.
+"""Knowledge distillation from a teacher into a smaller student.
 
 Logit loss: Hinton et al. 2015, arXiv 1503.02531. Hidden-state loss per token: TinyBERT, arXiv 1909.10351, without its
 projection, because the student keeps the teacher's hidden size. Relation loss: MiniLMv2, arXiv 2012.15828.
@@ -149,9 +149,9 @@ def _train(
                 there = cast(nn.Module, teacher).to(out.logits.device)
                 wanted = there(**inputs, output_hidden_states=settings.hidden_weight > 0)
         mask = inputs.get("attention_mask")
-        taught = batch["teacher_logits"] if wanted is None or scores is not None else wanted.logits
-        logits, taught = (answers(x, mask, kind) for x in (out.logits, taught))
-        total = divergence(logits, taught, settings.temperature)
+        target = batch["teacher_logits"] if wanted is None or scores is not None else wanted.logits
+        logits, target = (answers(x, mask, kind) for x in (out.logits, target))
+        total = divergence(logits, target, settings.temperature)
         if wanted is not None:
             if settings.hidden_weight:
                 hidden = _hidden_loss(out.hidden_states, wanted.hidden_states, pairs, mask)

@@ -1,4 +1,4 @@
-"""Which tokens attend to which alike: the relation loss of MiniLMv2 (arXiv 2012.15828), for students of any width."""
+"""The relation loss of MiniLMv2 (arXiv 2012.15828): attention relations of the last layer, for any student width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The far end of the frontier: a student without layers, token embeddings + mean pooling + a linear head.
+"""The static student: token embeddings, mean pooling and a linear head, without layers.
 
 As model2vec it starts from the teacher's own token embeddings (their first principal components); unlike it, it is then
 taught the teacher's answers. Pairs of neighbouring tokens have embeddings too, hashed into buckets as in fastText

@@ -1,4 +1,4 @@
-"""Commands that mend a checkpoint directory: what a refusal names, and what a test runs. Without torch."""
+"""Shell commands that repair a checkpoint directory; error messages name them, and tests run them. Without torch."""
 
 from __future__ import annotations
 

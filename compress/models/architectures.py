@@ -36,7 +36,7 @@ class Family:
     embeddings: str = "embeddings.word_embeddings"  # of the base model
     attention: str = "sdpa"  # the fastest implementation in transformers; "eager" where it has no other
     fuses: bool = True  # ONNX Runtime's optimizer knows its attention
-    decoder: bool = False  # it goes on with texts: each token sees those before it, and there is a cache
+    decoder: bool = False  # it continues texts: each token sees those before it, and there is a cache
     padding: int = 0  # the token that fills short rows, where config.json names none
     first_position: str | int = 0  # of a text's first token; PAD: the padding token's number and one
 

@@ -1,4 +1,4 @@
-"""What a checkpoint directory holds, told by its files alone. Without torch."""
+"""A checkpoint directory, read from its files alone. Without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a checkpoint that gives texts begins and ends them, and how long they may be. Without torch."""
+"""Generation settings of a checkpoint: start and end tokens, lengths, penalties. Without torch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def rules(path: Path, config: dict, max_new_tokens: int | None) -> dict:
 
 
 def cached(path: Path, config: dict, depth: int, positions: int, max_new_tokens: int | None) -> dict:
-    """What `decode.Decoder` has to know of a checkpoint that goes on with texts and has `depth` layers: the sizes of
+    """What `decode.Decoder` has to know of a checkpoint that continues texts and has `depth` layers: the sizes of
     its cache, tokens that end a text, and `max_new_tokens` as in `rules`, at most half of its positions.
 
     Raises InputError that names the file and the key.

@@ -1,4 +1,4 @@
-"""One call of a model; apart from training, whose libraries take seconds to import."""
+"""One forward call of a model. Apart from training, whose libraries take seconds to import."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .output_kinds import OutputKind, kind_of, pad_id, tensors
 def forward(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One inference call: input_ids and attention_mask (rows, length) int64, or pixel_values (rows, channels, height,
     width) float32 -> {"logits": float32}, (rows, labels) or (rows, length, labels); of a model that writes
-    {"sequences": int64}, (rows, tokens); of one that goes on with texts {NEXT: float32}, (rows, length, 2).
+    {"sequences": int64}, (rows, tokens); of one that continues texts {NEXT: float32}, (rows, length, 2).
     """
     if kind_of(model) is OutputKind.SEQ2SEQ:
         from .seq2seq import write

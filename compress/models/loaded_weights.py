@@ -1,5 +1,5 @@
-"""What transformers has loaded, compared with what lies in the file: no weight is passed over, made up or tied in
-silence."""
+"""Compares what transformers has loaded with the weight file: unexpected, missing, newly made or tied weights are
+errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A checkpoint is a directory that transformers can read, plus structure.json when its layers were cut unevenly.
+"""Loads and saves checkpoints: directories that transformers reads, plus structure.json where layers were pruned
+unevenly.
 
 `open_checkpoint` looks at it without torch and refuses what may not be loaded: pickles (CVE-2025-32434), remote code
 (CVE-2026-4372), truncated weights. `load` and `save` are exact: the logits after a round trip are the same bits.

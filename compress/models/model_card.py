@@ -1,4 +1,4 @@
-"""What the card of a checkpoint (the YAML head of its README.md) says, and what of it holds for its descendants."""
+"""The model card of a checkpoint (the YAML head of README.md) and its licence, handed on to what is made of it."""
 
 from __future__ import annotations
 

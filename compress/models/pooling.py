@@ -1,4 +1,4 @@
-"""Encoders whose answer is a vector for a text: their last hidden states, pooled and of length 1."""
+"""Sentence encoders: the last hidden states, pooled and normalised to length 1."""
 
 from __future__ import annotations
 

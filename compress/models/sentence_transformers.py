@@ -1,4 +1,4 @@
-"""What lies beside an encoder in the layout of sentence-transformers: read as JSON, none of its code runs."""
+"""Settings of sentence-transformers beside an encoder, read as JSON; none of its code runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Models that write a text of their own (T5, Marian): their two halves, writing, and what they are taught with.
+"""Sequence-to-sequence models (T5, Marian): encoder and decoder as two modules, and generation.
 
 A half is what is exported, so that PyTorch, ONNX Runtime and OpenVINO are asked in the same way (`greedy.writer`).
-Word-level distillation: Hinton et al. 2015, arXiv 1503.02531, along a given text; a row that has none is taught along
+Word-level distillation: Hinton et al. 2015, arXiv 1503.02531, along a given text; a row that has none learns along
 the teacher's own (sequence-level: Kim and Rush 2016, arXiv 1606.07947).
 """
 

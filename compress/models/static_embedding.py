@@ -1,4 +1,4 @@
-"""The architecture of the student without layers, known to transformers once this module is imported."""
+"""The architecture of the static student, registered with transformers when this module is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shape of an encoder whose layers have been cut unevenly: read it, write it, rebuild it, and make it.
+"""The structure of an encoder whose layers were pruned unevenly: reading, writing and rebuilding it.
 
 transformers can describe one head count and one width for the whole model; a pruned model has its own in each layer.
 `structure.json` beside the checkpoint holds the difference.

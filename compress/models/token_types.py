@@ -1,4 +1,4 @@
-"""Rows of two texts: a model that tells them apart by token types finds the types out itself.
+"""Token types of pairs: a model that tells two texts apart computes the types itself.
 
 Every call of a model here has `input_ids` and `attention_mask` and nothing else; so has every exported graph. Token
 types follow from the ids, and are made inside: the separator that parts the two texts is counted from the end, because

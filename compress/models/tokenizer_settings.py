@@ -1,4 +1,4 @@
-"""What the files beside tokenizer.json say of it: each setting counts as it does for AutoTokenizer, or is refused.
+"""Settings in the files beside tokenizer.json: each is applied as AutoTokenizer applies it, or refused.
 
 `settled` writes them into one tokenizer.json, which then says the same to the `tokenizers` library of any language.
 Without torch; `agree` asks transformers, where it is imported anyway.

@@ -1,5 +1,4 @@
-"""What is saved opens in transformers 4 too, where it has the architecture: names that only transformers 5 knows are
-written as both know them."""
+"""Saved checkpoints open in transformers 4 too: names that only transformers 5 knows are written as both know them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a checkpoint directory may hold: no pickles (CVE-2025-32434), no remote code (CVE-2026-4372), whole weights.
+"""Checks of an untrusted checkpoint directory: no pickles (CVE-2025-32434), no remote code (CVE-2026-4372), no
+truncated weights.
 
 Everything here reads bytes and JSON only; nothing is loaded. Without torch.
 """

@@ -1,4 +1,4 @@
-"""A narrower model: a smaller hidden state in every layer, and heads to match, so that config.json describes it."""
+"""Pruning of the hidden size in every layer (through torch-pruning), so that config.json still describes the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = 128  # that the width is chosen on
 
 
 def narrow(model: PreTrainedModel, ids: Sequence[Sequence[int]], width: int) -> None:
-    """Cut the hidden size of `model` to `width` in place, the numbers of least worth first; healing has to follow.
+    """Prune the hidden size of `model` to `width` in place, least important components first; training has to follow.
 
     Worth: |value x gradient| at the layer norms (Molchanov et al. 2017, arXiv 1611.06440), summed over rows `ids`.
     """

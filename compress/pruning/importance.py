@@ -1,4 +1,4 @@
-"""What heads and neurons are worth to the answers, and what it would cost to do without some of them.
+"""Importance of attention heads and FFN neurons, and the error of leaving some of them out.
 
 Nothing is trained and no labels are needed. Knowledge: the Fisher information of a mask on each unit (Kwon et al. 2022,
 arXiv 2204.09656), with respect to the teacher's own distribution, so that it is the curvature of the KL to the teacher

@@ -1,4 +1,5 @@
-"""How much of each layer to keep: the least damage within a time budget, from measured milliseconds. Without torch.
+"""Latency-aware allocation: how much of each layer to keep within a time budget, from measured milliseconds. Without
+torch.
 
 A dynamic program over the layers, as in ZipLM (arXiv 2302.04089): each layer is taken at one of its measured shapes, or
 left out.

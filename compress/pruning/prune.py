@@ -1,4 +1,4 @@
-"""Structured pruning in three separate ideas: what units are worth (importance), how many go where, and the cut.
+"""Structured pruning in three steps: importance, allocation, removal.
 
 After the cut the output projections are solved again, bottom-up, so that the cut model's sums come nearest to the
 uncut model's (K-prune, arXiv 2308.03449). Post-training: minutes, a few hundred rows, no labels, no gradient steps.

@@ -1,4 +1,4 @@
-"""Trim the tokenizer and the embedding to the tokens that the user's text needs, plus a floor for text not seen yet.
+"""Vocabulary trimming: keeps the tokens that the user's text needs, and a floor of frequent ones.
 
 The embedding is half of a small encoder's parameters. It costs no time to look up, but it is what gets shipped.
 """

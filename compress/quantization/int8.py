@@ -1,4 +1,4 @@
-"""INT8: from an ONNX file to an ONNX file (ONNX Runtime), or from an OpenVINO model to an OpenVINO model (NNCF).
+"""Post-training INT8 quantisation of ONNX files (ONNX Runtime) and OpenVINO models (NNCF).
 
 For CPUs: activations U8, weights S8 per channel. Without VNNI or AMX the U8 x S8 product saturates in 16 bits
 (onnxruntime#14642), so weights take 7 bits there (`reduce_range`). For TensorRT (`symmetric`): both S8, zero point 0.

@@ -1,4 +1,4 @@
-"""Quantisation-aware training: the model trains with the rounding that INT8 will do to it.
+"""Quantisation-aware training: the forward pass rounds as INT8 will.
 
 Weights: symmetric, per output channel. Activations: per tensor, from each batch's own range, as dynamic INT8 does at
 run time. Gradients pass straight through the rounding (Jacob et al. 2017, arXiv 1712.05877).

@@ -1,4 +1,4 @@
-"""Which matrix products of an INT8 graph go back to float: a sensitivity analysis by groups.
+"""Sensitivity analysis by groups: which matrix products of an INT8 graph go back to float.
 
 A graph in which only some products are INT8 is put together from the float graph and the one that the quantiser made,
 so a variant costs no further quantisation.

@@ -1,4 +1,4 @@
-"""Weights alone in 8 or 4 bits, for models whose time goes into reading them, as a decoder's does: one token a call.
+"""Weight-only quantisation in 8 or 4 bits, for decoders, whose time goes into reading weights.
 
 Nothing is calibrated: the activations stay in float. The parity gate and the metric say what the rounding costs.
 """

@@ -1,4 +1,4 @@
-"""Adapters of peft on the linear layers of a model, trained in their place and then merged into them.
+"""Parameter-efficient fine-tuning: adapters of peft, merged into the weights afterwards.
 
 Prompts and prefixes are left out: they have nothing to be merged into, and a cut works on weights.
 """

@@ -1,4 +1,4 @@
-"""Further training rows: each a changed copy of one that is there, with its label."""
+"""Data augmentation: perturbed copies of training rows with their labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""New rows, and new labels, for a model that must not forget what it knew.
+"""Continual learning: new rows and new labels, without forgetting the old ones.
 
 Replay: some old rows beside the new ones. Learning without forgetting: Li and Hoiem 2016, arXiv 1606.09282. Elastic
 weight consolidation: Kirkpatrick et al. 2017, arXiv 1612.00796.

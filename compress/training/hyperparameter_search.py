@@ -1,4 +1,4 @@
-"""Settings of fine-tuning, searched for: Optuna's study proposes them, a fifth of the training rows judges them.
+"""Hyperparameter search for fine-tuning: Optuna proposes, a fifth of the training rows judges.
 
 Trials that fall behind the median of the others at a third or two thirds of their way are stopped. The study lies in a
 file: a killed search goes on where it was.
@@ -135,7 +135,7 @@ def _suggested(trial: Any, settings: Tune, weighs: bool) -> Finetune:
     rate = start.learning_rate * knobs["rate"] * ADAPTER_RATE ** (int(adapted) - int(was))
     adapter = (start.peft or Adapter()).model_copy(update={"kind": knobs["peft"]}) if adapted else None
     weights = start.class_weights if knobs["class_weights"] == first["class_weights"] else None
-    pushed = start.adversarial if knobs["adversarial"] == first["adversarial"] else None
+    given_adversary = start.adversarial if knobs["adversarial"] == first["adversarial"] else None
     return start.model_copy(
         update={
             "learning_rate": rate,
@@ -144,7 +144,9 @@ def _suggested(trial: Any, settings: Tune, weighs: bool) -> Finetune:
             "schedule": knobs["schedule"],
             "peft": adapter,
             "class_weights": "balanced" if knobs["class_weights"] == "balanced" else weights,
-            "adversarial": Adversary(kind="fgm") if knobs["adversarial"] == "fgm" and not pushed else pushed,
+            "adversarial": Adversary(kind="fgm")
+            if knobs["adversarial"] == "fgm" and not given_adversary
+            else given_adversary,
         }
     )
 

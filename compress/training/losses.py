@@ -1,4 +1,4 @@
-"""What a model is taught with and judged by: its answers against labels, numbers, or another model's answers."""
+"""Training and validation losses: against labels, numbers, or another model's outputs."""
 
 from __future__ import annotations
 

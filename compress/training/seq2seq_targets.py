@@ -18,7 +18,7 @@ Texts = np.ndarray | Sequence[np.ndarray]  # token ids of each text
 JUDGED_ROWS = 16  # rows a call, when a loss is only looked at
 
 
-def taught(model: PreTrainedModel, ids: Sequence[Sequence[int]], targets: Texts) -> list[dict]:
+def training_rows(model: PreTrainedModel, ids: Sequence[Sequence[int]], targets: Texts) -> list[dict]:
     """Rows to train on: at each place of its target the decoder is given the tokens before it."""
     start = int(model.generation_config.decoder_start_token_id)
     return [
@@ -37,7 +37,7 @@ def cross_entropy(model: PreTrainedModel, ids: Sequence[Sequence[int]], said: Te
     """Mean over all tokens of the texts in `said`, nats; the model is in evaluation mode on the CPU."""
     from ..training.collate import stack
 
-    rows, pad = taught(model, ids, targets_of(model, said)), int(model.config.pad_token_id)
+    rows, pad = training_rows(model, ids, targets_of(model, said)), int(model.config.pad_token_id)
     total, tokens = 0.0, 0
     for picked in by_length(ids, JUDGED_ROWS):
         batch = stack([rows[i] for i in picked], pad)
@@ -56,7 +56,7 @@ def along(model: PreTrainedModel, ids: Sequence[Sequence[int]], labels: Texts | 
     """
     given = [None] * len(ids) if labels is None else [label if np.ndim(label) else None for label in labels]
     theirs = targets_of(model, said)
-    rows = taught(model, ids, [said if own is None else own for own, said in zip(given, theirs, strict=True)])
+    rows = training_rows(model, ids, [said if own is None else own for own, said in zip(given, theirs, strict=True)])
     for row, own in zip(rows, given, strict=True):
         row["targets"] = row["labels"]
         if own is None:

@@ -1,4 +1,4 @@
-"""Optuna's studies in files: a killed search goes on where it was, and proposes no point twice."""
+"""Optuna studies in files: a killed search resumes and proposes no point twice."""
 
 from __future__ import annotations
 

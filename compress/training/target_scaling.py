@@ -1,4 +1,4 @@
-"""Models whose answer is a number: trained in standard units, whatever the numbers' own.
+"""Target scaling for regression: training in standard units, undone exactly in the last layer.
 
 A learning rate, a clipped gradient and the weight of a loss fit numbers of mean 0 and variance 1. The last layer is
 linear, so it takes the unit on and off again exactly.

@@ -64,9 +64,9 @@ def _finetune(
 ) -> PreTrainedModel:
     name, kind = labels_key(model), kind_of(model)
     if kind is OutputKind.SEQ2SEQ:
-        from .seq2seq_targets import taught
+        from .seq2seq_targets import training_rows
 
-        rows = taught(model, ids, labels)
+        rows = training_rows(model, ids, labels)
     else:
         rows = [{ROW: row, name: label} for row, label in zip(ids, labels, strict=True)]
     if kind is OutputKind.VECTOR:  # a pair is learned from as one; a text without another is not
@@ -218,7 +218,7 @@ class _Report(TrainerCallback):
 
 
 class _Best(TrainerCallback):
-    """Looks at validation every so many steps, keeps the best weights, stops when nothing better comes."""
+    """Early stopping: evaluates every so many steps, keeps the best weights, stops when none are better."""
 
     def __init__(self, judge: ValidationLoss, patience: int, every: int) -> None:
         self.judge, self.patience, self.every = judge, patience, every

@@ -1,4 +1,4 @@
-"""A bundle as one .tar.gz, and back: the same bundle gives the same bytes, and unpacking trusts none of them."""
+"""Packs a bundle as .tar.gz (same bundle, same bytes) and unpacks untrusted archives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a bundle takes from nothing to its first answer: in a fresh process, which imports everything anew."""
+"""Cold-start time of a bundle: a fresh process up to its first answer."""
 
 from __future__ import annotations
 

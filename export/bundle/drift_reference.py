@@ -1,4 +1,4 @@
-"""What a bundle's inputs and outputs ordinarily look like: counts that a server compares its traffic with.
+"""Reference counts of ordinary inputs and outputs, which a server compares its traffic with.
 
 reference.json, written from validation texts when the bundle is packed. Needs numpy alone.
 """

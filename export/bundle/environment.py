@@ -1,4 +1,4 @@
-"""What a bundle's requirements bring with them: every distribution, its version, licence and size on disk."""
+"""The distributions that a bundle's requirements install: version, licence and size on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle as others read it: a Triton model repository, an OCI image layout, an archive or a plain directory.
+"""Layouts of other systems: a Triton model repository, an OCI image layout, an archive or a plain directory.
 
 Each function takes a bundle's directory whose files were checked, and fills the empty directory `out`.
 """

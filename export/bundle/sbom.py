@@ -1,4 +1,4 @@
-"""sbom.cdx.json: what a bundle is made of and needs, as CycloneDX 1.6. The same bundle gives the same bytes."""
+"""sbom.cdx.json: the software bill of materials as CycloneDX 1.6; the same bundle gives the same bytes."""
 
 from __future__ import annotations
 

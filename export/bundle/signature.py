@@ -1,4 +1,4 @@
-"""Who made a bundle: a signature over all its files with a key pair, by the library `model-signing`.
+"""Signs and verifies all files of a bundle with a key pair (library `model-signing`).
 
 `model.sig` lies in the bundle, and `model_signing verify key --signature model.sig --public_key K .` reads it too.
 """

@@ -1,4 +1,4 @@
-"""The directory that is handed over: it says what it is, proves that it is whole, and runs. Without torch.
+"""Writes a bundle: model, manifest, golden rows, self-test, card and SBOM. Without torch.
 
 docs/bundle.md lists what is in it; `archive` packs it, `layouts` makes of it what Triton and container engines read.
 """

@@ -1,4 +1,4 @@
-"""Where an artefact leaves its model: the first tensor that departs from the plain graph's, found by bisection."""
+"""Finds the first tensor of an artefact that diverges from the plain graph, by bisection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate between an artefact and its checkpoint: no timing counts before the answers agree."""
+"""The parity gate: an artefact must agree with its checkpoint before its timings count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two models in one ONNX file: the first answers where it is confident, the second is asked about the other rows only.
+"""A cascade in one ONNX file: the first model answers where it is confident, the second answers the other rows.
 
 An `If` around the second model: a call whose rows are all sure never enters it. The runtime sees one ordinary model.
 """

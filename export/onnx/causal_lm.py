@@ -1,4 +1,4 @@
-"""A decoder as one plain ONNX graph with a key/value cache: what scores texts and what goes on with them.
+"""Exports a decoder as one plain ONNX graph with a key/value cache.
 
 Positions and the causal mask are worked out inside, from attention_mask alone, so that rows may be padded on the right
 and an empty cache is nothing special.

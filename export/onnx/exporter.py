@@ -40,7 +40,7 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
 
     Text: inputs (batch, length) int64, both sizes dynamic. Images: (batch, channels, height, width) float32, of the
     preprocessor's size. Output `task.output` float32, (batch, labels), or (batch, length, labels). Of a model that
-    writes, `halves.trace` writes two files; of one that goes on with texts, `causal.decoder_onnx`. Raises InputError
+    writes, `halves.trace` writes two files; of one that continues texts, `causal.decoder_onnx`. Raises InputError
     for an architecture that is not known, before it is loaded.
     """
     if task.graph in TRACERS:

@@ -1,4 +1,4 @@
-"""What every ONNX file of ours has: who made it, what it answers, and that it is sound."""
+"""Metadata of our ONNX files (producer, task, labels) and their soundness check; the .ort format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two graphs of a model that writes: which files they are, and what their calls look like."""
+"""The two graphs of a sequence-to-sequence model: export, calibration data, generation settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An artefact for a few input lengths, or for one shape alone: what NPUs, phones and compilers of shapes ask for.
+"""Artefacts of a few fixed input lengths or one fixed shape, for NPUs, phones and shape compilers.
 
 Several lengths: the model stays as it is and each call is padded to the next of them. One length, or a batch size: it
 is written into the model itself. The session does the padding (`session.padded`), so it is what is measured and served.

@@ -1,4 +1,4 @@
-"""What a TensorRT engine is built for, what it takes to build one here, and what the parsed network holds."""
+"""Settings of a TensorRT engine, what building one needs, and facts of the parsed network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb `augment`, and what the recipe's step of that name writes."""
+"""The command `augment`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bundles on the receiving side: verify one, and lay it out for what will serve it."""
+"""The commands of the receiving side: `verify`, `pack`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands of single stages share: their options, where they write, what they say."""
+"""Options and helpers that the commands of single stages share."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def typed(text: str) -> str:
         return text
 
 
-def pushes(kind: str | None, task: Task) -> dict | None:
+def adversarial_settings(kind: str | None, task: Task) -> dict | None:
     if kind is None:
         return None
     task.require(Feature.ADVERSARIAL, "--adversarial")

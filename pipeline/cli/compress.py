@@ -1,4 +1,4 @@
-"""One stage alone: a checkpoint directory in, a checkpoint (or artefact) directory out."""
+"""The commands `prune`, `trim` and `distill`: a checkpoint directory in, a checkpoint directory out."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from .common import (
     TextColumn,
     Unlabeled,
     Validation,
+    adversarial_settings,
     kept_apart,
     metric,
     optional,
     out,
-    pushes,
     say,
     task_for,
     writing,
@@ -118,7 +118,7 @@ def prune(
                 Recover,
                 {
                     "epochs": recover_epochs, "learning_rate": learning_rate, "batch_size": batch_size,
-                    "adversarial": pushes(adversarial, kind),
+                    "adversarial": adversarial_settings(adversarial, kind),
                 },
             )  # fmt: skip
             try:
@@ -245,7 +245,7 @@ def distill(  # noqa: C901
     if patience and held_out is None:
         raise InputError("--patience stops on validation: give --validation F")
     given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "temperature": temperature}
-    given |= {"patience": patience, "adversarial": pushes(adversarial, kind)}
+    given |= {"patience": patience, "adversarial": adversarial_settings(adversarial, kind)}
     if static:
         if student or layers or width or hidden_weight or relation_weight or quantize_aware:
             raise InputError("--static: a student without layers takes none of the options about layers")

@@ -1,4 +1,4 @@
-"""The verbs `explain` and `fairness`: what answers rest on, and for whom they are right."""
+"""The commands `explain` (word attributions) and `fairness` (the metric by group)."""
 
 from __future__ import annotations
 

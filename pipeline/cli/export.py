@@ -1,4 +1,4 @@
-"""Checkpoint to artefact: one runtime and precision, compared with the checkpoint it came from."""
+"""The commands `export` and `quantize`: a checkpoint as the model of one runtime and precision."""
 
 from __future__ import annotations
 

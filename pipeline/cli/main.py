@@ -1,4 +1,4 @@
-"""The command line. Every command reads its input, calls one function of a room below, and prints."""
+"""The command line: `run`, `init`, `schema`, `predict`, `doctor`; errors and exit codes of all commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judging what was measured: choose again, report, and artefacts side by side."""
+"""The commands `choose`, `report` and `bench`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb `robustness`: how much of the metric is left when users mistype, leave out or swap words."""
+"""The command `robustness`: the metric under typos, capitals, deletions, swaps and synonyms."""
 
 from __future__ import annotations
 

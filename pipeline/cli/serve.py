@@ -1,4 +1,4 @@
-"""A bundle, or a directory of them, behind HTTP; and a load to try it with."""
+"""The commands `serve` and `load`."""
 
 from __future__ import annotations
 

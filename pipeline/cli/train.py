@@ -1,4 +1,4 @@
-"""The verbs that make or change a teacher: what comes before compression."""
+"""The commands `finetune` and `update`."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from .common import (
     TextColumn,
     Train,
     Validation,
+    adversarial_settings,
     answering,
     kept_apart,
     metric,
     optional,
     out,
-    pushes,
     say,
     task_for,
     writing,
@@ -100,7 +100,7 @@ def finetune(
         {
             "epochs": epochs, "learning_rate": learning_rate or (1e-3 if peft else 1e-4), "batch_size": batch_size,
             "freeze_embeddings": freeze_embeddings, "class_weights": class_weights, "patience": patience,
-            "schedule": schedule, "adversarial": pushes(adversarial, kind),
+            "schedule": schedule, "adversarial": adversarial_settings(adversarial, kind),
             "peft": checked(Adapter, {"kind": peft, "rank": rank}) if peft else None,
         },
     )  # fmt: skip
@@ -162,7 +162,7 @@ def update(
         Update,
         {
             "replay": replay, "lwf": lwf, "ewc": ewc, "retrain": retrain, "epochs": epochs, "batch_size": batch_size,
-            "learning_rate": learning_rate, "patience": patience, "adversarial": pushes(adversarial, kind),
+            "learning_rate": learning_rate, "patience": patience, "adversarial": adversarial_settings(adversarial, kind),
         },
     )  # fmt: skip
     with writing(output_dir, "update") as (target, report):

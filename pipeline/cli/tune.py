@@ -1,4 +1,4 @@
-"""The verb `tune`, and the recipe's step of that name: search, train the best and the given, keep the better one."""
+"""The command `tune`."""
 
 from __future__ import annotations
 

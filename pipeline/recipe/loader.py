@@ -1,4 +1,4 @@
-"""A recipe file read and checked: one line for what is wrong in it, with the file, the line and the key."""
+"""Reads and checks a recipe file; an error names the file, the line and the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One candidate's measurements as the figures that are compared: a row of the choice."""
+"""A candidate's entry in choice.json, computed from its measurements."""
 
 from __future__ import annotations
 

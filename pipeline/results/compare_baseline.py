@@ -1,4 +1,4 @@
-"""Should the bundle of this run take the place of an older run's? The same rows, the same minute, a paired test."""
+"""Whether this run's bundle should replace that of an older run: the same rows, interleaved timings, a paired test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run publishes changes as one: it is written beside, and then takes the place of what was there.
+"""Atomic publication of a run's results: written beside, then exchanged with what was there.
 
 The rename of the finished directory to JOURNAL is the moment from which on the new one counts. A command that is killed
 after it is completed by the next one that holds the lock of the run directory, so that nothing is left of two runs.

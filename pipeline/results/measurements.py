@@ -1,4 +1,4 @@
-"""What a finished run has measured, in one file: from its steps to measurements.json, and back."""
+"""measurements.json: collected from the steps of a run, and read again."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def _steps_of(model: Model) -> list[dict]:
 
 
 def _made(chain: list[str], done: Mapping[str, Done]) -> dict[str, dict]:
-    """What each step of the recipe's model found out; healing a cut belongs to the cut."""
+    """What each step of the recipe's model found out; training after pruning belongs to the pruning."""
     found: dict[str, dict] = {}
     for name in chain:
         step = name.removesuffix(RECOVER)

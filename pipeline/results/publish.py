@@ -1,5 +1,5 @@
-"""From measurements to choice.json, report and bundle. Reads nothing but the run directory, so that another rule can
-be tried without running again."""
+"""Selects a candidate from measurements.json and publishes choice.json, report and bundle; reads only the run
+directory, so another rule needs no new run."""
 
 from __future__ import annotations
 

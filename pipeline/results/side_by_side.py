@@ -1,4 +1,4 @@
-"""`paredown bench`: adopt what was named, score it where there are labels, time all of it in one run."""
+"""Runs `paredown bench`: loads what was named, scores it where there are labels, times all of it in one run."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A finished run, told to experiment trackers (`report_to`, as in transformers). One that fails, exits or does not come
-back never kills a run."""
+"""Reports a finished run to experiment trackers (`report_to`, as in transformers); a tracker that fails or hangs never
+kills a run."""
 
 from __future__ import annotations
 

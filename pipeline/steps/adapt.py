@@ -1,4 +1,4 @@
-"""The steps before compression: they change the checkpoint (and add rows), and what they leave is the teacher."""
+"""The steps before compression (fine-tuning, search, augmentation, new rows); their result is the teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step that asks which words a model's answers rest on, and whether they are the teacher's words."""
+"""The step that compares a model's word attributions with the teacher's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each step that makes something does: fill its directory from the directories of the steps before it."""
+"""The steps that make models and artefacts: each fills its directory from those of the steps before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""New labelled rows for a checkpoint: taught, and held against what it knew and against training again."""
+"""Continual learning on new labelled rows: forgetting, and the comparison with training on all rows."""
 
 from __future__ import annotations
 

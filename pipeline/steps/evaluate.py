@@ -1,5 +1,4 @@
-"""The steps after an export: score the artefact on validation and hold it against what it was made from; and, between
-the sittings that measure it, score it on test and on changed texts."""
+"""The evaluation steps: parity and metric on validation; test rows and perturbed rows between the sittings."""
 
 from __future__ import annotations
 

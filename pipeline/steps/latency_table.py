@@ -1,4 +1,4 @@
-"""Milliseconds of a model's parts on this machine: a few stand-ins are exported, timed side by side and fitted.
+"""The latency table: milliseconds of a model's parts on this machine, fitted to a few exported and timed stand-ins.
 
 A stand-in has the checkpoint's own architecture with other layers, so that everything the runtime does to the real
 model (fusion, INT8, kernels for that size) happens to it too. It knows the tokens of the measured rows only: the rest

@@ -1,4 +1,4 @@
-"""The steps that measure: sittings in which every candidate is timed, with other steps between them; and a profile."""
+"""The measuring steps: sittings in which every candidate is timed, and a profile."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _timed(name: str, seen: Mapping[str, Profile], timings: Mapping[str, Timing]
 
 
 def _new_tokens_per_s(artifacts: dict[str, Path], rows: dict, threads: int) -> dict[str, float]:
-    """How fast each decoder goes on with one text at a time: new tokens a second, what the prompt takes included.
+    """How fast each decoder continues one text at a time: new tokens a second, what the prompt takes included.
 
     Each in its turn and not side by side: a figure to look at, which no pick rests on.
     """

@@ -1,4 +1,4 @@
-"""The steps of the plan that measure, and those that may come between them: sittings, a profile, the test rows."""
+"""Plans the measuring steps and what may run between them."""
 
 from __future__ import annotations
 

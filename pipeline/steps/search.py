@@ -1,4 +1,4 @@
-"""Find the models that are worth training: many cheap cuts are looked at, few are healed.
+"""Searches for pruned models worth training: many are pruned and compared cheaply, few are trained.
 
 A trial is a cut without any training, with the time that the latency table predicts and its distance to the teacher
 on rows that it was not solved on. Optuna's study proposes the trials (two objectives, both to be small) and keeps them
@@ -50,7 +50,7 @@ STEPS_OF_EPOCHS = (3.0, 2.0, 1.0, 0.5)
 
 @dataclass(frozen=True)
 class Trial:
-    """A cut, its predicted time, and how far its answers are from the teacher's before any healing."""
+    """A cut, its predicted time, and how far its answers are from the teacher's before any training."""
 
     number: int
     settings: Prune
@@ -265,7 +265,7 @@ def _affordable(
         for epochs in STEPS_OF_EPOCHS:
             if epochs >= (1.0 if count > 1 else 0.5) and epochs * sum(epoch_s[t.number] for t in picked) <= left:
                 return picked, epochs, _late(chosen, picked)
-    return chosen[-1:], 0.0, _late(chosen, chosen[-1:])  # nothing heals it: the one that needs it least
+    return chosen[-1:], 0.0, _late(chosen, chosen[-1:])  # no time to train: the one that needs it least
 
 
 def _late(chosen: list[Trial], picked: list[Trial]) -> dict[str, str]:
@@ -273,7 +273,7 @@ def _late(chosen: list[Trial], picked: list[Trial]) -> dict[str, str]:
 
 
 def _models(chosen: list[Trial], epochs: float, task: Task, static: bool) -> list[Model]:
-    """Each cut healed and trimmed; with `static`, a student of that kind and the cascades of both, where the task knows
+    """Each pruned model trained and trimmed; with `static`, a student of that kind and the cascades of both, where the task knows
     them."""
     trim = [Step.model_validate({"trim": {}})] if task.supports(Feature.TRIM) else []
     models = [Model(name="static", steps=[Step.model_validate({"static": {}}), *trim])] if static else []

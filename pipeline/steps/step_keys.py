@@ -1,4 +1,4 @@
-"""What a step's key says about the code that it runs: versions of libraries, and digests of our own files."""
+"""The code part of a step's key: versions of libraries and digests of our own files."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.compress.models.seq2seq import depths
 from paredown.compress.training.collate import stack
 from paredown.compress.training.losses import NO_LABEL
-from paredown.compress.training.seq2seq_targets import along, targets_of, taught
+from paredown.compress.training.seq2seq_targets import along, targets_of, training_rows
 from paredown.compress.training.trainer import finetune
 from paredown.runtime.errors import InputError
 from paredown.runtime.seq2seq_decoding import writer
@@ -145,7 +145,7 @@ def test_it_learns_and_its_student_has_fewer_layers(tmp_path: Path) -> None:
 
     def loss() -> float:
         with torch.inference_mode():
-            return float(model(**stack(taught(model, ids, labels), 0)).loss)
+            return float(model(**stack(training_rows(model, ids, labels), 0)).loss)
 
     before = loss()
     settings = Finetune(epochs=2, batch_size=8, learning_rate=5e-3, freeze_embeddings=False, patience=9, looks=1)
