@@ -287,7 +287,8 @@ def parts_of(job: Job, candidate: Candidate) -> tuple[Candidate, Candidate]:
 
 
 def chain_of(model: Model) -> dict[str, Stage]:
-    """A model's own steps by name, first to last. Training after pruning is a step of its own: the pruned model outlives its failure."""
+    """A model's own steps by name, first to last. Training after pruning is a step of its own, so that its failure
+    leaves the pruned model."""
     chain: dict[str, Stage] = {}
     for number, step in enumerate(model.steps, start=1):
         stage, settings = step.stage

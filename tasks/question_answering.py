@@ -46,7 +46,8 @@ def asked(rows: Rows, encoder: Preprocessor) -> Asked:
 
 
 def ends(rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
-    """For each row (tokens, 2) int64: 1 where its first answer begins and where it ends, else 0. Training targets. NO_LABEL throughout where the answer was cut off."""
+    """Training targets: for each row (tokens, 2) int64, 1 where its first answer begins and where it ends, else 0;
+    NO_LABEL throughout where the answer was truncated."""
     found = []
     for places, answers in zip(encoder.places(rows.texts), rows.gold, strict=True):
         marks = np.zeros((len(places), 2), dtype=np.int64)

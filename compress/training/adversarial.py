@@ -21,7 +21,7 @@ from ..types import Loss
 
 
 def hardened(loss: Loss, model: PreTrainedModel, settings: Adversary) -> Loss:
-    """`loss` with the loss under the perturbation added (freelb: replaced by the mean of the loss along the perturbations)."""
+    """`loss` with the loss under the perturbation added (freelb: the mean of the loss along the perturbations)."""
     if model.main_input_name == PIXELS:
         raise InputError("adversarial: perturbs word embeddings and is not supported for images; leave it out")
     words = model.get_input_embeddings()

@@ -162,7 +162,8 @@ def update(
         Update,
         {
             "replay": replay, "lwf": lwf, "ewc": ewc, "retrain": retrain, "epochs": epochs, "batch_size": batch_size,
-            "learning_rate": learning_rate, "patience": patience, "adversarial": adversarial_settings(adversarial, kind),
+            "learning_rate": learning_rate, "patience": patience,
+            "adversarial": adversarial_settings(adversarial, kind),
         },
     )  # fmt: skip
     with writing(output_dir, "update") as (target, report):

@@ -273,8 +273,8 @@ def _late(chosen: list[Trial], picked: list[Trial]) -> dict[str, str]:
 
 
 def _models(chosen: list[Trial], epochs: float, task: Task, static: bool) -> list[Model]:
-    """Each pruned model trained and trimmed; with `static`, a student of that kind and the cascades of both, where the task knows
-    them."""
+    """Each pruned model trained and trimmed; with `static`, a static student and the cascades of both, where the task
+    supports them."""
     trim = [Step.model_validate({"trim": {}})] if task.supports(Feature.TRIM) else []
     models = [Model(name="static", steps=[Step.model_validate({"static": {}}), *trim])] if static else []
     for t in chosen:
