@@ -207,4 +207,4 @@ def test_adapting_keeps_both_texts(ran: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert len(read_rows(TASK, str(tmp_path / "more.jsonl"), names=LABELS)) > 200
     (tmp_path / "recipe.yaml").write_text(text.replace("max_length", "explain_rows: 4\nmax_length"))
-    refused(paredown("run", tmp_path / "recipe.yaml", "--dry-run"), "explain_rows", "one label")
+    refused(paredown("run", tmp_path / "recipe.yaml", "--dry-run"), "explain_rows", "not supported")

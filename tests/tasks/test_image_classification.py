@@ -129,7 +129,7 @@ def test_the_bundle_answers(ran: Path, tmp_path: Path) -> None:
     done = paredown("verify", bundle, "--data", ran / "test")
     assert done.returncode == 0, done.stderr
     assert "80 rows" in done.stdout
-    refused(paredown("predict", bundle, "--text", "a film"), "sees images", "--image")
+    refused(paredown("predict", bundle, "--text", "a film"), "reads images", "--image")
     refused(paredown("predict", bundle, "--image", tmp_path / "no.png"), "--image", "No such file")
     (tmp_path / "broken.png").write_bytes(chosen[0].read_bytes()[:-100])
     refused(paredown("predict", bundle, "--image", tmp_path / "broken.png"), "a broken image")
@@ -199,7 +199,7 @@ def test_a_server_refuses_what_it_should_not_decode(ran: Path) -> None:
         for body, why in (
             ({"image": "file:///etc/passwd"}, "base64"),
             ({"image": "/etc/passwd"}, "base64"),
-            ({"text": "a film"}, "sees images"),
+            ({"text": "a film"}, "reads images"),
             ({"image": []}, "at least one row"),
             ({"image": "AAAA", "text": "a"}, "either"),
             ({}, "either"),

@@ -165,7 +165,7 @@ def test_stages_alone(ran: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     done = paredown("robustness", ran / "run" / "bundle", "--data", ran / "test.jsonl", "--task", TASK.name)
     assert done.returncode == 0, done.stderr
-    refused(paredown("augment", *data[:4], "--output", tmp_path / "a.jsonl"), "their tags or answers")
+    refused(paredown("augment", *data[:4], "--output", tmp_path / "a.jsonl"), "not supported")
     weights = ["--class-weights", "balanced", "--output-dir", tmp_path / "x"]
     done = paredown("finetune", ran / "teacher", *data, *weights)
     assert done.returncode == 2
