@@ -27,7 +27,6 @@ from .artifact import Artifact
 from .opening import open_artifact
 
 SUFFIX_RUNTIME = {".onnx": "onnxruntime", ".xml": "openvino"}
-ENDS = ("start_logits", "end_logits")  # optimum's and transformers' names of a question's two outputs
 SENTENCE, TOKENS = ("sentence_embedding",), ("token_embeddings", "last_hidden_state")  # of encoders, in this order
 POOLING = "pooling"  # in an artefact's details: how its vectors are made of its output; "none": it gives them
 
@@ -163,8 +162,9 @@ def _outputs_of(artifact: Artifact, task: Task, model: Path) -> tuple[tuple[str,
     tokens = batch["input_ids"].shape[1] if "input_ids" in batch else 0
     names = tuple(artifact.outputs)
     widths = [(2, size) for size in (tokens, *artifact.lengths)]  # what is padded to is not taken off a row of ends
-    if task.output_ends and set(ENDS) <= set(names) and all(found[name][:2] in widths for name in ENDS):
-        return ENDS, False
+    ends = task.output_ends
+    if ends and set(ends) <= set(names) and all(found[name][:2] in widths for name in ends):
+        return ends, False
     known = (*SENTENCE, task.output, *TOKENS) if task.pools else (task.output,)
     chosen = next((name for name in known if name in names), None)
     fits = [name for name in names if task.fits_shape(found[name], 2, tokens, len(artifact.labels))]

@@ -92,6 +92,10 @@ class Predictor:
             raise InputError(f"an image: {error}") from None
         return run_rows(self.session, rows, self.encoder.pad_id, self.task.output)
 
+    def answer_example(self) -> None:
+        """Answer the example row of the preprocessor, to see that the bundle answers at all."""
+        self([self.encoder.example], ["b"] if self.task.reads_pairs else ())
+
     def score(self, source: str, text: str | None = None, label: str | None = None) -> tuple[float, int]:
         """The metric, in points, on labelled data (see `data.read`), and the number of rows (or pairs)."""
         rows = read_rows(self.task, source, text=text, label=label, names=self.labels)
@@ -103,7 +107,7 @@ class Predictor:
 def open_job(bundle: Path, started: float, rows_s: float, threads: int | None = None) -> None:
     """Open a bundle and answer once: the part of `child` that says whether it comes back."""
     predictor = Predictor(bundle, threads, alone=False)
-    predictor([predictor.encoder.example], ["b"] if predictor.task.reads_pairs else ())
+    predictor.answer_example()
 
 
 def predict_job(

@@ -246,6 +246,7 @@ def run(recipe: str | Path | Mapping[str, Any], output_dir: str | Path | None = 
     InputError, StepError.
     """
     from .recipe.loader import read_recipe
+    from .run import default_run_dir
     from .run import run as run_recipe
 
     with contextlib.ExitStack() as during:
@@ -258,8 +259,7 @@ def run(recipe: str | Path | Mapping[str, Any], output_dir: str | Path | None = 
         else:
             file = Path(recipe)
         job = read_recipe(file)
-        name = job.name if job.name != type(job).model_fields["name"].default else file.stem
-        outcome = run_recipe(job, Path(output_dir) if output_dir is not None else Path("runs") / name)
+        outcome = run_recipe(job, default_run_dir(job, file) if output_dir is None else Path(output_dir))
     return _result(outcome.run_dir, outcome.choice, outcome.measurements, outcome.failed)
 
 

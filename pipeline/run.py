@@ -52,6 +52,11 @@ class Results:
     ran: int  # how many were done now, failed ones among them
 
 
+def default_run_dir(recipe: Recipe, file: Path) -> Path:
+    """runs/NAME in the current directory: the recipe's `name`, or that of its file where it gives none."""
+    return Path("runs") / (recipe.name if "name" in recipe.model_fields_set else file.stem)
+
+
 def run(recipe: Recipe, run_dir: Path, older: Path | None = None) -> Outcome:
     """Do the job of a recipe in `run_dir`; what an earlier run (`older`: or one elsewhere) finished is not done again.
 

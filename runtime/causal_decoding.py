@@ -46,7 +46,8 @@ class Decoder:
     gives logits and the longer cache.
 
     `about`: {layers, heads, head_size} of the cache, `ends`: tokens after which nothing comes, `max_new_tokens`, and
-    `positions`, the longest text that the model takes. All is in tokens. `logits`: those of `greedy.RULES` that count.
+    `positions`, the longest text that the model takes. All is in tokens. `logits`: the `seq2seq_decoding.RULES` that
+    count.
     """
 
     def __init__(self, session: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], about: Mapping) -> None:

@@ -173,15 +173,12 @@ class Server:
             logits = await _while_there(request, job.done, served.batcher.submit(job))
         finally:
             self.metrics.waiting.labels(model.name, model.version).set(served.batcher.admitted.rows)
-        answers = []
-        if (
-            texts is not None and model.task.compares_tokens
-        ):  # looks for its words in the text again: off the event loop
-            answers = await asyncio.to_thread(model.answers, texts, logits)
-        elif texts is not None:
-            answers = model.answers(texts, logits)
-        lengths = list(map(len, job.ids))
+        answers, lengths = [], list(map(len, job.ids))
         if texts is not None:
+            if model.task.compares_tokens:  # looks for its words in the text again: off the event loop
+                answers = await asyncio.to_thread(model.answers, texts, logits)
+            else:
+                answers = model.answers(texts, logits)
             self.metrics.tokenise.labels(model.name, model.version).observe(job.tokenise_s)
         self.metrics.queue.labels(model.name, model.version).observe(max(0.0, job.queue_s))
         request.scope["fields"].update(model=model.name, version=model.version, rows=len(lengths), tokens=sum(lengths))

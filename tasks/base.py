@@ -19,10 +19,12 @@ from paredown.runtime.preprocessor import PAIR, Preprocessor
 from . import perturbations
 from .columns import TEXT, Columns
 from .rows import Rows
-from .scores import points, softmax
+from .scores import kl, points, softmax
 
 Tensor = tuple[str, Any, list[int]]  # of the Open Inference Protocol: datatype, values, shape
 NO_LABEL = -100  # the label of a token, or of a row, that is not trained on; torch's ignore_index
+MULTI_LABEL = "multi_label_classification"  # `problem_type` in config.json, in transformers' spelling
+COMPARES_ROWS = "it compares rows of one label"
 
 
 class Feature(Enum):
@@ -198,11 +200,11 @@ class Task:
     # Two models compared
 
     def same_answers(self, ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int] = ()) -> np.ndarray:
-        """Which rows, or tokens, two models answer alike, bool. `lengths`: of the rows in tokens."""
-        return ours.argmax(axis=-1) == theirs.argmax(axis=-1)
+        """Which rows, or tokens, two models answer the same, bool. `lengths`: of the rows in tokens."""
+        return self.same_choices(ours, theirs)
 
     def same_choices(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-        """`same_answers` of the outputs of a graph, row by row or token by token."""
+        """Of the outputs of a graph: where two models choose the same, row by row or token by token."""
         return ours.argmax(axis=-1) == theirs.argmax(axis=-1)
 
     def unit(self, outputs: np.ndarray) -> float:
@@ -217,8 +219,6 @@ class Task:
 
     def distances(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
         """How far each row's output (labels,), or (tokens, labels), is from another model's, (rows,) float64."""
-        from .scores import kl
-
         return np.array([kl(a, b).mean() for a, b in zip(ours, theirs, strict=True)])
 
     compares_tokens = False  # two models are compared token by token, so their tokenizers must be the same
@@ -317,4 +317,16 @@ class Task:
     def fits_config(self, problem_type: str | None, labels: int) -> bool:
         """Whether a head with this `problem_type` and so many labels is of this task, and not of one with the same
         class."""
-        return problem_type != "multi_label_classification" and labels != 1
+        return problem_type != MULTI_LABEL and labels != 1
+
+
+class TaskWithoutClasses(Task):
+    """A task whose answers are numbers, vectors, parts of a text or texts: no class is predicted."""
+
+    one_label = False
+
+    def commonest_share(self, rows: Rows) -> float:
+        return 0.0
+
+    def predicted(self, outputs: np.ndarray, gold: Any) -> None:
+        return None

@@ -10,11 +10,10 @@ import numpy as np
 
 from paredown.runtime.preprocessor import Preprocessor
 
-from .base import NO_LABEL, Feature, Task, Tensor
+from .base import MULTI_LABEL, NO_LABEL, Feature, Task, Tensor
 from .columns import LABELS
 from .scores import kl, sigmoid
 
-MULTI_LABEL = "multi_label_classification"  # `problem_type` in config.json
 ONE_LABEL = "a row may have several labels"
 
 
@@ -45,11 +44,8 @@ class MultiLabelClassification(Task):
     def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
         return sigmoid(outputs)
 
-    def same_answers(self, ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int] = ()) -> np.ndarray:
-        return ((ours > 0) == (theirs > 0)).all(axis=-1)
-
     def same_choices(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-        return self.same_answers(ours, theirs)
+        return ((ours > 0) == (theirs > 0)).all(axis=-1)
 
     def distances(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
         return np.array([kl(_yes_or_no(a), _yes_or_no(b)).sum() for a, b in zip(ours, theirs, strict=True)])

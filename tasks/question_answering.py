@@ -19,7 +19,7 @@ import numpy as np
 from paredown.runtime.preprocessor import PAIR, Preprocessor
 
 from . import perturbations
-from .base import NO_LABEL, Feature, Task, Tensor
+from .base import COMPARES_ROWS, NO_LABEL, Feature, Task, TaskWithoutClasses, Tensor
 from .columns import QUESTIONS
 from .rows import Rows
 from .scores import kl, padded
@@ -153,7 +153,7 @@ def _bare(context: str, start: int, end: int) -> tuple[int, int]:
 EACH_TOKEN = "its answer is a part of a text"
 
 
-class QuestionAnswering(Task):
+class QuestionAnswering(TaskWithoutClasses):
     """Extractive: the answer is a part of the second text."""
 
     name = "question-answering"
@@ -171,10 +171,9 @@ class QuestionAnswering(Task):
         Feature.CASCADE: EACH_TOKEN,
         Feature.AUGMENT: "it changes, moves and removes words, and answers with them",
         Feature.EXPLAIN: EACH_TOKEN,
-        Feature.FAIRNESS: "it compares rows of one label",
+        Feature.FAIRNESS: COMPARES_ROWS,
         Feature.IDS_IN_REQUESTS: EACH_TOKEN,
     }
-    one_label = False
     compares_tokens = True
 
     def gold(self, rows: Rows, encoder: Preprocessor) -> Asked:
@@ -185,9 +184,6 @@ class QuestionAnswering(Task):
 
     def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
         return [np.full((len(row), 2), NO_LABEL) for row in ids]
-
-    def commonest_share(self, rows: Rows) -> float:
-        return 0.0
 
     def perturbed(
         self,
@@ -201,9 +197,6 @@ class QuestionAnswering(Task):
 
     def correct(self, outputs: np.ndarray, gold: Asked) -> np.ndarray:
         return right(outputs, gold)
-
-    def predicted(self, outputs: np.ndarray, gold: Asked) -> None:
-        return None
 
     def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
         return says(outputs, lengths)

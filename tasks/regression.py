@@ -9,15 +9,14 @@ import numpy as np
 
 from paredown.runtime.preprocessor import Preprocessor
 
-from .base import Feature, Task, Tensor
+from .base import COMPARES_ROWS, MULTI_LABEL, Feature, Task, TaskWithoutClasses, Tensor
 from .columns import NUMBERS, PAIR_NUMBERS
-from .rows import Rows
 from .scores import spread
 
 NO_CONFIDENCE = "a row has a number, and no confidence"
 
 
-class TextRegression(Task):
+class TextRegression(TaskWithoutClasses):
     name = "text-regression"
     problem_type = "regression"
     metric_name = "R2"
@@ -27,32 +26,22 @@ class TextRegression(Task):
         **Task.unsupported,
         Feature.CASCADE: f"it asks how confident the first model is of one label, and {NO_CONFIDENCE}",
         Feature.EXPLAIN: NO_CONFIDENCE,
-        Feature.FAIRNESS: "it compares rows of one label",
+        Feature.FAIRNESS: COMPARES_ROWS,
     }
-    one_label = False
     same_labels = False  # a number goes by any name
 
     def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
         return [np.full((), np.nan)] * len(ids)
 
-    def commonest_share(self, rows: Rows) -> float:
-        return 0.0
-
     def correct(self, outputs: np.ndarray, gold: np.ndarray) -> np.ndarray:
         return explained(outputs, gold)
-
-    def predicted(self, outputs: np.ndarray, gold: np.ndarray) -> None:
-        return None
 
     def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
         """The numbers as they are."""
         return outputs
 
-    def same_answers(self, ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int] = ()) -> np.ndarray:
-        return near(ours, theirs)
-
     def same_choices(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-        return self.same_answers(ours, theirs)
+        return near(ours, theirs)
 
     def unit(self, outputs: np.ndarray) -> float:
         return spread(outputs)
@@ -99,7 +88,7 @@ class TextRegression(Task):
         return "(rows, 1)"
 
     def fits_config(self, problem_type: str | None, labels: int) -> bool:
-        return labels == 1 and problem_type != "multi_label_classification"
+        return labels == 1 and problem_type != MULTI_LABEL
 
 
 class TextPairRegression(TextRegression):

@@ -30,6 +30,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
+def mean_probabilities(outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    """Outputs (tokens of all rows, labels) of rows `lengths` tokens long -> (rows, labels): the mean of the
+    probabilities of a row's tokens."""
+    parts = np.split(softmax(outputs), np.cumsum(lengths)[:-1])
+    return np.stack([part.mean(axis=0) for part in parts])
+
+
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """The probability of each label by itself."""
     return 1 / (1 + np.exp(-np.clip(logits, -60, 60)))

@@ -16,7 +16,7 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import Preprocessor
 
 from . import perturbations
-from .base import Feature, Task, Tensor
+from .base import COMPARES_ROWS, Feature, Task, TaskWithoutClasses, Tensor
 from .columns import ALIKE as COLUMNS
 from .rows import Rows
 from .scores import spread
@@ -158,7 +158,7 @@ A_VECTOR = "rows have a vector"
 PAIRS_ONLY = "it works on rows of one text, and these are pairs"
 
 
-class SentenceEmbedding(Task):
+class SentenceEmbedding(TaskWithoutClasses):
     """The answer is a vector of length 1, whose components the labels number."""
 
     name = "sentence-embedding"
@@ -179,9 +179,8 @@ class SentenceEmbedding(Task):
         Feature.TUNE: PAIRS_ONLY,
         Feature.UPDATE: PAIRS_ONLY,
         Feature.EXPLAIN: A_VECTOR,
-        Feature.FAIRNESS: "it compares rows of one label",
+        Feature.FAIRNESS: COMPARES_ROWS,
     }
-    one_label = False
     same_width = True
     vectors = True
 
@@ -193,9 +192,6 @@ class SentenceEmbedding(Task):
 
     def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
         return [np.full((), np.nan)] * len(ids)
-
-    def commonest_share(self, rows: Rows) -> float:
-        return 0.0
 
     def perturbed(
         self,
@@ -212,18 +208,12 @@ class SentenceEmbedding(Task):
     def correct(self, outputs: np.ndarray, gold: Pairs) -> np.ndarray:
         return right(outputs, gold)
 
-    def predicted(self, outputs: np.ndarray, gold: Pairs) -> None:
-        return None
-
     def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
         """The vectors as they are."""
         return outputs
 
-    def same_answers(self, ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int] = ()) -> np.ndarray:
-        return same_direction(ours, theirs)
-
     def same_choices(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-        return self.same_answers(ours, theirs)
+        return same_direction(ours, theirs)
 
     def unit(self, outputs: np.ndarray) -> float:
         return spread(outputs)

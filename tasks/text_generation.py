@@ -14,10 +14,10 @@ from paredown.runtime.causal_decoding import NAMES, NEXT
 from paredown.runtime.preprocessor import Preprocessor
 
 from . import perturbations
-from .base import Feature, Task, Tensor
+from .base import COMPARES_ROWS, Feature, TaskWithoutClasses, Tensor
 from .columns import PROSE
 from .rows import Rows
-from .scores import softmax
+from .scores import mean_probabilities
 
 
 def own_tokens(rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
@@ -69,7 +69,7 @@ def _of_rows(outputs: np.ndarray, gold: Sequence[np.ndarray]) -> list[np.ndarray
 EACH_TOKEN = "it answers for each token"
 
 
-class TextGeneration(Task):
+class TextGeneration(TaskWithoutClasses):
     """A decoder scores each token of a text and continues a prompt; it is exported with a key/value cache."""
 
     name = "text-generation"
@@ -93,14 +93,13 @@ class TextGeneration(Task):
         Feature.UPDATE: "see docs/tasks.md for what is",
         Feature.AUGMENT: "a text is its own label",
         Feature.EXPLAIN: EACH_TOKEN,
-        Feature.FAIRNESS: "it compares rows of one label",
+        Feature.FAIRNESS: COMPARES_ROWS,
         Feature.LENGTHS: "it answers in many calls",
         Feature.FIXED_SHAPES: "it answers in many calls",
         Feature.CACHED_SCORES: "a logit for each token of the vocabulary is too much to keep",
         Feature.REFERENCE: EACH_TOKEN,
         Feature.IDS_IN_REQUESTS: "a prompt is a text",
     }
-    one_label = False
     compares_tokens = True
     generates = True
 
@@ -114,9 +113,6 @@ class TextGeneration(Task):
         """Each row is its own target."""
         return [np.array(row, dtype=np.int64) for row in ids]
 
-    def commonest_share(self, rows: Rows) -> float:
-        return 0.0
-
     def keeps_labels(self, change: perturbations.Change) -> bool:
         return False
 
@@ -126,12 +122,8 @@ class TextGeneration(Task):
     def further_metrics(self, outputs: np.ndarray, gold: Sequence[np.ndarray]) -> dict[str, float]:
         return perplexity(outputs, gold)
 
-    def predicted(self, outputs: np.ndarray, gold: Sequence[np.ndarray]) -> None:
-        return None
-
     def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
-        parts = np.split(softmax(outputs), np.cumsum(lengths)[:-1])
-        return np.stack([part.mean(axis=0) for part in parts])
+        return mean_probabilities(outputs, lengths)
 
     def same_answers(self, ours: np.ndarray, theirs: np.ndarray, lengths: Sequence[int] = ()) -> np.ndarray:
         return same_next(ours, theirs, lengths)

@@ -17,7 +17,7 @@ from paredown.runtime.errors import missing_extra
 from paredown.runtime.preprocessor import Preprocessor
 
 from . import perturbations
-from .base import Feature, Task, Tensor
+from .base import COMPARES_ROWS, Feature, TaskWithoutClasses, Tensor
 from .columns import TEXTS
 from .rows import Rows
 
@@ -105,7 +105,7 @@ GENERATES = "not for models that generate a text; finetune and distill are"
 ONE_CALL = "it is for models that answer in one call"
 
 
-class TextToText(Task):
+class TextToText(TaskWithoutClasses):
     """A sequence-to-sequence model answers a text with a text; it is exported as two graphs."""
 
     name = "text-to-text"
@@ -138,9 +138,8 @@ class TextToText(Task):
         Feature.MOBILE: "it is for models of one graph",
         Feature.ADVERSARIAL: "it perturbs word embeddings, which its encoder and decoder share",
         Feature.EXPLAIN: "it attributes a label to words",
-        Feature.FAIRNESS: "it compares rows of one label",
+        Feature.FAIRNESS: COMPARES_ROWS,
     }
-    one_label = False
     compares_tokens = True
     generates = True
 
@@ -150,9 +149,6 @@ class TextToText(Task):
     def training_targets(self, rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
         return targets(rows, encoder)
 
-    def commonest_share(self, rows: Rows) -> float:
-        return 0.0
-
     def keeps_labels(self, change: perturbations.Change) -> bool:
         return change in perturbations.KEEP_THE_WORDS
 
@@ -161,9 +157,6 @@ class TextToText(Task):
 
     def further_metrics(self, outputs: np.ndarray, gold: Wanted) -> dict[str, float]:
         return beside(outputs, gold)
-
-    def predicted(self, outputs: np.ndarray, gold: Wanted) -> None:
-        return None
 
     def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
         """(rows, 1): how many tokens each text has."""

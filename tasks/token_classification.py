@@ -14,10 +14,10 @@ import numpy as np
 from paredown.runtime.preprocessor import Preprocessor
 
 from . import perturbations
-from .base import NO_LABEL, Feature, Task, Tensor
+from .base import COMPARES_ROWS, NO_LABEL, Feature, Task, Tensor
 from .columns import WORDS
 from .rows import Rows
-from .scores import padded, softmax
+from .scores import mean_probabilities, padded, softmax
 
 OUTSIDE = "O"
 AROUND = ".,;:!?()[]{}<>\"'`«»“”„’"  # not part of a span where it is only stuck to it
@@ -139,7 +139,7 @@ class TokenClassification(Task):
         Feature.CASCADE: EACH_WORD,
         Feature.AUGMENT: "it changes, moves and removes words, and their tags with them",
         Feature.EXPLAIN: EACH_WORD,
-        Feature.FAIRNESS: "it compares rows of one label",
+        Feature.FAIRNESS: COMPARES_ROWS,
     }
     one_label = False
     compares_tokens = True
@@ -165,9 +165,7 @@ class TokenClassification(Task):
         return outputs.argmax(axis=-1)[places[there]], np.concatenate(gold.tags)[there]
 
     def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
-        """The mean over the tokens of each row."""
-        parts = np.split(softmax(outputs), np.cumsum(lengths)[:-1])
-        return np.stack([part.mean(axis=0) for part in parts])
+        return mean_probabilities(outputs, lengths)
 
     def decode(
         self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor

@@ -79,7 +79,7 @@ def cached(path: Path, config: dict, depth: int, positions: int, max_new_tokens:
 
 
 def _logits(path: Path, config: dict, size: int) -> dict:
-    """Those of `greedy.RULES` that generation_config.json asks for, or config.json where there is no such file.
+    """The `seq2seq_decoding.RULES` that generation_config.json asks for, or config.json where there is no such file.
 
     InputError for one that is not a number or a token below `size`, and for settings that change texts and are not
     known here.

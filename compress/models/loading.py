@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 
 from paredown.runtime.errors import InputError, StepError, missing_extra
 from paredown.runtime.preprocessor import INPUTS, PIXELS, reader_file
-from paredown.tasks.base import Task
-from paredown.tasks.multi_label import MULTI_LABEL
+from paredown.tasks.base import MULTI_LABEL, Task
 from paredown.tasks.registry import TASKS
 
 from .advice import set_key, write_tokenizer

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from paredown.runtime.preprocessor import INPUTS, Batch
-from paredown.tasks.multi_label import MULTI_LABEL
+from paredown.tasks.base import MULTI_LABEL
 from paredown.tasks.question_answering import ENDS, NOWHERE
 from paredown.tasks.registry import TASKS
 

@@ -1,6 +1,7 @@
 """Sequence-to-sequence models (T5, Marian): encoder and decoder as two modules, and generation.
 
-A half is what is exported, so that PyTorch, ONNX Runtime and OpenVINO are asked in the same way (`greedy.writer`).
+Each is exported by itself, so that PyTorch, ONNX Runtime and OpenVINO are called in the same way
+(`runtime.seq2seq_decoding.writer`).
 Word-level distillation: Hinton et al. 2015, arXiv 1503.02531, along a given text; a row that has none learns along
 the teacher's own (sequence-level: Kim and Rush 2016, arXiv 1606.07947).
 """
@@ -42,7 +43,7 @@ def depths(model: PreTrainedModel) -> tuple[int, int]:
 
 def rules_of(model: PreTrainedModel) -> dict[str, Any]:
     """How it writes: the token that begins a text, the one that ends it, padding, the most tokens of one, and what
-    changes the logits (`greedy.RULES`)."""
+    changes the logits (`seq2seq_decoding.RULES`)."""
     own = model.generation_config
     given = {key: getattr(own, key, None) for key in RULES}
     logits = {key: value for key, value in given.items() if value is not None and value != NEUTRAL.get(key, [])}

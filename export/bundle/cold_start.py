@@ -81,7 +81,7 @@ def job(bundle: Path, started: float, rows_s: float, public_key: str | None, dat
         import_module(runtime)
     imported = time.monotonic() - begin
     predictor = predict.Predictor(bundle)
-    predictor([predictor.encoder.example], ["b"] if predictor.task.reads_pairs else ())
+    predictor.answer_example()
     total = time.monotonic() - started - first
     metric, rows = None, 0
     if data is not None:

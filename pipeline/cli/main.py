@@ -155,12 +155,13 @@ def run(
 ) -> None:
     """Run a recipe from the checkpoint to the bundle; run it again to resume."""
     from ..recipe.loader import read_recipe
+    from ..run import default_run_dir
     from ..run import run as run_recipe
 
     job = read_recipe(recipe)
     if baseline is not None:
         replacing.old_bundle(baseline)
-    run_dir = output_dir or Path("runs") / (job.name if "name" in job.model_fields_set else recipe.stem)
+    run_dir = output_dir or default_run_dir(job, recipe)
     if baseline is not None and baseline.resolve() == run_dir.resolve():
         raise InputError(f"--baseline {baseline}: the run would overwrite it; give another --output-dir")
     if dry_run:

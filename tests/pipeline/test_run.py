@@ -16,6 +16,8 @@ from conftest import SMALL, paredown, refused, write_recipe
 
 from paredown.compress.models.loading import Checkpoint
 from paredown.pipeline import plan as plan_module
+from paredown.pipeline.recipe.loader import read_recipe
+from paredown.pipeline.run import default_run_dir
 from paredown.pipeline.store import lock
 from paredown.runtime.errors import StepError
 from paredown.runtime.selftest import selftest
@@ -34,6 +36,15 @@ def contents(run_dir: Path) -> dict[str, str]:
         data = json.loads(marker.read_text())
         found[marker.parent.name] = {name: sha for name, (sha, _) in data["files"].items() if name != "timings.json"}
     return found
+
+
+@pytest.mark.parametrize(("line", "expected"), [("name: tiny\n", "tiny"), ("name: model\n", "model"), ("", "recipe")])
+def test_the_default_directory_has_the_name_that_is_given(
+    line: str, expected: str, teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    """`model` is the default of `name` too: written down, it counts."""
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **{"name: tiny\n": line})
+    assert default_run_dir(read_recipe(recipe), recipe) == Path("runs") / expected
 
 
 def test_the_run_directory_holds_what_the_design_says(finished: Path) -> None:
