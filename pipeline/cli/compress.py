@@ -107,7 +107,9 @@ def prune(
     promise = ""
     with writing(output_dir, "prune") as (target, report):
         watch = Stopwatch(source, kind, ids, settings.target, max_length)
-        table = watch.table([[(settings, source.depth)]], report) if timed else None
+        table = watch.table(report) if timed else None
+        if table is not None:
+            watch.check(table, [(settings, source.depth)])
         model = load(source, kind)
         sample = batches_of([ids[i] for i in some_of(len(ids), settings.rows)], source.pad_id)
         share = watch.share if timed else None

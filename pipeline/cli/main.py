@@ -178,6 +178,8 @@ def run(
             out.print(f"trained: {line}", soft_wrap=True)
         for name, reason in found["dropped"].items():
             out.print(f"dropped: {name}: {reason}", soft_wrap=True)
+        if found["next"]:
+            out.print(f"more minutes would go into: {found['next']}", soft_wrap=True)
     results.show_choice(outcome.choice, outcome.measurements)
     out.print(
         f"report  {outcome.run_dir / 'report.html'}\nbundle  {outcome.run_dir / 'bundle'} (and .tar.gz)", soft_wrap=True
@@ -291,6 +293,7 @@ def _show_plan(recipe, run_dir: Path) -> None:
     from ..job import prepare
     from ..plan import plan, search_steps
     from ..run import states
+    from ..search import Found, search_step
     from ..steps.adapt import adapt_steps, adapted
     from ..store import Store, writable
 
@@ -302,7 +305,8 @@ def _show_plan(recipe, run_dir: Path) -> None:
     ahead = len(done) < len(steps)
     if not ahead:
         job = adapted(job, done)
-        shown |= states(search_steps(job, searching) if searching else plan(job), store)[0]
+        ahead_of = [*search_steps(job, searching), search_step(job, searching, Found())] if searching else plan(job)
+        shown |= states(ahead_of, store)[0]
     for name, (state, seconds) in shown.items():
         left += seconds
         table.add_row(name, state, f"{seconds:.0f} s" if seconds else "")
@@ -312,7 +316,7 @@ def _show_plan(recipe, run_dir: Path) -> None:
     if ahead:
         out.print("Then what this leaves is compressed and measured.")
     elif searching:
-        out.print(f"Then what the search finds is trained, {searching.minutes:g} minutes in all, and measured.")
+        out.print("Then what the search has found is exported and measured.")
     out.print(f"About {left / 60:.0f} minutes on a machine like the one this was written on; nothing was done.")
 
 

@@ -86,7 +86,7 @@ def compress(
     if isinstance(settings, Prune):
         table = read_table(done[table_name(settings.target)].path) if settings.timed else None
         sample = batches_of([mine[i] for i in some_of(len(mine), settings.rows)], source.pad_id)
-        share = _stopwatch(job, source, settings.target).share if settings.timed else None
+        share = _stopwatch(job, source, settings.target).share if settings.timed and settings.time_shape else None
         result = prune(model, sample, settings, table=table, time_share=share, progress=report).to_json()
     if isinstance(settings, Trim):
         uncut = source.plain_tokenizer_text
@@ -166,12 +166,19 @@ def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None
         np.save(out / f"{name}.npy", np.concatenate([np.zeros((known, found.shape[1]), found.dtype), found]))
 
 
-def measure_table(
+def measure_table(job: Job, target: Timed, out: Path, done: Mapping[str, Done], report: Report) -> None:
+    """The latency table of a target."""
+    table = _stopwatch(job, job.checkpoint, target).table(report)
+    (out / TABLE).write_text(json.dumps(table.to_json(), indent=2) + "\n")
+
+
+def check_reachable(
     job: Job, target: Timed, chains: list[list[Cut]], out: Path, done: Mapping[str, Done], report: Report
 ) -> None:
-    """The latency table of a target; InputError when a cut in one of the chains cannot be reached."""
-    table = _stopwatch(job, job.checkpoint, target).table(chains, report)
-    (out / TABLE).write_text(json.dumps(table.to_json(), indent=2) + "\n")
+    """InputError when a cut in one of the chains asks for a time that cannot be reached."""
+    watch, table = _stopwatch(job, job.checkpoint, target), read_table(done[table_name(target)].path)
+    for cuts in chains:
+        watch.check(table, cuts)
 
 
 def _stopwatch(job: Job, checkpoint: Checkpoint, target: Timed) -> Stopwatch:
