@@ -29,8 +29,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from paredown.benchmarks import system_monitor as conditions
-from paredown.benchmarks.latency import LatencySettings
+from paredown.benchmarks.measuring import system_monitor as conditions
+from paredown.benchmarks.measuring.latency import LatencySettings
 from paredown.compress.config import Finetune
 from paredown.compress.data import dataset
 from paredown.compress.models.architectures import FAMILIES

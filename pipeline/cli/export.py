@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import numpy as np
 import typer
 
-from paredown.benchmarks.report_text import int8_lines
+from paredown.benchmarks.report.text import int8_lines
 from paredown.compress.config import Int8
 from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from paredown.benchmarks.calibration import calibration_error
-from paredown.benchmarks.cost import Prices
-from paredown.benchmarks.latency import CONTROL, Timing
-from paredown.benchmarks.selection import ChooseSettings
-from paredown.benchmarks.statistics import worst_flips
+from paredown.benchmarks.measuring.latency import CONTROL, Timing
+from paredown.benchmarks.selection.cost import Prices
+from paredown.benchmarks.selection.selection import ChooseSettings
+from paredown.benchmarks.statistics.calibration import calibration_error
+from paredown.benchmarks.statistics.metric_intervals import worst_flips
 from paredown.compress.config import Prune
 from paredown.export.bundle.drift_reference import IMAGES as REFERENCE_IMAGES
 from paredown.export.bundle.drift_reference import ROWS as REFERENCE_ROWS

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from paredown.benchmarks.bench import Entrant, Score, bench
-from paredown.benchmarks.latency import LatencySettings, tokenizer_ms
-from paredown.benchmarks.records import BenchResult
+from paredown.benchmarks.measuring.bench import Entrant, Score, bench
+from paredown.benchmarks.measuring.latency import LatencySettings, tokenizer_ms
+from paredown.benchmarks.measuring.records import BenchResult
 from paredown.compress.data import dataset
 from paredown.compress.data.dataset import has_labels, label_names, read_rows
 from paredown.compress.data.readers import open_table

@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 import numpy as np
 from transformers import PreTrainedModel
 
-from paredown.benchmarks.intervals import ratio
-from paredown.benchmarks.latency import CONTROL, SINGLE, LatencySettings, Scenario, Timing
-from paredown.benchmarks.sittings import measure
+from paredown.benchmarks.measuring.latency import CONTROL, SINGLE, LatencySettings, Scenario, Timing
+from paredown.benchmarks.measuring.repetitions import measure
+from paredown.benchmarks.statistics.time_intervals import ratio
 from paredown.compress.config import Prune, Timed
 from paredown.compress.models.loading import Checkpoint, load, save
 from paredown.compress.models.structure import Layer, Structure, family, head_size, keep_blocks, reshape, widen

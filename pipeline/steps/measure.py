@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from paredown.benchmarks import latency
-from paredown.benchmarks.intervals import ratio
-from paredown.benchmarks.latency import Timing
-from paredown.benchmarks.profile import PROFILED, Profile, profile, why_int8_is_slower, why_not_faster
-from paredown.benchmarks.report_text import times
-from paredown.benchmarks.roofline import floor_ms, machine_rates, work_of
-from paredown.benchmarks.sitting import Sitting, sit
-from paredown.benchmarks.sittings import Measured, failed, merged
-from paredown.benchmarks.sweep import sweep
+from paredown.benchmarks.measuring import latency
+from paredown.benchmarks.measuring.interleaved import Sitting, sit
+from paredown.benchmarks.measuring.latency import Timing
+from paredown.benchmarks.measuring.profile import PROFILED, Profile, profile, why_int8_is_slower, why_not_faster
+from paredown.benchmarks.measuring.repetitions import Measured, failed, merged
+from paredown.benchmarks.measuring.roofline import floor_ms, machine_rates, work_of
+from paredown.benchmarks.measuring.sweep import sweep
+from paredown.benchmarks.report.text import times
+from paredown.benchmarks.statistics.time_intervals import ratio
 from paredown.export.artifact import read_artifact
 from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paredown.benchmarks.statistics import mcnemar_p, paired_drop
+from paredown.benchmarks.statistics.metric_intervals import mcnemar_p, paired_drop
 from paredown.compress.config import Finetune, Tune
 from paredown.compress.data import dataset
 from paredown.compress.models.loading import Checkpoint, load, save, with_new_head

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from paredown.benchmarks.calibration import calibration, calibration_error
-from paredown.benchmarks.statistics import (
+from paredown.benchmarks.statistics.calibration import calibration, calibration_error
+from paredown.benchmarks.statistics.metric_intervals import (
     _upper_bounds,
     by_key,
     drop_interval,

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from paredown.benchmarks.system_monitor import Gpu, Joules, cpu_ticks, steal_share
+from paredown.benchmarks.measuring.system_monitor import Gpu, Joules, cpu_ticks, steal_share
 from paredown.export.hardware import gpus
 
 

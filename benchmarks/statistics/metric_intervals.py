@@ -3,7 +3,7 @@
 Rows come as `Task.correct` has them. (rows,) bool: right or wrong; score intervals. (rows, 2) float64, points gained
 and points possible, whose metric is a ratio of sums (F1, and means such as MRR): every row has an influence on the
 metric (its derivative by the row's weight), and bounds are made from the mean, the variance and the skewness of the
-influences. `benchmarks/coverage.py` simulates how often each interval contains the truth (table in
+influences. `benchmarks/simulations/coverage.py` simulates how often each interval contains the truth (table in
 docs/choosing.md).
 """
 

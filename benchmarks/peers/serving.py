@@ -1,6 +1,6 @@
 """Requests a second with p99 under a bound: our server, and the same model behind three others.
 
-    python benchmarks/serving.py BUNDLE --data test.csv --output-dir build/serving
+    python benchmarks/peers/serving.py BUNDLE --data test.csv --output-dir build/serving
 
 BUNDLE is a directory with an ONNX model for CPUs. Each other server gets a virtual environment of its own, made here,
 with this one's versions of onnxruntime, tokenizers and numpy. Load and server share the machine: run it idle.
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-PEERS = Path(__file__).with_name("peers") / "serving"
+PEERS = Path(__file__).with_name("serving")
 SHARED = ("onnxruntime", "tokenizers", "numpy")
 START_S = 120
 GROWTH = 1.25  # between two rates that are tried

@@ -1,6 +1,6 @@
 """Simulated coverage of every interval and bound.
 
-    python -m paredown.benchmarks.coverage [--quick] [--only SECTION] [--write docs/choosing.md]
+    python -m paredown.benchmarks.simulations.coverage [--quick] [--only SECTION] [--write docs/choosing.md]
 
 Nominal 95 % has to be 92 to 98 %; exit code 1 if any cell is outside. Where few rows differ (or lose points), the
 number of them is so coarse that no bound is exact: such cells are `conservative` and may be above 98, never below 92.
@@ -18,11 +18,22 @@ import numpy as np
 
 from paredown.runtime.errors import StepError
 
-from .bounds import Z95_ONE_SIDED, tango
-from .calibration import SURE, calibration
-from .intervals import Statistic, by_process, half_width, ratio
-from .selection import ChooseSettings, Row, choose
-from .simulations import (
+from ..selection.selection import ChooseSettings, Row, choose
+from ..statistics.bounds import Z95_ONE_SIDED, tango
+from ..statistics.calibration import SURE, calibration
+from ..statistics.metric_intervals import (
+    Z95_TWO_SIDED,
+    drop_interval,
+    drop_upper,
+    macro_f1_upper_bounds,
+    mcnemar_p,
+    mean_interval,
+    metric_interval,
+    paired_drop,
+    upper_bounds,
+)
+from ..statistics.time_intervals import Statistic, by_process, half_width, ratio
+from .cases import (
     ACCURACIES,
     Case,
     Labelled,
@@ -36,21 +47,10 @@ from .simulations import (
     times,
     variances,
 )
-from .statistics import (
-    Z95_TWO_SIDED,
-    drop_interval,
-    drop_upper,
-    macro_f1_upper_bounds,
-    mcnemar_p,
-    mean_interval,
-    metric_interval,
-    paired_drop,
-    upper_bounds,
-)
 
 ROWS = (50, 200, 1000, 5000)
 FEW = 20  # rows that are expected to differ, under which a cell is conservative
-BEGIN, END = "<!-- coverage: written by benchmarks/coverage.py -->", "<!-- coverage: end -->"
+BEGIN, END = "<!-- coverage: written by benchmarks/simulations/coverage.py -->", "<!-- coverage: end -->"
 
 
 @dataclass(frozen=True)
@@ -415,7 +415,7 @@ def write(page: Path, tables: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m paredown.benchmarks.coverage", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m paredown.benchmarks.simulations.coverage", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rows, cases and runs, in seconds")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="a section; repeatable (default: all)")
     parser.add_argument("--write", type=Path, help="Markdown file: the tables between its two markers are replaced")

@@ -5,9 +5,18 @@ import numpy as np
 import pytest
 from candidates import ROWS, row, settings, simulated
 
-from paredown.benchmarks.constraints import Budgets
-from paredown.benchmarks.selection import Frontier, Row, choose, clear, costs_tie, pareto, values_tie, with_bounds
-from paredown.benchmarks.statistics import paired_drop
+from paredown.benchmarks.selection.constraints import Budgets
+from paredown.benchmarks.selection.selection import (
+    Frontier,
+    Row,
+    choose,
+    clear,
+    costs_tie,
+    pareto,
+    values_tie,
+    with_bounds,
+)
+from paredown.benchmarks.statistics.metric_intervals import paired_drop
 from paredown.runtime.errors import InputError, StepError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from paredown.benchmarks.profile import _onnxruntime
+from paredown.benchmarks.measuring.profile import _onnxruntime
 
 
 def test_what_lies_in_a_branch_is_counted_once(tmp_path: Path) -> None:

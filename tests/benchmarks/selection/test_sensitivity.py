@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from candidates import row, settings
 
-from paredown.benchmarks.selection import Frontier, Row, choose, with_bounds
-from paredown.benchmarks.sensitivity import card, lambda_ranges
+from paredown.benchmarks.selection.selection import Frontier, Row, choose, with_bounds
+from paredown.benchmarks.selection.sensitivity import card, lambda_ranges
 
 
 def moved(rows: list[Row], what: str, **values) -> dict:

@@ -9,7 +9,7 @@ from paredown.export.bundle.model_card import escaped
 from paredown.runtime.errors import missing_extra
 
 from .chart import chart
-from .report_text import (
+from .text import (
     bound_title,
     bounded,
     by_cost,

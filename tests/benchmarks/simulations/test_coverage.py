@@ -5,9 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paredown.benchmarks import coverage, simulations
-from paredown.benchmarks.coverage import BEGIN, END, SECTIONS, Cell, Effort, Section, main, markdown, outside
-from paredown.benchmarks.statistics import macro_f1_drop
+from paredown.benchmarks.simulations import cases, coverage
+from paredown.benchmarks.simulations.coverage import (
+    BEGIN,
+    END,
+    SECTIONS,
+    Cell,
+    Effort,
+    Section,
+    main,
+    markdown,
+    outside,
+)
+from paredown.benchmarks.statistics.metric_intervals import macro_f1_drop
 from paredown.tasks.scores import points
 
 
@@ -55,20 +65,20 @@ def test_what_is_outside_is_named_and_fails(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("family", ["spans", "rouge", "squad", "rank_correlations", "variances"])
 def test_the_true_metrics_are_those_of_many_rows(family: str) -> None:
-    for case in getattr(simulations, family)():
+    for case in getattr(cases, family)():
         base, candidate = case.draw(np.random.default_rng(0), 200_000)
         assert points(base) == pytest.approx(case.metric, abs=0.4)
         assert points(base) - points(candidate) == pytest.approx(case.drop, abs=0.4)
 
 
 def test_the_true_drop_of_macro_f1_is_that_of_many_rows() -> None:
-    for case in (simulations.Labelled((0.01, 0.29, 0.7), 0.9, 0.05, 0.3), simulations.Labelled((0.1,) * 10, 0.5, 0.1)):
+    for case in (cases.Labelled((0.01, 0.29, 0.7), 0.9, 0.05, 0.3), cases.Labelled((0.1,) * 10, 0.5, 0.1)):
         gold, base, candidate = case.draw(np.random.default_rng(0), 400_000)
         assert macro_f1_drop(base, candidate, gold)[0] == pytest.approx(case.drop(gold), abs=0.3)
 
 
 def test_the_tables_in_the_docs_are_the_scripts() -> None:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "choosing.md").read_text()
+    text = (Path(__file__).resolve().parents[3] / "docs" / "choosing.md").read_text()
     table = text[text.index(BEGIN) : text.index(END)]
     assert " ! " not in table
     for title in (

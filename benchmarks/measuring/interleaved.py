@@ -1,7 +1,7 @@
 """One sitting: every artefact in a fresh process, timed in turns.
 
 All of them take turns in a random order in each round, on the same rows at their natural length, so that what the
-machine does to a round is done to all. sittings.py makes a measurement of several.
+machine does to a round is done to all. repetitions.py makes a measurement of several.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from paredown.runtime.errors import InputError, StepError, nearest
 
+from ..statistics.metric_intervals import Z95_TWO_SIDED, paired_drop, upper_bounds
+from ..statistics.time_intervals import half_width
 from .constraints import Budgets, broken, excess, gate_of, limits_of
-from .intervals import half_width
-from .statistics import Z95_TWO_SIDED, paired_drop, upper_bounds
 
 Rule = Literal["cheapest", "lambda", "knee"]
 SIMPLICITY = 1.1  # costs that tie: what the simpler one may cost more, so that a noisy hour does not turn the pick over

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from paredown.benchmarks.latency import LatencySettings, Measurement, server_rate
+from paredown.benchmarks.measuring.latency import LatencySettings, Measurement, server_rate
 
 
 def test_a_measurement_has_unit_count_percentiles_and_interval() -> None:

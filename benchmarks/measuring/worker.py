@@ -48,7 +48,8 @@ class Worker:
         self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in stop()
         began = time.time()
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "paredown.benchmarks.worker"],  # -P: import nothing from where we are
+            # -P: import nothing from the working directory
+            [sys.executable, "-P", "-m", "paredown.benchmarks.measuring.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr,

@@ -1,6 +1,6 @@
 """Latency and throughput: settings, samples and their summaries.
 
-sittings.py takes the samples. Scenario names follow MLPerf Inference: single-stream is one row a call, offline is a
+repetitions.py takes the samples. Scenario names follow MLPerf Inference: single-stream is one row a call, offline is a
 batch, server is single rows that arrive at random.
 """
 
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .intervals import by_process, factors, half_width
+from ..statistics.time_intervals import by_process, factors, half_width
 
 Progress = Callable[[float, str], None]
 SINGLE, OFFLINE = "single_stream", "offline"

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from candidates import timed
 
-from paredown.benchmarks import sitting, worker
-from paredown.benchmarks import system_monitor as conditions
-from paredown.benchmarks.latency import CONTROL, OFFLINE, SINGLE, LatencySettings, Sweep, Timing
-from paredown.benchmarks.sitting import Sitting, sit
-from paredown.benchmarks.sittings import failed, measure, merged, spread
-from paredown.benchmarks.sweep import sweep
-from paredown.benchmarks.system_monitor import QUIET, Busy, busy_now, quiet, used_by_others
-from paredown.benchmarks.worker import Worker
+from paredown.benchmarks.measuring import interleaved, worker
+from paredown.benchmarks.measuring import system_monitor as conditions
+from paredown.benchmarks.measuring.interleaved import Sitting, sit
+from paredown.benchmarks.measuring.latency import CONTROL, OFFLINE, SINGLE, LatencySettings, Sweep, Timing
+from paredown.benchmarks.measuring.repetitions import failed, measure, merged, spread
+from paredown.benchmarks.measuring.sweep import sweep
+from paredown.benchmarks.measuring.system_monitor import QUIET, Busy, busy_now, quiet, used_by_others
+from paredown.benchmarks.measuring.worker import Worker
 from paredown.compress.models.loading import Checkpoint
 from paredown.runtime.errors import StepError
 
@@ -177,7 +177,7 @@ def test_a_worker_that_dies_is_left_out_and_the_others_go_on(
                     self.process.stdout.read()  # what it had said before
             return super().receive(seconds)
 
-    monkeypatch.setattr(sitting, "Worker", Killed)
+    monkeypatch.setattr(interleaved, "Worker", Killed)
     measured = measure(two, dict.fromkeys(two, ROWS), QUICK)
     assert len(measured.timings[first].turns[SINGLE]) == len(measured.timings[CONTROL].turns[SINGLE]) == 4
     gone = measured.timings[second]
@@ -203,7 +203,7 @@ def test_a_worker_that_hangs_is_left_out_after_a_deadline(
             finally:
                 monkeypatch.setattr(worker, "DEADLINE_S", 60.0)
 
-    monkeypatch.setattr(sitting, "Worker", Stopped)
+    monkeypatch.setattr(interleaved, "Worker", Stopped)
     found = sit(two, dict.fromkeys(two, ROWS), QUICK)
     reason = found.timings[second].cannot_run
     assert reason is not None

@@ -1,6 +1,6 @@
 import pytest
 
-from paredown.benchmarks.constraints import FIGURES, Budgets, broken, excess, gate_of, limits_of, value_of
+from paredown.benchmarks.selection.constraints import FIGURES, Budgets, broken, excess, gate_of, limits_of, value_of
 
 ENTRY = {"latency_ms": {"p99": 3.0}, "throughput_per_s": 100.0, "negative_flips": 4, "label_drop": None}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .interleaved import sit
 from .latency import LatencySettings, Progress, Scenario, Timing
-from .sitting import sit
 
 SECONDS, ROUNDS = 0.6, 3  # of calls per artefact and shape
 

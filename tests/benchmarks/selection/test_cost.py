@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from paredown.benchmarks.cost import Cost, Prices, payback
+from paredown.benchmarks.selection.cost import Cost, Prices, payback
 
 PRICES = Prices(price_per_hour=3.6, price_per_gb_month=0.5, storage_months=4, lifetime_requests=2e6)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from paredown.benchmarks.report_text import (
+from paredown.benchmarks.report.text import (
     control_warning,
     int8_lines,
     int8_products,

@@ -11,12 +11,12 @@ import numpy as np
 from paredown.export.artifact import Artifact
 from paredown.export.hardware import machine
 
-from .intervals import Statistic, as_wide, carried, ratio
+from ..statistics.metric_intervals import drop_upper_95, mcnemar_p, negative_flips, paired_drop
+from ..statistics.time_intervals import Statistic, as_wide, carried, ratio
+from .interleaved import Sitting, sit
 from .latency import OFFLINE, SINGLE, LatencySettings, Progress, Timing, first_able, joules_a_row
 from .records import BENCH_SCHEMA
-from .sitting import Sitting, sit
-from .sittings import failed, merged, spread
-from .statistics import drop_upper_95, mcnemar_p, negative_flips, paired_drop
+from .repetitions import failed, merged, spread
 from .sweep import sweep
 
 Steps = Callable[[str], AbstractContextManager[Progress]]  # announces one part of the work

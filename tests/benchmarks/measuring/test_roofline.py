@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from conftest import TASK
 
-from paredown.benchmarks.roofline import Rates, Work, floor_ms, machine_rates, work_of
+from paredown.benchmarks.measuring.roofline import Rates, Work, floor_ms, machine_rates, work_of
 from paredown.compress.models.loading import Checkpoint
 from paredown.export.onnx.cascade import join
 from paredown.export.onnx.exporter import plain_onnx, to_onnx

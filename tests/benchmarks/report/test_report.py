@@ -11,9 +11,9 @@ import pytest
 from candidates import ROWS, row, settings
 from conftest import paredown, refused
 
-from paredown.benchmarks.report import markdown, write_report
-from paredown.benchmarks.selection import Row, choose, with_bounds
-from paredown.benchmarks.sensitivity import card
+from paredown.benchmarks.report.report import markdown, write_report
+from paredown.benchmarks.selection.selection import Row, choose, with_bounds
+from paredown.benchmarks.selection.sensitivity import card
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""

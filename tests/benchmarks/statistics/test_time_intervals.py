@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 from candidates import timed
 
-from paredown.benchmarks.intervals import Statistic, as_wide, by_process, carried, half_width, ratio, t975
-from paredown.benchmarks.latency import Measurement
+from paredown.benchmarks.measuring.latency import Measurement
+from paredown.benchmarks.statistics.time_intervals import (
+    Statistic,
+    as_wide,
+    by_process,
+    carried,
+    half_width,
+    ratio,
+    t975,
+)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.9])

@@ -1,8 +1,8 @@
 """A latency measurement: several sittings, so that differences between processes are part of the interval.
 
-A process is the unit of every interval (intervals.py), and each sitting has one process of every artefact. Sittings may
-have other work between them: then what differs between processes and what differs from minute to minute are in the same
-unit.
+A process is the unit of every interval (time_intervals.py), and each sitting has one process of every artefact.
+Sittings may have other work between them: then what differs between processes and what differs from minute to minute
+are in the same unit.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from .intervals import ratio
+from ..statistics.time_intervals import ratio
+from .interleaved import Sitting, sit
 from .latency import CONTROL, LatencySettings, Progress, Scenario, Timing, first_able
-from .sitting import Sitting, sit
 
 WIDEST_CONTROL = 1.3  # hi / lo of the A/A control's interval; where it is wider, no ratio of the run is to be trusted
 Work = TypeVar("Work")
