@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from .errors import Refused
+from ..errors import Refused
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 NUMPY = {

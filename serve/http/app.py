@@ -20,18 +20,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from .body import read_body
-from .config import Settings
-from .errors import Refused
-from .job import Gone, Job
-from .metrics import Metrics
+from ..config import Settings
+from ..errors import Refused
+from ..models.control import Control
+from ..models.manager import Models, Served
+from ..models.model import check_images, check_texts, rows_of
+from ..monitoring.metrics import Metrics
+from ..monitoring.sampling import Samples
+from ..scheduling.inference_request import Gone, Job
 from .middleware import Front, Gate, refusal
-from .model import check_images, check_texts, rows_of
-from .model_control import Control
-from .model_manager import Models, Served
 from .openapi import document
 from .protocol_v2 import HEADER_LENGTH, binary_outputs, decode, encode, parsed
-from .sampling import Samples
+from .request_body import read_body
 from .schemas import IndexRequest, Predict, Switch
 
 PAGE = Path(__file__).with_name("page.html")
@@ -60,7 +60,7 @@ class Server:
         return Response(_document(), media_type="application/json")
 
     async def metrics_text(self, request: Request) -> Response:
-        return Response(self.metrics.text(self.control), media_type=TEXT_PLAIN)
+        return Response(self.metrics.text(self.models.queued(), self.control.drift_reports()), media_type=TEXT_PLAIN)
 
     async def live(self, request: Request) -> Response:
         return JSONResponse({"live": True})

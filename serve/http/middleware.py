@@ -14,9 +14,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .config import LOCAL, Settings
-from .errors import Refused
-from .metrics import Metrics
+from ..config import LOCAL, Settings
+from ..errors import Refused
+from ..monitoring.metrics import Metrics
 
 log = logging.getLogger("paredown.request")
 REQUEST_ID = "X-Request-Id"

@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from serving import app_of, client_of
 
-from paredown.serve.openapi import document
+from paredown.serve.http.openapi import document
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 schema = schemathesis.openapi.from_dict(document())
