@@ -35,7 +35,7 @@ def test_imports_keep_to_the_contracts(monkeypatch: pytest.MonkeyPatch) -> None:
         "tasks.registry",
         "export.bundle.writer",
         "export.predictor",
-        "serve.app",
+        "serve.http.app",
         "benchmarks.measuring.worker",
     ],
 )

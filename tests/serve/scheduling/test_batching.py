@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from conftest import BAD, FILLER, GOOD
 
-from paredown.serve.batching import Batcher
 from paredown.serve.config import Settings
 from paredown.serve.errors import Refused
-from paredown.serve.job import Gone, Job
-from paredown.serve.model import Bundle, Model
+from paredown.serve.models.model import Bundle, Model
+from paredown.serve.scheduling.batching import Batcher
+from paredown.serve.scheduling.inference_request import Gone, Job
 
 LONG_S = 60
 TEXTS = [" ".join((GOOD + FILLER + BAD)[i % 20 :][: 1 + i % 7]) for i in range(40)]

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from paredown.compress.data import dataset
 from paredown.export.predictor import Predictor
-from paredown.serve.model_manager import Models
+from paredown.serve.models.manager import Models
 
 INFER = "/v2/models/tiny/infer"
 
@@ -301,7 +301,7 @@ def test_who_has_no_key_takes_no_place_of_those_who_have(bundle: Path) -> None:
 
 def test_the_document_is_made_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     first = client.get("/openapi.json")
-    monkeypatch.setattr("paredown.serve.app.document", lambda: 1 / 0)
+    monkeypatch.setattr("paredown.serve.http.app.document", lambda operations: 1 / 0)
     assert client.get("/openapi.json").content == first.content
     assert client.get("/").headers["Content-Type"].startswith("text/html")
     assert client.head("/").content == b""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.core import GaugeMetricFamily
 
-from .model_control import Control
-
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MODEL = ["model", "version"]
+Key = tuple[str, str]  # model and version
 
 
 class Metrics:
@@ -46,32 +45,29 @@ class Metrics:
         self.rows.labels(name, version).inc(rows)
         self.tokens.labels(name, version).inc(tokens)
 
-    def text(self, control: Control) -> bytes:
-        """The page at /metrics, of all workers."""
-        for (name, version), served in control.models.served.items():
-            self.waiting.labels(name, version).set(served.batcher.admitted.rows)
+    def text(self, queued: Mapping[Key, int], drift: Mapping[Key, dict]) -> bytes:
+        """The page at /metrics, of all workers. By (model, version): rows waiting or running, reports of `Drift`."""
+        for key, rows in queued.items():
+            self.waiting.labels(*key).set(rows)
         found = self.registry
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             found = CollectorRegistry()
             multiprocess.MultiProcessCollector(found)
         extra = CollectorRegistry()
-        extra.register(_Drift(control))
+        extra.register(_Drift(drift))
         return generate_latest(found) + generate_latest(extra)
 
 
 class _Drift:
-    def __init__(self, control: Control) -> None:
-        self._control = control
+    def __init__(self, reports: Mapping[Key, dict]) -> None:
+        self._reports = reports
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         drift = GaugeMetricFamily(
             "paredown_drift", "Distance from the reference", labels=[*MODEL, "quantity", "statistic"]
         )
         alert = GaugeMetricFamily("paredown_drift_alert", "1: a distance is over the threshold", labels=MODEL)
-        for name, version in list(self._control.models.served):
-            report = self._control.drift(name, version)
-            if report is None:
-                continue
+        for (name, version), report in self._reports.items():
             alert.add_metric([name, version], bool(report["alert"]))
             for quantity, entry in report["quantities"].items():
                 for statistic, value in entry.items():

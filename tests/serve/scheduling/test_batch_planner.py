@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paredown.serve.batch_planner import SLACK, measure, split
+from paredown.serve.scheduling.batch_planner import SLACK, measure, split
 
 
 @given(st.lists(st.integers(1, 200), max_size=60), st.integers(1, 64), st.integers(1, 500))

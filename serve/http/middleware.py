@@ -8,19 +8,19 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .config import LOCAL, Settings
-from .errors import Refused
-from .metrics import Metrics
+from ..config import LOCAL, Settings
+from ..errors import Refused
+from ..monitoring.metrics import Metrics
 
 log = logging.getLogger("paredown.request")
 REQUEST_ID = "X-Request-Id"
-OPEN = ("/", "/openapi.json", "/v2/health/live", "/v2/health/ready")  # no key: they tell nothing and change nothing
 HEALTH = "/v2/health/"
 OPEN_SHARE = 4  # what needs no key, and what comes without one, has a place for each so many of the others
 
@@ -39,8 +39,9 @@ class Gate:
 class Front:
     """ASGI middleware around the routes."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, gate: Gate) -> None:
-        self.app, self.settings, self.metrics, self.gate = app, settings, metrics, gate
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, gate: Gate, public: Collection[str]) -> None:
+        """`public`: paths that need no API key."""
+        self.app, self.settings, self.metrics, self.gate, self.public = app, settings, metrics, gate, public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,7 +66,7 @@ class Front:
             await send(message)
 
         known = self._known(headers)
-        kind = "health" if scope["path"].startswith(HEALTH) else "models" if known and not _open(scope) else "open"
+        kind = self._kind(scope["path"], known)
         self.gate.under_way += 1
         self.gate.taken[kind] += 1
         self.metrics.under_way.inc()
@@ -90,6 +91,12 @@ class Front:
                 log.info(
                     "request", extra={"fields": {**line, "status": status, "ms": round(1e3 * seconds, 2), **fields}}
                 )
+
+    def _kind(self, path: str, known: bool) -> str:
+        """Which limit a request counts against: "health", "models", or "open" (no key is needed, or none was given)."""
+        if path.startswith(HEALTH):
+            return "health"
+        return "models" if known and path not in self.public else "open"
 
     def _same_site(self, origin: str, host: str | None) -> bool:
         """The page that asks came from here. A server of this machine's alone has a local name: another site's name may
@@ -119,7 +126,7 @@ class Front:
         most = self.settings.connections if kind == "models" else max(1, self.settings.connections // OPEN_SHARE)
         if self.gate.taken[kind] > most and kind != "health":
             return Refused(429, f"overloaded: {self.gate.taken[kind]} requests are under way", retry_after=1)
-        if not known and not _open(scope):
+        if not known and scope["path"] not in self.public:
             return Refused(401, "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
         return None
 
@@ -131,11 +138,6 @@ class Front:
             return True
         name = _hostname(f"//{host}")
         return name is not None and name.lower().rstrip(".") in {*LOCAL, *map(str.lower, self.settings.allowed_host)}
-
-
-def _open(scope: Scope) -> bool:
-    """Needs no key."""
-    return scope["path"] in OPEN
 
 
 def _hostname(url: str) -> str | None:

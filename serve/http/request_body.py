@@ -7,7 +7,7 @@ import zlib
 
 from starlette.requests import Request
 
-from .errors import Refused
+from ..errors import Refused
 
 WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # wbits of zlib.decompressobj
 

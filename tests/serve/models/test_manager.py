@@ -15,9 +15,9 @@ from paredown.export.bundle.archive import pack
 from paredown.export.bundle.signature import sign
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import BundleError
-from paredown.serve import model_manager as models
 from paredown.serve.config import Settings
-from paredown.serve.repository import find
+from paredown.serve.models import manager as models
+from paredown.serve.models.repository import find
 
 ASK = {"text": "a good film"}
 

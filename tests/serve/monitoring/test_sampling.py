@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from paredown.serve.sampling import Samples
+from paredown.serve.monitoring.sampling import Samples
 
 ANSWER = {"label": "positive", "score": 0.9}
 

@@ -7,8 +7,8 @@ import contextlib
 import time
 from collections.abc import Mapping
 
-from .errors import Refused
-from .model_manager import Models
+from ..errors import Refused
+from .manager import Models
 from .worker_state import Shared
 
 POLL_S = 0.1
@@ -98,6 +98,11 @@ class Control:
             for (name, version), served in self.models.served.items()
             if served.drift is not None
         }
+
+    def drift_reports(self) -> dict[tuple[str, str], dict]:
+        """`drift` of each model that is open and has a reference, by name and version."""
+        found = {key: self.drift(*key) for key in list(self.models.served)}
+        return {key: report for key, report in found.items() if report is not None}
 
     def drift(self, name: str, version: str) -> dict | None:
         """The drift of a model over all workers; None when it is not loaded or its bundle has no reference."""

@@ -11,7 +11,7 @@ from paredown.export.bundle.archive import unpacked
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import MANIFEST, read_manifest
 
-from .config import Settings
+from ..config import Settings
 
 log = logging.getLogger("paredown")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")

@@ -10,7 +10,7 @@ from tritonclient.http import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import np_to_triton_dtype
 
 from paredown.serve.errors import Refused
-from paredown.serve.protocol_v2 import NUMPY, binary_outputs, decode, encode
+from paredown.serve.http.protocol_v2 import NUMPY, binary_outputs, decode, encode
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
 ANYTHING = st.lists(VALUES, max_size=4) | st.lists(st.lists(VALUES, max_size=3), max_size=3) | VALUES

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from paredown.export.bundle.drift_reference import count, ks, psi, quantities, towards
 from paredown.runtime.manifest import BundleError
 
-from .config import Settings
-from .model import Model
+from ..config import Settings
 
 REFERENCE = "reference.json"
 LEAST_ROWS = 200  # fewer say nothing
@@ -34,9 +34,9 @@ class Drift:
         self._waiting: list[tuple[Sequence[int], np.ndarray]] = []
 
     @classmethod
-    def of(cls, model: Model, settings: Settings) -> Drift | None:
-        """None for a bundle without a reference. Raises BundleError for a damaged one."""
-        path = model.bundle / REFERENCE
+    def of(cls, bundle: Path, settings: Settings) -> Drift | None:
+        """Of a bundle's directory; None without a reference. Raises BundleError for a damaged one."""
+        path = bundle / REFERENCE
         if not path.is_file():
             return None
         try:

@@ -17,17 +17,34 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
 import numpy as np
 
+from ..config import Settings
+from ..errors import Refused
 from .admission import Admission
 from .batch_planner import split
-from .config import Settings
-from .errors import Refused
-from .job import Job
-from .model import Model
+from .inference_request import Job
 
 log = logging.getLogger("paredown")
+
+
+class Model(Protocol):
+    """What is batched: `models.model.Model`, or anything that tokenises and runs rows."""
+
+    name: str
+    slack: float  # tokens that a call costs beside those of its rows
+    seconds_per_token: float
+    tokens_a_piece: int
+
+    def tokenise(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text."""
+        ...
+
+    def run(self, rows: list[list[int]]) -> np.ndarray:
+        """One call: (rows, labels) or (rows, length, labels) float32, or token ids (rows, tokens) int64."""
+        ...
 
 
 class Batcher:

@@ -7,10 +7,10 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from .errors import Refused
+from ..errors import Refused
 
 if TYPE_CHECKING:
-    from .job import Job
+    from .inference_request import Job
 
 MARGIN = 0.5  # share of the time to the deadline that the estimate of the wait may take
 SLOWER, QUICKER = 0.3, 0.05  # weight of the newest call in the estimate of seconds per token: careful soon, bold late

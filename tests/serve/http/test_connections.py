@@ -15,9 +15,9 @@ from serving import PATIENCE_S, eventually
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
-from paredown.serve import connections
 from paredown.serve.config import Settings
-from paredown.serve.middleware import Gate
+from paredown.serve.http import connections
+from paredown.serve.http.middleware import Gate
 from paredown.serve.server import Server
 
 HALF, UNPRUNABLE = b"POST / HTTP/1.1\r\nHost: x\r\nX", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -19,9 +19,9 @@ from paredown.runtime.preprocessor import MARK, collate
 from paredown.tasks.base import Feature
 from paredown.tasks.parsing import is_text
 
-from . import batch_planner as calls
-from .config import Settings
-from .errors import Refused
+from ..config import Settings
+from ..errors import Refused
+from ..scheduling import batch_planner
 
 ONE_AT_A_TIME = threading.Lock()  # a call of any model uses every thread that the worker may use
 TEXT, SECOND, IDS, MASK = "text", "text_pair", "input_ids", "attention_mask"
@@ -76,9 +76,9 @@ class Model:
         self.vocabulary: int = 0 if self.task.reads_images else encoder.tokenizer.get_vocab_size()
         self.output = self.task.output
         ordinary = self.tokenise([encoder.example])[0]
-        repeats = 1 if self.task.generates else calls.REPEATS  # whole answers take long
+        repeats = 1 if self.task.generates else batch_planner.REPEATS  # whole answers take long
         one = partial(self._alone, most=1)
-        self.slack, self.seconds_per_token = calls.measure(one, ordinary, self.max_length, repeats)
+        self.slack, self.seconds_per_token = batch_planner.measure(one, ordinary, self.max_length, repeats)
 
     @property
     def texts(self) -> list[str]:

@@ -19,10 +19,10 @@ from paredown.export.isolation import Children, in_child
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import BundleError
 
-from .batching import Batcher
-from .config import Settings
-from .drift import Drift
-from .errors import Refused
+from ..config import Settings
+from ..errors import Refused
+from ..monitoring.drift import Drift
+from ..scheduling.batching import Batcher
 from .model import Bundle, Model
 from .repository import find, latest, size_mb
 
@@ -125,6 +125,10 @@ class Models:
         except (BundleError, InputError) as error:
             raise Refused(400, f"'{name}' was not loaded: {error}") from None
         self.versions(name)
+
+    def queued(self) -> dict[tuple[str, str], int]:
+        """Rows waiting or running of each open model, by name and version."""
+        return {key: served.batcher.admitted.rows for key, served in self.served.items()}
 
     def index(self) -> list[dict]:
         """Every version that was found: name, version, state, reason."""
@@ -285,7 +289,7 @@ class Models:
         before, begin = _resident_mb(), time.monotonic()
         try:
             model = Model(bundle, self.threads, self.settings.open_s)
-            drift = Drift.of(model, self.settings)
+            drift = Drift.of(model.bundle, self.settings)
         except BaseException as error:
             bundle.close()
             if isinstance(error, OSError):

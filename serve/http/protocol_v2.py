@@ -10,58 +10,18 @@ import math
 import re
 import struct
 from itertools import chain
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError
 
-from .errors import Refused
+from ..errors import Refused
+from .schemas import InferRequest, RequestInput, parse
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 NUMPY = {
     "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2",
     "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
-Datatype = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
-]
-Parsed = TypeVar("Parsed", bound=BaseModel)
-
-
-class Tensor(BaseModel):
-    """An input: `data` as JSON, flat or nested, or `binary_data_size` among the parameters."""
-
-    name: str
-    shape: list[Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]] = Field(max_length=8)
-    datatype: Datatype
-    parameters: dict[str, Any] | None = None
-    data: list[Any] | None = None
-
-
-class Wanted(BaseModel):
-    """An output that the client asks for; `binary_data` among the parameters chooses its form."""
-
-    name: str
-    parameters: dict[str, Any] | None = None
-
-
-class InferRequest(BaseModel):
-    """The JSON of POST /v2/models/{model}/infer."""
-
-    id: str | None = Field(None, strict=True)
-    parameters: dict[str, Any] | None = None
-    inputs: list[Tensor] = Field(min_length=1)
-    outputs: list[Wanted] | None = None
-
-
-def parsed(kind: type[Parsed], body: bytes) -> Parsed:
-    """The JSON object of a request; Refused 400 with the first key that is wrong."""
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Refused(400, f"{where or 'body'}: {first['msg']}") from None
 
 
 def decode(body: bytes, header_length: str | None) -> tuple[InferRequest, dict[str, np.ndarray]]:
@@ -73,7 +33,7 @@ def decode(body: bytes, header_length: str | None) -> tuple[InferRequest, dict[s
         if not re.fullmatch("[0-9]{1,12}", header_length) or int(header_length) > len(body):
             raise Refused(400, f"{HEADER_LENGTH}: {header_length!r} does not fit a body of {len(body)} bytes")
         head, tail = body[: int(header_length)], body[int(header_length) :]
-    request = parsed(InferRequest, head)
+    request = parse(InferRequest, head)
     values: dict[str, np.ndarray] = {}
     place = 0
     for tensor in request.inputs:
@@ -94,7 +54,7 @@ def decode(body: bytes, header_length: str | None) -> tuple[InferRequest, dict[s
     return request, values
 
 
-def _from_json(tensor: Tensor) -> np.ndarray:
+def _from_json(tensor: RequestInput) -> np.ndarray:
     data, shape, kind = tensor.data, tensor.shape, tensor.datatype
     if data is None:
         raise Refused(400, f"{tensor.name}: neither data nor binary_data_size")
@@ -121,7 +81,7 @@ def _from_json(tensor: Tensor) -> np.ndarray:
         raise Refused(400, f"{tensor.name}: a value does not fit {kind}") from None
 
 
-def _from_bytes(tensor: Tensor, raw: bytes) -> np.ndarray:
+def _from_bytes(tensor: RequestInput, raw: bytes) -> np.ndarray:
     count, kind = math.prod(tensor.shape), tensor.datatype
     if kind != "BYTES":
         item = np.dtype(NUMPY[kind])
@@ -143,7 +103,7 @@ def _from_bytes(tensor: Tensor, raw: bytes) -> np.ndarray:
     return _shaped(tensor, np.array(values, dtype=object))
 
 
-def _shaped(tensor: Tensor, values: np.ndarray) -> np.ndarray:
+def _shaped(tensor: RequestInput, values: np.ndarray) -> np.ndarray:
     """The values in the tensor's shape; numpy has limits of its own, also for an array that is empty."""
     try:
         return values.reshape(tensor.shape)

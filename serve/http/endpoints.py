@@ -1,38 +1,31 @@
-"""Routes: the Open Inference Protocol v2, POST /predict, metrics, and a page to try the model. Never torch."""
+"""Endpoints: the Open Inference Protocol v2, POST /predict, metrics, and a page to try the model. Never torch."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-import json
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
 
-from .body import read_body
-from .config import Settings
-from .errors import Refused
-from .job import Gone, Job
-from .metrics import Metrics
-from .middleware import Front, Gate, refusal
-from .model import check_images, check_texts, rows_of
-from .model_control import Control
-from .model_manager import Models, Served
-from .openapi import document
-from .protocol_v2 import HEADER_LENGTH, binary_outputs, decode, encode, parsed
-from .sampling import Samples
-from .schemas import IndexRequest, Predict, Switch
+from ..config import Settings
+from ..errors import Refused
+from ..models.control import Control
+from ..models.manager import Models, Served
+from ..models.model import check_images, check_texts, rows_of
+from ..monitoring.metrics import Metrics
+from ..monitoring.sampling import Samples
+from ..scheduling.inference_request import Gone, Job
+from .middleware import Gate
+from .protocol_v2 import HEADER_LENGTH, binary_outputs, decode, encode
+from .request_body import read_body
+from .schemas import IndexRequest, LoadRequest, PredictRequest, parse
 
 PAGE = Path(__file__).with_name("page.html")
 EXTENSIONS = ["binary_tensor_data", "model_repository"]
@@ -43,8 +36,8 @@ Result = TypeVar("Result")
 
 
 @dataclass(eq=False)
-class Server:
-    """What the routes share."""
+class Endpoints:
+    """What answers the requests, and what it needs for that."""
 
     settings: Settings
     models: Models
@@ -56,11 +49,8 @@ class Server:
     async def root(self, request: Request) -> Response:
         return HTMLResponse(_page(), headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
 
-    async def openapi(self, request: Request) -> Response:
-        return Response(_document(), media_type="application/json")
-
     async def metrics_text(self, request: Request) -> Response:
-        return Response(self.metrics.text(self.control), media_type=TEXT_PLAIN)
+        return Response(self.metrics.text(self.models.queued(), self.control.drift_reports()), media_type=TEXT_PLAIN)
 
     async def live(self, request: Request) -> Response:
         return JSONResponse({"live": True})
@@ -83,7 +73,7 @@ class Server:
 
     async def index(self, request: Request) -> Response:
         body = await read_body(request, self.settings.body_bytes, self._seconds)
-        only_ready = body.strip() and parsed(IndexRequest, body).ready
+        only_ready = body.strip() and parse(IndexRequest, body).ready
         return JSONResponse([row for row in self.models.index() if not only_ready or row["state"] == "READY"])
 
     async def load(self, request: Request) -> Response:
@@ -96,7 +86,7 @@ class Server:
         if not self.settings.controlled:
             raise Refused(403, "models are loaded and unloaded from this machine only, or with an API key")
         body = await read_body(request, self.settings.body_bytes, self._seconds)
-        parameters = (parsed(Switch, body).parameters if body.strip() else None) or {}
+        parameters = (parse(LoadRequest, body).parameters if body.strip() else None) or {}
         if parameters.keys() - {"unload_dependents"}:
             raise Refused(400, f"parameters: '{min(parameters)}': the models are those of the server's own directory")
         if action == "load":  # what is new in the directory may be loaded too
@@ -144,11 +134,9 @@ class Server:
 
     async def predict(self, request: Request) -> Response:
         body = await read_body(request, self.settings.body_bytes, self._seconds)
-        asked = parsed(Predict, body)
+        asked = parse(PredictRequest, body)
         name = asked.model or min(self.models.found)
         deadline = self._deadline(request)
-        if (asked.text is None) == (asked.image is None):
-            raise Refused(400, "body: either 'text' or 'image' is expected")
         many = isinstance(asked.text if asked.image is None else asked.image, list)
         first, second, images = (_listed(given) for given in (asked.text, asked.text_pair, asked.image))
         async with self.models.use(name, asked.version, deadline) as served:
@@ -205,12 +193,6 @@ def _page() -> bytes:
     return PAGE.read_bytes()
 
 
-@functools.cache
-def _document() -> bytes:
-    """Made once: pydantic takes longer for it than everything else that a request needs."""
-    return json.dumps(document(), separators=(",", ":")).encode()
-
-
 async def _while_there(request: Request, done: asyncio.Future, answer: Awaitable[Result]) -> Result:
     """The answer; when the client leaves, `done` fails, and what is still queued of it is dropped."""
 
@@ -241,66 +223,3 @@ def _timing(job: Job) -> dict[str, str]:
     parts = {"tokenise": job.tokenise_s, "queue": max(0.0, job.queue_s), "model": job.model_s}
     total = {"total": time.monotonic() - job.begin}
     return {"Server-Timing": ", ".join(f"{name};dur={1e3 * s:.2f}" for name, s in (parts | total).items())}
-
-
-def create_app(
-    settings: Settings, models: Models, metrics: Metrics, control: Control, gate: Gate | None = None
-) -> Starlette:
-    """The ASGI application over models that are open."""
-    gate = gate or Gate()
-    samples = None
-    if settings.sample_file is not None:
-        samples = Samples(settings.sample_file, settings.sample_share, settings.sample_mb)
-    server = Server(settings, models, control, metrics, gate, samples)
-    model = "/v2/models/{model}"
-    routes = [
-        Route("/", server.root),
-        Route("/openapi.json", server.openapi),
-        Route("/metrics", server.metrics_text),
-        Route("/predict", server.predict, methods=["POST"]),
-        Route("/v2", server.server),
-        Route("/v2/health/live", server.live),
-        Route("/v2/health/ready", server.ready),
-        Route("/v2/repository/index", server.index, methods=["POST"]),
-        Route("/v2/repository/models/{model}/load", server.load, methods=["POST"]),
-        Route("/v2/repository/models/{model}/unload", server.unload, methods=["POST"]),
-    ]
-    for path in (model, model + "/versions/{version}"):
-        routes += [
-            Route(path, server.metadata),
-            Route(path + "/ready", server.model_ready),
-            Route(path + "/infer", server.infer, methods=["POST"]),
-        ]
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        await control.start()
-        yield
-        await control.stop()
-        await asyncio.to_thread(models.close)
-        if samples is not None:
-            samples.close()
-
-    app = Starlette(
-        routes=routes,
-        lifespan=lifespan,
-        middleware=[Middleware(Front, settings=settings, metrics=metrics, gate=gate)],
-        exception_handlers={Refused: _refused, HTTPException: _no_route, Gone: _gone, ClientDisconnect: _gone},
-    )
-    app.router.redirect_slashes = False  # the redirect would lead to whatever Host the client named
-    return app
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
-    return refusal(error)
-
-
-async def _no_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    message = f"no such path or method: {request.method} {request.url.path[:200]}"
-    return JSONResponse({"error": message}, error.status_code, error.headers)
-
-
-async def _gone(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "the client left"}, 499)  # nobody reads it
