@@ -21,6 +21,7 @@ from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training.trainer import finetune
+from paredown.compress.types import TrainingData
 from paredown.pipeline.job import prepare
 from paredown.pipeline.recipe.loader import read_recipe
 from paredown.pipeline.run import _do_all
@@ -101,7 +102,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = untrained(path / "untrained")
     train = read_rows(TASK, str(path / "train.csv"), names=LABELS)
     settings = Finetune(epochs=8, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
-    model = finetune(load(source, TASK), source.encoder().ids(train.texts), train.gold, settings, seed=0)
+    model = finetune(load(source, TASK), TrainingData(source.encoder().ids(train.texts), train.gold), settings, seed=0)
     save(model, source, path / "teacher")
     (path / "recipe.yaml").write_text(RECIPE)
     return path

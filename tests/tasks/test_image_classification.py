@@ -22,6 +22,7 @@ from paredown.compress.config import Finetune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, save
 from paredown.compress.training.trainer import finetune
+from paredown.compress.types import TrainingData
 from paredown.export.bundle.archive import unpack
 from paredown.export.predictor import Predictor
 
@@ -65,7 +66,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     untrained(path / "net", "resnet")
     train = read_rows(TASK, str(path / "train.csv"), names=NAMES)
     settings = Finetune(epochs=10, batch_size=16, learning_rate=3e-3, freeze_embeddings=False)
-    model = finetune(load(source, TASK), source.encoder().ids(train.texts), train.gold, settings, seed=0)
+    model = finetune(load(source, TASK), TrainingData(source.encoder().ids(train.texts), train.gold), settings, seed=0)
     save(model, source, path / "teacher")
     (path / "recipe.yaml").write_text(RECIPE)
     return path

@@ -20,6 +20,7 @@ from paredown.compress.config import Finetune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint, save, with_new_head
 from paredown.compress.training.trainer import finetune
+from paredown.compress.types import TrainingData
 from paredown.runtime.errors import InputError
 from paredown.tasks.registry import TASKS
 
@@ -71,7 +72,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = open_checkpoint(base)
     train = read_rows(TASK, str(path / "train.jsonl"), names=NAMES)
     settings = Finetune(epochs=16, batch_size=8, learning_rate=2e-3, freeze_embeddings=False)
-    model = finetune(with_new_head(source, TASK, NAMES, 0), source.encoder().ids(train.texts), train.gold, settings)
+    model = finetune(
+        with_new_head(source, TASK, NAMES, 0), TrainingData(source.encoder().ids(train.texts), train.gold), settings
+    )
     save(model, source, path / "teacher")
     (path / "recipe.yaml").write_text(RECIPE)
     return path
