@@ -113,7 +113,8 @@ def read_rows(
     task: Task, source: str, *, text: str | None = None, label: str | None = None, group: str | None = None, **how: Any
 ) -> Rows:
     """`read` with the columns of a task."""
-    named = ColumnNames(text or task.text_column, label or task.label_column, group)
+    task = task.with_columns(text, label)
+    named = ColumnNames(task.text_column, task.label_column, group)
     return read(source, columns=task.columns, named=named, **how)
 
 
@@ -125,6 +126,14 @@ def read_unlabeled_rows(task: Task, source: str) -> Rows:
 def label_names_of(task: Task, source: str) -> tuple[str, ...]:
     """`label_names` with the columns of a task."""
     return label_names(source, task.label_column, task.columns)
+
+
+def class_names(task: Task, source: str, label: str | None = None) -> tuple[str, ...]:
+    """`label_names` where labels are names; () where they are not, or the data has none."""
+    columns, column = task.columns, task.with_columns(None, label).label_column
+    if not (columns.named and has_labels(open_table(source)[0], column, columns)):
+        return ()
+    return label_names(source, column, columns)
 
 
 def _numbered(labels: list, named: LabelColumn, columns: Columns, source: str) -> list:
@@ -247,10 +256,16 @@ def _find(source: str, columns: Sequence[str], given: str | None, usual: Sequenc
 def encode(encoder: Preprocessor, rows: Rows) -> list[list[int]]:
     """Token ids of every row; InputError when no row has a token of its own (the model would see padding only)."""
     ids = encoder.ids(rows.texts)
-    if isinstance(ids[0], np.ndarray):  # an image always says something
-        return ids
+    check_known(encoder, rows, ids)
+    return ids
+
+
+def check_known(encoder: Preprocessor, rows: Rows, ids: Sequence[Sequence[int]] = ()) -> None:
+    """InputError when no row has a token of its own. `ids`: of the rows, where they are known."""
+    if encoder.shape:  # an image has pixels of its own, and was checked when it was read
+        return
+    ids = ids or encoder.ids(rows.texts)
     bare = encoder.ids([PAIR if PAIR in rows.texts[0] else ""])[0]  # what stands around texts
     unknown = encoder.tokenizer.token_to_id("[UNK]")
     if all(len(row) <= len(bare) or (unknown is not None and set(row) - set(bare) == {unknown}) for row in ids):
         raise InputError(f"{rows.source}: no row has a token that the tokenizer knows; is it the right text column?")
-    return ids

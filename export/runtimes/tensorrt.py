@@ -60,7 +60,7 @@ def to_tensorrt(
     out.mkdir(parents=True, exist_ok=True)
     details = typed_graph(plain, out / GRAPH, precision, calibration, task, judge)
     quantised = details.get("quantised_products", 0)
-    profiles = settings.profiles(1 if task.reads_images else checkpoint.encoder(max_length).max_length)
+    profiles = settings.profiles(checkpoint.encoder(max_length).max_length)
     details["engine"] = build(out / GRAPH, out, trt, log, settings.compute_capabilities, profiles)
     taken = details["engine"]["int8_products"]
     if taken != quantised:

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,8 +65,7 @@ def compress(
     source, seed = checkpoint_after(job, before, done), job.recipe.seed
     if isinstance(settings, Distill) and settings.student is not None:
         source = open_checkpoint(settings.student).for_task(job.task)
-        if job.task.generates:
-            source = replace(source, max_new_tokens=job.checkpoint.generation["max_new_tokens"])
+        source = source.generating_like(job.checkpoint)
     model = _student(source, job) if isinstance(settings, Distill) else load(source, job.task)
     result: dict = {}
     tokenizer = None
@@ -105,7 +103,7 @@ def compress(
             model = student_of(model, settings, mine)
         began = time.monotonic()
         first = len(ids) - job.rows_of(settings)
-        lines = sum(map(len, ids[:first])) if job.task.per_token else first  # of scores, before the first row
+        lines = job.task.output_lines(ids[:first])  # of scores, before the first row
         if has_scores(job, settings):
             scores, wanted = (np.load(done[SCORES].path / f"{name}.npy") for name in ("scores", "validation"))
             scores = scores[lines:]
@@ -160,9 +158,7 @@ def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None
     models = [(load(teacher, job.task), teacher.encoder(job.recipe.max_length)) for teacher in job.teachers]
     for share, name, texts in ((0.0, "scores", all_texts(job)), (0.9, "validation", list(job.validation.texts))):
         report(share, f"{len(models)} teacher{'s' * (len(models) > 1)}, {len(texts)} rows")
-        known = (
-            len(job.train) if job.task.graph == "seq2seq" and name == "scores" else 0
-        )  # they learn the texts that they have
+        known = job.task.own_targets(len(job.train)) if name == "scores" else 0
         told = [(model, encoder.ids(texts[known:])) for model, encoder in models]
         found = mean_scores(told) if len(texts) > known else np.zeros((0, 1), dtype=np.int64)
         np.save(out / f"{name}.npy", np.concatenate([np.zeros((known, found.shape[1]), found.dtype), found]))

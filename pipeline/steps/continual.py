@@ -46,8 +46,7 @@ def read_arrivals(
     label: str | None = None,
 ) -> NewRows:
     """Read new rows; a fifth of them is held out when no `validation` is given. Raises InputError."""
-    found = dataset.label_names(new, label or task.label_column, task.columns) if task.columns.named else ()
-    more = new_labels(known, found, new)
+    more = new_labels(known, dataset.class_names(task, new, label), new)
     if more:
         task.require(Feature.NEW_LABELS, f"{new}: the label '{more[0]}'")
     labels = (*known, *more)
