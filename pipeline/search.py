@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paredown.benchmarks.statistics import drop_upper, paired_drop
+from paredown.benchmarks.statistics.metric_intervals import drop_upper, paired_drop
 from paredown.compress.config import Distill, Prune, Recover, Static, Trim
 from paredown.compress.models.loading import load
 from paredown.compress.pruning.latency_allocation import LatencyTable, least_ms

@@ -26,11 +26,11 @@ except ImportError as error:
     raise missing_extra(error.name or "uvicorn", "serve") from None
 
 from .config import Settings
-from .connections import Connections
+from .http.connections import Connections
 
 if TYPE_CHECKING:
-    from .middleware import Gate
-    from .model_manager import Models
+    from .http.middleware import Gate
+    from .models.manager import Models
 
 log = logging.getLogger("paredown")
 # Turns of the event loop's clock, 0.1 s each, that are "not ready" before the socket is closed: what is in its backlog
@@ -111,13 +111,13 @@ def run(settings: Settings, listener: socket.socket, directory: Path | None = No
 
     Raises BundleError or InputError before anything is served.
     """
-    from .app import create_app  # imports prometheus_client, which looks at the environment then
-    from .logs import start_logging
-    from .metrics import Metrics
-    from .middleware import Gate
-    from .model_control import Control
-    from .model_manager import Models
-    from .worker_state import Shared
+    from .http.app import create_app  # imports prometheus_client, which looks at the environment then
+    from .http.middleware import Gate
+    from .models.control import Control
+    from .models.manager import Models
+    from .models.worker_state import Shared
+    from .monitoring.logs import start_logging
+    from .monitoring.metrics import Metrics
 
     start_logging()
     metrics, gate = Metrics(), Gate()

@@ -21,9 +21,9 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import BundleError
 
 from .config import Settings
-from .logs import start_logging
+from .models.worker_state import forget, leave
+from .monitoring.logs import start_logging
 from .server import CLOSE_S, INTERRUPTED, address, listen, run
-from .worker_state import forget, leave
 
 log = logging.getLogger("paredown")
 BACKOFF_S = (0.1, 0.5, 2.0, 5.0)  # before the first, second, ... start after deaths in a row

@@ -17,12 +17,12 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from paredown.serve.app import create_app
 from paredown.serve.config import Settings
-from paredown.serve.metrics import Metrics
-from paredown.serve.middleware import Gate
-from paredown.serve.model_control import Control
-from paredown.serve.model_manager import Models
+from paredown.serve.http.app import create_app
+from paredown.serve.http.middleware import Gate
+from paredown.serve.models.control import Control
+from paredown.serve.models.manager import Models
+from paredown.serve.monitoring.metrics import Metrics
 
 PATIENCE_S = 120  # for what takes a second on an idle machine
 

@@ -40,7 +40,7 @@ from paredown.runtime.manifest import BundleError, check_files, digest_line, rea
 from paredown.runtime.model_scan import check_model_file
 from paredown.runtime.selftest import _golden
 from paredown.serve.config import Settings
-from paredown.serve.middleware import Gate
+from paredown.serve.http.middleware import Gate
 from paredown.serve.server import Server
 
 SECONDS = float(os.environ.get("PAREDOWN_FUZZ_S", "6"))

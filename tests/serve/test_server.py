@@ -27,7 +27,7 @@ from strangers import endless, openers
 
 from paredown.export.predictor import Predictor
 from paredown.serve.config import Settings
-from paredown.serve.middleware import Gate
+from paredown.serve.http.middleware import Gate
 from paredown.serve.server import Server
 
 TEXTS = ["a brilliant moving film", "dull awful weak"]

@@ -15,12 +15,13 @@ from same_process import SameProcess
 from serving import client_of
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from paredown.benchmarks import sitting
+from paredown.benchmarks.measuring import interleaved
 from paredown.compress.config import Finetune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training.trainer import finetune
+from paredown.compress.types import TrainingData
 from paredown.pipeline.job import prepare
 from paredown.pipeline.recipe.loader import read_recipe
 from paredown.pipeline.run import _do_all
@@ -101,7 +102,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = untrained(path / "untrained")
     train = read_rows(TASK, str(path / "train.csv"), names=LABELS)
     settings = Finetune(epochs=8, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
-    model = finetune(load(source, TASK), source.encoder().ids(train.texts), train.gold, settings, seed=0)
+    model = finetune(load(source, TASK), TrainingData(source.encoder().ids(train.texts), train.gold), settings, seed=0)
     save(model, source, path / "teacher")
     (path / "recipe.yaml").write_text(RECIPE)
     return path
@@ -110,7 +111,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ran(home: Path) -> Path:
     """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
-    with mock.patch.object(sitting, "Worker", SameProcess):
+    with mock.patch.object(interleaved, "Worker", SameProcess):
         done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
     assert done.returncode == 0, done.stderr
     return home

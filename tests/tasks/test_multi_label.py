@@ -15,11 +15,12 @@ from examples import several_labels as rows
 from same_process import SameProcess
 from serving import client_of
 
-from paredown.benchmarks import sitting
+from paredown.benchmarks.measuring import interleaved
 from paredown.compress.config import Finetune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint, save, with_new_head
 from paredown.compress.training.trainer import finetune
+from paredown.compress.types import TrainingData
 from paredown.runtime.errors import InputError
 from paredown.tasks.registry import TASKS
 
@@ -71,7 +72,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = open_checkpoint(base)
     train = read_rows(TASK, str(path / "train.jsonl"), names=NAMES)
     settings = Finetune(epochs=16, batch_size=8, learning_rate=2e-3, freeze_embeddings=False)
-    model = finetune(with_new_head(source, TASK, NAMES, 0), source.encoder().ids(train.texts), train.gold, settings)
+    model = finetune(
+        with_new_head(source, TASK, NAMES, 0), TrainingData(source.encoder().ids(train.texts), train.gold), settings
+    )
     save(model, source, path / "teacher")
     (path / "recipe.yaml").write_text(RECIPE)
     return path
@@ -80,7 +83,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ran(home: Path) -> Path:
     """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
-    with mock.patch.object(sitting, "Worker", SameProcess):
+    with mock.patch.object(interleaved, "Worker", SameProcess):
         done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
     assert done.returncode == 0, done.stderr
     return home

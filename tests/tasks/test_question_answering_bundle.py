@@ -13,12 +13,13 @@ from examples import questions as rows
 from same_process import SameProcess
 from serving import client_of
 
-from paredown.benchmarks import sitting
+from paredown.benchmarks.measuring import interleaved
 from paredown.compress.config import Finetune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training.trainer import finetune
+from paredown.compress.types import TrainingData
 from paredown.runtime.preprocessor import PAIR
 from paredown.tasks.registry import TASKS
 
@@ -74,7 +75,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = source.encoder(32)
     settings = Finetune(epochs=4, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
     model = finetune(
-        load(source, TASK), encoder.ids(train.texts), TASK.training_targets(train, encoder), settings, seed=0
+        load(source, TASK),
+        TrainingData(encoder.ids(train.texts), TASK.training_targets(train, encoder)),
+        settings,
+        seed=0,
     )
     save(model, source, path / "teacher")
     (path / "recipe.yaml").write_text(RECIPE)
@@ -84,7 +88,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ran(home: Path) -> Path:
     """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
-    with mock.patch.object(sitting, "Worker", SameProcess):
+    with mock.patch.object(interleaved, "Worker", SameProcess):
         done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
     assert done.returncode == 0, done.stderr
     return home

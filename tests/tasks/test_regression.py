@@ -15,8 +15,8 @@ from examples import numbers as rows
 from same_process import SameProcess
 from serving import client_of
 
-from paredown.benchmarks import sitting
-from paredown.benchmarks.statistics import by_key, negative_flips, paired_drop
+from paredown.benchmarks.measuring import interleaved
+from paredown.benchmarks.statistics.metric_intervals import by_key, negative_flips, paired_drop
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.runtime.errors import InputError
@@ -78,7 +78,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ran(home: Path) -> Path:
     """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
-    with mock.patch.object(sitting, "Worker", SameProcess):
+    with mock.patch.object(interleaved, "Worker", SameProcess):
         done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
     assert done.returncode == 0, done.stderr
     return home

@@ -13,7 +13,7 @@ from same_process import SameProcess
 from serving import client_of
 from tagging import NAMES, TASK, sentences, write_conll, write_jsonl
 
-from paredown.benchmarks import sitting
+from paredown.benchmarks.measuring import interleaved
 from paredown.compress.data.dataset import read_rows
 from paredown.export.predictor import Predictor
 from paredown.pipeline.results.side_by_side import adopted, correct
@@ -59,7 +59,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ran(home: Path) -> Path:
     """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
-    with mock.patch.object(sitting, "Worker", SameProcess):
+    with mock.patch.object(interleaved, "Worker", SameProcess):
         done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
     assert done.returncode == 0, done.stderr
     return home
