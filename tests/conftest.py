@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import io
 import json
 import os
@@ -27,6 +26,7 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
 
 import torch
 import transformers
+from filelock import FileLock
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from paredown.benchmarks.measuring import system_monitor as conditions
@@ -330,8 +330,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, teacher: Checkpoint, file
         base = base.parent
     path = base / "finished"
     path.mkdir(exist_ok=True)
-    with (path / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(path / ".lock"):
         if not (path / "done").exists():
             explained = {"calibration_rows: 32\n": "calibration_rows: 32\nexplain_rows: 6\n"}
             recipe = write_recipe(path / "recipe.yaml", teacher, files, **explained)

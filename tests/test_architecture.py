@@ -75,8 +75,13 @@ def test_the_wheel_holds_paredown_and_nothing_else(tmp_path: Path) -> None:
         assert f"paredown/{folder}/py.typed" in names
     assert {"paredown/benchmarks/report/report.html", "paredown/runtime/manifest.schema.json"} <= {*names}
     base = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
-    light = {"numpy", "tokenizers", "pydantic", "pyyaml", "typer", "rich"}
-    light |= {"jinja2", "packaging", "cyclonedx-python-lib"}  # report and SBOM, which a base install writes again
+    light = {"numpy", "tokenizers", "pydantic", "pyyaml", "typer", "rich", "filelock"}
+    light |= {
+        "filelock",
+        "jinja2",
+        "packaging",
+        "cyclonedx-python-lib",
+    }  # report and SBOM, which a base install writes again
     assert {line.split()[1].split(">")[0].lower() for line in base} == light
 
 

@@ -1,16 +1,17 @@
 """State that workers share: small JSON files in a private directory, replaced whole.
 
-Nothing waits for a lock that a killed worker could hold: flock goes with its process.
+Nothing waits for a lock that a killed worker holds: it ends with its process.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 WANTED = "wanted.json"
 
@@ -38,8 +39,7 @@ class Shared:
 
     def want(self, model: str, action: str) -> int:
         """Write down that every worker shall `load` or `unload` a model; returns the number of the order."""
-        with (self.directory / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(self.directory / "lock"):
             orders = self.wanted()
             number = 1 + max((order["number"] for order in orders.values()), default=0)
             orders[model] = {"number": number, "action": action}

@@ -57,6 +57,7 @@ class Samples:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """No other worker writes meanwhile."""
+        # Not filelock, which locks a file of its own: beside the user's, in a directory that may be read-only.
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             yield
