@@ -9,6 +9,7 @@ search has trained is there when its models are exported and measured, when it i
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -193,7 +194,7 @@ class Explorer:
         static = self._static()
         for number, student in enumerate(self.settings.students, start=1):
             settings = Distill(student=student, epochs=self._epochs(), hidden_weight=0)
-            self._try(Model(name=f"student-{number}", steps=[Stage(distill=settings)]), 1.0)
+            self._try(Model(name=self._name(f"student-{number}"), steps=[Stage(distill=settings)]), 1.0)
         if self.table is not None:
             self._descend(self.table)
         self._select(static)
@@ -217,7 +218,7 @@ class Explorer:
         settings = Static(width=384 if many else 128, pairs=8192, epochs=epochs, learning_rate=2e-3 if many else 1e-3)
         base = self.table.base_ms / 2 if self.table is not None else 0.0
         return self._try(
-            Model(name="static", steps=[Stage(static=settings)]), min(50.0, self.full_ms / max(base, 1e-9))
+            Model(name=self._name("static"), steps=[Stage(static=settings)]), min(50.0, self.full_ms / max(base, 1e-9))
         )
 
     def _descend(self, table: LatencyTable) -> None:
@@ -275,10 +276,14 @@ class Explorer:
         else:
             cut = Prune(speedup=round(max(1.01, factor), 3), target=self.settings.target, time_shape=False)
             stage = Stage(prune=cut.model_copy(update={"recover": training, "multiple": 1 if before else 32}))
-        name = f"pruned-{wanted:.1f}x"
-        same = sum(trial.model.name.startswith(name) for trial in self.trials)
         steps = [*(before.model.steps if before else []), stage]
-        return Model(name=f"{name}-{same + 1}" if same else name, steps=steps)
+        return Model(name=self._name(f"pruned-{wanted:.1f}x"), steps=steps)
+
+    def _name(self, name: str) -> str:
+        """The name, with a number where a model of the recipe or an earlier trial has it."""
+        taken = {model.name for model in (*self.job.models, *(trial.model for trial in self.trials))}
+        number = next(n for n in itertools.count(1) if (name if n == 1 else f"{name}-{n}") not in taken)
+        return name if number == 1 else f"{name}-{number}"
 
     def _try(self, model: Model, speedup: float, trainings: int = 1) -> Trial | None:
         """Train and evaluate a model; None where it fails."""
@@ -325,8 +330,8 @@ class Explorer:
                 self.found.dropped[trial.model.name] = self._why(trial, good)
         trim = [Stage(trim=Trim())] if self.job.task.supports(Feature.TRIM) else []
         models = [t.model.model_copy(update={"steps": [*t.model.steps, *trim]}) for t in picked]
-        if trim and not good:
-            models.append(Model(name="trimmed", steps=trim))
+        if trim and not good and not any(model.steps == trim for model in self.job.models):
+            models.append(Model(name=self._name("trimmed"), steps=trim))
         if static is None:
             self.found.models = models
             return

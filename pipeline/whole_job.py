@@ -7,6 +7,7 @@ Both are runs of a recipe: what the first has done is not done again, and the re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,7 @@ class WholeJob:
         task = self.kind
         plain = {"runtime": "onnxruntime", "precision": "int8-dynamic"}
         made = {
-            "name": "model",
+            "name": name_of(self.checkpoint),
             "task": task.name,
             "checkpoint": self.checkpoint,
             "data": dict(self.data),
@@ -67,6 +68,16 @@ class WholeJob:
         if plain["precision"] in precisions_of(plain["runtime"], task):
             made["targets"] = [plain]
         return Recipe.model_validate(made | keys | dict(self.more))
+
+    def models(self) -> dict[str, Any]:
+        """The keys `models` and `search` of the recipe, as far as the task supports them."""
+        task = self.kind
+        trim = [{"name": "trimmed", "steps": [{"trim": {}}]}] if task.supports(Feature.TRIM) else []
+        if not task.supports(Feature.SEARCH):
+            return {"models": trim}
+        measuring = min(MEASURING_SHARE * self.minutes, MEASURING_S / 60)
+        search = {"minutes": round(self.minutes * (1 - FIRST_SHARE) - measuring, 2), "students": list(self.students)}
+        return {"models": trim, "search": search}
 
     @property
     def kind(self) -> Task:
@@ -82,21 +93,27 @@ class WholeJob:
         return found[0]
 
 
-def compress(job: WholeJob, run_dir: Path) -> Outcome:
+def whole_job(job: WholeJob, run_dir: Path) -> Outcome:
     """Do the whole job in `run_dir`; the same call goes on after a kill. Raises InputError, StepError."""
     if job.minutes < LEAST_MINUTES:
         raise InputError(f"minutes: {job.minutes:g} is too short for a result; give at least {LEAST_MINUTES:g}")
-    task = job.kind
-    trim = [{"name": "trimmed", "steps": [{"trim": {}}]}] if task.supports(Feature.TRIM) else []
-    if not task.supports(Feature.SEARCH):
-        return run(job.recipe(models=trim, latency=LATENCY), run_dir)
-    run(job.recipe(models=trim, latency=FIRST_LATENCY), run_dir)
-    measuring = min(MEASURING_SHARE * 60 * job.minutes, MEASURING_S)
-    search = {"minutes": job.minutes * (1 - FIRST_SHARE) - measuring / 60, "students": list(job.students)}
-    latency = SHORT_LATENCY if job.minutes < SHORT else LATENCY
-    outcome = run(job.recipe(models=trim, search=search, latency=latency), run_dir)
+    keys = job.models()
+    if "search" not in keys:
+        return run(job.recipe(**keys, latency=LATENCY), run_dir)
+    run(job.recipe(models=keys["models"], latency=FIRST_LATENCY), run_dir)
+    outcome = run(job.recipe(**keys, latency=SHORT_LATENCY if job.minutes < SHORT else LATENCY), run_dir)
     write_atomic(run_dir / FOUND_RECIPE, short_recipe(outcome.job.recipe))
     return outcome
+
+
+def absolute(source: str) -> str:
+    """A file or directory by its absolute path; a hub name as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
+
+
+def name_of(checkpoint: str) -> str:
+    """The name of a served model: that of the checkpoint's directory, in the letters that names have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(checkpoint).resolve().name).strip("-.") or "model"
 
 
 def short_recipe(recipe: Recipe) -> str:

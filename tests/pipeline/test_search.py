@@ -2,11 +2,14 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from conftest import SMALL, paredown, write_recipe
+from same_process import SameProcess
 
+from paredown.benchmarks.measuring import interleaved
 from paredown.compress.config import Prune, Recover, Static
 from paredown.compress.models.loading import Checkpoint
 from paredown.compress.pruning.latency_allocation import LatencyTable
@@ -146,7 +149,8 @@ def searched(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPath
     search = "search: {minutes: 0.7, target: {precision: fp32}}\n"
     one = text[end:].replace("  - {runtime: onnxruntime, precision: int8-dynamic}\n", "")
     recipe.write_text(text[:start] + search + one)
-    done = paredown("run", recipe, "--output-dir", home / "run")
+    with mock.patch.object(interleaved, "Worker", SameProcess):
+        done = paredown("run", recipe, "--output-dir", home / "run")
     assert done.returncode == 0, done.stderr
     return home, done.stdout
 
