@@ -96,11 +96,16 @@ class Artifact:
         """It writes, and is two graphs."""
         return "decoder" in (self.generation or {})
 
+    @property
+    def has_cache(self) -> bool:
+        """It is a decoder with a key/value cache."""
+        return self.generation is not None and not self.halves
+
     def whole(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """A batch with everything that the model file takes: an empty cache where it has one."""
-        if self.generation is None or self.halves:
+        if not self.has_cache:
             return batch
-        return Decoder(lambda given: given, self.generation).begun(batch)
+        return Decoder(lambda given: given, self.generation or {}).begun(batch)
 
     def encoder(self) -> Preprocessor:
         """The tokenizer, or the preprocessor of images, that goes with the model."""

@@ -18,24 +18,22 @@ from paredown.compress.models.sentence_transformers import pooling_of
 from paredown.compress.models.validation import read_config
 from paredown.runtime.errors import InputError, missing_extra
 from paredown.runtime.model_scan import check_model_file, scan
-from paredown.runtime.preprocessor import PAIR, Preprocessor, parts_of, reader_file, run_rows
+from paredown.runtime.preprocessor import Preprocessor, parts_of, reader_file, run_rows
 from paredown.runtime.session import TOKEN_TYPES, CannotRunHere, Session
-from paredown.tasks.base import Task
+from paredown.tasks.base import Feature, Task
 from paredown.tasks.registry import task_named
 
 from .artifact import Artifact
 from .opening import open_artifact
 
 SUFFIX_RUNTIME = {".onnx": "onnxruntime", ".xml": "openvino"}
-SENTENCE, TOKENS = ("sentence_embedding",), ("token_embeddings", "last_hidden_state")  # of encoders, in this order
 POOLING = "pooling"  # in an artefact's details: how its vectors are made of its output; "none": it gives them
 
 
 def foreign_artifact(model: Path, scratch: Path, task: Task, max_length: int) -> Artifact:
     """A model file of another tool; labels and padding come from the config.json beside it, shapes that are fixed and
     the output's name from the model."""
-    if task.generates:
-        raise InputError(f"{model}: a model that generates text needs our own export or bundle, with its rules")
+    task.require(Feature.OTHER_TOOLS, str(model))
     reader = reader_file(task.inputs)
     folder = next((f for f in (model.parent, model.parent.parent) if (f / reader).is_file()), None)
     if folder is None or not (folder / "config.json").is_file():
@@ -43,14 +41,13 @@ def foreign_artifact(model: Path, scratch: Path, task: Task, max_length: int) ->
     checkpoint = Checkpoint(folder, read_config(folder / "config.json"), ())
     runtime = SUFFIX_RUNTIME[model.suffix]
     shapes, outputs = _signature(model, runtime)
-    given = {*task.inputs, *(() if task.reads_images else (TOKEN_TYPES,))}
-    if not shapes.keys() <= given or not shapes.keys() & set(task.inputs):
+    needed, given = {*task.inputs}, {*task.inputs, *task.optional_inputs}
+    if not shapes.keys() <= given or not shapes.keys() & needed:
         raise InputError(
             f"{model}: its inputs are {', '.join(sorted(shapes))}; a model for {task.name} is given "
             f"{', '.join(sorted(given))}; export it again with these alone"
         )
     rows, length = shapes.get("input_ids", (None, None))[:2]
-    longest = min(max_length, checkpoint.positions, *([length] if length else []))
     out = scratch / "foreign"
     out.mkdir(parents=True)
     beside = scan(model).locations if model.suffix == ".onnx" else {model.with_suffix(".bin").name}
@@ -68,17 +65,17 @@ def foreign_artifact(model: Path, scratch: Path, task: Task, max_length: int) ->
         runtime=runtime,
         precision="unknown",
         files=files,
-        inputs=tuple(name for name in (*task.inputs, TOKEN_TYPES) if name in shapes),
+        inputs=tuple(name for name in (*task.inputs, *task.optional_inputs) if name in shapes),
         outputs=tuple(outputs),
         labels=checkpoint.labels,
-        max_length=encoder.max_length if task.reads_images else longest,
+        max_length=min(encoder.max_length, length or encoder.max_length),
         pad_id=checkpoint.pad_id,
         source="",
         lengths=(length,) if length else (),
         batch_size=rows,
     )
     chosen, pooled = _outputs_of(artifact, task, model)
-    details = {POOLING: pooling_of(folder) if pooled else "none"} if task.pools else {}
+    details = {} if pooled is None else {POOLING: pooling_of(folder) if pooled else "none"}
     return replace(artifact, outputs=chosen, details=details).write()
 
 
@@ -102,7 +99,7 @@ def _as_asked(session: Session, artifact: Artifact, task: Task, encoder: Preproc
     def run(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         found = session(batch if types is None else batch | {TOKEN_TYPES: _typed(batch, types)})
         outputs = [np.asarray(found[name]) for name in artifact.outputs]
-        if task.output_ends and len(outputs) == 2:
+        if len(outputs) == 2:  # both ends of an answer
             return {task.output: np.stack([end.reshape(end.shape[:2]) for end in outputs], axis=-1)}
         if pooling is not None:
             return {task.output: _vectors(outputs[0], batch["attention_mask"], pooling)}
@@ -139,14 +136,13 @@ def _vectors(output: np.ndarray, mask: np.ndarray, pooling: str) -> np.ndarray:
     return output / np.maximum(np.linalg.norm(output, axis=-1, keepdims=True), 1e-12)
 
 
-def _outputs_of(artifact: Artifact, task: Task, model: Path) -> tuple[tuple[str, ...], bool]:
-    """Which of a model's outputs are scored, and whether they are tokens' vectors that are to be pooled.
+def _outputs_of(artifact: Artifact, task: Task, model: Path) -> tuple[tuple[str, ...], bool | None]:
+    """Which of a model's outputs are scored, and `Task.needs_pooling` of them.
 
     Two rows of unlike length are run. InputError where no output, or more than one, has the shape of the task.
     """
     encoder = artifact.encoder()
-    texts = [encoder.example, encoder.example if task.reads_images else "a sentence"]
-    texts = [f"{text}{PAIR}{text}" if task.reads_pairs else text for text in texts]
+    texts = task.example_rows(encoder)
     rows, types = encoder.ids(texts), _types_of(encoder, texts) if TOKEN_TYPES in artifact.inputs else {}
     batch = encoder.pad(rows)
     if types:
@@ -164,9 +160,8 @@ def _outputs_of(artifact: Artifact, task: Task, model: Path) -> tuple[tuple[str,
     widths = [(2, size) for size in (tokens, *artifact.lengths)]  # what is padded to is not taken off a row of ends
     ends = task.output_ends
     if ends and set(ends) <= set(names) and all(found[name][:2] in widths for name in ends):
-        return ends, False
-    known = (*SENTENCE, task.output, *TOKENS) if task.pools else (task.output,)
-    chosen = next((name for name in known if name in names), None)
+        return ends, None
+    chosen = next((name for name in task.output_names if name in names), None)
     fits = [name for name in names if task.fits_shape(found[name], 2, tokens, len(artifact.labels))]
     if chosen is None and len(names) > 1 and len(fits) != 1:
         raise InputError(
@@ -177,22 +172,14 @@ def _outputs_of(artifact: Artifact, task: Task, model: Path) -> tuple[tuple[str,
     if chosen not in fits:
         raise InputError(
             f"{model}: its output {chosen} is {_shown(found[chosen], tokens)}, and {task.name} asks for "
-            f"{task.describe_shape(artifact.labels)}{_other_task(found[chosen], task, tokens)}"
+            f"{task.describe_shape(artifact.labels)}{task.other_task(found[chosen], tokens)}"
         )
-    return (chosen,), task.pools and len(found[chosen]) == 3
+    return (chosen,), task.needs_pooling(found[chosen])
 
 
 def _shown(shape: tuple[int, ...], tokens: int) -> str:
     parts = ["rows", *("tokens" if size == tokens and i == 0 else str(size) for i, size in enumerate(shape[1:]))]
     return f"({', '.join(parts)})"
-
-
-def _other_task(shape: tuple[int, ...], task: Task, tokens: int) -> str:
-    if len(shape) == 3 and shape[1] == tokens and not task.per_token:
-        return "; of a model that answers for every token: --task token-classification"
-    if len(shape) == 2 and task.per_token:
-        return "; of a model that answers for the text: --task text-classification"
-    return ""
 
 
 def _signature(model: Path, runtime: str) -> tuple[dict[str, list[int | None]], list[str]]:

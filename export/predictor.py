@@ -11,7 +11,7 @@ import numpy as np
 from paredown.compress.data.dataset import read_rows
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import run_rows
+from paredown.runtime.preprocessor import RowError, run_rows
 from paredown.runtime.selftest import (
     BundleError,
     check_files,
@@ -21,7 +21,7 @@ from paredown.runtime.selftest import (
     open_runtime,
     read_manifest,
 )
-from paredown.tasks.parsing import image_of, is_text
+from paredown.tasks.parsing import is_text
 from paredown.tasks.registry import task_named
 
 from .isolation import begin_rows
@@ -56,13 +56,13 @@ class Predictor:
         """
         if not texts:
             return []
-        if self.task.reads_images and not all(text.startswith("data:image/") for text in texts):
-            raise InputError(f"{self.task.name} reads images: give --image FILE (in Python: image_of(FILE, ...))")
         if not all(map(is_text, [*texts, *seconds])):
             raise InputError("a text holds half a character (a lone surrogate) or U+001E; give UTF-8")
-        texts = self.task.row_texts(texts, seconds)
-        outputs = self.continued(self.prompts(texts)) if self.continues else self._outputs(texts)
-        return self.task.decode(outputs, self.labels, texts, self.encoder)
+        return self._answers(self.task.row_texts(texts, seconds))
+
+    def _answers(self, rows: Sequence[str]) -> list[dict]:
+        outputs = self.continued(self.prompts(rows)) if self.continues else self._outputs(rows)
+        return self.task.decode(outputs, self.labels, rows, self.encoder)
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts to be continued, with room for what comes after them."""
@@ -86,15 +86,13 @@ class Predictor:
     def _outputs(self, texts: Sequence[str]) -> np.ndarray:
         try:
             rows = self.encoder.ids(texts)
-        except ValueError as error:
-            if not self.task.reads_images:
-                raise
+        except RowError as error:
             raise InputError(f"an image: {error}") from None
         return run_rows(self.session, rows, self.encoder.pad_id, self.task.output)
 
     def answer_example(self) -> None:
         """Answer the example row of the preprocessor, to see that the bundle answers at all."""
-        self([self.encoder.example], ["b"] if self.task.reads_pairs else ())
+        self._answers([self.task.row_of(self.encoder.example)])
 
     def score(self, source: str, text: str | None = None, label: str | None = None) -> tuple[float, int]:
         """The metric, in points, on labelled data (see `data.read`), and the number of rows (or pairs)."""
@@ -116,6 +114,4 @@ def predict_job(
     """`Predictor` on texts, or on image files, as a part of `child`."""
     predictor = Predictor(bundle)
     begin_rows(rows_s)
-    if images and not predictor.task.reads_images:
-        raise InputError(f"--image: the bundle is for {predictor.task.name}; give --text")
-    return predictor(texts or [image_of(file, Path(), "--image") for file in images], pairs)
+    return predictor(predictor.task.rows_of_images(images, "--image") if images else texts, pairs)

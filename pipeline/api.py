@@ -416,9 +416,9 @@ def bench(
     """Latency, throughput and quality side by side, in one run; ratios are against the first that runs here.
 
     `models`: checkpoints, exported models, bundles, ONNX files of other tools. `settings`: of
-    `benchmarks.latency.LatencySettings`: threads, batch_size, processes, min_seconds, ...
+    `benchmarks.measuring.latency.LatencySettings`: threads, batch_size, processes, min_seconds, ...
     """
-    from paredown.benchmarks.latency import LatencySettings
+    from paredown.benchmarks.measuring.latency import LatencySettings
     from paredown.tasks.registry import task_named
 
     from .cli.validation import checked

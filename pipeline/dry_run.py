@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 from paredown.compress.models.loading import Checkpoint, load, with_new_head
@@ -24,8 +23,7 @@ def take_longest(
     from paredown.compress.models.inference import forward
 
     for source in sources:
-        if task.generates:
-            source = replace(source, max_new_tokens=checkpoint.generation["max_new_tokens"])
+        source = source.generating_like(checkpoint)
         ready = source.has_head(task) or not task.new_head(())
         model = load(source, task) if ready else with_new_head(source, task, checkpoint.labels, recipe.seed).eval()
         encoder = source.encoder(recipe.max_length)
@@ -34,13 +32,3 @@ def take_longest(
             takes_longest(partial(forward, model), row, encoder, task, str(source.path))
         except StepError as error:
             raise InputError(str(error).removeprefix("parity: ")) from None
-
-
-def same_length(where: str, checkpoint: Checkpoint, other: Checkpoint, max_length: int) -> None:
-    """InputError where one of two models that are compared token by token takes fewer tokens than the other."""
-    ours, theirs = (min(max_length, each.positions) for each in (checkpoint, other))
-    if ours != theirs:
-        raise InputError(
-            f"{where}: of max_length {max_length} the checkpoint takes {ours} tokens and {other.path} {theirs}, and "
-            f"they are compared token by token; set max_length: {min(ours, theirs)}"
-        )

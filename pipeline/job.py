@@ -11,8 +11,8 @@ from paredown.compress.config import Distill, DistillationTraining, Finetune, Pr
 from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import Certificate, divided
-from paredown.compress.distillation.compatibility import check_student, check_teacher, same_tokens
-from paredown.compress.models.architectures import FAMILIES, SEQ2SEQ, UNPRUNABLE, check_cut, supported
+from paredown.compress.distillation.compatibility import check_student, check_teacher, same_length, same_tokens
+from paredown.compress.models.architectures import EXPORTABLE, FAMILIES, UNPRUNABLE, check_cut
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.compress.models.model_card import origin_files
 from paredown.export.artifact import EXTRA, precisions_of
@@ -24,7 +24,7 @@ from paredown.tasks.base import Feature, Task
 from paredown.tasks.registry import task_named
 from paredown.tasks.rows import Rows
 
-from .dry_run import same_length, take_longest
+from .dry_run import take_longest
 from .progress import Report
 from .recipe.schema import BASELINE, Model, Precision, Recipe, Runtime, Target
 from .store import Done, key_of
@@ -34,8 +34,6 @@ SCORES = f"{BASELINE}-scores"
 ORIGIN = f"{BASELINE}-origin"  # licence and card of the checkpoint
 RECOVER = "-recover"  # after the name of the pruning step that it trains
 PLAIN_INT8: dict[Runtime, Precision] = {"onnxruntime": "int8-dynamic", "openvino": "int8-static"}
-# Architectures that can be exported, by Task.graph.
-EXPORTED = {"single": [*supported(False), *UNPRUNABLE], "seq2seq": [*SEQ2SEQ], "causal_lm": supported(True)}
 MODULES = {"pytorch": "torch", "openvino": "openvino"}  # every other runtime is ONNX Runtime, or an engine
 
 
@@ -158,8 +156,7 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     task = task_named(recipe.task)
     checkpoint = replace(open_checkpoint(recipe.checkpoint, task), max_new_tokens=recipe.max_new_tokens)
     origin_files(checkpoint.path)  # refused now where a link leads out
-    if task.generates:
-        checkpoint.generation  # noqa: B018 - refused now where its rules are wrong
+    checkpoint.check_generation()  # refused now where its settings are wrong
     read = partial(read_rows, task, text=recipe.data.text, names=checkpoint.labels)
     train = read(recipe.data.train, label=recipe.data.label)
     validation = read(recipe.data.validation, label=recipe.data.label, group=recipe.data.groups)
@@ -173,7 +170,7 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     splits = divided(train, validation, test, unlabeled)
     validation, test, unlabeled = splits.validation, splits.test, splits.unlabeled
     kind = checkpoint.config.get("model_type", "")
-    known = EXPORTED[task.graph]
+    known = EXPORTABLE[task.graph]
     if kind not in known:
         raise InputError(
             f"{checkpoint.path}: cannot export a '{kind}' model for {task.name} yet; supported: {', '.join(known)}"
@@ -189,8 +186,7 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     for rows in (train, validation, test):
         if rows is not None:
             dataset.require_two_classes(rows, checkpoint.labels)
-            if not task.reads_images:  # those were checked when they were read
-                dataset.encode(encoder, rows)
+            dataset.check_known(encoder, rows)
     _check_installed(recipe)
     if try_models and importable("torch") and importable("transformers"):
         names = {
@@ -224,9 +220,7 @@ def _check_installed(recipe: Recipe) -> None:
 
 def _teacher(source: str, checkpoint: Checkpoint, task: Task, max_length: int) -> Checkpoint:
     teacher = open_checkpoint(source, task)
-    check_teacher(task, teacher, checkpoint, "teachers")
-    if task.compares_tokens:
-        same_length("teachers", checkpoint, teacher, max_length)
+    check_teacher(task, teacher, checkpoint, "teachers", max_length)
     return teacher
 
 
@@ -251,9 +245,9 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length:
         stage, settings = entry.stage
         if isinstance(settings, Distill) and settings.student is not None:
             student = open_checkpoint(settings.student).for_task(task)
-            check_student(task, student, checkpoint, f"models: '{model.name}'")
+            check_student(task, student, checkpoint, f"models: '{model.name}'", max_length)
             shares_tokens = same_tokens(student, checkpoint)
-            if shares_tokens and (task.compares_tokens or settings.hidden_weight or settings.relation_weight):
+            if shares_tokens and (settings.hidden_weight or settings.relation_weight):
                 same_length(f"models: '{model.name}'", checkpoint, student, max_length)
             narrowed, kind = True, student.config.get("model_type", "")
         narrowed = narrowed or (isinstance(settings, Distill) and settings.width is not None)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .preprocessor import Preprocessor
+from .preprocessor import Preprocessor, RowError
 
 FORMATS = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}  # Pillow's name -> the MIME type's
 MOST_BYTES = 20_000_000  # of an encoded image
@@ -31,6 +31,8 @@ class ImagePreprocessor(Preprocessor):
 
     Raises ValueError, naming the key, for a file that asks for what is not known here.
     """
+
+    unit = "pixels"
 
     def __init__(self, preprocessor_json: Path, channels: int | None = None) -> None:
         """`channels`: of the model, 1 (grey) or 3 (RGB), for a file that does not say."""
@@ -92,6 +94,10 @@ class ImagePreprocessor(Preprocessor):
         Image.new("L", self._width_height, 128).save(file, "PNG")
         return uri(file.getvalue())
 
+    def random_rows(self, count: int, vocabulary: int | None = None) -> list:
+        """Pixels of normal noise, (1, channels, height, width) float32 each, the same ones each time."""
+        return list(np.random.default_rng(0).normal(size=(count, 1, *self._shape)).astype(np.float32))
+
     def write(self, folder: Path) -> None:
         """The file with the number of channels, which config.json has in a checkpoint and a bundle has nowhere else."""
         known = json.dumps({**self._settings, "num_channels": self.channels}, indent=2)
@@ -103,7 +109,7 @@ class ImagePreprocessor(Preprocessor):
         return self._shape
 
     def ids(self, texts: Sequence[str]) -> list[Any]:
-        """Pixel values of each data URI, (1, channels, height, width) float32. ValueError for what is no image."""
+        """Pixel values of each data URI, (1, channels, height, width) float32. RowError for what is no image."""
         return [self._pixels(decoded(text)) for text in texts]
 
     def small(self, text: str) -> str:
@@ -123,7 +129,7 @@ class ImagePreprocessor(Preprocessor):
             least, most = sorted(image.size)
             long = int(self._short * most / least)
             if self._short * long > MOST_PIXELS:
-                raise ValueError(f"an image of {image.width} x {image.height} pixels is too narrow")
+                raise RowError(f"an image of {image.width} x {image.height} pixels is too narrow")
             wide = image.width > image.height
             image = image.resize((long, self._short) if wide else (self._short, long), self._resample)
         elif self._to is not None:
@@ -136,12 +142,12 @@ class ImagePreprocessor(Preprocessor):
         return ((scaled.T - self._mean) / self._std).T[None]
 
 
-class TooLarge(ValueError):
+class TooLarge(RowError):
     """More bytes, or pixels, than are taken."""
 
 
 def uri(raw: bytes, most_bytes: int = MOST_BYTES, most_pixels: int = MOST_PIXELS, *, whole: bool = True) -> str:
-    """The bytes of an image file as a row. ValueError where they are not an image, TooLarge before anything is decoded.
+    """The bytes of an image file as a row. RowError where they are not an image, TooLarge before anything is decoded.
 
     `whole`: look whether all of its pixels are there too."""
     if len(raw) > most_bytes:
@@ -155,18 +161,18 @@ def uri(raw: bytes, most_bytes: int = MOST_BYTES, most_pixels: int = MOST_PIXELS
 
 
 def bytes_of(text: str) -> bytes:
-    """The file in a data URI, or in bare base64. ValueError for anything else."""
+    """The file in a data URI, or in bare base64. RowError for anything else."""
     head, comma, body = text.partition(",") if text.startswith("data:") else ("", "", text)
     if comma and not (head.startswith("data:image/") and head.endswith(";base64")):
-        raise ValueError("a data URI of an image is expected: data:image/png;base64,...")
+        raise RowError("a data URI of an image is expected: data:image/png;base64,...")
     try:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("not base64: an image is data:image/png;base64,...") from None
+        raise RowError("not base64: an image is data:image/png;base64,...") from None
 
 
 def decoded(text: str) -> Image.Image:
-    """The image of a row, upright. ValueError where it is none."""
+    """The image of a row, upright. RowError where it is none."""
     image = _opened(bytes_of(text), MOST_PIXELS)
     _load(image)
     return ImageOps.exif_transpose(image)
@@ -177,11 +183,11 @@ def _opened(raw: bytes, most_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(raw), formats=tuple(FORMATS))
     except UnidentifiedImageError:
-        raise ValueError(f"not an image; known: {', '.join(FORMATS)}") from None
+        raise RowError(f"not an image; known: {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError as error:  # Pillow's own limit
         raise TooLarge(str(error)) from None
     except Exception as error:  # each format has its own errors
-        raise ValueError(f"not an image: {error}") from None
+        raise RowError(f"not an image: {error}") from None
     if image.width * image.height > most_pixels:
         raise TooLarge(f"an image of {image.width} x {image.height} pixels; at most {most_pixels} are taken")
     return image
@@ -191,7 +197,7 @@ def _load(image: Image.Image) -> None:
     try:
         image.load()
     except Exception as error:  # as above
-        raise ValueError(f"a broken image: {error}") from None
+        raise RowError(f"a broken image: {error}") from None
 
 
 def _cut_out(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -28,6 +28,10 @@ INPUTS = ("input_ids", "attention_mask", PIXELS)  # what a model of either kind 
 Batch = dict[str, np.ndarray]  # a model's inputs by name, (rows, ...)
 
 
+class RowError(ValueError):
+    """A row that the preprocessor cannot read: an image that is broken, too large, or none."""
+
+
 @dataclass(frozen=True)
 class Words:
     """The words of a text, which blanks part: where each stands in it, and its first token (-1: it has none, or it was
@@ -43,6 +47,7 @@ class Preprocessor:
     longest row of the batch. `text`: what the file would say with the settings beside it. `marks`: the model that
     the rows are for knows MARK."""
 
+    unit = "tokens"  # what a row is made of
     settled: str | None = None
     side = "right"
     _boundary: tuple[int, int] | None = None
@@ -155,6 +160,15 @@ class Preprocessor:
     def example(self) -> str:
         """An ordinary row."""
         return "an ordinary sentence, as long as most of them are"
+
+    def random_rows(self, count: int, vocabulary: int | None = None) -> list:
+        """Rows without meaning, of up to 48 tokens, the same ones each time. `vocabulary`: of the model, where it has
+        fewer tokens than the tokenizer."""
+        random = np.random.default_rng(0)
+        known = self.tokenizer.get_vocab_size()
+        known = min(known, vocabulary or known)
+        lengths = random.integers(4, min(48, self.max_length) + 1, size=count)
+        return [random.integers(min(1000, known // 2), known, size=n).tolist() for n in lengths]
 
     def write(self, folder: Path) -> None:
         """Complete the file beside an artefact: the settings that lay beside a tokenizer.json are written into it."""

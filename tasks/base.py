@@ -25,6 +25,9 @@ Tensor = tuple[str, Any, list[int]]  # of the Open Inference Protocol: datatype,
 NO_LABEL = -100  # the label of a token, or of a row, that is not trained on; torch's ignore_index
 MULTI_LABEL = "multi_label_classification"  # `problem_type` in config.json, in transformers' spelling
 COMPARES_ROWS = "it compares rows of one label"
+OWN_EXPORT = "it needs our own export or bundle, with its generation settings"
+PER_TOKEN_AXES = {0: "batch", 1: "length"}  # `output_axes` of a task that answers for each token
+EXCERPT = 400  # characters of a text in a report
 
 
 class Feature(Enum):
@@ -54,6 +57,16 @@ class Feature(Enum):
     CACHED_SCORES = "teacher outputs kept on disk"
     REFERENCE = "reference counts for drift"
     IDS_IN_REQUESTS = "token ids in a request"
+    NEW_HEAD = "a new head"
+    OTHER_TOOLS = "a model file of another tool"
+
+
+class Match(Enum):
+    """What two models must have in common before their outputs can be compared."""
+
+    LABELS = "labels"
+    WIDTH = "width"  # of the hidden states, which are the outputs
+    TOKENS = "tokens"
 
 
 class Task:
@@ -72,6 +85,9 @@ class Task:
     ] = ()  # what a loaded model is given: "pooling", "generation", "joined_ends", "token_types"
     graph = "single"  # how it is exported: "single", "seq2seq" (two graphs) or "causal_lm" (a key/value cache)
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")  # of the model
+    optional_inputs: tuple[str, ...] = ("token_type_ids",)  # that a model file of another tool may have too
+    input_axes: ClassVar[Mapping[int, str]] = {0: "batch", 1: "length"}  # dynamic axes of an exported graph
+    output_axes: ClassVar[Mapping[int, str]] = {0: "batch"}
     output = "logits"  # the model's output that is scored
     metric_name = "accuracy"
     answer = "label"  # how a golden row's answer is read off its output: a key of `runtime.answers.ANSWERS`
@@ -81,6 +97,8 @@ class Task:
     label_column: str | None = None
     pipeline_tag = "text-classification"  # the Hub's name of the task
     unsupported: ClassVar[Mapping[Feature, str]] = {Feature.MAX_NEW_TOKENS: "its answer is no text"}  # and why
+    must_match: tuple[Match, ...] = (Match.LABELS,)  # of a teacher and its student, or of two teachers
+    reference_rows = 1000  # validation rows that are kept to detect drift, at most
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"
@@ -107,6 +125,11 @@ class Task:
         return self.columns.images
 
     @property
+    def compares_tokens(self) -> bool:
+        """Two models are compared token by token."""
+        return Match.TOKENS in self.must_match
+
+    @property
     def reads_pairs(self) -> bool:
         """A row of the model is two texts."""
         return bool(self.columns.second)
@@ -118,11 +141,11 @@ class Task:
         return self
 
     def with_columns(self, text: str | None, label: str | None) -> Self:
-        """The task with the names of the columns of the files that are read; None: found."""
+        """The task with the names of the columns of the files that are read; None: as before, or found."""
         if text is None and label is None:
             return self
         task = copy.copy(self)
-        task.text_column, task.label_column = text, label
+        task.text_column, task.label_column = text or self.text_column, label or self.label_column
         return task
 
     def with_metric(self, name: str) -> Self:
@@ -142,6 +165,35 @@ class Task:
             )
         return [f"{first}{PAIR}{second}" for first, second in zip(texts, seconds, strict=True)]
 
+    def row_of(self, text: str) -> str:
+        """A row in which each text is `text`."""
+        return f"{text}{PAIR}{text}" if self.reads_pairs else text
+
+    def rows_of_images(self, files: Sequence[str], option: str) -> list[str]:
+        """Image files as rows. InputError, which begins with the option that gave them, where they cannot be read."""
+        raise InputError(f"{option}: the bundle is for {self.name}; give --text")
+
+    def example_rows(self, encoder: Preprocessor) -> list[str]:
+        """Two rows, of different lengths where lengths differ."""
+        return [self.row_of(encoder.example), self.row_of("a sentence")]
+
+    def example_input(self, encoder: Preprocessor) -> np.ndarray:
+        """An input for tracing a graph: (2, 16) int64; sizes of 1 would become constants."""
+        return np.ones((2, 16), dtype=np.int64)
+
+    def excerpt(self, row: str, encoder: Preprocessor) -> str:
+        """A row for a report: the beginning of its text."""
+        return row.replace(PAIR, " | ")[:EXCERPT]
+
+    def has_gold(self, rows: Rows) -> bool:
+        """Whether outputs for these rows can be scored."""
+        return rows.labels is not None
+
+    def row_labels(self, rows: Rows) -> np.ndarray | None:
+        """The class of each row, (rows,) int64, so that confidence, calibration and flips of rows have a meaning; None
+        where rows have none, or several."""
+        return rows.gold
+
     def gold(self, rows: Rows, encoder: Preprocessor) -> Any:
         """What `correct` compares outputs with."""
         return rows.gold
@@ -153,6 +205,10 @@ class Task:
     def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
         """The targets of rows that have none: nothing is trained on them. `labels`: how many the task has."""
         return [np.full((), NO_LABEL)] * len(ids)
+
+    def own_targets(self, rows: int) -> int:
+        """How many of `rows` labelled rows a student is trained on without its teacher's outputs."""
+        return 0
 
     def commonest_share(self, rows: Rows) -> float:
         """Share of the commonest label, 0..1: what a model that always gives it gets right; 0 where there is none."""
@@ -195,7 +251,9 @@ class Task:
         """The predicted and the true class of each row or word, (n,) int64; None where answers are no classes."""
         return outputs.argmax(axis=-1), np.asarray(gold)
 
-    one_label = True  # of each row, so that confidence, calibration and flips of rows have a meaning
+    def output_lines(self, ids: Sequence[Sequence[int]]) -> int:
+        """How many lines `outputs` have for these rows."""
+        return sum(map(len, ids)) if self.per_token else len(ids)
 
     # Two models compared
 
@@ -221,9 +279,10 @@ class Task:
         """How far each row's output (labels,), or (tokens, labels), is from another model's, (rows,) float64."""
         return np.array([kl(a, b).mean() for a, b in zip(ours, theirs, strict=True)])
 
-    compares_tokens = False  # two models are compared token by token, so their tokenizers must be the same
-    same_labels = True  # teacher and student must have the same labels
-    same_width = False  # and hidden states of one width, because these are the answers
+    def describe_parity(self, agreement: float, difference: float, rows: int, where: str) -> str:
+        """How an artefact's outputs compare with its checkpoint's. `agreement`: share of answers that are the same,
+        0..1; `difference`: the largest; `rows`: how many were compared; `where`: which."""
+        return f"logits differ from the checkpoint's by {difference:.2g} at most on {where}"
 
     # Answers
 
@@ -270,8 +329,11 @@ class Task:
     limits = "it has no way to say that none of them fits."
     output_name = "logits"  # in that Python
     answer_code = 'manifest["labels"][logits[0].argmax()]'  # Python that prints the answer, in a bundle's directory
-    lists_labels = True
     rows_are = "texts"
+
+    def listed_labels(self, labels: Sequence[str]) -> Sequence[str]:
+        """Those of the labels that the model card lists."""
+        return labels
 
     def describe_length(self, manifest: dict) -> str:
         return f"Inputs are cut at {manifest['max_length']} tokens, on the {manifest['length_policy']['truncate']}."
@@ -292,9 +354,38 @@ class Task:
     pools = False  # the answer is pooled from token vectors
     output_ends: tuple[str, ...] = ()  # names by which other tools give the output in two parts
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the output in model files of other tools, the likeliest first."""
+        return (self.output,)
+
+    def needs_pooling(self, shape: tuple[int, ...]) -> bool | None:
+        """Whether an output of this shape has to be pooled; None where outputs are no vectors."""
+        return None
+
+    def other_task(self, shape: tuple[int, ...], tokens: int) -> str:
+        """For an error: the task whose models have an output of this shape, for rows of `tokens` tokens."""
+        if len(shape) == 3 and shape[1] == tokens and not self.per_token:
+            return "; of a model that answers for every token: --task token-classification"
+        if len(shape) == 2 and self.per_token:
+            return "; of a model that answers for the text: --task text-classification"
+        return ""
+
+    def missing_setting(self, architecture: str, config: Mapping[str, Any]) -> tuple[str, str, str] | None:
+        """What a config.json with a head of this task does not say: the key, its value, and the meaning."""
+        return None
+
+    def shares_heads(self, other: Task | None) -> bool:
+        """Whether models of another task have classes of the same names."""
+        return other is not None and other.heads == self.heads
+
     def fits_shape(self, shape: tuple[int, ...], rows: int, tokens: int, labels: int) -> bool:
         """Whether an output of a model file, for `rows` rows of `tokens` tokens, can be this task's."""
         return shape == ((rows, tokens, labels) if self.per_token else (rows, labels))
+
+    def output_dims(self, length: int, labels: int) -> tuple[int, ...]:
+        """Sizes of the output for one row of `length` tokens."""
+        return (length, labels) if self.per_token else (labels,)
 
     def describe_shape(self, labels: Sequence[str]) -> str:
         """The shape that `fits_shape` asks for, in an error."""
@@ -323,7 +414,8 @@ class Task:
 class TaskWithoutClasses(Task):
     """A task whose answers are numbers, vectors, parts of a text or texts: no class is predicted."""
 
-    one_label = False
+    def row_labels(self, rows: Rows) -> None:
+        return None
 
     def commonest_share(self, rows: Rows) -> float:
         return 0.0

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
-from paredown.runtime.preprocessor import PIXELS
+import numpy as np
+
+from paredown.runtime.errors import InputError
+from paredown.runtime.preprocessor import PIXELS, Preprocessor
 
 from . import perturbations
 from .base import Feature, Task
 from .columns import IMAGES
+from .parsing import image_of
 
 WORDS = "it changes or reads words, and images have none"
 
@@ -18,6 +24,9 @@ class ImageClassification(Task):
     heads = ("ForImageClassification",)
     auto_class = "AutoModelForImageClassification"
     inputs = (PIXELS,)
+    optional_inputs = ()
+    input_axes: ClassVar = {0: "batch"}
+    reference_rows = 200  # measurements.json holds the images themselves
     columns = IMAGES
     pipeline_tag = "image-classification"
     unsupported: ClassVar = {
@@ -33,6 +42,26 @@ class ImageClassification(Task):
         Feature.FIXED_SHAPES: "images are of one size",
         Feature.GPU: "images run on CPUs so far: onnxruntime, openvino",
     }
+
+    def row_texts(self, texts: Sequence[str], seconds: Sequence[str] = ()) -> list[str]:
+        """Data URIs as rows."""
+        if not all(text.startswith("data:image/") for text in texts):
+            raise InputError(f"{self.name} reads images: give --image FILE (in Python: image_of(FILE, ...))")
+        return super().row_texts(texts, seconds)
+
+    def rows_of_images(self, files: Sequence[str], option: str) -> list[str]:
+        return [image_of(file, Path(), option) for file in files]
+
+    def example_rows(self, encoder: Preprocessor) -> list[str]:
+        return [encoder.example] * 2
+
+    def example_input(self, encoder: Preprocessor) -> np.ndarray:
+        """(2, channels, height, width) float32."""
+        return np.zeros((2, *encoder.shape), dtype=np.float32)
+
+    def excerpt(self, row: str, encoder: Preprocessor) -> str:
+        """The image, no larger than the model sees it."""
+        return encoder.small(row)
 
     def keeps_labels(self, change: perturbations.Change) -> bool:
         return False

@@ -3,8 +3,8 @@ torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from paredown.runtime.preprocessor import Preprocessor
 
 from .base import MULTI_LABEL, NO_LABEL, Feature, Task, Tensor
 from .columns import LABELS
+from .rows import Rows
 from .scores import kl, sigmoid
 
 ONE_LABEL = "a row may have several labels"
@@ -30,7 +31,9 @@ class MultiLabelClassification(Task):
         Feature.FAIRNESS: ONE_LABEL,
         Feature.NEW_LABELS: "the old rows do not say which of them have it too: label them, and fine-tune on all rows",
     }
-    one_label = False
+
+    def row_labels(self, rows: Rows) -> None:
+        return None
 
     def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
         return [np.full(labels, NO_LABEL)] * len(ids)
@@ -73,6 +76,11 @@ class MultiLabelClassification(Task):
 
     limits = "each label is decided by itself, at a probability of 0.5."
     answer_code = '[label for label, logit in zip(manifest["labels"], logits[0]) if logit > 0]'
+
+    def missing_setting(self, architecture: str, config: Mapping[str, Any]) -> tuple[str, str, str] | None:
+        if "problem_type" in config or not architecture.endswith(self.heads):
+            return None
+        return "problem_type", MULTI_LABEL, "several labels may be right at once"
 
     def fits_config(self, problem_type: str | None, labels: int) -> bool:
         return problem_type == self.problem_type

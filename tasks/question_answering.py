@@ -19,7 +19,7 @@ import numpy as np
 from paredown.runtime.preprocessor import PAIR, Preprocessor
 
 from . import perturbations
-from .base import COMPARES_ROWS, NO_LABEL, Feature, Task, TaskWithoutClasses, Tensor
+from .base import COMPARES_ROWS, NO_LABEL, PER_TOKEN_AXES, Feature, Match, Task, TaskWithoutClasses, Tensor
 from .columns import QUESTIONS
 from .rows import Rows
 from .scores import kl, padded
@@ -164,6 +164,7 @@ class QuestionAnswering(TaskWithoutClasses):
     answer = "ends"
     columns = QUESTIONS
     per_token = True
+    output_axes = PER_TOKEN_AXES
     pipeline_tag = "question-answering"
     unsupported: ClassVar = {
         **Task.unsupported,
@@ -174,7 +175,7 @@ class QuestionAnswering(TaskWithoutClasses):
         Feature.FAIRNESS: COMPARES_ROWS,
         Feature.IDS_IN_REQUESTS: EACH_TOKEN,
     }
-    compares_tokens = True
+    must_match = (Match.LABELS, Match.TOKENS)
 
     def gold(self, rows: Rows, encoder: Preprocessor) -> Asked:
         return asked(rows, encoder)

@@ -28,7 +28,7 @@ class TextRegression(TaskWithoutClasses):
         Feature.EXPLAIN: NO_CONFIDENCE,
         Feature.FAIRNESS: COMPARES_ROWS,
     }
-    same_labels = False  # a number goes by any name
+    must_match = ()  # a number goes by any name
 
     def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
         return [np.full((), np.nan)] * len(ids)

@@ -16,7 +16,7 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import Preprocessor
 
 from . import perturbations
-from .base import COMPARES_ROWS, Feature, Task, TaskWithoutClasses, Tensor
+from .base import COMPARES_ROWS, Feature, Match, Task, TaskWithoutClasses, Tensor
 from .columns import ALIKE as COLUMNS
 from .rows import Rows
 from .scores import spread
@@ -181,7 +181,7 @@ class SentenceEmbedding(TaskWithoutClasses):
         Feature.EXPLAIN: A_VECTOR,
         Feature.FAIRNESS: COMPARES_ROWS,
     }
-    same_width = True
+    must_match = (Match.LABELS, Match.WIDTH)
     vectors = True
 
     def for_rows(self, rows: Rows | None, *others: Rows | None) -> SentenceEmbedding:
@@ -247,7 +247,10 @@ class SentenceEmbedding(TaskWithoutClasses):
 
     limits = "vectors of two models are not to be compared: embed again what was embedded by another."
     answer_code = "logits[0]  # its vector"
-    lists_labels = False
+
+    def listed_labels(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """None: they are the numbers of a vector's components."""
+        return ()
 
     def labels_of(self, named: tuple[str, ...], width: int) -> tuple[str, ...]:
         return tuple(map(str, range(width)))
@@ -257,6 +260,14 @@ class SentenceEmbedding(TaskWithoutClasses):
         return {}
 
     pools = True
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """A vector of each text before those of its tokens."""
+        return ("sentence_embedding", self.output, "token_embeddings", "last_hidden_state")
+
+    def needs_pooling(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == 3
 
     def fits_shape(self, shape: tuple[int, ...], rows: int, tokens: int, labels: int) -> bool:
         return (len(shape) == 2 and shape[0] == rows) or (len(shape) == 3 and shape[:2] == (rows, tokens))

@@ -14,7 +14,7 @@ from paredown.runtime.causal_decoding import NAMES, NEXT
 from paredown.runtime.preprocessor import Preprocessor
 
 from . import perturbations
-from .base import COMPARES_ROWS, Feature, TaskWithoutClasses, Tensor
+from .base import COMPARES_ROWS, OWN_EXPORT, Feature, Match, TaskWithoutClasses, Tensor
 from .columns import PROSE
 from .rows import Rows
 from .scores import mean_probabilities
@@ -99,8 +99,9 @@ class TextGeneration(TaskWithoutClasses):
         Feature.CACHED_SCORES: "a logit for each token of the vocabulary is too much to keep",
         Feature.REFERENCE: EACH_TOKEN,
         Feature.IDS_IN_REQUESTS: "a prompt is a text",
+        Feature.OTHER_TOOLS: OWN_EXPORT,
     }
-    compares_tokens = True
+    must_match = (Match.LABELS, Match.TOKENS)
     generates = True
 
     def gold(self, rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
@@ -108,6 +109,10 @@ class TextGeneration(TaskWithoutClasses):
 
     def training_targets(self, rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
         return own_tokens(rows, encoder)
+
+    def has_gold(self, rows: Rows) -> bool:
+        """The tokens of a text are its labels."""
+        return True
 
     def missing_targets(self, ids: Sequence[Sequence[int]], labels: int) -> list[np.ndarray]:
         """Each row is its own target."""

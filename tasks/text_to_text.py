@@ -17,7 +17,7 @@ from paredown.runtime.errors import missing_extra
 from paredown.runtime.preprocessor import Preprocessor
 
 from . import perturbations
-from .base import COMPARES_ROWS, Feature, TaskWithoutClasses, Tensor
+from .base import COMPARES_ROWS, OWN_EXPORT, Feature, Match, TaskWithoutClasses, Tensor
 from .columns import TEXTS
 from .rows import Rows
 
@@ -139,8 +139,10 @@ class TextToText(TaskWithoutClasses):
         Feature.ADVERSARIAL: "it perturbs word embeddings, which its encoder and decoder share",
         Feature.EXPLAIN: "it attributes a label to words",
         Feature.FAIRNESS: COMPARES_ROWS,
+        Feature.OTHER_TOOLS: OWN_EXPORT,
+        Feature.NEW_HEAD: "a decoder would have to learn the language first; give a T5 or Marian checkpoint",
     }
-    compares_tokens = True
+    must_match = (Match.LABELS, Match.TOKENS)
     generates = True
 
     def gold(self, rows: Rows, encoder: Preprocessor) -> Wanted:
@@ -148,6 +150,10 @@ class TextToText(TaskWithoutClasses):
 
     def training_targets(self, rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
         return targets(rows, encoder)
+
+    def own_targets(self, rows: int) -> int:
+        """All: a student learns the texts that they have."""
+        return rows
 
     def keeps_labels(self, change: perturbations.Change) -> bool:
         return change in perturbations.KEEP_THE_WORDS
@@ -168,6 +174,9 @@ class TextToText(TaskWithoutClasses):
     def difference(self, ours: np.ndarray, theirs: np.ndarray, unit: float | None = None) -> np.ndarray:
         """Token ids have none: two texts are the same, or not."""
         return np.zeros(1)
+
+    def describe_parity(self, agreement: float, difference: float, rows: int, where: str) -> str:
+        return f"{agreement:.1%} of the texts are the checkpoint's, of {rows} rows"
 
     def decode(
         self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor

@@ -14,7 +14,7 @@ import numpy as np
 from paredown.runtime.preprocessor import Preprocessor
 
 from . import perturbations
-from .base import COMPARES_ROWS, NO_LABEL, Feature, Task, Tensor
+from .base import COMPARES_ROWS, NO_LABEL, PER_TOKEN_AXES, Feature, Match, Task, Tensor
 from .columns import WORDS
 from .rows import Rows
 from .scores import mean_probabilities, padded, softmax
@@ -132,6 +132,7 @@ class TokenClassification(Task):
     metric_name = "F1"  # over spans
     columns = WORDS
     per_token = True
+    output_axes = PER_TOKEN_AXES
     pipeline_tag = "token-classification"
     unsupported: ClassVar = {
         **Task.unsupported,
@@ -141,8 +142,10 @@ class TokenClassification(Task):
         Feature.EXPLAIN: EACH_WORD,
         Feature.FAIRNESS: COMPARES_ROWS,
     }
-    one_label = False
-    compares_tokens = True
+    must_match = (Match.LABELS, Match.TOKENS)
+
+    def row_labels(self, rows: Rows) -> None:
+        return None
 
     def gold(self, rows: Rows, encoder: Preprocessor) -> Aligned:
         return aligned(rows, encoder)

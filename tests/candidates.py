@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from paredown.benchmarks.intervals import by_process
-from paredown.benchmarks.selection import ChooseSettings, Row
-from paredown.benchmarks.statistics import drop_upper_95, paired_drop
+from paredown.benchmarks.selection.selection import ChooseSettings, Row
+from paredown.benchmarks.statistics.metric_intervals import drop_upper_95, paired_drop
+from paredown.benchmarks.statistics.time_intervals import by_process
 
 ROWS, PROCESSES = 1000, 6
 BASE = np.arange(ROWS) < 850

@@ -51,8 +51,8 @@ class Example:
         return {"image": str(file)}
 
 
-def bert(path: Path, head: str = "SequenceClassification", labels: Sequence[str] = ()) -> None:
-    """An untrained BERT of two layers that sees which of two texts a token is of."""
+def bert(path: Path, head: str = "SequenceClassification", labels: Sequence[str] = (), *, types: bool = True) -> None:
+    """An untrained BERT of two layers. `types`: the embeddings of the two token types differ much."""
     path.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
@@ -61,13 +61,14 @@ def bert(path: Path, head: str = "SequenceClassification", labels: Sequence[str]
         intermediate_size=64, max_position_embeddings=64, pad_token_id=0, **(names if labels else {}),
     )  # fmt: skip
     model = getattr(transformers, f"Bert{'For' if head else 'Model'}{head}")(config)
-    (model.bert if head else model).embeddings.token_type_embeddings.weight.data.normal_(0, 0.5)
+    if types:
+        (model.bert if head else model).embeddings.token_type_embeddings.weight.data.normal_(0, 0.5)
     model.save_pretrained(path)
 
 
-def sentence_transformer(path: Path) -> None:
+def sentence_transformer(path: Path, *, types: bool = True) -> None:
     """An untrained encoder of sentences, in the layout of sentence-transformers."""
-    bert(path, "")
+    bert(path, "", types=types)
     (path / "1_Pooling").mkdir()
     (path / "1_Pooling" / "config.json").write_text(json.dumps(POOLING))
     names = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loop_page import looped
 
-from paredown.benchmarks.report_text import promise_line
+from paredown.benchmarks.report.text import promise_line
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "results.md"
@@ -51,7 +51,7 @@ precision.
 def page(out: Path) -> str:
     """The whole page: parts that are measured here are new, the others stay as they stand on it. `out`: where run.py
     left NAME.json, and `repeat.py` its file; beside it, what `benchmarks/peers/compression.py` and
-    `benchmarks/serving.py` left."""
+    `benchmarks/peers/serving.py` left."""
     parts = [section(name, out) for name in TITLES if (out / f"{name}.json").is_file()]
     for part, file in (
         (side_by_side, out.parent / "peers" / "compression.json"),
@@ -196,13 +196,13 @@ teacher timed twice, under two names) contained 1 in {contained} of {len(runs)} 
 
 
 def served(runs: list[dict]) -> str:
-    """What `benchmarks/serving.py` found, one run for each bundle and bound of the p99."""
+    """What `benchmarks/peers/serving.py` found, one run for each bundle and bound of the p99."""
     lines = [
         "## Served",
         "",
-        "`python benchmarks/serving.py BUNDLE --data test.csv --p99-ms N`: natural-length sentences, one a request, in "
-        "Poisson time; load and server on the same 2 cores. Requests a second with p99 under the bound and at most one "
-        "in a thousand lost, in turns of random order, the better one; every turn is in brackets.",
+        "`python benchmarks/peers/serving.py BUNDLE --data test.csv --p99-ms N`: natural-length sentences, one a "
+        "request, in Poisson time; load and server on the same 2 cores. Requests a second with p99 under the bound and "
+        "at most one in a thousand lost, in turns of random order, the better one; every turn is in brackets.",
         "",
     ]
     for run in runs:

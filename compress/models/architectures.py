@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from paredown.runtime.errors import InputError
+from paredown.tasks.base import Task
 
 from ..config import Prune, Stage
 
@@ -232,5 +234,17 @@ def check_cut(kind: str, settings: Stage) -> None:
 
 
 def supported(decoders: bool) -> list[str]:
-    """The names of those that go on with texts, or of the others."""
+    """The names of the decoders, or of the others."""
     return [name for name, family in FAMILIES.items() if family.decoder == decoders]
+
+
+# By `Task.graph`: architectures that can be exported, and those that can be opened where not all can.
+EXPORTABLE = {"single": [*supported(False), *UNPRUNABLE], "seq2seq": [*SEQ2SEQ], "causal_lm": supported(True)}
+OPENABLE = {"seq2seq": [*SEQ2SEQ]}
+
+
+def check_openable(path: Path, kind: str, task: Task) -> None:
+    """InputError where models of the architecture `kind` cannot be opened for a task."""
+    known = OPENABLE.get(task.graph, [kind])
+    if kind not in known:
+        raise InputError(f"{path}: '{kind}' is not supported for {task.name}; supported: {', '.join(known)}")

@@ -36,10 +36,11 @@ class Checkpoint:
     max_new_tokens: int | None = None  # of an answer, where a recipe says so
     sentences: bool = True  # False: an encoder of sentences that is the body of a model for another task
     pairs: bool = False  # its rows are two texts
+    generates: bool = False  # it generates text
 
     def for_task(self, task: Task) -> Checkpoint:
         """The same, for rows of this task; what lies beside it for vectors of sentences counts for these alone."""
-        return replace(self, sentences=task.pools, pairs=task.reads_pairs)
+        return replace(self, sentences=task.pools, pairs=task.reads_pairs, generates=task.generates)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -97,6 +98,15 @@ class Checkpoint:
             return rules(self.path, self.config, self.max_new_tokens)
         return cached(self.path, self.config, self.depth, self.positions, self.max_new_tokens)
 
+    def check_generation(self) -> None:
+        """InputError where the generation settings of a model that generates text are wrong."""
+        if self.generates:
+            self.generation  # noqa: B018 - reads and checks them
+
+    def generating_like(self, other: Checkpoint) -> Checkpoint:
+        """The same, with as many new tokens at most as `other`, where it generates text."""
+        return replace(self, max_new_tokens=other.generation["max_new_tokens"]) if self.generates else self
+
     @property
     def width(self) -> int:
         """Numbers of its hidden state, and of the vector that it answers with where it has no head."""
@@ -131,8 +141,7 @@ class Checkpoint:
 
     def has_head(self, task: Task) -> bool:
         """True when it was fine-tuned for the task."""
-        own = task_of_architecture(self.architecture)
-        same_class = own is not None and own.heads == task.heads
+        same_class = task.shares_heads(task_of_architecture(self.architecture))
         return same_class and task.fits_config(self.config.get("problem_type"), len(self.labels))
 
     @property

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paredown.runtime.errors import InputError, StepError, missing_extra
-from paredown.runtime.preprocessor import INPUTS, PIXELS, reader_file
-from paredown.tasks.base import MULTI_LABEL, Task
+from paredown.runtime.preprocessor import PIXELS, Preprocessor, reader_file
+from paredown.tasks.base import Feature, Task
 from paredown.tasks.registry import TASKS
 
 from .advice import set_key, write_tokenizer
-from .architectures import FAMILIES, SEQ2SEQ, STATIC, UNPRUNABLE
+from .architectures import FAMILIES, SEQ2SEQ, STATIC, UNPRUNABLE, check_openable
 from .checkpoint import STRUCTURE, TOKENIZER_FILES, Checkpoint, copy_file
 from .generation_config import needs_end, tell_rules, without_tokenizer
 from .model_card import CARD, inherit, origin_files
@@ -54,14 +54,12 @@ def open_checkpoint(source: str | Path, task: Task | None = None, *, stand_in: b
     checkpoint = Checkpoint(path, config, weights)
     checkpoint = checkpoint if task is None else checkpoint.for_task(task)
     if task is not None and not checkpoint.has_head(task):
-        if (
-            task.problem_type == MULTI_LABEL
-            and checkpoint.architecture.endswith(task.heads)
-            and "problem_type" not in config
-        ):
+        missing = task.missing_setting(checkpoint.architecture, config)
+        if missing is not None:
+            key, value, meaning = missing
             raise InputError(
-                f"{path / 'config.json'}: it does not say that several labels may be right at once; if the model was "
-                f"trained for that, say so: {set_key(path / 'config.json', 'problem_type', MULTI_LABEL)}"
+                f"{path / 'config.json'}: it does not say that {meaning}; if the model was trained for that, say so: "
+                f"{set_key(path / 'config.json', key, value)}"
             )
         heads = (t for t in TASKS.values() if not t.pools)  # any encoder gives vectors
         other = next((t.name for t in heads if checkpoint.has_head(t)), None)
@@ -75,11 +73,11 @@ def open_checkpoint(source: str | Path, task: Task | None = None, *, stand_in: b
             f"ends in {_either(task.heads)}; fine-tune it first: paredown finetune {path} --task {task.name} --train F "
             "--validation F"
         )
-    images = task.reads_images if task is not None else PIXELS in checkpoint.inputs
-    file = path / reader_file([PIXELS] if images else INPUTS[:2])
+    inputs = checkpoint.inputs if task is None else task.inputs
+    images, file = PIXELS in inputs, path / reader_file(inputs)
     family = config.get("model_type", "")
-    if task is not None and task.graph == "seq2seq" and family not in SEQ2SEQ:
-        raise InputError(f"{path}: '{family}' is not supported for {task.name}; supported: {', '.join(SEQ2SEQ)}")
+    if task is not None:
+        check_openable(path, family, task)
     if not file.is_file():
         without_tokenizer(path, family)
         command = None if images else write_tokenizer(path)
@@ -98,9 +96,16 @@ def open_checkpoint(source: str | Path, task: Task | None = None, *, stand_in: b
         raise InputError(f"{file}: not a {kind} ({error}); is the download whole?") from None
     if not images and not stand_in:
         check_vocabulary(path, config, encoder.tokenizer)
-    if task is not None and task.graph == "seq2seq":
-        needs_end(path, encoder, checkpoint.generation)
+    for check in () if task is None else OPENING_CHECKS.get(task.graph, ()):
+        check(checkpoint, encoder)
     return checkpoint
+
+
+def _ends_texts(checkpoint: Checkpoint, encoder: Preprocessor) -> None:
+    needs_end(checkpoint.path, encoder, checkpoint.generation)
+
+
+OPENING_CHECKS = {"seq2seq": (_ends_texts,)}  # by `Task.graph`
 
 
 def _either(heads: tuple[str, ...]) -> str:
@@ -158,24 +163,26 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
             quiet.set_verbosity(level)
         compare(report, model, path / WEIGHTS, new_head=False, vector=task.pools)
         model = _told(model, checkpoint, task)
-    if kind not in (*FAMILIES, *SEQ2SEQ, *UNPRUNABLE, STATIC) and task.one_label and not task.reads_images:
-        _warn_of_padding(model.eval(), checkpoint)
+    if kind not in (*FAMILIES, *SEQ2SEQ, *UNPRUNABLE, STATIC):
+        _warn_of_padding(model.eval(), checkpoint, task)
     return model.eval()
 
 
-def _warn_of_padding(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+def _warn_of_padding(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> None:
     """Say that the answer to a row depends on the longer rows beside it: XLNet reads a row's last token, which is
     padding here, and FNet has no attention mask."""
     from .inference import forward
 
     encoder = checkpoint.encoder()
+    if encoder.shape:  # images have no padding
+        return
     ids = encoder.ids(["a", " ".join(["an ordinary sentence"] * 4)])
     probed = copy.deepcopy(model)  # BigBird changes its attention for good when it sees a short text
     try:
-        both, alone = (forward(probed, encoder.pad(rows))["logits"] for rows in (ids, ids[:1]))
+        both, alone = (forward(probed, encoder.pad(rows))[task.output] for rows in (ids, ids[:1]))
     except (RuntimeError, ValueError, IndexError):  # of a length that it does not take: its rows will tell
         return
-    apart = abs(both[0] - alone[0]).max()
+    apart = abs(both[0][: len(alone[0])] - alone[0]).max()
     if apart > 0.01 * abs(both).max():
         logging.getLogger("paredown").warning(
             "%s: answers of a '%s' model change with the padding of a batch, by %.2g for a row of %d tokens beside one "
@@ -274,11 +281,7 @@ def _write_tokenizer(out: Path, tokenizer_json: str) -> None:
 def with_new_head(checkpoint: Checkpoint, task: Task, labels: tuple[str, ...], seed: int) -> PreTrainedModel:
     """The checkpoint's encoder under a fresh head for `labels`: what fine-tuning a base model starts from. Vectors need
     no head."""
-    if task.graph == "seq2seq":
-        raise InputError(
-            f"{checkpoint.path}: '{checkpoint.architecture}' has no decoder that writes, and a new one would have to "
-            "learn the language first; give a T5 or Marian checkpoint"
-        )
+    task.require(Feature.NEW_HEAD, f"{checkpoint.path}: '{checkpoint.architecture}'")
     torch, transformers = _libraries()
     from .loaded_weights import compare
 

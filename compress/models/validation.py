@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from paredown.runtime.errors import InputError
+from paredown.tasks.base import MULTI_LABEL
 
 from .advice import merge_adapter, python, strip_names, write_again
 
@@ -115,7 +116,7 @@ def read_config(path: Path) -> dict:
     ):
         raise InputError(f'{path}: \'id2label\' must map "0", "1", ... to names that differ')
     kind, outputs = config.get("problem_type"), len(names) if names else config.get("num_labels", 2)
-    if kind not in (None, "single_label_classification", "multi_label_classification", "regression"):
+    if kind not in (None, "single_label_classification", MULTI_LABEL, "regression"):
         raise InputError(f"{path}: problem_type '{kind}'; labels or one number are known")
     if kind == "regression" and outputs != 1:
         raise InputError(f"{path}: problem_type '{kind}' with {outputs} outputs; one number a row is known")

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ROWS = 1000  # validation texts that go in, at most
-IMAGES = 200  # images, which measurements.json holds whole
 WORDS = 50  # the most frequent tokens that are counted one by one
 BINS = 10
 SHARES = [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]  # upper edges of the share of unknown tokens

@@ -79,9 +79,9 @@ def triton_config(manifest: dict, image: tuple[int, ...] = ()) -> str:
     inputs = ",\n".join(
         f"  {{ name: {_quoted(name)} data_type: TYPE_{kind} dims: [ {dims} ] }}" for name in manifest["inputs"]
     )
-    tokens = task_named(manifest["task"]).per_token
-    shape = f"{batch}{length}, {len(manifest['labels'])}" if tokens else f"{batch}{len(manifest['labels'])}"
-    names = "" if tokens else ' label_filename: "labels.txt"'  # Triton's classification is of one row of scores
+    sizes = task_named(manifest["task"]).output_dims(length, len(manifest["labels"]))
+    shape = batch + ", ".join(map(str, sizes))
+    names = "" if len(sizes) > 1 else ' label_filename: "labels.txt"'  # Triton's classification: one row of scores
     outputs = ",\n".join(
         f"  {{ name: {_quoted(name)} data_type: TYPE_FP32 dims: [ {shape} ]{names} }}" for name in manifest["outputs"]
     )

@@ -193,9 +193,8 @@ def _data(about: About) -> str:
 
 
 def _labels(manifest: dict) -> str:
-    if not (task_named(manifest["task"]).lists_labels and manifest["labels"]):
-        return ""
-    return f", labels: {', '.join(map(escaped, manifest['labels']))}"
+    labels = task_named(manifest["task"]).listed_labels(manifest["labels"])
+    return f", labels: {', '.join(map(escaped, labels))}" if labels else ""
 
 
 def _cpus(manifest: dict) -> str:

@@ -27,9 +27,9 @@ def plain_decoder(plain: Path) -> Path:
     return plain.with_name(f"{plain.stem}-{DECODER}.onnx")
 
 
-def trace(checkpoint: Checkpoint, task: Task, target: Path) -> None:
-    """Write both halves of a checkpoint as ONNX files: `target` and its `plain_decoder`. Rows, input length and number
-    of tokens held are dynamic."""
+def seq2seq_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> None:
+    """Write encoder and decoder of a checkpoint as ONNX files: `target` and its `plain_decoder`. Rows, input length
+    and number of tokens in the cache are dynamic."""
     import torch
 
     from paredown.compress.models.seq2seq import DecoderHalf, EncoderHalf
@@ -76,12 +76,3 @@ def recorded(plain: Path, checkpoint: Checkpoint, calibration: Sequence[Batch]) 
 def of_calls(judge: Int8Evaluator | None) -> Int8Evaluator | None:
     """What judges INT8 on `recorded` calls, of which nobody knows what is right."""
     return judge and replace(judge, rows=None)
-
-
-def generation_of(checkpoint: Checkpoint, task: Task, files: Sequence[str]) -> dict | None:
-    """`Artifact.generation` for a model that gives texts: `files` of one that writes are the encoder, the decoder, or
-    files of both."""
-    if task.graph != "seq2seq":
-        return checkpoint.generation if task.generates else None
-    decoder = next((name for name in files if name.startswith(f"{DECODER}.")), files[0])
-    return {"decoder": decoder, **checkpoint.generation}

@@ -17,7 +17,7 @@ from paredown.tasks.base import Task
 from ..artifact import WEIGHTS_ONLY, Artifact
 from ..hardware import has_int8_isa
 from ..onnx.exporter import artifact_of
-from ..onnx.seq2seq import DECODER, ENCODER, of_calls, plain_decoder, recorded
+from ..onnx.forms import FORMS
 
 
 def to_openvino(
@@ -37,16 +37,17 @@ def to_openvino(
     quarter of them says what INT8 costs.
     """
     out.mkdir(parents=True, exist_ok=True)
-    graphs = {"model": (plain, calibration, judge)}
-    if task.graph == "seq2seq":
-        calls = recorded(plain, checkpoint, calibration) if precision == "int8-static" else []
-        graphs = {ENCODER: (plain, calibration, None), DECODER: (plain_decoder(plain), calls, of_calls(judge))}
+    form, batches = FORMS[task.graph], calibration if precision == "int8-static" else ()
+    graphs = form.graphs(plain, checkpoint, batches, judge)
     transformer = checkpoint.config.get("model_type") not in UNPRUNABLE
-    details: dict = {}
-    for name, (graph, batches, judging) in graphs.items():
-        found = _convert(graph, out / f"{name}.xml", task, precision, batches, judging, transformer)
-        details |= {name: found} if task.graph == "seq2seq" and found else found
-    files = tuple(f"{name}.{suffix}" for name in graphs for suffix in ("xml", "bin"))
+    found = {
+        graph.name: _convert(
+            graph.plain, out / f"{graph.name}.xml", task, precision, graph.calibration, graph.judge, transformer
+        )
+        for graph in graphs
+    }
+    details = dict(form.details(found))
+    files = tuple(f"{graph.name}.{suffix}" for graph in graphs for suffix in ("xml", "bin"))
     if precision == "int8-static":
         details["reduce_range"] = not has_int8_isa()
     return artifact_of(checkpoint, task, out, max_length, "openvino", precision, files, details)
@@ -82,9 +83,8 @@ def _convert(
         if precision == "int8-static":
             openvino.save_model(converted, ir, compress_to_fp16=False)
             reduce = not has_int8_isa()
-            return int8.openvino_static(
-                ir, target, calibration, transformer=transformer, reduce_range=reduce, task=task, judge=judge
-            )
+            rows = int8.Calibration(calibration, task, judge)
+            return int8.openvino_static(ir, target, rows, transformer=transformer, reduce_range=reduce)
         if precision in WEIGHTS_ONLY:
             weight_only.openvino_weights(converted, target, WEIGHTS_ONLY[precision])
         else:

@@ -13,7 +13,7 @@ from paredown.tasks.base import Task
 from paredown.tasks.registry import task_named
 
 from ..artifact import Artifact, marks_of
-from ..onnx.seq2seq import generation_of
+from ..onnx.forms import FORMS
 
 
 def to_pytorch(checkpoint: Checkpoint, task: Task, out: Path, max_length: int) -> Artifact:
@@ -22,13 +22,14 @@ def to_pytorch(checkpoint: Checkpoint, task: Task, out: Path, max_length: int) -
     encoder = checkpoint.encoder(max_length)
     names = checkpoint.copy_to(out, weights=True)
     encoder.write(out)
+    reader = reader_file(task.inputs)
     return Artifact(
         path=out,
         name=out.name,
         task=task.name,
         runtime="pytorch",
         precision="fp32",
-        files=tuple(name for name in names if name != reader_file(task.inputs)),
+        files=tuple(name for name in names if name != reader),
         inputs=task.inputs,
         outputs=(task.output,),
         labels=checkpoint.labels,
@@ -36,7 +37,7 @@ def to_pytorch(checkpoint: Checkpoint, task: Task, out: Path, max_length: int) -
         pad_id=checkpoint.pad_id,
         source=checkpoint.digest,
         details=marks_of(encoder),
-        generation=generation_of(checkpoint, task, ("model.safetensors",)),
+        generation=FORMS[task.graph].generation(checkpoint, ("model.safetensors",)),
     ).write()
 
 

@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import typer
 
-from paredown.benchmarks.report_text import int8_lines
+from paredown.benchmarks.report.text import int8_lines
 from paredown.compress.config import Int8
 from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
@@ -220,8 +219,6 @@ def _export_to(
 
 def _labelled_if_possible(task: Task, source: str, checkpoint: Checkpoint) -> Rows:
     """Rows with labels, where there are any that the checkpoint knows: INT8 can be judged without."""
-    if task.generates:
-        return read_rows(task, source, labelled=False)
     try:
         return read_rows(task, source, names=checkpoint.labels, labelled=None)
     except InputError:
@@ -258,7 +255,7 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
         tolerance_of,
     )
 
-    rows = judged or _random_rows(artifact, source.config.get("vocab_size"))
+    rows = judged or artifact.encoder().random_rows(32, source.config.get("vocab_size"))
     said = ""
     try:
         session = open_artifact(artifact, cores())
@@ -279,23 +276,7 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
     row, unit = longest_row(encoder, (), second=task.reads_pairs), task.unit(theirs)
     wanted = takes_longest(reference, row, encoder, task, str(source.path))
     takes_longest(session, row, encoder, task, artifact.name, wanted, limits, unit)
-    if task.graph == "seq2seq":
-        return f"{parity.agreement:.1%} of the texts are the checkpoint's, of {len(rows)} rows"
-    where_from = (
-        f"random {'pixels' if task.reads_images else 'tokens'}"
-        if judged is None
-        else f"{len(rows)} rows, {parity.agreement:.1%} of the answers agree"
+    where = (
+        f"random {encoder.unit}" if judged is None else f"{len(rows)} rows, {parity.agreement:.1%} of the answers agree"
     )
-    return f"{said}logits differ from the checkpoint's by {parity.max_difference:.2g} at most on {where_from}"
-
-
-def _random_rows(artifact: Artifact, most: int | None) -> list:
-    """Rows for the comparison. `most`: rows of the embedding."""
-    random = np.random.default_rng(0)
-    shape = artifact.encoder().shape
-    if shape:  # of images
-        return list(random.normal(size=(32, 1, *shape)).astype(np.float32))
-    known = artifact.encoder().tokenizer.get_vocab_size()
-    known = min(known, most or known)
-    lengths = random.integers(4, min(48, artifact.max_length) + 1, size=32)
-    return [random.integers(min(1000, known // 2), known, size=n).tolist() for n in lengths]
+    return said + task.describe_parity(parity.agreement, parity.max_difference, len(rows), where)

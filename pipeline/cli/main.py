@@ -217,7 +217,7 @@ def schema(
     ] = "recipe",
 ) -> None:
     """Print the JSON schema of a recipe, for editors, or of a result."""
-    from paredown.benchmarks.records import BenchResult, schema_of
+    from paredown.benchmarks.measuring.records import BenchResult, schema_of
 
     from ..recipe.loader import schema as recipe_schema
     from ..results.records import Choice

@@ -65,8 +65,8 @@ def choose(
 
     Each further candidate that is evaluated on the test rows widens the bound of the certificate.
     """
-    from paredown.benchmarks.constraints import gate_of
-    from paredown.benchmarks.selection import ChooseSettings
+    from paredown.benchmarks.selection.constraints import gate_of
+    from paredown.benchmarks.selection.selection import ChooseSettings
 
     from ..results.journal import finish
     from ..results.measurements import read_measurements
@@ -118,7 +118,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run: HTML (with a table on the terminal), Markdown or an image."""
-    from paredown.benchmarks.report import markdown, write_picture, write_report
+    from paredown.benchmarks.report.report import markdown, write_picture, write_report
 
     from ..results.journal import finish, unfinished
     from ..results.measurements import read_measurements
@@ -180,7 +180,7 @@ def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for the results.")] = None,
 ) -> None:
     """Compare artefacts in one run: latency ratios to the first that can run here, and drops in points."""
-    from paredown.benchmarks.latency import LatencySettings, Sweep
+    from paredown.benchmarks.measuring.latency import LatencySettings, Sweep
     from paredown.export.hardware import cores
 
     from ..results import side_by_side
@@ -215,7 +215,7 @@ def bench(
 
 def _show_bench(result: dict) -> None:
     """The table, what has to be said of it, and how it was measured. In a noisy run a ratio is its range."""
-    from paredown.benchmarks.report_text import conditions_line, factor
+    from paredown.benchmarks.report.text import conditions_line, factor
 
     first, reference, noisy = result["artifacts"][0]["path"], result["reference"], result["noisy"]
     titles = ("artefact", "runtime", "precision", "p50 ms", "p95", "p99", "ratio (95 %)", "rows/s", "MB", "metric")
@@ -251,7 +251,7 @@ def _show_bench(result: dict) -> None:
 
 def _lift(settings: dict, figure: str) -> None:
     """Take the limits on a figure out of the recipe's settings; InputError where there is none."""
-    from paredown.benchmarks.constraints import gate_of
+    from paredown.benchmarks.selection.constraints import gate_of
 
     gates = [text for text in settings["gates"] if gate_of(text).figure != figure]
     set_ones = [*(key for key, value in settings["budgets"].items() if value is not None)]
@@ -281,7 +281,7 @@ def _read_choice(run_dir: Path, measurements: dict) -> dict:
 
 def show_choice(choice: dict, measurements: dict) -> None:
     """The table of all candidates and the pick in a sentence."""
-    from paredown.benchmarks.report_text import (
+    from paredown.benchmarks.report.text import (
         bound_title,
         card_lines,
         control_warning,

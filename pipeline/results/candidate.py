@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paredown.benchmarks.cost import Cost, Prices, payback
-from paredown.benchmarks.intervals import Statistic, as_wide, by_process, carried, factors, half_width, ratio
-from paredown.benchmarks.latency import OFFLINE, SINGLE, Measurement, Timing, joules_a_row, server_rate
-from paredown.benchmarks.report_text import int8_products
-from paredown.benchmarks.selection import Row
-from paredown.benchmarks.statistics import (
+from paredown.benchmarks.measuring.latency import OFFLINE, SINGLE, Measurement, Timing, joules_a_row, server_rate
+from paredown.benchmarks.report.text import int8_products
+from paredown.benchmarks.selection.cost import Cost, Prices, payback
+from paredown.benchmarks.selection.selection import Row
+from paredown.benchmarks.statistics.metric_intervals import (
     by_key,
     drop_upper,
     flip_share,
@@ -24,6 +23,15 @@ from paredown.benchmarks.statistics import (
     negative_flips,
     paired_drop,
     upper_bounds,
+)
+from paredown.benchmarks.statistics.time_intervals import (
+    Statistic,
+    as_wide,
+    by_process,
+    carried,
+    factors,
+    half_width,
+    ratio,
 )
 from paredown.compress.config import Timed
 from paredown.export.artifact import ON_GPU

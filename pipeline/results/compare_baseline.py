@@ -8,10 +8,10 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from paredown.benchmarks.bench import Entrant, Score, bench
-from paredown.benchmarks.latency import tokenizer_ms
-from paredown.benchmarks.sittings import WIDEST_CONTROL
-from paredown.benchmarks.statistics import drop_upper_95, mcnemar_p, paired_drop
+from paredown.benchmarks.measuring.bench import Entrant, Score, bench
+from paredown.benchmarks.measuring.latency import tokenizer_ms
+from paredown.benchmarks.measuring.repetitions import WIDEST_CONTROL
+from paredown.benchmarks.statistics.metric_intervals import drop_upper_95, mcnemar_p, paired_drop
 from paredown.compress.data import dataset
 from paredown.export.artifact import Artifact
 from paredown.runtime.errors import InputError

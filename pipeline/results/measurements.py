@@ -8,17 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from paredown.benchmarks.calibration import calibration_error
-from paredown.benchmarks.cost import Prices
-from paredown.benchmarks.latency import CONTROL, Timing
-from paredown.benchmarks.selection import ChooseSettings
-from paredown.benchmarks.statistics import worst_flips
+from paredown.benchmarks.measuring.latency import CONTROL, Timing
+from paredown.benchmarks.selection.cost import Prices
+from paredown.benchmarks.selection.selection import ChooseSettings
+from paredown.benchmarks.statistics.calibration import calibration_error
+from paredown.benchmarks.statistics.metric_intervals import worst_flips
 from paredown.compress.config import Prune
-from paredown.export.bundle.drift_reference import IMAGES as REFERENCE_IMAGES
-from paredown.export.bundle.drift_reference import ROWS as REFERENCE_ROWS
 from paredown.export.hardware import machine
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import PAIR
+from paredown.runtime.preprocessor import Preprocessor
 from paredown.tasks.scores import softmax
 
 from ..failures import Failure, failures_of
@@ -45,7 +43,7 @@ from ..store import Done
 
 SCHEMA = 3
 SPLITS = ("train", "unlabeled", "validation", "test")
-FLIPS, FLIP_CHARACTERS = 20, 400
+FLIPS = 20  # rows
 
 
 def measurements_of(
@@ -63,7 +61,7 @@ def measurements_of(
         **{name: looked[name] for name in ("sweep", "new_tokens_per_s")},
     }
     candidates, texts = [], job.validation.texts
-    small, most = job.checkpoint.encoder().small, REFERENCE_IMAGES if job.task.reads_images else REFERENCE_ROWS
+    encoder, most, gold = job.checkpoint.encoder(), job.task.reference_rows, job.task.row_labels(job.validation)
     lost = failures_of(job, failed)
     for candidate in job.candidates:
         common = {
@@ -91,7 +89,7 @@ def measurements_of(
                 "made": _made(chain, done),
                 **evaluated.result,
                 **(done[further_name(candidate)].result if further_name(candidate) in done else {}),
-                **_answers_of(evaluated, done[evaluation_name(job.candidates[0])], job),
+                **_answers_of(evaluated, done[evaluation_name(job.candidates[0])], job, encoder),
                 "attribution_agreement": agreement_of(job, candidate, done),
                 **_timing_of(candidate, timings),
                 **{name: values.get(candidate.name) for name, values in by_name.items()},
@@ -113,12 +111,12 @@ def measurements_of(
         "data": _sources(job),
         "notes": list(job.notes),
         "certificate_split": job.certificate_split,
-        "golden_texts": [small(text) for text in texts[:8]],
-        "reference_texts": [small(text) for text in texts[:: 1 + (len(texts) - 1) // most]],
+        "golden_texts": [encoder.small(text) for text in texts[:8]],
+        "reference_texts": [encoder.small(text) for text in texts[:: 1 + (len(texts) - 1) // most]],
         "latency": job.recipe.latency.model_dump(),
         "prices": job.recipe.cost.model_dump(),
         "choose": job.recipe.choose.model_dump(),
-        "gold_validation": None if not job.task.one_label else job.validation.gold.tolist(),
+        "gold_validation": None if gold is None else gold.tolist(),
         "keys": _keys(job),
         "test_digest": rows_digest(job.test),
         "conditions": found.conditions,
@@ -151,23 +149,22 @@ def _sources(job: Job) -> dict[str, str]:
     return found if job.test is None else {**found, "test": found.get("test", job.test.source)}
 
 
-def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict:
+def _answers_of(evaluated: Done, baseline: Done, job: Job, encoder: Preprocessor) -> dict:
     """What a candidate said about each validation row, how far its confidence was off, and its worst flips.
 
     Nothing of words, whose answers are many a row and of which few begin a span, nor of rows with several labels.
     """
     if "cannot_run" in evaluated.result:
         return {}
-    if not job.task.one_label:
+    gold, texts, labels = job.task.row_labels(job.validation), job.validation.texts, job.checkpoint.labels
+    if gold is None:
         return {"predicted_validation": None, "calibration_error": None, "flips": []}
-    gold, texts, labels = job.validation.gold, job.validation.texts, job.checkpoint.labels
-    small = job.checkpoint.encoder().small if job.task.reads_images else None  # a tokenizer takes long to open
     logits, before = (np.load(step.path / "validation.npy") for step in (evaluated, baseline))
     said, said_before = logits.argmax(axis=-1), before.argmax(axis=-1)
     sure = softmax(logits).max(axis=-1)
     flips = [
         {
-            "text": texts[i].replace(PAIR, " | ")[:FLIP_CHARACTERS] if small is None else small(texts[i]),
+            "text": job.task.excerpt(texts[i], encoder),
             "gold": labels[gold[i]],
             "now": labels[said[i]],
             "confidence": float(sure[i]),
@@ -186,13 +183,14 @@ def _keys(job: Job) -> dict[str, list[str]]:
     by their first text."""
     rows, labels = job.validation, job.checkpoint.labels
     begins = rows.begins.tolist()
-    keys = {} if not job.task.one_label else {"label": [labels[label] for label in rows.gold]}
+    gold, encoder = job.task.row_labels(rows), job.checkpoint.encoder(job.recipe.max_length)
+    keys = {} if gold is None else {"label": [labels[label] for label in gold]}
     if rows.groups is not None:
         keys["group"] = [rows.groups[i] for i in begins]
-    if job.task.reads_images:  # images are all of one size
+    if encoder.shape:  # images are all of one size
         return keys
     texts = [rows.texts[i] for i in begins]
-    lengths = np.array([len(ids) for ids in job.checkpoint.encoder(job.recipe.max_length).ids(texts)])
+    lengths = np.array([len(ids) for ids in encoder.ids(texts)])
     low, high = (int(x) for x in np.percentile(lengths, [100 / 3, 200 / 3]))
     names = (f"up to {low} tokens", f"{low + 1} to {high} tokens", f"more than {high} tokens")
     return keys | {"length": [names[int(n > low) + int(n > high)] for n in lengths]}

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
-from paredown.benchmarks.cost import Prices
-from paredown.benchmarks.report import write_report
-from paredown.benchmarks.selection import ChooseSettings, choose, with_bounds
-from paredown.benchmarks.sensitivity import card
+from paredown.benchmarks.report.report import write_report
+from paredown.benchmarks.selection.cost import Prices
+from paredown.benchmarks.selection.selection import ChooseSettings, choose, with_bounds
+from paredown.benchmarks.selection.sensitivity import card
 from paredown.compress.models.model_card import CARD
 from paredown.export.artifact import read_artifact
 from paredown.export.bundle.archive import pack

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from paredown.benchmarks.records import Conditions, Control, Interval, Record, SweepPoint
+from paredown.benchmarks.measuring.records import Conditions, Control, Interval, Record, SweepPoint
 
 CHOICE_SCHEMA = 1  # raised when a key is renamed, removed or changes its meaning
 

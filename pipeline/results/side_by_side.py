@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from paredown.benchmarks.bench import Entrant, Score, bench
-from paredown.benchmarks.latency import LatencySettings, tokenizer_ms
-from paredown.benchmarks.records import BenchResult
+from paredown.benchmarks.measuring.bench import Entrant, Score, bench
+from paredown.benchmarks.measuring.latency import LatencySettings, tokenizer_ms
+from paredown.benchmarks.measuring.records import BenchResult
 from paredown.compress.data import dataset
-from paredown.compress.data.dataset import has_labels, label_names, read_rows
-from paredown.compress.data.readers import open_table
+from paredown.compress.data.dataset import class_names, read_rows
 from paredown.export.artifact import ON_GPU, Artifact
 from paredown.export.foreign import answered
 from paredown.export.hardware import check_installed, cores
@@ -55,7 +54,7 @@ def run(
 
     def score(path: str, artifact: Artifact, names: tuple[str, ...] | None) -> Score:
         right = None
-        if (rows.labels is not None and names is not None) or task.columns.own:
+        if names is not None and task.has_gold(rows):
             with suppress(CannotRunHere):
                 outputs, gold = _judged(artifact, read(names=names), settings.threads)
                 right = task.correct(outputs, gold)
@@ -84,14 +83,9 @@ def _names(
     there are as many; or indices are read; None where neither fits.
     """
     labels = artifact.labels
-    if (
-        not is_default(labels)
-        or not task.columns.named
-        or not task.lists_labels
-        or not has_labels(open_table(source)[0], label, task.columns)
-    ):
+    said = class_names(task, source, label) if is_default(labels) else ()
+    if not said:
         return labels, ""
-    said = label_names(source, label, task.columns)
     if len(said) == len(labels) and not set(said) & set(labels) and not all(is_number(canonical(n)) for n in said):
         pairs = ", ".join(f"{own} for {name}" for own, name in zip(labels, said, strict=True))
         return said, f"its config.json does not name its labels; {pairs} is assumed"

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,17 +55,17 @@ def compress(
 ) -> dict:
     """One stage on the checkpoint that the steps before it left."""
     from paredown.compress.distillation.distill import student_of, train_student
-    from paredown.compress.distillation.static_student import untaught
-    from paredown.compress.pruning.prune import prune
+    from paredown.compress.distillation.static_student import initial_student
+    from paredown.compress.pruning.prune import Latency, prune
     from paredown.compress.pruning.vocabulary import changed_share, trim
     from paredown.compress.training.trainer import finetune
+    from paredown.compress.types import TrainingData
 
     all_cores()
     source, seed = checkpoint_after(job, before, done), job.recipe.seed
     if isinstance(settings, Distill) and settings.student is not None:
         source = open_checkpoint(settings.student).for_task(job.task)
-        if job.task.generates:
-            source = replace(source, max_new_tokens=job.checkpoint.generation["max_new_tokens"])
+        source = source.generating_like(job.checkpoint)
     model = _student(source, job) if isinstance(settings, Distill) else load(source, job.task)
     result: dict = {}
     tokenizer = None
@@ -82,12 +81,15 @@ def compress(
 
     if isinstance(settings, Finetune):
         judged = held_out, job.task.training_targets(job.validation, encoder)
-        finetune(model, mine, labels[: len(mine)], settings, validation=judged, seed=seed, progress=training)
+        data = TrainingData(mine, labels[: len(mine)], validation=judged)
+        finetune(model, data, settings, seed=seed, progress=training)
     if isinstance(settings, Prune):
-        table = read_table(done[table_name(settings.target)].path) if settings.timed else None
+        latency = None
+        if settings.timed:
+            table = read_table(done[table_name(settings.target)].path)
+            latency = Latency(table, _stopwatch(job, source, settings.target).share)
         sample = batches_of([mine[i] for i in some_of(len(mine), settings.rows)], source.pad_id)
-        share = _stopwatch(job, source, settings.target).share if settings.timed else None
-        result = prune(model, sample, settings, table=table, time_share=share, progress=report).to_json()
+        result = prune(model, sample, settings, latency=latency, progress=report).to_json()
     if isinstance(settings, Trim):
         uncut = source.plain_tokenizer_text
         texts = [*all_texts(job), *source.prompts]
@@ -96,21 +98,19 @@ def compress(
     if isinstance(settings, DistillationTraining):  # the teacher is the original checkpoint
         teacher = load(job.checkpoint, job.task)
         if isinstance(settings, Static):
-            model = untaught(teacher, settings, seed)
+            model = initial_student(teacher, settings, seed)
         elif isinstance(settings, Distill) and settings.student is None:
             model = student_of(model, settings, mine)
         began = time.monotonic()
         first = len(ids) - job.rows_of(settings)
-        lines = sum(map(len, ids[:first])) if job.task.per_token else first  # of scores, before the first row
+        lines = job.task.output_lines(ids[:first])  # of scores, before the first row
         if has_scores(job, settings):
             scores, wanted = (np.load(done[SCORES].path / f"{name}.npy") for name in ("scores", "validation"))
             scores = scores[lines:]
         else:
             scores, wanted = None, job.task.training_targets(job.validation, encoder)
-        train_student(
-            model, teacher, ids[first:], settings, labels=labels[first:], scores=scores,
-            validation=(held_out, wanted), seed=seed, progress=training,
-        )  # fmt: skip
+        data = TrainingData(ids[first:], labels[first:], scores, (held_out, wanted))
+        train_student(model, teacher, data, settings, seed=seed, progress=training)
     if isinstance(settings, Training):
         seconds = time.monotonic() - began
         rows = (
@@ -158,9 +158,7 @@ def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None
     models = [(load(teacher, job.task), teacher.encoder(job.recipe.max_length)) for teacher in job.teachers]
     for share, name, texts in ((0.0, "scores", all_texts(job)), (0.9, "validation", list(job.validation.texts))):
         report(share, f"{len(models)} teacher{'s' * (len(models) > 1)}, {len(texts)} rows")
-        known = (
-            len(job.train) if job.task.graph == "seq2seq" and name == "scores" else 0
-        )  # they learn the texts that they have
+        known = job.task.own_targets(len(job.train)) if name == "scores" else 0
         told = [(model, encoder.ids(texts[known:])) for model, encoder in models]
         found = mean_scores(told) if len(texts) > known else np.zeros((0, 1), dtype=np.int64)
         np.save(out / f"{name}.npy", np.concatenate([np.zeros((known, found.shape[1]), found.dtype), found]))

@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 import numpy as np
 from transformers import PreTrainedModel
 
-from paredown.benchmarks.intervals import ratio
-from paredown.benchmarks.latency import CONTROL, SINGLE, LatencySettings, Scenario, Timing
-from paredown.benchmarks.sittings import measure
+from paredown.benchmarks.measuring.latency import CONTROL, SINGLE, LatencySettings, Scenario, Timing
+from paredown.benchmarks.measuring.repetitions import measure
+from paredown.benchmarks.statistics.time_intervals import ratio
 from paredown.compress.config import Prune, Timed
 from paredown.compress.models.loading import Checkpoint, load, save
 from paredown.compress.models.structure import Layer, Structure, family, head_size, keep_blocks, reshape, widen
@@ -137,21 +137,20 @@ class Stopwatch:
 
     @property
     def _known(self) -> list:
-        """The rows in the stand-ins' token numbers; images as they are."""
-        if self.task.reads_images:
-            return self._rows
+        """The rows in the surrogates' token numbers."""
         numbers = self._small[1]
+        if numbers is None:
+            return self._rows
         return [[numbers[token % MARK] for token in row] for row in self._rows]
 
     @cached_property
-    def _small(self) -> tuple[PreTrainedModel, dict[int, int]]:
-        """The checkpoint with the embeddings of the rows' tokens only, and the numbers it gives to them. Of a decoder
-        all stay: its last product, as large as its vocabulary, takes time."""
+    def _small(self) -> tuple[PreTrainedModel, dict[int, int] | None]:
+        """The checkpoint with the embeddings of the rows' tokens only, and the numbers it gives to them; all of it and
+        None where the vocabulary cannot be trimmed. A decoder's last product, as large as its vocabulary, takes time.
+        """
         model = load(self.checkpoint, self.task)
-        if self.task.reads_images:
-            return model, {}
         if not self.task.supports(Feature.TRIM):
-            return model, {token: token for row in self._rows for token in row}
+            return model, None
         return model, keep_tokens(model, {token % MARK for row in self._rows for token in row})
 
     @cached_property

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from paredown.benchmarks import latency
-from paredown.benchmarks.intervals import ratio
-from paredown.benchmarks.latency import Timing
-from paredown.benchmarks.profile import PROFILED, Profile, profile, why_int8_is_slower, why_not_faster
-from paredown.benchmarks.report_text import times
-from paredown.benchmarks.roofline import floor_ms, machine_rates, work_of
-from paredown.benchmarks.sitting import Sitting, sit
-from paredown.benchmarks.sittings import Measured, failed, merged
-from paredown.benchmarks.sweep import sweep
+from paredown.benchmarks.measuring import latency
+from paredown.benchmarks.measuring.interleaved import Sitting, sit
+from paredown.benchmarks.measuring.latency import Timing
+from paredown.benchmarks.measuring.profile import PROFILED, Profile, profile, why_int8_is_slower, why_not_faster
+from paredown.benchmarks.measuring.repetitions import Measured, failed, merged
+from paredown.benchmarks.measuring.roofline import floor_ms, machine_rates, work_of
+from paredown.benchmarks.measuring.sweep import sweep
+from paredown.benchmarks.report.text import times
+from paredown.benchmarks.statistics.time_intervals import ratio
 from paredown.export.artifact import read_artifact
 from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
@@ -67,11 +67,9 @@ def profiled(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str
         "sweep": swept,
         "seen": {name: asdict(found) for name, found in seen.items()},
         "floor_ms": _floors(candidates, seen, artifacts, rows, threads),
-        "new_tokens_per_s": _new_tokens_per_s(artifacts, rows, threads) if job.task.graph == "causal_lm" else {},
+        "new_tokens_per_s": _new_tokens_per_s(artifacts, rows, threads),
         "tokenizer_ms": latency.tokenizer_ms(encoder.ids, texts),
-        "tokens_median": float(np.median([len(row) for row in encoder.ids(texts)]))
-        if not job.task.reads_images
-        else None,
+        "tokens_median": None if encoder.shape else float(np.median([len(row) for row in encoder.ids(texts)])),
     }
 
 
@@ -142,7 +140,10 @@ def _new_tokens_per_s(artifacts: dict[str, Path], rows: dict, threads: int) -> d
     """
     found = {}
     for name, path in artifacts.items():
-        session = open_artifact(read_artifact(path), threads)
+        artifact = read_artifact(path)
+        if not artifact.has_cache:
+            continue
+        session = open_artifact(artifact, threads)
         if not isinstance(session, Decoder):
             continue  # PyTorch's own, which scores only
         prompts = [row[: 1 + len(row) // 2] for row in rows[name][:PROMPTS]]

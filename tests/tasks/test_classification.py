@@ -1,26 +1,20 @@
 """Pairs of texts the whole way: do both say the same? One recipe, then its bundle behind every door."""
 
-import csv
 import json
-import random
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import BAD, FILLER, GOOD, LABELS, drawn_apart, paredown, refused
-from same_process import SameProcess
+from conftest import LABELS, drawn_apart, paredown, refused
+from examples import bert, labelled_pairs
+from projects import Project, trained, write_splits
 from serving import client_of
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from paredown.benchmarks import sitting
-from paredown.compress.config import Finetune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import forward
-from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
-from paredown.compress.training.trainer import finetune
+from paredown.compress.models.loading import load, open_checkpoint
 from paredown.pipeline.job import prepare
 from paredown.pipeline.recipe.loader import read_recipe
 from paredown.pipeline.run import _do_all
@@ -52,68 +46,24 @@ choose: {max_drop: 20}
 
 
 def rows(count: int, seed: int) -> list[dict[str, str]]:
-    """The second sentence decides, and the first one only distracts: nobody can tell without knowing which is which."""
-    rng, found = random.Random(seed), []
-    for i in range(count):
-        words = (BAD, GOOD)[i % 2], (BAD, GOOD)[rng.randrange(2)]
-        second, first = ([*rng.choices(FILLER, k=rng.randrange(1, 6)), rng.choice(kind)] for kind in words)
-        found.append({"premise": " ".join(first), "hypothesis": " ".join(second), "label": LABELS[i % 2]})
-    return found
+    """`labelled_pairs` under other names of columns."""
+    names = {"text": "premise", "text_pair": "hypothesis", "label": "label"}
+    return [{names[key]: value for key, value in row.items()} for row in labelled_pairs(count, seed)]
 
 
-def write(path: Path, made: list[dict[str, str]]) -> Path:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["premise", "hypothesis", "label"])
-        writer.writeheader()
-        writer.writerows(made)
-    return path
-
-
-def untrained(path: Path) -> Checkpoint:
-    """A BERT that looks at its token types."""
-    path.mkdir()
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *GOOD, *BAD, *FILLER]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
-    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer.save(str(path / "tokenizer.json"))
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=64, pad_token_id=0, id2label=dict(enumerate(LABELS)),
-        label2id={name: i for i, name in enumerate(LABELS)},
-    )  # fmt: skip
-    model = transformers.BertForSequenceClassification(config)
-    model.bert.embeddings.token_type_embeddings.weight.data.normal_(0, 0.5)
-    model.save_pretrained(path)
-    return open_checkpoint(path, TASK)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, a trained teacher, and the recipe."""
-    path = tmp_path_factory.mktemp("home")
+def data(path: Path) -> None:
     parts = {"train": (400, 0), "validation": (200, 1), "test": (200, 2)}
-    for name, made in drawn_apart(rows, parts, lambda row: f"{row['premise']}|{row['hypothesis']}").items():
-        write(path / f"{name}.csv", made)
-    source = untrained(path / "untrained")
-    train = read_rows(TASK, str(path / "train.csv"), names=LABELS)
-    settings = Finetune(epochs=8, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
-    model = finetune(load(source, TASK), source.encoder().ids(train.texts), train.gold, settings, seed=0)
-    save(model, source, path / "teacher")
-    (path / "recipe.yaml").write_text(RECIPE)
-    return path
+    made = drawn_apart(rows, parts, lambda row: f"{row['premise']}|{row['hypothesis']}")
+    write_splits(path, made, as_csv=tuple(parts))
 
 
-@pytest.fixture(scope="module")
-def ran(home: Path) -> Path:
-    """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
-    with mock.patch.object(sitting, "Worker", SameProcess):
-        done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
-    assert done.returncode == 0, done.stderr
-    return home
+def train_teacher(path: Path) -> None:
+    bert(path / "untrained", labels=LABELS)
+    source = open_checkpoint(path / "untrained", TASK)
+    trained(source, TASK, path / "train.csv", path / "teacher", epochs=8, batch_size=16, learning_rate=5e-3)
+
+
+PROJECT = Project(RECIPE, data, train_teacher)
 
 
 def test_a_model_finds_the_types_that_transformers_would_give(home: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,14 +13,10 @@ import yaml
 from conftest import paredown, refused
 from picturing import NAMES, TASK, examples, picture, png, untrained, write_folder, write_rows
 from PIL import Image
-from same_process import SameProcess
+from projects import Project, trained
 from serving import client_of
 
-from paredown.benchmarks import sitting
-from paredown.compress.config import Finetune
 from paredown.compress.data.dataset import read_rows
-from paredown.compress.models.loading import load, save
-from paredown.compress.training.trainer import finetune
 from paredown.export.bundle.archive import unpack
 from paredown.export.predictor import Predictor
 
@@ -54,30 +49,20 @@ choose: {max_drop: 20}
 RECIPE += "parity: {int8-static: {min_agreement: 0.5, max_metric_drop: 50}}\n"
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, a trained teacher, an untrained convolutional net, and the recipe."""
-    path = tmp_path_factory.mktemp("home")
+def data(path: Path) -> None:
     write_rows(path / "train.csv", 160, seed=0)
     write_rows(path / "validation.csv", 80, seed=1)
     write_folder(path / "test", 80, seed=2)
-    source = untrained(path / "untrained")
+
+
+def train_teacher(path: Path) -> None:
+    """A trained ViT, and an untrained convolutional network beside it."""
     untrained(path / "net", "resnet")
-    train = read_rows(TASK, str(path / "train.csv"), names=NAMES)
-    settings = Finetune(epochs=10, batch_size=16, learning_rate=3e-3, freeze_embeddings=False)
-    model = finetune(load(source, TASK), source.encoder().ids(train.texts), train.gold, settings, seed=0)
-    save(model, source, path / "teacher")
-    (path / "recipe.yaml").write_text(RECIPE)
-    return path
+    source = untrained(path / "untrained")
+    trained(source, TASK, path / "train.csv", path / "teacher", epochs=10, batch_size=16, learning_rate=3e-3)
 
 
-@pytest.fixture(scope="module")
-def ran(home: Path) -> Path:
-    """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
-    with mock.patch.object(sitting, "Worker", SameProcess):
-        done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
-    assert done.returncode == 0, done.stderr
-    return home
+PROJECT = Project(RECIPE, data, train_teacher)
 
 
 @pytest.mark.slow

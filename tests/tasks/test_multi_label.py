@@ -4,22 +4,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
-import torch
-import transformers
-from conftest import drawn_apart, paredown, refused, write_tokenizer
+from conftest import drawn_apart, paredown, refused
+from examples import bert
 from examples import several_labels as rows
-from same_process import SameProcess
+from projects import Project, trained, write_splits
 from serving import client_of
 
-from paredown.benchmarks import sitting
-from paredown.compress.config import Finetune
 from paredown.compress.data.dataset import read_rows
-from paredown.compress.models.loading import load, open_checkpoint, save, with_new_head
-from paredown.compress.training.trainer import finetune
+from paredown.compress.models.loading import load, open_checkpoint
 from paredown.runtime.errors import InputError
 from paredown.tasks.registry import TASKS
 
@@ -48,42 +43,20 @@ choose: {max_drop: 20}
 """
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, a trained teacher, and the recipe."""
-    path = tmp_path_factory.mktemp("home")
+def data(path: Path) -> None:
     parts = {"train": (600, 0), "test": (200, 1), "validation": (200, 7), "unlabeled": (60, 8)}
     made = drawn_apart(rows, parts, lambda row: row["text"])
-    for name in ("train", "test"):
-        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made[name]))
-    cells = "".join(f"{row['text']},{';'.join(row['labels'])}\n" for row in made["validation"])
-    (path / "validation.csv").write_text(f"text,labels\n{cells}")
-    alone = "".join(json.dumps({"text": row["text"]}) + "\n" for row in made["unlabeled"])
-    (path / "unlabeled.jsonl").write_text(alone)
-    base = path / "base"
-    base.mkdir()
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=write_tokenizer(base), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64, max_position_embeddings=64, pad_token_id=0,
-    )  # fmt: skip
-    transformers.BertForSequenceClassification(config).save_pretrained(base)
-    source = open_checkpoint(base)
-    train = read_rows(TASK, str(path / "train.jsonl"), names=NAMES)
-    settings = Finetune(epochs=16, batch_size=8, learning_rate=2e-3, freeze_embeddings=False)
-    model = finetune(with_new_head(source, TASK, NAMES, 0), source.encoder().ids(train.texts), train.gold, settings)
-    save(model, source, path / "teacher")
-    (path / "recipe.yaml").write_text(RECIPE)
-    return path
+    write_splits(path, made, as_csv=("validation",), without_labels={"unlabeled": ("text",)})
 
 
-@pytest.fixture(scope="module")
-def ran(home: Path) -> Path:
-    """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
-    with mock.patch.object(sitting, "Worker", SameProcess):
-        done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
-    assert done.returncode == 0, done.stderr
-    return home
+def train_teacher(path: Path) -> None:
+    bert(path / "base", types=False)
+    source = open_checkpoint(path / "base")
+    train = path / "train.jsonl"
+    trained(source, TASK, train, path / "teacher", NAMES, epochs=16, batch_size=8, learning_rate=2e-3)
+
+
+PROJECT = Project(RECIPE, data, train_teacher)
 
 
 def test_f1_counts_labels_of_all_rows_together() -> None:

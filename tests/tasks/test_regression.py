@@ -4,19 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
-import torch
-import transformers
-from conftest import drawn_apart, paredown, refused, write_tokenizer
+from conftest import drawn_apart, paredown, refused
+from examples import bert
 from examples import numbers as rows
-from same_process import SameProcess
+from projects import Project, finetuned, write_splits
 from serving import client_of
 
-from paredown.benchmarks import sitting
-from paredown.benchmarks.statistics import by_key, negative_flips, paired_drop
+from paredown.benchmarks.statistics.metric_intervals import by_key, negative_flips, paired_drop
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.runtime.errors import InputError
@@ -47,41 +44,18 @@ choose: {max_drop: 20}
 """
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, a base model, a teacher that `finetune` made of it, and the recipe."""
-    path = tmp_path_factory.mktemp("home")
+def data(path: Path) -> None:
     parts = {"train": (600, 0), "test": (200, 1), "validation": (200, 7), "unlabeled": (60, 8)}
     made = drawn_apart(rows, parts, lambda row: row["text"])
-    for name in ("train", "test"):
-        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made[name]))
-    cells = "".join(f"{row['text']},{row['score']}\n" for row in made["validation"])
-    (path / "validation.csv").write_text(f"text,score\n{cells}")
-    alone = "".join(json.dumps({"text": row["text"]}) + "\n" for row in made["unlabeled"])
-    (path / "unlabeled.jsonl").write_text(alone)
-    base = path / "base"
-    base.mkdir()
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=write_tokenizer(base), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64, max_position_embeddings=64, pad_token_id=0,
-    )  # fmt: skip
-    transformers.BertForSequenceClassification(config).save_pretrained(base)
-    data = ["--task", TASK.name, "--train", "train.jsonl", "--validation", "validation.csv"]
-    done = paredown("finetune", "base", *data, "--epochs", 12, "--batch-size", 8, "--learning-rate", 2e-3,
-                    "--no-freeze-embeddings", "--output-dir", "teacher", cwd=path)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (path / "recipe.yaml").write_text(RECIPE)
-    return path
+    write_splits(path, made, as_csv=("validation",), without_labels={"unlabeled": ("text",)})
 
 
-@pytest.fixture(scope="module")
-def ran(home: Path) -> Path:
-    """The same directory with the recipe's run in `run`; what is slow is in one process, for no time is judged here."""
-    with mock.patch.object(sitting, "Worker", SameProcess):
-        done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
-    assert done.returncode == 0, done.stderr
-    return home
+def train_teacher(path: Path) -> None:
+    bert(path / "base", types=False)
+    finetuned(path, TASK, "--epochs", 12, "--batch-size", 8, "--learning-rate", 2e-3)
+
+
+PROJECT = Project(RECIPE, data, train_teacher)
 
 
 def test_r2_is_the_share_of_the_variance_that_is_explained() -> None:

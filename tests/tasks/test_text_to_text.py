@@ -1,11 +1,17 @@
 """Texts that are written: cells, tokens, ROUGE-L, the loop, what is taught, and fewer layers."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import drawn_apart, paredown, refused
+from projects import Project, trained, write_splits
+from serving import client_of
 from writing import TASK, make_writer, write_rows
 from writing import rows as rows_of_texts
 
@@ -20,7 +26,10 @@ from paredown.compress.training.collate import stack
 from paredown.compress.training.losses import NO_LABEL
 from paredown.compress.training.seq2seq_targets import along, targets_of, training_rows
 from paredown.compress.training.trainer import finetune
+from paredown.compress.types import TrainingData
+from paredown.export.artifact import read_artifact
 from paredown.runtime.errors import InputError
+from paredown.runtime.manifest import BundleError, check_files, read_manifest
 from paredown.runtime.seq2seq_decoding import writer
 from paredown.tasks import text_to_text
 
@@ -149,9 +158,11 @@ def test_it_learns_and_its_student_has_fewer_layers(tmp_path: Path) -> None:
 
     before = loss()
     settings = Finetune(epochs=2, batch_size=8, learning_rate=5e-3, freeze_embeddings=False, patience=9, looks=1)
-    finetune(model, ids, labels, settings, validation=(ids[:8], labels[:8]), seed=0)
+    finetune(model, TrainingData(ids, labels, validation=(ids[:8], labels[:8])), settings, seed=0)
     assert loss() < 0.8 * before
-    student = distill(model, ids[:16], Distill(layers=2, decoder_layers=1, epochs=1, batch_size=8), labels=labels[:16])
+    student = distill(
+        model, TrainingData(ids[:16], labels[:16]), Distill(layers=2, decoder_layers=1, epochs=1, batch_size=8)
+    )
     assert depths(student) == (2, 1)
     saved = save(student, checkpoint, tmp_path / "student")
     again = load(saved, TASK)
@@ -159,9 +170,9 @@ def test_it_learns_and_its_student_has_fewer_layers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(forward(again, batch)["sequences"], forward(student, batch)["sequences"])
     assert (again.config.num_layers, again.config.num_decoder_layers) == (2, 1)
     with pytest.raises(InputError, match="the first one in"):
-        distill(model, ids[:16], Distill(layers=[1], epochs=1))
+        distill(model, TrainingData(ids[:16]), Distill(layers=[1], epochs=1))
     with pytest.raises(InputError, match="width"):
-        distill(model, ids[:16], Distill(layers=1, width=16, hidden_weight=0))
+        distill(model, TrainingData(ids[:16]), Distill(layers=1, width=16, hidden_weight=0))
 
 
 def test_a_checkpoint_that_cannot_write_is_refused(tmp_path: Path) -> None:
@@ -183,3 +194,171 @@ def test_a_checkpoint_that_cannot_write_is_refused(tmp_path: Path) -> None:
     (path / "tokenizer.json").unlink()
     with pytest.raises(InputError, match="two SentencePiece models"):
         open_checkpoint(path, TASK)
+
+
+# From a recipe to its bundle
+
+RECIPE = """
+name: good-words
+task: text-to-text
+checkpoint: ./teacher
+data: {train: ./train.jsonl, validation: ./validation.jsonl, test: ./test.jsonl, unlabeled: ./more.jsonl}
+max_length: 16
+max_new_tokens: 6
+calibration_rows: 4
+robustness_rows: 8
+adapt:
+  - finetune: {epochs: 2, batch_size: 16, learning_rate: 0.003, freeze_embeddings: false}
+models:
+  - name: shallow
+    steps:
+      - distill: {layers: 2, decoder_layers: 1, epochs: 1, label_weight: 0.5, learning_rate: 0.003}
+targets:
+  - {runtime: onnxruntime}
+  - {runtime: onnxruntime, precision: int8-dynamic}
+  - {runtime: openvino}
+parity: {int8-dynamic: {min_agreement: 0, max_metric_drop: 60}}
+latency: {threads: 1, processes: 2, rounds: 2, min_seconds: 0.05, min_repeats: 8, batch_size: 4}
+choose: {max_drop: 90}
+"""
+
+
+def data(path: Path) -> None:
+    parts = {"train": (240, 0), "validation": (24, 1), "test": (24, 2), "more": (16, 3)}
+    made = drawn_apart(rows_of_texts, parts, lambda row: row["text"])
+    write_splits(path, made, without_labels={"more": ("text",)})
+
+
+def train_teacher(path: Path) -> None:
+    """It has learned a little."""
+    source = make_writer(path / "untrained")
+    trained(source, TASK, path / "train.jsonl", path / "teacher", epochs=4, batch_size=16, learning_rate=5e-3)
+
+
+PROJECT = Project(RECIPE, data, train_teacher)
+
+
+@pytest.mark.slow
+def test_the_run_chooses_and_reports_bleu_beside_the_metric(ran: Path) -> None:
+    choice = json.loads((ran / "run" / "choice.json").read_text())
+    assert choice["baseline"]["metric"] == "ROUGE-L"
+    assert choice["baseline"]["metric_validation"] > 20
+    assert set(choice["chosen"]["beside_test"]) == {"BLEU", "exact"}
+    assert len([c for c in choice["candidates"] if c.get("metric_validation") is not None]) == 7
+    assert choice["chosen"]["typos_metric"] is not None
+    assert choice["chosen"]["length_metric"] is None
+    report = (ran / "run" / "report.html").read_text()
+    assert "<th>BLEU</th>" in report
+    entries = json.loads((ran / "run" / "measurements.json").read_text())["candidates"]
+    exact = [e["parity"]["agreement"] for e in entries if e["precision"] == "fp32" and "parity" in e]
+    assert exact == [1.0] * len(exact)
+    int8 = next(e for e in entries if e["name"] == "teacher/onnxruntime/int8-dynamic")
+    assert int8["details"]["decoder"]["agreement"] > 0.9
+
+
+@pytest.mark.slow
+def test_the_bundle_proves_itself_without_us_and_answers(ran: Path, tmp_path: Path) -> None:
+    bundle = ran / "run" / "bundle"
+    manifest = read_manifest(bundle)
+    assert manifest["generation"]["max_new_tokens"] == 6
+    assert manifest["labels"] == []
+    done = subprocess.run([sys.executable, bundle / "selftest.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    row = rows_of_texts(1, 9)[0]
+    done = paredown("predict", bundle, "--text", row["text"])
+    assert done.returncode == 0, done.stderr
+    assert isinstance(json.loads(done.stdout)["text"], str)
+    done = paredown("verify", bundle, "--data", ran / "test.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "24 rows" in done.stdout
+    refused(paredown("pack", bundle, "--layout", "triton", "--output-dir", tmp_path / "x"), "token by token")
+
+
+@pytest.mark.slow
+def test_a_decoder_that_was_changed_is_not_opened(ran: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(ran / "run" / "bundle", tmp_path / "bundle")
+    manifest = read_manifest(bundle)
+    decoder = bundle / manifest["generation"]["decoder"]
+    decoder.write_bytes(decoder.read_bytes() + b"\0")
+    with pytest.raises(BundleError, match="decoder"):
+        check_files(bundle, manifest)
+
+
+@pytest.mark.slow
+def test_a_changed_text_is_found(ran: Path, tmp_path: Path) -> None:
+    from paredown.runtime.selftest import check_golden, open_model
+
+    bundle = shutil.copytree(ran / "run" / "bundle", tmp_path / "bundle")
+    manifest = read_manifest(bundle)
+    session, encoder = open_model(bundle, manifest)
+    assert check_golden(bundle, manifest, session, encoder) == 0
+    golden = json.loads((bundle / "golden.json").read_text())
+    for entry in golden["rows"]:
+        entry["output"] = [5, 1, 0, 0, 0, 0]
+        entry["answer"] = encoder.text(entry["output"])
+    (bundle / "golden.json").write_text(json.dumps(golden))
+    with pytest.raises(BundleError, match="have another text"):
+        check_golden(bundle, manifest, session, encoder)
+
+
+@pytest.mark.slow
+def test_it_is_served(ran: Path) -> None:
+    ask = [row["text"] for row in rows_of_texts(2, 9)]
+    with client_of(bundle=ran / "run" / "bundle") as (client, _, _):
+        found = client.post("/predict", json={"text": ask}).json()["predictions"]
+        tensors = [{"name": "text", "datatype": "BYTES", "shape": [2], "data": ask}]
+        reply = client.post("/v2/models/good-words/infer", json={"inputs": tensors}).json()
+        outputs = {tensor["name"]: tensor for tensor in reply["outputs"]}
+        assert outputs["text"]["data"] == [answer["text"] for answer in found]
+        assert outputs["sequences"]["shape"] == [2, 6]
+        assert outputs["sequences"]["datatype"] == "INT64"
+        ids = [{"name": "input_ids", "datatype": "INT64", "shape": [1, 2], "data": [4, 1]}]
+        reply = client.post("/v2/models/good-words/infer", json={"inputs": ids})
+        assert reply.status_code == 200, reply.text
+        about = client.get("/v2/models/good-words").json()
+        assert {tensor["name"] for tensor in about["outputs"]} == {"text", "sequences"}
+
+
+@pytest.mark.slow
+def test_stages_alone(ran: Path, tmp_path: Path) -> None:
+    data = ["--task", TASK.name, "--train", ran / "test.jsonl"]
+    more = ["--validation", ran / "validation.jsonl", "--max-length", 16, "--epochs", 0.5]
+    lora = ["--peft", "lora", "--max-new-tokens", 5, "--output-dir", tmp_path / "tuned"]
+    done = paredown("finetune", ran / "teacher", *data, *more, *lora)
+    assert done.returncode == 0, done.stderr
+    assert "ROUGE-L" in done.stdout
+    assert open_checkpoint(tmp_path / "tuned", TASK).generation["max_new_tokens"] == 5
+    one = ["--layers", 1, "--output-dir", tmp_path / "one"]
+    done = paredown("distill", tmp_path / "tuned", *data, *more, *one)
+    assert done.returncode == 0, done.stderr
+    onnx = ["--to", "openvino", "--precision", "int8-static", "--max-length", 16]
+    done = paredown("export", tmp_path / "one", *data, *onnx, "--output-dir", tmp_path / "ov")
+    assert done.returncode == 0, done.stderr
+    assert "of the texts are the checkpoint's" in done.stdout
+    assert read_artifact(tmp_path / "ov").files[::2] == ("encoder.xml", "decoder.xml")
+    done = paredown("bench", tmp_path / "ov", ran / "run" / "bundle", "--task", TASK.name, "--data",
+                    ran / "validation.jsonl", "--min-seconds", 0.05, "--min-repeats", 4, "--processes", 2,
+                    "--rounds", 2, "--batch-size", 2)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    refused(paredown("prune", ran / "teacher", *data, "--output-dir", tmp_path / "x"), "not supported")
+    refused(paredown("export", ran / "teacher", "--task", TASK.name, "--precision", "fp16", "--output-dir",
+                     tmp_path / "x"), "onnxruntime runs fp32, int8-dynamic")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (
+            "distill: {layers: 2,",
+            "prune: {ffn: 0.5}\n      - distill: {layers: 2,",
+            "prune is not supported for text-to-text",
+        ),
+        ("max_length: 16", "max_length: 16\nlengths: [8]", "lengths is not supported for text-to-text"),
+        ("precision: int8-dynamic", "precision: int8-static", "for text-to-text, onnxruntime runs"),
+        ("task: text-to-text\n", "", "max_new_tokens is not supported for text-classification"),
+    ],
+)
+def test_a_recipe_that_asks_for_more_is_refused(home: Path, tmp_path: Path, old: str, new: str, why: str) -> None:
+    assert old in RECIPE
+    (home / "other.yaml").write_text(RECIPE.replace(old, new))
+    refused(paredown("run", home / "other.yaml", "--dry-run"), why)

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paredown.benchmarks.latency import OFFLINE, SINGLE, Timing
-from paredown.benchmarks.selection import ChooseSettings
+from paredown.benchmarks.measuring.latency import OFFLINE, SINGLE, Timing
+from paredown.benchmarks.selection.selection import ChooseSettings
 from paredown.pipeline.job import Candidate
 from paredown.pipeline.recipe.schema import Model, Target
 from paredown.pipeline.results.candidate import promise_of, why_worse

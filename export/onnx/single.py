@@ -1,0 +1,41 @@
+"""One graph that answers a batch in one call: export of all models that generate no text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paredown.compress.models.architectures import STATIC, UNPRUNABLE, supported
+from paredown.compress.models.loading import Checkpoint, load
+from paredown.runtime.errors import InputError
+from paredown.tasks.base import Task
+
+if TYPE_CHECKING:
+    import torch
+
+
+def single_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> None:
+    """Write the graph to `target`: inputs and output as in `plain_onnx`. InputError for an unknown architecture."""
+    kind, known = checkpoint.config.get("model_type", ""), (*supported(decoders=False), *UNPRUNABLE)
+    if kind in supported(decoders=True):
+        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model for {task.name}, only for text-generation")
+    if kind not in (*known, STATIC):
+        raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(known)}")
+    import torch
+
+    from .trace import traced
+
+    model = load(checkpoint, task)
+    model.set_attn_implementation("eager")
+
+    class Positional(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            return getattr(self.model(**dict(zip(task.inputs, inputs, strict=True))), task.output)
+
+    example = torch.from_numpy(task.example_input(checkpoint.encoder()))
+    dynamic = {**{name: dict(task.input_axes) for name in task.inputs}, task.output: dict(task.output_axes)}
+    traced(Positional(), (example,) * len(task.inputs), target, list(task.inputs), [task.output], dynamic)
