@@ -81,8 +81,8 @@ class Artifact:
     details: dict = field(default_factory=dict)  # opset, fused counts, how it was quantised
     lengths: tuple[int, ...] = ()  # tokens; calls are padded to the next of them. None: to their longest row
     batch_size: int | None = None  # rows of every call; None: any
-    # of a model that writes: the file that is its decoder, and what `writer` is told; of one that continues texts:
-    # what `Decoder` is told
+    # of a text-to-text model: the file of its decoder, and the settings of `writer`; of a decoder with a cache:
+    # those of `Decoder`
     generation: dict | None = None
 
     def write(self) -> Artifact:
@@ -93,7 +93,7 @@ class Artifact:
 
     @property
     def halves(self) -> bool:
-        """It writes, and is two graphs."""
+        """It is two graphs, an encoder and a decoder."""
         return "decoder" in (self.generation or {})
 
     @property

@@ -99,13 +99,13 @@ def search_steps(job: Job, settings: Search) -> list[Step]:
         "after": {step.name: step.key for step in (table, scores)},
         "code": {"search": digest_of("pipeline/steps/search.py"), **code_of("compress")["code"]},
     }
-    study = key_of({**inputs, "settings": settings.model_dump(exclude={"minutes"})})  # more minutes go on with it
+    study = key_of({**inputs, "settings": settings.model_dump(exclude={"minutes"})})  # more minutes continue it
     work = partial(search, job, settings, f"search-{study[:16]}.log")
     return [table, scores, Step("search", inputs, 60 * PROXY_SHARE * settings.minutes, work)]
 
 
 def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
-    """Add the model's chain; returns the name of its last step, None for the checkpoint as it came."""
+    """Add the model's chain; returns the name of its last step, None for the original checkpoint."""
     before: str | None = None
     for name, settings in chain_of(model).items():
         inputs = {
@@ -172,9 +172,10 @@ def _cascade_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Ste
 
 
 def _table_steps(job: Job) -> list[Step]:
-    """One latency table for each target that a cut is timed in, before anything is trained.
+    """One latency table for each target that pruning is timed in, before anything is trained.
 
-    Times that cannot be reached are found out here, as far as that can be known: a cut may leave any width to the next.
+    Times that cannot be reached are found out here, as far as that can be known: pruning may leave any width to the
+    next step.
     """
     chains: dict[Timed, list[list[Cut]]] = {}
     for model in job.models:

@@ -134,7 +134,7 @@ def refused(error: Exception) -> None:
 
 
 def damaged(raw: bytes, chance: random.Random) -> bytes:
-    """Some bytes changed, removed, doubled or cut off."""
+    """Some bytes changed, removed, doubled or truncated."""
     data = bytearray(raw)
     for _ in range(chance.randint(1, 4)):
         at, size = chance.randrange(len(data) + 1), chance.choice([1, 1, 2, 8, 100, 512])

@@ -280,7 +280,7 @@ def _read_choice(run_dir: Path, measurements: dict) -> dict:
 
 
 def show_choice(choice: dict, measurements: dict) -> None:
-    """The table of all candidates and the pick in a sentence."""
+    """The table of all candidates and the selection in a sentence."""
     from paredown.benchmarks.report.text import (
         bound_title,
         card_lines,

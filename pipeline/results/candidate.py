@@ -45,7 +45,7 @@ LEAST_SHARE = 0.1  # of the validation rows that the first model of a cascade ha
 
 
 def promise_of(entry: dict, entries: dict[str, dict], noisy: bool = False) -> dict | None:
-    """What its cuts to a time promised together in this candidate's runtime and precision, and what was measured.
+    """What its pruning to a time promised in all in this candidate's runtime and precision, and what was measured.
 
     Each round promises against the model that it was given. None where a step changed the speed and promised nothing.
     """
@@ -88,7 +88,7 @@ def why_worse(entry: dict) -> str | None:
 
 @dataclass(frozen=True)
 class Opponents:
-    """What every candidate is held against: the original checkpoint in PyTorch, and in plain INT8 where that ran."""
+    """What every candidate is compared with: the original checkpoint in PyTorch, and in plain INT8 where that ran."""
 
     base: dict  # entry of measurements.json
     base_cost: Cost
@@ -384,7 +384,7 @@ def _bits(entry: dict, name: str, prefix: str = "correct_") -> np.ndarray | None
 def certified(measurements: dict, name: str, looks: int, at: str) -> dict:
     """What the test rows say of the candidate that was selected: the figures that stay sealed for all others.
 
-    `looks`: how many candidates of this run were held against these rows, this one included. The bound is at
+    `looks`: how many candidates of this run were evaluated on these rows, this one included. The bound is at
     95 % for all of them together (Bonferroni). {} where the run has no test rows.
     """
     entries = {entry["name"]: entry for entry in measurements["candidates"]}

@@ -42,7 +42,7 @@ def old_bundle(old_run: Path) -> Path:
 def against(job: Job, run_dir: Path, old_run: Path) -> dict:
     """Hold the bundle of `run_dir` against an older one; the result is in replace.json too.
 
-    On test rows where the recipe has them (the pick was made on validation). `max_drop` is the recipe's.
+    On test rows where the recipe has them (the selection was made on validation). `max_drop` is the recipe's.
     """
     task, rows = job.task, job.test or job.validation
     names = (str(old_run), str(run_dir))

@@ -26,13 +26,13 @@ from .candidate import certified, gate_bounds, opponents_of, promise_of, row_of
 from .journal import PUBLISHED, STAMP, publication
 from .records import CHOICE_SCHEMA, Choice
 
-CERTIFIED = "certified.json"  # which candidates were held against the test rows, and when; it outlives every choice
+CERTIFIED = "certified.json"  # which candidates were evaluated on the test rows, and when; it outlives every choice
 
 
 def decide(measurements: dict, settings: ChooseSettings, run_dir: Path | None = None, named: str | None = None) -> dict:
     """The content of choice.json under a rule, or of the candidate that is `named`.
 
-    `run_dir`: where earlier certificates are noted; each further candidate that is held against the test rows widens
+    `run_dir`: where earlier certificates are noted; each further candidate that is evaluated on the test rows widens
     the bound of all.
     """
     prices = Prices.model_validate(measurements["prices"])
@@ -65,7 +65,7 @@ def decide(measurements: dict, settings: ChooseSettings, run_dir: Path | None = 
 
 
 def _looks(measurements: dict, name: str, run_dir: Path | None) -> tuple[int, str]:
-    """How many candidates were held against these test rows in this run directory, this one included; when it was."""
+    """How many candidates were evaluated on these test rows in this run directory, this one included; when it was."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     earlier = _certified(run_dir) if run_dir is not None else []
     artifact = next(e["artifact"] for e in measurements["candidates"] if e["name"] == name)
@@ -75,7 +75,7 @@ def _looks(measurements: dict, name: str, run_dir: Path | None) -> tuple[int, st
 
 
 def _certified(run_dir: Path) -> list[dict]:
-    """The candidates that earlier choices held against test rows: {name, artifact, test, at}."""
+    """The candidates that earlier choices evaluated on test rows: {name, artifact, test, at}."""
     try:
         found = json.loads((run_dir / CERTIFIED).read_text())
         return [look for look in found if {"name", "artifact", "test", "at"} <= look.keys()]

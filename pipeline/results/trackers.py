@@ -15,7 +15,7 @@ PATIENCE = 300.0  # seconds for one tracker
 
 
 def track(sinks: Sequence[Sink], choice: dict, name: str, run_dir: Path) -> list[str]:
-    """Log rule, figures of every candidate, choice.json and report.html; returns a line for each sink that failed."""
+    """Log rule, metrics of every candidate, choice.json and report.html; returns a line for each sink that failed."""
     problems = []
     for sink in sinks:
         problem = _told(sink, choice, name, run_dir)

@@ -143,7 +143,7 @@ def all_texts(job: Job) -> list[str]:
 
 
 def all_rows(job: Job, source: Checkpoint) -> tuple[list[list[int]], list[np.ndarray]]:
-    """Token ids of `all_texts` as `source` cuts them, and their labels: of a row, or of its tokens (NO_LABEL, or
+    """Token ids of `all_texts` as `source` tokenises them, and their labels: of a row, or of its tokens (NO_LABEL, or
     NaN for a number, where there is none)."""
     encoder = source.encoder(job.recipe.max_length)
     ids, labels = encoder.ids(all_texts(job)), list(job.task.training_targets(job.train, encoder))
@@ -167,7 +167,7 @@ def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None
 def measure_table(
     job: Job, target: Timed, chains: list[list[Cut]], out: Path, done: Mapping[str, Done], report: Report
 ) -> None:
-    """The latency table of a target; InputError when a cut in one of the chains cannot be reached."""
+    """The latency table of a target; InputError when pruning in one of the chains cannot be reached."""
     table = _stopwatch(job, job.checkpoint, target).table(chains, report)
     (out / TABLE).write_text(json.dumps(table.to_json(), indent=2) + "\n")
 

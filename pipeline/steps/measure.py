@@ -32,7 +32,7 @@ from ..store import Done
 
 FILE = "timings.json"
 PROFILE = "profile"  # the step's name
-PROMPTS = 4  # halves of validation rows that decoders go on with
+PROMPTS = 4  # halves of validation rows that decoders continue
 
 
 def measure(
@@ -55,7 +55,7 @@ def measured(job: Job, done: Mapping[str, Done]) -> Measured:
 
 
 def profiled(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str, Done], report: Report) -> dict:
-    """What is looked at beside the comparison: where the time goes, further shapes, how fast decoders write, the
+    """What is measured beside the comparison: where the time goes, further shapes, how fast decoders write, the
     tokenizer."""
     artifacts = _able(candidates, done)
     encoder, texts = job.checkpoint.encoder(job.recipe.max_length), job.validation.texts
@@ -108,7 +108,7 @@ def _able(candidates: list[Candidate], done: Mapping[str, Done]) -> dict[str, Pa
 
 
 def _rows(job: Job, artifacts: Mapping[str, Path]) -> dict[str, list]:
-    """The validation rows as each artefact's tokenizer cuts them; those that cut the same way share one list."""
+    """The validation rows as each artefact's tokenizer splits them; those that split the same way share one list."""
     known: dict[tuple, list] = {}
     found = {}
     for name, path in artifacts.items():
@@ -136,7 +136,7 @@ def _timed(name: str, seen: Mapping[str, Profile], timings: Mapping[str, Timing]
 def _new_tokens_per_s(artifacts: dict[str, Path], rows: dict, threads: int) -> dict[str, float]:
     """How fast each decoder continues one text at a time: new tokens a second, what the prompt takes included.
 
-    Each in its turn and not side by side: a figure to look at, which no pick rests on.
+    Each in its turn and not side by side: for information; no selection rests on it.
     """
     found = {}
     for name, path in artifacts.items():

@@ -1,6 +1,6 @@
 """Searches for pruned models worth training: many are pruned and compared cheaply, few are trained.
 
-A trial is a cut without any training, with the time that the latency table predicts and its distance to the teacher
+A trial is pruning without any training, with the time that the latency table predicts and its distance to the teacher
 on rows that it was not solved on. Optuna's study proposes the trials (two objectives, both to be small) and keeps them
 in a file, so that a killed search goes on where it was. What could reach the frontier is trained as far as the minutes
 go.
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 FOUND = "found.json"
 PROXY_SHARE = 0.3  # of the minutes goes into trials, at most; all of them where that makes too few
 FEW_TRIALS = 4
-STATIC_SHARE = 1 / 25  # of the uncut model's time an epoch, a static student's
+STATIC_SHARE = 1 / 25  # of the unpruned model's time an epoch, a static student's
 NO_TIME = "no time left to train it; give more minutes"
 MOST_TRIALS = 24
 MOST_PROPOSALS = 4 * MOST_TRIALS  # some were made before
 LEAST_SPEEDUP = 1.01  # that a trial asks for
-HELD_OUT = 256  # training rows that judge a trial and that no cut is solved on
+HELD_OUT = 256  # training rows that evaluate a trial and that no pruning is fitted on
 STEPS_OF_EPOCHS = (3.0, 2.0, 1.0, 0.5)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A cut, its predicted time, and how far its answers are from the teacher's before any training."""
+    """Pruning, its predicted time, and how far its answers are from the teacher's before any training."""
 
     number: int
     settings: Prune

@@ -188,6 +188,8 @@ def test_a_study_goes_on_where_it_was(searched: tuple[Path, str]) -> None:
     found = _do_all(search_steps(job, job.recipe.search), Store(run / "steps"))
     assert found.ran == 1
     assert journal.read_bytes()[: len(before)] == before
+    settings = [t.user_attrs["settings"] for t in _study(journal).trials if "settings" in t.user_attrs]
+    assert len({json.dumps(point, sort_keys=True) for point in settings}) == len(settings)
     assert found.done["search"].result["trials"] >= 4
 
 

@@ -60,7 +60,7 @@ def test_what_is_written_is_what_tritons_client_reads(numbers: np.ndarray, names
 @slow_machine
 @given(st.data())
 def test_any_bytes_are_read_or_refused(data: st.DataObject) -> None:
-    """Requests that are nearly right: true JSON with wrong figures, cut short, or with bytes changed."""
+    """Requests that are nearly right: true JSON with wrong numbers, truncated, or with bytes changed."""
     kind = data.draw(st.sampled_from([*sorted(NUMPY), "BYTES", "STRING"]))
     shape = data.draw(st.lists(st.integers(-1, 2**40) | st.integers(0, 3), max_size=3))
     tail = data.draw(st.binary(max_size=40))

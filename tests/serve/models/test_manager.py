@@ -110,7 +110,7 @@ def test_a_new_name_is_loaded_when_told(directory: Path) -> None:
         assert client.post("/v2/repository/models/late/load").status_code == 200
         assert client.post("/predict", json={**ASK, "model": "late"}).status_code == 200
         shutil.rmtree(directory / "late")
-        assert client.post("/v2/repository/models/films/load").status_code == 200  # looks at the directory
+        assert client.post("/v2/repository/models/films/load").status_code == 200  # reads the directory
         assert client.post("/v2/repository/models/late/unload").status_code == 200
         assert client.post("/predict", json={**ASK, "model": "late"}).status_code == 404
 
