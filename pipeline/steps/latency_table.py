@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 from transformers import PreTrainedModel
 
+from paredown.benchmarks.measuring.interleaved import Protocol, Workload
 from paredown.benchmarks.measuring.latency import CONTROL, SINGLE, LatencySettings, Scenario, Timing
 from paredown.benchmarks.measuring.repetitions import measure
 from paredown.benchmarks.statistics.time_intervals import ratio
@@ -246,14 +247,8 @@ class Stopwatch:
         report: Report = lambda share, text: None,
         look: bool = False,
     ) -> dict[str, Timing]:
-        timings = measure(
-            paths,
-            dict.fromkeys(paths, rows),
-            settings,
-            scenarios=(Scenario(SINGLE, self.target.batch_size),),
-            look=look,
-            progress=report,
-        ).timings
+        protocol = Protocol(settings, scenarios=[Scenario(SINGLE, self.target.batch_size)], check_load=look)
+        timings = measure(Workload(paths, dict.fromkeys(paths, rows)), protocol, report).timings
         for timing in timings.values():
             if timing.cannot_run:
                 raise InputError(
