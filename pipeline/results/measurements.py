@@ -96,7 +96,7 @@ def measurements_of(
             "made": _made(chain, done),
             **evaluated.result,
             **({} if further is None else further.result),
-            **_answers_of(evaluated, done[evaluation_name(job.candidates[0])], job),
+            **_answers_of(evaluated, done[evaluation_name(job.candidates[0])], job, encoder),
             "attribution_agreement": agreement_of(job, candidate, done),
             **_timing_of(candidate, timings),
             **{name: values.get(candidate.name) for name, values in by_name.items()},
@@ -118,12 +118,12 @@ def measurements_of(
         data=_sources(job),
         notes=list(job.notes),
         certificate_split=job.certificate_split,
-        golden_texts=[small(text) for text in texts[:8]],
-        reference_texts=[small(text) for text in texts[:: 1 + (len(texts) - 1) // most]],
+        golden_texts=[encoder.small(text) for text in texts[:8]],
+        reference_texts=[encoder.small(text) for text in texts[:: 1 + (len(texts) - 1) // most]],
         latency=job.recipe.latency,
         prices=job.recipe.cost,
         choose=job.recipe.choose,
-        gold_validation=None if not job.task.one_label else job.validation.gold.tolist(),
+        gold_validation=None if gold is None else gold.tolist(),
         keys=_keys(job),
         test_digest=rows_digest(job.test),
         conditions=found.conditions,
@@ -153,7 +153,7 @@ def _sources(job: Job) -> dict[str, str]:
     return found if job.test is None else {**found, "test": found.get("test", job.test.source)}
 
 
-def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict[str, Any]:
+def _answers_of(evaluated: Done, baseline: Done, job: Job, encoder: Preprocessor) -> dict[str, Any]:
     """What a candidate said about each validation row, how far its confidence was off, and its worst flips.
 
     Nothing of words, whose answers are many a row and of which few begin a span, nor of rows with several labels.
@@ -168,7 +168,7 @@ def _answers_of(evaluated: Done, baseline: Done, job: Job) -> dict[str, Any]:
     sure = softmax(logits).max(axis=-1)
     flips = [
         Flip(
-            text=texts[i].replace(PAIR, " | ")[:FLIP_CHARACTERS] if small is None else small(texts[i]),
+            text=job.task.excerpt(texts[i], encoder),
             gold=labels[gold[i]],
             now=labels[said[i]],
             confidence=float(sure[i]),
