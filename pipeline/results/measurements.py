@@ -25,6 +25,7 @@ from paredown.benchmarks.statistics.metric_intervals import worst_flips
 from paredown.compress.config import Prune
 from paredown.export.hardware import machine
 from paredown.runtime.errors import InputError
+from paredown.runtime.preprocessor import Preprocessor
 from paredown.tasks.scores import softmax
 
 from ..failures import Failure, failures_of
