@@ -65,7 +65,7 @@ class Predictor:
         return self.task.decode(outputs, self.labels, rows, self.encoder)
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts to be continued, with room for what comes after them."""
+        """Token ids of texts to be continued, truncated so that new tokens fit behind them."""
         return self.encoder.prompts(texts, self._decoder.room)
 
     def continued(self, rows: Sequence[Sequence[int]], most: int | None = None) -> np.ndarray:

@@ -240,8 +240,8 @@ def _check_kind(model: Model, kind: str) -> None:
 
 
 def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length: int, unlabeled: bool) -> None:
-    """A student from elsewhere opens, the losses inside the models are off when it cuts text into other tokens, each
-    architecture can be cut so, and there are the rows that each step learns from."""
+    """A student from elsewhere opens, the losses inside the models are off when it splits text into other tokens, each
+    architecture can be pruned so, and there are the rows that each step learns from."""
     shares_tokens, narrowed, kind = True, False, checkpoint.config.get("model_type", "")
     for entry in model.steps:
         stage, settings = entry.stage

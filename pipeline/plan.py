@@ -125,7 +125,7 @@ def _add_evaluation(job: Job, model: Model, end: str | None, steps: dict[str, St
 
 
 def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
-    """Add the model's chain; returns the name of its last step, None for the checkpoint as it came."""
+    """Add the model's chain; returns the name of its last step, None for the original checkpoint."""
     before: str | None = None
     for name, settings in chain_of(model).items():
         inputs = {
@@ -192,9 +192,10 @@ def _cascade_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Ste
 
 
 def _table_steps(job: Job) -> list[Step]:
-    """One latency table for each target that a cut is timed in, before anything is trained.
+    """One latency table for each target that pruning is timed in, before anything is trained.
 
-    Times that cannot be reached are found out here, as far as that can be known: a cut may leave any width to the next.
+    Times that cannot be reached are found out here, as far as that can be known: pruning may leave any width to the
+    next step.
     """
     chains: dict[Timed, list[list[Cut]]] = {}
     for model in job.models:

@@ -57,7 +57,7 @@ class ImagePreprocessor(Preprocessor):
         if kind == "ConvNext":
             edge = _edge(size["shortest_edge"] if isinstance(size, dict) else size, "size")
             self._to = (edge, edge)
-            if edge < 384:  # a smaller one is cut out of a larger one
+            if edge < 384:  # a smaller one is cropped from a larger one
                 self._short, self._crop = int(edge / settings.get("crop_pct", CROP_PCT)), (edge, edge)
         elif isinstance(size, dict) and "shortest_edge" in size:
             self._short = _edge(size["shortest_edge"], "size")

@@ -64,7 +64,7 @@ def read_manifest(bundle: Path) -> dict:
 
 
 def models_of(manifest: dict) -> list[str]:
-    """The files that the runtime opens: one, or the two halves of a model that writes."""
+    """The files that the runtime opens: one, or encoder and decoder of a text-to-text model."""
     rules = manifest.get("generation", {})
     return [manifest["model"], *([rules["decoder"]] if "decoder" in rules else [])]
 
@@ -84,8 +84,8 @@ def write_manifest(bundle: Path, manifest: dict) -> None:
 def conforms(value: object, schema: dict, root: dict, key: str = "") -> None:  # noqa: C901
     """Raise ValueError where `value` breaks `schema`: the words of JSON Schema that manifest.schema.json uses.
 
-    Stricter than the standard: 3.0 is no integer, and a pattern has to match the whole string. `root` is what "$ref"
-    looks into.
+    Stricter than the standard: 3.0 is no integer, and a pattern has to match the whole string. `root`: the schema in
+    which "$ref" is resolved.
     """
     if "$ref" in schema:
         schema = root["$defs"][schema["$ref"].rpartition("/")[2]]

@@ -123,7 +123,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     at, end = 0, len(data)
     while at < end:
         tag, at = _varint(data, at)
-        if not 8 <= tag < 2**32:  # a longer one is cut by some readers, and would hide a field from this one
+        if not 8 <= tag < 2**32:  # a longer one is truncated by some readers, and would hide a field from this one
             raise ValueError("not an ONNX model: damaged")
         number, wire = tag >> 3, tag & 7
         if wire == 0:

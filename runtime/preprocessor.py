@@ -35,7 +35,7 @@ class RowError(ValueError):
 @dataclass(frozen=True)
 class Words:
     """The words of a text, which blanks part: where each stands in it, and its first token (-1: it has none, or it was
-    cut off)."""
+    truncated)."""
 
     spans: list[tuple[int, int]]  # characters, the end not included
     first: list[int]
@@ -43,8 +43,8 @@ class Words:
 
 
 class Preprocessor:
-    """A tokenizer.json with one length policy: cut at `max_length` tokens, on the side that the file names, pad to the
-    longest row of the batch. `text`: what the file would say with the settings beside it. `marks`: the model that
+    """A tokenizer.json with one length policy: truncate to `max_length` tokens, on the side that the file names, pad to
+    the longest row of the batch. `text`: what the file would say with the settings beside it. `marks`: the model that
     the rows are for knows MARK."""
 
     unit = "tokens"  # what a row is made of
@@ -69,7 +69,7 @@ class Preprocessor:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text (or of two with PAIR between them), special tokens included, at most `max_length`
-        long: of two texts the longer one is cut.
+        long: of two texts the longer one is truncated.
         """
         return [self._marked(row) for row in self.tokenizer.encode_batch([parts_of(text) for text in texts])]
 
@@ -135,7 +135,7 @@ class Preprocessor:
             blank = -1
         behind = bisect_right(begins, encoding.offsets[blank][1] - 1) if blank >= 0 else len(spans)
         if behind < len(spans) and first[behind] < 0 and text[begins[behind]] not in around:
-            first[behind] = blank  # the rest of the word was cut off
+            first[behind] = blank  # the rest of the word was truncated
         return Words(spans, first, len(encoding.ids))
 
     def _is_blank(self, token: str) -> bool:

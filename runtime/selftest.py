@@ -34,7 +34,7 @@ GOLDEN_TOLERANCE = {
         for key in ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx")
     },
 }
-OTHER_TEXTS = 0.5  # of a model that writes, where rounding is coarse: the share of golden rows with another text
+OTHER_TEXTS = 0.5  # of a text-to-text model, where rounding is coarse: the share of golden rows with another text
 UNIT = 4.0  # times the largest golden output: what a tolerance in units of the model's spread may refer to at most
 __all__ = ["MANIFEST", "BundleError", "check_files", "read_manifest"]  # for those who want all the checks from here
 
@@ -110,7 +110,7 @@ def open_model(bundle: Path, manifest: dict, threads: int | None = None) -> tupl
 
 def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Preprocessor) -> float:
     """Tokens, outputs and answers of the golden rows are those that were packed; returns the largest difference, of a
-    model that writes the share of rows, 0..1, that it answers with another text."""
+    text-to-text model the share of rows, 0..1, with another text."""
     output, labels, worst = manifest["outputs"][0], manifest["labels"], 0.0
     rows, tolerance = _golden(bundle, manifest)
     kind, writes, others = ANSWERS[manifest["answer"]], len(models_of(manifest)) > 1, 0
@@ -186,7 +186,7 @@ def _golden(bundle: Path, manifest: dict) -> tuple[list[dict], float]:
 def largest_tolerance(manifest: dict, outputs: list) -> float:
     """The largest tolerance that still proves something, for a bundle's runtime, precision and task.
 
-    Of a model that writes, a share of the golden rows, 0..1; otherwise a difference of outputs, finite. Numbers and
+    Of a text-to-text model, a share of the golden rows, 0..1; otherwise a difference of outputs, finite. Numbers and
     vectors have a unit of their own, so theirs is in multiples of the largest of the golden `outputs`.
     """
     if len(models_of(manifest)) > 1:

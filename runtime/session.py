@@ -53,8 +53,8 @@ def open_session(model: Path, runtime: str, precision: str, threads: int, alone:
 
 
 def padded(session: Session, lengths: Sequence[int], pad_id: int, batch_size: int | None = None) -> Session:
-    """The session, called with inputs of the next of `lengths` (ascending; none: as they come) and with `batch_size`
-    rows (None: as they come): short rows are filled, short batches repeat their last row, long ones run in parts.
+    """The session, called with inputs of the next of `lengths` (ascending; none: any) and with `batch_size`
+    rows (None: any): short rows are filled, short batches repeat their last row, long ones run in parts.
 
     Outputs are those of the rows and tokens that were asked about. ValueError for rows longer than every length.
     """
@@ -265,7 +265,7 @@ def _require_gpu() -> None:
 
 
 def _only(inputs: Mapping[str, Any], batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inputs that the model has, in the type that it declares (None: as they come).
+    """The inputs that the model has, in the type that it declares (None: unchanged).
 
     A model exported elsewhere may want token types: they are all zero for a single text. ValueError for any other
     input that nobody gives: with zeros in its place the answers would be nonsense.

@@ -336,14 +336,16 @@ class Task:
         return labels
 
     def describe_length(self, manifest: dict) -> str:
-        return f"Inputs are cut at {manifest['max_length']} tokens, on the {manifest['length_policy']['truncate']}."
+        return (
+            f"Inputs are truncated to {manifest['max_length']} tokens, on the {manifest['length_policy']['truncate']}."
+        )
 
     def predict_options(self) -> str:
         """The options of `paredown predict` that give one row."""
         return '--text "..." --text-pair "..."' if self.reads_pairs else '--text "..."'
 
     def row_code(self) -> str:
-        """One row as Python: a text, or two with the separator that the preprocessor looks for."""
+        """One row as Python: a text, or two with the separator that the preprocessor splits at."""
         return r'"...\x1e..."' if self.reads_pairs else '"..."'
 
     vectors = False  # outputs are vectors: drift is told by their product with the mean of the reference rows

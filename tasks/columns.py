@@ -46,7 +46,7 @@ QUESTIONS = Columns(
     ("question", "text"), ("answers", "answer"), second=("context", "passage", "paragraph", "text_pair"), answers=True
 )
 IMAGES = Columns(("image", "path", "file", "file_name", "image_path"), images=True)
-ALIKE = Columns(
+SIMILAR = Columns(
     ("text", "sentence1", "question1", "premise", "query", "anchor", "question", "text1", *TEXT_COLUMNS[1:]),
     NUMBER_COLUMNS,
     partner=(

@@ -62,7 +62,7 @@ def swap(words: list[str], picked: np.ndarray, random: np.random.Generator) -> l
 
 
 def synonyms(groups: Mapping[str, Sequence[str]]) -> Change:
-    """Words replaced by others of their group; those that have none stay, and others are looked at instead."""
+    """Words replaced by others of their group; those that have none stay, and others are tried instead."""
 
     def change(words: list[str], picked: np.ndarray, random: np.random.Generator) -> list[str]:
         out = list(words)

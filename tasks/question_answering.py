@@ -239,7 +239,7 @@ class QuestionAnswering(TaskWithoutClasses):
     def describe_answer(self, manifest: dict) -> str:
         return "for a part of the context"
 
-    limits = f"an answer is {LONGEST} tokens long at most, and what is cut off of a long context is not looked at."
+    limits = f"an answer is {LONGEST} tokens long at most, and a long context is truncated."
     answer_code = "logits[0].argmax(0).tolist()  # its first and its last token"
 
     def labels_of(self, named: tuple[str, ...], width: int) -> tuple[str, ...]:

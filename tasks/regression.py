@@ -107,7 +107,7 @@ def explained(outputs: np.ndarray, gold: np.ndarray) -> np.ndarray:
     squared error, and the former; both in variances of all gold numbers.
 
     The ratio of the sums is R2, the share of the variance that is explained; below 0 for a model worse than the mean.
-    Part of the rows is held against their distance from the mean of all rows. Where the gold numbers are all the same,
+    Part of the rows is compared with their distance from the mean of all rows. Where the gold numbers are all the same,
     the former is 1.
     """
     unit = spread(gold)

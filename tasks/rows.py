@@ -23,7 +23,7 @@ class Rows:
     where a text may have several, 1 and 0 for each of `names`; or numbers, which `names` has one name for; or texts.
 
     The words of a text are what blanks part. Two texts that make a row have PAIR between them. Two that are read each
-    by itself are two rows: the first is labelled with how alike they are (inf: they belong together), the next one,
+    by itself are two rows: the first is labelled with how similar they are (inf: they belong together), the next one,
     and a text that has no other, with NaN. An image is a data URI that holds its file.
     """
 

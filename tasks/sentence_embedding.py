@@ -1,6 +1,6 @@
 """Sentence embeddings: vectors of texts, scored by pairs (Spearman's correlation or MRR). Without torch.
 
-A pair has a number that says how alike its texts are, or it is a question and the passage that answers it. A model
+A pair has a number that says how similar its texts are, or it is a question and the passage that answers it. A model
 reads each text by itself: in `Rows` the two texts of a pair are two rows, one after the other.
 """
 
@@ -17,13 +17,13 @@ from paredown.runtime.preprocessor import Preprocessor
 
 from . import perturbations
 from .base import COMPARES_ROWS, Feature, Match, Task, TaskWithoutClasses, Tensor
-from .columns import ALIKE as COLUMNS
+from .columns import SIMILAR as COLUMNS
 from .rows import Rows
 from .scores import spread
 
 SPEARMAN, MRR = "Spearman", "MRR"  # the metrics of pairs with numbers, and of those without
-ALIKE = 0.98  # cosine of two models' vectors for a text from which on they say the same of it
-QUERIES = 1024  # that are held against all passages at once
+SAME_DIRECTION = 0.98  # cosine of two models' vectors of a text from which on they count as the same
+QUERIES = 1024  # that are compared with all passages at once
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Pairs:
     """What `right` compares with."""
 
     first: np.ndarray  # (pairs,) int64: the rows that begin a pair; its other text comes next
-    numbers: np.ndarray | None  # (pairs,) float64: how alike the two are; None: the second answers the first
+    numbers: np.ndarray | None  # (pairs,) float64: how similar the two are; None: the second answers the first
     passage: np.ndarray  # (pairs,) int64: which of the different second texts a pair has
 
 
@@ -85,7 +85,7 @@ def decode(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], e
 
 def same_direction(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """Which texts two models give vectors (rows, width) of nearly one direction, (rows,) bool."""
-    return cosines(ours, theirs) >= ALIKE
+    return cosines(ours, theirs) >= SAME_DIRECTION
 
 
 def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

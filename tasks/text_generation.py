@@ -1,6 +1,6 @@
 """Text generation with a decoder: each token is scored given those before it, and a prompt is continued. Without torch.
 
-What a decoder says about each token is `decode.NEXT`; the rows' own tokens are what it is held against.
+What a decoder predicts for each token is `causal_decoding.NEXT`; it is compared with the rows' own tokens.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class TextGeneration(TaskWithoutClasses):
     per_token = True
     pipeline_tag = "text-generation"
     unsupported: ClassVar = {
-        Feature.TRIM: "it would learn to write without the tokens that were cut; the vocabulary stays",
+        Feature.TRIM: "it would learn to generate without the tokens that were removed; the vocabulary stays",
         Feature.STATIC: EACH_TOKEN,
         Feature.CASCADE: EACH_TOKEN,
         Feature.TEACHERS: "its teacher runs in every step, and there is one: the checkpoint",

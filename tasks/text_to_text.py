@@ -36,7 +36,7 @@ def wanted(rows: Rows, encoder: Preprocessor) -> Wanted:
 
 
 def targets(rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
-    """Token ids of each gold text, (tokens,) int64, cut at the encoder's longest input: training targets."""
+    """Token ids of each gold text, (tokens,) int64, truncated to the encoder's longest input: training targets."""
     return [np.array(ids, dtype=np.int64) for ids in encoder.ids(list(rows.gold))]
 
 
@@ -53,7 +53,7 @@ def rouge(sequences: np.ndarray, gold: Wanted) -> np.ndarray:
 
 
 def beside(sequences: np.ndarray, gold: Wanted) -> dict[str, float]:
-    """Further figures in points: BLEU as sacrebleu counts it over the whole, and the rows that are right in full."""
+    """Further metrics in points: corpus BLEU by sacrebleu, and the share of exact matches."""
     try:
         import sacrebleu
     except ImportError as error:

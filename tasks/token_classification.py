@@ -31,7 +31,7 @@ class Aligned:
 
     names: tuple[str, ...]
     tags: list[np.ndarray]  # for each row (words,) int64
-    places: list[np.ndarray]  # for each row (words,) int64: the line of the outputs; -1: the word was cut off
+    places: list[np.ndarray]  # for each row (words,) int64: the line of the outputs; -1: the word was truncated
 
 
 def aligned(rows: Rows, encoder: Preprocessor) -> Aligned:
@@ -59,7 +59,7 @@ def token_labels(rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
 def found(outputs: np.ndarray, gold: Aligned) -> np.ndarray:
     """For each row (twice the spans found, spans predicted + there), (rows, 2) int64: F1 is the ratio of the sums.
 
-    `outputs` (tokens of all rows, labels). A word that was cut off is predicted to be outside.
+    `outputs` (tokens of all rows, labels). A truncated word is predicted to be outside.
     """
     best = outputs.argmax(axis=-1)
     rows = np.zeros((len(gold.tags), 2), dtype=np.int64)

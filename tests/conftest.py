@@ -216,7 +216,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_tables() -> Iterator[None]:
-    """Latency tables from a few calls, and a short look at the load: what is tested is how they are made and used."""
+    """Latency tables from a few calls, and the load measured briefly: what is tested is how they are made and used."""
     few = LatencySettings(processes=1, rounds=2, min_seconds=0.1, min_repeats=24)
     quick = mock.patch.multiple(latency_table, SETTINGS=few, PAIR=few, PROMISE=few, TRIES=1)
     with quick, mock.patch.object(conditions, "SAMPLE_S", 0.1):

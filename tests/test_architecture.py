@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -159,3 +160,13 @@ def test_nothing_outside_tasks_branches_on_a_task() -> None:
         for line, read in task_reads(path.read_text())
     ]
     assert len(found) <= TASK_BRANCHES, "\n".join(found)
+
+
+def test_contributing_names_files_that_exist() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text().split("## Where to change what\n")[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) >= 15
+    for row in rows:
+        named = [name for name in re.findall(r"`([^`]+)`", row) if "/" in name]
+        assert named, row
+        assert not [name for name in named if not (ROOT / name).exists()], row

@@ -1,8 +1,10 @@
-"""Help texts, error messages, recipe descriptions and pages: the field's terms, no banned words, whole sentences."""
+"""Help texts, errors, recipe descriptions, pages, docstrings and comments: the field's terms, no banned words."""
 
 import ast
+import io
 import json
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,22 +15,24 @@ from paredown.pipeline.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("benchmarks", "compress", "export", "pipeline", "runtime", "serve", "tasks")
+COMMENTED = ("export", "pipeline", "runtime", "tasks", "tests")  # whose docstrings and comments are held to the terms
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # What the field calls otherwise: the pattern, and the word to write instead.
 BANNED = {
     r"\bheal(s|ed|ing)?\b": "fine-tuning after pruning",
-    r"\b(cut|cuts|cutting)\b(?! off\b)": "prune, pruned model; truncate (a text); tokenise (into tokens)",
+    r"\b(cut|cuts|cutting|recut)\b(?! off\b)": "prune, pruned model; truncate (a text); tokenise (into tokens)",
     r"\bcut off\b": "truncated",
     r"\buncut\b": "unpruned",
-    r"\blooks? (at|for|inside|into)\b|\b(further|another|a|each|many) looks?\b": "evaluate, evaluation; use; see",
+    r"\blook(s|ed|ing)? (at|for|inside|into)\b": "evaluate; use; see; search for",
+    r"\b(further|another|a|each|many) looks?\b": "evaluation",
     r"\b(small|several|one) push(es)?\b|\bpush(es)? of\b|\bpush(es)? the (word |)embeddings\b": "perturbation",
-    r"\bgone on with\b|\bgoes on with\b|\bwent on with\b": "continued; text generation",
+    r"\b(gone|goes|go|going|went) on with\b": "continued; text generation",
     r"\bas (it|they) c(a|o)me(s)?\b": "original",
     r"\bthe house\b": "folders, pipeline",
     r"\brooms?\b": "folder, memory",
     r"\balike\b": "similar",
-    r"\b(taught|teach|teaches|untaught)\b": "trained, distilled",
+    r"\b(taught|teach|teaches|teaching|untaught)\b": "trained, distilled",
     r"\bwhole (model|teacher|head|layer|checkpoint)s?\b": "unpruned model",
     r"\bother half\b": "private key, public key",
     r"\bhalf (that|which) writes\b|\bmodels? (that|which) writes?\b": "decoder, text-to-text model",
@@ -86,6 +90,17 @@ def messages(source: str) -> Iterator[tuple[int, str]]:
                     yield text.lineno, text.value
 
 
+def prose_of(source: str) -> Iterator[tuple[int, str]]:
+    """(line, text) of every line of a docstring, and of every comment."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node, clean=False) or ""
+            yield from ((node.body[0].lineno + i, line) for i, line in enumerate(text.splitlines()))
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
 def descriptions(schema: object, at: str = "") -> Iterator[tuple[str, str]]:
     """(path, description) of every field of a JSON schema."""
     if isinstance(schema, dict):
@@ -120,6 +135,22 @@ def test_recipe_descriptions_use_the_terms_of_the_field() -> None:
     schema = json.loads((ROOT / "recipes" / "schema.json").read_text())
     wrong = [f"{at}: {found}" for at, text in descriptions(schema) for found in banned(text)]
     assert not wrong, "\n".join(wrong)
+
+
+def test_docstrings_and_comments_use_the_terms_of_the_field() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {found}"
+        for folder in COMMENTED
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for line, text in prose_of(path.read_text())
+        for found in banned(text)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_docstring_and_comment_is_read() -> None:
+    source = '"""A house."""\n\n\nclass A:\n    """One,\n    two."""\n\n    b = 1  # cut here\n'
+    assert sorted(prose_of(source)) == [(1, "A house."), (5, "One,"), (6, "    two."), (8, "# cut here")]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "results.md"], ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""Tiny models that write, and rows for them."""
+"""Tiny text-to-text models, and rows for them."""
 
 from __future__ import annotations
 

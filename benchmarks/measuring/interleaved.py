@@ -27,6 +27,33 @@ ROWS_PER_ROUND = 12
 
 
 @dataclass(frozen=True)
+class Workload:
+    """What is timed, by name: directories of artefacts, and rows of the same texts for each.
+
+    `rows`: token ids as the artefact's own tokenizer gives them, or pixels (1, channels, height, width).
+    """
+
+    artifacts: Mapping[str, Path]
+    rows: Mapping[str, Sequence[Sequence[int]]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How it is timed."""
+
+    settings: LatencySettings
+    seed: int = 0
+    scenarios: Sequence[Scenario] = ()  # none: single-stream, and offline at `settings.batch_size`
+    control: bool = True  # time the first artefact that can run here a second time, as CONTROL
+    check_load: bool = True  # measure the load before (and wait `settings.wait_s` for an idle machine) and during
+
+    @property
+    def timed(self) -> Sequence[Scenario]:
+        """The scenarios, the usual two where none were given."""
+        return self.scenarios or (Scenario(SINGLE), Scenario(OFFLINE, self.settings.batch_size))
+
+
+@dataclass(frozen=True)
 class Sitting:
     """One fresh process of every artefact, timed in turns; and what the machine did meanwhile."""
 
@@ -49,35 +76,27 @@ class Sitting:
 
 
 def sit(
-    artifacts: Mapping[str, Path],
-    rows: Mapping[str, Sequence[Sequence[int]]],
-    settings: LatencySettings,
+    workload: Workload,
+    protocol: Protocol,
     *,
     number: int = 0,
-    seed: int = 0,
-    scenarios: Sequence[Scenario] | None = None,
     failed: Mapping[str, str] | None = None,
-    control: bool = True,
-    look: bool = True,
     progress: Progress | None = None,
 ) -> Sitting:
-    """One sitting: a fresh process of every artefact directory, `settings.rounds` turns of each in random order.
+    """One sitting: a fresh process of every artefact, `settings.rounds` turns of each in random order.
 
-    `rows`: token-id rows of the same texts for every artefact, as its own tokenizer cuts them. They keep their natural
-    length in single-stream and are padded to the longest of the batch in offline. `number`: of this sitting, from 0.
-    `failed`: artefacts that an earlier sitting could not measure, with the reason. With `control` the first that can
-    run here is timed a second time, as CONTROL. With `look` the load is looked at before (and `settings.wait_s` waited
-    for quiet). An artefact whose process ends or hangs is `cannot_run`; StepError when it is the first one, which the
-    others are compared with.
+    Rows keep their natural length in single-stream and are padded to the longest of the batch in offline. `number`: of
+    this sitting, from 0. `failed`: artefacts that an earlier sitting could not measure, with the reason. An artefact
+    whose process ends or hangs is `cannot_run`; StepError when it is the first one, which the others are compared with.
     """
+    artifacts, rows = workload.artifacts, workload.rows
     report = progress or (lambda share, text: None)
-    kinds = scenarios or (Scenario(SINGLE), Scenario(OFFLINE, settings.batch_size))
-    timings = {name: Timing({kind.name: [] for kind in kinds}) for name in artifacts}
+    timings = {name: Timing({kind.name: [] for kind in protocol.timed}) for name in artifacts}
     for name, reason in (failed or {}).items():
         timings[name].cannot_run = reason
-    if control and first_able(timings) is not None:
-        timings[CONTROL] = Timing({kind.name: [] for kind in kinds})
-    busy_before = _busy_before(settings, report) if look else None
+    if protocol.control and first_able(timings) is not None:
+        timings[CONTROL] = Timing({kind.name: [] for kind in protocol.timed})
+    busy_before = _busy_before(protocol.settings, report) if protocol.check_load else None
     began, load, ticks, busy, clock = time.time(), load_average(), cpu_ticks(), Busy.now(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         written: dict[int, Path] = {}
@@ -85,15 +104,14 @@ def sit(
             key = id(rows[name])
             written[key] = written.get(key) or _written(rows[name], Path(scratch) / str(len(written)))
         opened = {name: (artifacts[name], written[id(rows[name])]) for name in artifacts}
-        count = len(next(iter(rows.values())))
-        _take_turns(opened, timings, kinds, count, settings, number, random.Random(f"{seed}/{number}"), report)
+        _take_turns(opened, timings, protocol, len(next(iter(rows.values()))), number, report)
     after = cpu_ticks()
     return Sitting(
         timings,
         began,
         time.monotonic() - clock,
         busy_before,
-        used_by_others(busy, Busy.now()) if look else None,
+        used_by_others(busy, Busy.now()) if protocol.check_load else None,
         load,
         (after[0] - ticks[0], after[1] - ticks[1]),
     )
@@ -120,14 +138,16 @@ def _written(rows: Sequence[Sequence[int]], path: Path) -> Path:
 def _take_turns(
     artifacts: Mapping[str, tuple[Path, Path]],
     timings: Mapping[str, Timing],
-    scenarios: Sequence[Scenario],
+    protocol: Protocol,
     rows: int,
-    settings: LatencySettings,
     process: int,
-    order: random.Random,
     report: Progress,
 ) -> None:
-    """A fresh process for every artefact, `rounds` turns of each in random order, added to `timings`."""
+    """A fresh process for every artefact, `rounds` turns of each in random order, added to `timings`.
+
+    `artifacts`: the directory and the file of rows of each. `rows`: how many there are. `process`: its number.
+    """
+    settings, order = protocol.settings, random.Random(f"{protocol.seed}/{process}")
     turns = settings.processes * settings.rounds
     seconds = settings.min_seconds / turns
     workers: dict[str, Worker] = {}
@@ -155,12 +175,12 @@ def _take_turns(
                     workers.pop(name).stop()
         began, done, total = time.monotonic(), 0, settings.rounds * len(workers)
         for turn in range(settings.rounds):
-            batches = {kind.name: _batches(kind, rows, settings.min_repeats, turns, order) for kind in scenarios}
+            batches = {kind.name: _batches(kind, rows, settings.min_repeats, turns, order) for kind in protocol.timed}
             for name in order.sample(list(workers), len(workers)):
                 try:
                     answers = {
                         kind.name: workers[name].ask({"batches": batches[kind.name], "seconds": seconds})
-                        for kind in scenarios
+                        for kind in protocol.timed
                     }
                 except WorkerDied as death:
                     dead(name, death)

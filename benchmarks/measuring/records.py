@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import JsonSchemaMode
 
 BENCH_SCHEMA = 1  # raised when a key is renamed, removed or changes its meaning
 Interval = tuple[float, float]  # 95 %, lower and upper end
@@ -91,7 +92,7 @@ class BenchEntry(Record):
 class BenchResult(Record):
     """The content of `paredown bench --json F`."""
 
-    version: int = Field(default=BENCH_SCHEMA, alias="schema")
+    version: int = Field(default=BENCH_SCHEMA, validation_alias="schema", serialization_alias="schema")
     machine: dict[str, Any]
     reference: str | None = Field(description="the path that ratios and drops are against")
     noisy: bool
@@ -101,7 +102,11 @@ class BenchResult(Record):
     settings: dict[str, Any]
     notes: list[str] = []
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; of an entry only the keys that were measured."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
-def schema_of(record: type[BaseModel]) -> str:
-    """The JSON schema of a record, as docs/schemas has it."""
-    return json.dumps(record.model_json_schema(), indent=2) + "\n"
+
+def schema_of(record: type[BaseModel], mode: JsonSchemaMode = "validation") -> str:
+    """The JSON schema of a record, as docs/schemas has it; in the mode "serialization" every key is required."""
+    return json.dumps(record.model_json_schema(mode=mode), indent=2) + "\n"

@@ -7,14 +7,14 @@ are in the same unit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from ..statistics.time_intervals import ratio
-from .interleaved import Sitting, sit
-from .latency import CONTROL, LatencySettings, Progress, Scenario, Timing, first_able
+from .interleaved import Protocol, Sitting, Workload, sit
+from .latency import CONTROL, Progress, Timing, first_able
+from .records import Conditions, Control
 
 WIDEST_CONTROL = 1.3  # hi / lo of the A/A control's interval; where it is wider, no ratio of the run is to be trusted
 Work = TypeVar("Work")
@@ -22,14 +22,14 @@ Work = TypeVar("Work")
 
 @dataclass(frozen=True)
 class Measured:
-    """What was timed, in all sittings, and under which conditions (JSON)."""
+    """What was timed, in all sittings, and under which conditions."""
 
     timings: dict[str, Timing]
-    conditions: dict
+    conditions: Conditions
 
     @property
     def noisy(self) -> bool:
-        return self.conditions["noisy"]
+        return self.conditions.noisy
 
 
 def failed(sittings: Sequence[Sitting]) -> dict[str, str]:
@@ -59,54 +59,37 @@ def merged(sittings: Sequence[Sitting]) -> Measured:
     if able is not None and CONTROL in timings:
         scenario = next(iter(timings[able].turns))
         point, lo, hi = ratio(timings[CONTROL].turns[scenario], timings[able].turns[scenario], timings[able].processes)
-        control = {"ratio": point, "ratio_ci": [lo, hi]}
+        control = Control(ratio=point, ratio_ci=(lo, hi))
         why = _noise(point, lo, hi, len(sittings))
     total = sum(sitting.ticks[0] for sitting in sittings)
-    return Measured(
-        timings,
-        {
-            "control": control,
-            "noisy": why is not None,
-            "noisy_because": why,
-            "processes": len(sittings),
-            "sittings": len(sittings),
-            "busy_before": [sitting.busy_before for sitting in sittings],
-            "busy_during": [sitting.busy_during for sitting in sittings],
-            "steal_share": sum(sitting.ticks[1] for sitting in sittings) / total if total > 0 else None,
-            "load_before": sittings[0].load_before,
-            "seconds": sum(sitting.seconds for sitting in sittings),
-            "covers": _covers(sittings),
-        },
+    conditions = Conditions(
+        control=control,
+        noisy=why is not None,
+        noisy_because=why,
+        processes=len(sittings),
+        sittings=len(sittings),
+        busy_before=[sitting.busy_before for sitting in sittings],
+        busy_during=[sitting.busy_during for sitting in sittings],
+        steal_share=sum(sitting.ticks[1] for sitting in sittings) / total if total > 0 else None,
+        load_before=sittings[0].load_before,
+        seconds=sum(sitting.seconds for sitting in sittings),
+        covers=_covers(sittings),
     )
+    return Measured(timings, conditions)
 
 
-def measure(
-    artifacts: Mapping[str, Path],
-    rows: Mapping[str, Sequence[Sequence[int]]],
-    settings: LatencySettings,
-    *,
-    seed: int = 0,
-    scenarios: Sequence[Scenario] | None = None,
-    look: bool = True,
-    progress: Progress | None = None,
-) -> Measured:
+def measure(workload: Workload, protocol: Protocol, progress: Progress | None = None) -> Measured:
     """`settings.processes` sittings, one right after another (see `sit`), and what they come to.
 
     Who has other work to do puts it between: `sit`, `failed`, `spread`, `merged`.
     """
     sittings: list[Sitting] = []
-    for number in range(settings.processes):
+    count = protocol.settings.processes
+    for number in range(count):
         report = progress and (
-            lambda share, text, n=number: progress(
-                (n + share) / settings.processes, f"process {n + 1} of {settings.processes}, {text}"
-            )
+            lambda share, text, n=number: progress((n + share) / count, f"process {n + 1} of {count}, {text}")
         )
-        sittings.append(
-            sit(
-                artifacts, rows, settings, number=number, seed=seed, scenarios=scenarios, failed=failed(sittings),
-                look=look, progress=report,
-            )
-        )  # fmt: skip
+        sittings.append(sit(workload, protocol, number=number, failed=failed(sittings), progress=report))
     return merged(sittings)
 
 

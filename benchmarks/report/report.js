@@ -1,5 +1,5 @@
 "use strict";
-// The interactive frontier. The rule is Frontier.pick of choose.py, on the same numbers; a test holds them together.
+// The interactive frontier. The rule is Frontier.pick of selection.py, on the same numbers; a test holds them together.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent), f = data.frontier;
 

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..measurements import Details, Engine, Measurements
+from ..measuring.records import Conditions
+from ..selection.choice import CandidateResult, Choice, Promise, known
 
 OPEN_RANGE = 20  # a ratio whose ends differ by more than this many times is "at least" its lower end
 PROMISE = 15  # per cent that a measured speed-up may be off the promised one
-# Titles of the table of quality: the figure that must be there, and the cell.
+# Titles of the table of quality: the figure that must be there, and the cell; `e` is the candidate.
 QUALITY = {
-    "macro F1": ("macro_f1", "{macro_f1:.1f}"),
-    "macro F1: drop (95 % bound)": ("macro_f1_drop", "{macro_f1_drop:+.1f} ({macro_f1_drop_upper_95:.1f})"),
-    "calibration error": ("calibration_error", "{calibration_error:.1f}"),
-    "negative flips": ("negative_flips", "{negative_flips} ({negative_flip_share:.1f} %)"),
-    "attribution agreement (Spearman)": ("attribution_agreement", "{attribution_agreement:.2f}"),
-    "typos: drop (95 % bound)": ("typos_drop", "{typos_drop:+.1f} ({typos_drop_upper_95:.1f})"),
-    "capitals: drop (95 % bound)": ("case_drop", "{case_drop:+.1f} ({case_drop_upper_95:.1f})"),
-    "repeated text: drop (95 % bound)": ("length_drop", "{length_drop:+.1f} ({length_drop_upper_95:.1f})"),
-    "worst label: drop (95 % bound)": ("label_drop", "{label_drop:+.1f} ({label_drop_upper_95:.1f})"),
-    "worst group: drop (95 % bound)": ("group_drop", "{group_drop:+.1f} ({group_drop_upper_95:.1f})"),
+    "macro F1": ("macro_f1", "{e.macro_f1:.1f}"),
+    "macro F1: drop (95 % bound)": ("macro_f1_drop", "{e.macro_f1_drop:+.1f} ({e.macro_f1_drop_upper_95:.1f})"),
+    "calibration error": ("calibration_error", "{e.calibration_error:.1f}"),
+    "negative flips": ("negative_flips", "{negative_flips} ({e.negative_flip_share:.1f} %)"),
+    "attribution agreement (Spearman)": ("attribution_agreement", "{e.attribution_agreement:.2f}"),
+    "typos: drop (95 % bound)": ("typos_drop", "{e.typos_drop:+.1f} ({e.typos_drop_upper_95:.1f})"),
+    "capitals: drop (95 % bound)": ("case_drop", "{e.case_drop:+.1f} ({e.case_drop_upper_95:.1f})"),
+    "repeated text: drop (95 % bound)": ("length_drop", "{e.length_drop:+.1f} ({e.length_drop_upper_95:.1f})"),
+    "worst label: drop (95 % bound)": ("label_drop", "{e.label_drop:+.1f} ({e.label_drop_upper_95:.1f})"),
+    "worst group: drop (95 % bound)": ("group_drop", "{e.group_drop:+.1f} ({e.group_drop_upper_95:.1f})"),
 }
 
 
@@ -60,37 +65,37 @@ def factor(value: float) -> str:
     return f"{value:.{0 if value >= 10 else 1 if value >= 1 else 2}f}"
 
 
-def sentence(choice: dict, measurements: dict) -> str:
+def sentence(choice: Choice) -> str:
     """The headline: how fast against both opponents, what the certificate says, size and cost."""
-    chosen, base = choice["chosen"], choice["baseline"]
-    size = f"{chosen['size_mb']:.0f} MB instead of {base['size_mb']:.0f}"
-    return f"{speed_sentence(choice)} {certificate_sentence(choice)} {size}, and {_saving(chosen, choice['noisy'])}."
+    chosen, base = choice.chosen, choice.baseline
+    size = f"{chosen.size_mb:.0f} MB instead of {base.size_mb:.0f}"
+    return f"{speed_sentence(choice)} {certificate_sentence(choice)} {size}, and {_saving(chosen, choice.noisy)}."
 
 
-def speed_sentence(choice: dict) -> str:
+def speed_sentence(choice: Choice) -> str:
     """Against the checkpoint in PyTorch and in plain INT8; of a cascade by mean and p95, whose median says little."""
-    chosen, noisy = choice["chosen"], choice["noisy"]
-    cascade = chosen["speedup_statistic"] == "mean"
-    text = f"{chosen['name']} is {'in the mean ' if cascade else ''}"
-    text += as_fast(chosen["speedup_vs_baseline"], chosen["speedup_ci"], noisy, "the checkpoint in PyTorch")
+    chosen, noisy = choice.chosen, choice.noisy
+    cascade = chosen.speedup_statistic == "mean"
+    text = f"{chosen.name} is {'in the mean ' if cascade else ''}"
+    text += as_fast(known(chosen.speedup_vs_baseline), known(chosen.speedup_ci), noisy, "the checkpoint in PyTorch")
     if cascade:
-        text += f", at p95 {as_fast(chosen['speedup_p95'], chosen['speedup_p95_ci'], noisy)}"
-    if choice["plain_int8"] == chosen["name"]:
+        text += f", at p95 {as_fast(known(chosen.speedup_p95), known(chosen.speedup_p95_ci), noisy)}"
+    if choice.plain_int8 == chosen.name:
         text += "; it is the checkpoint in plain INT8"
-    elif chosen["speedup_vs_plain_int8"] is not None:
-        plain = as_fast(chosen["speedup_vs_plain_int8"], chosen["speedup_vs_plain_int8_ci"], noisy, "its plain INT8")
-        text += f", and {plain}"
+    elif chosen.speedup_vs_plain_int8 is not None:
+        interval = known(chosen.speedup_vs_plain_int8_ci)
+        text += f", and {as_fast(chosen.speedup_vs_plain_int8, interval, noisy, 'its plain INT8')}"
     return f"{text}. {cascade_sentence(chosen)}".rstrip()
 
 
-def cascade_sentence(entry: dict) -> str:
+def cascade_sentence(entry: CandidateResult) -> str:
     """How much of the work the first model of a cascade does, and how well; empty for others."""
-    found = entry["cascade"]
+    found = entry.cascade
     if not found:
         return ""
-    right = "" if found["first_metric"] is None else f", with {found['first_metric']:.1f} {entry['metric']} on these"
-    share = percent(found["answered_by_first"])
-    return f"Its first model, {found['first']}, answers {share} of the validation rows{right}."
+    right = "" if found.first_metric is None else f", with {found.first_metric:.1f} {entry.metric} on these"
+    share = percent(known(found.answered_by_first))
+    return f"Its first model, {found.first}, answers {share} of the validation rows{right}."
 
 
 def percent(share: float) -> str:
@@ -98,17 +103,17 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def certificate_sentence(choice: dict) -> str:
+def certificate_sentence(choice: Choice) -> str:
     """What the rows that nothing else has used say of the selected candidate."""
-    chosen, found = choice["chosen"], choice["certificate"]
+    chosen, found = choice.chosen, choice.certificate
     if found is None:
-        drop = _loss(chosen["drop_validation"], chosen["metric"])
+        drop = _loss(known(chosen.drop_validation), chosen.metric)
         return f"No rows were kept for a certificate: on validation, where it was selected, it {drop}."
-    many = f"; {found['looks']} candidates of this run were held against these rows" if found["looks"] > 1 else ""
-    loses = "" if found["drop"] >= 0.05 else "loses "
+    many = f"; {found.looks} candidates of this run were held against these rows" if found.looks > 1 else ""
+    loses = "" if found.drop >= 0.05 else "loses "
     return (
-        f"On {found['rows']} {found['split']} rows it {_loss(found['drop'], chosen['metric'])}, and {loses}not more "
-        f"than {max(found['drop_upper_95'], 0.0):.1f} points (95 % bound{many})."
+        f"On {found.rows} {found.split} rows it {_loss(found.drop, chosen.metric)}, and {loses}not more "
+        f"than {max(found.drop_upper_95, 0.0):.1f} points (95 % bound{many})."
     )
 
 
@@ -118,9 +123,10 @@ def _loss(drop: float, metric: str) -> str:
     return f"{'loses' if drop > 0 else 'gains'} {abs(drop):.1f} points of {metric}"
 
 
-def _saving(chosen: dict, noisy: bool) -> str:
+def _saving(chosen: CandidateResult, noisy: bool) -> str:
     """What a million requests cost against the checkpoint in PyTorch, in per cent, with its 95 % interval."""
-    ratio, (lo, hi) = chosen["cost_vs_baseline"]["ratio"], chosen["cost_vs_baseline"]["ci"]
+    against = known(chosen.cost_vs_baseline)
+    ratio, (lo, hi) = against.ratio, against.ci
     if lo < 1 < hi:
         return f"its cost per million requests is between {100 * lo:.0f} and {100 * hi:.0f} % of the checkpoint's"
     less = ratio < 1
@@ -131,96 +137,95 @@ def _saving(chosen: dict, noisy: bool) -> str:
     return f"costs {100 * abs(1 - ratio):.0f} % {word} per million requests (95 %: {near:.0f} to {far:.0f})"
 
 
-def nearest_sentence(choice: dict) -> str | None:
+def nearest_sentence(choice: Choice) -> str | None:
     """Where nothing compressed could be selected: the candidate that came nearest, and what would settle it."""
-    found = choice["nearest"]
+    found = choice.nearest
     if found is None:
         return None
     text = (
-        f"Nothing cheaper was shown to be good enough. The nearest is {found['name']}: it lost "
-        f"{found['drop_validation']:.1f} points on {found['validation_rows']} validation rows and could lose "
-        f"{found['drop_upper']:.1f} ({percent(choice['rule']['confidence'])} confidence)"
+        f"Nothing cheaper was shown to be good enough. The nearest is {found.name}: it lost "
+        f"{found.drop_validation:.1f} points on {found.validation_rows} validation rows and could lose "
+        f"{found.drop_upper:.1f} ({percent(choice.rule.confidence)} confidence)"
     )
-    if found["rows_needed"] is None:
+    if found.rows_needed is None:
         return f"{text}; more rows would not help, its measured drop is over max_drop."
-    return f"{text}; about {found['rows_needed']:,} validation rows would settle it."
+    return f"{text}; about {found.rows_needed:,} validation rows would settle it."
 
 
-def bound_title(choice: dict) -> str:
+def bound_title(choice: Choice) -> str:
     """Head of the column that has drops and their bounds."""
-    confidence = choice["rule"]["confidence"]
+    confidence = choice.rule.confidence
     return f"drop (< at {percent(confidence)})" if confidence else "drop (not tested)"
 
 
-def bounded(entry: dict, choice: dict) -> str:
+def bounded(entry: CandidateResult, choice: Choice) -> str:
     """Its cell: the measured drop, and the bound at the stated confidence."""
-    drop = f"{entry['drop_validation']:+.1f}"
-    return f"{drop} (< {entry['drop_upper']:.1f})" if choice["rule"]["confidence"] else drop
+    drop = f"{entry.drop_validation:+.1f}"
+    return f"{drop} (< {entry.drop_upper:.1f})" if choice.rule.confidence else drop
 
 
-def control_warning(choice: dict) -> str | None:
+def control_warning(choice: Choice) -> str | None:
     """One line when the measurement was too noisy to carry a ratio."""
-    if not choice["noisy"]:
+    if not choice.noisy:
         return None
     return (
-        f"The machine was noisy: {choice['conditions']['noisy_because']}. Ratios are stated as ranges (95 %). Measure "
+        f"The machine was noisy: {choice.conditions.noisy_because}. Ratios are stated as ranges (95 %). Measure "
         "on a quieter machine, let it wait for quiet (latency.wait_s), or measure more processes."
     )
 
 
-def card_lines(choice: dict, currency: str) -> list[str]:
+def card_lines(choice: Choice, currency: str) -> list[str]:
     """The decision card in sentences: other values of a point, other prices, other limits, what the run has cost."""
-    card, chosen = choice["card"], choice["chosen"]
+    card, chosen = choice.card, choice.chosen
     unit = f"{currency} per million requests and point"
-    ranges = card["lambda"]
+    ranges = card.ranges
     if len(ranges) == 1:
-        lines = [f"Whatever a point is worth, rule lambda would pick {ranges[0]['name']}."]
+        lines = [f"Whatever a point is worth, rule lambda would pick {ranges[0].name}."]
     else:
-        parts = [f"{r['name']} up to {r['to']:.3g}" for r in ranges[:-1]] + [f"{ranges[-1]['name']} above"]
+        parts = [f"{r.name} up to {r.to:.3g}" for r in ranges[:-1]] + [f"{ranges[-1].name} above"]
         lines = [f"By what a point is worth ({unit}), rule lambda would pick {', '.join(parts)}."]
-    price, found = card["price_per_hour"], []
-    for side, word in (("lower", "at most"), ("upper", "at least")):
-        if price[side]:
-            found.append(f"at {word} {price[side]['at']:.3g} {_or_nothing(price[side]['name'])}")
-    now = f"Price of the machine's hour, {price['now']:g} {currency}"
+    price, found = card.price_per_hour, []
+    for change, word in ((price.lower, "at most"), (price.upper, "at least")):
+        if change:
+            found.append(f"at {word} {change.at:.3g} {_or_nothing(change.name)}")
+    now = f"Price of the machine's hour, {price.now:g} {currency}"
     lines.append(
         f"{now}: {' and '.join(found)} would be picked."
         if found
         else f"{now}: a hundredth or a hundred times it would change nothing."
     )
-    for limit in card["limits"]:
+    for limit in card.limits:
         moves = []
-        if limit["tighter"]:
-            sense = "above" if ">=" in limit["limit"] else "below"
-            moves.append(f"{sense} {limit['tighter']['at']:.4g} {_or_nothing(limit['tighter']['name'])}")
-        if limit["looser"]:
-            moves.append(f"from {limit['looser']['at']:.4g} on {_or_nothing(limit['looser']['name'])}")
+        if limit.tighter:
+            sense = "above" if ">=" in limit.limit else "below"
+            moves.append(f"{sense} {limit.tighter.at:.4g} {_or_nothing(limit.tighter.name)}")
+        if limit.looser:
+            moves.append(f"from {limit.looser.at:.4g} on {_or_nothing(limit.looser.name)}")
         if moves:
-            head = limit["limit"] if limit["set"] else f"{limit['limit'].split()[0]}, without a limit now"
+            head = limit.limit if limit.given else f"{limit.limit.split()[0]}, without a limit now"
             lines.append(f"{head}: {', '.join(moves)} would be picked.")
-        elif limit["set"]:
-            lines.append(f"{limit['limit']}: no other value changes the pick.")
-    if chosen["payback_requests"] is not None:
-        days = f", {chosen['payback_days']:.3g} days of the traffic" if chosen["payback_days"] is not None else ""
+        elif limit.given:
+            lines.append(f"{limit.limit}: no other value changes the pick.")
+    if chosen.payback_requests is not None:
+        days = f", {chosen.payback_days:.3g} days of the traffic" if chosen.payback_days is not None else ""
         lines.append(
-            f"What it took to make it, {money(chosen['cost_parts']['run'])} {currency}, is saved after "
-            f"{chosen['payback_requests']:,.0f} requests{days}."
+            f"What it took to make it, {money(known(chosen.cost_parts).run)} {currency}, is saved after "
+            f"{chosen.payback_requests:,.0f} requests{days}."
         )
     return lines
 
 
-def conditions_line(choice: dict, what: str = "the checkpoint") -> str:
+def conditions_line(conditions: Conditions, what: str = "the checkpoint") -> str:
     """How it was measured: what the intervals cover, the control (of `what`), what else the machine did."""
-    seen, (lo, hi) = choice["conditions"], choice["control"]["ratio_ci"]
-    parts = [
-        f"95 % intervals cover {seen['covers']}",
-        f"control, {what} against itself: {choice['control']['ratio']:.2f} [{lo:.2f}, {hi:.2f}]",
-    ]
-    busy = max((cores for cores in seen["busy_before"] if cores is not None), default=None)
+    parts = [f"95 % intervals cover {conditions.covers}"]
+    if conditions.control is not None:
+        lo, hi = conditions.control.ratio_ci
+        parts.append(f"control, {what} against itself: {conditions.control.ratio:.2f} [{lo:.2f}, {hi:.2f}]")
+    busy = max((cores for cores in conditions.busy_before if cores is not None), default=None)
     if busy is not None:
         parts.append(f"other programs used up to {busy:.1f} cores before a sitting")
-    if seen["steal_share"] is not None:
-        parts.append(f"{100 * seen['steal_share']:.1f} % of the CPU time was stolen by other guests")
+    if conditions.steal_share is not None:
+        parts.append(f"{100 * conditions.steal_share:.1f} % of the CPU time was stolen by other guests")
     return "; ".join(parts)
 
 
@@ -228,67 +233,73 @@ def _or_nothing(name: str | None) -> str:
     return name or "nothing"
 
 
-def table_rows(choice: dict) -> Iterable[tuple[str, ...]]:
+def table_rows(choice: Choice) -> Iterable[tuple[str, ...]]:
     """Cells of the terminal's table, cheapest first: candidate, metric, drop, p50, speed-up, MB, cost, note."""
     for entry in by_cost(choice):
-        if entry["metric_validation"] is None:
-            size = "" if entry["size_mb"] is None else f"{entry['size_mb']:.1f}"  # none where a step failed
-            yield (entry["name"], "", "", "", "", size, "", entry["rejected_because"])
+        if entry.metric_validation is None:
+            size = "" if entry.size_mb is None else f"{entry.size_mb:.1f}"  # none where a step failed
+            yield (entry.name, "", "", "", "", size, "", entry.rejected_because or "")
             continue
         yield (
-            entry["name"],
-            f"{entry['metric_validation']:.1f}",
+            entry.name,
+            f"{entry.metric_validation:.1f}",
             bounded(entry, choice),
-            f"{entry['latency_ms']['p50']:.2f}",
-            short_times(entry["speedup_vs_baseline"], entry["speedup_ci"], choice["noisy"]),
-            f"{entry['size_mb']:.1f}",
-            money(entry["cost_per_million"]),
+            f"{known(entry.latency_ms).p50:.2f}",
+            short_times(entry.speedup_vs_baseline, entry.speedup_ci, choice.noisy),
+            f"{entry.size_mb:.1f}",
+            money(known(entry.cost_per_million)),
             note(entry, choice),
         )
 
 
-def by_cost(choice: dict) -> list[dict]:
+def by_cost(choice: Choice) -> list[CandidateResult]:
     """All candidates, cheapest first; those without a cost last. Their places are their numbers in the report."""
-    return sorted(choice["candidates"], key=lambda e: (e["cost_per_million"] is None, e["cost_per_million"] or 0.0))
+    return sorted(choice.candidates, key=lambda e: (e.cost_per_million is None, e.cost_per_million or 0.0))
 
 
-def note(entry: dict, choice: dict) -> str:
+def note(entry: CandidateResult, choice: Choice) -> str:
     """Why a candidate was not selected, or that it was, and what INT8 did to it; empty when it was in the race."""
-    chosen = "chosen" if entry["name"] == choice["chosen"]["name"] else None
-    lost = "drop_validation" in entry and (entry["drop_validation"] or 0) > choice["rule"]["max_drop"]
-    said = [chosen or entry.get("rejected_because"), entry.get("why_worse") if lost else None]
-    return "; ".join(text for text in (*said, entry.get("int8_products"), entry.get("why_slower")) if text)
+    chosen = "chosen" if entry.name == choice.chosen.name else None
+    lost = (entry.drop_validation or 0) > choice.rule.max_drop
+    said = [chosen or entry.rejected_because, entry.why_worse if lost else None]
+    return "; ".join(text for text in (*said, entry.int8_products, entry.why_slower) if text)
 
 
-def learned(measurements: dict) -> list[dict]:
-    """Each model that was trained: rows a second, seconds, and their share of the whole run."""
+@dataclass(frozen=True)
+class Trained:
+    """A model that was trained: rows a second, seconds, and their share of the run, 0 to 1."""
+
+    name: str
+    rows_per_s: float
+    s: float
+    share: float
+
+
+def learned(measurements: Measurements) -> list[Trained]:
+    """Each model that was trained."""
     found = {}
-    for entry in measurements["candidates"]:
-        for name, made in entry.get("made", {}).items():
-            if "training_s" in made:
-                share = made["training_s"] / max(measurements["compression_s"], 1e-9)
-                found[name] = {"name": name, "rows_per_s": made["rows_per_s"], "s": made["training_s"], "share": share}
+    for entry in measurements.candidates:
+        for name, made in entry.made.items():
+            if made.training_s is not None:
+                share = made.training_s / max(measurements.compression_s, 1e-9)
+                found[name] = Trained(name, made.rows_per_s or 0.0, made.training_s, share)
     return list(found.values())
 
 
-def trimmed(measurements: dict) -> list[dict]:
-    """Each vocabulary that was trimmed: which share of the tokens of validation, 0..1, it no longer gives."""
-    made = {name: result for entry in measurements["candidates"] for name, result in entry.get("made", {}).items()}
-    return [
-        {"name": name, "changed": result["changed_tokens"]}
-        for name, result in made.items()
-        if "changed_tokens" in result
-    ]
+def trimmed(measurements: Measurements) -> dict[str, float]:
+    """For each vocabulary that was trimmed the share of the tokens of validation, 0..1, that it no longer gives."""
+    made = {name: result for entry in measurements.candidates for name, result in entry.made.items()}
+    return {name: result.changed_tokens for name, result in made.items() if result.changed_tokens is not None}
 
 
-def promises(choice: dict) -> list[dict]:
-    """Each timed cut: what its latency table promised and what was measured, in one runtime and precision."""
-    return [{"name": e["name"], **e["promised_speedup"]} for e in choice["candidates"] if e.get("promised_speedup")]
+def promises(choice: Choice) -> dict[str, Promise]:
+    """What latency tables promised of pruned models and what was measured, by candidate."""
+    return {entry.name: entry.promised_speedup for entry in choice.candidates if entry.promised_speedup}
 
 
-def promise_kept(promise: dict) -> str:
+def promise_kept(promise: Promise) -> str:
     """What the 95 % interval of the measured speed-up says of the promised one."""
-    lo, hi = (100 * (measured / promise["promised"] - 1) for measured in promise["measured_ci"])
+    lo, hi = (100 * (measured / promise.promised - 1) for measured in promise.measured_ci)
     if lo > PROMISE or hi < -PROMISE:
         return f"missed (aim: within {PROMISE} %)"
     if lo >= -PROMISE and hi <= PROMISE:
@@ -296,68 +307,74 @@ def promise_kept(promise: dict) -> str:
     return "the noise is too wide to tell"
 
 
-def promise_line(promise: dict) -> str:
+def promise_line(name: str, promise: Promise) -> str:
     """A timed cut in one sentence."""
-    lo, hi = promise["measured_ci"]
-    measured = (
-        f"between {lo:.2f} and {hi:.2f}x" if promise["noisy"] else f"{promise['measured']:.2f}x [{lo:.2f}, {hi:.2f}]"
-    )
+    lo, hi = promise.measured_ci
+    measured = f"between {lo:.2f} and {hi:.2f}x" if promise.noisy else f"{promise.measured:.2f}x [{lo:.2f}, {hi:.2f}]"
     return (
-        f"{promise['name']}: the latency table promised {promise['promised']:.2f}x of the unpruned model, measured "
+        f"{name}: the latency table promised {promise.promised:.2f}x of the unpruned model, measured "
         f"{measured}: {promise_kept(promise)}."
     )
 
 
-def engines(measurements: dict) -> list[dict]:
-    """Each TensorRT engine that was built, whether this machine could run it or not."""
-    found = [(entry["name"], (entry.get("details") or {}).get("engine")) for entry in measurements["candidates"]]
-    return [{"name": name, **engine} for name, engine in found if engine]
+def engines(measurements: Measurements) -> dict[str, Engine]:
+    """Each TensorRT engine that was built, by candidate, whether this machine could run it or not."""
+    found = {entry.name: entry.details and entry.details.engine for entry in measurements.candidates}
+    return {name: engine for name, engine in found.items() if engine}
 
 
-def int8_products(details: dict | None) -> str | None:
+def int8_products(details: Details | None) -> str | None:
     """How many matrix products of an artefact were left in float; None where every one is INT8, or nothing was judged.
 
     Of a model with parts (a cascade, an encoder and a decoder), those of all parts together.
     """
     parts = [part for _, part in _int8_parts(details)]
-    left = sum(len(part.get("left_in_float") or ()) for part in parts)
-    total = sum(part.get("products", 0) for part in parts)
+    left = sum(len(part.left_in_float or ()) for part in parts)
+    total = sum(part.products for part in parts)
     return f"{left} of {total} matrix products in float" if left else None
 
 
-def int8_lines(details: dict | None) -> list[str]:
+def int8_lines(details: Details | None) -> list[str]:
     """What INT8 costs an artefact against its float model, on calibration rows that judge; one line for each part."""
     lines = []
     for name, part in _int8_parts(details):
-        found = part["int8_cost"]
-        now = "no number" if found["after"] is None else f"{found['after']:.2g}"
-        error = "" if found["standard_error"] is None else f" ± {found['standard_error']:.1g}"
-        cost = f"{now}{error} points of {found['measure']}"
-        if found["unit"] != "points":
-            cost = f"{found['measure']} {now}{' nats a row' * (found['unit'] == 'nats a row')}"
-        line = f"{name}{': ' * bool(name)}INT8 costs {cost} on {found['rows']} rows"
+        found = part.int8_cost
+        assert found is not None
+        now = "no number" if found.after is None else f"{found.after:.2g}"
+        error = "" if found.standard_error is None else f" ± {found.standard_error:.1g}"
+        cost = f"{now}{error} points of {found.measure}"
+        if found.unit != "points":
+            cost = f"{found.measure} {now}{' nats a row' * (found.unit == 'nats a row')}"
+        line = f"{name}{': ' * bool(name)}INT8 costs {cost} on {found.rows} rows"
         left = int8_products(part)
-        lines.append(f"{line}, with {left} (all in INT8: {found['before'] or math.inf:.2g})" if left else line)
+        lines.append(f"{line}, with {left} (all in INT8: {found.before or math.inf:.2g})" if left else line)
     return lines
 
 
-def _int8_parts(details: dict | None, name: str = "") -> list[tuple[str, dict]]:
+def _int8_parts(details: Details | None, name: str = "") -> list[tuple[str, Details]]:
     """The details that say what INT8 costs, however deep: a cascade has those of its two models inside."""
-    if not details:
+    if details is None:
         return []
-    if "int8_cost" in details:
+    if details.int8_cost is not None:
         return [(name, details)]
-    inner = [(key, value) for key, value in details.items() if isinstance(value, dict)]
-    return [part for key, value in inner for part in _int8_parts(value, key)]
+    return [part for key, inner in details.inner().items() for part in _int8_parts(inner, key)]
 
 
-def quality_table(choice: dict) -> dict:
-    """Figures of quality beside the metric: titles, and (candidate, cells); without what the chosen one has none of."""
-    columns = {title: cell for title, (key, cell) in QUALITY.items() if choice["chosen"].get(key) is not None}
-    further = {name: f"{{beside_validation[{name}]:.1f}}" for name in choice["chosen"].get("beside_validation") or ()}
+@dataclass(frozen=True)
+class QualityTable:
+    """Titles, and cells by candidate."""
+
+    titles: list[str]
+    rows: dict[str, list[str]]
+
+
+def quality_table(choice: Choice) -> QualityTable:
+    """Figures of quality beside the metric, without those that the chosen one has none of."""
+    chosen = choice.chosen
+    columns = {title: cell for title, (field, cell) in QUALITY.items() if getattr(chosen, field) is not None}
+    further = {name: f"{{e.beside_validation[{name}]:.1f}}" for name in chosen.beside_validation or ()}
     columns = further | columns
-    entries = [entry for entry in choice["candidates"] if entry["metric_validation"] is not None]
-    return {
-        "titles": list(columns),
-        "rows": [(entry["name"], [cell.format(**entry) for cell in columns.values()]) for entry in entries],
-    }
+    entries = [entry for entry in choice.candidates if entry.metric_validation is not None]
+    return QualityTable(
+        list(columns), {entry.name: [cell.format(e=entry) for cell in columns.values()] for entry in entries}
+    )

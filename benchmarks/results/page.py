@@ -9,6 +9,7 @@ from pathlib import Path
 from loop_page import looped
 
 from paredown.benchmarks.report.text import promise_line
+from paredown.benchmarks.selection.choice import Promise
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "results.md"
@@ -119,7 +120,7 @@ def section(name: str, out: Path) -> str:
     ]
     lines += ["", "\n\n".join([*aims(name, bench), NOTES[name]]), ""]
     for p in bench["promises"]:
-        lines.append(promise_line(p))
+        lines.append(promise_line(p["name"], Promise(**{key: p[key] for key in Promise.model_fields})))
     return "\n".join([*lines, ""])
 
 

@@ -11,13 +11,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .choice import CandidateResult
+
 NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?|"
 GATE = re.compile(rf"\s*(?P<figure>\w+)\s*(?P<sign>[<>=]*)\s*(?P<value>{NUMBER})(?P<unit>.*)")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that can be limited: its unit, which way is good, the keys that lead to it in a candidate's entry."""
+    """A figure that can be limited: its unit, which way is good, the fields that lead to it in a `CandidateResult`."""
 
     unit: str
     better: Literal["less", "more"]
@@ -105,7 +107,7 @@ class Limit:
         unit = FIGURES[self.figure].unit
         return f"{self.figure} {self.sign} {self.value:g} {'point' if (self.value, unit) == (1, 'points') else unit}"
 
-    def broken_by(self, entry: dict) -> str | None:
+    def broken_by(self, entry: CandidateResult) -> str | None:
         """Why a candidate's entry breaks the limit; None when it keeps it."""
         found = value_of(entry, self.figure)
         if found is None:
@@ -117,11 +119,11 @@ class Limit:
         return None
 
 
-def value_of(entry: dict, figure: str) -> float | None:
-    """A figure of a candidate's entry; None where it was not measured."""
+def value_of(entry: CandidateResult, figure: str) -> float | None:
+    """A figure of a candidate; None where it was not measured."""
     found: object = entry
-    for key in FIGURES[figure].path or (figure,):
-        found = found.get(key) if isinstance(found, dict) else None
+    for name in FIGURES[figure].path or (figure,):
+        found = None if found is None else getattr(found, name)
     return found if isinstance(found, int | float) else None
 
 
@@ -156,12 +158,12 @@ def limits_of(budgets: Budgets, gates: Sequence[str]) -> list[Limit]:
     ]
 
 
-def broken(entry: dict, limits: Sequence[Limit]) -> str | None:
+def broken(entry: CandidateResult, limits: Sequence[Limit]) -> str | None:
     """Why an entry breaks the first of the limits that it breaks."""
     return next((reason for limit in limits if (reason := limit.broken_by(entry))), None)
 
 
-def excess(entry: dict, limits: Sequence[Limit]) -> float:
+def excess(entry: CandidateResult, limits: Sequence[Limit]) -> float:
     """How far an entry is over the limits that it breaks, added up, each relative to the limit; inf where a figure is
     missing."""
     total = 0.0

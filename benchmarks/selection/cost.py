@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+
+from .choice import CostParts
 
 HOURS_A_MONTH = 730.0
 
@@ -101,11 +103,19 @@ class Cost:
         """The total where calls take `times` as long as they did on average, (turns,)."""
         return self.total + self.serving * (times - 1)
 
-    def to_json(self) -> dict:
-        return {key: value for key, value in asdict(self).items() if key != "hourly_run"}
+    def parts(self) -> CostParts:
+        """The parts as choice.json has them."""
+        return CostParts(
+            serving=self.serving,
+            compression=self.compression,
+            storage=self.storage,
+            energy=self.energy,
+            machines=self.machines,
+            run=self.run,
+        )
 
 
-def payback(cost: Cost, baseline: Cost, prices: Prices) -> dict:
+def payback(cost: Cost, baseline: Cost, prices: Prices) -> tuple[float | None, float | None]:
     """Requests, and with traffic days, until what is saved against the baseline has paid the compression run.
 
     None where nothing is saved.
@@ -114,4 +124,4 @@ def payback(cost: Cost, baseline: Cost, prices: Prices) -> dict:
     requests = cost.run / saved if saved > 0 else None
     rate = prices.requests_per_second
     days = requests / (rate * 86400) if requests is not None and rate is not None else None
-    return {"payback_requests": requests, "payback_days": days}
+    return requests, days

@@ -20,6 +20,8 @@ from paredown.runtime.errors import InputError, StepError, nearest
 
 from ..statistics.metric_intervals import Z95_TWO_SIDED, paired_drop, upper_bounds
 from ..statistics.time_intervals import half_width
+from .choice import CandidateResult, NearestMiss, Selection, known
+from .choice import Rule as RuleRecord
 from .constraints import Budgets, broken, excess, gate_of, limits_of
 
 Rule = Literal["cheapest", "lambda", "knee"]
@@ -67,50 +69,61 @@ class ChooseSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Row:
-    """A candidate's figures, as `choice.json` has them, and what the comparison needs besides."""
+    """A candidate as choice.json has it, and what the comparison needs besides."""
 
-    figures: dict  # the keys of DESIGN, "Command line"
+    result: CandidateResult
     steps: int  # how much was done to make it; 0: the checkpoint itself in fp32
-    correct: np.ndarray  # (validation rows,) bool, or (validation rows, 2) float64: as quality.py has them
+    correct: np.ndarray  # (validation rows,) bool, or (validation rows, 2) float64: as metric_intervals.py has them
     costs: np.ndarray  # (processes,) money per million requests as each process alone has it, paired by process
     unhurried: float = 0.0  # what of its cost does not follow the price of the machine's hour: storage, energy
     cannot: str | None = None  # why it is never selected, whatever the rule
 
     @property
     def name(self) -> str:
-        return self.figures["name"]
+        return self.result.name
 
     @property
     def cost(self) -> float:
-        return self.figures["cost_per_million"]
+        """Money per million requests."""
+        return known(self.result.cost_per_million)
 
     @property
     def value(self) -> float:
         """The measured metric, points."""
-        return self.figures["metric_validation"]
+        return known(self.result.metric_validation)
+
+    @property
+    def drop(self) -> float:
+        """The measured drop against the baseline, points."""
+        return known(self.result.drop_validation)
 
     @property
     def kept(self) -> float:
         """The metric that it keeps at the stated confidence, points: the baseline's less the bound of its drop."""
-        return self.value + self.figures["drop_validation"] - self.drop_upper
+        return self.value + self.drop - self.drop_upper
 
     @property
     def drop_upper(self) -> float:
         """The bound of its drop, points; the measured drop where `with_bounds` was not asked."""
-        return self.figures.get("drop_upper", self.figures["drop_validation"])
+        bound = self.result.drop_upper
+        return self.drop if bound is None else bound
+
+    def updated(self, **figures: object) -> Row:
+        """The same candidate with other values of these fields of its result."""
+        return replace(self, result=self.result.model_copy(update=figures))
 
     def at_price(self, factor: float) -> Row:
         """The same candidate where the machine's hour costs `factor` times as much."""
         cost = factor * (self.cost - self.unhurried) + self.unhurried
         costs = factor * (self.costs - self.unhurried) + self.unhurried
-        return replace(self, figures={**self.figures, "cost_per_million": cost}, costs=costs)
+        return replace(self.updated(cost_per_million=cost), costs=costs)
 
 
 Pick = tuple[Row, list[Row], str]  # the one picked, those that tie (it among them), why
 
 
-def choose(rows: Sequence[Row], baseline: Row, settings: ChooseSettings, named: str | None = None) -> dict:
-    """The content of choice.json but for card and certificate. StepError when no candidate keeps the budgets.
+def choose(rows: Sequence[Row], baseline: Row, settings: ChooseSettings, named: str | None = None) -> Selection:
+    """Apply the rule. StepError when no candidate keeps the budgets.
 
     `named`: the candidate to select whatever the rule says; InputError where it is none, or breaks a limit.
     """
@@ -122,30 +135,29 @@ def choose(rows: Sequence[Row], baseline: Row, settings: ChooseSettings, named: 
     picked, tied, why = pick(able, settings) if named is None else _by_name(rows, reasons, named)
     candidates = []
     for row, reason in zip(rows, reasons, strict=True):
-        entry = dict(row.figures)
-        bound = entry.get("drop_upper_95")
-        entry["non_inferior"] = None if bound is None else bound <= settings.max_drop
+        bound = row.result.drop_upper_95
         if reason is None and settings.rule == "cheapest" and row is not picked:
             reason = too_much(row, settings)
-        if reason is not None:
-            entry["rejected_because"] = reason
-        candidates.append(entry)
-    return {
-        "chosen": next(entry for entry in candidates if entry["name"] == picked.name),
-        "baseline": baseline.figures,
-        "rule": {**settings.model_dump(exclude={"budgets"}), "budgets": settings.budgets.model_dump(exclude_none=True)},
-        "why": why,
-        "tied_with": [row.name for row in tied if row is not picked],
-        "runner_up": _runner_up(able, picked, settings),
-        "nearest": nearest_miss(able, picked, settings),
-        "pareto": [row.name for row in pareto(able)],
-        "pareto_clear": [row.name for row in clear(pareto(able))],
-        "candidates": candidates,
-    }
+        inferior = None if bound is None else bound <= settings.max_drop
+        candidates.append(row.updated(non_inferior=inferior, rejected_because=reason).result)
+    return Selection(
+        chosen=next(entry for entry in candidates if entry.name == picked.name),
+        baseline=baseline.result,
+        rule=RuleRecord(
+            **settings.model_dump(exclude={"budgets"}), budgets=settings.budgets.model_dump(exclude_none=True)
+        ),
+        why=why,
+        tied_with=[row.name for row in tied if row is not picked],
+        runner_up=_runner_up(able, picked, settings),
+        nearest=nearest_miss(able, picked, settings),
+        pareto=[row.name for row in pareto(able)],
+        pareto_clear=[row.name for row in clear(pareto(able))],
+        candidates=candidates,
+    )
 
 
 def with_bounds(rows: Sequence[Row], baseline: Row, confidence: float) -> list[Row]:
-    """The rows with `drop_upper` (at `confidence`; 0: the measured drop) and `drop_upper_95` in their figures, points.
+    """The rows with `drop_upper` (at `confidence`; 0: the measured drop) and `drop_upper_95` in their results, points.
 
     Both are one-sided and simultaneous over all candidates that were judged on these validation rows. The checkpoint
     itself in a runtime that changed no answer has nothing to bound: its drop is its bound.
@@ -157,11 +169,7 @@ def with_bounds(rows: Sequence[Row], baseline: Row, confidence: float) -> list[R
         bounds = _bounds(_Answers.of(baseline), answers, level) if level and judged else ()
         found[key] = {row.name: float(bound) for row, bound in zip(judged, bounds, strict=False)}
     return [
-        replace(
-            row,
-            figures=row.figures
-            | {key: bounds.get(row.name, row.figures["drop_validation"]) for key, bounds in found.items()},
-        )
+        row.updated(**{key: bounds.get(row.name, row.drop) for key, bounds in found.items()})
         if len(row.correct)
         else row
         for row in rows
@@ -179,7 +187,7 @@ def unchanged(row: Row, baseline: Row) -> bool:
 
 def too_much(row: Row, settings: ChooseSettings) -> str | None:
     """Why rule `cheapest` does not take a candidate that keeps the budgets; None where it may."""
-    most, drop, upper = settings.max_drop, row.figures["drop_validation"], row.drop_upper
+    most, drop, upper = settings.max_drop, row.drop, row.drop_upper
     if upper <= most:
         return None
     if drop > most:
@@ -187,11 +195,11 @@ def too_much(row: Row, settings: ChooseSettings) -> str | None:
     return f"could lose {upper:.2f} points ({100 * settings.confidence:.0f} % confidence), max_drop is {most:g}"
 
 
-def nearest_miss(able: Sequence[Row], picked: Row, settings: ChooseSettings) -> dict | None:
+def nearest_miss(able: Sequence[Row], picked: Row, settings: ChooseSettings) -> NearestMiss | None:
     """The candidate cheaper than the selected one that came nearest to `max_drop`, where nothing was compressed.
 
-    {name, drop_validation, drop_upper, validation_rows, rows_needed}: about how many validation rows would settle it,
-    from the width of its bound, which shrinks with the square root of the rows; None where it already loses too much.
+    `rows_needed`: about how many validation rows would settle it, from the width of its bound, which shrinks with the
+    square root of the rows; None where it already loses too much.
     """
     if settings.rule != "cheapest" or picked.steps:
         return None
@@ -199,21 +207,21 @@ def nearest_miss(able: Sequence[Row], picked: Row, settings: ChooseSettings) -> 
     if not misses:
         return None
     row = min(misses, key=lambda r: r.drop_upper)
-    drop, upper, rows = row.figures["drop_validation"], row.drop_upper, len(row.correct)
-    room = settings.max_drop - drop
-    return {
-        "name": row.name,
-        "drop_validation": drop,
-        "drop_upper": upper,
-        "validation_rows": rows,
-        "rows_needed": math.ceil(rows * ((upper - drop) / room) ** 2) if room > 0 else None,
-    }
+    drop, upper, rows = row.drop, row.drop_upper, len(row.correct)
+    margin = settings.max_drop - drop
+    return NearestMiss(
+        name=row.name,
+        drop_validation=drop,
+        drop_upper=upper,
+        validation_rows=rows,
+        rows_needed=math.ceil(rows * ((upper - drop) / margin) ** 2) if margin > 0 else None,
+    )
 
 
 def reasons_of(rows: Sequence[Row], settings: ChooseSettings) -> list[str | None]:
     """Why each candidate can never be selected; None for one that can."""
     limits = limits_of(settings.budgets, settings.gates)
-    return [row.cannot or broken(row.figures, limits) for row in rows]
+    return [row.cannot or broken(row.result, limits) for row in rows]
 
 
 def pick(able: Sequence[Row], settings: ChooseSettings) -> Pick:
@@ -401,6 +409,6 @@ def _nearest_misses(rows: Sequence[Row], reasons: Sequence[str | None], settings
     """The three that come nearest to keeping every limit, and why they do not; what is never selected comes last."""
     limits = limits_of(settings.budgets, settings.gates)
     order = sorted(
-        zip(rows, reasons, strict=True), key=lambda e: (e[0].cannot is not None, excess(e[0].figures, limits))
+        zip(rows, reasons, strict=True), key=lambda e: (e[0].cannot is not None, excess(e[0].result, limits))
     )
     return "; ".join(f"{row.name}: {reason}" for row, reason in order[:3])

@@ -18,6 +18,7 @@ import numpy as np
 
 from paredown.runtime.errors import StepError
 
+from ..selection.choice import CandidateResult
 from ..selection.selection import ChooseSettings, Row, choose
 from ..statistics.bounds import Z95_ONE_SIDED, tango
 from ..statistics.calibration import SURE, calibration
@@ -332,12 +333,13 @@ def selection(effort: Effort) -> Iterator[Section]:
             over = np.zeros(len(confidences))
             for _ in range(runs):
                 rows = _candidates(random, n, drops, shared)
+                lost = dict(zip((row.name for row in rows), [*drops, 0.0], strict=True))
                 for i, level in enumerate(confidences):
                     try:
-                        picked = choose(rows, rows[-1], ChooseSettings(max_drop=1.0, confidence=level))["chosen"]
+                        picked = choose(rows, rows[-1], ChooseSettings(max_drop=1.0, confidence=level)).chosen
                     except StepError:
                         continue
-                    over[i] += picked["true_drop"] > 1 + 1e-9
+                    over[i] += lost[picked.name] > 1 + 1e-9
             share = 100 * over / runs
             limits = (100.0, 23.0, 7.0)
             cells = [Cell(value, 0.0, limit) for value, limit in zip(share.tolist(), limits, strict=True)]
@@ -354,14 +356,16 @@ def _candidates(random: np.random.Generator, n: int, drops: np.ndarray, shared: 
     rows = []
     for i, (correct, cost) in enumerate(zip([*right, base], costs, strict=True)):
         itself = i == len(drops)
-        figures = {
-            "name": "itself" if itself else f"candidate-{i}",
-            "metric_validation": 100 * float(correct.mean()),
-            "drop_validation": paired_drop(base, correct)[0],
-            "cost_per_million": cost,
-            "true_drop": 0.0 if itself else float(drops[i]),
-        }
-        rows.append(Row(figures, 0 if itself else 1, correct, cost * np.exp(random.normal(0, 0.03, 6))))
+        result = CandidateResult(
+            name="itself" if itself else f"candidate-{i}",
+            runtime="",
+            precision="",
+            metric="accuracy",
+            metric_validation=100 * float(correct.mean()),
+            drop_validation=paired_drop(base, correct)[0],
+            cost_per_million=cost,
+        )
+        rows.append(Row(result, 0 if itself else 1, correct, cost * np.exp(random.normal(0, 0.03, 6))))
     return rows
 
 

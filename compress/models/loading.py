@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from paredown.runtime.answers import ANSWERS
 from paredown.runtime.errors import InputError, StepError, missing_extra
 from paredown.runtime.preprocessor import PIXELS, Preprocessor, reader_file
 from paredown.tasks.base import Feature, Task
@@ -176,10 +177,11 @@ def _warn_of_padding(model: PreTrainedModel, checkpoint: Checkpoint, task: Task)
     encoder = checkpoint.encoder()
     if encoder.shape:  # images have no padding
         return
+    compared = ANSWERS[task.answer].compared
     ids = encoder.ids(["a", " ".join(["an ordinary sentence"] * 4)])
     probed = copy.deepcopy(model)  # BigBird changes its attention for good when it sees a short text
     try:
-        both, alone = (forward(probed, encoder.pad(rows))[task.output] for rows in (ids, ids[:1]))
+        both, alone = (forward(probed, encoder.pad(rows))[task.output][..., :compared] for rows in (ids, ids[:1]))
     except (RuntimeError, ValueError, IndexError):  # of a length that it does not take: its rows will tell
         return
     apart = abs(both[0][: len(alone[0])] - alone[0]).max()

@@ -42,7 +42,7 @@ def read_card(checkpoint: Path) -> About:
 
 
 def model_card(manifest: dict, choice: dict, about: About, sizes: dict[str, int]) -> str:
-    """Markdown with a YAML head; every figure comes from choice.json. `sizes`: bytes of what the runtime loads."""
+    """Markdown with a YAML head; every number comes from choice.json. `sizes`: bytes of what the runtime loads."""
     chosen, baseline, certificate = choice["chosen"], choice["baseline"], choice["certificate"]
     metric, test = chosen["metric"], chosen["metric_test"]
     split = certificate["split"] if certificate else "test"

@@ -35,7 +35,7 @@ def sign(bundle: Path, private_key: Path) -> Path:
 
 
 def check_signature(bundle: Path, public_key: Path) -> None:
-    """Raise BundleError unless model.sig was made with the key's other half, over these very files."""
+    """Raise BundleError unless model.sig was made with the private key of this one, over these very files."""
     path, verifier = bundle / SIGNATURE, verifier_of(public_key)
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{SIGNATURE}: no such file; this bundle is not signed")
@@ -47,8 +47,8 @@ def check_signature(bundle: Path, public_key: Path) -> None:
 
 
 def verifier_of(public_key: Path):
-    """What verifies signatures of a key's other half. Raises InputError for a key that cannot be used, or when the
-    library is missing.
+    """A verifier of signatures by the private key of this public one. Raises InputError for a key that cannot be used,
+    or when the library is missing.
     """
     _, verifying, hashing = _library()
     _require_key(public_key, "--public-key", MAKE_PUBLIC)

@@ -87,7 +87,7 @@ def write_bundle(
 ) -> Path:
     """Write the bundle of `artifact` to the directory `out` (which must not exist) and return it.
 
-    `choice` is the content of choice.json; its figures go into the manifest and the model card, and so does what
+    `choice` is the content of choice.json; its metrics go into the manifest and the model card, and so does what
     `about` knows of licence and data. `reference_texts`, ordinary inputs, become reference.json. `extra_files` are
     copied to the top as they are.
     """
@@ -177,8 +177,8 @@ def write_bundle(
 
 
 def _write_tokenizer(source: Path, target: Path, max_length: int) -> str:
-    """tokenizer.json as it is used: cut at `max_length` tokens and not padded, for applications that read nothing else
-    of the bundle. Returns the side that is cut, "right" or "left"."""
+    """tokenizer.json as it is used: truncated to `max_length` tokens and not padded, for applications that read nothing
+    else of the bundle. Returns the side that is truncated, "right" or "left"."""
     data = json.loads(source.read_text(encoding="utf-8"))
     side = (data.get("truncation") or {}).get("direction", "Right")
     data["truncation"] = {"direction": side, "max_length": max_length, "strategy": "LongestFirst", "stride": 0}

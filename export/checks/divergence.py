@@ -130,4 +130,4 @@ class _OpenvinoValues:
         return np.array(request.get_output_tensor(already).data, dtype=np.float64)
 
 
-VALUES = {".onnx": _OnnxValues, ".xml": _OpenvinoValues}  # what can be looked into, by the suffix of the model file
+VALUES = {".onnx": _OnnxValues, ".xml": _OpenvinoValues}  # what can be inspected, by the suffix of the model file

@@ -176,7 +176,7 @@ def _graph(artifact: Artifact) -> Path:
 def gate(
     parity: Parity, tolerance: Tolerance, name: str, precision: str, where: Callable[[], str] = lambda: ""
 ) -> None:
-    """Raise StepError when the artefact is not its checkpoint any more; the message has every figure and the knob.
+    """Raise StepError when the artefact is not its checkpoint any more; the message has all differences and a setting.
 
     `where` says which node departs first; it is asked only then.
     """

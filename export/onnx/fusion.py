@@ -44,7 +44,7 @@ def fuse(source: Path, target: Path, checkpoint: Checkpoint) -> dict[str, int]:
     heads, hidden = int(named.num_attention_heads), int(named.hidden_size)
 
     class HeadsOfEachLayer(FusionAttention):
-        """A cut layer has its own number of heads, to be read from its weights, not from the config."""
+        """A pruned layer has its own number of heads, to be read from its weights, not from the config."""
 
         def get_num_heads_and_hidden_size(self, reshape_q) -> tuple[int, int]:
             add = self.model.get_parent(reshape_q, 0)

@@ -27,7 +27,7 @@ def buckets(lengths: Sequence[int], max_length: int) -> tuple[int, ...]:
 def shaped(artifact: Artifact, lengths: Sequence[int], batch_size: int | None = None) -> Artifact:
     """The same directory, for these `lengths` (tokens; none: any) and this batch size (None: any).
 
-    Raises InputError for a runtime that takes shapes as they come, or engines, which have profiles.
+    Raises InputError for a runtime that takes any shape, or engines, which have profiles.
     """
     if artifact.runtime not in RUNTIMES_SHAPED:
         raise InputError(f"lengths are for {' and '.join(RUNTIMES_SHAPED)}, not {artifact.runtime}")

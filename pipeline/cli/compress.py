@@ -131,7 +131,7 @@ def prune(
                 )
                 saved = save(model, source, target)
             except StepError as error:
-                failed = error  # the cut outlives it
+                failed = error  # the trimmed one outlives it
         value = None if failed else metric(saved, kind, held_out, max_length)
         if timed and not failed:
             report(1.0, "measuring what was promised")

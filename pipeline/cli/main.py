@@ -174,23 +174,23 @@ def run(
     _show(outcome)
     if baseline is not None:
         found = replacing.against(outcome.job, outcome.run_dir, baseline)
-        out.print(f"{'replace' if found['replace'] else 'keep'} {baseline}: {found['why']}", soft_wrap=True)
+        out.print(f"{'replace' if found.replace else 'keep'} {baseline}: {found.why}", soft_wrap=True)
 
 
 def _show(outcome: Outcome) -> None:
     """What a run came to: the search, the candidates, and where report and bundle are."""
     if not outcome.ran and not outcome.republished:
         out.print(f"Nothing to do: all {outcome.steps} steps were there already.")
-    for name, made in outcome.measurements["adapt"].items():
-        out.print(f"{name}: {made['said']}", soft_wrap=True)
-    found = outcome.measurements.get("search")
-    if found:
-        for line in found["trained"]:
+    for name, made in outcome.measurements.adapt.items():
+        out.print(f"{name}: {made.said}", soft_wrap=True)
+    searched = outcome.measurements.search
+    if searched:
+        for line in searched.trained:
             out.print(f"trained: {line}", soft_wrap=True)
-        for name, reason in found["dropped"].items():
+        for name, reason in searched.dropped.items():
             out.print(f"dropped: {name}: {reason}", soft_wrap=True)
-        if found["next"]:
-            out.print(f"more minutes would go into: {found['next']}", soft_wrap=True)
+        if searched.next:
+            out.print(f"more minutes would go into: {searched.next}", soft_wrap=True)
     results.show_choice(outcome.choice, outcome.measurements)
     out.print(
         f"report  {outcome.run_dir / 'report.html'}\nbundle  {outcome.run_dir / 'bundle'} (and .tar.gz)", soft_wrap=True
@@ -283,16 +283,29 @@ def init(
 @app.command()
 def schema(
     of: Annotated[
-        Literal["recipe", "choice", "bench"], typer.Option(help="A recipe, choice.json, or what `bench --json` writes.")
+        Literal["recipe", "choice", "measurements", "bench", "manifest", "artifact"],
+        typer.Option(
+            help="A recipe, choice.json, measurements.json, what `bench --json` writes, manifest.json or artifact.json."
+        ),
     ] = "recipe",
 ) -> None:
     """Print the JSON schema of a recipe, for editors, or of a result."""
+    from paredown.benchmarks.measurements import Measurements
     from paredown.benchmarks.measuring.records import BenchResult, schema_of
+    from paredown.benchmarks.selection.choice import Choice
+    from paredown.export.artifact import artifact_schema
+    from paredown.runtime.manifest import SCHEMA_FILE
 
     from ..recipe.loader import schema as recipe_schema
-    from ..results.records import Choice
 
-    written = {"recipe": recipe_schema, "choice": lambda: schema_of(Choice), "bench": lambda: schema_of(BenchResult)}
+    written = {
+        "recipe": recipe_schema,
+        "choice": lambda: schema_of(Choice, "serialization"),
+        "measurements": lambda: schema_of(Measurements),
+        "bench": lambda: schema_of(BenchResult),
+        "manifest": SCHEMA_FILE.read_text,
+        "artifact": artifact_schema,
+    }
     print(written[of](), end="")
 
 

@@ -144,7 +144,7 @@ def all_texts(job: Job) -> list[str]:
 
 
 def all_rows(job: Job, source: Checkpoint) -> tuple[list[list[int]], list[np.ndarray]]:
-    """Token ids of `all_texts` as `source` cuts them, and their labels: of a row, or of its tokens (NO_LABEL, or
+    """Token ids of `all_texts` as `source` tokenises them, and their labels: of a row, or of its tokens (NO_LABEL, or
     NaN for a number, where there is none)."""
     encoder = source.encoder(job.recipe.max_length)
     ids, labels = encoder.ids(all_texts(job)), list(job.task.training_targets(job.train, encoder))

@@ -121,7 +121,7 @@ def grow_checkpoint(
     seed: int,
     report: Report,
 ) -> dict:
-    """Write the updated checkpoint to `out`; returns metrics in points, seconds, and rows that were looked at.
+    """Write the updated checkpoint to `out`; returns metrics in points, seconds, and rows that were trained on.
 
     `held`: old rows to judge forgetting on; they and the new held-out ones are never learned from.
     """

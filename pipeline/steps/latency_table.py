@@ -1,10 +1,10 @@
-"""The latency table: milliseconds of a model's parts on this machine, fitted to a few exported and timed stand-ins.
+"""The latency table: milliseconds of a model's parts on this machine, fitted to a few exported and timed surrogates.
 
-A stand-in has the checkpoint's own architecture with other layers, so that everything the runtime does to the real
+A surrogate has the checkpoint's own architecture with other layers, so that everything the runtime does to the real
 model (fusion, INT8, kernels for that size) happens to it too. It knows the tokens of the measured rows only: the rest
 of an embedding takes no time to run and much to export. What it answers does not matter, and is not judged.
-The table adds parts up, which no real model quite does: so the very shape that a cut picked from the table is timed as
-well, beside the uncut one (`Stopwatch.share`).
+The table adds parts up, which no real model quite does: so the shape that pruning selected from the table is timed as
+well, beside the unpruned one (`Stopwatch.share`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 from transformers import PreTrainedModel
 
+from paredown.benchmarks.measuring.interleaved import Protocol, Workload
 from paredown.benchmarks.measuring.latency import CONTROL, SINGLE, LatencySettings, Scenario, Timing
 from paredown.benchmarks.measuring.repetitions import measure
 from paredown.benchmarks.statistics.time_intervals import ratio
@@ -45,16 +46,16 @@ from paredown.tasks.rows import some_of
 from ..progress import Report
 
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.1)  # of the heads and of the feed-forward width
-DEPTH = 3  # layers of a stand-in
-MULTIPLE = 32  # feed-forward widths of the stand-ins
+DEPTH = 3  # layers of a surrogate
+MULTIPLE = 32  # feed-forward widths of the surrogates
 ROWS = 256  # of the user's own, for their lengths
 SETTINGS = LatencySettings(processes=2, rounds=4, min_seconds=1.6, min_repeats=96)
-# one shape beside the uncut model, while the table is corrected; and what was promised, whose interval is printed
+# one shape beside the unpruned model, while the table is corrected; and what was promised, whose interval is printed
 PAIR = LatencySettings(processes=2, rounds=10, min_seconds=4, min_repeats=240)
 PROMISE = LatencySettings(processes=5, rounds=4, min_seconds=4, min_repeats=240)
-STEADY = 0.04  # that the uncut model may differ from itself by; a noisier measurement is made again
+STEADY = 0.04  # that the unpruned model may differ from itself by; a noisier measurement is made again
 TRIES = 3
-Cut = tuple[Prune, int]  # a cut to a time, and how many layers it is given
+Cut = tuple[Prune, int]  # pruning to a time, and how many layers it is given
 Answer = TypeVar("Answer")
 VERSION = 3  # of the way it is measured: what was measured in another is not remembered
 
@@ -64,7 +65,7 @@ class Stopwatch:
     """Times shapes of one checkpoint in one target, on the user's own rows (token `ids`) at their natural lengths.
 
     What was measured is kept in the cache directory under the machine's fingerprint: the same question again takes no
-    time, and a run that was killed goes on with the same numbers.
+    time, and a run that was killed continues with the same numbers.
     """
 
     checkpoint: Checkpoint
@@ -85,10 +86,10 @@ class Stopwatch:
         return self._remembered("table", lambda: self._measured(report).to_json(), LatencyTable.from_json)
 
     def check(self, table: LatencyTable, cuts: Sequence[Cut]) -> None:
-        """InputError when one of the cuts, made of one model after another, asks for the impossible.
+        """InputError when one of the prunings of a model, one after another, asks for the impossible.
 
-        Steps between them make nothing slower: a cut is given its number of the slowest layers at most, and no more
-        time than the cut before it has left.
+        Steps between them make nothing slower: pruning is given its number of the slowest layers at most, and no more
+        time than the pruning before it has left.
         """
         slowest = sorted(self.full, key=lambda shape: -table.predict([shape]))
         left = np.inf
@@ -98,10 +99,10 @@ class Stopwatch:
             reachable(table, now, least_ms(table, *options(self._model, cut)), left)
 
     def share(self, layers: Layers) -> float:
-        """Time of a stand-in of this shape, as a share of the uncut model's, in one interleaved run."""
+        """Time of a surrogate of this shape, as a share of the unpruned model's, in one interleaved run."""
 
         def timed() -> float:
-            found: list[tuple[float, float]] = []  # how far the uncut model was from itself, and the share
+            found: list[tuple[float, float]] = []  # how far the unpruned model was from itself, and the share
             with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
                 paths = self._stand_ins({"uncut": self.full, "cut": layers}, Path(scratch))
                 while len(found) < TRIES and not (found and found[-1][0] < STEADY):
@@ -243,14 +244,8 @@ class Stopwatch:
         report: Report = lambda share, text: None,
         look: bool = False,
     ) -> dict[str, Timing]:
-        timings = measure(
-            paths,
-            dict.fromkeys(paths, rows),
-            settings,
-            scenarios=(Scenario(SINGLE, self.target.batch_size),),
-            look=look,
-            progress=report,
-        ).timings
+        protocol = Protocol(settings, scenarios=[Scenario(SINGLE, self.target.batch_size)], check_load=look)
+        timings = measure(Workload(paths, dict.fromkeys(paths, rows)), protocol, report).timings
         for timing in timings.values():
             if timing.cannot_run:
                 raise InputError(

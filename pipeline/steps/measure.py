@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from paredown.benchmarks.measuring import latency
-from paredown.benchmarks.measuring.interleaved import Sitting, sit
+from paredown.benchmarks.measuring.interleaved import Protocol, Sitting, Workload, sit
 from paredown.benchmarks.measuring.latency import Timing
 from paredown.benchmarks.measuring.profile import PROFILED, Profile, profile, why_int8_is_slower, why_not_faster
 from paredown.benchmarks.measuring.repetitions import Measured, failed, merged
@@ -32,7 +32,7 @@ from ..store import Done
 
 FILE = "timings.json"
 PROFILE = "profile"  # the step's name
-PROMPTS = 4  # halves of validation rows that decoders go on with
+PROMPTS = 4  # halves of validation rows that decoders continue
 
 
 def measure(
@@ -40,11 +40,10 @@ def measure(
 ) -> dict:
     """One sitting: a fresh process of every candidate that runs here, timed in turns. `number`: from 0."""
     artifacts = _able(candidates, done)
-    settings, before = job.recipe.latency, [_sitting(done, i) for i in range(number)]
-    rows = _rows(job, artifacts)
-    sitting = sit(
-        artifacts, rows, settings, number=number, seed=job.recipe.seed, failed=failed(before), progress=report
-    )
+    before = [_sitting(done, i) for i in range(number)]
+    protocol = Protocol(job.recipe.latency, job.recipe.seed)
+    workload = Workload(artifacts, _rows(job, artifacts))
+    sitting = sit(workload, protocol, number=number, failed=failed(before), progress=report)
     (out / FILE).write_text(json.dumps(sitting.to_json()))
     return {key: value for key, value in sitting.to_json().items() if key != "timings"}
 
@@ -55,16 +54,16 @@ def measured(job: Job, done: Mapping[str, Done]) -> Measured:
 
 
 def profiled(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str, Done], report: Report) -> dict:
-    """What is looked at beside the comparison: where the time goes, further shapes, how fast decoders write, the
+    """What is measured beside the comparison: where the time goes, further shapes, how fast decoders write, the
     tokenizer."""
     artifacts = _able(candidates, done)
     encoder, texts = job.checkpoint.encoder(job.recipe.max_length), job.validation.texts
     rows, settings = _rows(job, artifacts), job.recipe.latency
     threads = settings.threads or cores()
-    swept = sweep(artifacts, rows, settings, seed=job.recipe.seed, progress=report)
+    swept = sweep(Workload(artifacts, rows), settings, seed=job.recipe.seed, progress=report)
     seen = _profiles(candidates, artifacts, rows, threads, report)
     return {
-        "sweep": swept,
+        "sweep": {name: [point.model_dump() for point in points] for name, points in swept.items()},
         "seen": {name: asdict(found) for name, found in seen.items()},
         "floor_ms": _floors(candidates, seen, artifacts, rows, threads),
         "new_tokens_per_s": _new_tokens_per_s(artifacts, rows, threads),
@@ -108,7 +107,7 @@ def _able(candidates: list[Candidate], done: Mapping[str, Done]) -> dict[str, Pa
 
 
 def _rows(job: Job, artifacts: Mapping[str, Path]) -> dict[str, list]:
-    """The validation rows as each artefact's tokenizer cuts them; those that cut the same way share one list."""
+    """The validation rows as each artefact's tokenizer splits them; those that split the same way share one list."""
     known: dict[tuple, list] = {}
     found = {}
     for name, path in artifacts.items():
@@ -136,7 +135,7 @@ def _timed(name: str, seen: Mapping[str, Profile], timings: Mapping[str, Timing]
 def _new_tokens_per_s(artifacts: dict[str, Path], rows: dict, threads: int) -> dict[str, float]:
     """How fast each decoder continues one text at a time: new tokens a second, what the prompt takes included.
 
-    Each in its turn and not side by side: a figure to look at, which no pick rests on.
+    Each in its turn and not side by side: for information; no selection rests on it.
     """
     found = {}
     for name, path in artifacts.items():

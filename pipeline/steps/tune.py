@@ -74,7 +74,7 @@ def tune_checkpoint(
 def study_key(
     source: Checkpoint, labels: tuple[str, ...], train: Rows, settings: Tune, *, max_length: int, seed: int
 ) -> str:
-    """What a search may go on with: the same space on the same rows, from the same checkpoint."""
+    """What a search may continue: the same space on the same rows, from the same checkpoint."""
     space = settings.model_dump(exclude={"minutes", "trials"})
     inputs = {"space": space, "rows": train.digest, "labels": labels, "checkpoint": source.digest}
     return key_of({**inputs, "max_length": max_length, "seed": seed})[:16]

@@ -18,15 +18,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..config import Settings
-from ..errors import Refused
-from ..models.control import Control
-from ..models.manager import Models
+from ..errors import HTTPError
+from ..models.control import ModelControl
+from ..models.manager import ModelManager
 from ..monitoring.metrics import Metrics
-from ..monitoring.sampling import Samples
-from ..scheduling.inference_request import Gone
+from ..monitoring.sampling import RequestSampler
+from ..scheduling.queued_request import ClientDisconnected
 from . import schemas
 from .endpoints import Endpoints
-from .middleware import Front, Gate, refusal
+from .middleware import InFlight, RequestMiddleware, error_response
 from .openapi import Operation, document
 
 
@@ -117,7 +117,7 @@ OPERATIONS: list[Operation[Endpoints]] = [
 ]
 
 
-PUBLIC = {operation.path for operation in OPERATIONS if operation.public}  # they tell nothing and change nothing
+PUBLIC = {operation.path for operation in OPERATIONS if operation.public}  # they expose nothing and change nothing
 
 
 @functools.cache
@@ -127,14 +127,18 @@ def openapi_document() -> bytes:
 
 
 def create_app(
-    settings: Settings, models: Models, metrics: Metrics, control: Control, gate: Gate | None = None
+    settings: Settings,
+    models: ModelManager,
+    metrics: Metrics,
+    control: ModelControl,
+    in_flight: InFlight | None = None,
 ) -> Starlette:
-    """The ASGI application over models that are open."""
-    gate = gate or Gate()
+    """The ASGI application."""
+    in_flight = in_flight or InFlight()
     samples = None
     if settings.sample_file is not None:
-        samples = Samples(settings.sample_file, settings.sample_share, settings.sample_mb)
-    endpoints = Endpoints(settings, models, control, metrics, gate, samples)
+        samples = RequestSampler(settings.sample_file, settings.sample_share, settings.sample_mb)
+    endpoints = Endpoints(settings, models, control, metrics, in_flight, samples)
     routes = [Route(o.path, MethodType(o.endpoint, endpoints), methods=[o.method]) for o in OPERATIONS]
 
     @contextlib.asynccontextmanager
@@ -149,16 +153,23 @@ def create_app(
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
-        middleware=[Middleware(Front, settings=settings, metrics=metrics, gate=gate, public=PUBLIC)],
-        exception_handlers={Refused: _refused, HTTPException: _no_route, Gone: _gone, ClientDisconnect: _gone},
+        middleware=[
+            Middleware(RequestMiddleware, settings=settings, metrics=metrics, in_flight=in_flight, public=PUBLIC)
+        ],
+        exception_handlers={
+            HTTPError: _refused,
+            HTTPException: _no_route,
+            ClientDisconnected: _disconnected,
+            ClientDisconnect: _disconnected,
+        },
     )
-    app.router.redirect_slashes = False  # the redirect would lead to whatever Host the client named
+    app.router.redirect_slashes = False  # the redirect would go to any Host that the client names
     return app
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
-    return refusal(error)
+    assert isinstance(error, HTTPError)
+    return error_response(error)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
@@ -167,5 +178,5 @@ async def _no_route(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": message}, error.status_code, error.headers)
 
 
-async def _gone(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "the client left"}, 499)  # nobody reads it
+async def _disconnected(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "the client disconnected"}, 499)  # nobody reads it

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import Refused
+from ..errors import HTTPError
 from .schemas import InferRequest, RequestInput, parse
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -25,13 +25,13 @@ NUMPY = {
 
 
 def decode(body: bytes, header_length: str | None) -> tuple[InferRequest, dict[str, np.ndarray]]:
-    """A request and its inputs by name, in their shape; BYTES are objects of bytes. Refused 400 where the bytes are not
-    what the JSON says.
+    """A request and its inputs by name, in their shape; BYTES are objects of bytes. HTTPError 400 where bytes do not
+    fit the JSON.
     """
     head, tail = body, b""
     if header_length is not None:
         if not re.fullmatch("[0-9]{1,12}", header_length) or int(header_length) > len(body):
-            raise Refused(400, f"{HEADER_LENGTH}: {header_length!r} does not fit a body of {len(body)} bytes")
+            raise HTTPError(400, f"{HEADER_LENGTH}: {header_length!r} does not fit a body of {len(body)} bytes")
         head, tail = body[: int(header_length)], body[int(header_length) :]
     request = parse(InferRequest, head)
     values: dict[str, np.ndarray] = {}
@@ -39,46 +39,46 @@ def decode(body: bytes, header_length: str | None) -> tuple[InferRequest, dict[s
     for tensor in request.inputs:
         size = (tensor.parameters or {}).get("binary_data_size")
         if tensor.name in values:
-            raise Refused(400, f"inputs: '{tensor.name}' is there twice")
+            raise HTTPError(400, f"inputs: '{tensor.name}' is there twice")
         if size is None:
             values[tensor.name] = _from_json(tensor)
             continue
         if type(size) is not int or not 0 <= size <= len(tail) - place:
-            raise Refused(400, f"{tensor.name}: binary_data_size {size!r}, but {len(tail) - place} bytes are left")
+            raise HTTPError(400, f"{tensor.name}: binary_data_size {size!r}, but {len(tail) - place} bytes are left")
         if tensor.data is not None:
-            raise Refused(400, f"{tensor.name}: either data or binary_data_size, not both")
+            raise HTTPError(400, f"{tensor.name}: either data or binary_data_size, not both")
         values[tensor.name] = _from_bytes(tensor, tail[place : place + size])
         place += size
     if place != len(tail):
-        raise Refused(400, f"{len(tail) - place} bytes after the last tensor")
+        raise HTTPError(400, f"{len(tail) - place} bytes after the last tensor")
     return request, values
 
 
 def _from_json(tensor: RequestInput) -> np.ndarray:
     data, shape, kind = tensor.data, tensor.shape, tensor.datatype
     if data is None:
-        raise Refused(400, f"{tensor.name}: neither data nor binary_data_size")
+        raise HTTPError(400, f"{tensor.name}: neither data nor binary_data_size")
     if data and isinstance(data[0], list):  # nested as the shape says, or flat
         fits = len(shape) > 0 and len(data) == shape[0]
         for length in shape[1:]:
             fits = fits and all(isinstance(part, list) and len(part) == length for part in data)
             data = list(chain.from_iterable(data)) if fits else data
         if not fits:
-            raise Refused(400, f"{tensor.name}: data is not nested as its shape {shape} says")
+            raise HTTPError(400, f"{tensor.name}: data is not nested as its shape {shape} says")
     if len(data) != math.prod(shape):
-        raise Refused(400, f"{tensor.name}: shape {shape} does not fit {len(data)} values")
+        raise HTTPError(400, f"{tensor.name}: shape {shape} does not fit {len(data)} values")
     if kind == "BYTES":
         if not all(isinstance(value, str) for value in data):
-            raise Refused(400, f"{tensor.name}: BYTES are JSON strings")
+            raise HTTPError(400, f"{tensor.name}: BYTES are JSON strings")
         return _shaped(tensor, np.array([value.encode() for value in data], dtype=object))
     allowed = (bool,) if kind == "BOOL" else (int, float) if kind.startswith("FP") else (int,)
     if not all(type(value) in allowed for value in data):
-        raise Refused(400, f"{tensor.name}: a value is not {kind}")
+        raise HTTPError(400, f"{tensor.name}: a value is not {kind}")
     try:
         with np.errstate(over="ignore"):
             return _shaped(tensor, np.array(data, dtype=NUMPY[kind]))
     except OverflowError:
-        raise Refused(400, f"{tensor.name}: a value does not fit {kind}") from None
+        raise HTTPError(400, f"{tensor.name}: a value does not fit {kind}") from None
 
 
 def _from_bytes(tensor: RequestInput, raw: bytes) -> np.ndarray:
@@ -86,7 +86,7 @@ def _from_bytes(tensor: RequestInput, raw: bytes) -> np.ndarray:
     if kind != "BYTES":
         item = np.dtype(NUMPY[kind])
         if len(raw) != count * item.itemsize:
-            raise Refused(400, f"{tensor.name}: {len(raw)} bytes do not fit {kind} of shape {tensor.shape}")
+            raise HTTPError(400, f"{tensor.name}: {len(raw)} bytes do not fit {kind} of shape {tensor.shape}")
         if kind == "BOOL":
             return _shaped(tensor, np.frombuffer(raw, "u1") != 0)
         return _shaped(tensor, np.frombuffer(raw, item))
@@ -95,11 +95,11 @@ def _from_bytes(tensor: RequestInput, raw: bytes) -> np.ndarray:
         (size,) = struct.unpack_from("<I", raw, place)
         place += 4
         if size > len(raw) - place:
-            raise Refused(400, f"{tensor.name}: element {len(values)} is longer than the bytes that are left")
+            raise HTTPError(400, f"{tensor.name}: element {len(values)} is longer than the bytes that are left")
         values.append(raw[place : place + size])
         place += size
     if place != len(raw) or len(values) != count:
-        raise Refused(400, f"{tensor.name}: {len(values)} elements in the bytes, shape {tensor.shape}")
+        raise HTTPError(400, f"{tensor.name}: {len(values)} elements in the bytes, shape {tensor.shape}")
     return _shaped(tensor, np.array(values, dtype=object))
 
 
@@ -108,7 +108,7 @@ def _shaped(tensor: RequestInput, values: np.ndarray) -> np.ndarray:
     try:
         return values.reshape(tensor.shape)
     except ValueError:
-        raise Refused(400, f"{tensor.name}: no array has the shape {tensor.shape}") from None
+        raise HTTPError(400, f"{tensor.name}: no array has the shape {tensor.shape}") from None
 
 
 def encode(
@@ -138,18 +138,18 @@ def _pack(texts: list[str]) -> bytes:
 
 
 def binary_outputs(request: InferRequest, names: list[str]) -> tuple[list[str], set[str]]:
-    """The outputs that a request wants, in its order, and which of them as bytes. Refused 400 for an unknown one."""
+    """The outputs that a request wants, in its order, and which of them as bytes. HTTPError 400 for an unknown one."""
     default = (request.parameters or {}).get("binary_data_output") is True
     if not request.outputs:
         return names, set(names) if default else set()
     wanted, binary = [], set()
     for output in request.outputs:
         if output.name not in names or output.name in wanted:
-            raise Refused(400, f"outputs: '{output.name}' is unknown or there twice; known: {', '.join(names)}")
+            raise HTTPError(400, f"outputs: '{output.name}' is unknown or there twice; known: {', '.join(names)}")
         parameters = output.parameters or {}
         unknown = parameters.keys() - {"binary_data"}
         if unknown:
-            raise Refused(400, f"outputs: {output.name}: '{min(unknown)}' is not supported here")
+            raise HTTPError(400, f"outputs: {output.name}: '{min(unknown)}' is not supported here")
         wanted.append(output.name)
         if parameters.get("binary_data", default) is True:
             binary.add(output.name)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ..errors import Refused
+from ..errors import HTTPError
 
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
@@ -18,13 +18,13 @@ NOT_NULL = {"not": {"type": "null"}}
 
 
 def parse(model: type[Body], body: bytes) -> Body:
-    """The JSON object of a request; Refused 400 with the first key that is wrong."""
+    """The JSON object of a request; HTTPError 400 with the first key that is wrong."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise Refused(400, f"{where or 'body'}: {first['msg']}") from None
+        raise HTTPError(400, f"{where or 'body'}: {first['msg']}") from None
 
 
 class Error(BaseModel):

@@ -1,4 +1,4 @@
-"""Load and unload in every worker: an order is written to a file, and each worker reports its result."""
+"""Load and unload in every worker: a command is written to a file, and each worker reports its result."""
 
 from __future__ import annotations
 
@@ -7,92 +7,94 @@ import contextlib
 import time
 from collections.abc import Mapping
 
-from ..errors import Refused
-from .manager import Models
-from .worker_state import Shared
+from ..errors import HTTPError
+from .manager import ModelManager
+from .worker_state import WorkerState
 
 POLL_S = 0.1
-ORDER_S = 120  # seconds that the workers get for an order
-TELL_S = 1.0  # how often the drift counts are told
+COMMAND_S = 120  # seconds that the workers get for a command
+DRIFT_S = 1.0  # seconds between two reports of the drift counts
 
 
-class Control:
-    """One worker's side of it; with `shared` None there is one process, and the order is its own."""
+class ModelControl:
+    """One worker's side of it. `state` is None where there is one process, which executes the command itself."""
 
-    def __init__(self, models: Models, shared: Shared | None, orders: Mapping[str, dict] | None = None) -> None:
-        """`orders`: those that were given before the models were opened. A worker that comes back begins with what was
-        on disk then: these loads are done with.
+    def __init__(
+        self, models: ModelManager, state: WorkerState | None, commands: Mapping[str, dict] | None = None
+    ) -> None:
+        """`commands`: those given before the models were opened. A restarted worker opened what was on disk then, so
+        these loads are done.
         """
-        self.models, self.shared = models, shared
+        self.models, self.state = models, state
         self._failed: dict[str, str] = {}
         self._task: asyncio.Task | None = None
-        self._followed = {name: order["number"] for name, order in (orders or {}).items()}
-        self._under_way: dict[str, asyncio.Task] = {}
-        self._begin_without = [name for name, order in (orders or {}).items() if order["action"] == "unload"]
+        self._executed = {name: command["number"] for name, command in (commands or {}).items()}
+        self._running: dict[str, asyncio.Task] = {}
+        self._unloaded_before = [name for name, command in (commands or {}).items() if command["action"] == "unload"]
 
     async def start(self) -> None:
-        for name in self._begin_without:
-            with contextlib.suppress(Refused):  # it is gone from the directory
+        for name in self._unloaded_before:
+            with contextlib.suppress(HTTPError):  # no longer in the directory
                 await self.models.unload(name)
-        if self.shared is not None:
-            self._say()
-            self._task = asyncio.create_task(self._follow(self.shared))
+        if self.state is not None:
+            self._publish()
+            self._task = asyncio.create_task(self._poll(self.state))
 
     async def stop(self) -> None:
         if self._task is not None:
-            tasks = [self._task, *self._under_way.values()]
+            tasks = [self._task, *self._running.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def order(self, action: str, name: str) -> None:
-        """Do it in every worker; Refused when one of them could not, or is not done in time."""
-        if self.shared is None:
+    async def command(self, action: str, name: str) -> None:
+        """Load or unload in every worker. HTTPError 400 where one of them failed, 504 where one is late."""
+        if self.state is None:
             await (self.models.load if action == "load" else self.models.unload)(name)
             return
-        number = self.shared.want(name, action)
-        seconds = max(ORDER_S, 2 * self.models.settings.open_s)
+        number = self.state.command(name, action)
+        seconds = max(COMMAND_S, 2 * self.models.settings.open_s)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             await asyncio.sleep(POLL_S)
-            said = self.shared.told("worker")
-            if all(word["followed"].get(name, 0) >= number for word in said.values()):
-                failed = [word["failed"][name] for word in said.values() if name in word["failed"]]
+            states = self.state.published("worker")
+            if all(worker["executed"].get(name, 0) >= number for worker in states.values()):
+                failed = [worker["failed"][name] for worker in states.values() if name in worker["failed"]]
                 if failed:
-                    raise Refused(400, failed[0])
+                    raise HTTPError(400, failed[0])
                 return
-        raise Refused(504, f"not every worker has done it within {seconds:g} s")
+        raise HTTPError(504, f"not every worker has done it within {seconds:g} s")
 
-    async def _follow(self, shared: Shared) -> None:
-        told = 0.0
+    async def _poll(self, state: WorkerState) -> None:
+        published = 0.0
         while True:
-            orders = sorted(shared.wanted().items(), key=lambda item: item[1]["number"])
-            for name, order in orders:  # of one name one after the other; one that takes long holds up no other name
-                if order["number"] > self._followed.get(name, 0) and name not in self._under_way:
-                    task = self._under_way[name] = asyncio.create_task(self._obey(name, order))
-                    task.add_done_callback(lambda _, name=name: self._under_way.pop(name))
-            if time.monotonic() - told > TELL_S:
-                shared.tell("drift", self.drift_counts())
-                told = time.monotonic()
+            commands = sorted(state.commands().items(), key=lambda item: item[1]["number"])
+            for name, command in commands:  # one at a time of each name; a slow one delays no other name
+                if command["number"] > self._executed.get(name, 0) and name not in self._running:
+                    task = self._running[name] = asyncio.create_task(self._execute(name, command))
+                    task.add_done_callback(lambda _, name=name: self._running.pop(name))
+            if time.monotonic() - published > DRIFT_S:
+                state.publish("drift", self.drift_counts())
+                published = time.monotonic()
             await asyncio.sleep(POLL_S)
 
-    async def _obey(self, name: str, order: dict) -> None:
+    async def _execute(self, name: str, command: dict) -> None:
         self._failed.pop(name, None)
         try:
-            await (self.models.load if order["action"] == "load" else self.models.unload)(name)
-        except Refused as error:
+            await (self.models.load if command["action"] == "load" else self.models.unload)(name)
+        except HTTPError as error:
             self._failed[name] = str(error)
         except Exception as error:
             self._failed[name] = f"'{name}': {type(error).__name__}: {error}"
-        self._followed[name] = order["number"]
-        self._say()
+        self._executed[name] = command["number"]
+        self._publish()
 
-    def _say(self) -> None:
-        assert self.shared is not None
-        self.shared.tell("worker", {"followed": self._followed, "failed": self._failed})
+    def _publish(self) -> None:
+        assert self.state is not None
+        self.state.publish("worker", {"executed": self._executed, "failed": self._failed})
 
     def drift_counts(self) -> dict[str, dict]:
-        """Counts of this worker by "name/version"; of different bundles of one name apart, by their digest."""
+        """Counts of this worker by "name/version/digest": another bundle of one name and version counts separately."""
         return {
             f"{name}/{version}/{served.model.digest}": served.drift.counts()
             for (name, version), served in self.models.served.items()
@@ -110,8 +112,8 @@ class Control:
         if served is None or served.drift is None:
             return None
         key, own = f"{name}/{version}/{served.model.digest}", served.drift.counts()
-        others = self.shared.told("drift") if self.shared is not None else {}
-        pid = self.shared.pid if self.shared is not None else 0
+        others = self.state.published("drift") if self.state is not None else {}
+        pid = self.state.pid if self.state is not None else 0
         return served.drift.report(
-            [own, *(word[key] for other, word in others.items() if other != pid and key in word)]
+            [own, *(worker[key] for other, worker in others.items() if other != pid and key in worker)]
         )

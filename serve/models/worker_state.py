@@ -1,4 +1,4 @@
-"""State that workers share: small JSON files in a private directory, replaced whole.
+"""State that workers share: small JSON files in a private directory, replaced atomically.
 
 Nothing waits for a lock that a killed worker holds: it ends with its process.
 """
@@ -13,22 +13,22 @@ from typing import Any
 
 from filelock import FileLock
 
-WANTED = "wanted.json"
+COMMANDS = "commands.json"
 
 
-class Shared:
+class WorkerState:
     """The directory, seen by one worker."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.pid = os.getpid()
 
-    def tell(self, kind: str, content: Any) -> None:
-        """Let the others read `content`, as this worker's word on `kind`."""
+    def publish(self, kind: str, content: Any) -> None:
+        """Let the others read `content`, this worker's state of `kind`."""
         _write(self.directory / f"{kind}-{self.pid}.json", content)
 
-    def told(self, kind: str) -> dict[int, Any]:
-        """The last word of every living worker on `kind`, by process id."""
+    def published(self, kind: str) -> dict[int, Any]:
+        """The last state of `kind` of every living worker, by process id."""
         found = {}
         for path in self.directory.glob(f"{kind}-*.json"):
             try:
@@ -37,32 +37,32 @@ class Shared:
                 continue
         return found
 
-    def want(self, model: str, action: str) -> int:
-        """Write down that every worker shall `load` or `unload` a model; returns the number of the order."""
+    def command(self, model: str, action: str) -> int:
+        """Tell every worker to "load" or "unload" a model; returns the number of the command."""
         with FileLock(self.directory / "lock"):
-            orders = self.wanted()
-            number = 1 + max((order["number"] for order in orders.values()), default=0)
-            orders[model] = {"number": number, "action": action}
-            _write(self.directory / WANTED, orders)
+            commands = self.commands()
+            number = 1 + max((command["number"] for command in commands.values()), default=0)
+            commands[model] = {"number": number, "action": action}
+            _write(self.directory / COMMANDS, commands)
         return number
 
-    def wanted(self) -> dict[str, dict]:
-        """The last order for each model: {model: {number, action}}."""
+    def commands(self) -> dict[str, dict]:
+        """The last command for each model: {model: {number, action}}."""
         try:
-            return json.loads((self.directory / WANTED).read_bytes())
+            return json.loads((self.directory / COMMANDS).read_bytes())
         except FileNotFoundError:
             return {}
 
 
-def forget(directory: Path, pid: int) -> None:
-    """Remove the words of a worker that is dead."""
+def remove_worker(directory: Path, pid: int) -> None:
+    """Remove the state of a worker that is dead."""
     for path in directory.glob(f"*-{pid}.json"):
         path.unlink(missing_ok=True)
 
 
-def leave(directory: Path) -> None:
-    """Take back this worker's words; the last one takes the directory along."""
-    forget(directory, os.getpid())
+def remove_own(directory: Path) -> None:
+    """Remove this worker's state; the last worker removes the directory."""
+    remove_worker(directory, os.getpid())
     if not any(directory.glob("worker-*.json")):
         shutil.rmtree(directory, ignore_errors=True)
 

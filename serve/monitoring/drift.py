@@ -20,7 +20,7 @@ FLUSH = 64  # rows that are counted at once
 Counts = dict[str, list[int]]
 
 
-class Drift:
+class DriftMonitor:
     """Streaming counts of one model in two windows: drift is told from the last one to two windows of rows."""
 
     def __init__(self, reference: dict, settings: Settings) -> None:
@@ -34,7 +34,7 @@ class Drift:
         self._waiting: list[tuple[Sequence[int], np.ndarray]] = []
 
     @classmethod
-    def of(cls, bundle: Path, settings: Settings) -> Drift | None:
+    def of(cls, bundle: Path, settings: Settings) -> DriftMonitor | None:
         """Of a bundle's directory; None without a reference. Raises BundleError for a damaged one."""
         path = bundle / REFERENCE
         if not path.is_file():

@@ -31,7 +31,7 @@ class Metrics:
         self.queue = histogram("queue_seconds", "From arrival to the first call of the model", SECONDS)
         self.model = histogram("model_seconds", "One call of the model", SECONDS)
         self.batch = histogram("batch_rows", "Rows in one call of the model", SIZES)
-        self.under_way = Gauge(
+        self.in_flight = Gauge(
             "paredown_requests_under_way", "Requests without an answer", registry=registry, multiprocess_mode="livesum"
         )
         self.waiting = Gauge(

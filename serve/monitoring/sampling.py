@@ -19,7 +19,7 @@ LINE = 2**16  # bytes that are read at once for the end of the file
 log = logging.getLogger("paredown")
 
 
-class Samples:
+class RequestSampler:
     """Appends whole lines, readable by its owner alone; several workers may share the file."""
 
     def __init__(self, path: Path, share: float, megabytes: float) -> None:

@@ -1,8 +1,8 @@
 """Dynamic batching: requests of many clients in few model calls; one thread tokenises, one runs the model.
 
-A request is admitted only when the queue has room and what is in front of it will be done in time; it then gets its
+A request is admitted only when the queue is not full and the work in front of it will be done in time; it then gets its
 answer, or 504 at its deadline, also while a call is running. Requests take turns of `batch_tokens`: one with many rows
-holds up no small one. A row of a request that is gone is dropped unrun.
+delays no small one. Rows of a request whose client has disconnected are dropped.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Protocol
 import numpy as np
 
 from ..config import Settings
-from ..errors import Refused
+from ..errors import HTTPError
 from .admission import Admission
 from .batch_planner import split
-from .inference_request import Job
+from .queued_request import QueuedRequest
 
 log = logging.getLogger("paredown")
 
@@ -36,7 +36,7 @@ class Model(Protocol):
     name: str
     slack: float  # tokens that a call costs beside those of its rows
     seconds_per_token: float
-    tokens_a_piece: int
+    tokens_per_unit: int  # tokens that an element of a row counts as: 1 of a text
 
     def tokenise(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text."""
@@ -53,12 +53,12 @@ class Batcher:
     def __init__(self, model: Model, settings: Settings, observe: Callable[[int, int, float], None] = lambda *_: None):
         """`observe(rows, tokens, seconds)` is called after each call of the model, in its thread."""
         self.model, self.settings, self.observe = model, settings, observe
-        self._most = max(1, settings.batch_tokens // model.tokens_a_piece)  # pieces of rows a round
-        self.admitted = Admission(settings.queue_rows, self._most, model.seconds_per_token)
-        self._free = 0.0  # time.monotonic at which the last call ended
-        self._busy_since = math.inf  # and at which the one that is running began
-        self._new: SimpleQueue[Job | None] = SimpleQueue()
-        self._ready: SimpleQueue[Job | None] = SimpleQueue()
+        self._batch_tokens = max(1, settings.batch_tokens // model.tokens_per_unit)  # elements of rows a round
+        self.admission = Admission(settings.queue_rows, self._batch_tokens, model.seconds_per_token)
+        self._last_end = 0.0  # time.monotonic at the end of the last call
+        self._busy_since = math.inf  # and at the begin of the one that is running
+        self._untokenised: SimpleQueue[QueuedRequest | None] = SimpleQueue()
+        self._tokenised: SimpleQueue[QueuedRequest | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=work, name=f"{name}-{model.name}", daemon=True)
             for name, work in (("tokenise", self._tokenise), ("model", self._run))
@@ -66,188 +66,189 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    async def submit(self, job: Job) -> np.ndarray:
+    async def submit(self, request: QueuedRequest) -> np.ndarray:
         """Logits in the rows' order, a line a row or a token, (lines, labels) float32.
 
-        Refused 413 when it could not be done alone, 429 when there is no room now, 504 at the deadline.
+        HTTPError 413 when it would miss its deadline without load too, 429 when the queue is full, 504 at the deadline.
         """
-        count = len(job.texts if job.texts is not None else job.ids)
-        job.left = count
-        self.admitted.admit(job, count)
-        late = Refused(504, "no answer before the deadline")
-        timer = job.loop.call_at(job.loop.time() + job.deadline - time.monotonic(), job.finish, late)
+        count = len(request.texts if request.texts is not None else request.ids)
+        request.rows_left = count
+        self.admission.admit(request, count)
+        late = HTTPError(504, "no answer before the deadline")
+        timer = request.loop.call_at(request.loop.time() + request.deadline - time.monotonic(), request.finish, late)
         try:
-            (self._ready if job.texts is None else self._new).put(job)
-            return await job.done
+            (self._tokenised if request.texts is None else self._untokenised).put(request)
+            return await request.future
         finally:
             timer.cancel()
 
     @property
     def alive(self) -> bool:
-        """Both threads are there, and the model has come back from its last call, or may still."""
+        """Both threads run, and no call of the model takes longer than it may."""
         stuck = time.monotonic() - self._busy_since > self.settings.open_s + self.settings.deadline_ms / 1e3
         return not stuck and all(thread.is_alive() for thread in self._threads)
 
     def close(self, timeout: float = 10) -> None:
         """Answer what was admitted, then stop the threads."""
-        self._new.put(None)
+        self._untokenised.put(None)
         for thread in self._threads:
             thread.join(timeout)
 
     def _tokenise(self) -> None:
-        while jobs := list(_take(self._new)):
-            closing = jobs[-1] is None
+        while requests := list(_take(self._untokenised)):
+            closing = requests[-1] is None
             alive = []
-            for job in jobs:
-                if job is not None and job.done.done():
-                    self.admitted.count(job, -job.left, -job.tokens)
-                elif job is not None:
-                    alive.append(job)
+            for request in requests:
+                if request is not None and request.future.done():
+                    self.admission.count(request, -request.rows_left, -request.tokens)
+                elif request is not None:
+                    alive.append(request)
             self._tokenise_all(alive)
             if closing:
-                self._ready.put(None)
+                self._tokenised.put(None)
                 return
 
-    def _tokenise_all(self, jobs: list[Job]) -> None:
+    def _tokenise_all(self, requests: list[QueuedRequest]) -> None:
         begin = time.monotonic()
         try:
-            ids = self.model.tokenise([text for job in jobs for text in job.texts or ()])
-        except BaseException as error:  # a panic of the tokenizers' library is no Exception
-            if len(jobs) > 1:  # whose text was it? the others are to be answered
-                for job in jobs:
-                    self._tokenise_all([job])
+            ids = self.model.tokenise([text for request in requests for text in request.texts or ()])
+        except BaseException as error:  # a panic of the tokenizers library is no Exception
+            if len(requests) > 1:  # find the text that fails, and answer the others
+                for request in requests:
+                    self._tokenise_all([request])
                 return
-            if not isinstance(error, Refused):
+            if not isinstance(error, HTTPError):
                 log.exception("the tokeniser failed on a request")
-            for job in jobs:
-                self.admitted.count(job, -job.left, -job.tokens)
-                ours = error if isinstance(error, Refused) else RuntimeError(f"the tokeniser failed: {error}")
-                _on_loop(job.loop, [(job, ours)])
+            for request in requests:
+                self.admission.count(request, -request.rows_left, -request.tokens)
+                failure = error if isinstance(error, HTTPError) else RuntimeError(f"the tokeniser failed: {error}")
+                _on_loop(request.loop, [(request, failure)])
             return
         seconds = time.monotonic() - begin
-        place = 0
-        for job in jobs:
-            job.ids = ids[place : place + job.left]
-            place += job.left
-            tokens = sum(map(len, job.ids))
-            self.admitted.count(job, 0, tokens - job.tokens)
-            job.tokens, job.tokenise_s = tokens, seconds
-            self._ready.put(job)
+        start = 0
+        for request in requests:
+            request.ids = ids[start : start + request.rows_left]
+            start += request.rows_left
+            tokens = sum(map(len, request.ids))
+            self.admission.count(request, 0, tokens - request.tokens)
+            request.tokens, request.tokenise_s = tokens, seconds
+            self._tokenised.put(request)
 
     def _run(self) -> None:
-        waiting: deque[Job] = deque()
+        waiting: deque[QueuedRequest] = deque()
         closing = False
         while not closing or waiting:
-            arrived = _take(self._ready) if not waiting else _drain(self._ready)
-            for job in arrived:
-                closing = closing or job is None
-                if job is not None:
-                    waiting.append(job)
+            arrived = _take(self._tokenised) if not waiting else _drain(self._tokenised)
+            for request in arrived:
+                closing = closing or request is None
+                if request is not None:
+                    waiting.append(request)
             if not closing:
-                closing = self._wait_for_company(waiting)
-            taken = self._round(waiting)
-            lengths = [len(job.ids[i]) for job, i in taken]
-            for call in split(lengths, self.model.slack, self._most):
+                closing = self._wait_for_more(waiting)
+            taken = self._next_rows(waiting)
+            lengths = [len(request.ids[i]) for request, i in taken]
+            for call in split(lengths, self.model.slack, self._batch_tokens):
                 if rows := [taken[i] for i in call if self._wanted(*taken[i])]:
                     self._call(rows)
 
-    def _wanted(self, job: Job, i: int) -> bool:
-        """Whether somebody waits for this row; else it is dropped."""
-        if gone := job.done.done():
-            self.admitted.count(job, -1, -len(job.ids[i]))
-        return not gone
+    def _wanted(self, request: QueuedRequest, i: int) -> bool:
+        """Whether this row still needs an answer; else it is dropped."""
+        if done := request.future.done():
+            self.admission.count(request, -1, -len(request.ids[i]))
+        return not done
 
-    def _wait_for_company(self, waiting: deque[Job]) -> bool:
+    def _wait_for_more(self, waiting: deque[QueuedRequest]) -> bool:
         """Up to `max_wait_ms` after the oldest row came, or until the batch is full; True when closing."""
         if not self.settings.max_wait_ms or not waiting:
             return False
-        until = min(job.begin for job in waiting) + self.settings.max_wait_ms / 1e3
-        while sum(map(len, chain.from_iterable(job.ids[job.taken :] for job in waiting))) < self._most:
+        until = min(request.arrived for request in waiting) + self.settings.max_wait_ms / 1e3
+        while sum(map(len, chain.from_iterable(r.ids[r.next_row :] for r in waiting))) < self._batch_tokens:
             try:
-                job = self._ready.get(timeout=max(0.0, until - time.monotonic()))
+                request = self._tokenised.get(timeout=max(0.0, until - time.monotonic()))
             except Empty:
                 return False
-            if job is None:
+            if request is None:
                 return True
-            waiting.append(job)
+            waiting.append(request)
         return False
 
-    def _round(self, waiting: deque[Job]) -> list[tuple[Job, int]]:
-        """The oldest requests' rows, `batch_tokens` at most but one row at least. A request that has had all of them
-        goes to the end of the line.
+    def _next_rows(self, waiting: deque[QueuedRequest]) -> list[tuple[QueuedRequest, int]]:
+        """The oldest requests' rows, `batch_tokens` at most but one row at least. A request that has used its turn
+        goes to the end of the queue.
         """
-        taken: list[tuple[Job, int]] = []
+        taken: list[tuple[QueuedRequest, int]] = []
         tokens = 0
         while waiting:
-            job = waiting[0]
-            while job.taken < len(job.ids):
-                row = job, job.taken
-                length = len(job.ids[job.taken])
+            request = waiting[0]
+            while request.next_row < len(request.ids):
+                row = request, request.next_row
+                length = len(request.ids[request.next_row])
                 if self._wanted(*row):
-                    if taken and tokens + length > self._most:
-                        if taken[0][0] is job:
+                    if taken and tokens + length > self._batch_tokens:
+                        if taken[0][0] is request:
                             waiting.rotate(-1)
                         return taken
                     taken.append(row)
                     tokens += length
-                job.taken += 1
+                request.next_row += 1
             waiting.popleft()
         return taken
 
-    def _call(self, rows: list[tuple[Job, int]]) -> None:
-        """Run some rows together, and give their answers to those requests that have all of theirs."""
-        ids = [job.ids[i] for job, i in rows]
+    def _call(self, rows: list[tuple[QueuedRequest, int]]) -> None:
+        """Run some rows in one call, and answer the requests that are complete with it."""
+        ids = [request.ids[i] for request, i in rows]
         tokens = sum(map(len, ids))
         begin = self._busy_since = time.monotonic()
         try:
             logits = self.model.run(ids)
         except BaseException as error:
-            if len(rows) > 1:  # whose row was it? the others are to be answered
+            if len(rows) > 1:  # find the row that fails, and answer the others
                 for row in rows:
                     self._call([row])
                 return
             log.exception("the model failed on a row")
-            job = rows[0][0]
-            self.admitted.count(job, -1, -tokens)
-            _on_loop(job.loop, [(job, RuntimeError(f"the model failed: {error}"))])
+            request = rows[0][0]
+            self.admission.count(request, -1, -tokens)
+            _on_loop(request.loop, [(request, RuntimeError(f"the model failed: {error}"))])
             return
         finally:
             self._busy_since = math.inf
         end = time.monotonic()
         seconds = end - begin
-        busy = end - max(self._free, min(job.begin for job, _ in rows))  # with all that comes between two calls
-        self._free = end
-        self.admitted.learn(busy / (tokens + self.model.slack))  # what a call costs beside its tokens is no token's
+        first = min(request.arrived for request, _ in rows)
+        busy = end - max(self._last_end, first)  # with all that happens between two calls
+        self._last_end = end
+        self.admission.learn(busy / (tokens + self.model.slack))  # the slack: the fixed cost of a call, in tokens
         finished: dict[asyncio.AbstractEventLoop, list] = {}
-        for (job, i), found in zip(rows, logits, strict=True):
-            if not job.found:
-                job.queue_s = begin - job.begin - job.tokenise_s
-            job.found[i] = found[: len(job.ids[i])] if found.ndim > 1 else found[None]
-            self.admitted.count(job, -1, -len(job.ids[i]))
-            job.left -= 1
-            if not job.left:
-                lines = np.concatenate([job.found[i] for i in range(len(job.ids))])
-                finished.setdefault(job.loop, []).append((job, lines))
-        for job in {id(job): job for job, _ in rows}.values():
-            job.model_s += seconds
-        for loop, jobs in finished.items():
-            _on_loop(loop, jobs)
+        for (request, i), found in zip(rows, logits, strict=True):
+            if not request.outputs:
+                request.queue_s = begin - request.arrived - request.tokenise_s
+            request.outputs[i] = found[: len(request.ids[i])] if found.ndim > 1 else found[None]
+            self.admission.count(request, -1, -len(request.ids[i]))
+            request.rows_left -= 1
+            if not request.rows_left:
+                lines = np.concatenate([request.outputs[i] for i in range(len(request.ids))])
+                finished.setdefault(request.loop, []).append((request, lines))
+        for request in {id(request): request for request, _ in rows}.values():
+            request.model_s += seconds
+        for loop, requests in finished.items():
+            _on_loop(loop, requests)
         try:
             self.observe(len(rows), tokens, seconds)
-        except Exception:  # a figure that is lost is no reason to stop
+        except Exception:  # losing a metric is no reason to stop
             log.exception("a call was not counted")
 
 
-def _on_loop(loop: asyncio.AbstractEventLoop, results: list[tuple[Job, np.ndarray | BaseException]]) -> None:
+def _on_loop(loop: asyncio.AbstractEventLoop, results: list[tuple[QueuedRequest, np.ndarray | BaseException]]) -> None:
     def finish() -> None:
-        for job, result in results:
-            job.finish(result)
+        for request, result in results:
+            request.finish(result)
 
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for an answer
         loop.call_soon_threadsafe(finish)
 
 
-def _take(queue: SimpleQueue[Job | None]) -> Iterator[Job | None]:
+def _take(queue: SimpleQueue[QueuedRequest | None]) -> Iterator[QueuedRequest | None]:
     """What is in the queue, waiting for the first; None comes last."""
     first = queue.get()
     yield first
@@ -255,10 +256,10 @@ def _take(queue: SimpleQueue[Job | None]) -> Iterator[Job | None]:
         yield from _drain(queue)
 
 
-def _drain(queue: SimpleQueue[Job | None]) -> Iterator[Job | None]:
+def _drain(queue: SimpleQueue[QueuedRequest | None]) -> Iterator[QueuedRequest | None]:
     with contextlib.suppress(Empty):
         while True:
-            job = queue.get_nowait()
-            yield job
-            if job is None:
+            request = queue.get_nowait()
+            yield request
+            if request is None:
                 return

@@ -156,7 +156,7 @@ def test_a_damaged_step_is_done_again(finished: Path, tmp_path: Path) -> None:
     assert started == ["distil-1-onnxruntime-fp32"]
 
 
-# One model that diverges, one after a cut that is kept, and a precision that no answer is near enough for.
+# One model that diverges, one after pruning that is kept, and a precision that no answer is near enough for.
 DIVERGES = """models:
   - name: wild
     steps: [distill: {layers: 1, epochs: 2, learning_rate: 1.0e+38}]

@@ -69,7 +69,7 @@ def test_an_answer_that_is_not_there_is_refused(cell: object, why: str, tmp_path
     assert "rows.jsonl, " in str(error.value)
 
 
-def test_what_is_taught_is_what_decodes_to_the_answer(teacher, tmp_path: Path) -> None:
+def test_a_target_decodes_to_the_answer(teacher, tmp_path: Path) -> None:
     """[CLS] good [SEP] the good film and a dull plot [SEP]: the marks as logits give the answer back."""
     encoder = teacher.encoder(32)
     for cell, first, last, said in (("good film", 4, 5, "good film"), ("plot", 9, 9, "plot"), ("", 0, 0, "")):
@@ -84,7 +84,7 @@ def test_what_is_taught_is_what_decodes_to_the_answer(teacher, tmp_path: Path) -
         assert TASK.metric(logits, TASK.gold(rows, encoder)) == 100
 
 
-def test_an_answer_that_was_cut_off_is_not_taught_and_counts_as_missed(teacher, tmp_path: Path) -> None:
+def test_a_truncated_answer_is_no_target_and_counts_as_missed(teacher, tmp_path: Path) -> None:
     rows = read(tmp_path / "rows.jsonl", answers="dull plot")
     (marks,) = TASK.training_targets(rows, teacher.encoder(10))  # "dull" is there, "plot" is not
     assert (marks == NO_LABEL).all()
@@ -160,7 +160,7 @@ def test_f1_of_words_is_that_of_squads_script() -> None:
         assert question_answering.words_f1(said, true) == pytest.approx(squads_own_f1(true, said))
 
 
-def test_two_models_answer_alike_row_by_row() -> None:
+def test_two_models_are_compared_row_by_row() -> None:
     ours, theirs = np.random.default_rng(0).normal(size=(2, 7, 2))
     theirs[:3] = ours[:3] + 1.0
     assert TASK.same_answers(ours, theirs, [3, 4]).tolist()[0]

@@ -154,7 +154,7 @@ def test_the_place_of_the_right_passage() -> None:
     np.testing.assert_allclose(right(np.ones((6, 2)), gold)[:, 0], 1 / 1.5)  # equals: in the middle of them
 
 
-def test_a_text_that_comes_twice_is_changed_alike() -> None:
+def test_a_text_that_comes_twice_is_changed_in_one_way() -> None:
     texts = ["a lovely film", "the plot", "a lovely film"]
     changed = TASK.perturbed(texts, typos)
     assert changed[0] == changed[2] != texts[0]
@@ -174,7 +174,7 @@ def test_losses_of_vectors() -> None:
     order = pair_loss(u, torch.tensor([0.1, 0.7, 0.7]), ids)
     cos = SCALE * (u[:3] * u[3:]).sum(1)
     torch.testing.assert_close(order, torch.log(1 + (cos[0] - cos[1]).exp() + (cos[0] - cos[2]).exp()))
-    assert float(pair_loss(u, torch.ones(3), ids)) == 0  # nothing is more alike than another
+    assert float(pair_loss(u, torch.ones(3), ids)) == 0  # nothing is more similar than another
 
 
 def test_patience_looks_at_pairs(plain: Checkpoint) -> None:

@@ -1,4 +1,4 @@
-"""Texts that are written: cells, tokens, ROUGE-L, the loop, what is taught, and fewer layers."""
+"""Text-to-text generation: reading, targets, ROUGE-L, decoding, distillation, and the way to a bundle."""
 
 import json
 import shutil

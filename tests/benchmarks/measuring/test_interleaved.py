@@ -13,7 +13,7 @@ from candidates import timed
 
 from paredown.benchmarks.measuring import interleaved, worker
 from paredown.benchmarks.measuring import system_monitor as conditions
-from paredown.benchmarks.measuring.interleaved import Sitting, sit
+from paredown.benchmarks.measuring.interleaved import Protocol, Sitting, Workload, sit
 from paredown.benchmarks.measuring.latency import CONTROL, OFFLINE, SINGLE, LatencySettings, Sweep, Timing
 from paredown.benchmarks.measuring.repetitions import failed, measure, merged, spread
 from paredown.benchmarks.measuring.sweep import sweep
@@ -30,6 +30,11 @@ def artefacts(run: Path, model: str) -> dict[str, Path]:
     """Artefact directories of one model of a finished run, by their names."""
     found = json.loads((run / "measurements.json").read_text())["candidates"]
     return {c["name"]: run / c["artifact"] for c in found if c["model"] == model}
+
+
+def work(paths: dict[str, Path], rows: list[list[int]] = ROWS) -> Workload:
+    """The same rows for every artefact."""
+    return Workload(paths, dict.fromkeys(paths, rows))
 
 
 @pytest.fixture
@@ -68,11 +73,12 @@ def sittings_of(control_noise: float, *, processes: int = 6, seed: int = 1, spee
 def test_measuring_real_artefacts(finished: Path) -> None:
     paths = artefacts(finished, "distil-1")
     seen: list[float] = []
-    measured = measure(paths, dict.fromkeys(paths, ROWS), QUICK, progress=lambda share, text: seen.append(share))
+    measured = measure(work(paths), Protocol(QUICK), lambda share, text: seen.append(share))
     timings, found = measured.timings, measured.conditions
-    assert found["processes"] == found["sittings"] == len(found["busy_before"]) == 2
-    assert found["control"]["ratio"] > 0
-    assert found["covers"].startswith("2 processes in 2 sittings over ")
+    assert found.processes == found.sittings == len(found.busy_before) == 2
+    assert found.control is not None
+    assert found.control.ratio > 0
+    assert found.covers.startswith("2 processes in 2 sittings over ")
     assert set(timings) == {*paths, CONTROL}
     for name, timing in timings.items():
         if timing.cannot_run:
@@ -87,20 +93,19 @@ def test_measuring_real_artefacts(finished: Path) -> None:
         assert timing.cold_start_s is not None
         assert timing.cold_start_s > timing.load_s / 10
     assert seen == sorted(seen)
-    json.dumps(found)
 
 
 def test_a_sitting_survives_json_and_its_order_is_its_own(two: dict[str, Path]) -> None:
-    once = sit(two, dict.fromkeys(two, ROWS), QUICK)
+    once = sit(work(two), Protocol(QUICK))
     assert Sitting.from_json(json.loads(json.dumps(once.to_json()))) == once
 
 
 def test_the_number_of_processes_is_fixed_before_measuring() -> None:
     """A control that is a slower model never contains 1: the run says that it is noisy, and measures no longer."""
     found = merged(sittings_of(0.01, speed=1.5))
-    assert found.conditions["processes"] == 6
+    assert found.conditions.processes == 6
     assert found.noisy
-    assert "1 is not inside" in found.conditions["noisy_because"]
+    assert "1 is not inside" in (found.conditions.noisy_because or "")
 
 
 @pytest.mark.parametrize(
@@ -113,10 +118,11 @@ def test_the_number_of_processes_is_fixed_before_measuring() -> None:
 )
 def test_a_control_must_contain_one_and_be_narrow(noise: float, processes: int, because: str | None) -> None:
     found = merged(sittings_of(noise, processes=processes)).conditions
-    lo, hi = found["control"]["ratio_ci"]
+    assert found.control is not None
+    lo, hi = found.control.ratio_ci
     assert lo <= 1 <= hi
-    assert found["noisy"] == (because is not None)
-    assert found["noisy_because"] is None or because in found["noisy_because"]
+    assert found.noisy == (because is not None)
+    assert found.noisy_because is None or (because or "") in found.noisy_because
 
 
 def test_a_quiet_machine_is_called_noisy_in_about_one_run_of_twenty() -> None:
@@ -126,12 +132,12 @@ def test_a_quiet_machine_is_called_noisy_in_about_one_run_of_twenty() -> None:
 
 def test_the_conditions_of_all_sittings_are_merged() -> None:
     found = merged(sittings_of(0.01)).conditions
-    assert found["busy_before"] == [0.1] * 6
-    assert found["steal_share"] == 0.01
-    assert found["seconds"] == 120
-    assert found["covers"] == "6 processes in 6 sittings over 5 minutes; another day or machine can differ by more"
+    assert found.busy_before == [0.1] * 6
+    assert found.steal_share == 0.01
+    assert found.seconds == 120
+    assert found.covers == "6 processes in 6 sittings over 5 minutes; another day or machine can differ by more"
     alone = merged(sittings_of(0.01, processes=1)).conditions
-    assert alone["covers"].startswith("1 process in 20 seconds: what differs between processes is not covered")
+    assert alone.covers.startswith("1 process in 20 seconds: what differs between processes is not covered")
 
 
 def test_what_one_sitting_could_not_measure_cannot_run() -> None:
@@ -178,7 +184,7 @@ def test_a_worker_that_dies_is_left_out_and_the_others_go_on(
             return super().receive(seconds)
 
     monkeypatch.setattr(interleaved, "Worker", Killed)
-    measured = measure(two, dict.fromkeys(two, ROWS), QUICK)
+    measured = measure(work(two), Protocol(QUICK))
     assert len(measured.timings[first].turns[SINGLE]) == len(measured.timings[CONTROL].turns[SINGLE]) == 4
     gone = measured.timings[second]
     assert gone.cannot_run is not None
@@ -204,7 +210,7 @@ def test_a_worker_that_hangs_is_left_out_after_a_deadline(
                 monkeypatch.setattr(worker, "DEADLINE_S", 60.0)
 
     monkeypatch.setattr(interleaved, "Worker", Stopped)
-    found = sit(two, dict.fromkeys(two, ROWS), QUICK)
+    found = sit(work(two), Protocol(QUICK))
     reason = found.timings[second].cannot_run
     assert reason is not None
     assert "did not answer for 0.3 s" in reason
@@ -213,19 +219,19 @@ def test_a_worker_that_hangs_is_left_out_after_a_deadline(
 
 def test_a_baseline_that_dies_is_named_with_its_last_words(untrained: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(StepError, match=r"broken: its process ended with 1.*artifact\.json"):
-        measure({"broken": tmp_path}, {"broken": [[2, 3]]}, QUICK)
+        measure(work({"broken": tmp_path}), Protocol(QUICK))
 
 
 def test_a_sweep_has_every_shape_that_was_asked_for(finished: Path) -> None:
     path = artefacts(finished, "distil-1")["distil-1/onnxruntime/fp32"]
     rows = [[2, 5, 3], [2, *range(4, 12), 3]]
     asked = QUICK.model_copy(update={"sweep": Sweep(batch_sizes=[1, 4], threads=[1], lengths=[4, 8, 16])})
-    found = sweep({"a": path, "b": path}, {"a": rows, "b": rows}, asked, failed={"b": "its process ended"})
-    shapes = [(e["batch_size"], e["threads"], e["tokens"]) for e in found["a"]]
+    found = sweep(work({"a": path, "b": path}, rows), asked, failed={"b": "its process ended"})
+    shapes = [(e.batch_size, e.threads, e.tokens) for e in found["a"]]
     assert shapes == [(1, 1, None), (4, 1, None), (1, 1, "1 to 4"), (1, 1, "9 to 16"), (1, 1, None)]
-    assert all(e["throughput_per_s"] > 0 for e in found["a"])
+    assert all(e.throughput_per_s > 0 for e in found["a"])
     assert found["b"] == []
-    assert sweep({"a": path}, {"a": rows}, QUICK) == {"a": []}
+    assert sweep(work({"a": path}, rows), QUICK) == {"a": []}
 
 
 @pytest.mark.skipif(Busy.now() is None, reason="this system does not tell")
@@ -241,7 +247,7 @@ def test_what_others_use_is_seen_and_waited_for(
     assert len(said) in (1, 2, 3)
     assert said[0].startswith("waiting for quiet: other processes use ")
     name = next(iter(two))
-    found = sit({name: two[name]}, {name: ROWS}, QUICK.model_copy(update={"wait_s": 0.6}))
+    found = sit(work({name: two[name]}), Protocol(QUICK.model_copy(update={"wait_s": 0.6})))
     assert found.busy_before is not None
     assert found.busy_before > QUIET
     assert found.busy_during is not None

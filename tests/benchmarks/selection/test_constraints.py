@@ -1,8 +1,11 @@
 import pytest
+from candidates import result
 
+from paredown.benchmarks.selection.choice import CandidateResult, Latency
 from paredown.benchmarks.selection.constraints import FIGURES, Budgets, broken, excess, gate_of, limits_of, value_of
 
-ENTRY = {"latency_ms": {"p99": 3.0}, "throughput_per_s": 100.0, "negative_flips": 4, "label_drop": None}
+LATENCY = {"p50": 1.0, "p95": 2.0, "p99": 3.0, "mean": 1.0, "n": 9, "p50_ci": [0.9, 1.1]}
+ENTRY = result(latency_ms=LATENCY, throughput_per_s=100.0, negative_flips=4)
 
 
 @pytest.mark.parametrize(
@@ -64,5 +67,12 @@ def test_a_budget_is_a_number() -> None:
 
 def test_excess_tells_the_nearest_miss() -> None:
     limits = limits_of(Budgets(size_mb=10, cost_per_million=1), [])
-    near, far = {"size_mb": 11.0, "cost_per_million": 0.5}, {"size_mb": 30.0, "cost_per_million": 2.0}
-    assert 0 < excess(near, limits) < excess(far, limits) < excess({"size_mb": 1.0}, limits)
+    near, far = result(size_mb=11.0, cost_per_million=0.5), result(size_mb=30.0, cost_per_million=2.0)
+    assert 0 < excess(near, limits) < excess(far, limits) < excess(result(size_mb=1.0), limits)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_every_figure_is_a_field_of_a_candidate(figure: str) -> None:
+    first, *rest = FIGURES[figure].path or (figure,)
+    assert first in CandidateResult.model_fields
+    assert set(rest) <= set(Latency.model_fields)

@@ -35,6 +35,6 @@ def test_payback_is_the_run_over_what_is_saved() -> None:
     prices = PRICES.model_copy(update={"requests_per_second": 10.0})
     free = PRICES
     before, after = Cost.of(free, 100, 100, 0), Cost.of(free, 200, 100, 500)
-    assert payback(after, before, free) == {"payback_requests": pytest.approx(1e5), "payback_days": None}
-    assert payback(after, before, prices)["payback_days"] == pytest.approx(1e5 / 864000)
-    assert payback(before, after, prices) == {"payback_requests": None, "payback_days": None}
+    assert payback(after, before, free) == (pytest.approx(1e5), None)
+    assert payback(after, before, prices)[1] == pytest.approx(1e5 / 864000)
+    assert payback(before, after, prices) == (None, None)

@@ -119,7 +119,7 @@ def test_training_with_perturbations_takes_them(source: Checkpoint, kind: str) -
 
 
 def test_students_read_them(source: Checkpoint, tmp_path: Path) -> None:
-    """Of fewer layers, of another width, and without layers: taught, saved and opened again."""
+    """Of fewer layers, of another width, and without layers: trained, saved and opened again."""
     encoder = source.encoder()
     rows = encoder.ids([PAIR.join(pair) for pair in PAIRS])
     teacher = load(source, TASK)

@@ -78,7 +78,7 @@ def test_a_table_agrees_with_what_was_measured() -> None:
     agreed = TABLE.agreeing(FULL, layers, 0.8)
     assert agreed.predict(FULL) == pytest.approx(TABLE.predict(FULL))
     assert agreed.predict(layers) == pytest.approx(0.8 * TABLE.predict(FULL))
-    assert TABLE.agreeing(FULL, FULL, 1.1) == TABLE  # noise on the uncut model says nothing
+    assert TABLE.agreeing(FULL, FULL, 1.1) == TABLE  # noise on the unpruned model says nothing
 
 
 def test_the_grid_snaps_and_holds_the_full_size() -> None:

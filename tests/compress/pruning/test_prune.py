@@ -78,7 +78,7 @@ def test_a_timed_cut_keeps_its_promise_and_most_of_the_answers(teacher: Checkpoi
 
 @pytest.mark.parametrize("settings", [Prune(speedup=8, multiple=64), Prune(speedup=3.5, layers=1, even=True)])
 def test_a_time_that_this_cut_cannot_reach_says_what_it_can(teacher: Checkpoint, batches, settings: Prune) -> None:
-    """The table has narrower layers, and fewer heads, than this cut may choose."""
+    """The table has narrower layers, and fewer heads, than this pruning may choose."""
     with pytest.raises(InputError, match=r"cannot be reached by pruning: the smallest shape takes [78]\.00 ms"):
         prune.prune(load(teacher, TASK), batches, settings, latency=prune.Latency(TABLE))
 
@@ -192,7 +192,7 @@ def test_grouped_queries_are_cut_twice_and_load_again(
     kind: str, even: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two heads of keys and values for four of queries, biases, a head size of its own; plain transformers reads what
-    was cut evenly."""
+    was pruned evenly."""
     tokens = make_checkpoint(tmp_path / "source", kind).path
     torch.manual_seed(0)
     config = transformers.AutoConfig.from_pretrained(tokens, **GROUPED[kind])

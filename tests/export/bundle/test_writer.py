@@ -393,7 +393,7 @@ def test_generation_settings_count_in_a_bundle(finished: Path, kind: str, tmp_pa
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet", "roberta"])
 def test_its_tokenizer_says_all_that_it_does(finished: Path, kind: str, tmp_path: Path) -> None:
-    """For applications that read tokenizer.json alone: the same tokens, no padding, cut at what the model takes."""
+    """For applications that read tokenizer.json alone: the same tokens, no padding, truncated as for the model."""
     path = make_checkpoint(tmp_path / "c", kind).path
     Tokenizer.from_file(str(path / "tokenizer.json")).save(str(path / "tokenizer.json"))
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}

@@ -28,7 +28,7 @@ ROWS = [[2, 5, 11, 20, 3], [2, 6, 3], [2, *range(4, 24), 3], [2, 9, 9, 3]]
 
 @pytest.fixture(scope="module", params=["llama", "qwen2", "gpt2"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    """(checkpoint with uneven layers where they can be cut, its plain graph)."""
+    """(checkpoint with uneven layers where they can be pruned, its plain graph)."""
     path = tmp_path_factory.mktemp(request.param)
     checkpoint = make_checkpoint(path / "whole", request.param)
     if request.param != "gpt2":

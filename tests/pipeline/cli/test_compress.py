@@ -181,7 +181,7 @@ def test_what_a_stage_refuses(teacher: Checkpoint, files: dict, tmp_path: Path) 
 
 
 def test_a_study_belongs_to_its_data_checkpoint_and_settings(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
-    """tune is stopped in its search; only the same command goes on with the study that it left."""
+    """tune is stopped in its search; only the same command continues the study that it left."""
     studies = []
 
     def stopped(*args: Any, **more: Any) -> dict:
@@ -197,7 +197,7 @@ def test_a_study_belongs_to_its_data_checkpoint_and_settings(teacher: Checkpoint
 
     with mock.patch.object(tuning, "tune_checkpoint", stopped):
         assert "a new study starts" not in tune(files["train"])
-        assert "a new study starts" not in tune(files["train"], "--minutes", 2)  # more time goes on with it
+        assert "a new study starts" not in tune(files["train"], "--minutes", 2)  # more time continues it
         assert "is of other data, another checkpoint or other settings; a new study starts" in tune(files["test"])
         tune(files["train"], "--learning-rate", 1e-3)
         tune(files["train"], "--seed", 1)

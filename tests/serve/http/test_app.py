@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from paredown.compress.data import dataset
 from paredown.export.predictor import Predictor
-from paredown.serve.models.manager import Models
+from paredown.serve.models.manager import ModelManager
 
 INFER = "/v2/models/tiny/infer"
 
@@ -240,12 +240,12 @@ def test_a_key_is_asked_for_where_it_matters(bundle: Path) -> None:
 
 
 def test_the_door_is_shut_while_draining_and_when_it_is_crowded(bundle: Path) -> None:
-    with client_of(bundle=bundle, connections=1) as (client, _, gate):
-        gate.taken["models"] = 1
+    with client_of(bundle=bundle, connections=1) as (client, _, in_flight):
+        in_flight.by_kind["models"] = 1
         crowded = client.post("/predict", json={"text": "good"})
         assert crowded.status_code == 429
         assert int(crowded.headers["Retry-After"]) >= 1
-        gate.taken["models"], gate.draining = 0, True
+        in_flight.by_kind["models"], in_flight.draining = 0, True
         reply = client.post("/predict", json={"text": "good"})
         assert reply.status_code == 503
         assert reply.headers["Connection"] == "close"
@@ -255,7 +255,7 @@ def test_the_door_is_shut_while_draining_and_when_it_is_crowded(bundle: Path) ->
 
 def test_a_bug_is_an_error_with_the_id_under_which_it_was_logged(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with client_of(bundle=bundle) as (client, models, _):
-        assert isinstance(models, Models)
+        assert isinstance(models, ModelManager)
         monkeypatch.setattr(models.served["tiny", "1"].model, "run", lambda rows: 1 / 0)
         reply = client.post("/predict", json={"text": "good"})
         assert reply.status_code == 500
@@ -287,16 +287,16 @@ def test_a_local_server_answers_to_its_own_names(bundle: Path) -> None:
 
 
 def test_who_has_no_key_takes_no_place_of_those_who_have(bundle: Path) -> None:
-    with client_of(bundle=bundle, connections=8, api_key="k") as (client, _, gate):
-        gate.taken["open"] = 2
+    with client_of(bundle=bundle, connections=8, api_key="k") as (client, _, in_flight):
+        in_flight.by_kind["open"] = 2
         assert client.get("/openapi.json").status_code == 429
         assert client.get("/", headers={"X-API-Key": "k"}).status_code == 429
         assert client.post("/predict", json={"text": "a"}).status_code == 429
         assert client.get("/v2/health/ready").status_code == 200
         assert client.post("/predict", json={"text": "a"}, headers={"X-API-Key": "k"}).status_code == 200
-        gate.taken["open"] = 0
+        in_flight.by_kind["open"] = 0
         assert client.get("/openapi.json").status_code == 200
-        assert gate.taken == {"health": 0, "open": 0, "models": 0}
+        assert in_flight.by_kind == {"health": 0, "open": 0, "models": 0}
 
 
 def test_the_document_is_made_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from paredown.serve.config import Settings
 from paredown.serve.http import connections
-from paredown.serve.http.middleware import Gate
+from paredown.serve.http.middleware import InFlight
 from paredown.serve.server import Server
 
 HALF, UNPRUNABLE = b"POST / HTTP/1.1\r\nHost: x\r\nX", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -32,7 +32,7 @@ def server() -> Iterator[tuple[Server, Callable[[], socket.socket]]]:
 
 @contextlib.contextmanager
 def running(app: ASGIApp) -> Iterator[tuple[Server, Callable[[], socket.socket]]]:
-    server = Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"), Settings(), Gate())
+    server = Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"), Settings(), InFlight())
     listener = socket.create_server(("127.0.0.1", 0))
     where = listener.getsockname()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -62,7 +62,7 @@ def closed(one: socket.socket) -> bool:
 
 def test_half_open_connections_lock_nobody_out(server, caplog: pytest.LogCaptureFixture) -> None:
     serving, connect = server
-    serving.connections.most = 4
+    serving.connections.limit = 4
     with caplog.at_level(logging.WARNING, logger="paredown"):
         halves = []
         for _ in range(12):
@@ -89,7 +89,7 @@ def test_the_head_of_a_request_has_its_time(server, monkeypatch: pytest.MonkeyPa
 
 
 def test_no_more_are_open_than_files() -> None:
-    assert connections.Connections(10**12).most < 10**12
+    assert connections.Connections(10**12).limit < 10**12
 
 
 def answered(one: socket.socket) -> bytes:
@@ -121,7 +121,7 @@ def test_the_head_of_a_request_has_a_size(server, head: bytes) -> None:
         found = answered(asking)
         assert found.startswith(b"HTTP/1.1 431 ")
         assert b"32768 bytes and 100 headers" in found
-    assert serving.connections.held == 0
+    assert serving.connections.buffered == 0
     ordinary = connect()
     ordinary.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: " + b"a" * 8000 + b"\r\n" + b"Y: b\r\n" * 90 + b"\r\n")
     assert b"200 OK" in ordinary.recv(1000)
@@ -162,7 +162,7 @@ def test_pipelined_requests_are_answered_in_order(server, count: int) -> None:
         found += part
     assert most <= 4
     assert found.count(b"HTTP/1.1") == count
-    eventually(lambda: serving.connections.held == 0)
+    eventually(lambda: serving.connections.buffered == 0)
 
 
 def test_who_reads_no_answer_is_closed(server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,10 +175,10 @@ def test_who_reads_no_answer_is_closed(server, monkeypatch: pytest.MonkeyPatch) 
         while True:  # the answers that this asks for fill every buffer on the way
             asking.send(UNPRUNABLE * 1000)
     eventually(lambda: serving.connections.unread)
-    assert serving.connections.held < 10**6
+    assert serving.connections.buffered < 10**6
     eventually(lambda: not serving.server_state.connections)
     assert not serving.connections.unread
-    assert not serving.connections.held
+    assert not serving.connections.buffered
 
 
 def test_a_slow_reader_of_a_large_answer_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,13 +219,13 @@ def test_connections_that_wait_to_be_taken_come_before_requests() -> None:
     async def crowd() -> tuple[int, int]:
         every, loop, answered = connections.Connections(100), asyncio.get_running_loop(), []
         for _ in range(500):
-            every.soon(loop, lambda: answered.append(1), pipelined=True)
-        for _ in range(2 * connections.TURN):
-            every.make_room(1)
+            every.schedule(loop, lambda: answered.append(1), pipelined=True)
+        for _ in range(2 * connections.TURN_REQUESTS):
+            every.close_oldest(1)
             await asyncio.sleep(0)
         meanwhile = len(answered)
         while len(answered) < 500:
             await asyncio.sleep(0)
         return meanwhile, len(answered)
 
-    assert asyncio.run(crowd()) == (2 * connections.PIPELINED, 500)
+    assert asyncio.run(crowd()) == (2 * connections.TURN_PIPELINED, 500)

@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from serving import app_of, client_of
 
-from paredown.serve.errors import Refused
+from paredown.serve.errors import HTTPError
 from paredown.serve.http.app import OPERATIONS, openapi_document
 from paredown.serve.http.openapi import JSON, Operation
 from paredown.serve.http.protocol_v2 import decode
@@ -201,7 +201,7 @@ BODIES = {
 def accepts(name: str, body: object) -> bool:
     try:
         parse(REQUESTS[name], json.dumps(body).encode())
-    except Refused:
+    except HTTPError:
         return False
     return True
 
@@ -225,7 +225,7 @@ def test_what_is_decoded_is_allowed_by_the_schema(body: dict) -> None:
     """The other way round is not so: that data fits its shape is no rule of a schema."""
     try:
         request, values = decode(json.dumps(body).encode(), None)
-    except Refused:
+    except HTTPError:
         return
     assert allowed("InferRequest", body)
     assert isinstance(request, InferRequest)

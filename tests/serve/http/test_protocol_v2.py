@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from tritonclient.http import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import np_to_triton_dtype
 
-from paredown.serve.errors import Refused
+from paredown.serve.errors import HTTPError
 from paredown.serve.http.protocol_v2 import NUMPY, binary_outputs, decode, encode
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
@@ -60,7 +60,7 @@ def test_what_is_written_is_what_tritons_client_reads(numbers: np.ndarray, names
 @slow_machine
 @given(st.data())
 def test_any_bytes_are_read_or_refused(data: st.DataObject) -> None:
-    """Requests that are nearly right: true JSON with wrong figures, cut short, or with bytes changed."""
+    """Requests that are nearly right: true JSON with wrong numbers, truncated, or with bytes changed."""
     kind = data.draw(st.sampled_from([*sorted(NUMPY), "BYTES", "STRING"]))
     shape = data.draw(st.lists(st.integers(-1, 2**40) | st.integers(0, 3), max_size=3))
     tail = data.draw(st.binary(max_size=40))
@@ -75,7 +75,7 @@ def test_any_bytes_are_read_or_refused(data: st.DataObject) -> None:
     header = data.draw(st.just(str(cut)) | st.none() | st.text(max_size=5))
     try:
         _, values = decode(head + tail, header)
-    except Refused as error:
+    except HTTPError as error:
         refused = error
         assert refused.status == 400
         assert len(str(refused)) < 400
@@ -106,7 +106,7 @@ def test_any_bytes_are_read_or_refused(data: st.DataObject) -> None:
 )
 def test_refusals_say_where(tensor: dict, words: str) -> None:
     head = json.dumps({"inputs": [{"name": "t", **tensor}]}).encode()
-    with pytest.raises(Refused, match=r".") as refused:
+    with pytest.raises(HTTPError, match=r".") as refused:
         decode(head + struct.pack("<q", 9), str(len(head)))
     assert words in str(refused.value)
 
@@ -121,7 +121,7 @@ def test_outputs_that_are_asked_for() -> None:
     one = {"name": "b", "parameters": {"binary_data": False}}
     assert asked(parameters={"binary_data_output": True}, outputs=[one, {"name": "a"}]) == (["b", "a"], {"a"})
     for outputs in ([{"name": "c"}], [{"name": "a"}, {"name": "a"}], [{"name": "a", "parameters": {"shared": 1}}]):
-        with pytest.raises(Refused):
+        with pytest.raises(HTTPError):
             asked(outputs=outputs)
 
 

@@ -110,7 +110,7 @@ def test_a_new_name_is_loaded_when_told(directory: Path) -> None:
         assert client.post("/v2/repository/models/late/load").status_code == 200
         assert client.post("/predict", json={**ASK, "model": "late"}).status_code == 200
         shutil.rmtree(directory / "late")
-        assert client.post("/v2/repository/models/films/load").status_code == 200  # looks at the directory
+        assert client.post("/v2/repository/models/films/load").status_code == 200  # reads the directory
         assert client.post("/v2/repository/models/late/unload").status_code == 200
         assert client.post("/predict", json={**ASK, "model": "late"}).status_code == 404
 
@@ -222,7 +222,7 @@ def test_a_model_that_never_comes_back_holds_up_no_other(
     endless(finished / "bundle", directory / "endless")
     (directory / "late").mkdir()
     came_back = hashlib.sha256((finished / "bundle" / "manifest.sha256").read_bytes()).hexdigest()
-    monkeypatch.setattr(models, "PASSED", {came_back})  # whatever else the machine does meanwhile
+    monkeypatch.setattr(models, "VERIFIED", {came_back})  # whatever else the machine does meanwhile
     with client_of(models=directory, load="none", open_s=6) as (client, served, _):
         asked = threading.Thread(target=client.post, args=("/v2/repository/models/endless/load",))
         asked.start()
@@ -239,7 +239,7 @@ def test_a_model_that_never_comes_back_holds_up_no_other(
 
 def test_what_has_come_back_once_is_not_tried_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
-    monkeypatch.setattr(models, "PASSED", set())
+    monkeypatch.setattr(models, "VERIFIED", set())
     monkeypatch.setattr(models, "in_child", lambda job, path, *more, **given: tries.append(path))
     with client_of(models=directory, load="all") as (client, _, _):
         assert client.post("/v2/repository/models/films/load").status_code == 200

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from paredown.serve.monitoring.sampling import Samples
+from paredown.serve.monitoring.sampling import RequestSampler
 
 ANSWER = {"label": "positive", "score": 0.9}
 
 
 def test_a_full_disk_stops_sampling_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
-    samples = Samples(Path("/dev/full"), 1.0, 1.0)
+    samples = RequestSampler(Path("/dev/full"), 1.0, 1.0)
     for _ in range(2):
         samples.add("m", "1", ["a film"], [ANSWER])
     samples.close()
@@ -21,7 +21,7 @@ def test_a_full_disk_stops_sampling_and_nothing_else(caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize("answer", [ANSWER, {"labels": ["a"], "scores": {"a": 0.9}}, {"entities": []}])
 def test_every_kind_of_answer_is_written(answer: dict, tmp_path: Path) -> None:
-    samples = Samples(tmp_path / "s.jsonl", 1.0, 1.0)
+    samples = RequestSampler(tmp_path / "s.jsonl", 1.0, 1.0)
     samples.add("m", "1", ["a film"], [answer])
     samples.close()
     assert '"text": "a film"' in (tmp_path / "s.jsonl").read_text()
@@ -31,7 +31,7 @@ def test_a_disk_that_fills_up_leaves_no_half_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, write = tmp_path / "s.jsonl", os.write
-    samples = Samples(path, 1.0, 1.0)
+    samples = RequestSampler(path, 1.0, 1.0)
     samples.add("m", "1", ["a film"], [ANSWER])
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:20]))
     samples.add("m", "1", ["another film"], [ANSWER])
@@ -48,7 +48,7 @@ def test_a_disk_that_fills_up_leaves_no_half_a_line(
 def test_a_file_that_ends_in_half_a_line_is_mended(before: str, after: int, tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
     path.write_text(before)
-    samples = Samples(path, 1.0, 1.0)
+    samples = RequestSampler(path, 1.0, 1.0)
     samples.add("m", "1", ["a film"], [ANSWER])
     samples.close()
     texts = [json.loads(line)["text"] for line in path.read_text().splitlines()]

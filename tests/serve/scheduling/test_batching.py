@@ -9,10 +9,10 @@ import pytest
 from conftest import BAD, FILLER, GOOD
 
 from paredown.serve.config import Settings
-from paredown.serve.errors import Refused
+from paredown.serve.errors import HTTPError
 from paredown.serve.models.model import Bundle, Model
 from paredown.serve.scheduling.batching import Batcher
-from paredown.serve.scheduling.inference_request import Gone, Job
+from paredown.serve.scheduling.queued_request import ClientDisconnected, QueuedRequest
 
 LONG_S = 60
 TEXTS = [" ".join((GOOD + FILLER + BAD)[i % 20 :][: 1 + i % 7]) for i in range(40)]
@@ -49,14 +49,14 @@ def held(model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     held.go.set()
 
 
-def job(texts: list[str] | None = None, ids: list[list[int]] | None = None, seconds: float = LONG_S) -> Job:
+def job(texts: list[str] | None = None, ids: list[list[int]] | None = None, seconds: float = LONG_S) -> QueuedRequest:
     loop = asyncio.get_running_loop()
     tokens = sum(map(len, ids)) if ids else 5 * len(texts or ())
-    return Job(texts, ids or [], tokens, time.monotonic() + seconds, loop, loop.create_future())
+    return QueuedRequest(texts, ids or [], tokens, time.monotonic() + seconds, loop, loop.create_future())
 
 
 def left_over(batcher: Batcher) -> tuple[int, int, int]:
-    return batcher.admitted.rows, batcher.admitted.tokens, batcher.admitted._next
+    return batcher.admission.rows, batcher.admission.tokens, batcher.admission._next_turns
 
 
 async def inside(held: Held) -> None:
@@ -117,10 +117,10 @@ def test_one_that_leaves_or_fails_does_not_take_its_mates_along(model: Model, he
         leaving, poisoned, good = job(ids=[[2, 6, 3]]), job(ids=[[2, 99, 3]]), job(ids=[[2, 7, 3]])
         tasks = [asyncio.ensure_future(batcher.submit(one)) for one in (leaving, poisoned, good)]
         await asyncio.sleep(0)
-        leaving.done.set_exception(Gone())
+        leaving.future.set_exception(ClientDisconnected())
         held.go.set()
         gone, failed, answer = await asyncio.gather(*tasks, return_exceptions=True)
-        assert isinstance(gone, Gone)
+        assert isinstance(gone, ClientDisconnected)
         assert isinstance(failed, RuntimeError)
         assert isinstance(answer, np.ndarray)
         assert isinstance(await first, np.ndarray)
@@ -136,7 +136,7 @@ def test_a_deadline_holds_while_a_call_is_running(model: Model, held: Held) -> N
         batcher = Batcher(model, Settings())
         running = asyncio.ensure_future(batcher.submit(job(ids=[[2, 5, 3]], seconds=0.2)))
         await inside(held)
-        with pytest.raises(Refused) as late:  # and the call has not come back
+        with pytest.raises(HTTPError) as late:  # and the call has not come back
             await running
         assert late.value.status == 504
         assert not held.go.is_set()
@@ -195,10 +195,10 @@ def test_the_queue_is_bounded_in_rows_and_in_time(model: Model, held: Held, monk
         batcher = Batcher(model, Settings(queue_rows=4))
         first = [asyncio.ensure_future(batcher.submit(job(ids=[[2, 5, 3]] * 2)))]
         await inside(held)
-        with pytest.raises(Refused, match="2 rows are waiting") as full:
+        with pytest.raises(HTTPError, match="2 rows are waiting") as full:
             await batcher.submit(job(ids=[[2]] * 3))
         assert (full.value.status, full.value.retry_after) == (429, 3)
-        with pytest.raises(Refused) as late:  # three seconds of work are in front of it
+        with pytest.raises(HTTPError) as late:  # three seconds of work are in front of it
             await batcher.submit(job(ids=[[2]], seconds=3))
         assert late.value.status == 429
         first.append(asyncio.ensure_future(batcher.submit(job(ids=[[2, 5, 3]], seconds=20))))
@@ -230,7 +230,7 @@ def test_a_request_that_could_not_be_done_alone_is_refused_at_once(
     async def ask() -> None:
         batcher = Batcher(model, Settings(queue_rows=4))
         for large in (job(ids=[[2]] * 5), job(ids=[[2, 5, 3]] * 4, seconds=5)):
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(HTTPError) as refused:
                 await batcher.submit(large)
             assert refused.value.status == 413
         assert len(await batcher.submit(job(ids=[[2, 5, 3]] * 4, seconds=20))) == 4
@@ -271,10 +271,10 @@ def test_what_nobody_waits_for_is_dropped_between_the_calls_of_a_round(
         leaving = job(ids=[[5] * length for length in (8, 4, 1)])
         task = asyncio.ensure_future(batcher.submit(leaving))
         await inside(held)
-        leaving.done.set_exception(Gone())
+        leaving.future.set_exception(ClientDisconnected())
         held.go.set()
         assert len(await batcher.submit(job(ids=[[2, 6, 3]]))) == 1
-        with pytest.raises(Gone):
+        with pytest.raises(ClientDisconnected):
             await task
         batcher.close()
         assert left_over(batcher) == (0, 0, 0)
