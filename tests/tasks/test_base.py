@@ -1,5 +1,6 @@
 """What every task answers for itself."""
 
+import re
 from pathlib import Path
 
 import numpy as np
