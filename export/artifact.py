@@ -48,6 +48,7 @@ BY_GRAPH = {
         if name not in ON_GPU
     },
 }
+SCHEMA = 1  # of artifact.json; raised when a key is renamed, removed or changes its meaning
 GRAPH = "graph.onnx"  # beside an engine, what it was built from: for the parity gate, not shipped
 EXTRA = {**dict.fromkeys(ON_GPU, "gpu"), "tensorrt_rtx": "rtx"}  # what brings a runtime's packages; "cpu" otherwise
 
@@ -87,7 +88,7 @@ class Artifact:
 
     def write(self) -> Artifact:
         """Write artifact.json beside the files."""
-        data = {key: value for key, value in asdict(self).items() if key != "path"}
+        data = {"schema": SCHEMA} | {key: value for key, value in asdict(self).items() if key != "path"}
         (self.path / MANIFEST).write_text(json.dumps(data, indent=2) + "\n")
         return self
 
@@ -118,11 +119,25 @@ class Artifact:
         return sum((self.path / name).stat().st_size for name in (*self.files, reader_file(self.inputs))) / 1e6
 
 
+def artifact_schema() -> str:
+    """The JSON schema of artifact.json."""
+    from pydantic import TypeAdapter
+
+    found = TypeAdapter(Artifact).json_schema()
+    fields = {key: value for key, value in found["properties"].items() if key != "path"}
+    found["properties"] = {"schema": {"const": SCHEMA, "title": "Schema", "type": "integer"}} | fields
+    found["required"] = ["schema", *(key for key in found["required"] if key != "path")]
+    return json.dumps(found, indent=2) + "\n"
+
+
 def read_artifact(path: Path) -> Artifact:
     """Read a directory written by `Artifact.write`; InputError names the file and key that is wrong."""
     file = path / MANIFEST
     try:
         data = json.loads(file.read_text())
+        version = data.pop("schema", SCHEMA)  # none in those of earlier versions
+        if version != SCHEMA:
+            raise ValueError(f"schema {version}; this paredown reads {SCHEMA}: export it again")
         for key in ("files", "inputs", "outputs", "labels", "lengths"):
             data[key] = tuple(data.get(key, ()))
         artifact = Artifact(path=path, **data)

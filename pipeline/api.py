@@ -18,6 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import ConfigDict
+
+from paredown.benchmarks.measuring import records
+from paredown.benchmarks.measuring.records import Interval, Record
+from paredown.benchmarks.selection.choice import CandidateResult, Certificate, Choice
 from paredown.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,45 +31,21 @@ if TYPE_CHECKING:
 
     from paredown.export.predictor import Predictor
 
+    from .run import Outcome
+
 Data = Any  # str, Path, list of dictionaries or texts, datasets.Dataset, pandas.DataFrame
 Model = Any  # str, Path, CompressedModel, (model, tokenizer)
 
 
-class Record(Mapping[str, Any]):
-    """An entry of a JSON file, its keys also as attributes: `record.latency_ms.p50`."""
-
-    def __init__(self, data: Mapping[str, Any]) -> None:
-        self._data = dict(data)
-
-    def __getitem__(self, key: str) -> Any:
-        value = self._data[key]
-        return Record(value) if isinstance(value, dict) else value
-
-    def __getattr__(self, key: str) -> Any:
-        if key.startswith("__") or key not in self._data:
-            raise AttributeError(f"no {key!r}; it has {', '.join(self._data)}")
-        return self[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._data)
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __repr__(self) -> str:
-        return f"Record({self._data!r})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries and lists."""
-        return dict(self._data)
-
-
-class Candidate(Record):
+class Candidate(CandidateResult):
     """A candidate of a run: the keys of its entry in choice.json, and where its artefact lies."""
 
-    def __init__(self, data: Mapping[str, Any], artifact: Path | None) -> None:
-        super().__init__(data)
-        self.artifact_path = artifact  # a directory; None for a candidate that failed
+    artifact_path: Path | None = None  # a directory; None for a candidate that failed
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(f"no {name!r}; it has {', '.join(type(self).model_fields)}")
 
     @property
     def onnx_path(self) -> Path | None:
@@ -81,8 +62,8 @@ class RunResult:
     chosen: Candidate  # the one in the bundle
     baseline: Candidate  # the checkpoint as given, in PyTorch fp32
     candidates: tuple[Candidate, ...]
-    certificate: Record | None  # what the test rows say of `chosen`; None without any
-    choice: dict[str, Any] = field(repr=False)  # choice.json
+    certificate: Certificate | None  # what the test rows say of `chosen`; None without any
+    choice: Choice = field(repr=False)  # choice.json
     failed: tuple[str, ...] = ()  # one line for each step that failed
 
     @property
@@ -95,15 +76,28 @@ class RunResult:
 
     def table(self) -> DataFrame | list[dict[str, Any]]:
         """One row for each candidate: a DataFrame where pandas is installed, else a list of dictionaries."""
-        keys = ("name", "runtime", "precision", "metric_validation", "drop_validation", "drop_upper_95")
-        more = ("speedup_vs_baseline", "speedup_vs_plain_int8", "throughput_per_s", "size_mb", "cost_per_million")
-        rows = [
-            {key: entry.get(key) for key in keys}
-            | {f"{name}_ms": (entry.get("latency_ms") or {}).get(name) for name in ("p50", "p95", "p99")}
-            | {key: entry.get(key) for key in (*more, "rejected_because")}
-            for entry in self.candidates
-        ]
-        return _frame(rows)
+        return _frame([_row(entry) for entry in self.candidates])
+
+
+def _row(entry: Candidate) -> dict[str, Any]:
+    latency = entry.latency_ms
+    return {
+        "name": entry.name,
+        "runtime": entry.runtime,
+        "precision": entry.precision,
+        "metric_validation": entry.metric_validation,
+        "drop_validation": entry.drop_validation,
+        "drop_upper_95": entry.drop_upper_95,
+        "p50_ms": latency and latency.p50,
+        "p95_ms": latency and latency.p95,
+        "p99_ms": latency and latency.p99,
+        "speedup_vs_baseline": entry.speedup_vs_baseline,
+        "speedup_vs_plain_int8": entry.speedup_vs_plain_int8,
+        "throughput_per_s": entry.throughput_per_s,
+        "size_mb": entry.size_mb,
+        "cost_per_million": entry.cost_per_million,
+        "rejected_because": entry.rejected_because,
+    }
 
 
 @dataclass(frozen=True)
@@ -159,18 +153,51 @@ class ExportedModel:
         return file if file.is_file() else None
 
 
-@dataclass(frozen=True)
-class BenchResult:
-    """Artefacts side by side: the content of `paredown bench --json`."""
-
-    artifacts: tuple[Record, ...]  # in the order that they were given; "ratio" is against the first
-    noisy: bool
-    result: dict[str, Any] = field(repr=False)
+class BenchResult(records.BenchResult):
+    """Artefacts side by side: the content of `paredown bench --json`. `ratio` is against the first that runs here."""
 
     def table(self) -> DataFrame | list[dict[str, Any]]:
         """One row for each artefact: a DataFrame where pandas is installed, else a list of dictionaries."""
         keys = ("path", "runtime", "precision", "p50_ms", "p95_ms", "p99_ms", "ratio", "ratio_ci", "throughput_per_s")
-        return _frame([{key: entry.get(key) for key in (*keys, "metric", "size_mb")} for entry in self.artifacts])
+        return _frame([{key: getattr(entry, key) for key in (*keys, "metric", "size_mb")} for entry in self.artifacts])
+
+
+class Evaluation(Record):
+    """The metric of a bundle on labelled rows, in points."""
+
+    metric: float
+    metric_name: str
+    rows: int
+
+
+class ManifestMetric(Record):
+    """What the run measured: points and their 95 % intervals; null: not measured."""
+
+    metric: str
+    metric_validation: float
+    metric_validation_ci: Interval | None
+    metric_test: float | None
+    metric_test_ci: Interval | None
+    drop_upper_95: float | None = None
+    certificate: dict[str, Any] | None = None
+
+
+class Manifest(Record):
+    """manifest.json of a bundle; further keys are those of `paredown schema --of manifest`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    version: str
+    task: str
+    runtime: str
+    precision: str
+    model: str
+    inputs: list[str]
+    outputs: list[str]
+    labels: list[str]
+    max_length: int
+    metric: ManifestMetric
 
 
 class Bundle:
@@ -197,9 +224,9 @@ class Bundle:
             raise
 
     @property
-    def manifest(self) -> Record:
+    def manifest(self) -> Manifest:
         """manifest.json."""
-        return Record(self._predictor.manifest)
+        return Manifest(**self._predictor.manifest)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -211,11 +238,11 @@ class Bundle:
             raise InputError("a list of texts is expected, not one text: model([text])")
         return self._predictor(texts, text_pairs)
 
-    def evaluate(self, data: Data, *, text: str | None = None, label: str | None = None) -> Record:
-        """{metric, metric_name, rows} on labelled rows; the metric in points. `text`, `label`: names of columns."""
+    def evaluate(self, data: Data, *, text: str | None = None, label: str | None = None) -> Evaluation:
+        """The metric on labelled rows. `text`, `label`: names of columns."""
         with _written({"data": data}) as files:
             metric, rows = self._predictor.score(files["data"], text, label)
-        return Record({"metric": metric, "metric_name": self._predictor.task.metric_name, "rows": rows})
+        return Evaluation(metric=metric, metric_name=self._predictor.task.metric_name, rows=rows)
 
     def close(self) -> None:
         """Remove what an archive was unpacked to."""
@@ -260,7 +287,7 @@ def run(recipe: str | Path | Mapping[str, Any], output_dir: str | Path | None = 
             file = Path(recipe)
         job = read_recipe(file)
         outcome = run_recipe(job, default_run_dir(job, file) if output_dir is None else Path(output_dir))
-    return _result(outcome.run_dir, outcome.choice, outcome.measurements, outcome.failed)
+    return _result(outcome)
 
 
 def compress(
@@ -416,9 +443,9 @@ def bench(
     """Latency, throughput and quality side by side, in one run; ratios are against the first that runs here.
 
     `models`: checkpoints, exported models, bundles, ONNX files of other tools. `settings`: of
-    `benchmarks.latency.LatencySettings`: threads, batch_size, processes, min_seconds, ...
+    `benchmarks.measuring.latency.LatencySettings`: threads, batch_size, processes, min_seconds, ...
     """
-    from paredown.benchmarks.latency import LatencySettings
+    from paredown.benchmarks.measuring.latency import LatencySettings
     from paredown.tasks.registry import task_named
 
     from .cli.validation import checked
@@ -431,28 +458,27 @@ def bench(
         scratch = Path(during.enter_context(tempfile.TemporaryDirectory(prefix="paredown-")))
         paths = [during.enter_context(_checkpoint(model)) for model in models]
         kind = task_named(task or _task_of(paths[0]))
-        found = side_by_side.run(
-            paths, files["data"], text, label, checked(LatencySettings, settings), max_length, scratch, kind
-        )
-    return BenchResult(tuple(map(Record, found["artifacts"])), found["noisy"], found)
+        source = side_by_side.Source(files["data"], text, label)
+        found = side_by_side.run(paths, source, checked(LatencySettings, settings), max_length, scratch, kind)
+    return BenchResult(**found.to_json())
 
 
-def _result(run_dir: Path, choice: dict, measurements: dict, failed: Sequence[str]) -> RunResult:
-    folders = {entry["name"]: entry.get("artifact") for entry in measurements["candidates"]}
+def _result(outcome: Outcome) -> RunResult:
+    folders = {entry.name: entry.artifact for entry in outcome.measurements.candidates}
 
-    def candidate(entry: dict) -> Candidate:
-        folder = folders.get(entry["name"])
-        return Candidate(entry, None if folder is None else run_dir / folder)
+    def candidate(entry: CandidateResult) -> Candidate:
+        folder = folders.get(entry.name)
+        return Candidate(**dict(entry), artifact_path=None if folder is None else outcome.run_dir / folder)
 
-    certificate = choice["certificate"]
+    choice = outcome.choice
     return RunResult(
-        run_dir=run_dir,
-        chosen=candidate(choice["chosen"]),
-        baseline=candidate(choice["baseline"]),
-        candidates=tuple(map(candidate, choice["candidates"])),
-        certificate=None if certificate is None else Record(certificate),
+        run_dir=outcome.run_dir,
+        chosen=candidate(choice.chosen),
+        baseline=candidate(choice.baseline),
+        candidates=tuple(map(candidate, choice.candidates)),
+        certificate=choice.certificate,
         choice=choice,
-        failed=tuple(failed),
+        failed=tuple(outcome.failed),
     )
 
 
@@ -621,7 +647,6 @@ __all__ = [
     "Candidate",
     "CompressedModel",
     "ExportedModel",
-    "Record",
     "RunResult",
     "bench",
     "compress",

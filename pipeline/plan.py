@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paredown.benchmarks.sittings import spread
+from paredown.benchmarks.measuring.repetitions import spread
 from paredown.compress.config import Distill, DistillationTraining, Finetune, Prune, Stage, Static, Timed
 from paredown.compress.models.loading import open_checkpoint
 from paredown.compress.models.model_card import origin_files

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from paredown.benchmarks.measurements import Adapted, Measurements, SearchSummary
+from paredown.benchmarks.selection.choice import Choice
 from paredown.runtime.errors import InputError, StepError
 
 from .failures import Failure, Ledger, require_some, sentences, steps_behind
@@ -19,8 +21,8 @@ from .plan import plan, search_steps
 from .progress import Reporter, tell
 from .recipe.schema import Recipe
 from .results.journal import PUBLISHED, STAMP, finish
-from .results.measurements import measurements_of
-from .results.publish import decide, is_published, publish
+from .results.measurements import measurements_of, read_measurements
+from .results.publish import decide, is_published, publish, read_choice
 from .results.trackers import track
 from .steps.adapt import adapt_steps, adapted
 from .steps.search import found_models, with_models
@@ -34,8 +36,8 @@ class Outcome:
     """A finished run: where it is, what was chosen, and how many steps had to be done."""
 
     run_dir: Path
-    choice: dict
-    measurements: dict
+    choice: Choice
+    measurements: Measurements
     steps: int
     ran: int
     republished: bool
@@ -102,27 +104,30 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
     failed = searched.failed | results.failed
     fresh = results.ran > 0 or not is_published(run_dir, final)
     if fresh:
-        measurements = measurements_of(job, steps, results.done, results.failed, run_dir)
-        measurements["adapt"] = {name: step.result for name, step in changed.done.items()}
-        measurements["search"] = _found(searched)
-        text = json.dumps(measurements) + "\n"
+        measurements = measurements_of(job, steps, results.done, results.failed, run_dir).model_copy(
+            update={
+                "adapt": {name: Adapted(**step.result) for name, step in changed.done.items()},
+                "search": _found(searched),
+            }
+        )
+        text = json.dumps(measurements.to_json()) + "\n"
         if unpublished:  # first: where the rule finds nothing, another rule may
             write_atomic(run_dir / "measurements.json", text)
         choice = decide(measurements, job.recipe.choose, run_dir)
         command = f"paredown run {shlex.quote(str(run_dir / RESOLVED))}"
         publish(run_dir, measurements, choice, command, {"measurements.json": text, RESOLVED: recipe, STAMP: final})
         track(job.recipe.report_to, choice, job.recipe.name, run_dir)
-    measurements = json.loads((run_dir / "measurements.json").read_text())
-    choice = json.loads((run_dir / "choice.json").read_text())
+    measurements = read_measurements(run_dir)
+    choice = read_choice(run_dir, measurements)
     ran = changed.ran + searched.ran + results.ran
     return Outcome(run_dir, choice, measurements, len(steps), ran, fresh, job, sentences(job, failed))
 
 
-def _found(searched: Results) -> dict | None:
+def _found(searched: Results) -> SearchSummary | None:
     """What measurements.json says of the search; None where there was none."""
     if "search" in searched.failed:
-        return {"trials": 0, "trained": [], "dropped": {"search": str(searched.failed["search"])}}
-    return searched.done["search"].result if searched.done else None
+        return SearchSummary(trials=0, trained=[], dropped={"search": str(searched.failed["search"])})
+    return SearchSummary(**searched.done["search"].result) if searched.done else None
 
 
 def _do_all(steps: list[Step], store: Store, vital: Collection[str] = (), job: Job | None = None) -> Results:

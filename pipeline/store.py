@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from paredown.export.bundle.archive import copy_tree
 from paredown.runtime.errors import InputError, StepError
@@ -153,22 +155,18 @@ def writable(run_dir: Path) -> None:
 
 @contextmanager
 def lock(run_dir: Path) -> Iterator[None]:
-    """Hold the run directory; InputError names the holder when another process does. The kernel frees it on death."""
+    """Hold the run directory; InputError names the holder when another process does. The lock ends with its process."""
+    path = run_dir / ".lock"
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        file = (run_dir / ".lock").open("a+")
+        held = FileLock(path, timeout=0).acquire()
+    except Timeout:
+        holder = path.read_text().strip() or "another process"
+        raise InputError(f"{run_dir}: in use by {holder}; wait for it, or choose another --output-dir") from None
     except OSError as error:
         raise InputError(f"{run_dir}: cannot write there: {error.strerror}; choose another --output-dir") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise InputError(f"{run_dir}: in use by {holder}; wait for it, or choose another --output-dir") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.flush()
+    with held:
+        path.write_text(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         yield
 
 
@@ -188,15 +186,16 @@ def write_atomic(path: Path, text: str) -> None:
 def new_directory(path: Path) -> Iterator[Path]:
     """A directory that appears under its name only when the block has ended well.
 
-    InputError when it exists, or when another process is making it. What a killed one left half done is removed.
+    InputError when it exists, or when another process is making it. What a killed one left incomplete is removed.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: exists already; remove it or choose another --output-dir")
     scratch = path.parent / f".tmp-{path.name}"
     try:
-        scratch.mkdir(parents=True, exist_ok=True)
-        with _held(scratch, path):
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        with _writer_lock(scratch, path):
             try:
+                scratch.mkdir(exist_ok=True)
                 for left in scratch.iterdir():
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
                 yield scratch
@@ -210,17 +209,18 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _held(scratch: Path, path: Path) -> Iterator[None]:
-    """The kernel's lock on the directory itself: it goes with the process, whatever ends that."""
-    handle = os.open(scratch, os.O_RDONLY)
+def _writer_lock(scratch: Path, path: Path) -> Iterator[None]:
+    """Hold the lock file beside `scratch`. It ends with its process; only its holder removes the file."""
+    file = scratch.with_name(f"{scratch.name}.lock")
     try:
+        held = FileLock(file, timeout=0).acquire()
+    except Timeout:
+        raise InputError(f"{path}: another command writes it now; wait, or choose another --output-dir") from None
+    with held:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{path}: another command writes it now; wait, or choose another --output-dir") from None
-        yield
-    finally:
-        os.close(handle)
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def disk_error(error: OSError, where: Path) -> InputError | StepError:

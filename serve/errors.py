@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Refused(Exception):
+class HTTPError(Exception):
     """`status` and one line for the client; `retry_after` in seconds where trying again makes sense."""
 
     def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:

@@ -26,16 +26,16 @@ except ImportError as error:
     raise missing_extra(error.name or "uvicorn", "serve") from None
 
 from .config import Settings
-from .connections import Connections
+from .http.connections import Connections
 
 if TYPE_CHECKING:
-    from .middleware import Gate
-    from .model_manager import Models
+    from .http.middleware import InFlight
+    from .models.manager import ModelManager
 
 log = logging.getLogger("paredown")
-# Turns of the event loop's clock, 0.1 s each, that are "not ready" before the socket is closed: what is in its backlog
-# gets an answer. Turns, not seconds: a process that the machine lets wait for its turn has read nothing meanwhile.
-UNREADY_TURNS = 4
+# Ticks of the server, 0.1 s each, that are "not ready" before the socket is closed, so that its backlog is answered.
+# Ticks, not seconds: a process that was not scheduled has read nothing meanwhile.
+UNREADY_TICKS = 4
 END_S = 5  # seconds beyond what draining and closing may take
 CLOSE_S = 5  # seconds for the last answers to leave
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
@@ -43,19 +43,24 @@ OPEN_PER_REQUEST = 4  # connections that may be open, for each request that may 
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which on SIGTERM would close the socket at once and die of the signal."""
+    """uvicorn's server, which on SIGTERM would close the socket at once and die of the signal. This one
+    drains first."""
 
     def __init__(
-        self, config: uvicorn.Config, settings: Settings, gate: Gate, stopping: Callable[[], None] = lambda: None
+        self,
+        config: uvicorn.Config,
+        settings: Settings,
+        in_flight: InFlight,
+        stopping: Callable[[], None] = lambda: None,
     ) -> None:
         """`stopping()` is called once, when draining begins."""
         super().__init__(config)
-        self.settings, self.gate, self.stopping = settings, gate, stopping
+        self.settings, self.in_flight, self.stopping = settings, in_flight, stopping
         self.connections = Connections(OPEN_PER_REQUEST * settings.connections)
-        config.http = self.connections.made  # type: ignore[assignment]
+        config.http = self.connections.protocol  # type: ignore[assignment]
         self.parent = os.getppid() if settings.workers > 1 else None
         self.drain_begin: float | None = None
-        self.drain_turns = 0
+        self.drain_ticks = 0
         self.interrupted = False  # by SIGINT: Ctrl+C
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -64,7 +69,7 @@ class Server(uvicorn.Server):
         if self.drain_begin is not None:
             self.should_exit = True  # asked twice
         self.interrupted = self.interrupted or sig == signal.SIGINT
-        self.gate.draining = True
+        self.in_flight.draining = True
         self.drain_begin = self.drain_begin or time.monotonic()
 
     async def on_tick(self, counter: int) -> bool:
@@ -72,15 +77,15 @@ class Server(uvicorn.Server):
         if self.parent is not None and os.getppid() != self.parent and self.drain_begin is None:
             self.handle_exit(0, None)  # the supervisor is dead
         if self.drain_begin is not None:
-            self.drain_turns += 1
-            drained = self.drain_turns >= UNREADY_TURNS and not self.gate.under_way
+            self.drain_ticks += 1
+            drained = self.drain_ticks >= UNREADY_TICKS and not self.in_flight.count
             if drained or time.monotonic() - self.drain_begin > self.settings.drain_s:
                 self.should_exit = True
         return await super().on_tick(counter)
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The listening socket. Raises InputError when the address cannot be had."""
+    """The listening socket. Raises InputError when the address cannot be bound."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -106,29 +111,29 @@ def check_tls(settings: Settings) -> None:
 
 
 def run(settings: Settings, listener: socket.socket, directory: Path | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; 0, or 130 after SIGINT. `directory`: where the workers of one server meet; None
+    """Serve until SIGTERM or SIGINT; 0, or 130 after SIGINT. `directory`: the shared state of several workers; None
     for one process.
 
     Raises BundleError or InputError before anything is served.
     """
-    from .app import create_app  # imports prometheus_client, which looks at the environment then
-    from .logs import start_logging
-    from .metrics import Metrics
-    from .middleware import Gate
-    from .model_control import Control
-    from .model_manager import Models
-    from .worker_state import Shared
+    from .http.app import create_app  # imports prometheus_client, which looks at the environment then
+    from .http.middleware import InFlight
+    from .models.control import ModelControl
+    from .models.manager import ModelManager
+    from .models.worker_state import WorkerState
+    from .monitoring.logs import start_logging
+    from .monitoring.metrics import Metrics
 
     start_logging()
-    metrics, gate = Metrics(), Gate()
-    models = Models(settings, metrics.call)
-    shared = Shared(directory) if directory else None
-    orders = shared.wanted() if shared else {}  # before the models are opened: a later order is still to be followed
-    with _ends_at_once():
-        models.open_first()
-    control = Control(models, shared, orders)
+    metrics, in_flight = Metrics(), InFlight()
+    models = ModelManager(settings, metrics.call)
+    state = WorkerState(directory) if directory else None
+    commands = state.commands() if state else {}  # before the models are opened: later ones are still to be executed
+    with _exit_on_sigterm():
+        models.open_initial()
+    control = ModelControl(models, state, commands)
     config = uvicorn.Config(
-        create_app(settings, models, metrics, control, gate),
+        create_app(settings, models, metrics, control, in_flight),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -144,17 +149,17 @@ def run(settings: Settings, listener: socket.socket, directory: Path | None = No
 
     def stopping() -> None:
         models.children.stop()
-        threading.Thread(target=_end, args=(settings, models), daemon=True, name="end").start()
+        threading.Thread(target=_exit_when_stuck, args=(settings, models), daemon=True, name="end").start()
 
-    server = Server(config, settings, gate, stopping)
+    server = Server(config, settings, in_flight, stopping)
     server.run(sockets=[listener])
     log.info("stopped", extra={"fields": {"pid": os.getpid()}})
     return INTERRUPTED if server.interrupted else 0
 
 
 @contextlib.contextmanager
-def _ends_at_once() -> Iterator[None]:
-    """SIGTERM ends the block, and this process with 0, what it has unpacked removed."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """In this block SIGTERM raises SystemExit(0): the process ends, and what it has unpacked is removed."""
 
     def stop(*_: object) -> None:
         raise SystemExit(0)
@@ -169,11 +174,11 @@ def _ends_at_once() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _end(settings: Settings, models: Models) -> None:
-    """End this process in time, also when a model does not come back and its threads are waited for."""
+def _exit_when_stuck(settings: Settings, models: ModelManager) -> None:
+    """End this process in time, also when a call of a model does not return and its thread is waited for."""
     time.sleep(settings.drain_s + CLOSE_S + END_S)
-    log.error("not stopped in time: a model does not come back", extra={"fields": {"pid": os.getpid()}})
-    models.leave()
+    log.error("not stopped in time: a call of a model does not return", extra={"fields": {"pid": os.getpid()}})
+    models.remove_unpacked()
     os._exit(1)
 
 

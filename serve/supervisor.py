@@ -21,9 +21,9 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import BundleError
 
 from .config import Settings
-from .logs import start_logging
+from .models.worker_state import remove_own, remove_worker
+from .monitoring.logs import start_logging
 from .server import CLOSE_S, INTERRUPTED, address, listen, run
-from .worker_state import forget, leave
 
 log = logging.getLogger("paredown")
 BACKOFF_S = (0.1, 0.5, 2.0, 5.0)  # before the first, second, ... start after deaths in a row
@@ -34,16 +34,16 @@ KILL_S = 3  # beyond what a worker gives itself to drain
 
 @dataclass(eq=False)
 class Worker:
-    """One place among the workers, and the process that has it now."""
+    """A worker slot, and the process that runs in it now."""
 
     process: subprocess.Popen
     begin: float
     deaths: int = 0
-    again: float | None = None  # when to start the next process
+    restart_at: float | None = None  # when to start the next process
 
 
 def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT, in this process or under its eyes; the exit code."""
+    """Serve until SIGTERM or SIGINT, in this process or in workers that it supervises; the exit code."""
     listener = listen(settings)
     if settings.workers == 1:
         return run(settings, listener)
@@ -95,18 +95,18 @@ def _supervise(settings: Settings, listener: socket.socket, directory: Path) -> 
         served = served or any(directory.glob("worker-*.json"))
         now = time.monotonic()
         for worker in workers:
-            if worker.again is None and worker.process.poll() is not None:
+            if worker.restart_at is None and worker.process.poll() is not None:
                 pid, status = worker.process.pid, worker.process.returncode
                 if not served:
                     stopping, code = True, max(1, status)
                     continue
-                forget(directory, pid)
+                remove_worker(directory, pid)
                 multiprocess.mark_process_dead(pid, str(directory / "metrics"))
                 worker.deaths = 1 if now - worker.begin > WELL_S else worker.deaths + 1
-                worker.again = now + BACKOFF_S[min(worker.deaths, len(BACKOFF_S)) - 1]
+                worker.restart_at = now + BACKOFF_S[min(worker.deaths, len(BACKOFF_S)) - 1]
                 log.error("a worker died", extra={"fields": {"pid": pid, "status": status, "deaths": worker.deaths}})
-            elif worker.again is not None and now >= worker.again:
-                worker.process, worker.begin, worker.again = _start(settings, listener, directory), now, None
+            elif worker.restart_at is not None and now >= worker.restart_at:
+                worker.process, worker.begin, worker.restart_at = _start(settings, listener, directory), now, None
     listener.close()  # one that stays open here would take connections that no worker is going to read
     return max(code, _stop(workers, settings)) or interrupted
 
@@ -142,7 +142,7 @@ def main() -> int:
         return 1
     finally:
         if os.getppid() != supervisor:  # it is dead, and cannot clean up
-            leave(directory)
+            remove_own(directory)
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import io
 import json
 import os
@@ -27,16 +26,18 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
 
 import torch
 import transformers
+from filelock import FileLock
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from paredown.benchmarks import system_monitor as conditions
-from paredown.benchmarks.latency import LatencySettings
+from paredown.benchmarks.measuring import system_monitor as conditions
+from paredown.benchmarks.measuring.latency import LatencySettings
 from paredown.compress.config import Finetune
 from paredown.compress.data import dataset
 from paredown.compress.models.architectures import FAMILIES
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training import trainer as train
 from paredown.compress.training.trainer import finetune
+from paredown.compress.types import TrainingData
 from paredown.pipeline.cli import main as cli
 from paredown.pipeline.steps import latency_table
 from paredown.tasks.base import Task
@@ -196,7 +197,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, untrained: Checkpoint, fil
     model = load(untrained, TASK)
     ids = dataset.encode(untrained.encoder(), rows)
     settings = Finetune(epochs=8, learning_rate=5e-3, freeze_embeddings=False)
-    finetune(model, ids, rows.gold, settings, seed=0)
+    finetune(model, TrainingData(ids, rows.gold), settings, seed=0)
     return save(model, untrained, tmp_path_factory.mktemp("teacher") / "teacher")
 
 
@@ -329,8 +330,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, teacher: Checkpoint, file
         base = base.parent
     path = base / "finished"
     path.mkdir(exist_ok=True)
-    with (path / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(path / ".lock"):
         if not (path / "done").exists():
             explained = {"calibration_rows: 32\n": "calibration_rows: 32\nexplain_rows: 6\n"}
             recipe = write_recipe(path / "recipe.yaml", teacher, files, **explained)

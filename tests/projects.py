@@ -14,6 +14,7 @@ from paredown.compress.config import Finetune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import Checkpoint, load, save, with_new_head
 from paredown.compress.training.trainer import finetune
+from paredown.compress.types import TrainingData
 from paredown.tasks.base import Task
 
 
@@ -69,7 +70,7 @@ def trained(
     rows, encoder = read_rows(task, str(train), names=labels or source.labels), source.encoder(32)
     model = with_new_head(source, task, tuple(labels), 0) if labels else load(source, task)
     made = finetune(
-        model, encoder.ids(rows.texts), task.training_targets(rows, encoder),
+        model, TrainingData(encoder.ids(rows.texts), task.training_targets(rows, encoder)),
         Finetune(freeze_embeddings=False, **settings), seed=0,  # type: ignore[arg-type]
     )  # fmt: skip
     return save(made, source, out)

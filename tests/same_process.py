@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-from paredown.benchmarks.worker import Worker, replies
+from paredown.benchmarks.measuring.worker import Worker, replies
 
 
 class SameProcess(Worker):
-    """Answers as a process of its own would. Put in the place of `sitting.Worker` where the times do not matter."""
+    """Answers as a process of its own would. Put in the place of `interleaved.Worker` where the times do not matter."""
 
     def __init__(self, name: str, artifact: Path, rows: Path, threads: int | None) -> None:
         self.name = name

@@ -17,33 +17,33 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from paredown.serve.app import create_app
 from paredown.serve.config import Settings
-from paredown.serve.metrics import Metrics
-from paredown.serve.middleware import Gate
-from paredown.serve.model_control import Control
-from paredown.serve.model_manager import Models
+from paredown.serve.http.app import create_app
+from paredown.serve.http.middleware import InFlight
+from paredown.serve.models.control import ModelControl
+from paredown.serve.models.manager import ModelManager
+from paredown.serve.monitoring.metrics import Metrics
 
 PATIENCE_S = 120  # for what takes a second on an idle machine
 
 
-def app_of(**settings: object) -> tuple[Starlette, Models, Gate]:
+def app_of(**settings: object) -> tuple[Starlette, ModelManager, InFlight]:
     """The application; a minute for every answer, because the machine may be busy."""
     chosen = Settings.model_validate(
         {"threads": 1, "deadline_ms": 60_000, "open_s": 600, "log_requests": False, **settings}
     )
-    metrics, gate = Metrics(), Gate()
-    models = Models(chosen, metrics.call)
-    models.open_first()
-    return create_app(chosen, models, metrics, Control(models, None), gate), models, gate
+    metrics, in_flight = Metrics(), InFlight()
+    models = ModelManager(chosen, metrics.call)
+    models.open_initial()
+    return create_app(chosen, models, metrics, ModelControl(models, None), in_flight), models, in_flight
 
 
 @contextlib.contextmanager
-def client_of(**settings: object) -> Iterator[tuple[TestClient, Models, Gate]]:
+def client_of(**settings: object) -> Iterator[tuple[TestClient, ModelManager, InFlight]]:
     """The application in this process."""
-    app, models, gate = app_of(**settings)
+    app, models, in_flight = app_of(**settings)
     with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as client:
-        yield client, models, gate
+        yield client, models, in_flight
 
 
 class Running:

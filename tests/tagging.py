@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from paredown.compress.config import Finetune
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training.trainer import finetune
+from paredown.compress.types import TrainingData
 from paredown.tasks.registry import TASKS
 from paredown.tasks.rows import Rows
 
@@ -86,6 +87,9 @@ def trained(path: Path, rows: Rows) -> Checkpoint:
     encoder = source.encoder()
     settings = Finetune(epochs=8, batch_size=16, learning_rate=5e-3, freeze_embeddings=False)
     model = finetune(
-        load(source, TASK), encoder.ids(rows.texts), TASK.training_targets(rows, encoder), settings, seed=0
+        load(source, TASK),
+        TrainingData(encoder.ids(rows.texts), TASK.training_targets(rows, encoder)),
+        settings,
+        seed=0,
     )
     return save(model, source, path / "teacher")

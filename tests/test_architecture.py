@@ -42,8 +42,8 @@ def test_imports_keep_to_the_contracts(monkeypatch: pytest.MonkeyPatch) -> None:
         "tasks.registry",
         "export.bundle.writer",
         "export.predictor",
-        "serve.app",
-        "benchmarks.worker",
+        "serve.http.app",
+        "benchmarks.measuring.worker",
     ],
 )
 def test_these_import_without_torch(module: str) -> None:
@@ -74,10 +74,15 @@ def test_the_wheel_holds_paredown_and_nothing_else(tmp_path: Path) -> None:
     assert code == {f"paredown/{p.relative_to(ROOT)}" for p in [*files, *ROOT.glob("*.py")]}
     for folder in FOLDERS:
         assert f"paredown/{folder}/py.typed" in names
-    assert {"paredown/benchmarks/report.html", "paredown/runtime/manifest.schema.json"} <= {*names}
+    assert {"paredown/benchmarks/report/report.html", "paredown/runtime/manifest.schema.json"} <= {*names}
     base = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
-    light = {"numpy", "tokenizers", "pydantic", "pyyaml", "typer", "rich"}
-    light |= {"jinja2", "packaging", "cyclonedx-python-lib"}  # report and SBOM, which a base install writes again
+    light = {"numpy", "tokenizers", "pydantic", "pyyaml", "typer", "rich", "filelock"}
+    light |= {
+        "filelock",
+        "jinja2",
+        "packaging",
+        "cyclonedx-python-lib",
+    }  # report and SBOM, which a base install writes again
     assert {line.split()[1].split(">")[0].lower() for line in base} == light
 
 

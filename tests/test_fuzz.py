@@ -40,7 +40,7 @@ from paredown.runtime.manifest import BundleError, check_files, digest_line, rea
 from paredown.runtime.model_scan import check_model_file
 from paredown.runtime.selftest import _golden
 from paredown.serve.config import Settings
-from paredown.serve.middleware import Gate
+from paredown.serve.http.middleware import InFlight
 from paredown.serve.server import Server
 
 SECONDS = float(os.environ.get("PAREDOWN_FUZZ_S", "6"))
@@ -296,7 +296,7 @@ async def _application(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def test_the_protocol(tries: Callable, caplog: pytest.LogCaptureFixture) -> None:
-    server = Server(uvicorn.Config(_application, log_config=None, lifespan="off", ws="none"), Settings(), Gate())
+    server = Server(uvicorn.Config(_application, log_config=None, lifespan="off", ws="none"), Settings(), InFlight())
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -317,7 +317,7 @@ def test_the_protocol(tries: Callable, caplog: pytest.LogCaptureFixture) -> None
                         assert asking.recv(100).startswith(b"HTTP/1.1 200 ")
         assert not [record for record in caplog.records if record.levelno >= logging.ERROR], caplog.text
         until = time.monotonic() + SOON_S
-        while server.connections.held or server.server_state.connections:
+        while server.connections.buffered or server.server_state.connections:
             assert time.monotonic() < until
             time.sleep(0.05)
     finally:

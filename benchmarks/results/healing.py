@@ -18,6 +18,7 @@ from paredown.compress.distillation.distill import train_student
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.compress.pruning.importance import kl_to, log_probabilities
+from paredown.compress.types import TrainingData
 from paredown.runtime.preprocessor import batches_of, run_rows
 from paredown.tasks.registry import TASKS
 from paredown.tasks.rows import some_of
@@ -57,8 +58,9 @@ def main() -> None:
         ids = encoder.ids([all_texts[i] for i in some_of(len(all_texts), args.rows)])
         scores = run_rows(partial(forward, teacher), ids, source.pad_id, "logits")
         sure = softmax(scores).max(axis=-1).mean()
+        data = TrainingData(ids, scores=scores)
         for rate in RATES:
-            model = train_student(load(cut, task), teacher, ids, Recover(epochs=1, learning_rate=rate), scores=scores)
+            model = train_student(load(cut, task), teacher, data, Recover(epochs=1, learning_rate=rate))
             how = f"{len(ids)} {name} rows (the teacher's confidence {sure:.3f}), rate {rate:g}"
             print(f"healed on {how}: {told(model)}", flush=True)
 

@@ -16,6 +16,7 @@ from paredown.compress.data import dataset
 from paredown.compress.distillation.distill import mean_scores, train_student
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.compress.training import trainer as train
+from paredown.compress.types import TrainingData
 from paredown.tasks.registry import TASKS
 
 AS_IT_IS = DistillationTraining(epochs=1, hidden_weight=0)
@@ -48,7 +49,7 @@ def main() -> None:
                 train, "TrainingArguments", lambda changes=changes, **given: plain(**given | changes)
             ):
                 began = time.perf_counter()
-                train_student(student, teacher, ids, settings, scores=scores)
+                train_student(student, teacher, TrainingData(ids, scores=scores), settings)
                 seconds[name].append(time.perf_counter() - began)
     first = statistics.median(seconds["as it is"])
     for name, times in seconds.items():

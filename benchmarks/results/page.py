@@ -8,7 +8,8 @@ from pathlib import Path
 
 from loop_page import looped
 
-from paredown.benchmarks.report_text import promise_line
+from paredown.benchmarks.report.text import promise_line
+from paredown.benchmarks.selection.choice import Promise
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "results.md"
@@ -51,7 +52,7 @@ precision.
 def page(out: Path) -> str:
     """The whole page: parts that are measured here are new, the others stay as they stand on it. `out`: where run.py
     left NAME.json, and `repeat.py` its file; beside it, what `benchmarks/peers/compression.py` and
-    `benchmarks/serving.py` left."""
+    `benchmarks/peers/serving.py` left."""
     parts = [section(name, out) for name in TITLES if (out / f"{name}.json").is_file()]
     for part, file in (
         (side_by_side, out.parent / "peers" / "compression.json"),
@@ -119,7 +120,7 @@ def section(name: str, out: Path) -> str:
     ]
     lines += ["", "\n\n".join([*aims(name, bench), NOTES[name]]), ""]
     for p in bench["promises"]:
-        lines.append(promise_line(p))
+        lines.append(promise_line(p["name"], Promise(**{key: p[key] for key in Promise.model_fields})))
     return "\n".join([*lines, ""])
 
 
@@ -196,13 +197,13 @@ teacher timed twice, under two names) contained 1 in {contained} of {len(runs)} 
 
 
 def served(runs: list[dict]) -> str:
-    """What `benchmarks/serving.py` found, one run for each bundle and bound of the p99."""
+    """What `benchmarks/peers/serving.py` found, one run for each bundle and bound of the p99."""
     lines = [
         "## Served",
         "",
-        "`python benchmarks/serving.py BUNDLE --data test.csv --p99-ms N`: natural-length sentences, one a request, in "
-        "Poisson time; load and server on the same 2 cores. Requests a second with p99 under the bound and at most one "
-        "in a thousand lost, in turns of random order, the better one; every turn is in brackets.",
+        "`python benchmarks/peers/serving.py BUNDLE --data test.csv --p99-ms N`: natural-length sentences, one a "
+        "request, in Poisson time; load and server on the same 2 cores. Requests a second with p99 under the bound and "
+        "at most one in a thousand lost, in turns of random order, the better one; every turn is in brackets.",
         "",
     ]
     for run in runs:

@@ -37,9 +37,8 @@ def main() -> None:
         done = run(recipe, again)
         if done.ran != recipe.latency.processes:
             raise SystemExit(f"{done.ran} steps had to be done; finish {args.run} with this version of paredown first")
-        chosen = done.choice["chosen"]
-        figures = {key: chosen[key] for key in ("name", "speedup_vs_baseline", "speedup_ci")}
-        found.append({"chosen": figures, **done.choice["conditions"]})
+        figures = done.choice.chosen.model_dump(include={"name", "speedup_vs_baseline", "speedup_ci"})
+        found.append({"chosen": figures, **done.choice.conditions.model_dump(mode="json")})
         args.output.write_text(json.dumps({**about, "first": first, "measured": found}, indent=1))
         print(json.dumps(found[-1]), flush=True)
     shutil.rmtree(again)

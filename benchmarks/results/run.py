@@ -74,7 +74,7 @@ def make(name: str, out: Path) -> None:
 
 def add_floors(bench: dict, artifacts: dict, data: Path, length: int, run: Path, ours: list[dict]) -> None:
     """To each ONNX artefact the milliseconds that its multiplications take at the machine's best; and the labels."""
-    from paredown.benchmarks.roofline import floor_ms, machine_rates, work_of
+    from paredown.benchmarks.measuring.roofline import floor_ms, machine_rates, work_of
     from paredown.compress.data.dataset import read
     from paredown.compress.models.loading import open_checkpoint
 

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from paredown.runtime.errors import InputError
 
@@ -64,37 +65,46 @@ def _without_comments(
     plain = [(cells, number) for group in groups for number, cells in group if not cells[0].startswith("#")]
     if not plain:
         return groups
-    width = Counter(len(cells) for cells, _ in plain).most_common(1)[0][0]
-    apart = any("\t" in lines[number - 1] for _, number in plain)
-    tags = {cells[-1] for cells, _ in plain}
+    layout = _Layout(
+        width=Counter(len(cells) for cells, _ in plain).most_common(1)[0][0],
+        tabs=any("\t" in lines[number - 1] for _, number in plain),
+        tags=frozenset(cells[-1] for cells, _ in plain),
+    )
     kept = []
     for group in groups:
         words: list[tuple[int, list[str]]] = []
         for number, cells in group:
             line = lines[number - 1]
-            if line.startswith("#") and _is_comment(path, number, line, cells, width, tags, apart, bool(words)):
+            if line.startswith("#") and layout.is_comment(f"{path}, line {number}", line, cells, bool(words)):
                 continue
             words.append((number, cells))
         kept.append(words)
     return [words for words in kept if words]
 
 
-def _is_comment(
-    path: str, number: int, line: str, cells: list[str], width: int, tags: set[str], apart: bool, inside: bool
-) -> bool:
-    """Whether a line that begins with "#" is a comment, and not the word "#" or one like "#film"."""
-    if len(cells) != width or re.match(r"#(begin|end) document\b", line):  # the latter of CoNLL-2012
-        return True
-    if width == 1 or cells[-1] in tags or TAG.fullmatch(cells[-1]) or cells[-1] == cells[0]:
-        return " " in cells[0]
-    if "=" in line or (" " in cells[0]) or ("\t" in line) != apart:
-        return True
-    if inside or cells[0] != "#":
-        return False
-    raise InputError(
-        f"{path}, line {number}: {line[:60]!r} may be a comment, or the word '#' with the tag '{cells[-1]}', which no "
-        "other word has; remove the line, or give the word another tag"
-    )
+@dataclass(frozen=True)
+class _Layout:
+    """The lines of words that do not begin with "#"."""
+
+    width: int  # columns of most lines
+    tabs: bool  # tabs part the columns
+    tags: frozenset[str]
+
+    def is_comment(self, where: str, line: str, cells: list[str], inside: bool) -> bool:
+        """Whether a line that begins with "#" is a comment, and not the word "#" or one like "#film"; `inside`: words
+        of its sentence come before it. InputError where it may be either."""
+        if len(cells) != self.width or re.match(r"#(begin|end) document\b", line):  # the latter of CoNLL-2012
+            return True
+        if self.width == 1 or cells[-1] in self.tags or TAG.fullmatch(cells[-1]) or cells[-1] == cells[0]:
+            return " " in cells[0]
+        if "=" in line or (" " in cells[0]) or ("\t" in line) != self.tabs:
+            return True
+        if inside or cells[0] != "#":
+            return False
+        raise InputError(
+            f"{where}: {line[:60]!r} may be a comment, or the word '#' with the tag '{cells[-1]}', which no other word "
+            "has; remove the line, or give the word another tag"
+        )
 
 
 def _check_words(path: str, groups: list[list[tuple[int, list[str]]]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,34 @@ from paredown.tasks.rows import Rows
 from .readers import open_table
 
 
+@dataclass(frozen=True)
+class ColumnNames:
+    """Names of the columns of a file; None: found among the usual names, and no group."""
+
+    text: str | None = None  # rows of two texts: both columns with a comma between them; the second may be missing
+    label: str | None = None
+    group: str | None = None  # has to be there
+
+
+_USUAL = ColumnNames()
+
+
 def read(  # noqa: C901
     source: str,
     *,
     columns: Columns = TEXT,
-    text: str | None = None,
-    label: str | None = None,
+    named: ColumnNames = _USUAL,
     names: Sequence[str] = (),
     labelled: bool | None = True,
-    group: str | None = None,
 ) -> Rows:
-    """Read rows. Columns are `text` and `label`, or found among the usual names when None; `group` must be there.
+    """Read rows with the columns of a task, under the names `named`.
 
     `source` is a path ending in .csv, .jsonl, .parquet or .conll, or `name[:split]` of the `datasets` library (split
     defaults to "train"); of images also a directory with one for each label. `labelled=None`: labels if there are any.
     A label is one of `names`, or an index into them. Words and their tags are lists, or a cell with blanks between
-    them. Rows of two texts: `text` is both columns with a comma between them; that of a text that belongs to another
-    may be missing. Raises InputError that names the file and the row.
+    them. Raises InputError that names the file and the row.
     """
+    text, label, group = named.text, named.label, named.group
     there, records = open_table(source)
     text_columns = _text_columns(source, there, text, columns)
     pairs = bool(columns.partner) and len(text_columns) == 2
@@ -53,7 +64,7 @@ def read(  # noqa: C901
     texts: list[str] = []
     labels: list = []
     groups: list[str] = []
-    named = LabelColumn(names, label_column or "")
+    seen = LabelColumn(names, label_column or "")
     for row, record in records:
         where = f"{source}, {row}"
         if columns.images:
@@ -66,10 +77,10 @@ def read(  # noqa: C901
             of_group = "" if record.get(group) is None else str(record[group]).strip()
             groups += [of_group] * (len(parts) if columns.partner else 1)
         if columns.partner:
-            alike = math.inf  # they belong together
+            similarity = math.inf  # they belong together
             if label_column is not None:
-                alike = number(record.get(label_column), where, label_column, parts[0])
-            labels += [alike, math.nan] if pairs else [math.nan]
+                similarity = number(record.get(label_column), where, label_column, parts[0])
+            labels += [similarity, math.nan] if pairs else [math.nan]
             continue
         if label_column is not None:
             cell = record.get(label_column)
@@ -80,15 +91,15 @@ def read(  # noqa: C901
             elif columns.number:
                 labels.append(number(cell, where, label_column, value))
             elif columns.of_words:
-                labels.append([named.add(tag, where, value) for tag in tags(cell, where, label_column, value)])
+                labels.append([seen.add(tag, where, value) for tag in tags(cell, where, label_column, value)])
             elif columns.several:
-                labels.append([named.add(name, where, value) for name in listed(cell, where, label_column)])
+                labels.append([seen.add(name, where, value) for name in listed(cell, where, label_column)])
             else:
-                labels.append(named.add(cell, where, value))
+                labels.append(seen.add(cell, where, value))
     if not texts:
         raise InputError(f"{source}: no rows; a header line and at least one row are expected")
     if label_column is not None and columns.named and not columns.partner:
-        labels = _numbered(labels, named, columns, source)
+        labels = _numbered(labels, seen, columns, source)
     gold = None
     if label_column is not None and (columns.of_words or columns.answers or columns.written):
         gold = np.empty(len(labels), dtype=object)
@@ -98,10 +109,13 @@ def read(  # noqa: C901
     return Rows(source, tuple(texts), gold, tuple(names), tuple(groups) if group is not None else None)
 
 
-def read_rows(task: Task, source: str, *, text: str | None = None, label: str | None = None, **how: Any) -> Rows:
+def read_rows(
+    task: Task, source: str, *, text: str | None = None, label: str | None = None, group: str | None = None, **how: Any
+) -> Rows:
     """`read` with the columns of a task."""
     task = task.with_columns(text, label)
-    return read(source, columns=task.columns, text=task.text_column, label=task.label_column, **how)
+    named = ColumnNames(task.text_column, task.label_column, group)
+    return read(source, columns=task.columns, named=named, **how)
 
 
 def read_unlabeled_rows(task: Task, source: str) -> Rows:
@@ -159,7 +173,7 @@ def read_unlabeled(source: str, *, columns: Columns = TEXT, text: str | None = N
             f"{source}: unlabelled text is expected, and it has a column '{found}'; labelled rows go into train, and "
             "validation or test rows must not be learned from; remove the column if the rows are for learning"
         )
-    return read(source, columns=columns, text=text, labelled=False)
+    return read(source, columns=columns, named=ColumnNames(text), labelled=False)
 
 
 def has_labels(there: Sequence[str], label: str | None, columns: Columns) -> bool:

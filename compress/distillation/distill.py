@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -26,25 +27,27 @@ from ..models.inference import teacher_scores
 from ..models.output_kinds import OutputKind, answers, divergence, inputs_of, kind_of, label_names
 from ..models.structure import blocks, keep_blocks
 from ..training.collate import ROW
-from ..training.losses import Labels, ValidationLoss, labels_key, supervised
+from ..training.losses import ValidationLoss, labels_key, supervised
+from ..training.seq2seq_targets import along
 from ..training.target_scaling import standard_units
-from ..training.trainer import fit
-from ..types import Progress
+from ..training.trainer import Monitor, fit
+from ..types import Progress, TrainingData
 from .relation_loss import relation_loss, relations
+
+TEACHER_LOGITS = "teacher_logits"  # of a row, where they are not computed in every step
 
 
 def distill(
     teacher: PreTrainedModel,
-    ids: Sequence[Sequence[int]],
+    data: TrainingData,
     settings: Distill,
     *,
-    labels: Labels | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
-    """A student made of layers of `teacher`, trained on token ids. `labels`: see `train_student`."""
-    student = student_of(teacher, settings, ids)
-    return train_student(student, teacher, ids, settings, labels=labels, seed=seed, progress=progress)
+    """A student made of layers of `teacher`, trained as `train_student` does."""
+    student = student_of(teacher, settings, data.ids)
+    return train_student(student, teacher, data, settings, seed=seed, progress=progress)
 
 
 def student_of(teacher: PreTrainedModel, settings: Distill, ids: Sequence[Sequence[int]]) -> PreTrainedModel:
@@ -73,44 +76,53 @@ def student_of(teacher: PreTrainedModel, settings: Distill, ids: Sequence[Sequen
 def train_student(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
-    ids: Sequence[Sequence[int]],
+    data: TrainingData,
     settings: DistillationTraining,
     *,
-    labels: Labels | None = None,
-    scores: np.ndarray | None = None,
-    validation: tuple[Sequence[Sequence[int]], Labels] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
     """Train `student` in place towards the teacher's logits (and hidden states); returns it in evaluation mode.
 
-    `ids`: rows of the student's tokens. `labels`: NO_LABEL (-100; a number: NaN) where a row, or a token, has none;
-    used when `label_weight` is above 0. `scores`: the logits to learn, as `run_rows` gives them, where they were made
-    before (several students, several teachers). `validation`: token ids and the teacher's logits on them; `patience`
-    stops on these. Of models that write, scores are what the teacher wrote, and rows learn along their own texts.
+    Token ids of `data` are the student's. Its labels are used when `label_weight` is above 0; NO_LABEL (-100; a number:
+    NaN) where a row, or a token, has none. Its scores are the logits to learn, where they were computed before (several
+    students, several teachers). Text-to-text: scores are the teacher's texts; rows with labels learn along these.
     loss = T^2 KL(teacher / T || student / T) + hidden_weight * MSE of matched hidden states
     + relation_weight * KL of the last layers' token relations + label_weight * CE. Numbers: half the squared
     difference, in standard units, stands for KL and CE. Vectors: 1 less the cosine stands for KL. A model that goes on
     with texts has too many logits to keep: its teacher runs in every step.
     """
-    if settings.label_weight and labels is None:
+    if settings.label_weight and data.labels is None:
         raise InputError("label_weight is above 0 and no row has a label; give labels or set it to 0")
     _check_fits(student, teacher, settings)
     if settings.label_weight and kind_of(student) is OutputKind.VECTOR:
         raise InputError("label_weight: a pair's number is not of one text; set it to 0, or finetune afterwards")
-    teacher = teacher.eval()
+    teacher, ids, validation = teacher.eval(), data.ids, data.validation
     if kind_of(student) is OutputKind.CAUSAL_LM:
         judge = None if validation is None else ValidationLoss(*validation)
-        given = _no_labels(student, len(ids)) if labels is None else labels
-        return _train(student, teacher, ids, None, given, settings, judge, seed, progress)
-    if scores is None:
-        scores = teacher_scores(teacher, ids)
+        rows = _rows(student, replace(data, scores=None))
+        return _train(student, teacher, rows, settings, seed, Monitor(judge, progress))
+    scores = teacher_scores(teacher, ids) if data.scores is None else data.scores
     if kind_of(student) is OutputKind.SEQ2SEQ:
-        return _train_seq2seq(student, teacher, ids, scores, labels, settings, validation, seed, progress)
+        judge = None if validation is None else ValidationLoss(*validation)
+        rows = along(student, ids, data.labels, scores)
+        return _train_seq2seq(student, teacher, rows, settings, seed, Monitor(judge, progress))
     with standard_units(student, ids, scores) as unit:
         judge = None if validation is None else ValidationLoss(validation[0], unit(validation[1]))
-        given = _no_labels(student, len(ids)) if labels is None else unit(labels)
-        return _train(student, teacher, ids, unit(scores), given, settings, judge, seed, progress)
+        labels = None if data.labels is None else unit(data.labels)
+        rows = _rows(student, TrainingData(ids, labels, unit(scores)))
+        return _train(student, teacher, rows, settings, seed, Monitor(judge, progress))
+
+
+def _rows(student: PreTrainedModel, data: TrainingData) -> list[dict]:
+    """Rows for `fit`, with the teacher's logits where `data` has scores."""
+    labels = _no_labels(student, len(data.ids)) if data.labels is None else data.labels
+    name = labels_key(student)
+    rows = [{ROW: row, name: label} for row, label in zip(data.ids, labels, strict=True)]
+    if data.scores is not None:
+        for row, score in zip(rows, per_row(data.scores, data.ids), strict=True):
+            row[TEACHER_LOGITS] = score
+    return rows
 
 
 def _no_labels(student: PreTrainedModel, rows: int) -> np.ndarray:
@@ -123,21 +135,14 @@ def _no_labels(student: PreTrainedModel, rows: int) -> np.ndarray:
 def _train(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
-    ids: Sequence[Sequence[int]],
-    scores: np.ndarray | None,
-    given: Labels,
+    rows: list[dict],
     settings: DistillationTraining,
-    judge: ValidationLoss | None,
     seed: int,
-    progress: Progress | None,
+    monitor: Monitor,
 ) -> PreTrainedModel:
-    name, kind = labels_key(student), kind_of(student)
-    rows = [{ROW: row, name: label} for row, label in zip(ids, given, strict=True)]
-    if scores is not None:
-        for row, score in zip(rows, per_row(scores, ids), strict=True):
-            row["teacher_logits"] = score
+    kind, scored = kind_of(student), TEACHER_LOGITS in rows[0]
     pairs = _matched_layers(len(blocks(student)), len(blocks(teacher))) if settings.hidden_weight else []
-    asks = scores is None or bool(settings.hidden_weight or settings.relation_weight)  # the teacher, in every step
+    asks = not scored or bool(settings.hidden_weight or settings.relation_weight)  # the teacher, in every step
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         inputs = inputs_of(batch)
@@ -149,7 +154,7 @@ def _train(
                 there = cast(nn.Module, teacher).to(out.logits.device)
                 wanted = there(**inputs, output_hidden_states=settings.hidden_weight > 0)
         mask = inputs.get("attention_mask")
-        target = batch["teacher_logits"] if wanted is None or scores is not None else wanted.logits
+        target = batch[TEACHER_LOGITS] if wanted is None or scored else wanted.logits
         logits, target = (answers(x, mask, kind) for x in (out.logits, target))
         total = divergence(logits, target, settings.temperature)
         if wanted is not None:
@@ -168,23 +173,19 @@ def _train(
             from ..quantization.qat import fake_quantized
 
             during.enter_context(fake_quantized(student))
-        return fit(student, rows, loss, settings, judge=judge, seed=seed, progress=progress)
+        return fit(student, rows, loss, settings, seed=seed, monitor=monitor)
 
 
 def _train_seq2seq(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
-    ids: Sequence[Sequence[int]],
-    said: np.ndarray,
-    labels: Labels | None,
+    rows: list[dict],
     settings: DistillationTraining,
-    validation: tuple[Sequence[Sequence[int]], Labels] | None,
     seed: int,
-    progress: Progress | None,
+    monitor: Monitor,
 ) -> PreTrainedModel:
     """`train_student` for text-to-text models: the teacher runs in every step, on the texts of `seq2seq.along`."""
     from ..models.seq2seq import depths
-    from ..training.seq2seq_targets import along
     from .seq2seq_student import same_vocabulary
 
     same_vocabulary(student, teacher)
@@ -206,10 +207,8 @@ def _train_seq2seq(
             total = total + settings.label_weight * supervised(out.logits, batch, OutputKind.SEQ2SEQ)
         return total
 
-    judge = None if validation is None else ValidationLoss(*validation)
     with _without_dropout(student):
-        rows = along(student, ids, labels, said)
-        return fit(student, rows, loss, settings, judge=judge, seed=seed, progress=progress)
+        return fit(student, rows, loss, settings, seed=seed, monitor=monitor)
 
 
 @contextmanager

@@ -7,9 +7,6 @@ taught the teacher's answers. Pairs of neighbouring tokens have embeddings too, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -20,25 +17,24 @@ from ..models.pooling import embed
 from ..models.static_embedding import StaticConfig, StaticForSequenceClassification, StaticModel
 from ..models.structure import family
 from ..models.token_types import take_marks_off
-from ..types import Progress
+from ..types import Progress, TrainingData
 from .distill import train_student
 
 
 def static_student(
     teacher: PreTrainedModel,
-    ids: Sequence[Sequence[int]],
+    data: TrainingData,
     settings: Static,
     *,
-    scores: np.ndarray | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
-    """A static student of `teacher`, distilled on token ids; `scores` as in `train_student`."""
-    student = untaught(teacher, settings, seed)
-    return train_student(student, teacher, ids, settings, scores=scores, seed=seed, progress=progress)
+    """A static student of `teacher`, trained as `train_student` does."""
+    student = initial_student(teacher, settings, seed)
+    return train_student(student, teacher, data, settings, seed=seed, progress=progress)
 
 
-def untaught(teacher: PreTrainedModel, settings: Static, seed: int) -> StaticForSequenceClassification:
+def initial_student(teacher: PreTrainedModel, settings: Static, seed: int) -> StaticForSequenceClassification:
     """An untrained student for `train_student`. Its embeddings: the teacher's vector of each token
     alone, on the first principal components, of unit mean length."""
     vectors = _token_vectors(teacher)

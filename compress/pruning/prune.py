@@ -57,6 +57,14 @@ NEAR_ENOUGH = 0.04  # of the time that was asked for
 
 
 @dataclass(frozen=True)
+class Latency:
+    """What shapes of the model take on the target: needed for `speedup` and `latency_ms`."""
+
+    table: LatencyTable
+    time_share: TimeShare | None = None  # measures the selected shape, to correct the table and the selection
+
+
+@dataclass(frozen=True)
 class Pruned:
     """What a cut promises: milliseconds before and after (None without a latency table), and what is left."""
 
@@ -75,17 +83,15 @@ def prune(
     batches: Sequence[Batch],
     settings: Prune,
     *,
-    table: LatencyTable | None = None,
+    latency: Latency | None = None,
     weighed: Weighed | None = None,
-    time_share: TimeShare | None = None,
     progress: Progress | None = None,
 ) -> Pruned:
-    """Cut `model` in place; `batches` are inputs of the model, from training rows. No labels, no training here.
+    """Prune `model` in place; `batches` are inputs of the model, from training rows. No labels, no training here.
 
-    With `speedup` or `latency_ms`, `table` says what each shape takes, and the damage is least within that time.
-    Otherwise `layers` go by measured effect, then the share of heads and neurons that is worth least. `weighed`: what
-    `weigh` found for this model and these batches, when several cuts of it are tried. `time_share`: what the table
-    predicts of the shape it picks is held against a measurement, and the table and the pick are corrected.
+    With `speedup` or `latency_ms`, the damage is least within that time, by the table in `latency`. Otherwise `layers`
+    are dropped by measured effect, then the heads and neurons of least importance. `weighed`: the result of `weigh` for
+    this model and these batches, when several settings are tried on it.
     """
     report = progress or (lambda share, text: None)
     if not batches:
@@ -101,11 +107,12 @@ def prune(
         kept = layers_to_keep(model, batches, settings.layers)
         keep_blocks(model, kept)
     report(0.1, "what heads and neurons are worth")
+    table = None if latency is None else latency.table
     if settings.timed:
-        if table is None:
+        if latency is None:
             raise InputError("prune: speedup and latency_ms need a latency table of this machine")
         paths, damage = weighed if weighed and settings.layers is None else weigh(model, batches, settings, report)
-        wanted, table = _pick(table, damage, full, settings, time_share, report)
+        wanted, table = _pick(latency, damage, full, settings, report)
     else:
         seen = observe(model, batches)
         counts = by_shares([s.knowledge for s in seen], settings, seen[0].weight.shape[1])
@@ -138,17 +145,17 @@ def prune(
 
 
 def _pick(
-    table: LatencyTable,
+    latency: Latency,
     damage: Sequence[Damage],
     full: Layers,
     settings: Prune,
-    time_share: TimeShare | None,
     report: Progress,
 ) -> tuple[list[tuple[int, int] | None], LatencyTable]:
     """The layers' shapes within the budget, and the table that agrees with what was measured of them.
 
     Of the shapes that were timed, the one nearest to the budget: what noise made of the last one does not decide.
     """
+    table, time_share = latency.table, latency.time_share
     now = table.predict(full)
     budget = budget_ms(now, settings.speedup, settings.latency_ms)
 

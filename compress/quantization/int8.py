@@ -14,6 +14,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ import numpy as np
 from paredown.runtime.errors import InputError, StepError, missing_extra
 from paredown.tasks.base import Task
 
-from .int8_cost import Answers, Batches, Int8Evaluator, answers, cost, distances, openvino_answers, said
+from ..config import Int8
+from .int8_cost import Answers, Batches, Cost, Int8Evaluator, answers, cost, distances, openvino_answers, said
 from .sensitivity import composed, groups_of, left_in_float, products
 from .smoothquant import smooth
 
@@ -34,21 +36,47 @@ OF_GEMM = "_MatMul"  # what ONNX Runtime puts behind the name of a Gemm that it 
 SAID = ("pre-processing before quantization", "is not constant. Please exclude this node")
 
 
-def dynamic(
-    source: Path,
-    target: Path,
-    batches: Batches = (),
-    *,
-    reduce_range: bool,
-    task: Task | None = None,
-    judge: Int8Evaluator | None = None,
-) -> dict:
+@dataclass(frozen=True)
+class Calibration:
+    """Rows to calibrate and evaluate INT8 on."""
+
+    batches: Batches = ()  # training rows, one a batch
+    task: Task | None = None  # of the outputs; None: classification, of a row or of each token
+    judge: Int8Evaluator | None = None  # None: the cost of INT8 is not evaluated
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """Evaluation rows with the float model's answers: what a quantised model is compared with."""
+
+    batches: Batches
+    answers: Answers
+    task: Task | None
+    limits: Int8
+    gold: Any  # as `Int8Evaluator.gold` gives it
+    as_stated: bool = False  # compute each Q/DQ node as it stands, for a target whose INT8 is not this CPU's
+
+    def cost(self, model: Path) -> Cost:
+        """What an ONNX file costs against the float model."""
+        return cost(answers(model, self.batches, self.as_stated), self.answers, self.task, self.limits, self.gold)
+
+    def distance(self, model: Path) -> float:
+        """Mean distance of an ONNX file's answers to the float model's."""
+        return float(distances(answers(model, self.batches, self.as_stated), self.answers, self.task).mean())
+
+    def some(self, count: int) -> _Reference:
+        """About `count` of the rows, evenly spread."""
+        rows = range(0, len(self.batches), -(-len(self.batches) // count))
+        return replace(self, batches=[self.batches[i] for i in rows], answers=[self.answers[i] for i in rows])
+
+
+def dynamic(source: Path, target: Path, calibration: Calibration, *, reduce_range: bool) -> dict:
     """Weights to INT8 now, activations at run time. Works on the graph with fused attention.
 
-    `batches`: the rows that judge it. Without them, or without a `judge`, nothing is judged and every product is INT8.
-    `task`: what the outputs are; None: labels, of a row or of each token.
-    Returns what was found, for the artefact's details: `_judged`.
+    All rows of `calibration` evaluate it. Without rows or a `judge`, every product is INT8.
+    Returns what was found, for the artefact's details: `_evaluated`.
     """
+    batches, task, judge = calibration.batches, calibration.task, calibration.judge
     quantization = _onnxruntime()
 
     def make(model: Path, out: Path, left: Sequence[str]) -> None:
@@ -68,29 +96,27 @@ def dynamic(
         make(plain, target, [])
         if judge is None or not batches:
             return {}
-        theirs, gold = answers(plain, batches), judge.gold(task, range(len(batches)))
-        return _judged(plain, target, make, batches, theirs, judge, task, gold)
+        gold = judge.gold(task, range(len(batches)))
+        return _evaluated(plain, target, make, _Reference(batches, answers(plain, batches), task, judge.limits, gold))
 
 
 def static(
     source: Path,
     target: Path,
-    batches: Batches,
+    calibration: Calibration,
     *,
     reduce_range: bool = False,
     symmetric: bool = False,
-    task: Task | None = None,
-    judge: Int8Evaluator | None = None,
 ) -> dict:
-    """QDQ around MatMul, Gemm and Conv; three quarters of `batches` (training rows) give the ranges, the rest judge.
+    """QDQ around MatMul, Gemm and Conv; three quarters of the rows give the ranges, the rest evaluate.
 
     Min-max, percentile, entropy, and min-max after SmoothQuant are tried. Other operators stay in float: quantising
     them too measured slower and less accurate on this kind of model. The one nearest to the float model is kept; with a
     `judge`, products go back to float for what it costs. Returns what was found.
     `symmetric`: the graph that TensorRT takes, S8 x S8 with zero point 0, float biases, and Q/DQ at the inputs of the
     products only ("Working with Quantized Types", TensorRT's developer guide); judged in the arithmetic it states.
-    `task`: as in `dynamic`.
     """
+    batches, task, judge = calibration.batches, calibration.task, calibration.judge
     quantization = _onnxruntime()
     of_target: dict = {"DefaultTensorType": 1, "MatMulConstBOnly": True}
     if symmetric:
@@ -135,12 +161,14 @@ def static(
         scratch = Path(name)
         plain = _without_value_info(source, scratch)
         smoothed = smooth(plain, scratch / "smoothed.onnx", calibrating[:SLOW_ROWS])
-        theirs = answers(plain, judging)
+        gold = judge.gold(task, apart[1]) if judge else None
+        limits = judge.limits if judge else Int8()
+        reference = _Reference(judging, answers(plain, judging), task, limits, gold, symmetric)
         tried: dict[str, float] = {}
         for method, (_, smoothly, _) in methods.items():
             out = scratch / f"{method}.onnx"
             make(smoothed if smoothly else plain, out, [], method, scratch)
-            tried[method] = float(distances(answers(out, judging, symmetric), theirs, task).mean())
+            tried[method] = reference.distance(out)
         chosen = min(tried, key=lambda method: tried[method])
         shutil.copyfile(scratch / f"{chosen}.onnx", target)
         found = {"calibration": chosen, "calibration_kl": tried}
@@ -148,25 +176,23 @@ def static(
             return found
         base = smoothed if methods[chosen][1] else plain
         remake = partial(make, method=chosen, scratch=scratch)
-        gold = judge.gold(task, apart[1])
-        return found | _judged(base, target, remake, judging, theirs, judge, task, gold, as_stated=symmetric)
+        return found | _evaluated(base, target, remake, reference)
 
 
 def openvino_static(
     source: Path,
     target: Path,
-    batches: Batches,
+    calibration: Calibration,
     *,
     reduce_range: bool,
     transformer: bool = True,
-    task: Task | None = None,
-    judge: Int8Evaluator | None = None,
 ) -> dict:
     """OpenVINO IR to INT8 IR by NNCF's post-training quantisation, for transformers with SmoothQuant.
 
     Left to itself NNCF gives matrix products the whole range of INT8 (its fix for overflow is for first convolutions).
-    With a `judge` a quarter of `batches` does not calibrate but says what INT8 costs; every product stays INT8.
+    With a `judge` a quarter of the rows does not calibrate but tells what INT8 costs; every product stays INT8.
     """
+    batches, task, judge = calibration.batches, calibration.task, calibration.judge
     try:
         import nncf
         import openvino
@@ -216,18 +242,10 @@ def _worth_saying(record: logging.LogRecord) -> bool:
     return not any(text in record.getMessage() for text in SAID)
 
 
-def _judged(
-    base: Path,
-    target: Path,
-    make: Callable[[Path, Path, Sequence[str]], None],
-    judging: Batches,
-    theirs: Answers,
-    judge: Int8Evaluator,
-    task: Task | None,
-    gold: Any,
-    as_stated: bool = False,
+def _evaluated(
+    base: Path, target: Path, make: Callable[[Path, Path, Sequence[str]], None], reference: _Reference
 ) -> dict:
-    """What INT8 costs on the rows `judging`; where that is too much, the products that cost most go back to float.
+    """What INT8 costs against `reference`; where that is too much, the products that cost most go back to float.
 
     `make(model, out, left)` quantises all but the products `left`: once more at most, since the variants that are tried
     are put together from `base` and `target`. At most half of the products go back, and only where that brings the
@@ -235,35 +253,34 @@ def _judged(
     """
     import onnx
 
-    before = cost(answers(target, judging, as_stated), theirs, task, judge.limits, gold)
+    before = reference.cost(target)
     plain, int8 = onnx.load(base), onnx.load(target)
     nodes = products(plain, int8)
     names = [node.name for node in nodes]
-    few = range(0, len(judging), -(-len(judging) // RANKING_ROWS))
+    few = reference.some(RANKING_ROWS)
     variants = 0
     after, left = before, []
     with tempfile.TemporaryDirectory() as scratch:
         variant = Path(scratch) / "variant.onnx"
 
-        def answered(in_float: Sequence[str], batches: Batches) -> Answers:
+        def with_float(products: Sequence[str]) -> Path:
             nonlocal variants
             variants += 1
-            onnx.save(composed(plain, int8, {*in_float}), variant)
-            return answers(variant, batches, as_stated)
+            onnx.save(composed(plain, int8, {*products}), variant)
+            return variant
 
         def harm(in_int8: Sequence[str]) -> float:
-            ours = answered([name for name in names if name not in in_int8], [judging[i] for i in few])
-            return float(distances(ours, [theirs[i] for i in few], task).mean())
+            return few.distance(with_float([name for name in names if name not in in_int8]))
 
         def affordable(in_float: Sequence[str]) -> bool:
-            return not cost(answered(in_float, judging), theirs, task, judge.limits, gold).too_much
+            return not reference.cost(with_float(in_float)).too_much
 
         if before.too_much:
             left = left_in_float(groups_of(nodes), harm, affordable, len(nodes) // 2)
         if left:
             made = Path(scratch) / "made.onnx"
             make(base, made, left)
-            after = cost(answers(made, judging, as_stated), theirs, task, judge.limits, gold)
+            after = reference.cost(made)
             if after.too_much and not after.value <= before.value / 2:
                 after, left = before, []
             else:

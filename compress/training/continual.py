@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -22,60 +23,61 @@ from paredown.tasks.base import NO_LABEL
 from ..config import Update
 from ..models.inference import teacher_scores
 from ..models.output_kinds import OutputKind, answers, divergence, inputs_of, kind_of, label_names, tensors
-from ..types import Progress
+from ..types import Labelled, Labels, Loss, Progress
 from .collate import ROW
-from .losses import Labels, ValidationLoss, labels_key, one_a_line, supervised
+from .losses import ValidationLoss, labels_key, one_a_line, supervised
 from .target_scaling import standard_units
-from .trainer import fit
+from .trainer import Monitor, fit
 
-Labelled = tuple[Sequence[Sequence[int]], Labels]  # token ids and labels of each row
+
+@dataclass(frozen=True)
+class UpdateData:
+    """Rows of an update."""
+
+    old: Labelled  # rows that the model was trained on; `Update.replay` says how many are used again
+    new: Labelled
+    labels: Sequence[str]  # of the updated model, the old ones first
+    validation: Labelled | None = None  # old and new rows, for early stopping
 
 
 def update(
     model: PreTrainedModel,
-    old: Labelled,
-    new: Labelled,
-    labels: Sequence[str],
+    data: UpdateData,
     settings: Update,
     *,
-    validation: Labelled | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
-    """Teach `model` the new rows in place; returns it with an output for each of `labels`, the old ones first.
+    """Train `model` on the new rows in place; returns it with an output for each of `data.labels`.
 
-    `old`: rows that it was trained on; `settings.replay` says how many come again. `validation`: old and new rows that
-    `patience` stops on. loss = CE + lwf * T^2 KL(old / T || new / T) over the old labels + ewc / 2 * sum F (w - w0)^2.
+    `patience` stops on the validation rows. loss = CE + lwf * T^2 KL(old / T || new / T) over the old labels + ewc / 2
+    * sum F (w - w0)^2.
     """
+    old, new = data.old, data.new
     picked = replayed(old[1], round(settings.replay * len(new[1])), seed)
     ids = [*new[0], *(old[0][i] for i in picked)]
     wanted = [*new[1], *(old[1][i] for i in picked)]
     with standard_units(model, ids, wanted, move=False) as unit:  # what it said before is to be kept
-        judge = None if validation is None else ValidationLoss(validation[0], unit(validation[1]))
-        kept = [old[0][i] for i in replayed(old[1], settings.ewc_rows, seed)]
-        return _update(model, ids, unit(wanted), kept, labels, settings, judge, seed, progress)
+        judge = None
+        if data.validation is not None:
+            judge = ValidationLoss(data.validation[0], unit(data.validation[1]))
+        name = labels_key(model)
+        rows: list[dict] = [{ROW: row, name: label} for row, label in zip(ids, unit(wanted), strict=True)]
+        if settings.lwf:
+            for row, score in zip(rows, per_row(teacher_scores(model, ids), ids), strict=True):
+                row["old_logits"] = score
+        ewc = None
+        if settings.ewc:
+            sample = [old[0][i] for i in replayed(old[1], settings.ewc_rows, seed)]
+            ewc = _ElasticWeightConsolidation(model, sample, seed)
+        loss = _loss(model, settings, ewc)
+        grow(model, data.labels, seed)
+        return fit(model, rows, loss, settings, seed=seed, monitor=Monitor(judge, progress))
 
 
-def _update(
-    model: PreTrainedModel,
-    ids: list[Sequence[int]],
-    wanted: Sequence,
-    kept: list[Sequence[int]],
-    labels: Sequence[str],
-    settings: Update,
-    judge: ValidationLoss | None,
-    seed: int,
-    progress: Progress | None,
-) -> PreTrainedModel:
-    """`update` in the model's units; `kept`: old rows that tell what its weights are worth."""
-    known = model.num_labels
-    name, kind = labels_key(model), kind_of(model)
-    rows: list[dict] = [{ROW: row, name: label} for row, label in zip(ids, wanted, strict=True)]
-    if settings.lwf:
-        for row, score in zip(rows, per_row(teacher_scores(model, ids), ids), strict=True):
-            row["old_logits"] = score
-    hold = _ElasticWeightConsolidation(model, kept, seed) if settings.ewc else None
-    grow(model, labels, seed)
+def _loss(model: PreTrainedModel, settings: Update, ewc: _ElasticWeightConsolidation | None) -> Loss:
+    """The loss of an update; `model` before it has outputs for new labels."""
+    known, kind = model.num_labels, kind_of(model)
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         mask = batch.get("attention_mask")
@@ -85,11 +87,11 @@ def _update(
             before = answers(batch["old_logits"], mask, kind)
             now = answers(logits[..., :known], mask, kind)
             total = total + settings.lwf * divergence(now, before, settings.temperature)
-        if hold is not None:
-            total = total + settings.ewc / 2 * hold.distance(model)
+        if ewc is not None:
+            total = total + settings.ewc / 2 * ewc.distance(model)
         return total
 
-    return fit(model, rows, loss, settings, judge=judge, seed=seed, progress=progress)
+    return loss
 
 
 def replayed(given: Labels, count: int, seed: int) -> np.ndarray:

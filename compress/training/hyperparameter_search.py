@@ -7,7 +7,7 @@ file: a killed search goes on where it was.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,8 @@ from paredown.tasks.scores import points
 from ..config import Adapter, Adversary, Finetune, Tune
 from ..models.inference import teacher_scores
 from ..models.output_kinds import OutputKind, kind_of
-from ..types import Progress
-from .losses import Labels, one_a_line
+from ..types import Progress, TrainingData
+from .losses import one_a_line
 from .studies import reasons, seed_sampler, study_at
 from .trainer import finetune
 
@@ -48,30 +48,31 @@ class Tuned:
 
 def tune(
     start: Callable[[], PreTrainedModel],
-    ids: Sequence[Sequence[int]],
-    labels: Labels,
+    data: TrainingData,
     settings: Tune,
     study_file: Path,
     *,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Tuned:
-    """Search for settings to fine-tune `start()` with, on token ids and labels."""
+    """Search for settings to fine-tune `start()` with, on labelled rows."""
+    ids, labels = data.ids, data.labels
+    assert labels is not None
     order = some_of(len(ids), len(ids))
     held, learned = np.split(order, [max(1, round(HELD_OUT * len(ids)))])
     study = _study(study_file)
     first = _knobs(settings.finetune)
     study.enqueue_trial(first, skip_if_exists=True)
-    pick = partial(_picked, ids, labels)
+    pick = partial(_picked, data)
     weighs = not isinstance(labels, np.ndarray) or (labels.ndim == 1 and labels.dtype != np.float64)
 
     def look(trial: Any) -> float:
         began = time.monotonic()
         found = _suggested(trial, settings, weighs)
-        watch = _Watch(trial, *pick(held))
+        watch = _Watch(trial, pick(held))
         trial.set_user_attr("settings", found.model_dump(mode="json", exclude_defaults=True))
         try:
-            model = finetune(start(), *pick(learned), found, seed=seed, callbacks=[watch])
+            model = finetune(start(), pick(learned), found, seed=seed, callbacks=[watch])
         except (StepError, InputError) as error:
             trial.set_user_attr("reason", str(error))
             raise
@@ -158,8 +159,9 @@ def _weights_of(start: Finetune) -> str:
 class _Watch(TrainerCallback):
     """Tells the study how a trial does on the held-out rows, and ends it when it falls behind."""
 
-    def __init__(self, trial: Any, ids: Sequence[Sequence[int]], labels: Labels) -> None:
-        self.trial, self.ids, self.labels, self.looked = trial, ids, labels, 0
+    def __init__(self, trial: Any, held_out: TrainingData) -> None:
+        assert held_out.labels is not None
+        self.trial, self.ids, self.labels, self.looked = trial, held_out.ids, held_out.labels, 0
 
     def metric(self, model: PreTrainedModel) -> float:
         """Accuracy on the held-out rows, or their words, in points; F1 where a row may have several labels; of
@@ -222,5 +224,8 @@ def _importance(study: Any, done: list[Any]) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in found.items()}
 
 
-def _picked(ids: Sequence[Sequence[int]], labels: Labels, rows: np.ndarray) -> tuple[list, Labels]:
-    return [ids[i] for i in rows], labels[rows] if isinstance(labels, np.ndarray) else [labels[i] for i in rows]
+def _picked(data: TrainingData, rows: np.ndarray) -> TrainingData:
+    labels = data.labels
+    assert labels is not None
+    picked = labels[rows] if isinstance(labels, np.ndarray) else [labels[i] for i in rows]
+    return TrainingData([data.ids[i] for i in rows], picked)

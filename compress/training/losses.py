@@ -20,13 +20,11 @@ from paredown.tasks.text_generation import nats
 
 from ..models.inference import forward
 from ..models.output_kinds import OutputKind, answers, divergence, kind_of, pad_id
+from ..types import Labels
 
 SCALE = 20.0  # of cosines, as in sentence-transformers: 1 / temperature
 JUDGED = 256  # pairs whose loss is one
 CHOSEN = "chosen"  # of a row that may have several labels: 1 and 0, (labels,)
-Labels = np.ndarray | Sequence[np.ndarray]  # (rows,) int64, or (tokens,) of each row; NO_LABEL where there is none;
-# numbers: (rows,) float64, NaN where there is none; ends of an answer: (tokens, 2) int64, 1 where it begins and ends;
-# a text to write: its tokens
 
 
 def one_a_line(labels: Labels) -> np.ndarray:

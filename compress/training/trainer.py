@@ -9,7 +9,7 @@ import contextlib
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -25,43 +25,47 @@ from paredown.tasks.base import NO_LABEL
 from ..config import Finetune, Training
 from ..models.architectures import FAMILIES
 from ..models.output_kinds import OutputKind, inputs_of, kind_of, label_names, not_finite, pad_id
-from ..types import Loss, Progress
+from ..types import Labels, Loss, Progress, TrainingData
 from .collate import PARTNER, ROW, stack
-from .losses import Labels, ValidationLoss, labels_key, one_a_line, supervised
+from .losses import ValidationLoss, labels_key, one_a_line, supervised
 from .target_scaling import standard_units
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """What follows a training run."""
+
+    judge: ValidationLoss | None = None  # for early stopping
+    progress: Progress | None = None
+    callbacks: Sequence[TrainerCallback] = ()
 
 
 def finetune(
     model: PreTrainedModel,
-    ids: Sequence[Sequence[int]],
-    labels: Labels,
+    data: TrainingData,
     settings: Finetune,
     *,
-    validation: tuple[Sequence[Sequence[int]], Labels] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> PreTrainedModel:
-    """Train `model` in place on token ids and labels, with their cross-entropy (numbers: their squared error); returns
-    it.
+    """Train `model` in place on labelled rows, with their cross-entropy (numbers: their squared error); returns it.
 
-    `validation`: token ids and labels that `patience` stops on. Adapters are merged when it returns.
+    `patience` stops on the validation rows of `data`. Adapters are merged when it returns.
     """
-    with standard_units(model, ids, labels) as unit:
-        judged = None if validation is None else (validation[0], unit(validation[1]))
-        return _finetune(model, ids, unit(labels), settings, judged, seed, progress, callbacks)
+    assert data.labels is not None
+    with standard_units(model, data.ids, data.labels) as unit:
+        judged = None if data.validation is None else (data.validation[0], unit(data.validation[1]))
+        scaled = replace(data, labels=unit(data.labels), validation=judged)
+        return _finetune(model, scaled, settings, seed, Monitor(progress=progress, callbacks=callbacks))
 
 
 def _finetune(
-    model: PreTrainedModel,
-    ids: Sequence[Sequence[int]],
-    labels: Labels,
-    settings: Finetune,
-    validation: tuple[Sequence[Sequence[int]], Labels] | None,
-    seed: int,
-    progress: Progress | None,
-    callbacks: Sequence[TrainerCallback],
+    model: PreTrainedModel, data: TrainingData, settings: Finetune, seed: int, monitor: Monitor
 ) -> PreTrainedModel:
+    """`finetune` in the units of the model's outputs."""
+    ids, labels = data.ids, data.labels
+    assert labels is not None
     name, kind = labels_key(model), kind_of(model)
     if kind is OutputKind.SEQ2SEQ:
         from .seq2seq_targets import training_rows
@@ -82,15 +86,16 @@ def _finetune(
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return supervised(net(**inputs_of(batch)).logits, batch, kind, weights)
 
-    judge = None if validation is None else ValidationLoss(*validation, weights)
-    train = partial(fit, model, rows, judge=judge, seed=seed, progress=progress)
+    if data.validation is not None:
+        monitor = replace(monitor, judge=ValidationLoss(*data.validation, weights))
     if settings.peft is None:
-        return train(loss, settings, callbacks=callbacks)
+        return fit(model, rows, loss, settings, seed=seed, monitor=monitor)
     from .adapters import adapted
 
-    with adapted(model, settings.peft, math.ceil(len(rows) / settings.batch_size * settings.epochs)) as beside:
-        return train(
-            lambda net, batch: loss(net, batch) + beside.penalty(), settings, callbacks=[*callbacks, *beside.callbacks]
+    with adapted(model, settings.peft, math.ceil(len(rows) / settings.batch_size * settings.epochs)) as adapters:
+        monitor = replace(monitor, callbacks=[*monitor.callbacks, *adapters.callbacks])
+        return fit(
+            model, rows, lambda net, batch: loss(net, batch) + adapters.penalty(), settings, seed=seed, monitor=monitor
         )
 
 
@@ -115,10 +120,8 @@ def fit(  # noqa: C901
     loss: Loss,
     settings: Training,
     *,
-    judge: ValidationLoss | None = None,
     seed: int,
-    progress: Progress | None = None,
-    callbacks: Sequence[TrainerCallback] = (),
+    monitor: Monitor | None = None,
 ) -> PreTrainedModel:
     """Train in place, then leave the model in evaluation mode on the CPU; returns it.
 
@@ -126,6 +129,7 @@ def fit(  # noqa: C901
     the ids of a second text, whose rows stand behind the others in a batch. Raises StepError when the loss or a weight
     is not finite. Out of memory: half the rows at a time, the same rows per step.
     """
+    monitor = monitor or Monitor()
     embeddings = model.get_input_embeddings() if kind_of(model) is OutputKind.SEQ2SEQ else None
     if embeddings is None:  # positions and norms too
         parts, known = dict(model.base_model.named_children()), FAMILIES.get(model.config.model_type)
@@ -149,14 +153,16 @@ def fit(  # noqa: C901
         while True:
             try:
                 with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-                    trainer = _trainer(model, rows, loss, settings, micro, seed, progress, Path(scratch))
+                    args = _arguments(model, settings, micro, seed, Path(scratch))
+                    trainer = _trainer(model, rows, loss, args)
                     best = None
-                    if judge is not None and settings.patience is not None:
-                        best = _Best(
-                            judge, settings.patience, max(1, round(len(rows) / settings.batch_size / settings.looks))
-                        )
+                    if monitor.judge is not None and settings.patience is not None:
+                        every = max(1, round(len(rows) / settings.batch_size / settings.looks))
+                        best = _Best(monitor.judge, settings.patience, every)
                         trainer.add_callback(best)
-                    for callback in callbacks:
+                    if monitor.progress:
+                        trainer.add_callback(_Report(monitor.progress))
+                    for callback in monitor.callbacks:
                         trainer.add_callback(callback)
                     trainer.train()
                     if best is not None:
@@ -167,8 +173,8 @@ def fit(  # noqa: C901
                     raise StepError("out of memory with one row at a time; use shorter rows (max_length)") from error
                 micro = max(1, micro // 2)
                 model.load_state_dict(start)
-                if progress:
-                    progress(0.0, f"out of memory: again with {micro} rows at a time")
+                if monitor.progress:
+                    monitor.progress(0.0, f"out of memory: again with {micro} rows at a time")
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
@@ -240,17 +246,9 @@ class _Best(TrainerCallback):
             model.load_state_dict(self.weights)
 
 
-def _trainer(
-    model: PreTrainedModel,
-    rows: list[dict],
-    loss: Loss,
-    settings: Training,
-    micro: int,
-    seed: int,
-    progress: Progress | None,
-    scratch: Path,
-) -> _Trainer:
-    args = TrainingArguments(
+def _arguments(model: PreTrainedModel, settings: Training, micro: int, seed: int, scratch: Path) -> TrainingArguments:
+    """The settings as transformers has them; `micro` rows at a time."""
+    return TrainingArguments(
         output_dir=str(scratch),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=micro,
@@ -270,12 +268,13 @@ def _trainer(
         disable_tqdm=True,
         remove_unused_columns=False,
     )
+
+
+def _trainer(model: PreTrainedModel, rows: list[dict], loss: Loss, args: TrainingArguments) -> _Trainer:
     filler = pad_id(model)
     trainer = _Trainer(model=model, args=args, train_dataset=rows, data_collator=lambda part: stack(part, filler))  # type: ignore[arg-type]
     trainer.our_loss = loss
     trainer.model_accepts_loss_kwargs = False  # our loss is a mean: let it be divided when gradients accumulate
     with contextlib.suppress(ValueError):
         trainer.remove_callback(PrinterCallback)
-    if progress:
-        trainer.add_callback(_Report(progress))
     return trainer

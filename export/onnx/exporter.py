@@ -85,14 +85,15 @@ def _ready(
     from paredown.compress.quantization import int8, weight_only
 
     details: dict = {}
+    rows = int8.Calibration(calibration, task, judge)
     with tempfile.TemporaryDirectory() as scratch:
         if precision == "int8-static":  # QDQ goes around MatMul, which a fused Attention would hide
-            details |= int8.static(plain, ready, calibration, reduce_range=reduce_range, task=task, judge=judge)
+            details |= int8.static(plain, ready, rows, reduce_range=reduce_range)
         else:
             fused = Path(scratch) / "fused.onnx"
             details["fused"] = fuse(plain, fused, checkpoint)
             if precision == "int8-dynamic":
-                details |= int8.dynamic(fused, ready, calibration, reduce_range=reduce_range, task=task, judge=judge)
+                details |= int8.dynamic(fused, ready, rows, reduce_range=reduce_range)
             elif precision == "fp16":
                 half(fused, ready)
             elif precision in WEIGHTS_ONLY:

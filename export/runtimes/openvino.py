@@ -83,9 +83,8 @@ def _convert(
         if precision == "int8-static":
             openvino.save_model(converted, ir, compress_to_fp16=False)
             reduce = not has_int8_isa()
-            return int8.openvino_static(
-                ir, target, calibration, transformer=transformer, reduce_range=reduce, task=task, judge=judge
-            )
+            rows = int8.Calibration(calibration, task, judge)
+            return int8.openvino_static(ir, target, rows, transformer=transformer, reduce_range=reduce)
         if precision in WEIGHTS_ONLY:
             weight_only.openvino_weights(converted, target, WEIGHTS_ONLY[precision])
         else:

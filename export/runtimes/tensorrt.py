@@ -102,7 +102,7 @@ def typed_graph(
     """Write the ONNX graph whose own types are the precision; returns what was found, for the artefact's details.
 
     int8-static: Q/DQ at the inputs of matrix products (S8, zero point 0), everything else float16. `task`,
-    `judge`: as in `quantize.static`.
+    `judge`: as in `int8.Calibration`.
     """
     if precision == "fp32":
         shutil.copyfile(plain, target)
@@ -112,7 +112,7 @@ def typed_graph(
 
         from paredown.compress.quantization import int8
 
-        details = int8.static(plain, target, calibration, symmetric=True, task=task, judge=judge)
+        details = int8.static(plain, target, int8.Calibration(calibration, task, judge), symmetric=True)
         onnx.save(version_converter.convert_version(onnx.load(target), TYPED_SCALES), target)
         half(target, target)
         details |= {"weights": "S8 per channel", "activations": "S8 symmetric", "rest": "float16"}

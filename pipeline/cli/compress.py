@@ -82,7 +82,9 @@ def prune(
 ) -> None:
     """Structured pruning of heads, feed-forward neurons and layers, to a latency target or to given shares."""
     from paredown.compress.distillation.distill import train_student
+    from paredown.compress.pruning.prune import Latency
     from paredown.compress.pruning.prune import prune as cut
+    from paredown.compress.types import TrainingData
 
     from ..steps.latency_table import Stopwatch
 
@@ -110,8 +112,8 @@ def prune(
         table = watch.table([[(settings, source.depth)]], report) if timed else None
         model = load(source, kind)
         sample = batches_of([ids[i] for i in some_of(len(ids), settings.rows)], source.pad_id)
-        share = watch.share if timed else None
-        promised = cut(model, sample, settings, table=table, time_share=share, progress=report)
+        latency = Latency(table, watch.share) if table else None
+        promised = cut(model, sample, settings, latency=latency, progress=report)
         saved = save(model, source, target)
         if recover_epochs:
             recover = checked(
@@ -122,7 +124,9 @@ def prune(
                 },
             )  # fmt: skip
             try:
-                train_student(model, load(source, kind), ids + further, recover, seed=seed, progress=report)
+                train_student(
+                    model, load(source, kind), TrainingData(ids + further), recover, seed=seed, progress=report
+                )
                 saved = save(model, source, target)
             except StepError as error:
                 failed = error  # the trimmed one outlives it
@@ -222,7 +226,8 @@ def distill(  # noqa: C901
 ) -> None:
     """Knowledge distillation of a checkpoint, or of the mean logits of several teachers, into a smaller model."""
     from paredown.compress.distillation.distill import mean_scores, student_of, train_student
-    from paredown.compress.distillation.static_student import untaught
+    from paredown.compress.distillation.static_student import initial_student
+    from paredown.compress.types import TrainingData
 
     kind = task_for(task, text=text_column, label=label_column)
     source = open_checkpoint(checkpoint, kind)
@@ -287,7 +292,7 @@ def distill(  # noqa: C901
         report(0.0, f"scoring {len(texts)} rows")
         model, scores = load(source, kind), scores_of(texts)
         if isinstance(settings, Static):
-            pupil = untaught(model, settings, seed)
+            pupil = initial_student(model, settings, seed)
         else:
             pupil = load(elsewhere, kind) if elsewhere else student_of(model, settings, ids)
         judged = None
@@ -295,7 +300,8 @@ def distill(  # noqa: C901
             encoder = learner.encoder(shared)
             wanted = scores_of(list(held_out.texts))
             judged = encoder.ids(held_out.texts), kind.training_targets(held_out, encoder) if wanted is None else wanted
-        train_student(pupil, model, ids, settings, scores=scores, validation=judged, seed=seed, progress=report)
+        learned = TrainingData(ids, scores=scores, validation=judged)
+        train_student(pupil, model, learned, settings, seed=seed, progress=report)
         saved = save(pupil, learner, target)
         value = metric(saved, kind, held_out, max_length)
     say(output_dir, kind.for_rows(held_out), value)

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from paredown.benchmarks.report_text import int8_lines
+from paredown.benchmarks.measurements import Details
+from paredown.benchmarks.report.text import int8_lines
 from paredown.compress.config import Int8
 from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
@@ -213,7 +214,7 @@ def _export_to(
             artifact = for_mobile(artifact)
         parity = _parity(source, kind, artifact, plain, judged)
         size = artifact.size_mb()
-    costs = "".join(f"; {line}" for line in int8_lines(artifact.details))
+    costs = "".join(f"; {line}" for line in int8_lines(Details.model_validate(artifact.details)))
     out.print(f"{output_dir}: {runtime} {precision}, {size:.1f} MB; {parity}{costs}", soft_wrap=True)
 
 

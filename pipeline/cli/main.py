@@ -170,13 +170,13 @@ def run(
     outcome = run_recipe(job, run_dir, baseline)
     if not outcome.ran and not outcome.republished:
         out.print(f"Nothing to do: all {outcome.steps} steps were there already.")
-    for name, made in outcome.measurements["adapt"].items():
-        out.print(f"{name}: {made['said']}", soft_wrap=True)
-    found = outcome.measurements.get("search")
-    if found:
-        for line in found["trained"]:
+    for name, made in outcome.measurements.adapt.items():
+        out.print(f"{name}: {made.said}", soft_wrap=True)
+    searched = outcome.measurements.search
+    if searched:
+        for line in searched.trained:
             out.print(f"trained: {line}", soft_wrap=True)
-        for name, reason in found["dropped"].items():
+        for name, reason in searched.dropped.items():
             out.print(f"dropped: {name}: {reason}", soft_wrap=True)
     results.show_choice(outcome.choice, outcome.measurements)
     out.print(
@@ -186,7 +186,7 @@ def run(
         out.print(f"failed: {line}", soft_wrap=True)
     if baseline is not None:
         found = replacing.against(outcome.job, outcome.run_dir, baseline)
-        out.print(f"{'replace' if found['replace'] else 'keep'} {baseline}: {found['why']}", soft_wrap=True)
+        out.print(f"{'replace' if found.replace else 'keep'} {baseline}: {found.why}", soft_wrap=True)
 
 
 @app.command()
@@ -213,16 +213,29 @@ def init(
 @app.command()
 def schema(
     of: Annotated[
-        Literal["recipe", "choice", "bench"], typer.Option(help="A recipe, choice.json, or what `bench --json` writes.")
+        Literal["recipe", "choice", "measurements", "bench", "manifest", "artifact"],
+        typer.Option(
+            help="A recipe, choice.json, measurements.json, what `bench --json` writes, manifest.json or artifact.json."
+        ),
     ] = "recipe",
 ) -> None:
     """Print the JSON schema of a recipe, for editors, or of a result."""
-    from paredown.benchmarks.records import BenchResult, schema_of
+    from paredown.benchmarks.measurements import Measurements
+    from paredown.benchmarks.measuring.records import BenchResult, schema_of
+    from paredown.benchmarks.selection.choice import Choice
+    from paredown.export.artifact import artifact_schema
+    from paredown.runtime.manifest import SCHEMA_FILE
 
     from ..recipe.loader import schema as recipe_schema
-    from ..results.records import Choice
 
-    written = {"recipe": recipe_schema, "choice": lambda: schema_of(Choice), "bench": lambda: schema_of(BenchResult)}
+    written = {
+        "recipe": recipe_schema,
+        "choice": lambda: schema_of(Choice, "serialization"),
+        "measurements": lambda: schema_of(Measurements),
+        "bench": lambda: schema_of(BenchResult),
+        "manifest": SCHEMA_FILE.read_text,
+        "artifact": artifact_schema,
+    }
     print(written[of](), end="")
 
 

@@ -7,7 +7,7 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -17,6 +17,11 @@ from paredown.runtime.errors import InputError, StepError
 
 from .common import LabelColumn, TaskOption, TextColumn, task_for
 from .validation import checked
+
+if TYPE_CHECKING:
+    from paredown.benchmarks.measurements import Measurements
+    from paredown.benchmarks.measuring.records import BenchResult
+    from paredown.benchmarks.selection.choice import Choice
 
 app = typer.Typer()
 out = Console(width=None if sys.stdout.isatty() else 150, markup=False)
@@ -65,8 +70,8 @@ def choose(
 
     Each further candidate that is evaluated on the test rows widens the bound of the certificate.
     """
-    from paredown.benchmarks.constraints import gate_of
-    from paredown.benchmarks.selection import ChooseSettings
+    from paredown.benchmarks.selection.constraints import gate_of
+    from paredown.benchmarks.selection.selection import ChooseSettings
 
     from ..results.journal import finish
     from ..results.measurements import read_measurements
@@ -85,7 +90,7 @@ def choose(
     with lock(run_dir):
         finish(run_dir)
         measurements = read_measurements(run_dir)
-        settings = measurements["choose"] | {key: value for key, value in given.items() if value is not None}
+        settings = measurements.choose.model_dump() | {key: value for key, value in given.items() if value is not None}
         if value_per_point is not None and settings["rule"] != "lambda":
             raise InputError(f"--value-per-point is of --rule lambda; the rule is {settings['rule']}")
         if max_drop is not None and settings["rule"] != "cheapest":
@@ -118,10 +123,11 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run: HTML (with a table on the terminal), Markdown or an image."""
-    from paredown.benchmarks.report import markdown, write_picture, write_report
+    from paredown.benchmarks.report.report import markdown, write_picture, write_report
 
     from ..results.journal import finish, unfinished
     from ..results.measurements import read_measurements
+    from ..results.publish import read_choice
     from ..store import lock
 
     path = output or run_dir / {"html": "report.html", "md": "report.md"}.get(format, f"frontier.{format}")
@@ -133,7 +139,7 @@ def report(
         with lock(run_dir):
             finish(run_dir)
     measurements = read_measurements(run_dir)
-    choice = _read_choice(run_dir, measurements)
+    choice = read_choice(run_dir, measurements)
     command = f"paredown run {run_dir.resolve() / 'recipe.resolved.yaml'}"
     if format == "html":
         show_choice(choice, measurements)
@@ -180,7 +186,7 @@ def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for the results.")] = None,
 ) -> None:
     """Compare artefacts in one run: latency ratios to the first that can run here, and drops in points."""
-    from paredown.benchmarks.latency import LatencySettings, Sweep
+    from paredown.benchmarks.measuring.latency import LatencySettings, Sweep
     from paredown.export.hardware import cores
 
     from ..results import side_by_side
@@ -203,55 +209,56 @@ def bench(
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         kind = task_for(task)
-        result = side_by_side.run(artifacts, data, text_column, label_column, settings, max_length, Path(scratch), kind)
+        source = side_by_side.Source(data, text_column, label_column)
+        result = side_by_side.run(artifacts, source, settings, max_length, Path(scratch), kind)
     _show_bench(result)
     if json_file is not None:
         from ..store import write_atomic
 
-        write_atomic(json_file, json.dumps(result, indent=2) + "\n")
-    if result["reference"] is None:
+        write_atomic(json_file, json.dumps(result.to_json(), indent=2) + "\n")
+    if result.reference is None:
         raise StepError("nothing was measured: none of the artefacts can run here")
 
 
-def _show_bench(result: dict) -> None:
+def _show_bench(result: BenchResult) -> None:
     """The table, what has to be said of it, and how it was measured. In a noisy run a ratio is its range."""
-    from paredown.benchmarks.report_text import conditions_line, factor
+    from paredown.benchmarks.report.text import conditions_line, factor
+    from paredown.benchmarks.selection.choice import known
 
-    first, reference, noisy = result["artifacts"][0]["path"], result["reference"], result["noisy"]
+    first, reference = result.artifacts[0].path, result.reference
     titles = ("artefact", "runtime", "precision", "p50 ms", "p95", "p99", "ratio (95 %)", "rows/s", "MB", "metric")
     table = Table(*titles, "drop (95 %)")
-    base = next((a for a in result["artifacts"] if "cannot_run" not in a), None)  # a path may be given twice
-    for a in result["artifacts"]:
-        metric = "" if a["metric"] is None else f"{a['metric']:.2f}"
-        if "cannot_run" in a:
-            table.add_row(a["path"], a["runtime"], a["precision"], a["cannot_run"], "", "", "", "", "", metric, "")
+    base = next((a for a in result.artifacts if a.cannot_run is None), None)  # a path may be given twice
+    for a in result.artifacts:
+        metric = "" if a.metric is None else f"{a.metric:.2f}"
+        if a.cannot_run is not None:
+            table.add_row(a.path, a.runtime, a.precision, a.cannot_run, "", "", "", "", "", metric, "")
             continue
-        lo, hi = a["ratio_ci"]
-        ratio = f"{a['ratio']:.3f} [{lo:.3f}, {hi:.3f}]"
-        if noisy and a is not base:
+        lo, hi = known(a.ratio_ci)
+        ratio = f"{a.ratio:.3f} [{lo:.3f}, {hi:.3f}]"
+        if result.noisy and a is not base:
             ratio = f"{factor(lo)} to {factor(hi)}"
-        drop = f"{a['drop']:+.1f} (< {a['drop_upper_95']:.1f})" if "drop" in a and a is not base else ""
+        drop = "" if a.drop is None or a is base else f"{a.drop:+.1f} (< {a.drop_upper_95:.1f})"
         table.add_row(
-            a["path"], a["runtime"], a["precision"], f"{a['p50_ms']:.2f}", f"{a['p95_ms']:.2f}", f"{a['p99_ms']:.2f}",
-            ratio, f"{a['throughput_per_s']:.0f}", f"{a['size_mb']:.1f}", metric,
-            drop,
+            a.path, a.runtime, a.precision, f"{a.p50_ms:.2f}", f"{a.p95_ms:.2f}", f"{a.p99_ms:.2f}", ratio,
+            f"{a.throughput_per_s:.0f}", f"{a.size_mb:.1f}", metric, drop,
         )  # fmt: skip
     out.print(table)
-    for note in result["notes"]:
+    for note in result.notes:
         out.print(note, soft_wrap=True)
     if reference is None:
         return
     if reference != first:
         out.print(f"{first} cannot run here: ratios and drops are against {reference}", soft_wrap=True)
-    out.print(conditions_line(result, reference), soft_wrap=True)
-    out.print(f"intervals: {result['conditions']['covers']}", soft_wrap=True)
-    if noisy:
-        out.print(f"noisy: {result['conditions']['noisy_because']}. A ratio is printed as its range.", soft_wrap=True)
+    out.print(conditions_line(result.conditions, reference), soft_wrap=True)
+    out.print(f"intervals: {result.conditions.covers}", soft_wrap=True)
+    if result.noisy:
+        out.print(f"noisy: {result.conditions.noisy_because}. A ratio is printed as its range.", soft_wrap=True)
 
 
 def _lift(settings: dict, figure: str) -> None:
     """Take the limits on a figure out of the recipe's settings; InputError where there is none."""
-    from paredown.benchmarks.constraints import gate_of
+    from paredown.benchmarks.selection.constraints import gate_of
 
     gates = [text for text in settings["gates"] if gate_of(text).figure != figure]
     set_ones = [*(key for key, value in settings["budgets"].items() if value is not None)]
@@ -262,26 +269,9 @@ def _lift(settings: dict, figure: str) -> None:
     settings["budgets"] = {key: value for key, value in settings["budgets"].items() if key != figure}
 
 
-def _read_choice(run_dir: Path, measurements: dict) -> dict:
-    """choice.json of the run that `measurements` are of."""
-    file = run_dir / "choice.json"
-    again = f"make it with: paredown choose {run_dir}"
-    try:
-        choice = json.loads(file.read_text())
-        chosen, rows = choice["chosen"]["name"], choice["candidates"]
-        there = {entry["name"] for entry in measurements["candidates"]}
-        whole = all(isinstance(choice.get(key), dict) for key in ("baseline", "rule", "card", "control", "conditions"))
-        whole = whole and "noisy" in choice and "confidence" in choice["rule"]
-        if not whole or chosen not in there or {row["name"] for row in rows} != there:
-            raise InputError(f"{file}: not of these measurements, or of an older paredown; {again}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{file}: missing or damaged; {again}") from None
-    return choice
-
-
-def show_choice(choice: dict, measurements: dict) -> None:
-    """The table of all candidates and the selection in a sentence."""
-    from paredown.benchmarks.report_text import (
+def show_choice(choice: Choice, measurements: Measurements) -> None:
+    """The table of all candidates and the pick in a sentence."""
+    from paredown.benchmarks.report.text import (
         bound_title,
         card_lines,
         control_warning,
@@ -292,16 +282,16 @@ def show_choice(choice: dict, measurements: dict) -> None:
 
     table = Table()
     table.add_column("candidate", no_wrap=True)
-    for title in (measurements["metric"], bound_title(choice), "p50 ms", "speed-up", "MB"):
+    for title in (measurements.metric, bound_title(choice), "p50 ms", "speed-up", "MB"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column(f"{measurements['prices']['currency']} / million", justify="right", no_wrap=True)
+    table.add_column(f"{measurements.prices.currency} / million", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, overflow="ellipsis", max_width=36)
     for cells in table_rows(choice):
-        table.add_row(*cells, style="bold green" if cells[0] == choice["chosen"]["name"] else None)
+        table.add_row(*cells, style="bold green" if cells[0] == choice.chosen.name else None)
     out.print(table)
-    out.print(sentence(choice, measurements))
-    for line in card_lines(choice, measurements["prices"]["currency"]):
+    out.print(sentence(choice))
+    for line in card_lines(choice, measurements.prices.currency):
         out.print(f"- {line}", soft_wrap=True)
-    for line in (nearest_sentence(choice), control_warning(choice), *choice["notes"]):
+    for line in (nearest_sentence(choice), control_warning(choice), *choice.notes):
         if line:
             out.print(line, soft_wrap=True)

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from paredown.benchmarks.statistics import Z95_TWO_SIDED, paired_drop
+from paredown.benchmarks.statistics.metric_intervals import Z95_TWO_SIDED, paired_drop
 from paredown.compress.data.dataset import read_rows
 from paredown.runtime.errors import InputError
 from paredown.runtime.session import CannotRunHere

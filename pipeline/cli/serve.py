@@ -111,7 +111,7 @@ def load(
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for the results.")] = None,
 ) -> None:
     """Send requests at a fixed rate (open loop) and show latencies from the scheduled times."""
-    from paredown.serve.load_generator import bodies, run
+    from paredown.serve.load_generator import Load, request_bodies, run
 
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InputError(f"--json {json_file}: no such directory")
@@ -124,10 +124,8 @@ def load(
         texts = list(read_rows(task_for(task, text=text_column), data, labelled=False).texts)
     key = _key(api_key_file)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    address, requests = bodies(texts, url.rstrip("/"), model)
-    found = run(
-        address, requests, rps, seconds, arrivals=arrivals, timeout=timeout, headers=headers, seed=seed
-    ).summary()
+    address, requests = request_bodies(texts, url.rstrip("/"), model)
+    found = run(address, requests, Load(rps, seconds, arrivals, seed, timeout, headers)).summary()
     out.print(f"sent     {found['sent']} in {found['seconds']:.1f} s, {arrivals}")
     out.print(f"answers  {', '.join(f'{status}: {count}' for status, count in found['statuses'].items())}")
     if found["ok"]:

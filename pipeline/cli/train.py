@@ -82,6 +82,7 @@ def finetune(
 ) -> None:
     """Train a checkpoint on labelled rows, in full or with adapters; a base model gets a new head."""
     from paredown.compress.training.trainer import finetune as train_model
+    from paredown.compress.types import TrainingData
 
     kind = task_for(task, text=text_column, label=label_column)
     source = answering(open_checkpoint(checkpoint), kind, max_new_tokens)
@@ -105,11 +106,11 @@ def finetune(
         },
     )  # fmt: skip
     encoder = source.encoder(max_length)
-    ids, labels = dataset.encode(encoder, rows), kind.training_targets(rows, encoder)
     judged = None if held_out is None else (encoder.ids(held_out.texts), kind.training_targets(held_out, encoder))
+    learned = TrainingData(dataset.encode(encoder, rows), kind.training_targets(rows, encoder), validation=judged)
     with writing(output_dir, "finetune") as (target, report):
         model = load(source, kind) if has_head else with_new_head(source, kind, names, seed)
-        train_model(model, ids, labels, settings, validation=judged, seed=seed, progress=report)
+        train_model(model, learned, settings, seed=seed, progress=report)
         saved = save(model, source, target)
         value = metric(saved, kind, held_out, max_length)
     say(output_dir, kind.for_rows(held_out), value)

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from paredown.benchmarks.cost import Prices
-from paredown.benchmarks.latency import LatencySettings
-from paredown.benchmarks.selection import ChooseSettings
+from paredown.benchmarks.measuring.latency import LatencySettings
+from paredown.benchmarks.selection.cost import Prices
+from paredown.benchmarks.selection.selection import ChooseSettings
 from paredown.compress.config import (
     Augment,
     Distill,

@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from paredown.benchmarks.calibration import calibration_error
-from paredown.benchmarks.cost import Prices
-from paredown.benchmarks.latency import CONTROL, Timing
-from paredown.benchmarks.selection import ChooseSettings
-from paredown.benchmarks.statistics import worst_flips
+from paredown.benchmarks.measurements import (
+    MEASUREMENTS_SCHEMA,
+    CandidateMeasurement,
+    Flip,
+    Machine,
+    Made,
+    Measurements,
+    Origin,
+    RowCounts,
+)
+from paredown.benchmarks.measuring.latency import CONTROL, Timing
+from paredown.benchmarks.statistics.calibration import calibration_error
+from paredown.benchmarks.statistics.metric_intervals import worst_flips
 from paredown.compress.config import Prune
 from paredown.export.hardware import machine
 from paredown.runtime.errors import InputError
@@ -41,14 +50,13 @@ from ..steps.attribution import agreement_of
 from ..steps.measure import PROFILE, limits, measured, why_slower
 from ..store import Done
 
-SCHEMA = 3
 SPLITS = ("train", "unlabeled", "validation", "test")
 FLIPS = 20  # rows
 
 
 def measurements_of(
     job: Job, steps: list[Step], done: Mapping[str, Done], failed: Mapping[str, Failure], run_dir: Path
-) -> dict:
+) -> Measurements:
     """Everything that was measured, raw samples included: the content of measurements.json.
 
     Of a candidate that stands on a step in `failed` only what it would have been, and why it is not.
@@ -72,75 +80,72 @@ def measurements_of(
             "steps": _steps_of(candidate.model),
         }
         if candidate.name in lost:
-            candidates.append({**common, "failed": str(lost[candidate.name])})
+            candidates.append(CandidateMeasurement(**common, failed=str(lost[candidate.name])))
             continue
         evaluated = done[evaluation_name(candidate)]
         export = done[candidate.step]
         chain = list(chain_of(candidate.model))
-        candidates.append(
-            {
-                **common,
-                "artifact": export.path.relative_to(run_dir).as_posix(),
-                "size_mb": export.result["size_mb"],
-                "details": export.result["details"],
-                "compression_s": sum(done[name].seconds for name in _made_by(job, candidate)),
-                "reference": candidate.target in job.compared_with,
-                "parameters": done[chain[-1]].result["parameters"] if chain else None,
-                "made": _made(chain, done),
-                **evaluated.result,
-                **(done[further_name(candidate)].result if further_name(candidate) in done else {}),
-                **_answers_of(evaluated, done[evaluation_name(job.candidates[0])], job, encoder),
-                "attribution_agreement": agreement_of(job, candidate, done),
-                **_timing_of(candidate, timings),
-                **{name: values.get(candidate.name) for name, values in by_name.items()},
-            }
-        )
-    return {
-        "schema": SCHEMA,
-        "name": job.recipe.name,
-        "task": job.recipe.task,
-        "metric": job.task.metric_name,
-        "labels": list(job.checkpoint.labels),
-        "machine": machine(),
-        "rows": {
-            "train": len(job.train),
-            "unlabeled": len(job.unlabeled) if job.unlabeled else 0,
-            "validation": len(job.validation),
-            "test": len(job.test) if job.test else 0,
-        },
-        "data": _sources(job),
-        "notes": list(job.notes),
-        "certificate_split": job.certificate_split,
-        "golden_texts": [encoder.small(text) for text in texts[:8]],
-        "reference_texts": [encoder.small(text) for text in texts[:: 1 + (len(texts) - 1) // most]],
-        "latency": job.recipe.latency.model_dump(),
-        "prices": job.recipe.cost.model_dump(),
-        "choose": job.recipe.choose.model_dump(),
-        "gold_validation": None if gold is None else gold.tolist(),
-        "keys": _keys(job),
-        "test_digest": rows_digest(job.test),
-        "conditions": found.conditions,
+        further = done.get(further_name(candidate))
+        fields = {
+            **common,
+            "artifact": export.path.relative_to(run_dir).as_posix(),
+            "size_mb": export.result["size_mb"],
+            "details": export.result["details"],
+            "compression_s": sum(done[name].seconds for name in _made_by(job, candidate)),
+            "reference": candidate.target in job.compared_with,
+            "parameters": done[chain[-1]].result["parameters"] if chain else None,
+            "made": _made(chain, done),
+            **evaluated.result,
+            **({} if further is None else further.result),
+            **_answers_of(evaluated, done[evaluation_name(job.candidates[0])], job, encoder),
+            "attribution_agreement": agreement_of(job, candidate, done),
+            **_timing_of(candidate, timings),
+            **{name: values.get(candidate.name) for name, values in by_name.items()},
+        }
+        candidates.append(CandidateMeasurement(**fields))
+    return Measurements(
+        version=MEASUREMENTS_SCHEMA,
+        name=job.recipe.name,
+        task=job.recipe.task,
+        metric=job.task.metric_name,
+        labels=list(job.checkpoint.labels),
+        machine=Machine(**machine()),
+        rows=RowCounts(
+            train=len(job.train),
+            unlabeled=len(job.unlabeled) if job.unlabeled else 0,
+            validation=len(job.validation),
+            test=len(job.test) if job.test else 0,
+        ),
+        data=_sources(job),
+        notes=list(job.notes),
+        certificate_split=job.certificate_split,
+        golden_texts=[encoder.small(text) for text in texts[:8]],
+        reference_texts=[encoder.small(text) for text in texts[:: 1 + (len(texts) - 1) // most]],
+        latency=job.recipe.latency,
+        prices=job.recipe.cost,
+        choose=job.recipe.choose,
+        gold_validation=None if gold is None else gold.tolist(),
+        keys=_keys(job),
+        test_digest=rows_digest(job.test),
+        conditions=found.conditions,
         **{key: looked[key] for key in ("tokenizer_ms", "tokens_median")},
-        "compression_s": sum(d.seconds for d in done.values()),
-        "control": vars(timings[CONTROL]),
-        "baseline": job.candidates[0].name,
-        "checkpoint": str(job.checkpoint.path),
-        "origin": {
-            "path": done[ORIGIN].path.relative_to(run_dir).as_posix(),
-            "files": done[ORIGIN].result["files"],
-        },
-        "candidates": candidates,
-    }
+        compression_s=sum(d.seconds for d in done.values()),
+        control=timings[CONTROL],
+        baseline=job.candidates[0].name,
+        checkpoint=str(job.checkpoint.path),
+        origin=Origin(path=done[ORIGIN].path.relative_to(run_dir).as_posix(), files=done[ORIGIN].result["files"]),
+        candidates=candidates,
+    )
 
 
-def _timing_of(candidate: Candidate, timings: Mapping[str, Timing]) -> dict:
+def _timing_of(candidate: Candidate, timings: Mapping[str, Timing]) -> dict[str, Any]:
     """Its samples; why there are none where its process ended or hung while it was measured."""
     timing = timings.get(candidate.name)
     if timing is None:
         return {"timing": None}
     if timing.cannot_run:
         return {"timing": None, "cannot_run": timing.cannot_run}
-    return {"timing": vars(timing)}
+    return {"timing": timing}
 
 
 def _sources(job: Job) -> dict[str, str]:
@@ -149,7 +154,7 @@ def _sources(job: Job) -> dict[str, str]:
     return found if job.test is None else {**found, "test": found.get("test", job.test.source)}
 
 
-def _answers_of(evaluated: Done, baseline: Done, job: Job, encoder: Preprocessor) -> dict:
+def _answers_of(evaluated: Done, baseline: Done, job: Job, encoder: Preprocessor) -> dict[str, Any]:
     """What a candidate said about each validation row, how far its confidence was off, and its worst flips.
 
     Nothing of words, whose answers are many a row and of which few begin a span, nor of rows with several labels.
@@ -163,12 +168,12 @@ def _answers_of(evaluated: Done, baseline: Done, job: Job, encoder: Preprocessor
     said, said_before = logits.argmax(axis=-1), before.argmax(axis=-1)
     sure = softmax(logits).max(axis=-1)
     flips = [
-        {
-            "text": job.task.excerpt(texts[i], encoder),
-            "gold": labels[gold[i]],
-            "now": labels[said[i]],
-            "confidence": float(sure[i]),
-        }
+        Flip(
+            text=job.task.excerpt(texts[i], encoder),
+            gold=labels[gold[i]],
+            now=labels[said[i]],
+            confidence=float(sure[i]),
+        )
         for i in worst_flips(said_before == gold, said == gold, sure, FLIPS)
     ]
     return {
@@ -196,19 +201,19 @@ def _keys(job: Job) -> dict[str, list[str]]:
     return keys | {"length": [names[int(n > low) + int(n > high)] for n in lengths]}
 
 
-def _steps_of(model: Model) -> list[dict]:
+def _steps_of(model: Model) -> list[dict[str, Any]]:
     if model.cascade is not None:
         return [{"stage": "cascade", **model.cascade.model_dump()}]
     return [{"stage": step.stage[0], **step.stage[1].model_dump(exclude_defaults=True)} for step in model.steps]
 
 
-def _made(chain: list[str], done: Mapping[str, Done]) -> dict[str, dict]:
+def _made(chain: list[str], done: Mapping[str, Done]) -> dict[str, Made]:
     """What each step of the recipe's model found out; training after pruning belongs to the pruning."""
-    found: dict[str, dict] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in chain:
         step = name.removesuffix(RECOVER)
         found[step] = found.get(step, {}) | done[name].result
-    return found
+    return {step: Made(**result) for step, result in found.items()}
 
 
 def _shared(job: Job, model: Model) -> list[str]:
@@ -225,21 +230,20 @@ def _made_by(job: Job, candidate: Candidate) -> set[str]:
     return {candidate.step}.union(*(_made_by(job, part) for part in parts_of(job, candidate)))
 
 
-def read_measurements(run_dir: Path) -> dict:
-    """measurements.json of a finished run."""
+def read_measurements(run_dir: Path) -> Measurements:
+    """measurements.json of a finished run. InputError where it is missing, damaged or of another schema."""
     path = run_dir / "measurements.json"
     try:
         data = json.loads(path.read_text())
-        if data["schema"] != SCHEMA:
-            raise InputError(f"{path}: schema {data['schema']}; this paredown reads {SCHEMA}: run the recipe again")
-        entries, base = {entry["name"]: entry for entry in data["candidates"]}, data["baseline"]
-        timed = [entry["timing"]["turns"] for entry in entries.values() if entry.get("timing")]
-        if not all(all(turns.values()) for turns in [entries[base]["timing"]["turns"], *timed]):
+        if data["schema"] != MEASUREMENTS_SCHEMA:
+            again = f"this paredown reads {MEASUREMENTS_SCHEMA}: run the recipe again"
+            raise InputError(f"{path}: schema {data['schema']}; {again}")
+        found = Measurements.model_validate(data)
+        timed = [entry.timing for entry in found.candidates if entry.timing]
+        if found.entry(found.baseline).timing is None or not all(all(timing.turns.values()) for timing in timed):
             raise ValueError("no samples")
-        Prices.model_validate(data["prices"])
-        ChooseSettings.model_validate(data["choose"])
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file; a run directory is what `paredown run` has made") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: damaged; run the recipe again, finished steps are kept") from None
-    return data
+    return found

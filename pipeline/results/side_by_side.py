@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
 from math import exp, factorial, lgamma, log, log1p
@@ -12,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from paredown.benchmarks.bench import Entrant, Score, bench
-from paredown.benchmarks.latency import LatencySettings, tokenizer_ms
-from paredown.benchmarks.records import BenchResult
+from paredown.benchmarks.measuring.bench import Entrant, Score, bench
+from paredown.benchmarks.measuring.latency import LatencySettings, tokenizer_ms
+from paredown.benchmarks.measuring.records import BenchResult
 from paredown.compress.data import dataset
 from paredown.compress.data.dataset import class_names, read_rows
 from paredown.export.artifact import ON_GPU, Artifact
@@ -32,20 +33,27 @@ from paredown.tasks.scores import points
 from ..progress import Reporter
 
 
+@dataclass(frozen=True)
+class Source:
+    """Rows to run: a path or a `datasets` name, and the names of its columns where they are not the usual ones."""
+
+    data: str
+    text: str | None = None
+    label: str | None = None
+
+
 def run(
     paths: list[str],
-    source: str,
-    text: str | None,
-    label: str | None,
+    source: Source,
     settings: LatencySettings,
     max_length: int,
     scratch: Path,
     task: Task,
-) -> dict:
-    """The content of `paredown bench --json F`. Raises InputError."""
+) -> BenchResult:
+    """Load the artefacts, score them where there are labels, time all of them in one run. Raises InputError."""
     artifacts = adopted(paths, scratch, task, max_length)
-    read = partial(read_rows, task, source, text=text, label=label)
-    named = [_names(artifact, task, source, text, label) for artifact in artifacts]
+    read = partial(read_rows, task, source.data, text=source.text, label=source.label)
+    named = [_names(artifact, task, source) for artifact in artifacts]
     known = [names for names, _ in named if names is not None]
     rows = read(names=known[0], labelled=None) if known else read(labelled=False)
     task = task if rows.labels is None else task.for_rows(rows)
@@ -69,28 +77,24 @@ def run(
     ]
     ids = [dataset.encode(artifact.encoder(), rows) for artifact in artifacts]
     result = bench(entrants, ids, settings, metric_name=task.metric_name, steps=reporter.step)
-    result |= {"notes": notes}
-    BenchResult.model_validate(result)
-    return result
+    return result.model_copy(update={"notes": notes})
 
 
-def _names(
-    artifact: Artifact, task: Task, source: str, text: str | None, label: str | None
-) -> tuple[tuple[str, ...] | None, str]:
+def _names(artifact: Artifact, task: Task, source: Source) -> tuple[tuple[str, ...] | None, str]:
     """What an artefact's labels are called in the data, and what there is to say of it.
 
     A model with transformers' default names has not kept its own: the data's are taken for them, in their order, where
     there are as many; or indices are read; None where neither fits.
     """
     labels = artifact.labels
-    said = class_names(task, source, label) if is_default(labels) else ()
+    said = class_names(task, source.data, source.label) if is_default(labels) else ()
     if not said:
         return labels, ""
     if len(said) == len(labels) and not set(said) & set(labels) and not all(is_number(canonical(n)) for n in said):
         pairs = ", ".join(f"{own} for {name}" for own, name in zip(labels, said, strict=True))
         return said, f"its config.json does not name its labels; {pairs} is assumed"
     try:
-        read_rows(task, source, text=text, label=label, names=labels)
+        read_rows(task, source.data, text=source.text, label=source.label, names=labels)
     except InputError:
         return None, f"no metric: its config.json does not name its {len(labels)} labels, and the data has {len(said)}"
     return labels, ""

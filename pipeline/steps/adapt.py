@@ -79,6 +79,7 @@ def adapted(job: Job, done: Mapping[str, Done]) -> Job:
 
 def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: Report) -> dict:
     from paredown.compress.training.trainer import finetune
+    from paredown.compress.types import TrainingData
 
     from .compress import all_cores
 
@@ -109,10 +110,10 @@ def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: R
     before = continual.score(model, source, task, job.validation, length)
     judged = (encoder.ids(job.validation.texts), task.training_targets(job.validation, encoder))
     began = time.monotonic()
-    finetune(
-        model, dataset.encode(encoder, job.train), task.training_targets(job.train, encoder), settings,
-        validation=judged, seed=seed, progress=report,
-    )  # fmt: skip
+    data = TrainingData(
+        dataset.encode(encoder, job.train), task.training_targets(job.train, encoder), validation=judged
+    )
+    finetune(model, data, settings, seed=seed, progress=report)
     seconds = time.monotonic() - began
     saved = save(model, source, out)
     after = continual.score(model, saved, task, job.validation, length)

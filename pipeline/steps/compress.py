@@ -55,10 +55,11 @@ def compress(
 ) -> dict:
     """One stage on the checkpoint that the steps before it left."""
     from paredown.compress.distillation.distill import student_of, train_student
-    from paredown.compress.distillation.static_student import untaught
-    from paredown.compress.pruning.prune import prune
+    from paredown.compress.distillation.static_student import initial_student
+    from paredown.compress.pruning.prune import Latency, prune
     from paredown.compress.pruning.vocabulary import changed_share, trim
     from paredown.compress.training.trainer import finetune
+    from paredown.compress.types import TrainingData
 
     all_cores()
     source, seed = checkpoint_after(job, before, done), job.recipe.seed
@@ -80,12 +81,15 @@ def compress(
 
     if isinstance(settings, Finetune):
         judged = held_out, job.task.training_targets(job.validation, encoder)
-        finetune(model, mine, labels[: len(mine)], settings, validation=judged, seed=seed, progress=training)
+        data = TrainingData(mine, labels[: len(mine)], validation=judged)
+        finetune(model, data, settings, seed=seed, progress=training)
     if isinstance(settings, Prune):
-        table = read_table(done[table_name(settings.target)].path) if settings.timed else None
+        latency = None
+        if settings.timed:
+            table = read_table(done[table_name(settings.target)].path)
+            latency = Latency(table, _stopwatch(job, source, settings.target).share)
         sample = batches_of([mine[i] for i in some_of(len(mine), settings.rows)], source.pad_id)
-        share = _stopwatch(job, source, settings.target).share if settings.timed else None
-        result = prune(model, sample, settings, table=table, time_share=share, progress=report).to_json()
+        result = prune(model, sample, settings, latency=latency, progress=report).to_json()
     if isinstance(settings, Trim):
         uncut = source.plain_tokenizer_text
         texts = [*all_texts(job), *source.prompts]
@@ -94,7 +98,7 @@ def compress(
     if isinstance(settings, DistillationTraining):  # the teacher is the original checkpoint
         teacher = load(job.checkpoint, job.task)
         if isinstance(settings, Static):
-            model = untaught(teacher, settings, seed)
+            model = initial_student(teacher, settings, seed)
         elif isinstance(settings, Distill) and settings.student is None:
             model = student_of(model, settings, mine)
         began = time.monotonic()
@@ -105,10 +109,8 @@ def compress(
             scores = scores[lines:]
         else:
             scores, wanted = None, job.task.training_targets(job.validation, encoder)
-        train_student(
-            model, teacher, ids[first:], settings, labels=labels[first:], scores=scores,
-            validation=(held_out, wanted), seed=seed, progress=training,
-        )  # fmt: skip
+        data = TrainingData(ids[first:], labels[first:], scores, (held_out, wanted))
+        train_student(model, teacher, data, settings, seed=seed, progress=training)
     if isinstance(settings, Training):
         seconds = time.monotonic() - began
         rows = (

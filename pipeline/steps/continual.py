@@ -125,7 +125,7 @@ def grow_checkpoint(
 
     `held`: old rows to judge forgetting on; they and the new held-out ones are never learned from.
     """
-    from paredown.compress.training.continual import update
+    from paredown.compress.training.continual import UpdateData, update
 
     encoder = source.encoder(max_length)
     model = load(source, task)
@@ -133,11 +133,13 @@ def grow_checkpoint(
     before = {"old": score(model, source, task, held, max_length)}
     before["new"] = score(model, source, task, new.validation, max_length)
     began = time.monotonic()
-    update(
-        model, (encoder.ids(old.texts), task.training_targets(old, encoder)),
-        (dataset.encode(encoder, new.train), task.training_targets(new.train, encoder)), new.labels, settings,
-        validation=(encoder.ids(judged.texts), task.training_targets(judged, encoder)), seed=seed, progress=report,
-    )  # fmt: skip
+    data = UpdateData(
+        old=(encoder.ids(old.texts), task.training_targets(old, encoder)),
+        new=(dataset.encode(encoder, new.train), task.training_targets(new.train, encoder)),
+        labels=new.labels,
+        validation=(encoder.ids(judged.texts), task.training_targets(judged, encoder)),
+    )
+    update(model, data, settings, seed=seed, progress=report)
     seconds = time.monotonic() - began
     saved = save(model, source, out)
     after = {
@@ -168,6 +170,7 @@ def _retrained(
     """The same checkpoint trained on all rows: measured when `retrain` asks for it, otherwise what it would cost."""
     from paredown.compress.training.continual import grow
     from paredown.compress.training.trainer import finetune
+    from paredown.compress.types import TrainingData
 
     if not settings.retrain:
         return {"retrain": {"estimated": True, "training_s": row_s * settings.epochs * len(everything)}}
@@ -179,7 +182,8 @@ def _retrained(
     )  # fmt: skip
     began = time.monotonic()
     encoder = source.encoder(max_length)
-    finetune(model, encoder.ids(everything.texts), task.training_targets(everything, encoder), plain, seed=seed)
+    data = TrainingData(encoder.ids(everything.texts), task.training_targets(everything, encoder))
+    finetune(model, data, plain, seed=seed)
     seconds = time.monotonic() - began
     old, fresh = (score(model, source, task, rows, max_length) for rows in (held, new.validation))
     return {"retrain": {"estimated": False, "training_s": seconds, "old_after": old, "new_after": fresh}}

@@ -23,9 +23,10 @@ from typing import Any, TypeVar
 import numpy as np
 from transformers import PreTrainedModel
 
-from paredown.benchmarks.intervals import ratio
-from paredown.benchmarks.latency import CONTROL, SINGLE, LatencySettings, Scenario, Timing
-from paredown.benchmarks.sittings import measure
+from paredown.benchmarks.measuring.interleaved import Protocol, Workload
+from paredown.benchmarks.measuring.latency import CONTROL, SINGLE, LatencySettings, Scenario, Timing
+from paredown.benchmarks.measuring.repetitions import measure
+from paredown.benchmarks.statistics.time_intervals import ratio
 from paredown.compress.config import Prune, Timed
 from paredown.compress.models.loading import Checkpoint, load, save
 from paredown.compress.models.structure import Layer, Structure, family, head_size, keep_blocks, reshape, widen
@@ -246,14 +247,8 @@ class Stopwatch:
         report: Report = lambda share, text: None,
         look: bool = False,
     ) -> dict[str, Timing]:
-        timings = measure(
-            paths,
-            dict.fromkeys(paths, rows),
-            settings,
-            scenarios=(Scenario(SINGLE, self.target.batch_size),),
-            look=look,
-            progress=report,
-        ).timings
+        protocol = Protocol(settings, scenarios=[Scenario(SINGLE, self.target.batch_size)], check_load=look)
+        timings = measure(Workload(paths, dict.fromkeys(paths, rows)), protocol, report).timings
         for timing in timings.values():
             if timing.cannot_run:
                 raise InputError(

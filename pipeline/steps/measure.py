@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from paredown.benchmarks import latency
-from paredown.benchmarks.intervals import ratio
-from paredown.benchmarks.latency import Timing
-from paredown.benchmarks.profile import PROFILED, Profile, profile, why_int8_is_slower, why_not_faster
-from paredown.benchmarks.report_text import times
-from paredown.benchmarks.roofline import floor_ms, machine_rates, work_of
-from paredown.benchmarks.sitting import Sitting, sit
-from paredown.benchmarks.sittings import Measured, failed, merged
-from paredown.benchmarks.sweep import sweep
+from paredown.benchmarks.measuring import latency
+from paredown.benchmarks.measuring.interleaved import Protocol, Sitting, Workload, sit
+from paredown.benchmarks.measuring.latency import Timing
+from paredown.benchmarks.measuring.profile import PROFILED, Profile, profile, why_int8_is_slower, why_not_faster
+from paredown.benchmarks.measuring.repetitions import Measured, failed, merged
+from paredown.benchmarks.measuring.roofline import floor_ms, machine_rates, work_of
+from paredown.benchmarks.measuring.sweep import sweep
+from paredown.benchmarks.report.text import times
+from paredown.benchmarks.statistics.time_intervals import ratio
 from paredown.export.artifact import read_artifact
 from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
@@ -40,11 +40,10 @@ def measure(
 ) -> dict:
     """One sitting: a fresh process of every candidate that runs here, timed in turns. `number`: from 0."""
     artifacts = _able(candidates, done)
-    settings, before = job.recipe.latency, [_sitting(done, i) for i in range(number)]
-    rows = _rows(job, artifacts)
-    sitting = sit(
-        artifacts, rows, settings, number=number, seed=job.recipe.seed, failed=failed(before), progress=report
-    )
+    before = [_sitting(done, i) for i in range(number)]
+    protocol = Protocol(job.recipe.latency, job.recipe.seed)
+    workload = Workload(artifacts, _rows(job, artifacts))
+    sitting = sit(workload, protocol, number=number, failed=failed(before), progress=report)
     (out / FILE).write_text(json.dumps(sitting.to_json()))
     return {key: value for key, value in sitting.to_json().items() if key != "timings"}
 
@@ -61,10 +60,10 @@ def profiled(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str
     encoder, texts = job.checkpoint.encoder(job.recipe.max_length), job.validation.texts
     rows, settings = _rows(job, artifacts), job.recipe.latency
     threads = settings.threads or cores()
-    swept = sweep(artifacts, rows, settings, seed=job.recipe.seed, progress=report)
+    swept = sweep(Workload(artifacts, rows), settings, seed=job.recipe.seed, progress=report)
     seen = _profiles(candidates, artifacts, rows, threads, report)
     return {
-        "sweep": swept,
+        "sweep": {name: [point.model_dump() for point in points] for name, points in swept.items()},
         "seen": {name: asdict(found) for name, found in seen.items()},
         "floor_ms": _floors(candidates, seen, artifacts, rows, threads),
         "new_tokens_per_s": _new_tokens_per_s(artifacts, rows, threads),

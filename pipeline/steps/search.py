@@ -129,7 +129,7 @@ def _trials(
     import optuna
 
     from paredown.compress.pruning.importance import agreement, kl_to, log_probabilities
-    from paredown.compress.pruning.prune import options, prune, shape_of, weigh
+    from paredown.compress.pruning.prune import Latency, options, prune, shape_of, weigh
 
     ids, _ = all_rows(job, job.checkpoint)
     picked = some_of(len(job.train), 512 + HELD_OUT)
@@ -158,7 +158,7 @@ def _trials(
         trial.set_user_attr("settings", shown)
         smaller = copy.deepcopy(model)
         try:
-            prune(smaller, batches, cut, table=table, weighed=weighed)
+            prune(smaller, batches, cut, latency=Latency(table), weighed=weighed)
             kl = kl_to(smaller, judging, wanted)
             if not np.isfinite(kl):
                 raise StepError("the outputs of the pruned model are not finite")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paredown.benchmarks.statistics import mcnemar_p, paired_drop
+from paredown.benchmarks.statistics.metric_intervals import mcnemar_p, paired_drop
 from paredown.compress.config import Finetune, Tune
 from paredown.compress.data import dataset
 from paredown.compress.models.loading import Checkpoint, load, save, with_new_head
@@ -37,6 +37,7 @@ def tune_checkpoint(
     from paredown.compress.models.inference import teacher_scores
     from paredown.compress.training.hyperparameter_search import tune
     from paredown.compress.training.trainer import finetune
+    from paredown.compress.types import TrainingData
 
     def start():
         return load(source, task) if source.has_head(task) else with_new_head(source, task, labels, seed)
@@ -44,7 +45,8 @@ def tune_checkpoint(
     encoder = source.encoder(max_length)
     ids, judged = dataset.encode(encoder, train), encoder.ids(validation.texts)
     learned, looks = task.training_targets(train, encoder), (judged, task.training_targets(validation, encoder))
-    found = tune(start, ids, learned, settings, study, seed=seed, progress=lambda s, text: report(0.8 * s, text))
+    data = TrainingData(ids, learned, validation=looks)
+    found = tune(start, data, settings, study, seed=seed, progress=lambda s, text: report(0.8 * s, text))
     result = {
         "default_won": found.default,
         "best": found.best.model_dump(mode="json", exclude_defaults=True),
@@ -54,7 +56,7 @@ def tune_checkpoint(
 
     def trained(chosen: Finetune, words: str):
         report(0.8, words)
-        model = finetune(start(), ids, learned, chosen, validation=looks, seed=seed)
+        model = finetune(start(), data, chosen, seed=seed)
         return model, task.correct(teacher_scores(model, judged), task.gold(validation, encoder))
 
     model, given = trained(settings.finetune, "training as given")

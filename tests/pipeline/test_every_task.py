@@ -13,7 +13,7 @@ from examples import EXAMPLES
 from same_process import SameProcess
 from serving import client_of
 
-from paredown.benchmarks import sitting
+from paredown.benchmarks.measuring import interleaved
 from paredown.tasks.registry import TASKS
 
 RECIPE = """
@@ -52,7 +52,7 @@ def done(*command: object, cwd: Path) -> str:
 @pytest.mark.parametrize("name", list(TASKS))
 def test_from_finetune_to_serve(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert name in EXAMPLES, f"tests/examples.py has no entry for the task {name}"
-    monkeypatch.setattr(sitting, "Worker", SameProcess)
+    monkeypatch.setattr(interleaved, "Worker", SameProcess)
     task, example = TASKS[name], EXAMPLES[name]
     example.files(tmp_path)
     example.checkpoint(tmp_path / "base")

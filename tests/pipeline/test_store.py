@@ -1,9 +1,12 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from paredown.pipeline.store import Store, key_of, new_directory, write_atomic
+from paredown.pipeline.store import Store, key_of, lock, new_directory, write_atomic
 from paredown.runtime.errors import InputError
 
 
@@ -100,3 +103,40 @@ def test_write_atomic_replaces(tmp_path: Path) -> None:
     write_atomic(tmp_path / "f", "one")
     write_atomic(tmp_path / "f", "two")
     assert [p.read_text() for p in tmp_path.iterdir()] == ["two"]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from paredown.pipeline.store import lock, new_directory
+run, out = map(Path, sys.argv[1:])
+with lock(run), new_directory(out):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_another_process_holds_is_refused_until_it_is_killed(tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    with subprocess.Popen([sys.executable, "-c", HOLD, run, out], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        for _ in range(2):  # the refused one takes nothing from the message for the next
+            with pytest.raises(InputError, match=rf"run: in use by process {holder.pid} on .*; wait for it"), lock(run):
+                pass
+            with pytest.raises(InputError, match="out: another command writes it now"), new_directory(out):
+                pass
+        holder.kill()
+    with lock(run), new_directory(out) as made:
+        (made / "a").touch()
+    assert [path.name for path in out.iterdir()] == ["a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_that_may_not_be_written_is_an_input_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="cannot write there"), lock(tmp_path / "run"):
+        pass
+    with pytest.raises(InputError, match="cannot write there"), new_directory(tmp_path / "out"):
+        pass

@@ -8,23 +8,30 @@ from pathlib import Path
 import pytest
 from conftest import paredown
 
-from paredown.serve.load_generator import bodies, due_times, load
+from paredown.runtime.errors import InputError
+from paredown.serve.load_generator import Load, request_bodies, send
 
 
 def test_requests_are_due_at_the_rate_that_was_asked_for() -> None:
-    assert list(due_times(4, 1, "even", 0)) == [0, 0.25, 0.5, 0.75]
-    random = list(due_times(1000, 10, "poisson", 0))
+    assert list(Load(4, 1, "even").due_times()) == [0, 0.25, 0.5, 0.75]
+    random = list(Load(1000, 10).due_times())
     assert len(random) == pytest.approx(10_000, rel=0.05)
-    assert random == list(due_times(1000, 10, "poisson", 0))
-    assert random != list(due_times(1000, 10, "poisson", 1))
+    assert random == list(Load(1000, 10).due_times())
+    assert random != list(Load(1000, 10, seed=1).due_times())
+
+
+@pytest.mark.parametrize(("rps", "seconds"), [(0, 1), (1, -1), (float("nan"), 1), (1, float("inf"))])
+def test_a_rate_or_duration_of_none_is_refused(rps: float, seconds: float) -> None:
+    with pytest.raises(InputError, match="both are more than 0"):
+        Load(rps, seconds)
 
 
 def test_both_ways_to_ask() -> None:
-    assert bodies(["a"], "http://h", None) == ("http://h/predict", [b'{"text": "a"}'])
-    address, (body,) = bodies(["a"], "http://h", "m")
+    assert request_bodies(["a"], "http://h", None) == ("http://h/predict", [b'{"text": "a"}'])
+    address, (body,) = request_bodies(["a"], "http://h", "m")
     assert address == "http://h/v2/models/m/infer"
     assert json.loads(body)["inputs"][0]["data"] == ["a"]
-    _, (body,) = bodies(["a\x1eb"], "http://h", "m")
+    _, (body,) = request_bodies(["a\x1eb"], "http://h", "m")
     assert [tensor["data"] for tensor in json.loads(body)["inputs"]] == [["a"], ["b"]]
 
 
@@ -46,7 +53,7 @@ def test_a_server_that_stalls_is_charged_for_all_who_would_have_waited() -> None
         server = await asyncio.start_server(stall, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         async with server:
-            return await load(f"http://127.0.0.1:{port}/", [b"{}"], 50, 0.8, arrivals="even", timeout=60)
+            return await send(f"http://127.0.0.1:{port}/", [b"{}"], Load(50, 0.8, "even", timeout=60))
 
     outcome = asyncio.run(both())
     found = outcome.summary()

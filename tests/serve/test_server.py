@@ -27,7 +27,7 @@ from strangers import endless, openers
 
 from paredown.export.predictor import Predictor
 from paredown.serve.config import Settings
-from paredown.serve.middleware import Gate
+from paredown.serve.http.middleware import InFlight
 from paredown.serve.server import Server
 
 TEXTS = ["a brilliant moving film", "dull awful weak"]
@@ -146,7 +146,7 @@ def test_sigterm_under_load_loses_no_accepted_request(finished: Path, start: Cal
 
 
 def test_a_process_that_waited_for_its_turn_still_reads_its_backlog() -> None:
-    server = Server(uvicorn.Config(lambda: None), Settings(drain_s=60), Gate())
+    server = Server(uvicorn.Config(lambda: None), Settings(drain_s=60), InFlight())
     server.handle_exit(signal.SIGTERM, None)
     time.sleep(0.5)  # the machine was busy
     asyncio.run(server.on_tick(1))

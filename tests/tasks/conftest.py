@@ -8,7 +8,7 @@ from conftest import paredown
 from projects import Project
 from same_process import SameProcess
 
-from paredown.benchmarks import sitting
+from paredown.benchmarks.measuring import interleaved
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def ran(home: Path) -> Path:
     """The same directory with the recipe's run in `run`; timing is in this process, for no time is compared here."""
-    with mock.patch.object(sitting, "Worker", SameProcess):
+    with mock.patch.object(interleaved, "Worker", SameProcess):
         done = paredown("run", "recipe.yaml", "--output-dir", "run", cwd=home)
     assert done.returncode == 0, done.stderr
     return home

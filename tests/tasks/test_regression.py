@@ -13,7 +13,7 @@ from examples import numbers as rows
 from projects import Project, finetuned, write_splits
 from serving import client_of
 
-from paredown.benchmarks.statistics import by_key, negative_flips, paired_drop
+from paredown.benchmarks.statistics.metric_intervals import by_key, negative_flips, paired_drop
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.runtime.errors import InputError

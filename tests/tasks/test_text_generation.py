@@ -24,6 +24,7 @@ from paredown.compress.models.output_kinds import OutputKind, answers, kind_of
 from paredown.compress.models.structure import keep_blocks
 from paredown.compress.pruning.prune import prune
 from paredown.compress.training.losses import ValidationLoss, supervised
+from paredown.compress.types import TrainingData
 from paredown.runtime.causal_decoding import NEXT, Decoder, next_token
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import run_rows
@@ -180,7 +181,7 @@ def test_a_student_learns_what_its_teacher_says_in_every_step(tmp_path: Path) ->
     train_student(
         student,
         teacher,
-        ids,
+        TrainingData(ids),
         DistillationTraining(epochs=8, batch_size=8, learning_rate=3e-3, freeze_embeddings=False),
         seed=0,
     )

@@ -26,6 +26,7 @@ from paredown.compress.training.collate import stack
 from paredown.compress.training.losses import NO_LABEL
 from paredown.compress.training.seq2seq_targets import along, targets_of, training_rows
 from paredown.compress.training.trainer import finetune
+from paredown.compress.types import TrainingData
 from paredown.export.artifact import read_artifact
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import BundleError, check_files, read_manifest
@@ -157,9 +158,11 @@ def test_it_learns_and_its_student_has_fewer_layers(tmp_path: Path) -> None:
 
     before = loss()
     settings = Finetune(epochs=2, batch_size=8, learning_rate=5e-3, freeze_embeddings=False, patience=9, looks=1)
-    finetune(model, ids, labels, settings, validation=(ids[:8], labels[:8]), seed=0)
+    finetune(model, TrainingData(ids, labels, validation=(ids[:8], labels[:8])), settings, seed=0)
     assert loss() < 0.8 * before
-    student = distill(model, ids[:16], Distill(layers=2, decoder_layers=1, epochs=1, batch_size=8), labels=labels[:16])
+    student = distill(
+        model, TrainingData(ids[:16], labels[:16]), Distill(layers=2, decoder_layers=1, epochs=1, batch_size=8)
+    )
     assert depths(student) == (2, 1)
     saved = save(student, checkpoint, tmp_path / "student")
     again = load(saved, TASK)
@@ -167,9 +170,9 @@ def test_it_learns_and_its_student_has_fewer_layers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(forward(again, batch)["sequences"], forward(student, batch)["sequences"])
     assert (again.config.num_layers, again.config.num_decoder_layers) == (2, 1)
     with pytest.raises(InputError, match="the first one in"):
-        distill(model, ids[:16], Distill(layers=[1], epochs=1))
+        distill(model, TrainingData(ids[:16]), Distill(layers=[1], epochs=1))
     with pytest.raises(InputError, match="width"):
-        distill(model, ids[:16], Distill(layers=1, width=16, hidden_weight=0))
+        distill(model, TrainingData(ids[:16]), Distill(layers=1, width=16, hidden_weight=0))
 
 
 def test_a_checkpoint_that_cannot_write_is_refused(tmp_path: Path) -> None:

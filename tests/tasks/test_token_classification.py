@@ -20,6 +20,7 @@ from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.compress.pruning.prune import prune
+from paredown.compress.types import TrainingData
 from paredown.export.predictor import Predictor
 from paredown.pipeline.results.side_by_side import adopted, correct
 from paredown.runtime.errors import InputError
@@ -133,11 +134,11 @@ def test_it_learns_and_so_do_a_cut_and_a_student(teacher: Checkpoint, rows, held
     ids = teacher.encoder().ids(rows.texts)
     labels = TASK.training_targets(rows, teacher.encoder())
     lesson = Distill(layers=1, epochs=3, learning_rate=5e-3, label_weight=0.5, relation_weight=0.1, patience=2)
-    student = distill(model, ids, lesson, labels=labels, seed=0)
+    student = distill(model, TrainingData(ids, labels), lesson, seed=0)
     assert f1(student, teacher, held_out) > 85
     cut = load(teacher, TASK)
     prune(cut, batches_of(ids[:64], 0), Prune(heads=0.5, ffn=0.5, multiple=8))
-    train_student(cut, model, ids, Recover(epochs=2, learning_rate=2e-3), seed=0)
+    train_student(cut, model, TrainingData(ids), Recover(epochs=2, learning_rate=2e-3), seed=0)
     assert f1(cut, teacher, held_out) > 85
 
 

@@ -90,9 +90,9 @@ def test_columns_are_found_or_given(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("sentence,intent,other\nhello,positive,x\n")
     assert dataset.read(str(path), names=LABELS).texts == ("hello",)
-    assert dataset.read(str(path), text="other", names=LABELS).texts == ("x",)
+    assert dataset.read(str(path), named=dataset.ColumnNames("other"), names=LABELS).texts == ("x",)
     with pytest.raises(InputError, match=r"no column 'sentense'; did you mean 'sentence'\?"):
-        dataset.read(str(path), text="sentense", names=LABELS)
+        dataset.read(str(path), named=dataset.ColumnNames("sentense"), names=LABELS)
 
 
 def test_labels_are_optional_only_when_asked(tmp_path: Path) -> None:
@@ -166,13 +166,13 @@ def test_label_names_sort_numbers_as_numbers(tmp_path: Path) -> None:
 def test_a_group_column_is_read_beside_and_sampled_with_its_rows(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("text,label,channel\n" + "".join(f"t{i},0,c{i}\n" for i in range(5)) + "t5,1,\n")
-    rows = dataset.read(str(file), names=("a", "b"), group="channel")
+    rows = dataset.read(str(file), names=("a", "b"), named=dataset.ColumnNames(group="channel"))
     assert rows.groups == ("c0", "c1", "c2", "c3", "c4", "")
     few = rows.sample(3)
     assert few.groups is not None
     assert all(text[1:] == group[1:] or text == "t5" for text, group in zip(few.texts, few.groups, strict=True))
     with pytest.raises(InputError, match="did you mean 'channel'"):
-        dataset.read(str(file), names=("a", "b"), group="chanel")
+        dataset.read(str(file), names=("a", "b"), named=dataset.ColumnNames(group="chanel"))
 
 
 def test_labels_can_be_counted_in_another_order() -> None:

@@ -13,6 +13,7 @@ from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, 
 from paredown.compress.models.structure import blocks
 from paredown.compress.quantization.qat import fake_quantized
 from paredown.compress.training.losses import ValidationLoss
+from paredown.compress.types import TrainingData
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import run_rows
 
@@ -52,7 +53,7 @@ def test_a_student_comes_nearer_to_its_teacher(teacher: Checkpoint, files: dict,
     model = load(teacher, TASK)
     settings = Distill(layers=1, epochs=4, learning_rate=5e-3, **changes)
     raw = distill.student_of(model, settings, ids)
-    student = distill.distill(model, ids, settings, seed=0)
+    student = distill.distill(model, TrainingData(ids), settings, seed=0)
     want, before, after = (run_rows(partial(forward, m), check, 0, "logits") for m in (model, raw, student))
     assert np.abs(after - want).mean() < 0.5 * np.abs(before - want).mean()
     assert TASK.metric(after, held_out.gold) > 85
@@ -84,9 +85,9 @@ def test_losses_inside_the_models_need_models_that_match(teacher: Checkpoint, id
     model = load(teacher, TASK)
     narrow = distill.student_of(model, Distill(width=16, hidden_weight=0), ids)
     with pytest.raises(InputError, match="relation_weight"):
-        distill.train_student(narrow, model, ids, DistillationTraining(hidden_weight=1))
+        distill.train_student(narrow, model, TrainingData(ids), DistillationTraining(hidden_weight=1))
     with pytest.raises(InputError, match="label_weight"):
-        distill.train_student(model, model, [[2, 5, 3]], DistillationTraining(label_weight=0.5))
+        distill.train_student(model, model, TrainingData([[2, 5, 3]]), DistillationTraining(label_weight=0.5))
 
 
 def test_scores_are_the_mean_of_the_teachers(teacher: Checkpoint, untrained: Checkpoint, ids) -> None:
@@ -108,11 +109,10 @@ def test_patience_keeps_the_best_weights_that_validation_saw(teacher: Checkpoint
     steps: list[str] = []
     student = distill.student_of(model, Distill(layers=2), [])
     settings = DistillationTraining(epochs=20, learning_rate=0.3, hidden_weight=0, patience=2, looks=4)
-    distill.train_student(
-        student, model, ids, settings, validation=(held_out, wanted), progress=lambda _, text: steps.append(text)
-    )
+    data = TrainingData(ids, validation=(held_out, wanted))
+    distill.train_student(student, model, data, settings, progress=lambda _, text: steps.append(text))
     ruined = distill.student_of(model, Distill(layers=2), [])
-    distill.train_student(ruined, model, ids, DistillationTraining(epochs=2, learning_rate=0.3, hidden_weight=0))
+    distill.train_student(ruined, model, data, DistillationTraining(epochs=2, learning_rate=0.3, hidden_weight=0))
     assert judge(student) < judge(ruined)
     assert len(steps) < 20 * 13
 
@@ -136,7 +136,7 @@ def test_a_student_without_layers_learns_and_loads_again(teacher: Checkpoint, fi
     held_out = dataset.read(str(files["validation"]), names=LABELS)
     check = teacher.encoder().ids(held_out.texts)
     settings = Static(width=8, pairs=64, epochs=8, learning_rate=0.02)
-    student = static_student(load(teacher, TASK), ids, settings, seed=0)
+    student = static_student(load(teacher, TASK), TrainingData(ids), settings, seed=0)
     logits = run_rows(partial(forward, student), check, 0, "logits")
     assert TASK.metric(logits, held_out.gold) > 85
     save(student, teacher, tmp_path / "static")
@@ -150,7 +150,7 @@ def test_a_student_learns_without_dropout_and_has_it_back_afterwards(teacher: Ch
     layers = [layer for layer in student.modules() if isinstance(layer, torch.nn.Dropout)]
     before, during = [layer.p for layer in layers], []
     distill.train_student(
-        student, load(teacher, TASK), ids[:64], DistillationTraining(epochs=1, hidden_weight=0),
+        student, load(teacher, TASK), TrainingData(ids[:64]), DistillationTraining(epochs=1, hidden_weight=0),
         progress=lambda share, text: during.append(max(layer.p for layer in layers)),
     )  # fmt: skip
     assert max(before) > 0

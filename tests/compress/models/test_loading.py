@@ -16,6 +16,7 @@ from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, 
 from paredown.compress.models.structure import structure_of
 from paredown.compress.pruning.prune import cut
 from paredown.compress.training import trainer as train
+from paredown.compress.types import TrainingData
 from paredown.runtime.errors import InputError, StepError
 
 EXAMPLE = torch.tensor([[2, 5, 11, 20, 3], [2, 6, 3, 0, 0]])
@@ -54,7 +55,7 @@ def test_an_architecture_without_fused_attention_loads(tmp_path: Path) -> None:
     model = load(source, TASK)
     assert torch.equal(logits(model), logits(load(save(model, source, tmp_path / "s"), TASK)))
     with mock.patch.object(train, "fast_bf16", return_value=True):  # its attention does not bear that
-        train.finetune(model, [[2, 5, 3], [2, 11, 3]], np.array([0, 1]), Finetune(epochs=1), seed=0)
+        train.finetune(model, TrainingData([[2, 5, 3], [2, 11, 3]], np.array([0, 1])), Finetune(epochs=1), seed=0)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from paredown.compress.distillation.static_student import static_student
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training.trainer import finetune
+from paredown.compress.types import TrainingData
 from paredown.export.artifact import Artifact
 from paredown.export.onnx.exporter import plain_onnx, to_onnx
 from paredown.export.predictor import Predictor
@@ -114,7 +115,7 @@ def test_training_with_perturbations_takes_them(source: Checkpoint, kind: str) -
     rows = source.encoder().ids([PAIR.join(pair) for pair in PAIRS])
     gold = np.arange(len(rows)) % 2
     harder = Adversary.model_validate({"kind": kind})
-    finetune(load(source, TASK), rows, gold, Finetune(epochs=1, adversarial=harder), seed=0)
+    finetune(load(source, TASK), TrainingData(rows, gold), Finetune(epochs=1, adversarial=harder), seed=0)
 
 
 def test_students_read_them(source: Checkpoint, tmp_path: Path) -> None:
@@ -122,9 +123,9 @@ def test_students_read_them(source: Checkpoint, tmp_path: Path) -> None:
     encoder = source.encoder()
     rows = encoder.ids([PAIR.join(pair) for pair in PAIRS])
     teacher = load(source, TASK)
-    fewer = distill(teacher, rows, Distill(layers=1, epochs=1))
-    narrow = distill(teacher, rows, Distill(layers=1, width=16, epochs=1, hidden_weight=0))
-    static = static_student(teacher, rows, Static(width=8, epochs=1))
+    fewer = distill(teacher, TrainingData(rows), Distill(layers=1, epochs=1))
+    narrow = distill(teacher, TrainingData(rows), Distill(layers=1, width=16, epochs=1, hidden_weight=0))
+    static = static_student(teacher, TrainingData(rows), Static(width=8, epochs=1))
     for name, student in (("fewer", fewer), ("narrow", narrow), ("static", static)):
         want = forward(student, encoder.pad(rows))["logits"]
         again = load(save(student, source, tmp_path / name), TASK)

@@ -68,7 +68,7 @@ def test_the_layer_that_is_missed_least_goes(teacher: Checkpoint, batches: list[
 
 def test_a_timed_cut_keeps_its_promise_and_most_of_the_answers(teacher: Checkpoint, batches, files: dict) -> None:
     model = load(teacher, TASK)
-    found = prune.prune(model, batches, Prune(speedup=2.0, multiple=16), table=TABLE)
+    found = prune.prune(model, batches, Prune(speedup=2.0, multiple=16), latency=prune.Latency(TABLE))
     assert found.full_ms == 26
     assert found.promised_ms is not None
     assert found.promised_ms <= 13
@@ -80,7 +80,7 @@ def test_a_timed_cut_keeps_its_promise_and_most_of_the_answers(teacher: Checkpoi
 def test_a_time_that_this_cut_cannot_reach_says_what_it_can(teacher: Checkpoint, batches, settings: Prune) -> None:
     """The table has narrower layers, and fewer heads, than this pruning may choose."""
     with pytest.raises(InputError, match=r"cannot be reached by pruning: the smallest shape takes [78]\.00 ms"):
-        prune.prune(load(teacher, TASK), batches, settings, table=TABLE)
+        prune.prune(load(teacher, TASK), batches, settings, latency=prune.Latency(TABLE))
 
 
 def test_a_table_that_promises_too_much_is_held_against_the_clock(teacher: Checkpoint, batches) -> None:
@@ -92,7 +92,7 @@ def test_a_table_that_promises_too_much_is_held_against_the_clock(teacher: Check
         timed.append(list(layers))
         return (TABLE.predict(layers) + 13) / (TABLE.predict(full) + 13)
 
-    found = prune.prune(model, batches, Prune(speedup=1.5, multiple=16), table=TABLE, time_share=share)
+    found = prune.prune(model, batches, Prune(speedup=1.5, multiple=16), latency=prune.Latency(TABLE, share))
     assert prune.shape_of(model) in timed
     assert 1 < len(timed) <= prune.PICKS
     promised = found.to_json()["promised_speedup"]
@@ -113,7 +113,7 @@ def test_solving_again_repairs_what_the_cut_broke(teacher: Checkpoint, batches) 
 
 def test_an_even_cut_is_read_by_plain_transformers(teacher: Checkpoint, batches, tmp_path) -> None:
     model = load(teacher, TASK)
-    prune.prune(model, batches, Prune(speedup=1.4, even=True, multiple=16), table=TABLE)
+    prune.prune(model, batches, Prune(speedup=1.4, even=True, multiple=16), latency=prune.Latency(TABLE))
     saved = save(model, teacher, tmp_path / "even")
     assert not (saved.path / "structure.json").exists()
     plain = transformers.AutoModelForSequenceClassification.from_pretrained(saved.path).eval()
@@ -156,7 +156,7 @@ def test_families_are_cut_to_a_time_and_load_again(kind: str, batches, tmp_path)
     source = make_checkpoint(tmp_path / "a", kind)
     model = load(source, TASK)
     before = prune.shape_of(model)
-    prune.prune(model, batches, Prune(speedup=1.5, multiple=16), table=TABLE)
+    prune.prune(model, batches, Prune(speedup=1.5, multiple=16), latency=prune.Latency(TABLE))
     assert prune.shape_of(model) != before
     again = load(save(model, source, tmp_path / "b"), TASK)
     assert torch.equal(log_probabilities(again, batches[0]), log_probabilities(model, batches[0]))
@@ -175,8 +175,8 @@ def test_a_second_round_cuts_what_is_left_and_even_needs_equal_heads(teacher: Ch
     once = prune.prune(model, batches, Prune(heads=0.6, ffn=0.5))
     assert len({heads for heads, _ in once.layers}) > 1
     with pytest.raises(InputError, match="different numbers of heads already"):
-        prune.prune(model, batches, Prune(speedup=1.3, even=True), table=TABLE)
-    twice = prune.prune(model, batches, Prune(speedup=1.3), table=TABLE)
+        prune.prune(model, batches, Prune(speedup=1.3, even=True), latency=prune.Latency(TABLE))
+    twice = prune.prune(model, batches, Prune(speedup=1.3), latency=prune.Latency(TABLE))
     assert TABLE.predict(twice.layers) <= TABLE.predict(once.layers) / 1.3
 
 

@@ -15,6 +15,7 @@ from paredown.compress.config import Int8
 from paredown.compress.data import dataset
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.quantization import int8 as quantize
+from paredown.compress.quantization.int8 import Calibration
 from paredown.compress.quantization.int8_cost import Int8Evaluator, answers, distances, outputs
 from paredown.compress.quantization.sensitivity import composed, groups_of, products
 from paredown.compress.quantization.smoothquant import smooth
@@ -84,7 +85,7 @@ def test_smoothing_changes_nothing_but_the_ranges(plain: Path, batches: list[Bat
 def test_every_calibration_is_tried_and_the_nearest_is_kept(
     plain: Path, batches: list[Batch], judge: Int8Evaluator, tmp_path: Path
 ) -> None:
-    found = quantize.static(plain, tmp_path / "int8.onnx", batches, reduce_range=True, task=TASK, judge=judge)
+    found = quantize.static(plain, tmp_path / "int8.onnx", Calibration(batches, TASK, judge), reduce_range=True)
     tried = found["calibration_kl"]
     assert set(tried) == {"min-max", "percentile", "entropy", "smoothquant"}
     assert found["calibration"] == min(tried, key=tried.get)
@@ -97,7 +98,7 @@ def test_every_calibration_is_tried_and_the_nearest_is_kept(
 
 def test_smoothquant_wins_where_one_channel_is_an_outlier(plain: Path, batches: list[Batch], tmp_path: Path) -> None:
     broken = outliers(plain, tmp_path / "outliers.onnx", 30000.0)
-    found = quantize.static(broken, tmp_path / "int8.onnx", batches, reduce_range=True)
+    found = quantize.static(broken, tmp_path / "int8.onnx", Calibration(batches), reduce_range=True)
     assert found["calibration_kl"]["smoothquant"] < 0.5 * found["calibration_kl"]["min-max"]
 
 
@@ -110,7 +111,7 @@ def test_a_quantiser_that_gives_up_is_one_line(method, plain: Path, batches: lis
     tensor.CopyFrom(numpy_helper.from_array(spoiled, tensor.name))
     onnx.save(model, tmp_path / "nan.onnx")
     with pytest.raises(StepError, match=r"onnxruntime's quantiser gave up: .*scale") as caught:
-        method(tmp_path / "nan.onnx", tmp_path / "int8.onnx", batches[:8], reduce_range=True)
+        method(tmp_path / "nan.onnx", tmp_path / "int8.onnx", Calibration(batches[:8]), reduce_range=True)
     assert "\n" not in str(caught.value)
 
 
@@ -128,10 +129,10 @@ def test_the_products_that_cost_points_stay_in_float(
     teacher: Checkpoint, broken: Path, many: Rows, tmp_path: Path
 ) -> None:
     judge, batches = Int8Evaluator(Int8(), many, teacher.encoder()), batches_of(teacher, many)
-    bare = quantize.dynamic(broken, tmp_path / "bare.onnx", reduce_range=True)
+    bare = quantize.dynamic(broken, tmp_path / "bare.onnx", Calibration(), reduce_range=True)
     assert bare == {}
     with mock.patch.object(quantization, "quantize_dynamic", wraps=quantization.quantize_dynamic) as calls:
-        found = quantize.dynamic(broken, tmp_path / "int8.onnx", batches, reduce_range=True, task=TASK, judge=judge)
+        found = quantize.dynamic(broken, tmp_path / "int8.onnx", Calibration(batches, TASK, judge), reduce_range=True)
     cost = found["int8_cost"]
     assert (cost["measure"], cost["unit"], cost["limit"], cost["rows"]) == ("accuracy", "points", 0.5, 200)
     float32, int8, mixed = (
@@ -153,9 +154,9 @@ def test_products_go_back_only_where_that_brings_something(
     teacher: Checkpoint, broken: Path, many: Rows, tmp_path: Path
 ) -> None:
     judge, batches = Int8Evaluator(Int8(), many, teacher.encoder()), batches_of(teacher, many)
-    quantize.dynamic(broken, tmp_path / "bare.onnx", reduce_range=True)
+    quantize.dynamic(broken, tmp_path / "bare.onnx", Calibration(), reduce_range=True)
     with mock.patch.object(quantize, "left_in_float", lambda groups, *_: groups[-1]):  # the head, which does no harm
-        found = quantize.dynamic(broken, tmp_path / "int8.onnx", batches, reduce_range=True, task=TASK, judge=judge)
+        found = quantize.dynamic(broken, tmp_path / "int8.onnx", Calibration(batches, TASK, judge), reduce_range=True)
     assert found["left_in_float"] == []
     assert found["int8_cost"]["before"] == found["int8_cost"]["after"] > 3
     assert (tmp_path / "int8.onnx").read_bytes() == (tmp_path / "bare.onnx").read_bytes()
@@ -166,12 +167,12 @@ def test_static_int8_leaves_products_in_float_too(
     symmetric: bool, teacher: Checkpoint, broken: Path, many: Rows, tmp_path: Path
 ) -> None:
     batches = batches_of(teacher, many)[:64]
-    bare = quantize.static(broken, tmp_path / "bare.onnx", batches, symmetric=symmetric, task=TASK)
+    bare = quantize.static(broken, tmp_path / "bare.onnx", Calibration(batches, TASK), symmetric=symmetric)
     assert set(bare) == {"calibration", "calibration_kl"}
     least = min(bare["calibration_kl"].values())
     judge = Int8Evaluator(Int8(max_kl=least / 2))
     with mock.patch.object(quantization, "quantize_static", wraps=quantization.quantize_static) as calls:
-        found = quantize.static(broken, tmp_path / "int8.onnx", batches, symmetric=symmetric, task=TASK, judge=judge)
+        found = quantize.static(broken, tmp_path / "int8.onnx", Calibration(batches, TASK, judge), symmetric=symmetric)
     assert found["int8_cost"]["rows"] == 16
     assert found["int8_cost"]["before"] == pytest.approx(least)
     assert found["int8_cost"]["after"] <= least / 2
@@ -181,7 +182,7 @@ def test_static_int8_leaves_products_in_float_too(
 
 def test_without_labels_the_distance_counts(teacher: Checkpoint, broken: Path, many: Rows, tmp_path: Path) -> None:
     judge, batches = Int8Evaluator(Int8(), replace(many, labels=None), teacher.encoder()), batches_of(teacher, many)
-    found = quantize.dynamic(broken, tmp_path / "int8.onnx", batches, reduce_range=True, task=TASK, judge=judge)
+    found = quantize.dynamic(broken, tmp_path / "int8.onnx", Calibration(batches, TASK, judge), reduce_range=True)
     cost = found["int8_cost"]
     assert (cost["measure"], cost["unit"], cost["limit"]) == ("KL", "nats a row", 0.01)
     assert cost["before"] > 0.01 >= cost["after"]
@@ -189,7 +190,7 @@ def test_without_labels_the_distance_counts(teacher: Checkpoint, broken: Path, m
     assert cost["after"] == pytest.approx(apart.mean())
     assert 1 <= len(found["left_in_float"]) <= 3
     far = replace(judge, limits=Int8(max_kl=100))
-    found = quantize.dynamic(broken, tmp_path / "int8.onnx", batches, reduce_range=True, task=TASK, judge=far)
+    found = quantize.dynamic(broken, tmp_path / "int8.onnx", Calibration(batches, TASK, far), reduce_range=True)
     assert (found["left_in_float"], found["variants_tried"]) == ([], 0)
 
 
@@ -218,7 +219,7 @@ def test_answers_of_an_unsure_teacher_may_change_where_its_metric_does_not_suffe
     judge = Int8Evaluator(Int8(), rows, checkpoint.encoder())
     for labelled in (judge, replace(judge, rows=None)):
         found = quantize.dynamic(
-            tmp_path / "fused.onnx", tmp_path / "int8.onnx", batches, reduce_range=True, task=TASK, judge=labelled
+            tmp_path / "fused.onnx", tmp_path / "int8.onnx", Calibration(batches, TASK, labelled), reduce_range=True
         )
         assert found["agreement"] < 0.99
         assert (found["products"], found["left_in_float"], found["variants_tried"]) == (4 * 3 + 3, [], 0)
@@ -254,13 +255,13 @@ def test_a_variant_answers_as_the_graph_that_the_quantiser_makes(
 
     with mock.patch.object(quantization, kind, compare):
         if kind == "quantize_dynamic":
-            quantize.dynamic(source, tmp_path / "int8.onnx", reduce_range=True)
+            quantize.dynamic(source, tmp_path / "int8.onnx", Calibration(), reduce_range=True)
         else:
-            quantize.static(source, tmp_path / "int8.onnx", batches[:12], symmetric=as_stated)
+            quantize.static(source, tmp_path / "int8.onnx", Calibration(batches[:12]), symmetric=as_stated)
     assert len(compared) == 2 * teacher.depth + (1 if kind == "quantize_static" else 2)
 
 
 def test_the_root_logger_is_left_as_it_was(plain: Path, batches: list[Batch], tmp_path: Path) -> None:
     before = list(logging.getLogger().filters)
-    quantize.dynamic(plain, tmp_path / "int8.onnx", batches, reduce_range=True)
+    quantize.dynamic(plain, tmp_path / "int8.onnx", Calibration(batches), reduce_range=True)
     assert logging.getLogger().filters == before

@@ -7,6 +7,7 @@ from paredown.compress.data import dataset
 from paredown.compress.models.inference import teacher_scores
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training.trainer import finetune
+from paredown.compress.types import TrainingData
 from paredown.runtime.errors import InputError
 from paredown.tasks.registry import TASKS
 
@@ -16,7 +17,9 @@ KINDS = ["lora", "dora", "adalora", "ia3", "loha", "lokr", "oft"]
 def trained(checkpoint: Checkpoint, files: dict, kind: str, **more):
     rows = dataset.read(str(files["train"]), names=LABELS)
     settings = Finetune(epochs=1, learning_rate=5e-3, peft=Adapter.model_validate({"kind": kind, "rank": 4}), **more)
-    return finetune(load(checkpoint, TASK), dataset.encode(checkpoint.encoder(), rows), rows.gold, settings)
+    return finetune(
+        load(checkpoint, TASK), TrainingData(dataset.encode(checkpoint.encoder(), rows), rows.gold), settings
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,7 +45,7 @@ def test_every_kind_is_merged_and_leaves_a_plain_checkpoint(
 def test_adapters_learn(teacher: Checkpoint, files: dict) -> None:
     train, held_out = (dataset.read(str(files[name]), names=LABELS) for name in ("train", "validation"))
     settings = Finetune(epochs=4, learning_rate=5e-3, peft=Adapter(rank=8))
-    model = finetune(load(teacher, TASK), teacher.encoder().ids(train.texts), 1 - train.gold, settings)
+    model = finetune(load(teacher, TASK), TrainingData(teacher.encoder().ids(train.texts), 1 - train.gold), settings)
     scores = teacher_scores(model, teacher.encoder().ids(held_out.texts))
     assert TASK.metric(scores, 1 - held_out.gold) > 85  # the other way round than it had learned
 

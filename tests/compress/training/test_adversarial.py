@@ -7,6 +7,7 @@ from paredown.compress.data import dataset
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.compress.training.adversarial import hardened
 from paredown.compress.training.trainer import finetune
+from paredown.compress.types import TrainingData
 from paredown.runtime.preprocessor import collate
 
 BATCH = {
@@ -62,7 +63,7 @@ def test_training_under_pushes_makes_the_model_harder_to_push(teacher: Checkpoin
     pushed = {}
     for name, adversary in (("plain", None), ("hard", Adversary(epsilon=0.3))):
         settings = Finetune(epochs=3, learning_rate=1e-3, freeze_embeddings=False, adversarial=adversary)
-        model = finetune(load(teacher, TASK), ids, rows.gold, settings)
+        model = finetune(load(teacher, TASK), TrainingData(ids, rows.gold), settings)
         with_push = hardened(loss, model, Adversary(epsilon=0.3))(model, batch)
         pushed[name] = with_push.item() - loss(model, batch).item()
     assert pushed["hard"] < pushed["plain"]

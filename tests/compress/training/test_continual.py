@@ -9,7 +9,7 @@ from paredown.compress.config import Update
 from paredown.compress.data import dataset
 from paredown.compress.models.inference import teacher_scores
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
-from paredown.compress.training.continual import _ElasticWeightConsolidation, grow, replayed, update
+from paredown.compress.training.continual import UpdateData, _ElasticWeightConsolidation, grow, replayed, update
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import NO_LABEL
 
@@ -61,7 +61,7 @@ def test_a_new_label_is_learned_and_the_old_ones_are_kept(teacher: Checkpoint, f
     old, new, held = parts(teacher, files)
     kept = {}
     for name, settings in (("naive", {"replay": 0, "lwf": 0}), ("kept", {"replay": 1, "lwf": 1})):
-        model = update(load(teacher, TASK), old, new, MORE, Update.model_validate({**QUICK, **settings}))
+        model = update(load(teacher, TASK), UpdateData(old, new, MORE), Update.model_validate({**QUICK, **settings}))
         assert TASK.metric(teacher_scores(model, new[0]), new[1]) > 65
         kept[name] = TASK.metric(teacher_scores(model, held[0]), held[1])
     before = TASK.metric(teacher_scores(load(teacher, TASK), held[0]), held[1])
@@ -72,7 +72,11 @@ def test_a_new_label_is_learned_and_the_old_ones_are_kept(teacher: Checkpoint, f
 def test_consolidation_holds_the_weights_that_matter(teacher: Checkpoint, files: dict) -> None:
     old, new, _ = parts(teacher, files)
     plain, held = (
-        update(load(teacher, TASK), old, new, MORE, Update.model_validate({**QUICK, "replay": 0, "lwf": 0, "ewc": ewc}))
+        update(
+            load(teacher, TASK),
+            UpdateData(old, new, MORE),
+            Update.model_validate({**QUICK, "replay": 0, "lwf": 0, "ewc": ewc}),
+        )
         for ewc in (0, 1e5)
     )
     hold = _ElasticWeightConsolidation(load(teacher, TASK), old[0][:64], seed=0)

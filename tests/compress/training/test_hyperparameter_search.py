@@ -9,6 +9,7 @@ from paredown.compress.data import dataset
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.compress.training.hyperparameter_search import tune
 from paredown.compress.training.studies import seed_sampler, study_at
+from paredown.compress.types import TrainingData
 from paredown.runtime.errors import StepError
 
 
@@ -17,7 +18,7 @@ def search(checkpoint: Checkpoint, files: dict, study: Path, **more):
     start = {"epochs": 1, "learning_rate": 1e-3, "freeze_embeddings": False, "batch_size": 64}
     settings = Tune.model_validate({"minutes": 30, "finetune": start, **more})
     ids = checkpoint.encoder().ids(rows.texts)
-    return tune(lambda: load(checkpoint, TASK), ids, rows.gold, settings, study, seed=3)
+    return tune(lambda: load(checkpoint, TASK), TrainingData(ids, rows.gold), settings, study, seed=3)
 
 
 def test_a_search_keeps_its_best_trial_and_goes_on_where_it_was(

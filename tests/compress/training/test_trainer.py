@@ -11,6 +11,7 @@ from paredown.compress.data import dataset
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training import trainer as train
+from paredown.compress.types import TrainingData
 from paredown.runtime.errors import StepError
 
 WORDS, HEAD = "bert.embeddings.word_embeddings.weight", "classifier.weight"
@@ -27,7 +28,7 @@ def test_the_teacher_learns_and_the_embeddings_stay_when_frozen(untrained: Check
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     seen = []
     settings = Finetune(epochs=1, learning_rate=5e-3)
-    train.finetune(model, ids, gold, settings, progress=lambda share, text: seen.append(share))
+    train.finetune(model, TrainingData(ids, gold), settings, progress=lambda share, text: seen.append(share))
     after = model.state_dict()
     assert torch.equal(before[WORDS], after[WORDS])
     assert not torch.equal(before[HEAD], after[HEAD])
@@ -54,7 +55,7 @@ def test_architectures_that_are_not_exported_learn_too(tmp_path: Path, kind: str
     transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(path)
     source = open_checkpoint(path, TASK)
     ids = source.encoder(32).ids(["a good film", "the film was dull and very awful and the plot was weak"])
-    model = train.finetune(load(source, TASK), ids, np.array([0, 1]), Finetune(epochs=1), seed=0)
+    model = train.finetune(load(source, TASK), TrainingData(ids, np.array([0, 1])), Finetune(epochs=1), seed=0)
     both = forward(model, source.encoder().pad(ids))["logits"]
     np.testing.assert_allclose(forward(model, source.encoder().pad(ids[:1]))["logits"], both[:1], atol=1e-5)
 
@@ -62,7 +63,7 @@ def test_architectures_that_are_not_exported_learn_too(tmp_path: Path, kind: str
 def test_the_same_seed_gives_the_same_weights(untrained: Checkpoint, files: dict) -> None:
     ids, gold = rows_of(untrained, files)
     settings = Finetune(epochs=0.5, learning_rate=1e-3)
-    models = [train.finetune(load(untrained, TASK), ids, gold, settings, seed=s) for s in (1, 1, 2)]
+    models = [train.finetune(load(untrained, TASK), TrainingData(ids, gold), settings, seed=s) for s in (1, 1, 2)]
     a, b, c = (model.state_dict()[HEAD] for model in models)
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
@@ -74,7 +75,7 @@ def test_a_loss_that_is_not_finite_stops_at_once(untrained: Checkpoint, files: d
     with torch.no_grad():
         model.state_dict()[HEAD][0, 0] = float("nan")
     with pytest.raises(StepError, match=r"the loss is nan at step 1 of \d+"):
-        train.finetune(model, ids, gold, Finetune(epochs=1))
+        train.finetune(model, TrainingData(ids, gold), Finetune(epochs=1))
 
 
 def test_out_of_memory_halves_the_rows_at_a_time_and_keeps_the_batch(untrained: Checkpoint, files: dict) -> None:
@@ -89,7 +90,14 @@ def test_out_of_memory_halves_the_rows_at_a_time_and_keeps_the_batch(untrained: 
         return torch.nn.functional.cross_entropy(net(input_ids=batch["input_ids"]).logits, batch["labels"])
 
     settings = Finetune(epochs=0.2, batch_size=32)
-    train.fit(load(untrained, TASK), rows, loss, settings, seed=0, progress=lambda share, text: said.append(text))
+    train.fit(
+        load(untrained, TASK),
+        rows,
+        loss,
+        settings,
+        seed=0,
+        monitor=train.Monitor(progress=lambda share, text: said.append(text)),
+    )
     assert max(sizes[2:]) == 8
     assert any("again with 8 rows" in text for text in said)
     steps = {text for text in said if text.startswith("step")}
@@ -109,7 +117,7 @@ def test_what_computes_in_bf16_while_it_trains_does_not_afterwards(
     """accelerate leaves its wrapper around `forward`, and the answers were others than those of the saved model."""
     monkeypatch.setattr(train, "fast_bf16", lambda: True)
     ids, gold = rows_of(untrained, files)
-    model = train.finetune(load(untrained, TASK), ids[:64], gold[:64], Finetune(epochs=1))
+    model = train.finetune(load(untrained, TASK), TrainingData(ids[:64], gold[:64]), Finetune(epochs=1))
     again = load(save(model, untrained, tmp_path / "saved"), TASK)
     batch = untrained.encoder().pad(ids[:4])
     np.testing.assert_array_equal(forward(model, batch)["logits"], forward(again, batch)["logits"])
@@ -118,4 +126,6 @@ def test_what_computes_in_bf16_while_it_trains_does_not_afterwards(
 def test_class_weights_of_rows_that_come_one_by_one(untrained: Checkpoint, files: dict) -> None:
     """As a recipe's step gives them: a list of numbers."""
     ids, gold = rows_of(untrained, files)
-    train.finetune(load(untrained, TASK), ids[:32], list(gold[:32]), Finetune(epochs=1, class_weights="balanced"))
+    train.finetune(
+        load(untrained, TASK), TrainingData(ids[:32], list(gold[:32])), Finetune(epochs=1, class_weights="balanced")
+    )

@@ -13,6 +13,7 @@ from paredown.compress.data import dataset
 from paredown.compress.distillation.static_student import static_student
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, save
+from paredown.compress.types import TrainingData
 from paredown.export.artifact import Artifact
 from paredown.export.onnx.cascade import combined, confidence, join, threshold_for
 from paredown.export.onnx.exporter import plain_onnx, to_onnx
@@ -26,7 +27,7 @@ def both(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFact
     """A static student and its teacher, exported."""
     home = tmp_path_factory.mktemp("cascade")
     ids = teacher.encoder().ids(dataset.read(str(files["train"]), names=LABELS).texts)
-    student = static_student(load(teacher, TASK), ids, Static(width=8, epochs=6, learning_rate=0.02))
+    student = static_student(load(teacher, TASK), TrainingData(ids), Static(width=8, epochs=6, learning_rate=0.02))
     static = save(student, teacher, home / "static-checkpoint")
     return tuple(
         to_onnx(plain_onnx(c, TASK, home / f"{name}.onnx"), c, TASK, home / name, 32)

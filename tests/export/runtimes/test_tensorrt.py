@@ -15,6 +15,7 @@ from paredown.compress.distillation.static_student import static_student
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save, with_new_head
 from paredown.compress.quantization.int8_cost import answers, outputs
+from paredown.compress.types import TrainingData
 from paredown.export.artifact import PRECISIONS, read_artifact
 from paredown.export.checks.parity import TOLERANCES, compare, departure, gate, stand_in
 from paredown.export.hardware import gpus, importable
@@ -121,7 +122,7 @@ def test_other_architectures_build(kind: str, tmp_path: Path) -> None:
 
 def test_a_student_without_layers_builds(teacher: Checkpoint, rows: list[Batch], files: dict, tmp_path: Path) -> None:
     ids = teacher.encoder().ids(dataset.read(str(files["train"]), names=LABELS).texts[:64])
-    student = static_student(load(teacher, TASK), ids, Static(width=8, epochs=1))
+    student = static_student(load(teacher, TASK), TrainingData(ids), Static(width=8, epochs=1))
     checkpoint = save(student, teacher, tmp_path / "static")
     graph = plain_onnx(checkpoint, TASK, tmp_path / "plain.onnx")
     artifact = to_tensorrt(graph, checkpoint, TASK, tmp_path / "out", 32, "int8-static", rows, engine=ONE_PROFILE)

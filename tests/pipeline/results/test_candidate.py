@@ -1,34 +1,37 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
+from candidates import JUDGED, candidate, measured
 
-from paredown.benchmarks.latency import OFFLINE, SINGLE, Timing
-from paredown.benchmarks.selection import ChooseSettings
-from paredown.pipeline.job import Candidate
+from paredown.benchmarks.measurements import CandidateMeasurement
+from paredown.benchmarks.measuring.latency import SINGLE, Timing
+from paredown.benchmarks.selection.choice import Cascade, Promise, known
+from paredown.benchmarks.selection.selection import ChooseSettings
+from paredown.pipeline.job import Candidate as JobCandidate
 from paredown.pipeline.recipe.schema import Model, Target
 from paredown.pipeline.results.candidate import promise_of, why_worse
 from paredown.pipeline.results.measurements import _timing_of, read_measurements
 from paredown.pipeline.results.publish import decide
 from paredown.runtime.errors import InputError
 
-INT8 = {"runtime": "onnxruntime", "precision": "int8-dynamic"}
-UNCUT = {"teacher/onnxruntime/int8-dynamic": {"timing": {"turns": {SINGLE: [[6.0, 6.0]] * 4}}}}
+NAME = "cut/onnxruntime/int8-dynamic"
+UNPRUNED = candidate("teacher/onnxruntime/int8-dynamic", 6.0, timing={"turns": {SINGLE: [[6.0, 6.0]] * 4}})
 
 
-def promised(*rounds: tuple[dict, dict]) -> dict | None:
+def promised(*rounds: tuple[dict, dict]) -> Promise | None:
     """What an artefact that takes 2 ms promised, made by these (step, result)."""
-    made = {f"cut-{i}": result for i, (_, result) in enumerate(rounds)}
+    made = {f"cut-{i}": found for i, (_, found) in enumerate(rounds)}
     timing = {"turns": {SINGLE: [[2.0, 2.0]] * 4}}
-    return promise_of({**INT8, "steps": [step for step, _ in rounds], "made": made, "timing": timing}, UNCUT)
+    entry = candidate(NAME, 2.0, steps=[step for step, _ in rounds], made=made, timing=timing)
+    return promise_of(entry, measured(UNPRUNED, entry))
 
 
 def test_two_rounds_promise_their_product_and_what_comes_between_changes_nothing() -> None:
     once, twice = ({"stage": "prune"}, {"promised_speedup": 1.5}), ({"stage": "prune"}, {"promised_speedup": 2.0})
     found = promised(({"stage": "finetune"}, {}), once, twice, ({"stage": "trim"}, {"changed_tokens": 0.1}))
     assert found is not None
-    assert (found["promised"], found["measured"]) == pytest.approx((3.0, 3.0))
+    assert (found.promised, found.measured) == pytest.approx((3.0, 3.0))
 
 
 def test_a_step_that_promised_nothing_and_changed_the_speed_leaves_no_promise() -> None:
@@ -41,42 +44,13 @@ def test_a_step_that_promised_nothing_and_changed_the_speed_leaves_no_promise() 
 
 def test_int8_that_loses_points_says_what_it_did_to_the_answers() -> None:
     parity = {"metric_drop": 1.5, "agreement": 0.96, "mean_difference": 0.25, "max_difference": 2.0}
-    why = why_worse({**INT8, "parity": parity})
+    why = why_worse(candidate(NAME, 1.0, parity=parity))
     assert why is not None
     assert "loses 1.5" in why
     assert "4.0% of the answers" in why
     assert "0.25" in why
-    assert why_worse({**INT8, "parity": parity | {"metric_drop": -0.1}}) is None
-    assert why_worse({"precision": "fp32", "parity": parity}) is None
-
-
-ROWS, PROCESSES = 400, 6
-
-
-def candidate(name: str, ms: float, lost: int = 0, test_lost: int = 0, steps: list | None = None, **changes) -> dict:
-    """An entry of measurements.json: `ms` a call, wrong on `lost` validation rows that the baseline has right."""
-    model, runtime, precision = name.split("/")
-    random = np.random.default_rng(sum(name.encode()))
-    turns = [(ms * np.exp(random.normal(0, 0.01, 20))).tolist() for _ in range(PROCESSES)]
-    right = lambda wrong: "0" * (wrong + 60) + "1" * (ROWS - wrong - 60)  # noqa: E731
-    stages = [{"stage": "prune", "heads": 0.5}] if steps is None and model != "teacher" else steps or []
-    return {
-        "name": name, "model": model, "runtime": runtime, "precision": precision, "steps": stages, "size_mb": 10.0,
-        "artifact": f"steps/{name.replace('/', '-')}-0", "details": {}, "compression_s": 10.0, "parameters": 1,
-        "timing": {"turns": {SINGLE: turns, OFFLINE: turns}, "processes": list(range(PROCESSES))},
-        "metric_validation": 100 * (ROWS - lost - 60) / ROWS, "correct_validation": right(lost),
-        "metric_test": 100 * (ROWS - test_lost - 60) / ROWS, "correct_test": right(test_lost),
-        "predicted_validation": None, "calibration_error": None, "flips": [], **changes,
-    }  # fmt: skip
-
-
-def measured(*candidates: dict, noisy: bool = False, **changes) -> dict:
-    conditions = {"noisy": noisy, "noisy_because": "the control is wide" if noisy else None, "control": {}}
-    return {
-        "metric": "accuracy", "baseline": "teacher/pytorch/fp32", "prices": {}, "keys": {}, "test_digest": "a",
-        "latency": {"batch_size": 1, "threads": 2}, "machine": {"cores": 2}, "conditions": conditions,
-        "certificate_split": "test", "candidates": [candidate("teacher/pytorch/fp32", 10.0), *candidates], **changes,
-    }  # fmt: skip
+    assert why_worse(candidate(NAME, 1.0, parity=parity | {"metric_drop": -0.1})) is None
+    assert why_worse(candidate("cut/onnxruntime/fp32", 1.0, parity=parity)) is None
 
 
 PLAIN = candidate("teacher/onnxruntime/int8-dynamic", 2.0, lost=1)
@@ -86,14 +60,15 @@ SAME = candidate("teacher/onnxruntime/fp32", 4.0)
 def test_both_opponents_stand_in_the_choice_with_intervals() -> None:
     cut = candidate("cut/onnxruntime/int8-dynamic", 1.0, lost=2, test_lost=3)
     choice = decide(measured(SAME, PLAIN, cut), ChooseSettings(max_drop=3))
-    chosen = choice["chosen"]
-    assert (chosen["name"], choice["plain_int8"]) == (cut["name"], PLAIN["name"])
-    assert chosen["speedup_vs_baseline"] == pytest.approx(10, rel=0.02)
-    assert chosen["speedup_vs_plain_int8"] == pytest.approx(2, rel=0.02)
+    chosen = choice.chosen
+    assert (chosen.name, choice.plain_int8) == (cut.name, PLAIN.name)
+    assert chosen.speedup_vs_baseline == pytest.approx(10, rel=0.02)
+    assert chosen.speedup_vs_plain_int8 == pytest.approx(2, rel=0.02)
     for key in ("speedup_ci", "speedup_vs_plain_int8_ci", "speedup_mean_ci", "speedup_p95_ci"):
-        assert chosen[key][0] < chosen[key][1]
-    assert chosen["cost_vs_baseline"]["ratio"] == pytest.approx(0.1, rel=0.1)
-    assert choice["candidates"][0]["speedup_vs_baseline"] == 1
+        lo, hi = getattr(chosen, key)
+        assert lo < hi
+    assert known(chosen.cost_vs_baseline).ratio == pytest.approx(0.1, rel=0.1)
+    assert choice.candidates[0].speedup_vs_baseline == 1
 
 
 def test_the_certificate_is_of_the_selected_one_alone_and_counts_how_many_were_held_against_its_rows(
@@ -102,33 +77,34 @@ def test_the_certificate_is_of_the_selected_one_alone_and_counts_how_many_were_h
     cut = candidate("cut/onnxruntime/int8-dynamic", 1.0, lost=2, test_lost=3)
     measurements = measured(SAME, PLAIN, cut)
     choice = decide(measurements, ChooseSettings(max_drop=3), tmp_path)
-    first = choice["certificate"]
-    assert (first["split"], first["rows"], first["drop"], first["looks"]) == ("test", ROWS, 0.75, 1)
-    assert first == choice["chosen"]["certificate"]
-    assert first["drop_upper_95"] > first["drop"]
-    sealed = [c for c in choice["candidates"] if c["name"] in (SAME["name"], PLAIN["name"])]
-    assert all(c["metric_test"] is None and c["drop_test"] is None and c["certificate"] is None for c in sealed)
-    assert choice["baseline"]["metric_test"] == 85
+    first = known(choice.certificate)
+    assert (first.split, first.rows, first.drop, first.looks) == ("test", JUDGED, 0.75, 1)
+    assert first == choice.chosen.certificate
+    assert first.drop_upper_95 > first.drop
+    sealed = [c for c in choice.candidates if c.name in (SAME.name, PLAIN.name)]
+    assert all(c.metric_test is None and c.drop_test is None and c.certificate is None for c in sealed)
+    assert choice.baseline.metric_test == 85
     looks = [{"name": n, "artifact": n, "test": "a", "at": "2026-01-01T00:00:00+00:00"} for n in ("x", "y")]
     (tmp_path / "certified.json").write_text(json.dumps(looks))
-    third = decide(measurements, ChooseSettings(max_drop=3), tmp_path)["certificate"]
-    assert third["looks"] == 3
-    assert third["drop_upper_95"] > first["drop_upper_95"]
-    other = decide(measurements | {"test_digest": "b"}, ChooseSettings(max_drop=3), tmp_path)["certificate"]
-    assert other["looks"] == 1  # other rows
+    third = known(decide(measurements, ChooseSettings(max_drop=3), tmp_path).certificate)
+    assert third.looks == 3
+    assert third.drop_upper_95 > first.drop_upper_95
+    other = known(decide(measured(SAME, PLAIN, cut, test_digest="b"), ChooseSettings(max_drop=3), tmp_path).certificate)
+    assert other.looks == 1  # other rows
     (tmp_path / "certified.json").write_text("[")
     with pytest.raises(InputError, match=r"certified\.json: damaged"):
         decide(measurements, ChooseSettings(max_drop=3), tmp_path)
 
 
 def test_without_test_rows_there_is_no_certificate() -> None:
-    entries = [{**e, "correct_test": None, "metric_test": None} for e in measured(SAME, PLAIN)["candidates"]]
-    choice = decide(measured() | {"candidates": entries}, ChooseSettings(max_drop=3))
-    assert choice["certificate"] is None
-    assert choice["chosen"]["metric_test"] is None
+    unknown = {"correct_test": None, "metric_test": None}
+    entries = [entry.model_copy(update=unknown) for entry in measured(SAME, PLAIN).candidates]
+    choice = decide(measured(candidates=entries), ChooseSettings(max_drop=3))
+    assert choice.certificate is None
+    assert choice.chosen.metric_test is None
 
 
-def cascade(share: float, ms: float) -> dict:
+def cascade(share: float, ms: float) -> CandidateMeasurement:
     steps = [{"stage": "cascade", "first": "static", "then": "cut", "max_drop": 0.2}]
     details = {"cascade": {"answered_by_first": share, "first_metric": 90.0}}
     return candidate("both/onnxruntime/fp32", ms, steps=steps, details=details)
@@ -146,42 +122,40 @@ def test_a_cascade_that_does_not_pay_is_no_candidate(share: float, ms: float, re
     choice = decide(
         measured(SAME, candidate("cut/onnxruntime/fp32", 3.0, lost=1), cascade(share, ms)), ChooseSettings(max_drop=5)
     )
-    both = next(c for c in choice["candidates"] if c["name"] == "both/onnxruntime/fp32")
-    assert (reason is None) == (choice["chosen"]["name"] == "both/onnxruntime/fp32")
-    assert both.get("rejected_because", "").startswith(reason or "")
-    assert both["cascade"] == {"first": "static", "then": "cut", "answered_by_first": share, "first_metric": 90.0}
-    assert both["speedup_statistic"] == "mean"
+    both = next(c for c in choice.candidates if c.name == "both/onnxruntime/fp32")
+    assert (reason is None) == (choice.chosen.name == "both/onnxruntime/fp32")
+    assert (both.rejected_because or "").startswith(reason or "")
+    assert both.cascade == Cascade(first="static", then="cut", answered_by_first=share, first_metric=90.0)
+    assert both.speedup_statistic == "mean"
 
 
 def test_a_noisy_run_states_the_weakest_ratio_that_its_intervals_carry() -> None:
     choice = decide(measured(SAME, PLAIN, noisy=True), ChooseSettings(max_drop=3))
-    chosen = choice["chosen"]
-    assert choice["noisy"]
-    assert chosen["speedup_vs_baseline"] == chosen["speedup_ci"][0]
-    assert chosen["cost_vs_baseline"]["ratio"] == chosen["cost_vs_baseline"]["ci"][1]
-    assert choice["candidates"][0]["speedup_vs_baseline"] == 1
+    chosen = choice.chosen
+    assert choice.noisy
+    assert chosen.speedup_vs_baseline == known(chosen.speedup_ci)[0]
+    assert known(chosen.cost_vs_baseline).ratio == known(chosen.cost_vs_baseline).ci[1]
+    assert choice.candidates[0].speedup_vs_baseline == 1
 
 
 def test_what_is_measured_for_comparison_is_never_selected() -> None:
-    choice = decide(measured(SAME, PLAIN | {"reference": True}), ChooseSettings(max_drop=5))
-    assert choice["chosen"]["name"] == SAME["name"]
-    assert choice["plain_int8"] == PLAIN["name"]
-    rejected = next(c for c in choice["candidates"] if c["name"] == PLAIN["name"])["rejected_because"]
+    choice = decide(measured(SAME, PLAIN.model_copy(update={"reference": True})), ChooseSettings(max_drop=5))
+    assert choice.chosen.name == SAME.name
+    assert choice.plain_int8 == PLAIN.name
+    rejected = next(c for c in choice.candidates if c.name == PLAIN.name).rejected_because
     assert rejected == "measured for comparison; add it to targets to let it be selected"
 
 
 def test_a_candidate_whose_process_ended_is_listed_with_the_reason(finished: Path) -> None:
     gone = Timing({SINGLE: []}, cannot_run="its process ended with -9 while it was measured: no output")
-    candidate = Candidate(Model(name="static"), Target.model_validate({"runtime": "onnxruntime"}))
+    candidate = JobCandidate(Model(name="static"), Target.model_validate({"runtime": "onnxruntime"}))
     entry = _timing_of(candidate, {candidate.name: gone})
     assert entry == {"timing": None, "cannot_run": gone.cannot_run}
-    measurements = read_measurements(finished)
-    for found in measurements["candidates"]:
-        if found["name"] == candidate.name:
-            found.update(entry)
-    choice = decide(measurements, ChooseSettings.model_validate(measurements["choose"]))
-    (listed,) = (found for found in choice["candidates"] if found["name"] == candidate.name)
-    assert listed["rejected_because"] == f"cannot run here: {gone.cannot_run}"
+    found = read_measurements(finished)
+    entries = [e.model_copy(update=entry) if e.name == candidate.name else e for e in found.candidates]
+    choice = decide(found.model_copy(update={"candidates": entries}), found.choose)
+    (listed,) = (found for found in choice.candidates if found.name == candidate.name)
+    assert listed.rejected_because == f"cannot run here: {gone.cannot_run}"
 
 
 def test_every_sitting_is_a_process_of_each_candidate(finished: Path) -> None:

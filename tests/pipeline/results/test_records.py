@@ -7,12 +7,12 @@ import pytest
 from conftest import paredown
 from pydantic import ValidationError
 
-from paredown.pipeline.results.records import Choice
+from paredown.benchmarks.selection.choice import Choice
 
 SCHEMAS = Path(__file__).parents[3] / "docs" / "schemas"
 
 
-@pytest.mark.parametrize("of", ["choice", "bench"])
+@pytest.mark.parametrize("of", ["choice", "bench", "measurements", "artifact"])
 def test_the_schemas_in_docs_are_current(of: str) -> None:
     file = SCHEMAS / f"{of}.schema.json"
     done = paredown("schema", "--of", of)

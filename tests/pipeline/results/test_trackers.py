@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from candidates import choice_of, result
 from conftest import paredown, write_recipe
 
 from paredown.compress.models.loading import Checkpoint
@@ -13,27 +14,24 @@ from paredown.pipeline.recipe.loader import read_recipe
 from paredown.pipeline.results import trackers as tracking
 from paredown.pipeline.results.trackers import figures_of, track
 
-CHOICE = {
-    "chosen": {"name": "small/onnxruntime/fp32", "size_mb": 3.5, "latency_ms": {"p50": 1.5}, "metric": "accuracy"},
-    "candidates": [
-        {"name": "small/onnxruntime/fp32", "size_mb": 3.5, "latency_ms": {"p50": 1.5}},
-        {"name": "teacher/openvino/bf16", "size_mb": 91.0, "latency_ms": None},
-    ],
-    "rule": {"rule": "cheapest", "budgets": {}},
-    "why": "the cheapest",
-}
+LATENCY = {"p50": 1.5, "p95": 2.0, "p99": 3.0, "mean": 1.6, "n": 9, "p50_ci": [1.4, 1.6]}
+SMALL = result("small/onnxruntime/fp32", size_mb=3.5, latency_ms=LATENCY)
+OTHER = result("teacher/openvino/bf16", size_mb=91.0)
+CHOICE = choice_of(SMALL, OTHER, candidates=[SMALL, OTHER])
 
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    (tmp_path / "choice.json").write_text(json.dumps(CHOICE))
+    (tmp_path / "choice.json").write_text(json.dumps(CHOICE.to_json()))
     (tmp_path / "report.html").write_text("<p>")
     return tmp_path
 
 
 def test_every_number_of_an_entry_has_a_name() -> None:
-    assert dict(figures_of(CHOICE["chosen"])) == {"size_mb": 3.5, "latency_ms/p50": 1.5}
-    assert dict(figures_of({"a": float("inf"), "b": None, "c": [1, 2]})) == {}
+    numbers = {"p50": 1.5, "p95": 2.0, "p99": 3.0, "mean": 1.6, "n": 9}
+    found = {"size_mb": 3.5} | {f"latency_ms/{name}": value for name, value in numbers.items()}
+    assert dict(figures_of(SMALL)) == found
+    assert dict(figures_of(result(size_mb=float("inf")))) == {}
 
 
 def test_mlflow(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,234 @@
+"""One sitting: every artefact in a fresh process, timed in turns.
+
+All of them take turns in a random order in each round, on the same rows at their natural length, so that what the
+machine does to a round is done to all. repetitions.py makes a measurement of several.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .latency import CONTROL, OFFLINE, SINGLE, LatencySettings, Progress, Scenario, Timing, first_able
+from .system_monitor import QUIET, Busy, cpu_ticks, load_average, quiet, used_by_others
+from .worker import Worker, WorkerDied
+
+ROWS_PER_ROUND = 12
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is timed, by name: directories of artefacts, and rows of the same texts for each.
+
+    `rows`: token ids as the artefact's own tokenizer gives them, or pixels (1, channels, height, width).
+    """
+
+    artifacts: Mapping[str, Path]
+    rows: Mapping[str, Sequence[Sequence[int]]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How it is timed."""
+
+    settings: LatencySettings
+    seed: int = 0
+    scenarios: Sequence[Scenario] = ()  # none: single-stream, and offline at `settings.batch_size`
+    control: bool = True  # time the first artefact that can run here a second time, as CONTROL
+    check_load: bool = True  # measure the load before (and wait `settings.wait_s` for an idle machine) and during
+
+    @property
+    def timed(self) -> Sequence[Scenario]:
+        """The scenarios, the usual two where none were given."""
+        return self.scenarios or (Scenario(SINGLE), Scenario(OFFLINE, self.settings.batch_size))
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """One fresh process of every artefact, timed in turns; and what the machine did meanwhile."""
+
+    timings: dict[str, Timing]
+    began: float  # seconds since 1970
+    seconds: float
+    busy_before: float | None  # cores that other processes used just before
+    busy_during: float | None
+    load_before: float | None
+    ticks: tuple[int, int]  # of all CPUs meanwhile, and those of them that other guests took
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Sitting:
+        """Back from `to_json`."""
+        timings = {name: Timing(**timing) for name, timing in data["timings"].items()}
+        return Sitting(**{**data, "timings": timings, "ticks": tuple(data["ticks"])})
+
+
+def sit(
+    workload: Workload,
+    protocol: Protocol,
+    *,
+    number: int = 0,
+    failed: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Sitting:
+    """One sitting: a fresh process of every artefact, `settings.rounds` turns of each in random order.
+
+    Rows keep their natural length in single-stream and are padded to the longest of the batch in offline. `number`: of
+    this sitting, from 0. `failed`: artefacts that an earlier sitting could not measure, with the reason. An artefact
+    whose process ends or hangs is `cannot_run`; StepError when it is the first one, which the others are compared with.
+    """
+    artifacts, rows = workload.artifacts, workload.rows
+    report = progress or (lambda share, text: None)
+    timings = {name: Timing({kind.name: [] for kind in protocol.timed}) for name in artifacts}
+    for name, reason in (failed or {}).items():
+        timings[name].cannot_run = reason
+    if protocol.control and first_able(timings) is not None:
+        timings[CONTROL] = Timing({kind.name: [] for kind in protocol.timed})
+    busy_before = _busy_before(protocol.settings, report) if protocol.check_load else None
+    began, load, ticks, busy, clock = time.time(), load_average(), cpu_ticks(), Busy.now(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
+        written: dict[int, Path] = {}
+        for name in artifacts:  # most artefacts share a tokenizer, and their rows
+            key = id(rows[name])
+            written[key] = written.get(key) or _written(rows[name], Path(scratch) / str(len(written)))
+        opened = {name: (artifacts[name], written[id(rows[name])]) for name in artifacts}
+        _take_turns(opened, timings, protocol, len(next(iter(rows.values()))), number, report)
+    after = cpu_ticks()
+    return Sitting(
+        timings,
+        began,
+        time.monotonic() - clock,
+        busy_before,
+        used_by_others(busy, Busy.now()) if protocol.check_load else None,
+        load,
+        (after[0] - ticks[0], after[1] - ticks[1]),
+    )
+
+
+def _busy_before(settings: LatencySettings, report: Progress) -> float | None:
+    """What others use of the machine now, once it is quiet or `wait_s` is over; a line on stderr where it is much."""
+    busy = quiet(settings.wait_s, lambda text: report(0.0, text))
+    if busy is not None and busy > QUIET:
+        waited = f" after {settings.wait_s:g} s of waiting" if settings.wait_s else " (latency.wait_s waits for quiet)"
+        print(f"warning: other processes use {busy:.1f} cores while latency is measured{waited}", file=sys.stderr)
+    return busy
+
+
+def _written(rows: Sequence[Sequence[int]], path: Path) -> Path:
+    """Rows for a worker: token ids in JSON; pixels, each (1, channels, height, width), as one array."""
+    if isinstance(rows[0], np.ndarray):
+        np.save(path, np.concatenate(rows))
+        return path.with_suffix(".npy")
+    path.write_text(json.dumps([list(row) for row in rows]))
+    return path
+
+
+def _take_turns(
+    artifacts: Mapping[str, tuple[Path, Path]],
+    timings: Mapping[str, Timing],
+    protocol: Protocol,
+    rows: int,
+    process: int,
+    report: Progress,
+) -> None:
+    """A fresh process for every artefact, `rounds` turns of each in random order, added to `timings`.
+
+    `artifacts`: the directory and the file of rows of each. `rows`: how many there are. `process`: its number.
+    """
+    settings, order = protocol.settings, random.Random(f"{protocol.seed}/{process}")
+    turns = settings.processes * settings.rounds
+    seconds = settings.min_seconds / turns
+    workers: dict[str, Worker] = {}
+
+    def dead(name: str, death: WorkerDied) -> None:
+        if name in (CONTROL, first_able(timings)):
+            raise death
+        timings[name].fails(death.reason)
+        workers.pop(name).stop()
+
+    able = [name for name in timings if not timings[name].cannot_run]
+    with _ended(workers):
+        for i, name in enumerate(able):
+            report(0.0, f"opening {name}")
+            for ahead in able[i : i + 2]:  # the next one starts while this one opens
+                if ahead not in workers:
+                    opens = (ahead if ahead != CONTROL else first_able(timings)) or able[0]
+                    workers[ahead] = Worker(ahead, *artifacts[opens], settings.threads)
+            try:
+                _opened(timings[name], workers[name].receive())
+            except WorkerDied as death:
+                dead(name, death)
+            else:
+                if timings[name].cannot_run:
+                    workers.pop(name).stop()
+        began, done, total = time.monotonic(), 0, settings.rounds * len(workers)
+        for turn in range(settings.rounds):
+            batches = {kind.name: _batches(kind, rows, settings.min_repeats, turns, order) for kind in protocol.timed}
+            for name in order.sample(list(workers), len(workers)):
+                try:
+                    answers = {
+                        kind.name: workers[name].ask({"batches": batches[kind.name], "seconds": seconds})
+                        for kind in protocol.timed
+                    }
+                except WorkerDied as death:
+                    dead(name, death)
+                else:
+                    _add(timings[name], answers, process)
+                done += 1
+                left = (time.monotonic() - began) / done * (total - done)
+                report(done / total, f"round {turn + 1} of {settings.rounds}, {left:.0f} s left")
+
+
+@contextlib.contextmanager
+def _ended(workers: Mapping[str, Worker]) -> Iterator[None]:
+    """No process is left after the block; after an interrupt, or another error, nobody waits for what they do."""
+    try:
+        yield
+    except BaseException:
+        for worker in workers.values():
+            worker.process.kill()
+        raise
+    finally:
+        for worker in workers.values():
+            worker.stop()
+
+
+def _add(timing: Timing, answers: Mapping[str, dict], process: int) -> None:
+    """One turn's samples, by scenario."""
+    for scenario, answer in answers.items():
+        timing.turns[scenario].append(answer["ms"])
+        timing.memory_mb = max(timing.memory_mb, answer["memory_mb"])
+        if "gpu_memory_mb" in answer:
+            timing.gpu_memory_mb = max(timing.gpu_memory_mb or 0.0, answer["gpu_memory_mb"])
+        if "joules" in answer:
+            timing.joules.setdefault(scenario, []).append(answer["joules"])
+    timing.processes.append(process)
+
+
+def _opened(timing: Timing, answer: dict) -> None:
+    timing.cannot_run = answer.get("cannot_run")
+    if not timing.cannot_run:
+        timing.load_s = max(timing.load_s, answer["load_s"])
+        timing.first_call_ms = min(answer["first_call_ms"], timing.first_call_ms or answer["first_call_ms"])
+        timing.cold_start_s = min(answer["cold_start_s"], timing.cold_start_s or answer["cold_start_s"])
+
+
+def _batches(scenario: Scenario, rows: int, min_repeats: int, turns: int, order: random.Random) -> list[list[int]]:
+    """Which rows each call of one turn has: enough calls that the turns together make min_repeats of them."""
+    calls = max(ROWS_PER_ROUND, -(-min_repeats // turns))
+    if scenario.rows > 1 and scenario.name != SINGLE:
+        calls = max(2, -(-min_repeats // (turns * 4)))
+    among = scenario.among or range(rows)
+    return [[among[order.randrange(len(among))] for _ in range(scenario.rows)] for _ in range(calls)]

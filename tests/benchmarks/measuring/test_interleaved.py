@@ -1,0 +1,274 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from candidates import timed
+
+from paredown.benchmarks.measuring import interleaved, worker
+from paredown.benchmarks.measuring import system_monitor as conditions
+from paredown.benchmarks.measuring.interleaved import Protocol, Sitting, Workload, sit
+from paredown.benchmarks.measuring.latency import CONTROL, OFFLINE, SINGLE, LatencySettings, Sweep, Timing
+from paredown.benchmarks.measuring.repetitions import failed, measure, merged, spread
+from paredown.benchmarks.measuring.sweep import sweep
+from paredown.benchmarks.measuring.system_monitor import QUIET, Busy, busy_now, quiet, used_by_others
+from paredown.benchmarks.measuring.worker import Worker
+from paredown.compress.models.loading import Checkpoint
+from paredown.runtime.errors import StepError
+
+QUICK = LatencySettings(threads=1, processes=2, rounds=2, min_seconds=0.04, min_repeats=10, batch_size=3)
+ROWS = [[2, 5, 3], [2, 6, 7, 8, 3], [2, *range(4, 20), 3]] * 4
+
+
+def artefacts(run: Path, model: str) -> dict[str, Path]:
+    """Artefact directories of one model of a finished run, by their names."""
+    found = json.loads((run / "measurements.json").read_text())["candidates"]
+    return {c["name"]: run / c["artifact"] for c in found if c["model"] == model}
+
+
+def work(paths: dict[str, Path], rows: list[list[int]] = ROWS) -> Workload:
+    """The same rows for every artefact."""
+    return Workload(paths, dict.fromkeys(paths, rows))
+
+
+@pytest.fixture
+def two(finished: Path) -> dict[str, Path]:
+    """Two artefacts that are quick to open."""
+    found = artefacts(finished, "distil-1")
+    return {name: found[f"distil-1/{name}"] for name in ("onnxruntime/fp32", "onnxruntime/int8-dynamic")}
+
+
+@pytest.fixture
+def busy_loop() -> Iterator[None]:
+    """A core that another process uses; of the niceness of this one, so that it gets its share."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    yield
+    process.kill()
+    process.wait()
+
+
+def sittings_of(control_noise: float, *, processes: int = 6, seed: int = 1, speed: float = 1.0) -> list[Sitting]:
+    """Sittings of one artefact and its control, whose processes differ by `control_noise`."""
+    random = np.random.default_rng(seed)
+    machine = random.lognormal(0, 0.1, (processes, 2))
+    first, numbers = timed(random, machine, process_effect=control_noise)
+    again, _ = timed(random, machine, process_effect=control_noise, speed=speed)
+    found = []
+    for number in range(processes):
+        mine = [i for i, process in enumerate(numbers) if process == number]
+        timings = {
+            name: Timing({SINGLE: [turns[i] for i in mine]}, processes=[number, number])
+            for name, turns in (("a", first), (CONTROL, again))
+        }
+        found.append(Sitting(timings, 1000.0 + 60 * number, 20.0, 0.1, None, 1.0, (1000, 10)))
+    return found
+
+
+def test_measuring_real_artefacts(finished: Path) -> None:
+    paths = artefacts(finished, "distil-1")
+    seen: list[float] = []
+    measured = measure(work(paths), Protocol(QUICK), lambda share, text: seen.append(share))
+    timings, found = measured.timings, measured.conditions
+    assert found.processes == found.sittings == len(found.busy_before) == 2
+    assert found.control is not None
+    assert found.control.ratio > 0
+    assert found.covers.startswith("2 processes in 2 sittings over ")
+    assert set(timings) == {*paths, CONTROL}
+    for name, timing in timings.items():
+        if timing.cannot_run:
+            assert name.endswith("bf16")
+            continue
+        assert timing.processes == [0, 0, 1, 1]
+        for scenario in (SINGLE, OFFLINE):
+            assert len(timing.turns[scenario]) == 4
+            assert all(ms > 0 for turn in timing.turns[scenario] for ms in turn)
+            assert timing.summary(scenario).n >= 8
+        assert timing.memory_mb > 20
+        assert timing.cold_start_s is not None
+        assert timing.cold_start_s > timing.load_s / 10
+    assert seen == sorted(seen)
+
+
+def test_a_sitting_survives_json_and_its_order_is_its_own(two: dict[str, Path]) -> None:
+    once = sit(work(two), Protocol(QUICK))
+    assert Sitting.from_json(json.loads(json.dumps(once.to_json()))) == once
+
+
+def test_the_number_of_processes_is_fixed_before_measuring() -> None:
+    """A control that is a slower model never contains 1: the run says that it is noisy, and measures no longer."""
+    found = merged(sittings_of(0.01, speed=1.5))
+    assert found.conditions.processes == 6
+    assert found.noisy
+    assert "1 is not inside" in (found.conditions.noisy_because or "")
+
+
+@pytest.mark.parametrize(
+    ("noise", "processes", "because"),
+    [
+        (0.01, 6, None),
+        (0.3, 6, "by more than a factor of 1.3"),  # it contains 1, and any ratio would be within its noise
+        (0.01, 1, "one process of each"),
+    ],
+)
+def test_a_control_must_contain_one_and_be_narrow(noise: float, processes: int, because: str | None) -> None:
+    found = merged(sittings_of(noise, processes=processes)).conditions
+    assert found.control is not None
+    lo, hi = found.control.ratio_ci
+    assert lo <= 1 <= hi
+    assert found.noisy == (because is not None)
+    assert found.noisy_because is None or (because or "") in found.noisy_because
+
+
+def test_a_quiet_machine_is_called_noisy_in_about_one_run_of_twenty() -> None:
+    noisy = sum(merged(sittings_of(0.02, seed=seed)).noisy for seed in range(200))
+    assert noisy <= 19
+
+
+def test_the_conditions_of_all_sittings_are_merged() -> None:
+    found = merged(sittings_of(0.01)).conditions
+    assert found.busy_before == [0.1] * 6
+    assert found.steal_share == 0.01
+    assert found.seconds == 120
+    assert found.covers == "6 processes in 6 sittings over 5 minutes; another day or machine can differ by more"
+    alone = merged(sittings_of(0.01, processes=1)).conditions
+    assert alone.covers.startswith("1 process in 20 seconds: what differs between processes is not covered")
+
+
+def test_what_one_sitting_could_not_measure_cannot_run() -> None:
+    sittings = sittings_of(0.01)
+    for number, one in enumerate(sittings):
+        one.timings["b"] = replace(one.timings["a"])
+        if number == 3:
+            one.timings["b"].fails("its process ended with -9")
+    assert failed(sittings) == {"b": "its process ended with -9"}
+    found = merged(sittings)
+    assert found.timings["b"].cannot_run == "its process ended with -9"
+    assert found.timings["b"].turns == {SINGLE: []}
+    assert found.timings["b"].processes == []
+    assert len(found.timings["a"].turns[SINGLE]) == 12
+
+
+def test_work_is_spread_evenly_between_sittings() -> None:
+    assert spread(list(range(6)), 4) == [[0, 1], [2, 3], [4, 5], []]
+    assert spread([1.0, 1.0, 4.0, 2.0], 3, lambda seconds: seconds) == [[1.0, 1.0], [4.0, 2.0], []]
+    assert spread([1, 2], 1) == [[1, 2]]
+    assert spread([1, 2], 2) == [[1, 2], []]
+    assert spread([], 3) == [[], [], []]
+
+
+@pytest.mark.parametrize("when", ["opened", "measured"])
+def test_a_worker_that_dies_is_left_out_and_the_others_go_on(
+    when: str, two: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two
+
+    class Killed(Worker):
+        """The second one is killed while it opens, or before its second turn of the first sitting."""
+
+        asked = 0
+
+        def receive(self, seconds: float = 0.0) -> dict:
+            if self.name == second:
+                self.asked += 1
+                if self.asked == (1 if when == "opened" else 3):
+                    os.kill(self.process.pid, signal.SIGKILL)
+                    self.process.wait()
+                    assert self.process.stdout is not None
+                    self.process.stdout.read()  # what it had said before
+            return super().receive(seconds)
+
+    monkeypatch.setattr(interleaved, "Worker", Killed)
+    measured = measure(work(two), Protocol(QUICK))
+    assert len(measured.timings[first].turns[SINGLE]) == len(measured.timings[CONTROL].turns[SINGLE]) == 4
+    gone = measured.timings[second]
+    assert gone.cannot_run is not None
+    assert gone.cannot_run.startswith("its process ended with -9 while it was measured")
+    assert gone.turns == {SINGLE: [], OFFLINE: []}
+
+
+def test_a_worker_that_hangs_is_left_out_after_a_deadline(
+    two: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two
+
+    class Stopped(Worker):
+        """The second one is stopped once it is open."""
+
+        def ask(self, message: dict) -> dict:
+            if self.name == second:
+                os.kill(self.process.pid, signal.SIGSTOP)
+                monkeypatch.setattr(worker, "DEADLINE_S", 0.3)
+            try:
+                return super().ask(message)
+            finally:
+                monkeypatch.setattr(worker, "DEADLINE_S", 60.0)
+
+    monkeypatch.setattr(interleaved, "Worker", Stopped)
+    found = sit(work(two), Protocol(QUICK))
+    reason = found.timings[second].cannot_run
+    assert reason is not None
+    assert "did not answer for 0.3 s" in reason
+    assert len(found.timings[first].turns[SINGLE]) == 2
+
+
+def test_a_baseline_that_dies_is_named_with_its_last_words(untrained: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(StepError, match=r"broken: its process ended with 1.*artifact\.json"):
+        measure(work({"broken": tmp_path}), Protocol(QUICK))
+
+
+def test_a_sweep_has_every_shape_that_was_asked_for(finished: Path) -> None:
+    path = artefacts(finished, "distil-1")["distil-1/onnxruntime/fp32"]
+    rows = [[2, 5, 3], [2, *range(4, 12), 3]]
+    asked = QUICK.model_copy(update={"sweep": Sweep(batch_sizes=[1, 4], threads=[1], lengths=[4, 8, 16])})
+    found = sweep(work({"a": path, "b": path}, rows), asked, failed={"b": "its process ended"})
+    shapes = [(e.batch_size, e.threads, e.tokens) for e in found["a"]]
+    assert shapes == [(1, 1, None), (4, 1, None), (1, 1, "1 to 4"), (1, 1, "9 to 16"), (1, 1, None)]
+    assert all(e.throughput_per_s > 0 for e in found["a"])
+    assert found["b"] == []
+    assert sweep(work({"a": path}, rows), QUICK) == {"a": []}
+
+
+@pytest.mark.skipif(Busy.now() is None, reason="this system does not tell")
+def test_what_others_use_is_seen_and_waited_for(
+    busy_loop: None, two: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(conditions, "SAMPLE_S", 0.5)
+    seen = busy_now()
+    assert seen is not None
+    assert seen > QUIET
+    said: list[str] = []
+    assert quiet(1.2, said.append) is not None
+    assert len(said) in (1, 2, 3)
+    assert said[0].startswith("waiting for quiet: other processes use ")
+    name = next(iter(two))
+    found = sit(work({name: two[name]}), Protocol(QUICK.model_copy(update={"wait_s": 0.6})))
+    assert found.busy_before is not None
+    assert found.busy_before > QUIET
+    assert found.busy_during is not None
+    assert found.busy_during > 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("warning: other processes use ")
+    assert lines[0].endswith("after 0.6 s of waiting")
+
+
+def test_what_we_use_ourselves_is_not_others() -> None:
+    before = Busy(100, 1000, 2, 5.0, 50.0)
+    after = Busy(250, 1200, 2, 5.5, 51.0)
+    assert used_by_others(before, after) == pytest.approx(1.5 - 0.5)
+    assert used_by_others(before, before) is None
+    assert used_by_others(None, after) is None
+
+
+def test_where_the_load_cannot_be_read_it_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Busy.now(tmp_path / "none") is None
+    (tmp_path / "stat").write_text("cpu  1 2\ncpu0 1 2\n")
+    assert Busy.now(tmp_path / "stat") is None
+    monkeypatch.setattr(Busy, "now", staticmethod(lambda: None))
+    assert quiet(100.0) is None

@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+
+from paredown.benchmarks.measuring.system_monitor import Gpu, Joules, cpu_ticks, steal_share
+from paredown.export.hardware import gpus
+
+
+def zone(powercap: Path, name: str, energy: int) -> Path:
+    path = powercap / name
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "energy_uj").write_text(f"{energy}\n")
+    (path / "max_energy_range_uj").write_text("1000000000\n")
+    return path
+
+
+def test_joules_add_up_packages_and_survive_a_counter_that_wraps(tmp_path: Path) -> None:
+    first = zone(tmp_path, "intel-rapl:0", 999_000_000)
+    second = zone(tmp_path, "intel-rapl:1", 5_000_000)
+    zone(tmp_path, "intel-rapl:0:0", 7)  # a part of the first
+    joules = Joules(tmp_path)
+    (first / "energy_uj").write_text("2000000")
+    (second / "energy_uj").write_text("6000000")
+    assert joules.taken() == 3 + 1
+    assert joules.taken() == 0
+
+
+def test_without_counters_there_are_no_joules(tmp_path: Path) -> None:
+    assert Joules(tmp_path).taken() is None
+    zone(tmp_path, "intel-rapl:0", 1)
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("secret")
+    assert Joules(tmp_path).taken() is None
+
+
+@pytest.mark.skipif(bool(gpus()), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_says_nothing(tmp_path: Path) -> None:
+    gpu = Gpu()
+    assert gpu.joules() is None
+    assert gpu.memory_mb() is None
+    assert Joules(tmp_path, gpu).taken() is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not gpus(), reason="needs an NVIDIA GPU")
+def test_a_gpu_tells_its_energy(tmp_path: Path) -> None:
+    gpu = Gpu()
+    assert gpu.joules() is not None
+    assert Joules(tmp_path, gpu).taken() is not None
+
+
+def test_steal_is_the_share_of_ticks_between_two_readings(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  100 0 100 700 0 0 0 100 0 0\n")
+    assert cpu_ticks(stat) == (1000, 100)
+    assert steal_share((1000, 100), (2000, 350)) == 0.25
+    assert steal_share((0, 0), cpu_ticks(tmp_path / "none")) is None
