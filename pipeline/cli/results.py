@@ -270,7 +270,7 @@ def _lift(settings: dict, figure: str) -> None:
 
 
 def show_choice(choice: Choice, measurements: Measurements) -> None:
-    """The table of all candidates and the pick in a sentence."""
+    """The table of all candidates and the selection in a sentence."""
     from paredown.benchmarks.report.text import (
         bound_title,
         card_lines,
