@@ -12,7 +12,7 @@ from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import Certificate, divided
 from paredown.compress.distillation.compatibility import check_student, check_teacher, same_tokens
-from paredown.compress.models.architectures import FAMILIES, SEQ2SEQ, UNPRUNABLE, check_cut, supported
+from paredown.compress.models.architectures import CONVOLUTIONAL, SEQ2SEQ, check_cut, supported
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.compress.models.model_card import origin_files
 from paredown.export.artifact import EXTRA, precisions_of
@@ -35,7 +35,7 @@ ORIGIN = f"{BASELINE}-origin"  # licence and card of the checkpoint
 RECOVER = "-recover"  # after the name of the pruning step that it trains
 PLAIN_INT8: dict[Runtime, Precision] = {"onnxruntime": "int8-dynamic", "openvino": "int8-static"}
 # Architectures that can be exported, by Task.graph.
-EXPORTED = {"single": [*supported(False), *UNPRUNABLE], "seq2seq": [*SEQ2SEQ], "causal_lm": supported(True)}
+EXPORTED = {"single": [*supported(False), *CONVOLUTIONAL], "seq2seq": [*SEQ2SEQ], "causal_lm": supported(True)}
 MODULES = {"pytorch": "torch", "openvino": "openvino"}  # every other runtime is ONNX Runtime, or an engine
 
 
@@ -231,15 +231,15 @@ def _teacher(source: str, checkpoint: Checkpoint, task: Task, max_length: int) -
 
 
 def _check_kind(model: Model, kind: str) -> None:
-    """Pruning, and distillation into some of the layers, are not supported for convolutional networks."""
+    """Distillation into some of the layers is not supported for convolutional networks."""
     for entry in model.steps:
         stage, settings = entry.stage
         if isinstance(settings, Distill) and settings.student is not None:
             kind = open_checkpoint(settings.student).config.get("model_type", "")
-        elif kind in UNPRUNABLE and isinstance(settings, Prune | Distill):
+        elif kind in CONVOLUTIONAL and isinstance(settings, Distill):
             raise InputError(
-                f"models: '{model.name}', {stage}: pruning is not supported for '{kind}'; supported: "
-                f"{', '.join(FAMILIES)}. To distil into one, give distill: {{student: DIR}}"
+                f"models: '{model.name}', {stage}: a student made of some of the layers is not supported for '{kind}'; "
+                "give distill: {student: DIR}"
             )
 
 

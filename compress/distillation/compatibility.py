@@ -5,7 +5,7 @@ from __future__ import annotations
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Task
 
-from ..models.architectures import UNPRUNABLE
+from ..models.architectures import CONVOLUTIONAL
 from ..models.checkpoint import Checkpoint
 
 
@@ -13,7 +13,7 @@ def same_tokens(a: Checkpoint, b: Checkpoint) -> bool:
     """Whether two models split a text into the same tokens, as the losses inside the models need; convolutional nets
     have none."""
     kinds = {a.config.get("model_type"), b.config.get("model_type")}
-    return a.tokenizer_bytes() == b.tokenizer_bytes() and not kinds & {*UNPRUNABLE}
+    return a.tokenizer_bytes() == b.tokenizer_bytes() and not kinds & {*CONVOLUTIONAL}
 
 
 def check_teacher(task: Task, teacher: Checkpoint, checkpoint: Checkpoint, where: str) -> None:

@@ -23,7 +23,7 @@ from paredown.tasks.base import MULTI_LABEL, Task
 from paredown.tasks.registry import TASKS
 
 from .advice import set_key, write_tokenizer
-from .architectures import FAMILIES, SEQ2SEQ, STATIC, UNPRUNABLE
+from .architectures import CONVOLUTIONAL, FAMILIES, SEQ2SEQ, STATIC
 from .checkpoint import STRUCTURE, TOKENIZER_FILES, Checkpoint, copy_file
 from .generation_config import needs_end, tell_rules, without_tokenizer
 from .model_card import CARD, inherit, origin_files
@@ -121,7 +121,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
     if kind == STATIC:
         from . import static_embedding as static_model  # noqa: F401 - makes its architecture known to transformers
     known = FAMILIES.get(kind)
-    attention = known.attention if known else "eager" if kind in UNPRUNABLE else None  # None: the fastest it has
+    attention = known.attention if known else "eager" if kind in CONVOLUTIONAL else None  # None: the fastest it has
     if (path / STRUCTURE).is_file():
         from safetensors.torch import load_file
 
@@ -158,7 +158,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
             quiet.set_verbosity(level)
         compare(report, model, path / WEIGHTS, new_head=False, vector=task.pools)
         model = _told(model, checkpoint, task)
-    if kind not in (*FAMILIES, *SEQ2SEQ, *UNPRUNABLE, STATIC) and task.one_label and not task.reads_images:
+    if kind not in (*FAMILIES, *SEQ2SEQ, *CONVOLUTIONAL, STATIC) and task.one_label and not task.reads_images:
         _warn_of_padding(model.eval(), checkpoint)
     return model.eval()
 

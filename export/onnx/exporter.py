@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paredown.compress.models.architectures import STATIC, UNPRUNABLE, supported
+from paredown.compress.models.architectures import CONVOLUTIONAL, STATIC, supported
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.runtime.errors import InputError
@@ -46,7 +46,7 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
     if task.graph in TRACERS:
         TRACERS[task.graph](checkpoint, task, target)
         return target
-    kind, known = checkpoint.config.get("model_type", ""), (*supported(decoders=False), *UNPRUNABLE)
+    kind, known = checkpoint.config.get("model_type", ""), (*supported(decoders=False), *CONVOLUTIONAL)
     if kind in supported(decoders=True):
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model for {task.name}, only for text-generation")
     if kind not in (*known, STATIC):

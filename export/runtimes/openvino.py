@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paredown.compress.models.architectures import UNPRUNABLE
+from paredown.compress.models.architectures import CONVOLUTIONAL
 from paredown.compress.models.loading import Checkpoint
 from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.runtime.errors import missing_extra
@@ -41,7 +41,7 @@ def to_openvino(
     if task.graph == "seq2seq":
         calls = recorded(plain, checkpoint, calibration) if precision == "int8-static" else []
         graphs = {ENCODER: (plain, calibration, None), DECODER: (plain_decoder(plain), calls, of_calls(judge))}
-    transformer = checkpoint.config.get("model_type") not in UNPRUNABLE
+    transformer = checkpoint.config.get("model_type") not in CONVOLUTIONAL
     details: dict = {}
     for name, (graph, batches, judging) in graphs.items():
         found = _convert(graph, out / f"{name}.xml", task, precision, batches, judging, transformer)
