@@ -48,7 +48,9 @@ class Training(Settings):
     patience: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="early-stopping patience, in evaluations (none: off)"
     )
-    looks: Annotated[float, Field(gt=0)] = Field(default=2.0, description="evaluations on validation rows per epoch")
+    evaluations_per_epoch: Annotated[float, Field(gt=0)] = Field(
+        default=2.0, description="evaluations on validation rows per epoch, for `patience`"
+    )
     schedule: Literal["linear", "cosine", "constant"] = Field(
         default="linear", description="learning-rate schedule after the warm-up"
     )

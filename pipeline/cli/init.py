@@ -48,12 +48,11 @@ def write_recipe(
     half = max(1, found.depth // 2)
     family = FAMILIES.get(found.config.get("model_type", ""))
     convolutional = found.config.get("model_type") in CONVOLUTIONAL
-    shares = (
-        {"channels": 0.7}
-        if convolutional
-        else {"heads": 0.7 if family is None or family.cuts_heads else 1.0, "ffn": 0.6}
-    )
-    cut = Prune(**shares, recover=Recover(epochs=1.0))
+    if convolutional:
+        cut = Prune(channels=0.7, recover=Recover(epochs=1.0))
+    else:
+        heads = 0.7 if family is None or family.cuts_heads else 1.0
+        cut = Prune(heads=heads, ffn=0.6, recover=Recover(epochs=1.0))
     prunes = task.supports(Feature.PRUNE)
     pruned = [Model(name="pruned", steps=[Step(prune=cut)])] if prunes else []
     recipe = Recipe(

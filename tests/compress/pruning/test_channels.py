@@ -32,8 +32,10 @@ def network(path: Path, kind: str):
     model = transformers.AutoModelForImageClassification.from_config(config).eval()
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
+            assert norm.running_var is not None
             norm.running_var.uniform_(0.5, 2)
             norm.weight.data.uniform_(0.5, 2)
+            norm.bias.data.uniform_(1, 2)  # every channel fires
     model.save_pretrained(path)
     picturing.write_preprocessor(path, 16)
     return model, open_checkpoint(path, IMAGES)
@@ -129,7 +131,7 @@ def test_what_a_convolutional_network_does_not_have_is_refused(settings: Prune, 
 def test_widths_that_the_config_cannot_describe_are_refused(tmp_path: Path) -> None:
     """An embedding as wide as the first stage has no shortcut there, and this network has one."""
     model, _ = network(tmp_path, "bottleneck")
-    with pytest.raises(InputError, match="config.json of 'resnet' cannot describe"):
+    with pytest.raises(InputError, match=r"config\.json of 'resnet' cannot describe"):
         prune(model, pixels(), Prune(channels=0.5, multiple=8))
 
 
