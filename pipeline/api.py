@@ -340,22 +340,26 @@ def prune(
     heads: float | None = None,
     ffn: float | None = None,
     layers: int | Sequence[int] | None = None,
+    channels: float | None = None,
     even: bool = False,
+    importance: Literal["fisher", "taylor", "magnitude"] = "fisher",
     recover_epochs: float = 0.0,
     task: str | None = None,
     max_length: int = 128,
     seed: int = 13,
     output_dir: str | Path | None = None,
 ) -> CompressedModel:
-    """Structured pruning of attention heads, FFN neurons and layers, the least important first.
+    """Structured pruning of attention heads, FFN neurons, layers or channels, the least important first.
 
     `data`: rows that importance is measured on; labels are not needed. `speedup`: how many times faster, measured on
-    this machine; else `heads` and `ffn` are shares to keep, 0..1, and `layers` how many or which. `even`: all layers
-    get the same shape. `recover_epochs`: of fine-tuning with knowledge distillation after pruning.
+    this machine; else `heads`, `ffn` and `channels` (of a convolutional network) are shares to keep, 0..1, and
+    `layers` how many or which. `even`: all layers get the same shape. `importance`: fisher, or a published score.
+    `recover_epochs`: of fine-tuning with knowledge distillation after pruning.
     """
     from .cli.compress import prune as command
 
     given = {"speedup": speedup, "heads": heads, "ffn": ffn, "layers": _numbers(layers), "even": even}
+    given |= {"channels": channels, "importance": importance}
     return _compressed(
         command, model, {"train": data}, output_dir, task,
         recover_epochs=recover_epochs, max_length=max_length, seed=seed, **given,

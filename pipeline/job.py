@@ -12,7 +12,7 @@ from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import Certificate, divided
 from paredown.compress.distillation.compatibility import check_student, check_teacher, same_length, same_tokens
-from paredown.compress.models.architectures import EXPORTABLE, FAMILIES, UNPRUNABLE, check_cut
+from paredown.compress.models.architectures import CONVOLUTIONAL, EXPORTABLE, check_cut
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.compress.models.model_card import origin_files
 from paredown.export.artifact import EXTRA, precisions_of
@@ -225,15 +225,15 @@ def _teacher(source: str, checkpoint: Checkpoint, task: Task, max_length: int) -
 
 
 def _check_kind(model: Model, kind: str) -> None:
-    """Pruning, and distillation into some of the layers, are not supported for convolutional networks."""
+    """Distillation into some of the layers is not supported for convolutional networks."""
     for entry in model.steps:
         stage, settings = entry.stage
         if isinstance(settings, Distill) and settings.student is not None:
             kind = open_checkpoint(settings.student).config.get("model_type", "")
-        elif kind in UNPRUNABLE and isinstance(settings, Prune | Distill):
+        elif kind in CONVOLUTIONAL and isinstance(settings, Distill):
             raise InputError(
-                f"models: '{model.name}', {stage}: pruning is not supported for '{kind}'; supported: "
-                f"{', '.join(FAMILIES)}. To distil into one, give distill: {{student: DIR}}"
+                f"models: '{model.name}', {stage}: a student made of some of the layers is not supported for '{kind}'; "
+                "give distill: {student: DIR}"
             )
 
 

@@ -13,7 +13,7 @@ from paredown.runtime.preprocessor import INPUTS, PIXELS, Preprocessor, reader_f
 from paredown.tasks.base import Task
 from paredown.tasks.registry import TASKS, task_of_architecture
 
-from .architectures import SEQ2SEQ, UNPRUNABLE, longest_of, padding_of
+from .architectures import CONVOLUTIONAL, SEQ2SEQ, longest_of, padding_of
 from .generation_config import GENERATION, cached, rules
 from .sentence_transformers import FILES as SENTENCE_FILES
 from .sentence_transformers import sentence_settings
@@ -185,7 +185,7 @@ class Checkpoint:
             raise missing_extra(error.name or "PIL", "images") from None
         encoder = ImagePreprocessor(self.path / reader_file(self.inputs), self.config.get("num_channels"))
         free = (
-            self.config.get("model_type") in UNPRUNABLE or "image_size" not in self.config
+            self.config.get("model_type") in CONVOLUTIONAL or "image_size" not in self.config
         )  # a convolution takes any size
         sides = encoder.shape[1:] if free else self.config["image_size"]
         wanted = (self.config.get("num_channels", 3), *((sides, sides) if isinstance(sides, int) else sides))

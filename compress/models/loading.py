@@ -24,7 +24,7 @@ from paredown.tasks.base import Feature, Task
 from paredown.tasks.registry import TASKS
 
 from .advice import set_key, write_tokenizer
-from .architectures import FAMILIES, SEQ2SEQ, STATIC, UNPRUNABLE, check_openable
+from .architectures import CONVOLUTIONAL, FAMILIES, SEQ2SEQ, STATIC, check_openable
 from .checkpoint import STRUCTURE, TOKENIZER_FILES, Checkpoint, copy_file
 from .generation_config import needs_end, tell_rules, without_tokenizer
 from .model_card import CARD, inherit, origin_files
@@ -127,7 +127,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
     if kind == STATIC:
         from . import static_embedding as static_model  # noqa: F401 - makes its architecture known to transformers
     known = FAMILIES.get(kind)
-    attention = known.attention if known else "eager" if kind in UNPRUNABLE else None  # None: the fastest it has
+    attention = known.attention if known else "eager" if kind in CONVOLUTIONAL else None  # None: the fastest it has
     if (path / STRUCTURE).is_file():
         from safetensors.torch import load_file
 
@@ -164,7 +164,7 @@ def load(checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
             quiet.set_verbosity(level)
         compare(report, model, path / WEIGHTS, new_head=False, vector=task.pools)
         model = _told(model, checkpoint, task)
-    if kind not in (*FAMILIES, *SEQ2SEQ, *UNPRUNABLE, STATIC):
+    if kind not in (*FAMILIES, *SEQ2SEQ, *CONVOLUTIONAL, STATIC):
         _warn_of_padding(model.eval(), checkpoint, task)
     return model.eval()
 

@@ -35,6 +35,7 @@ class Sublayer:
     knowledge: np.ndarray  # (units,) float64
     weight: np.ndarray  # (inputs + 1, outputs) float64, the last row is the bias
     unit: int  # inputs that make up one unit
+    published: bool = False  # knowledge is a score of `published_importance`: it decides alone, and once
 
 
 @dataclass
@@ -74,8 +75,10 @@ def removal_path(sub: Sublayer, counts: Sequence[int]) -> dict[int, Cut]:
     path: dict[int, Cut] = {}
     for count in sorted(counts, reverse=True):
         if count < len(kept):
-            error = _error_without_each(sub, kept, product)
-            worth = error / max(error.sum(), 1e-30) + knowledge[kept]
+            worth = knowledge[kept]
+            if not sub.published:
+                error = _error_without_each(sub, kept, product)
+                worth = worth + error / max(error.sum(), 1e-30)
             kept = np.sort(kept[np.argsort(-worth, kind="stable")[:count]])
         path[count] = Cut(kept, solve(sub.gram, product, _columns(kept, sub.unit, units), sub.weight))
     return path
@@ -164,12 +167,21 @@ def watching(modules: Sequence[nn.Module], look: Callable[[int, torch.Tensor, ob
             hook.remove()
 
 
+def random_log_likelihood(lines: torch.Tensor, signs: torch.Generator) -> torch.Tensor:
+    """A scalar whose squared gradient has the Fisher information as its mean, over all labels in one backward pass.
+
+    `lines`: `answers` of a batch. It is the sum of e_c sqrt(p_c) log p_c with random signs e; for numbers, the mean of
+    a normal distribution, of e times them.
+    """
+    sign = torch.randint(0, 2, lines.shape, generator=signs) * 2.0 - 1.0
+    logs = lines.log_softmax(-1)
+    terms = lines if lines.shape[-1] == 1 else (logs.detach() / 2).exp() * logs
+    return (sign * terms).sum()
+
+
 def _traced(model: PreTrainedModel, batches: Sequence[Batch], seed: int):
     """For each batch: inputs and output gradients of every sublayer, (rows, tokens, width), the real-token mask, and
-    how many answers the model gave.
-
-    The gradient is that of sum_c e_c sqrt(p_c) log p_c with random signs e: its square has the Fisher information as
-    its mean, over all labels with one backward pass. Of numbers, the mean of a normal distribution, it is e times them.
+    how many answers the model gave. The gradient is that of `random_log_likelihood`.
     """
     if not batches:
         raise InputError("pruning needs rows to measure on; give at least one")
@@ -187,10 +199,7 @@ def _traced(model: PreTrainedModel, batches: Sequence[Batch], seed: int):
         with watching(layers, look), torch.enable_grad():
             given = tensors(batch)
             lines = answers(model(**given).logits, given.get("attention_mask"), kind_of(model))
-            sign = torch.randint(0, 2, lines.shape, generator=signs) * 2.0 - 1.0
-            logs = lines.log_softmax(-1)
-            terms = lines if lines.shape[-1] == 1 else (logs.detach() / 2).exp() * logs
-            gradients = torch.autograd.grad((sign * terms).sum(), outputs)
+            gradients = torch.autograd.grad(random_log_likelihood(lines, signs), outputs)
         mask = (
             torch.from_numpy(batch["attention_mask"])
             if "attention_mask" in batch

@@ -10,7 +10,7 @@ import contextlib
 import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import Batch
 
 from ..config import Prune
-from ..models.architectures import check_cut
+from ..models.architectures import CONVOLUTIONAL, check_cut
 from ..models.output_kinds import tensors
 from ..models.structure import (
     blocks,
@@ -29,12 +29,23 @@ from ..models.structure import (
     describe_by_config,
     family,
     keep_blocks,
-    require_linear,
+    linear_layers,
     structure_of,
     sublayers,
 )
 from ..types import Progress
-from .importance import Cut, damages, kl_to, log_probabilities, observe, removal_path, solve, watching, weight_of
+from .importance import (
+    Cut,
+    Sublayer,
+    damages,
+    kl_to,
+    log_probabilities,
+    observe,
+    removal_path,
+    solve,
+    watching,
+    weight_of,
+)
 from .latency_allocation import (
     Damage,
     LatencyTable,
@@ -70,12 +81,14 @@ class Pruned:
 
     promised_ms: float | None
     full_ms: float | None
-    layers: list[tuple[int, int]]
+    layers: list[tuple[int, int]]  # heads and neurons of each
+    channels: tuple[int, ...] = ()  # of each stage of a convolutional network
 
     def to_json(self) -> dict:
         speedup = self.full_ms / self.promised_ms if self.full_ms and self.promised_ms else None
         shape = [{"heads": h, "ffn": f} for h, f in self.layers]
-        return {"promised_ms": self.promised_ms, "promised_speedup": speedup, "layers": shape}
+        channels = {"channels": list(self.channels)} if self.channels else {}
+        return {"promised_ms": self.promised_ms, "promised_speedup": speedup, "layers": shape, **channels}
 
 
 def prune(
@@ -97,8 +110,43 @@ def prune(
     if not batches:
         raise InputError("pruning needs rows to measure on; give at least one")
     check_cut(model.config.model_type, settings)
+    if model.config.model_type in CONVOLUTIONAL:
+        return _prune_channels(model, batches, settings, report)
+    with linear_layers(model):
+        return _prune(model, batches, settings, latency, weighed, report)
+
+
+def _prune_channels(model: PreTrainedModel, batches: Sequence[Batch], settings: Prune, report: Progress) -> Pruned:
+    from .channels import prune_channels
+
+    report(0.1, "importance of the channels")
+    before = list(model.config.hidden_sizes)
+    after = prune_channels(model, batches, settings)
+    if after == before:
+        _warn_of_nothing(settings)
+    model.zero_grad(set_to_none=True)
+    report(1.0, "pruned")
+    return Pruned(None, None, [], tuple(after))
+
+
+def _warn_of_nothing(settings: Prune) -> None:
+    logging.getLogger("paredown").warning(
+        "prune: nothing was pruned: of each layer a whole number of heads is kept, and neurons and channels in "
+        "multiples of %d (multiple)",
+        settings.multiple,
+    )
+
+
+def _prune(
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    settings: Prune,
+    latency: Latency | None,
+    weighed: Weighed | None,
+    report: Progress,
+) -> Pruned:
+    """`prune` of a transformer."""
     teacher, full = copy.deepcopy(model), shape_of(model)
-    require_linear(model)
     if settings.even and len({heads for heads, _ in full}) > 1:
         raise InputError("even: the layers have different numbers of heads already; prune the original checkpoint")
     report(0.0, "which layers are missed least")
@@ -114,7 +162,7 @@ def prune(
         paths, damage = weighed if weighed and settings.layers is None else weigh(model, batches, settings, report)
         wanted, table = _pick(latency, damage, full, settings, report)
     else:
-        seen = observe(model, batches)
+        seen = _seen(model, batches, settings)
         counts = by_shares([s.knowledge for s in seen], settings, seen[0].weight.shape[1])
         paths = [removal_path(s, [count]) for s, count in zip(seen, counts, strict=True)]
         wanted = list(zip(counts[0::2], counts[1::2], strict=True))
@@ -129,11 +177,7 @@ def prune(
     )
     left = shape_of(model)
     if left == full and not settings.timed:
-        logging.getLogger("paredown").warning(
-            "prune: nothing was cut: of each layer a whole number of heads is kept, and neurons in multiples of %d "
-            "(multiple)",
-            settings.multiple,
-        )
+        _warn_of_nothing(settings)
     if settings.even:
         describe_by_config(model)
     if settings.resolve and left != full:
@@ -189,7 +233,23 @@ def weigh(
     model: PreTrainedModel, batches: Sequence[Batch], settings: Prune, report: Progress = lambda share, text: None
 ) -> Weighed:
     """How each part of the model would be thinned out, and what every such cut costs: enough for any target."""
+    with linear_layers(model):
+        return _weigh(model, batches, settings, report)
+
+
+def _seen(model: PreTrainedModel, batches: Sequence[Batch], settings: Prune) -> list[Sublayer]:
+    """The sublayers with the importance of their units."""
     seen = observe(model, batches)
+    if settings.importance == "fisher":
+        return seen
+    from .published_importance import importance_of_units
+
+    scores = importance_of_units(model, batches, settings.importance)
+    return [replace(s, knowledge=score, published=True) for s, score in zip(seen, scores, strict=True)]
+
+
+def _weigh(model: PreTrainedModel, batches: Sequence[Batch], settings: Prune, report: Progress) -> Weighed:
+    seen = _seen(model, batches, settings)
     heads, widths = options(model, settings)
     paths = [removal_path(s, heads if s.unit > 1 else widths) for s in seen]
     report(0.3, "what each cut would cost")

@@ -11,6 +11,7 @@ from paredown.compress.config import Distill, Prune, Recover, Static, Timed, Tri
 from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows, read_unlabeled_rows
 from paredown.compress.distillation.compatibility import check_student, check_teacher, same_tokens
+from paredown.compress.models.architectures import CONVOLUTIONAL, check_cut
 from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.preprocessor import batches_of
@@ -67,6 +68,12 @@ def prune(
     heads: Annotated[float | None, typer.Option(help="Share of attention heads to keep, 0 to 1.")] = None,
     ffn: Annotated[float | None, typer.Option(help="Share of feed-forward neurons to keep, 0 to 1.")] = None,
     layers: Annotated[str | None, typer.Option(help="Layers to keep: a number, or a list such as 0,2,5.")] = None,
+    channels: Annotated[
+        float | None, typer.Option(help="Share of the channels of a convolutional network to keep, 0 to 1.")
+    ] = None,
+    importance: Annotated[
+        str, typer.Option(help="Importance score: fisher, or to compare with: taylor, magnitude.")
+    ] = "fisher",
     rows: Annotated[int, typer.Option(min=1, help="Number of training rows for importance scores.")] = 1024,
     recover_epochs: Annotated[
         float, typer.Option(min=0, help="Epochs of fine-tuning after pruning, by distillation (0: none).")
@@ -80,7 +87,7 @@ def prune(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
-    """Structured pruning of heads, feed-forward neurons and layers, to a latency target or to given shares."""
+    """Structured pruning of heads, feed-forward neurons, layers or channels, to a latency target or to given shares."""
     from paredown.compress.distillation.distill import train_student
     from paredown.compress.pruning.prune import Latency
     from paredown.compress.pruning.prune import prune as cut
@@ -94,15 +101,20 @@ def prune(
     more = read_unlabeled_rows(kind, unlabeled) if unlabeled else None
     held_out, more = kept_apart(data, optional(validation, kind, source.labels), more)
     timed = speedup is not None or latency_ms is not None
-    if not timed and heads is None and ffn is None and layers is None:
-        heads, ffn = 0.7, 0.6
+    if not timed and heads is None and ffn is None and layers is None and channels is None:
+        if source.config.get("model_type") in CONVOLUTIONAL:
+            channels = 0.7
+        else:
+            heads, ffn = 0.7, 0.6
     settings = checked(
         Prune,
         {
             "speedup": speedup, "latency_ms": latency_ms, "even": even, "heads": heads, "ffn": ffn, "rows": rows,
-            "layers": _layers(layers), "target": checked(Timed, {"runtime": runtime, "precision": precision}),
+            "channels": channels, "importance": importance, "layers": _layers(layers),
+            "target": checked(Timed, {"runtime": runtime, "precision": precision}),
         },
     )  # fmt: skip
+    check_cut(source.config.get("model_type", ""), settings)
     ids = dataset.encode(source.encoder(max_length), data)
     further = [] if more is None else dataset.encode(source.encoder(max_length), more)
     failed: StepError | None = None

@@ -15,7 +15,7 @@ from paredown.compress.config import Distill, Prune, Recover
 from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import divided
-from paredown.compress.models.architectures import FAMILIES, UNPRUNABLE
+from paredown.compress.models.architectures import CONVOLUTIONAL, FAMILIES
 from paredown.compress.models.loading import open_checkpoint
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Feature, Task
@@ -47,8 +47,13 @@ def write_recipe(
     notes = divided(*given, more).notes
     half = max(1, found.depth // 2)
     family = FAMILIES.get(found.config.get("model_type", ""))
-    cut = Prune(heads=0.7 if family is None or family.cuts_heads else 1.0, ffn=0.6, recover=Recover(epochs=1.0))
-    prunes = task.supports(Feature.PRUNE) and (family is None or family.linear)
+    convolutional = found.config.get("model_type") in CONVOLUTIONAL
+    if convolutional:
+        cut = Prune(channels=0.7, recover=Recover(epochs=1.0))
+    else:
+        heads = 0.7 if family is None or family.cuts_heads else 1.0
+        cut = Prune(heads=heads, ffn=0.6, recover=Recover(epochs=1.0))
+    prunes = task.supports(Feature.PRUNE)
     pruned = [Model(name="pruned", steps=[Step(prune=cut)])] if prunes else []
     recipe = Recipe(
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", Path(checkpoint).resolve().name).strip("-.") or "model",
@@ -60,12 +65,9 @@ def write_recipe(
             test=_beside(test, out) if test else None,
             unlabeled=_beside(unlabeled, out) if unlabeled else None,
         ),
-        models=[]
-        if found.config.get("model_type") in UNPRUNABLE
-        else [
-            *pruned,
-            Model(name=f"distil-{half}", steps=[Step(distill=Distill(layers=half, epochs=3.0))]),
-        ],
+        models=pruned
+        if convolutional
+        else [*pruned, Model(name=f"distil-{half}", steps=[Step(distill=Distill(layers=half, epochs=3.0))])],
         targets=default_targets(task.name),
     )
     head = "# A recipe for paredown; run it: paredown run " + out.name + "\n# Every field is here with its default.\n"
