@@ -25,6 +25,7 @@ from paredown.tasks.registry import task_named
 from paredown.tasks.rows import Rows
 
 from .dry_run import same_length, take_longest
+from .inputs import StageInputs
 from .progress import Report
 from .recipe.schema import BASELINE, Model, Precision, Recipe, Runtime, Target
 from .store import Done, key_of
@@ -135,6 +136,13 @@ class Job:
         return wanted.model_copy(
             update={"batch_sizes": sizes, "lengths": wanted.lengths or self.recipe.lengths or None}
         )
+
+    def inputs(self, checkpoint: Checkpoint) -> StageInputs:
+        """What a stage works on, that starts from `checkpoint`."""
+        return StageInputs(
+            self.task, checkpoint, self.checkpoint.labels, self.train, self.validation, self.unlabeled,
+            self.recipe.max_length, self.recipe.seed, tuple(self.recipe.lengths),
+        )  # fmt: skip
 
     @property
     def learned(self) -> int:
@@ -354,6 +362,6 @@ def sitting_name(number: int) -> str:
     return f"measure-{number + 1}"
 
 
-def has_scores(job: Job, settings: Stage) -> bool:
+def has_scores(job: Job | StageInputs, settings: Stage) -> bool:
     """It learns from its teacher's logits, which are made once for all students; a decoder's are too many to keep."""
     return isinstance(settings, DistillationTraining) and job.task.supports(Feature.CACHED_SCORES)

@@ -271,7 +271,7 @@ def _evaluate_step(job: Job, candidate: Candidate, reference: Candidate, steps: 
         "tolerance": None if candidate == reference else vars(tolerance),
         "machine": fingerprint(),
         "after": after,
-        "scoring": digest_of("pipeline/steps/evaluate.py"),
+        "scoring": [digest_of(f"pipeline/steps/{name}.py") for name in ("evaluate", "parity")],
         **code_of("compress", "export"),
     }
     seconds = len(job.validation) / 250

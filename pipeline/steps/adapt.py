@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from paredown.compress.config import Augment, Finetune, Tune
-from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import without
-from paredown.compress.models.loading import load, open_checkpoint, save
+from paredown.compress.models.loading import load, open_checkpoint
 from paredown.export.hardware import cores
 from paredown.runtime.errors import InputError, nearest
 
@@ -21,7 +19,7 @@ from ..job import Job, Step, rows_digest
 from ..progress import Report
 from ..recipe.schema import Adapt, Arrivals
 from ..store import Done
-from . import continual, tune
+from . import continual, stages, tune
 from .augment import write_augmented
 from .step_keys import code_of
 
@@ -78,11 +76,7 @@ def adapted(job: Job, done: Mapping[str, Done]) -> Job:
 
 
 def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: Report) -> dict:
-    from paredown.compress.training.trainer import finetune
-
-    from .compress import all_cores
-
-    all_cores()
+    stages.all_cores()
     settings = job.recipe.adapt[number].stage[1]
     job = _before(job, number, done)
     length, seed = job.recipe.max_length, job.recipe.seed
@@ -105,17 +99,11 @@ def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: R
         )  # fmt: skip
         return found | {"said": tune.sentence(found)}
     assert isinstance(settings, Finetune)
-    model, encoder = load(source, task), source.encoder(length)
-    before = continual.score(model, source, task, job.validation, length)
-    judged = (encoder.ids(job.validation.texts), task.training_targets(job.validation, encoder))
-    began = time.monotonic()
-    finetune(
-        model, dataset.encode(encoder, job.train), task.training_targets(job.train, encoder), settings,
-        validation=judged, seed=seed, progress=report,
-    )  # fmt: skip
-    seconds = time.monotonic() - began
-    saved = save(model, source, out)
-    after = continual.score(model, saved, task, job.validation, length)
+    before = continual.score(load(source, task), source, task, job.validation, length)
+    found = stages.finetune(job.inputs(source), settings, out, report)
+    saved = open_checkpoint(out, task)
+    after = continual.score(load(saved, task), saved, task, job.validation, length)
+    seconds = found["training_s"]
     said = f"{task.metric_name} {before:.2f} -> {after:.2f} on validation, {seconds:.0f} s"
     return {"before": before, "after": after, "training_s": seconds, "said": said}
 

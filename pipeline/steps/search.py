@@ -30,7 +30,7 @@ from ..job import SCORES, Job, table_name
 from ..progress import Report
 from ..recipe.schema import Model, Search, Step
 from ..store import Done
-from .compress import all_rows, read_table
+from .compress import read_table
 
 if TYPE_CHECKING:
     import optuna
@@ -131,7 +131,7 @@ def _trials(
     from paredown.compress.pruning.importance import agreement, kl_to, log_probabilities
     from paredown.compress.pruning.prune import options, prune, shape_of, weigh
 
-    ids, _ = all_rows(job, job.checkpoint)
+    ids, _ = job.inputs(job.checkpoint).all_rows()
     picked = some_of(len(job.train), 512 + HELD_OUT)
     held_out, rows = (
         [ids[i] for i in part] for part in (picked[:HELD_OUT], picked[HELD_OUT:] if len(picked) > HELD_OUT else picked)
