@@ -32,8 +32,8 @@ from .job import (
     parts_of,
     rows_digest,
     table_name,
-    with_depth,
 )
+from .model_checks import with_depth
 from .progress import Report
 from .recipe.schema import BASELINE, Model, Search
 from .steps.attribution import attribute

@@ -21,8 +21,10 @@ SIZE_LIMIT = 1_000_000  # bytes; a recipe is a page of text
 PATHS = ("new", "new_validation", "new_test", "synonyms", "masked_model")  # keys of adapt's steps that name a file
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe; data and checkpoint paths become absolute. InputError names file, line and key."""
+def read_recipe(path: Path, base: Path | None = None) -> Recipe:
+    """Read and check a recipe; data and checkpoint paths become absolute. InputError names file, line and key.
+
+    `base`: directory that paths are relative to (None: the recipe's own)."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -51,7 +53,7 @@ def read_recipe(path: Path) -> Recipe:
     except ValidationError as error:
         raise InputError(_first_error(path, node, error)) from None
     try:
-        return _absolute(recipe, path.resolve().parent)
+        return _absolute(recipe, base or path.resolve().parent)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: a path in it cannot be used: {error}") from None
 

@@ -16,7 +16,7 @@ from paredown.benchmarks.bench import Entrant, Score, bench
 from paredown.benchmarks.latency import LatencySettings, tokenizer_ms
 from paredown.benchmarks.records import BenchResult
 from paredown.compress.data import dataset
-from paredown.compress.data.dataset import has_labels, label_names, read_rows
+from paredown.compress.data.dataset import has_labels, label_names_of, read_rows
 from paredown.compress.data.readers import open_table
 from paredown.export.artifact import ON_GPU, Artifact
 from paredown.export.foreign import answered
@@ -33,20 +33,11 @@ from paredown.tasks.scores import points
 from ..progress import Reporter
 
 
-def run(
-    paths: list[str],
-    source: str,
-    text: str | None,
-    label: str | None,
-    settings: LatencySettings,
-    max_length: int,
-    scratch: Path,
-    task: Task,
-) -> dict:
+def run(paths: list[str], source: str, settings: LatencySettings, max_length: int, scratch: Path, task: Task) -> dict:
     """The content of `paredown bench --json F`. Raises InputError."""
     artifacts = adopted(paths, scratch, task, max_length)
-    read = partial(read_rows, task, source, text=text, label=label)
-    named = [_names(artifact, task, source, text, label) for artifact in artifacts]
+    read = partial(read_rows, task, source)
+    named = [_names(artifact, task, source) for artifact in artifacts]
     known = [names for names, _ in named if names is not None]
     rows = read(names=known[0], labelled=None) if known else read(labelled=False)
     task = task if rows.labels is None else task.for_rows(rows)
@@ -75,9 +66,7 @@ def run(
     return result
 
 
-def _names(
-    artifact: Artifact, task: Task, source: str, text: str | None, label: str | None
-) -> tuple[tuple[str, ...] | None, str]:
+def _names(artifact: Artifact, task: Task, source: str) -> tuple[tuple[str, ...] | None, str]:
     """What an artefact's labels are called in the data, and what there is to say of it.
 
     A model with transformers' default names has not kept its own: the data's are taken for them, in their order, where
@@ -88,15 +77,15 @@ def _names(
         not is_default(labels)
         or not task.columns.named
         or not task.lists_labels
-        or not has_labels(open_table(source)[0], label, task.columns)
+        or not has_labels(open_table(source)[0], task.label_column, task.columns)
     ):
         return labels, ""
-    said = label_names(source, label, task.columns)
+    said = label_names_of(task, source)
     if len(said) == len(labels) and not set(said) & set(labels) and not all(is_number(canonical(n)) for n in said):
         pairs = ", ".join(f"{own} for {name}" for own, name in zip(labels, said, strict=True))
         return said, f"its config.json does not name its labels; {pairs} is assumed"
     try:
-        read_rows(task, source, text=text, label=label, names=labels)
+        read_rows(task, source, names=labels)
     except InputError:
         return None, f"no metric: its config.json does not name its {len(labels)} labels, and the data has {len(said)}"
     return labels, ""

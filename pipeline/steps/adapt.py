@@ -79,24 +79,19 @@ def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: R
     stages.all_cores()
     settings = job.recipe.adapt[number].stage[1]
     job = _before(job, number, done)
-    length, seed = job.recipe.max_length, job.recipe.seed
-    source, task = job.checkpoint, job.task
+    length, source, task = job.recipe.max_length, job.checkpoint, job.task
     if isinstance(settings, Arrivals):
         job, new = _read(settings, job, source.labels)
-        found = continual.grow_checkpoint(
-            source, task, job.train, job.validation, new, settings, out, max_length=length, seed=seed, report=report
-        )
+        found = continual.grow_checkpoint(job.inputs(source), new, settings, out, report)
         return found | {"said": continual.sentence(found)}
     if isinstance(settings, Augment):
-        count = write_augmented(job.train, source.labels, settings, out / ROWS, seed, report)
+        count = write_augmented(job.train, settings, out / ROWS, job.recipe.seed, report)
         return {"rows": count, "said": f"{count} changed copies of {len(job.train)} training rows"}
     if isinstance(settings, Tune):
-        key = tune.study_key(source, source.labels, job.train, settings, max_length=length, seed=seed)
+        inputs = job.inputs(source)
+        key = tune.study_key(inputs, settings)
         study = out.parent.parent / "search" / f"{_name(number, job.recipe.adapt[number])}-{key}.log"
-        found = tune.tune_checkpoint(
-            source, task, source.labels, job.train, job.validation, settings, out, study,
-            max_length=length, seed=seed, report=report,
-        )  # fmt: skip
+        found = tune.tune_checkpoint(inputs, settings, out, study, report)
         return found | {"said": tune.sentence(found)}
     assert isinstance(settings, Finetune)
     before = continual.score(load(source, task), source, task, job.validation, length)
@@ -128,9 +123,8 @@ def _before(job: Job, number: int, done: Mapping[str, Done]) -> Job:
 def _read(settings: Arrivals, job: Job, labels: tuple[str, ...]) -> tuple[Job, continual.NewRows]:
     """The job and the new rows without what stands in two splits; the job's notes say what that was."""
     given = job.recipe.data
-    new = continual.read_arrivals(
-        job.task, labels, settings.new, settings.new_validation, settings.new_test, given.text, given.label
-    )
+    task = job.task.with_columns(given.text, given.label)
+    new = continual.read_arrivals(task, labels, settings.new, settings.new_validation, settings.new_test)
     certify = job.certificate_split == "held-out validation"
     held, test, new, notes = continual.new_rows_apart(job.train, job.validation, job.test, new, certify=certify)
     assert held is not None

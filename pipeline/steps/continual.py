@@ -21,6 +21,7 @@ from paredown.tasks.base import Feature, Task
 from paredown.tasks.labels import LabelColumn, canonical, is_number
 from paredown.tasks.rows import Rows
 
+from ..inputs import StageInputs
 from ..progress import Report
 
 EVERY = 5  # one of so many new rows is held out, where no others are given to judge on
@@ -37,21 +38,15 @@ class NewRows:
 
 
 def read_arrivals(
-    task: Task,
-    known: tuple[str, ...],
-    new: str,
-    validation: str | None = None,
-    test: str | None = None,
-    text: str | None = None,
-    label: str | None = None,
+    task: Task, known: tuple[str, ...], new: str, validation: str | None = None, test: str | None = None
 ) -> NewRows:
     """Read new rows; a fifth of them is held out when no `validation` is given. Raises InputError."""
-    found = dataset.label_names(new, label or task.label_column, task.columns) if task.columns.named else ()
+    found = dataset.label_names_of(task, new) if task.columns.named else ()
     more = new_labels(known, found, new)
     if more:
         task.require(Feature.NEW_LABELS, f"{new}: the label '{more[0]}'")
     labels = (*known, *more)
-    read = partial(read_rows, task, text=text, label=label, names=labels)
+    read = partial(read_rows, task, names=labels)
     train = read(new)
     if validation is not None:
         return NewRows(labels, train, read(validation), read(test) if test else None)
@@ -109,26 +104,16 @@ def joined(a: Rows, b: Rows | None) -> Rows:
     return Rows(f"{a.source} + {b.source}", (*a.texts, *b.texts), np.concatenate([a.gold, b.gold]), names, groups)
 
 
-def grow_checkpoint(
-    source: Checkpoint,
-    task: Task,
-    old: Rows,
-    held: Rows | None,
-    new: NewRows,
-    settings: Update,
-    out: Path,
-    *,
-    max_length: int,
-    seed: int,
-    report: Report,
-) -> dict:
-    """Write the updated checkpoint to `out`; returns metrics in points, seconds, and rows that were looked at.
+def grow_checkpoint(inputs: StageInputs, new: NewRows, settings: Update, out: Path, report: Report) -> dict:
+    """Write the updated checkpoint to `out`; returns metrics in points, seconds, and how many rows were trained on.
 
-    `held`: old rows to judge forgetting on; they and the new held-out ones are never learned from.
+    The rows of `inputs` are the old ones. Its validation rows, on which forgetting is measured, and those of `new` are
+    never learned from.
     """
     from paredown.compress.training.continual import update
 
-    encoder = source.encoder(max_length)
+    task, source, old, held = inputs.task, inputs.checkpoint, inputs.train, inputs.validation
+    max_length, encoder = inputs.max_length, inputs.encoder
     model = load(source, task)
     judged = new.validation if held is None else joined(held, new.validation)
     before = {"old": score(model, source, task, held, max_length)}
@@ -137,7 +122,8 @@ def grow_checkpoint(
     update(
         model, (encoder.ids(old.texts), task.training_targets(old, encoder)),
         (dataset.encode(encoder, new.train), task.training_targets(new.train, encoder)), new.labels, settings,
-        validation=(encoder.ids(judged.texts), task.training_targets(judged, encoder)), seed=seed, progress=report,
+        validation=(encoder.ids(judged.texts), task.training_targets(judged, encoder)), seed=inputs.seed,
+        progress=report,
     )  # fmt: skip
     seconds = time.monotonic() - began
     saved = save(model, source, out)
@@ -157,21 +143,18 @@ def grow_checkpoint(
         "rows": rows,
         "training_s": seconds,
     }
-    return found | _retrained(
-        source, task, joined(old, new.train), held, new, settings, seconds / rows, max_length, seed
-    )
+    return found | _retrained(inputs, new, settings, seconds / rows)
 
 
-def _retrained(
-    source: Checkpoint, task: Task, everything: Rows, held: Rows | None, new: NewRows, settings: Update,
-    row_s: float, max_length: int, seed: int,
-) -> dict:  # fmt: skip
+def _retrained(inputs: StageInputs, new: NewRows, settings: Update, row_s: float) -> dict:
     """The same checkpoint trained on all rows: measured when `retrain` asks for it, otherwise what it would cost."""
     from paredown.compress.training.continual import grow
     from paredown.compress.training.trainer import finetune
 
+    everything = joined(inputs.train, new.train)
     if not settings.retrain:
         return {"retrain": {"estimated": True, "training_s": row_s * settings.epochs * len(everything)}}
+    source, task, seed, max_length = inputs.checkpoint, inputs.task, inputs.seed, inputs.max_length
     model = load(source, task)
     grow(model, new.labels, seed)
     plain = Finetune(
@@ -182,7 +165,7 @@ def _retrained(
     encoder = source.encoder(max_length)
     finetune(model, encoder.ids(everything.texts), task.training_targets(everything, encoder), plain, seed=seed)
     seconds = time.monotonic() - began
-    old, fresh = (score(model, source, task, rows, max_length) for rows in (held, new.validation))
+    old, fresh = (score(model, source, task, rows, max_length) for rows in (inputs.validation, new.validation))
     return {"retrain": {"estimated": False, "training_s": seconds, "old_after": old, "new_after": fresh}}
 
 
