@@ -100,20 +100,16 @@ def _plain(annotation: Any) -> Any:
 
 def _limit(field: FieldInfo, kind: str) -> float | None:
     """The least (`ge`) or the largest (`le`) value of a field."""
-    parts: list[Any] = [field, *(part for part in get_args(field.annotation) if get_origin(part) is Annotated)]
-    found = [
-        getattr(entry, kind)
-        for part in parts
-        for info in (part.metadata if part is field else get_args(part)[1].metadata)
-        for entry in [info]
-        if getattr(entry, kind, None) is not None
-    ]
-    return found[0] if found else None
+    union = get_origin(field.annotation) in (Union, UnionType)
+    inside = [part for part in get_args(field.annotation) if union and get_origin(part) is Annotated]
+    entries = [*field.metadata, *(entry for part in inside for entry in get_args(part)[1].metadata)]
+    return next((getattr(entry, kind) for entry in entries if hasattr(entry, kind)), None)
 
 
 def _value(field: FieldInfo, name: str, given: Any) -> Any:
     """An option's value as its field takes it."""
-    parts = [field.annotation, *get_args(field.annotation)]
+    union = get_origin(field.annotation) in (Union, UnionType)
+    parts = get_args(field.annotation) if union else (field.annotation,)
     if not isinstance(given, str) or str in parts:
         return given
     if any(isinstance(part, type) and issubclass(part, BaseModel) for part in parts):
