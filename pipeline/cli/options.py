@@ -76,9 +76,9 @@ def _option(spelled: Mapping[str, str], stage: str, key: str = "", /) -> str:
 def _parameter(field: FieldInfo, name: str, group: Fields) -> inspect.Parameter:
     default = group.defaults.get(name, ... if field.is_required() else field.get_default())
     kind = _plain(field.annotation)
-    text = group.help.get(name) or f"{field.description or name}."
+    text = group.help.get(name) or f"{field.description or name}{_range(field)}."
     names = [group.spelled[name]] if name in group.spelled else []
-    info = typer.Option(*names, help=text[0].upper() + text[1:], min=_limit(field, "ge"), max=_limit(field, "le"))
+    info = typer.Option(*names, help=text[0].upper() + text[1:])
     annotation = Annotated[kind | None, info] if default is None else Annotated[kind, info]
     default = inspect.Parameter.empty if default is ... else default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -98,12 +98,18 @@ def _plain(annotation: Any) -> Any:
     return annotation
 
 
-def _limit(field: FieldInfo, kind: str) -> float | None:
-    """The least (`ge`) or the largest (`le`) value of a field."""
+def _range(field: FieldInfo) -> str:
+    """The least and the largest value of a field, in words, where its description has none. `checked` holds them: its
+    error has the value that was given."""
     union = get_origin(field.annotation) in (Union, UnionType)
     inside = [part for part in get_args(field.annotation) if union and get_origin(part) is Annotated]
     entries = [*field.metadata, *(entry for part in inside for entry in get_args(part)[1].metadata)]
-    return next((getattr(entry, kind) for entry in entries if hasattr(entry, kind)), None)
+    low, high = (next((getattr(e, kind) for e in entries if hasattr(e, kind)), None) for kind in ("ge", "le"))
+    if (low is None and high is None) or any(sign in (field.description or "") for sign in ("(", "..", "0 to 1")):
+        return ""
+    if low is None or high is None:
+        return f" (at least {low:g})" if high is None else f" (at most {high:g})"
+    return f" ({low:g} to {high:g})" if high < 2**31 else f" (at least {low:g})"
 
 
 def _value(field: FieldInfo, name: str, given: Any) -> Any:

@@ -176,7 +176,7 @@ def score(model, source: Checkpoint, task: Task, rows: Rows | None, max_length: 
     if rows is None:
         return None
     encoder = source.encoder(max_length)
-    own = () if not source.labels else tuple(model.config.id2label[i] for i in range(model.num_labels))
+    own = () if not source.labels else tuple(model.config.id2label[i] for i in range(model.config.num_labels))
     outputs = run_rows(partial(forward, model), encoder.ids(rows.texts), source.pad_id, task.output)
     return task.metric(outputs, task.gold(replace(rows, names=max(rows.names, own, key=len)), encoder))
 

@@ -67,6 +67,7 @@ def test_what_is_not_given_is_the_default_of_the_command_or_of_the_field() -> No
     ("words", "message"),
     [
         (["--rate", "-1"], r"^--rate: Input should be greater than 0 \(given: -1.0\)"),
+        (["--steps", "10"], r"^--steps: Input should be less than or equal to 9 \(given: 10\)"),
         (["--layers", "a,b"], "^--layers a,b: a number such as 3, or a list such as 0,2,5"),
     ],
 )
@@ -77,13 +78,12 @@ def test_a_wrong_value_names_its_option(words: list[str], message: str) -> None:
 
 
 def test_ranges_choices_and_help_come_from_the_fields() -> None:
-    for words in (["--steps", "10"], ["--steps", "0"], ["--inner", "huge"]):
-        received, done = invoke(*words)
-        assert (received, done.exit_code) == (None, 2)
-        assert words[0] in done.output
+    received, done = invoke("--inner", "huge")
+    assert (received, done.exit_code) == (None, 2)
+    assert "--inner" in done.output
     help = " ".join(invoke("--help")[1].output.split())
     assert "Peak rate." in help
-    assert "1<=x<=9" in help
+    assert "Number of steps (1 to 9)." in help.replace("│", "").replace("  ", " ")
     required = Annotated[dict, fields("file", of=Outer, file=..., spelled={"file": "--input"})]
     received, done = invoke(group=required)
     assert (received, done.exit_code) == (None, 2)
