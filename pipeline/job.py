@@ -12,7 +12,7 @@ from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import Certificate, divided
 from paredown.compress.distillation.compatibility import check_student, check_teacher, same_tokens
-from paredown.compress.models.architectures import CONVOLUTIONAL, SEQ2SEQ, check_cut, supported
+from paredown.compress.models.architectures import CONVOLUTIONAL, SEQ2SEQ, check_pruning, supported
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.compress.models.model_card import origin_files
 from paredown.export.artifact import EXTRA, precisions_of
@@ -258,7 +258,7 @@ def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length:
             narrowed, kind = True, student.config.get("model_type", "")
         narrowed = narrowed or (isinstance(settings, Distill) and settings.width is not None)
         try:
-            check_cut(kind, settings)
+            check_pruning(kind, settings)
         except InputError as error:
             raise InputError(f"models: '{model.name}', {stage}: {error}") from None
         lesson = settings.recover if isinstance(settings, Prune) else settings

@@ -11,7 +11,7 @@ from paredown.compress.config import Distill, Prune, Recover, Static, Timed, Tri
 from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows, read_unlabeled_rows
 from paredown.compress.distillation.compatibility import check_student, check_teacher, same_tokens
-from paredown.compress.models.architectures import CONVOLUTIONAL, check_cut
+from paredown.compress.models.architectures import CONVOLUTIONAL, check_pruning
 from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.preprocessor import batches_of
@@ -114,7 +114,7 @@ def prune(
             "target": checked(Timed, {"runtime": runtime, "precision": precision}),
         },
     )  # fmt: skip
-    check_cut(source.config.get("model_type", ""), settings)
+    check_pruning(source.config.get("model_type", ""), settings)
     ids = dataset.encode(source.encoder(max_length), data)
     further = [] if more is None else dataset.encode(source.encoder(max_length), more)
     failed: StepError | None = None
