@@ -298,8 +298,8 @@ def resolve(
     """Solve every output projection of `model` again, bottom-up and in place, by least squares.
 
     The target of a sublayer is the unpruned model's sum (residual + projection) at the same place, less the residual
-    that the pruned model has there by then, so that earlier errors are made up for too. `layers`: for each block of `model`,
-    the number of the teacher's block it was.
+    that the pruned model has there by then, so that earlier errors are made up for too. `layers`: for each block of
+    `model`, the number of the teacher's block it was.
     """
     some = _some_tokens(batches, SOLVE_TOKENS)
     theirs = list(sublayers(teacher))
