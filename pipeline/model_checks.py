@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from paredown.compress.config import Distill, DistillationTraining, Prune, Stage
 from paredown.compress.distillation.compatibility import check_student, same_length, same_tokens
-from paredown.compress.models.architectures import CONVOLUTIONAL, check_cut
+from paredown.compress.models.architectures import CONVOLUTIONAL, check_pruning
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Task
@@ -89,7 +89,7 @@ def _check_lessons(model: Model, start: Start, where: Where) -> None:
             narrowed, kind = True, student.config.get("model_type", "")
         narrowed = narrowed or (isinstance(settings, Distill) and settings.width is not None)
         try:
-            check_cut(kind, settings)
+            check_pruning(kind, settings)
         except InputError as error:
             raise InputError(f"{where(stage)}: {error}") from None
         lesson = settings.recover if isinstance(settings, Prune) else settings

@@ -37,6 +37,7 @@ from paredown.compress.data import dataset
 from paredown.compress.data.dataset import label_names_of, read_rows, read_unlabeled_rows
 from paredown.compress.data.splits import apart, repeats
 from paredown.compress.distillation.compatibility import check_teacher, same_tokens
+from paredown.compress.models.architectures import CONVOLUTIONAL
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint
 from paredown.export.artifact import ON_GPU, Artifact, precisions_of
 from paredown.export.checks.parity import departure, stand_in, tolerance_of
@@ -191,9 +192,10 @@ def prune(checkpoint: str, data: StageData, settings: Prune, output_dir: Path, w
     model is kept. With a latency target the result has `measured`: the speed-up and its 95 % interval."""
     task = data.task_with(where)
     _require_features("prune", settings, task, where)
-    if not settings.timed and not {"heads", "ffn", "layers"} & settings.model_fields_set:
-        settings = settings.model_copy(update={"heads": 0.7, "ffn": 0.6})
     source = open_checkpoint(checkpoint, task)
+    if not settings.timed and not {"heads", "ffn", "layers", "channels"} & settings.model_fields_set:
+        convolutional = source.config.get("model_type") in CONVOLUTIONAL
+        settings = settings.model_copy(update={"channels": 0.7} if convolutional else {"heads": 0.7, "ffn": 0.6})
     inputs = _inputs(source, task, data, source.labels)
     _check("prune", settings, inputs, where)
     recover, settings, failed = settings.recover, settings.model_copy(update={"recover": None}), None

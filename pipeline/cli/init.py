@@ -43,7 +43,7 @@ def write_recipe(out: Path, checkpoint: str, data: Data, task: Task) -> tuple[st
     if convolutional:
         cut = Prune(channels=0.7, recover=Recover(epochs=1.0))
     else:
-        heads = 0.7 if family is None or family.cuts_heads else 1.0
+        heads = 0.7 if family is None or family.prunes_heads else 1.0
         cut = Prune(heads=heads, ffn=0.6, recover=Recover(epochs=1.0))
     prunes = task.supports(Feature.PRUNE)
     pruned = [Model(name="pruned", steps=[Step(prune=cut)])] if prunes else []
