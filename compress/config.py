@@ -48,7 +48,9 @@ class Training(Settings):
     patience: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="early-stopping patience, in evaluations (none: off)"
     )
-    looks: Annotated[float, Field(gt=0)] = Field(default=2.0, description="evaluations on validation rows per epoch")
+    evaluations_per_epoch: Annotated[float, Field(gt=0)] = Field(
+        default=2.0, description="evaluations on validation rows per epoch, for `patience`"
+    )
     schedule: Literal["linear", "cosine", "constant"] = Field(
         default="linear", description="learning-rate schedule after the warm-up"
     )
@@ -282,7 +284,7 @@ class Timed(Settings):
 
 
 class Prune(Settings):
-    """Structured pruning of heads, feed-forward neurons and layers: to a measured latency, or to given shares."""
+    """Structured pruning of heads, feed-forward neurons, layers and channels: to a measured latency, or to shares."""
 
     speedup: Annotated[float, Field(gt=1)] | None = Field(
         default=None,
@@ -304,9 +306,23 @@ class Prune(Settings):
     layers: int | list[int] | None = Field(
         default=None, description="layers to keep: how many (chosen by measured effect) or which (from 0)"
     )
-    multiple: Annotated[int, Field(ge=1)] = Field(default=32, description="feed-forward widths are multiples of this")
+    channels: Share = Field(
+        default=1.0, description="share of the channels of every stage of a convolutional network to keep, 0..1"
+    )
+    importance: Literal["fisher", "taylor", "magnitude"] = Field(
+        default="fisher",
+        description="importance score: fisher: Fisher information and reconstruction error; published ones to compare "
+        "with: taylor (weight x gradient), magnitude (norm of the weights)",
+    )
+    multiple: Annotated[int, Field(ge=1)] = Field(
+        default=32, description="feed-forward widths and numbers of channels are multiples of this"
+    )
     rows: Annotated[int, Field(ge=1)] = Field(default=1024, description="training rows for importance scores")
-    resolve: bool = Field(default=True, description="refit the output projections after pruning (least squares)")
+    resolve: bool = Field(
+        default=True,
+        description="refit the output projections after pruning (least squares); of a convolutional network, estimate "
+        "its batch norms again",
+    )
     recover: Recover | None = Field(
         default=None, description="fine-tuning after pruning, by distillation from the unpruned model"
     )
@@ -322,6 +338,8 @@ class Prune(Settings):
             raise ValueError("give speedup or latency_ms, not both")
         if self.timed and (self.heads < 1 or self.ffn < 1):
             raise ValueError("a time (speedup, latency_ms) decides heads and ffn; leave these out")
+        if self.channels < 1 and (self.timed or self.heads < 1 or self.ffn < 1 or self.layers is not None):
+            raise ValueError("channels: of a convolutional network, which has no heads, ffn, layers or latency target")
         return self
 
 

@@ -34,8 +34,8 @@ from .job import (
     parts_of,
     rows_digest,
     table_name,
-    with_depth,
 )
+from .model_checks import with_depth
 from .progress import Report
 from .recipe.schema import BASELINE, Model, Search
 from .steps.attribution import attribute
@@ -90,7 +90,7 @@ def plan(job: Job) -> list[Step]:
 def prunable(job: Job) -> bool:
     """Whether the checkpoint can be pruned to a time."""
     known = FAMILIES.get(job.checkpoint.config.get("model_type", ""))
-    return known is not None and known.linear and job.task.supports(Feature.PRUNE)
+    return known is not None and job.task.supports(Feature.PRUNE)
 
 
 def search_steps(job: Job, settings: Search) -> list[Step]:
@@ -304,7 +304,7 @@ def _evaluate_step(job: Job, candidate: Candidate, reference: Candidate, steps: 
         "tolerance": None if candidate == reference else vars(tolerance),
         "machine": fingerprint(),
         "after": after,
-        "scoring": digest_of("pipeline/steps/evaluate.py"),
+        "scoring": [digest_of(f"pipeline/steps/{name}.py") for name in ("evaluate", "parity")],
         **code_of("compress", "export"),
     }
     seconds = len(job.validation) / 250

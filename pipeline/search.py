@@ -21,6 +21,7 @@ import numpy as np
 
 from paredown.benchmarks.statistics.metric_intervals import drop_upper, paired_drop
 from paredown.compress.config import Distill, Prune, Recover, Static, Trim
+from paredown.compress.models.architectures import CONVOLUTIONAL
 from paredown.compress.models.loading import load
 from paredown.compress.pruning.latency_allocation import LatencyTable, least_ms
 from paredown.compress.pruning.prune import options, shape_of
@@ -56,6 +57,7 @@ STATIC_SHARE = 0.15  # of the time, at most, for the static student
 PRUNING_S = 30.0  # importance scores and least squares, until one was timed
 LEAST_SHARE = 0.05  # of the rows that a static student must answer for a cascade to be measured
 CASCADE_DROP = 0.2  # points that a cascade may lose against its second model
+MOST_CHANNELS = 10.0  # times less to compute, of a convolutional network whose channels are pruned
 FINALISTS = 3  # pruned models that are exported and measured
 
 FOUND = "found.json"
@@ -146,7 +148,9 @@ def explore(job: Job, settings: Search, execute: Callable[[list[Step]], Results]
     if start.failed:
         return Found(dropped={"search": str(next(iter(start.failed.values())))})
     table, top, full_ms = None, 1.0, 1.0
-    if prunable(job):
+    if job.checkpoint.config.get("model_type") in CONVOLUTIONAL:
+        top = MOST_CHANNELS
+    elif prunable(job):
         table = read_table(start.done[table_name(settings.target)].path)
         model = load(job.checkpoint, job.task)
         full_ms = table.predict(shape_of(model))
@@ -160,8 +164,8 @@ def explore(job: Job, settings: Search, execute: Callable[[list[Step]], Results]
 class Explorer:
     """One search: its trials so far, and the seconds that their steps took, in this run or before a kill.
 
-    `table`: None where the architecture cannot be pruned. `full_ms`: the checkpoint's predicted latency. `top`: the
-    speed-up that pruning can reach.
+    `table`: None where latency cannot be predicted. `full_ms`: the checkpoint's predicted latency. `top`: the
+    speed-up that pruning can reach, 1 where the architecture cannot be pruned.
     """
 
     job: Job
@@ -195,8 +199,8 @@ class Explorer:
         for number, student in enumerate(self.settings.students, start=1):
             settings = Distill(student=student, epochs=self._epochs(), hidden_weight=0)
             self._try(Model(name=self._name(f"student-{number}"), steps=[Stage(distill=settings)]), 1.0)
-        if self.table is not None:
-            self._descend(self.table)
+        if self.top > 1:
+            self._descend()
         self._select(static)
         return self.found
 
@@ -221,7 +225,7 @@ class Explorer:
             Model(name=self._name("static"), steps=[Stage(static=settings)]), min(50.0, self.full_ms / max(base, 1e-9))
         )
 
-    def _descend(self, table: LatencyTable) -> None:
+    def _descend(self) -> None:
         """Prune and train, further each time, until too much is lost; then train on, and take smaller steps."""
         good: Trial | None = None
         bad: Trial | None = None
@@ -274,10 +278,19 @@ class Explorer:
         if factor is None:
             stage = Stage(recover=training)
         else:
-            cut = Prune(speedup=round(max(1.01, factor), 3), target=self.settings.target, time_shape=False)
-            stage = Stage(prune=cut.model_copy(update={"recover": training, "multiple": 1 if before else 32}))
+            stage = Stage(prune=self._pruning(factor, first=before is None).model_copy(update={"recover": training}))
         steps = [*(before.model.steps if before else []), stage]
         return Model(name=self._name(f"pruned-{wanted:.1f}x"), steps=steps)
+
+    def _pruning(self, factor: float, first: bool) -> Prune:
+        """To a predicted latency; where that cannot be predicted, to the share of channels with as many times less to
+        compute, which is quadratic in their number."""
+        if self.table is None:
+            return Prune(channels=round(max(0.05, factor**-0.5), 3))
+        return Prune(
+            speedup=round(max(1.01, factor), 3), target=self.settings.target, time_shape=False,
+            multiple=32 if first else 1,
+        )  # fmt: skip
 
     def _name(self, name: str) -> str:
         """The name, with a number where a model of the recipe or an earlier trial has it."""
@@ -301,7 +314,8 @@ class Explorer:
             if name in new and isinstance(settings, Recover):
                 self.epoch_s = new[name].seconds / settings.epochs / self._share(speedup)
             if isinstance(settings, Prune):
-                speedup = self.full_ms / results.done[name].result.get("promised_ms", self.full_ms / speedup)
+                promised = results.done[name].result.get("promised_ms")
+                speedup = self.full_ms / promised if promised else speedup
                 self.pruning_s = new[name].seconds if name in new else self.pruning_s
         outputs, right = self._evaluated(model, results.done)
         _, theirs = self._evaluated(Model(name=BASELINE), results.done)

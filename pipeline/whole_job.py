@@ -19,7 +19,7 @@ from paredown.compress.models.loading import open_checkpoint
 from paredown.export.artifact import precisions_of
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Feature, Task
-from paredown.tasks.registry import TASKS
+from paredown.tasks.registry import TASKS, task_named
 
 from .recipe.schema import Recipe
 from .run import Outcome, run
@@ -81,16 +81,8 @@ class WholeJob:
 
     @property
     def kind(self) -> Task:
-        """The task: as given, or the first one that the checkpoint's head is of. Raises InputError."""
-        if self.task is not None:
-            from paredown.tasks.registry import task_named
-
-            return task_named(self.task, "task")
-        checkpoint = open_checkpoint(self.checkpoint)
-        found = [task for task in TASKS.values() if checkpoint.has_head(task)]
-        if not found:
-            raise InputError(f"{self.checkpoint}: '{checkpoint.architecture}' is of no known task; give the task")
-        return found[0]
+        """The task: as given, or what the checkpoint is made for. Raises InputError."""
+        return task_of(self.checkpoint) if self.task is None else task_named(self.task, "task")
 
 
 def whole_job(job: WholeJob, run_dir: Path) -> Outcome:
@@ -104,6 +96,15 @@ def whole_job(job: WholeJob, run_dir: Path) -> Outcome:
     outcome = run(job.recipe(**keys, latency=SHORT_LATENCY if job.minutes < SHORT else LATENCY), run_dir)
     write_atomic(run_dir / FOUND_RECIPE, short_recipe(outcome.job.recipe))
     return outcome
+
+
+def task_of(source: str) -> Task:
+    """The first task that the head of a checkpoint is made for. Raises InputError."""
+    checkpoint = open_checkpoint(source)
+    found = [task for task in TASKS.values() if checkpoint.has_head(task)]
+    if not found:
+        raise InputError(f"{source}: '{checkpoint.architecture}' is of no known task; give the task")
+    return found[0]
 
 
 def absolute(source: str) -> str:

@@ -320,6 +320,10 @@ class Task:
             self.output: ("FP32", outputs, shape),
         }
 
+    def request_inputs(self) -> tuple[str, ...]:
+        """Inputs of the Open Inference Protocol that hold rows as BYTES."""
+        return ("text", "text_pair") if self.reads_pairs else ("text",)
+
     # Words for the model card
 
     def describe_answer(self, manifest: dict) -> str:

@@ -66,6 +66,9 @@ class ImageClassification(Task):
     def keeps_labels(self, change: perturbations.Change) -> bool:
         return False
 
+    def request_inputs(self) -> tuple[str, ...]:
+        return ("image",)
+
     rows_are = "images"
 
     def predict_options(self) -> str:

@@ -20,7 +20,7 @@ QUALITY = {
     "macro F1": ("macro_f1", "{e.macro_f1:.1f}"),
     "macro F1: drop (95 % bound)": ("macro_f1_drop", "{e.macro_f1_drop:+.1f} ({e.macro_f1_drop_upper_95:.1f})"),
     "calibration error": ("calibration_error", "{e.calibration_error:.1f}"),
-    "negative flips": ("negative_flips", "{negative_flips} ({e.negative_flip_share:.1f} %)"),
+    "negative flips": ("negative_flips", "{e.negative_flips} ({e.negative_flip_share:.1f} %)"),
     "attribution agreement (Spearman)": ("attribution_agreement", "{e.attribution_agreement:.2f}"),
     "typos: drop (95 % bound)": ("typos_drop", "{e.typos_drop:+.1f} ({e.typos_drop_upper_95:.1f})"),
     "capitals: drop (95 % bound)": ("case_drop", "{e.case_drop:+.1f} ({e.case_drop_upper_95:.1f})"),

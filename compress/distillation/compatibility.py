@@ -6,7 +6,7 @@ from __future__ import annotations
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Match, Task
 
-from ..models.architectures import UNPRUNABLE
+from ..models.architectures import CONVOLUTIONAL
 from ..models.checkpoint import Checkpoint
 
 
@@ -14,7 +14,7 @@ def same_tokens(a: Checkpoint, b: Checkpoint) -> bool:
     """Whether two models split a text into the same tokens, as the losses inside the models need; convolutional nets
     have none."""
     kinds = {a.config.get("model_type"), b.config.get("model_type")}
-    return a.tokenizer_bytes() == b.tokenizer_bytes() and not kinds & {*UNPRUNABLE}
+    return a.tokenizer_bytes() == b.tokenizer_bytes() and not kinds & {*CONVOLUTIONAL}
 
 
 def check_teacher(

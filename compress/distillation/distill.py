@@ -22,7 +22,7 @@ from paredown.runtime.preprocessor import per_row
 from paredown.tasks.base import NO_LABEL
 
 from ..config import Distill, DistillationTraining
-from ..models.architectures import UNPRUNABLE
+from ..models.architectures import CONVOLUTIONAL
 from ..models.inference import teacher_scores
 from ..models.output_kinds import OutputKind, answers, divergence, inputs_of, kind_of, label_names
 from ..models.structure import blocks, keep_blocks
@@ -213,7 +213,7 @@ def _train_seq2seq(
 
 @contextmanager
 def _without_dropout(model: nn.Module) -> Iterator[None]:
-    """Noise that the teacher does not have: with it, a cut model that was near its teacher moves away."""
+    """Noise that the teacher does not have: with it, a pruned model that was near its teacher moves away."""
     layers = [(layer, layer.p) for layer in model.modules() if isinstance(layer, nn.Dropout)]
     for layer, _ in layers:
         layer.p = 0.0
@@ -248,7 +248,7 @@ def _check_fits(student: PreTrainedModel, teacher: PreTrainedModel, settings: Di
     if kind_of(student) is OutputKind.SEQ2SEQ and (settings.relation_weight or settings.quantize_aware):
         raise InputError("relation_weight, quantize_aware: not supported for text-to-text models; leave them out")
     inside = settings.hidden_weight or settings.relation_weight
-    if inside and {ours.model_type, theirs.model_type} & {*UNPRUNABLE}:
+    if inside and {ours.model_type, theirs.model_type} & {*CONVOLUTIONAL}:
         raise InputError(
             "hidden_weight and relation_weight compare the models token by token, and a convolutional net has none; "
             "set both to 0"

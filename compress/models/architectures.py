@@ -11,7 +11,7 @@ from paredown.tasks.base import Task
 from ..config import Prune, Stage
 
 STATIC = "paredown-static"  # model_type of the student without layers (static.py)
-UNPRUNABLE = ("resnet", "convnext")  # convolutional nets: they learn, teach and are exported, and are not cut
+CONVOLUTIONAL = ("resnet", "convnext")  # pruned by channels; they have no heads, FFN or layers to drop
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Family:
     pre_norm: bool = False
     projections: int = 1  # how many projections share a matrix of heads_in
     gates: int = 1  # how many halves `up` has (2: gated linear unit)
-    cuts_heads: bool = True  # False: something outside the block counts the heads, or several share keys and values
-    linear: bool = True  # False: its matrices are transposed (Conv1D); layers can be left out, nothing inside one cut
+    prunes_heads: bool = True  # False: something outside the block counts the heads, or several share keys and values
+    transposed: bool = False  # its layers are Conv1D, linear ones with a transposed matrix
     head_counts: tuple[str, ...] = ()  # attributes of the block that hold the number of heads
     head_size_key: str | None = None  # the config's name for the size of a head, where it has one
     first_stays: bool = False  # the first block is built differently
@@ -63,7 +63,7 @@ _LLAMA = Family(
     down="mlp.down_proj",
     ffn_norm="post_attention_layernorm",
     pre_norm=True,
-    cuts_heads=False,
+    prunes_heads=False,
     head_size_key="head_dim",
     embeddings="embed_tokens",
     fuses=False,
@@ -89,7 +89,7 @@ FAMILIES = {
         heads_in=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         attention_out="attention.attn.o",
         attention_norm="attention.LayerNorm",
-        cuts_heads=False,  # one relative position bias for all layers has a column for every head
+        prunes_heads=False,  # one relative position bias for all layers has a column for every head
         padding=1,
         first_position=2,  # whatever its padding token is
         attention="eager",
@@ -132,8 +132,8 @@ FAMILIES = {
         ffn_norm="ln_2",
         pre_norm=True,
         projections=3,
-        cuts_heads=False,
-        linear=False,
+        prunes_heads=False,  # config.json has no head size, and the cache needs one number of heads
+        transposed=True,
         width_key="n_inner",
         embeddings="wte",
         fuses=False,
@@ -181,7 +181,7 @@ def longest_of(config: dict) -> int:
 @dataclass(frozen=True)
 class Seq2SeqArchitecture:
     """Where an encoder-decoder keeps its parts: paths from the model to the blocks of both halves, and from a block of
-    the decoder to what it looks at the encoder with."""
+    the decoder to its cross-attention's keys and values."""
 
     encoder: str
     decoder: str
@@ -216,21 +216,44 @@ SEQ2SEQ = {
 }
 
 
-def check_cut(kind: str, settings: Stage) -> None:
+def check_pruning(kind: str, settings: Stage) -> None:
     """InputError for pruning that this architecture does not support, before anything is measured."""
     parts, layers = FAMILIES.get(kind), getattr(settings, "layers", None)
+    if isinstance(settings, Prune):
+        _check_channels(kind, settings)
     if parts is None:
         return
     if parts.first_stays and isinstance(layers, list) and 0 not in layers:
         raise InputError(f"layers: the first layer of a '{kind}' model has to stay, {layers} drops it")
     if not isinstance(settings, Prune) or settings.heads == 1:
         return
-    if not parts.cuts_heads:
+    if not parts.prunes_heads:
         raise InputError(f"head pruning is not supported for '{kind}'; use ffn or layers")
     if settings.even and parts.head_size_key is None:
         raise InputError(
             f"even: config.json of '{kind}' has no head size, so heads cannot be pruned; use ffn or layers"
         )
+
+
+def _check_channels(kind: str, settings: Prune) -> None:
+    """InputError where channels are asked of an architecture without any, or something else of one that has them."""
+    if kind not in CONVOLUTIONAL:
+        if settings.channels < 1:
+            raise InputError(f"channels: a '{kind}' model has none; use heads, ffn or layers")
+        return
+    asked = {
+        "speedup": settings.speedup is not None,
+        "latency_ms": settings.latency_ms is not None,
+        "heads": settings.heads < 1,
+        "ffn": settings.ffn < 1,
+        "layers": settings.layers is not None,
+        "channels": settings.channels == 1,
+    }
+    wrong = next((key for key, given in asked.items() if given), None)
+    if wrong == "channels":
+        raise InputError(f"channels: give the share of the channels of '{kind}' to keep, such as 0.7")
+    if wrong is not None:
+        raise InputError(f"{wrong}: not supported for '{kind}'; give channels, the share of its channels to keep")
 
 
 def supported(decoders: bool) -> list[str]:
@@ -239,7 +262,7 @@ def supported(decoders: bool) -> list[str]:
 
 
 # By `Task.graph`: architectures that can be exported, and those that can be opened where not all can.
-EXPORTABLE = {"single": [*supported(False), *UNPRUNABLE], "seq2seq": [*SEQ2SEQ], "causal_lm": supported(True)}
+EXPORTABLE = {"single": [*supported(False), *CONVOLUTIONAL], "seq2seq": [*SEQ2SEQ], "causal_lm": supported(True)}
 OPENABLE = {"seq2seq": [*SEQ2SEQ]}
 
 

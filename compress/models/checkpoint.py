@@ -13,7 +13,7 @@ from paredown.runtime.preprocessor import INPUTS, PIXELS, Preprocessor, reader_f
 from paredown.tasks.base import Task
 from paredown.tasks.registry import TASKS, task_of_architecture
 
-from .architectures import SEQ2SEQ, UNPRUNABLE, longest_of, padding_of
+from .architectures import CONVOLUTIONAL, SEQ2SEQ, longest_of, padding_of
 from .generation_config import GENERATION, cached, rules
 from .sentence_transformers import FILES as SENTENCE_FILES
 from .sentence_transformers import sentence_settings
@@ -162,7 +162,7 @@ class Checkpoint:
         return [name.as_posix() for name in names]
 
     def tokenizer_bytes(self) -> bytes:
-        """Two checkpoints with the same bytes cut every text into the same tokens, or see an image alike."""
+        """Two checkpoints with the same bytes tokenise every text and process every image in the same way."""
         file = reader_file(self.inputs)
         return self.tokenizer_text.encode() if file == "tokenizer.json" else (self.path / file).read_bytes()
 
@@ -170,7 +170,7 @@ class Checkpoint:
         return sum(path.stat().st_size for path in self.files) / 1e6
 
     def encoder(self, max_length: int | None = None) -> Preprocessor:
-        """The checkpoint's tokenizer, cut at `max_length` tokens or at the longest input it can take (None: or the
+        """The checkpoint's tokenizer, truncating at `max_length` tokens or at the longest input it takes (None: or the
         tokenizer's own `model_max_length`); its preprocessor, where it sees images."""
         if PIXELS in self.inputs:
             return self._image_encoder()
@@ -185,7 +185,7 @@ class Checkpoint:
             raise missing_extra(error.name or "PIL", "images") from None
         encoder = ImagePreprocessor(self.path / reader_file(self.inputs), self.config.get("num_channels"))
         free = (
-            self.config.get("model_type") in UNPRUNABLE or "image_size" not in self.config
+            self.config.get("model_type") in CONVOLUTIONAL or "image_size" not in self.config
         )  # a convolution takes any size
         sides = encoder.shape[1:] if free else self.config["image_size"]
         wanted = (self.config.get("num_channels", 3), *((sides, sides) if isinstance(sides, int) else sides))

@@ -7,7 +7,8 @@ transformers can describe one head count and one width for the whole model; a pr
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from typing import cast
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from paredown.runtime.errors import InputError
 
@@ -82,17 +84,40 @@ def inputs_of(block: nn.Module, path: str) -> int:
     return layer.in_features if isinstance(layer, nn.Linear) else layer.weight.shape[0]  # type: ignore[unreachable]
 
 
-def require_linear(model: PreTrainedModel) -> None:
-    """InputError for a model of which nothing inside a layer can be cut."""
-    if not family(model).linear:
-        kind = model.config.model_type
-        raise InputError(
-            f"pruning is not supported for '{kind}', whose matrices are transposed; distill it to fewer layers"
-        )
+@contextmanager
+def linear_layers(model: PreTrainedModel) -> Iterator[None]:
+    """While the block runs, every Conv1D (GPT-2's layer, whose matrix is transposed) of `model` is a linear layer."""
+    _replace(model, Conv1D, _linear_of)
+    try:
+        yield
+    finally:
+        if family(model).transposed:
+            for block in blocks(model):
+                _replace(block, nn.Linear, _conv1d_of)
+
+
+def _replace(module: nn.Module, kind: type[nn.Module], by: Callable) -> None:
+    """Replace all parts of a class by what `by` makes of them, in place."""
+    for name, part in list(module.named_modules()):
+        if isinstance(part, kind):
+            module.set_submodule(name, by(part))
+
+
+def _linear_of(layer: Conv1D) -> nn.Linear:
+    inputs, outputs = layer.weight.shape
+    made = nn.Linear(inputs, outputs, device="meta")
+    made.weight, made.bias = nn.Parameter(layer.weight.detach().T.contiguous()), layer.bias
+    return made
+
+
+def _conv1d_of(layer: nn.Linear) -> Conv1D:
+    made = Conv1D(layer.out_features, layer.in_features)
+    made.weight, made.bias = nn.Parameter(layer.weight.detach().T.contiguous()), layer.bias
+    return made
 
 
 def head_size(model: PreTrainedModel) -> int:
-    """Width of one attention head; cutting never changes it."""
+    """Width of one attention head; pruning never changes it."""
     key, config = family(model).head_size_key, model.config
     return (getattr(config, key, None) if key else None) or config.hidden_size // config.num_attention_heads
 
@@ -141,16 +166,18 @@ def reshape(model: PreTrainedModel, structure: Structure) -> None:
     for was, layer in zip(now.layers, structure.layers, strict=True):
         if layer.heads > was.heads or layer.ffn > was.ffn:
             raise InputError("structure.json describes a layer that is larger than config.json's")
-    cut(model, [np.arange(x.heads) for x in structure.layers], [np.arange(x.ffn) for x in structure.layers])
+    with linear_layers(model):
+        cut(model, [np.arange(x.heads) for x in structure.layers], [np.arange(x.ffn) for x in structure.layers])
 
 
 def cut(model: PreTrainedModel, heads: Sequence[np.ndarray], neurons: Sequence[np.ndarray]) -> None:
-    """Remove every head and feed-forward neuron that is not listed (numbers per layer), in place."""
+    """Remove every head and feed-forward neuron that is not listed (numbers per layer), in place; the layers of the
+    model are linear ones (`linear_layers`)."""
     parts, size = family(model), head_size(model)
     for block, keep_heads, keep_neurons in zip(blocks(model), heads, neurons, strict=True):
         count = inputs_of(block, parts.attention_out) // size
         if len(keep_heads) != count:
-            if not parts.cuts_heads:
+            if not parts.prunes_heads:
                 raise InputError(f"head pruning is not supported for '{model.config.model_type}'; use ffn or layers")
             channels = (keep_heads[:, None] * size + np.arange(size)).ravel()
             for path in parts.heads_in:
@@ -193,7 +220,7 @@ def keep_blocks(model: PreTrainedModel, keep: list[int]) -> None:
 def widen(model: PreTrainedModel) -> None:
     """Give every block the widest attention and feed-forward part that a block of this model has, in place.
 
-    For models that are timed, not asked: one that was cut unevenly has room for any of its shapes then.
+    For models that are timed, not asked: one that was pruned unevenly has room for any of its shapes then.
     """
     parts, layers = family(model), structure_of(model).layers
     if len(set(layers)) == 1:

@@ -157,7 +157,7 @@ def fit(  # noqa: C901
                     trainer = _trainer(model, rows, loss, args)
                     best = None
                     if monitor.judge is not None and settings.patience is not None:
-                        every = max(1, round(len(rows) / settings.batch_size / settings.looks))
+                        every = max(1, round(len(rows) / settings.batch_size / settings.evaluations_per_epoch))
                         best = _Best(monitor.judge, settings.patience, every)
                         trainer.add_callback(best)
                     if monitor.progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from paredown.compress.models.architectures import FAMILIES, SEQ2SEQ, STATIC, UNPRUNABLE
+from paredown.compress.models.architectures import CONVOLUTIONAL, FAMILIES, SEQ2SEQ, STATIC
 from paredown.compress.models.loading import Checkpoint
 from paredown.runtime.errors import StepError, missing_extra
 
@@ -37,7 +37,7 @@ def fuse(source: Path, target: Path, checkpoint: Checkpoint) -> dict[str, int]:
     from transformers import CONFIG_MAPPING
 
     kind = checkpoint.config.get("model_type", "")
-    if kind in (STATIC, *UNPRUNABLE, *SEQ2SEQ) or not FAMILIES[kind].fuses:
+    if kind in (STATIC, *CONVOLUTIONAL, *SEQ2SEQ) or not FAMILIES[kind].fuses:
         shutil.copyfile(source, target)
         return {}
     named = NormalizedConfigManager.get_normalized_config_class(kind)(CONFIG_MAPPING[kind].from_dict(checkpoint.config))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paredown.compress.models.architectures import STATIC, UNPRUNABLE, supported
+from paredown.compress.models.architectures import CONVOLUTIONAL, STATIC, supported
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Task
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def single_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> None:
     """Write the graph to `target`: inputs and output as in `plain_onnx`. InputError for an unknown architecture."""
-    kind, known = checkpoint.config.get("model_type", ""), (*supported(decoders=False), *UNPRUNABLE)
+    kind, known = checkpoint.config.get("model_type", ""), (*supported(decoders=False), *CONVOLUTIONAL)
     if kind in supported(decoders=True):
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model for {task.name}, only for text-generation")
     if kind not in (*known, STATIC):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paredown.compress.models.architectures import UNPRUNABLE
+from paredown.compress.models.architectures import CONVOLUTIONAL
 from paredown.compress.models.loading import Checkpoint
 from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.runtime.errors import missing_extra
@@ -39,7 +39,7 @@ def to_openvino(
     out.mkdir(parents=True, exist_ok=True)
     form, batches = FORMS[task.graph], calibration if precision == "int8-static" else ()
     graphs = form.graphs(plain, checkpoint, batches, judge)
-    transformer = checkpoint.config.get("model_type") not in UNPRUNABLE
+    transformer = checkpoint.config.get("model_type") not in CONVOLUTIONAL
     found = {
         graph.name: _convert(
             graph.plain, out / f"{graph.name}.xml", task, precision, graph.calibration, graph.judge, transformer

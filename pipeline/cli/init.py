@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,40 +18,28 @@ from paredown.compress.models.loading import open_checkpoint
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Task
 
-from ..recipe.schema import Recipe, Step
+from ..recipe.schema import Data, Recipe, Step
 from ..store import write_atomic
 from ..whole_job import WholeJob, name_of
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a recipe is written for: a checkpoint and data sources, as they were given."""
-
-    checkpoint: str
-    train: str
-    validation: str
-    test: str | None = None
-    unlabeled: str | None = None
-
-
-def write_recipe(out: Path, given: Inputs, task: Task, *, full: bool = False) -> tuple[str, ...]:
+def write_recipe(out: Path, checkpoint: str, data: Data, task: Task, *, full: bool = False) -> tuple[str, ...]:
     """Check the inputs and write a recipe for them to `out`; paths in it are relative to it. Raises InputError.
 
     `full`: with every field. Returns notes on the data: what a run of it leaves out and holds out.
     """
-    found = open_checkpoint(given.checkpoint, task)
+    found = open_checkpoint(checkpoint, task)
     read = partial(read_rows, task, names=found.labels)
-    splits = (read(given.train), read(given.validation), read(given.test) if given.test else None)
-    for rows in splits:
+    given = (read(data.train), read(data.validation), read(data.test) if data.test else None)
+    for rows in given:
         if rows is not None:
             dataset.require_two_classes(rows, found.labels)
-    more = dataset.read_unlabeled(given.unlabeled, columns=task.columns) if given.unlabeled else None
-    notes = divided(*splits, more).notes
-    data = {name: getattr(given, name) for name in ("train", "validation", "test", "unlabeled")}
-    paths = {name: _beside(source, out) for name, source in data.items() if source is not None}
-    job = WholeJob(_beside(given.checkpoint, out), paths, task=task.name)
-    keys: dict = {"name": name_of(given.checkpoint), **job.models()}
-    recipe = job.recipe(**keys)
+    more = dataset.read_unlabeled(data.unlabeled, columns=task.columns) if data.unlabeled else None
+    notes = divided(*given, more).notes
+    splits = {name: getattr(data, name) for name in ("train", "validation", "test", "unlabeled")}
+    paths = {name: _beside(source, out) for name, source in splits.items() if source is not None}
+    job = WholeJob(_beside(checkpoint, out), paths, task=task.name)
+    recipe = job.recipe(**{"name": name_of(checkpoint), **job.models()})
     body = _lines(recipe, 0) if full else _short(recipe)
     head = f"# A recipe for paredown; run it: paredown run {out.name}\n"
     head += "# Every field is here with its default.\n" if full else "# All other fields: paredown init --full.\n"

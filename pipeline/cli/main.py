@@ -22,6 +22,7 @@ from paredown.runtime.manifest import BundleError
 from ..extras import extra_of
 from ..interrupted import INTERRUPTED, stopped
 from ..progress import tell
+from ..recipe.schema import Data
 from ..results import compare_baseline as replacing
 from . import augment as augmenting
 from . import bundle as bundles
@@ -33,6 +34,7 @@ from . import serve as serving
 from . import train as learning
 from .bundle import BundlePath
 from .common import LabelColumn, MaxLength, Seed, TaskOption, TextColumn, task_for, typed
+from .options import fields, with_options
 
 if TYPE_CHECKING:
     from ..run import Outcome
@@ -259,24 +261,33 @@ def _budgets(given: list[str]) -> dict[str, float]:
 
 
 @app.command()
+@with_options
 def init(
     checkpoint: Annotated[str, typer.Argument(help="Directory or hub id of a fine-tuned checkpoint.")],
-    train: Annotated[str, typer.Option(help="Labelled rows: .csv, .jsonl, .parquet or a datasets name.")],
-    validation: Annotated[str, typer.Option(help="Labelled rows that the selection uses.")],
-    test: Annotated[
-        str | None, typer.Option(help="Labelled rows for the certificate (default: a third of validation).")
-    ] = None,
-    unlabeled: Annotated[str | None, typer.Option(help="Further text for distillation.")] = None,
+    data: Annotated[
+        Data,
+        fields(
+            "train",
+            "validation",
+            "test",
+            "unlabeled",
+            help={
+                "train": "Labelled rows: .csv, .jsonl, .parquet or a datasets name.",
+                "test": "Labelled rows for the certificate (default: a third of validation).",
+                "unlabeled": "Further text for distillation.",
+            },
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="Where to write the recipe.")] = Path("recipe.yaml"),
     full: Annotated[bool, typer.Option("--full", help="Write every field with its default and its meaning.")] = False,
     task: TaskOption = "text-classification",
 ) -> None:
     """Write the recipe of `compress` for a checkpoint and its data, to be edited."""
-    from .init import Inputs, write_recipe
+    from .init import write_recipe
 
     if output.exists():
         raise InputError(f"{output}: exists already; remove it or choose another --output")
-    tell(write_recipe(output, Inputs(checkpoint, train, validation, test, unlabeled), task_for(task), full=full))
+    tell(write_recipe(output, checkpoint, data, task_for(task), full=full))
     out.print(f"{output}: look it over, then: paredown run {output}", soft_wrap=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,11 +19,15 @@ from paredown.runtime.errors import InputError, nearest
 from .schema import Adapt, Recipe, Step
 
 SIZE_LIMIT = 1_000_000  # bytes; a recipe is a page of text
+RENAMED = {"looks": "evaluations_per_epoch"}  # former names of keys (the table in docs/compression.md)
+LABELLED_BY = ("class_weights",)  # whose keys are labels
 PATHS = ("new", "new_validation", "new_test", "synonyms", "masked_model")  # keys of adapt's steps that name a file
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe; data and checkpoint paths become absolute. InputError names file, line and key."""
+def read_recipe(path: Path, base: Path | None = None) -> Recipe:
+    """Read and check a recipe; data and checkpoint paths become absolute. InputError names file, line and key.
+
+    `base`: directory that paths are relative to (None: the recipe's own)."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -46,14 +51,33 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"{path}{where}: not YAML: {reason}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: a mapping with 'checkpoint' and 'data' is expected")
+    data = _renamed(path, data)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise InputError(_first_error(path, node, error)) from None
     try:
-        return _absolute(recipe, path.resolve().parent)
+        return _absolute(recipe, base or path.resolve().parent)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: a path in it cannot be used: {error}") from None
+
+
+def _renamed(path: Path, data: Any) -> Any:
+    """The content of a recipe with the present names of RENAMED keys; a note on stderr for each. InputError where both
+    names are given."""
+    if isinstance(data, list):
+        return [_renamed(path, part) for part in data]
+    if not isinstance(data, dict):
+        return data
+    found = {}
+    for key, value in data.items():
+        name = RENAMED.get(key, key)
+        if name != key:
+            if name in data:
+                raise InputError(f"{path}: '{key}' and '{name}' are both given; '{key}' is the former name, remove it")
+            logging.getLogger("paredown").warning("%s: '%s' is now called '%s'; rename it", path, key, name)
+        found[name] = value if key in LABELLED_BY else _renamed(path, value)
+    return found
 
 
 def schema() -> str:

@@ -17,8 +17,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from ..config import Settings
 from ..errors import HTTPError
 from ..models.control import ModelControl
+from ..models.inputs import IMAGE, SECOND, TEXT
 from ..models.manager import ModelManager, ServedModel
-from ..models.model import check_images, check_texts, rows_of
 from ..monitoring.metrics import Metrics
 from ..monitoring.sampling import RequestSampler
 from ..scheduling.queued_request import ClientDisconnected, QueuedRequest
@@ -120,7 +120,7 @@ class Endpoints:
         async with self.models.use(name, version, deadline) as served:
             model = served.model
             wanted, binary = binary_outputs(asked, list(model.outputs))
-            texts, ids = rows_of(values, model, self.settings)
+            texts, ids = model.inputs.rows(values, self.settings)
             queued, logits, answers = await self._answer(request, served, texts, ids, deadline)
             made = model.tensors(logits, list(map(len, queued.ids)), answers)
             head = {"model_name": name, "model_version": model.version}
@@ -138,12 +138,10 @@ class Endpoints:
         name = asked.model or min(self.models.found)
         deadline = self._deadline(request)
         many = isinstance(asked.text if asked.image is None else asked.image, list)
-        first, second, images = (_listed(given) for given in (asked.text, asked.text_pair, asked.image))
+        fields = {TEXT: asked.text, SECOND: asked.text_pair, IMAGE: asked.image}
+        given = {name: _listed(value) for name, value in fields.items() if value is not None}
         async with self.models.use(name, asked.version, deadline) as served:
-            if asked.image is None:
-                texts = check_texts(first, second, served.model, self.settings)
-            else:
-                texts = check_images(images, served.model, self.settings)
+            texts = served.model.inputs.texts(given, self.settings)
             queued, _, answers = await self._answer(request, served, texts, [], deadline)
             about = {"model": name, "version": served.model.version}
         content = {"predictions": answers, **about} if many else {**answers[0], **about}
@@ -152,7 +150,7 @@ class Endpoints:
     async def _answer(
         self, request: Request, served: ServedModel, texts: list[str] | None, ids: list[list[int]], deadline: float
     ) -> tuple[QueuedRequest, np.ndarray, list[dict]]:
-        """The queued that was done, its logits, a line a row or a token, and the decoded answers to its texts."""
+        """The finished request, its logits, a line a row or a token, and the decoded answers to its texts."""
         model, loop = served.model, asyncio.get_running_loop()
         guess = sum(min(model.max_length, 2 + len(text) // BYTES_PER_TOKEN) for text in texts or ())
         queued = QueuedRequest(texts, ids, guess or sum(map(len, ids)), deadline, loop, loop.create_future())
@@ -209,9 +207,9 @@ async def _while_there(request: Request, done: asyncio.Future, answer: Awaitable
         watching.cancel()
 
 
-def _listed(given: str | list[str] | None) -> list[bytes]:
-    """The texts of a field that holds one, several or none, as UTF-8."""
-    return [text.encode() for text in ([given] if isinstance(given, str) else given or ())]
+def _listed(given: str | list[str]) -> list[bytes]:
+    """The texts of a field that holds one or several, as UTF-8."""
+    return [text.encode() for text in ([given] if isinstance(given, str) else given)]
 
 
 def _asked(request: Request) -> tuple[str, str | None]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-REPEATS = 5
+REPEATS = 5  # of each shape; fewer where that takes longer than BUDGET_S, because whole answers are generated
+BUDGET_S = 2
 SLACK = 4, 64  # tokens, least and most
 
 
@@ -28,9 +29,7 @@ def split(lengths: Sequence[int], slack: float, most: int) -> list[list[int]]:
     return calls
 
 
-def measure(
-    run: Callable[[list], object], row: Sequence[int], max_length: int, repeats: int = REPEATS
-) -> tuple[float, float]:
+def measure(run: Callable[[list], object], row: Sequence[int], max_length: int) -> tuple[float, float]:
     """(slack, seconds per token) of a model on this machine, now.
 
     A call takes about a + b * rows * longest seconds; the slack is a / b tokens, fitted to the fastest of a few calls
@@ -39,7 +38,10 @@ def measure(
     short, long = max(1, min(16, max_length)), max(1, min(64, max_length))
     shapes = [(1, short), (8, short), (1, long), (4, long)]
     seconds = np.full(len(shapes), np.inf)
-    for _ in range(repeats):
+    started = time.perf_counter()
+    for repeat in range(REPEATS):
+        if repeat and time.perf_counter() - started > BUDGET_S:
+            break
         for i, (rows, length) in enumerate(shapes):
             ids = row if len(row) == length else (list(row) * length)[:length]
             begin = time.perf_counter()

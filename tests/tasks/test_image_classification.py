@@ -37,6 +37,7 @@ models:
   - name: net
     steps:
       - distill: {student: ./net, epochs: 4, learning_rate: 0.01, hidden_weight: 0, freeze_embeddings: false}
+      - prune: {channels: 0.75, multiple: 4, rows: 64, recover: {epochs: 1, learning_rate: 0.005}}
 targets:
   - {runtime: onnxruntime}
   - {runtime: onnxruntime, precision: int8-dynamic}
@@ -243,7 +244,7 @@ def test_what_is_about_words_is_refused(home: Path, tmp_path: Path) -> None:
     )
     done = paredown("prune", home / "net", *data, "--ffn", 0.5, *out)
     assert done.returncode == 2
-    assert "error: pruning is not supported for 'resnet'" in done.stderr
+    assert "ffn: not supported for 'resnet'; give channels" in done.stderr
     for old, new, why in (
         ("distill: {layers: 1, epochs: 2}", "trim: {}", UNSUPPORTED),
         ("distill: {layers: 1, epochs: 2}", "static: {}", UNSUPPORTED),
@@ -253,7 +254,7 @@ def test_what_is_about_words_is_refused(home: Path, tmp_path: Path) -> None:
             UNSUPPORTED,
         ),
         ("hidden_weight: 0, ", "", "set hidden_weight and relation_weight to 0"),
-        ("checkpoint: ./teacher", "checkpoint: ./net", "pruning is not supported for 'resnet'"),
+        ("checkpoint: ./teacher", "checkpoint: ./net", "speedup: not supported for 'resnet'; give channels"),
         ("calibration_rows: 32", "lengths: [8]", UNSUPPORTED),
         ("calibration_rows: 32", "explain_rows: 4", "image-classification"),
         ("runtime: openvino, precision: int8-static", "runtime: tensorrt_rtx, precision: fp16", "on CPUs so far"),

@@ -25,6 +25,8 @@ from paredown.compress.models.structure import keep_blocks
 from paredown.compress.pruning.prune import prune
 from paredown.compress.training.losses import ValidationLoss, supervised
 from paredown.compress.types import TrainingData
+from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.opening import open_artifact
 from paredown.runtime.causal_decoding import NEXT, Decoder, next_token
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import run_rows
@@ -159,13 +161,31 @@ def test_a_cut_decoder_keeps_its_tied_embeddings(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_cut_is_refused(tmp_path: Path) -> None:
-    model = load(make_checkpoint(tmp_path / "gpt2", "gpt2"), TASK)
-    with pytest.raises(InputError, match="not supported for 'gpt2', whose matrices are transposed"):
-        prune(model, [{"input_ids": np.ones((1, 4), dtype=np.int64)}], Prune(ffn=0.5))
-    llama = load(make_checkpoint(tmp_path / "llama", "llama"), TASK)
     batch = {name: np.ones((2, 6), dtype=np.int64) for name in ("input_ids", "attention_mask")}
-    with pytest.raises(InputError, match="head pruning is not supported for 'llama'"):
-        prune(llama, [batch], Prune(heads=0.5))
+    for kind in ("gpt2", "llama"):
+        model = load(make_checkpoint(tmp_path / kind, kind), TASK)
+        with pytest.raises(InputError, match=f"head pruning is not supported for '{kind}'"):
+            prune(model, [batch], Prune(heads=0.5))
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_the_ffn_of_gpt2_is_pruned_and_exported_with_parity(even: bool, tmp_path: Path) -> None:
+    """Its layers are Conv1D, with a transposed matrix, before and after."""
+    source = make_checkpoint(tmp_path / "whole", "gpt2")
+    model, encoder = load(source, TASK), source.encoder(32)
+    batches = [encoder.pad(encoder.ids(rows(16, 0)))]
+    found = prune(model, batches, Prune(ffn=0.5, multiple=8, even=even))
+    assert sum(ffn for _, ffn in found.layers) == pytest.approx(96, abs=0 if even else 16)
+    assert {type(part).__name__ for part in model.base_model.h.modules()}.isdisjoint({"Linear"})
+    saved = save(model, source, tmp_path / "pruned")
+    assert (saved.path / "structure.json").exists() != even
+    assert saved.config["n_inner"] == (32 if even else 64)
+    again = load(saved, TASK)
+    want = forward(model, batches[0])
+    assert all((forward(again, batches[0])[name] == want[name]).all() for name in want)
+    plain = plain_onnx(saved, TASK, tmp_path / "plain.onnx")
+    made = to_onnx(plain, saved, TASK, tmp_path / "onnx", 32, "fp32")
+    np.testing.assert_allclose(open_artifact(made, 1)(batches[0])[NEXT], want[NEXT], atol=1e-4)
 
 
 def test_a_student_learns_what_its_teacher_says_in_every_step(tmp_path: Path) -> None:

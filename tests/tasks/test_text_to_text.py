@@ -157,7 +157,9 @@ def test_it_learns_and_its_student_has_fewer_layers(tmp_path: Path) -> None:
             return float(model(**stack(training_rows(model, ids, labels), 0)).loss)
 
     before = loss()
-    settings = Finetune(epochs=2, batch_size=8, learning_rate=5e-3, freeze_embeddings=False, patience=9, looks=1)
+    settings = Finetune(
+        epochs=2, batch_size=8, learning_rate=5e-3, freeze_embeddings=False, patience=9, evaluations_per_epoch=1
+    )
     finetune(model, TrainingData(ids, labels, validation=(ids[:8], labels[:8])), settings, seed=0)
     assert loss() < 0.8 * before
     student = distill(

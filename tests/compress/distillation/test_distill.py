@@ -101,14 +101,14 @@ def test_scores_are_the_mean_of_the_teachers(teacher: Checkpoint, untrained: Che
 
 
 def test_patience_keeps_the_best_weights_that_validation_saw(teacher: Checkpoint, files: dict, ids) -> None:
-    """A learning rate that ruins the student: what is kept is no worse than the best of the looks."""
+    """A learning rate that ruins the student: what is kept is no worse than the best evaluation."""
     model = load(teacher, TASK)
     held_out = dataset.encode(teacher.encoder(), dataset.read(str(files["validation"]), labelled=False))
     wanted = distill.teacher_scores(model, held_out)
     judge = ValidationLoss(held_out, wanted)
     steps: list[str] = []
     student = distill.student_of(model, Distill(layers=2), [])
-    settings = DistillationTraining(epochs=20, learning_rate=0.3, hidden_weight=0, patience=2, looks=4)
+    settings = DistillationTraining(epochs=20, learning_rate=0.3, hidden_weight=0, patience=2, evaluations_per_epoch=4)
     data = TrainingData(ids, validation=(held_out, wanted))
     distill.train_student(student, model, data, settings, progress=lambda _, text: steps.append(text))
     ruined = distill.student_of(model, Distill(layers=2), [])

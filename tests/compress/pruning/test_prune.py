@@ -216,6 +216,38 @@ def test_grouped_queries_are_cut_twice_and_load_again(
     if even:
         _, report = transformers.AutoModelForCausalLM.from_pretrained(source.path, output_loading_info=True)
         assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert "nothing was cut" not in caplog.text
+    assert "nothing was pruned" not in caplog.text
     prune.prune(load(source, PROSE), batches_of(ids, 0), Prune(ffn=0.9, multiple=64, even=even))
-    assert "nothing was cut" in caplog.text
+    assert "nothing was pruned" in caplog.text
+
+
+@pytest.mark.parametrize("importance", ["taylor", "magnitude"])
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "deberta-v2", "vit", "llama", "gpt2"])
+def test_published_importance_gives_the_asked_shape(kind: str, importance: str, tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "a", kind)
+    model = load(source, task_of(kind))
+    batch = {name: tensor.numpy() for name, tensor in example_inputs(kind).items()}
+    given = {"ffn": 0.5, "multiple": 8, "importance": importance} | (
+        {"heads": 0.5} if family(model).prunes_heads else {}
+    )
+    found = prune.prune(model, [batch], Prune.model_validate(given))
+    assert sum(ffn for _, ffn in found.layers) == pytest.approx(96, abs=16)
+    if family(model).prunes_heads:
+        assert sum(heads for heads, _ in found.layers) == 6
+    want = forward(model, batch)
+    again = forward(load(save(model, source, tmp_path / "b"), task_of(kind)), batch)
+    assert all((again[name] == want[name]).all() for name in want)
+
+
+@pytest.mark.parametrize("importance", ["fisher", "taylor", "magnitude"])
+def test_dead_neurons_go_first_by_every_importance(importance: str, teacher: Checkpoint, batches: list[Batch]) -> None:
+    model = load(teacher, TASK)
+    dead = torch.arange(64) % 2 == 1
+    with torch.no_grad():
+        for block in blocks(model):
+            linear(block, family(model).up).weight[dead] = 0
+            linear(block, family(model).down).weight[:, dead] = 0
+    before = log_probabilities(model, batches[0])
+    settings = Prune.model_validate({"ffn": 0.5, "multiple": 1, "importance": importance, "resolve": False})
+    assert [ffn for _, ffn in prune.prune(model, batches, settings).layers] == [32] * 3
+    torch.testing.assert_close(log_probabilities(model, batches[0]), before, atol=2e-3, rtol=0)

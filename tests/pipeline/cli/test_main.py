@@ -78,12 +78,12 @@ def test_choose_picks_again_without_running_again(finished: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     choice = json.loads((run_dir / "choice.json").read_text())
     assert choice["rule"]["rule"] == "lambda"
-    best = max(c["metric_validation"] for c in choice["candidates"] if "rejected_because" not in c)
+    best = max(c["metric_validation"] for c in choice["candidates"] if c["rejected_because"] is None)
     assert choice["chosen"]["metric_validation"] >= best - 3
     manifest = json.loads((run_dir / "bundle" / "manifest.json").read_text())
     assert manifest["source"]["candidate"] == choice["chosen"]["name"]
     selftest(run_dir / "bundle")
-    sizes = sorted(c["size_mb"] for c in before["candidates"] if "rejected_because" not in c)
+    sizes = sorted(c["size_mb"] for c in before["candidates"] if c["rejected_because"] is None)
     done = paredown("choose", run_dir, "--rule", "knee", "--size-mb", sizes[1])
     assert done.returncode == 0, done.stderr
     choice = json.loads((run_dir / "choice.json").read_text())

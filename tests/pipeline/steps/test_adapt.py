@@ -7,7 +7,7 @@ import pytest
 from conftest import SMALL, paredown, refused, write_csv, write_recipe
 
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
-from paredown.pipeline.results.compare_baseline import verdict
+from paredown.pipeline.results.compare_baseline import Comparison, JudgedRows, verdict
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_augment_writes_rows_that_can_be_trained_on(teacher: Checkpoint, files: 
 def test_what_is_refused(teacher: Checkpoint, files: dict, later: Path, tmp_path: Path) -> None:
     out = ["--output-dir", tmp_path / "out"]
     train = ["--train", files["train"]]
-    refused(paredown("finetune", teacher.path, *train, *out, "--peft", "lorra"), "--kind", "lora")
+    refused(paredown("finetune", teacher.path, *train, *out, "--peft", "lorra"), "--peft", "lora")
     refused(paredown("finetune", teacher.path, *train, *out, "--rank", 4), "--rank", "--peft")
     refused(paredown("finetune", teacher.path, *train, *out, "--patience", 2), "--validation")
     refused(paredown("update", teacher.path, *train, *out, "--new", tmp_path / "none.csv"), "no such file")
@@ -163,8 +163,22 @@ def test_an_old_run_is_kept_where_nothing_is_surely_better(finished: Path, files
     ],
 )
 def test_the_verdict(drop: float, upper: float, p: float, interval: list, replace: bool, why: str) -> None:
-    found = {"drop": drop, "drop_upper_95": upper, "mcnemar_p": p, "max_drop": 1.0}
-    found |= {"latency_ratio": sum(interval) / 2, "latency_ratio_ci": interval}
-    said = verdict(found)
-    assert said["replace"] is replace
-    assert why in said["why"]
+    found = Comparison(
+        old="old",
+        new="new",
+        rows=JudgedRows(split="test", count=400),
+        metric="accuracy",
+        metric_old=80.0,
+        metric_new=80.0 - drop,
+        drop=drop,
+        drop_upper_95=upper,
+        mcnemar_p=p,
+        latency_ratio=sum(interval) / 2,
+        latency_ratio_ci=(interval[0], interval[1]),
+        noisy=False,
+        max_drop=1.0,
+        same_model=False,
+    )
+    replaced, said = verdict(found)
+    assert replaced is replace
+    assert why in said

@@ -20,7 +20,7 @@ from paredown.serve.http import connections
 from paredown.serve.http.middleware import InFlight
 from paredown.serve.server import Server
 
-HALF, UNPRUNABLE = b"POST / HTTP/1.1\r\nHost: x\r\nX", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+HALF, COMPLETE = b"POST / HTTP/1.1\r\nHost: x\r\nX", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_half_open_connections_lock_nobody_out(server, caplog: pytest.LogCapture
         for _ in range(3):
             asking = connect()
             for _ in range(2):  # the connection is kept
-                asking.sendall(UNPRUNABLE)
+                asking.sendall(COMPLETE)
                 assert b"200 OK" in asking.recv(1000)
     assert sum(map(closed, halves)) >= 8
     assert len([record for record in caplog.records if "too many connections" in record.message]) == 1
@@ -153,7 +153,7 @@ def test_pipelined_requests_are_answered_in_order(server, count: int) -> None:
     most = 0
     body = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nabcd"
     chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n"
-    asking.sendall((UNPRUNABLE + body + chunked) * (count // 3) + UNPRUNABLE * (count % 3))
+    asking.sendall((COMPLETE + body + chunked) * (count // 3) + COMPLETE * (count % 3))
     found = b""
     while found.count(b"200 OK") < count:
         most = max([most, *(len(one.pipeline) for one in list(serving.server_state.connections))])
@@ -173,7 +173,7 @@ def test_who_reads_no_answer_is_closed(server, monkeypatch: pytest.MonkeyPatch) 
     asking.setblocking(False)
     with contextlib.suppress(OSError):
         while True:  # the answers that this asks for fill every buffer on the way
-            asking.send(UNPRUNABLE * 1000)
+            asking.send(COMPLETE * 1000)
     eventually(lambda: serving.connections.unread)
     assert serving.connections.buffered < 10**6
     eventually(lambda: not serving.server_state.connections)
@@ -186,7 +186,7 @@ def test_a_slow_reader_of_a_large_answer_gets_all_of_it(monkeypatch: pytest.Monk
     size = 5 * 10**6
     with running(PlainTextResponse(b"a" * size)) as (_, connect):
         asking = connect()
-        asking.sendall(UNPRUNABLE)
+        asking.sendall(COMPLETE)
         found = 0
         while found < size:
             time.sleep(0.02)
@@ -200,10 +200,10 @@ def test_many_pipelined_requests_hold_up_no_other(server) -> None:
     _, connect = server
     crowd = [connect() for _ in range(100)]
     for one in crowd:
-        one.sendall(UNPRUNABLE * 200)
+        one.sendall(COMPLETE * 200)
     begin = time.monotonic()
     asking = connect()
-    asking.sendall(UNPRUNABLE)
+    asking.sendall(COMPLETE)
     assert b"200 OK" in asking.recv(1000)
     alone = time.monotonic() - begin
     for one in crowd:

@@ -1,6 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paredown.serve.scheduling import batch_planner
 from paredown.serve.scheduling.batch_planner import SLACK, measure, split
 
 
@@ -24,3 +26,10 @@ def test_a_measured_slack_is_within_its_bounds() -> None:
     assert SLACK[0] <= slack <= SLACK[1]
     assert seconds > 0
     assert set(shapes) == {(1, 16), (8, 16), (1, 32), (4, 32)}
+
+
+def test_a_model_that_takes_long_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(batch_planner, "BUDGET_S", 0)
+    measure(calls.append, [1], 32)
+    assert len(calls) == 4
