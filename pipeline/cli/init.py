@@ -54,8 +54,9 @@ def write_recipe(out: Path, checkpoint: str, data: Data, task: Task, *, full: bo
 def _short(recipe: Recipe) -> list[str]:
     """The fields that are not at their default, each top-level one under its description."""
     given, lines = recipe.model_dump(mode="json", exclude_defaults=True), []
+    given |= {"choose": {"max_drop": recipe.choose.max_drop}}
     for name in given:
-        text = yaml.safe_dump({name: given[name]}, sort_keys=False, allow_unicode=True, default_flow_style=None)
+        text = yaml.safe_dump({name: given[name]}, sort_keys=False, allow_unicode=True, width=1000)
         lines += ["", f"# {Recipe.model_fields[name].description}", *text.splitlines()]
     return lines
 
