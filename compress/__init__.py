@@ -5,7 +5,7 @@ import sys
 
 from paredown import make_callable
 
-# As in runtime/session.py: OpenVINO and NNCF do not report what they are used for (they look for this package), nor
+# As in runtime/session.py: OpenVINO and NNCF do not report what they are used for (they import this package), nor
 # does ONNX Runtime.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import torch
-from torch import nn
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 Progress = Callable[[float, str], None]  # share done 0..1, what is happening
-Loss = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
+Loss: TypeAlias = "Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]"
 Labels = np.ndarray | Sequence[np.ndarray]  # (rows,) int64, or (tokens,) of each row; NO_LABEL where there is none;
 # numbers: (rows,) float64, NaN where there is none; ends of an answer: (tokens, 2) int64, 1 where it begins and ends;
 # a text to write: its tokens

@@ -215,7 +215,7 @@ def _table_steps(job: Job) -> list[Step]:
 
 
 def _reachable_step(job: Job, target: Timed, chains: list[list[Cut]], table: Step) -> Step:
-    """Checks the cuts of all models against the latency table. A step of its own: the table does not depend on them."""
+    """Checks the prunings of all models against the latency table, which does not depend on them."""
     inputs = {
         "stage": "reachable",
         "cuts": [

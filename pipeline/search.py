@@ -371,10 +371,10 @@ class Explorer:
             return f"loses {trial.drop:.2f} points ({trial.upper:.2f} at most), max_drop is {self.max_drop:g}"
         return f"{good[0].model.name} is predicted faster ({good[0].speedup:.1f}x, this {trial.speedup:.1f}x)"
 
-    def _sure_share(self, static: Trial, picked: list[Trial]) -> float:
-        """Share of the validation rows, 0..1, that the static student answers in front of the first of `picked`."""
-        if not picked or not self.job.task.supports(Feature.CASCADE):
+    def _sure_share(self, static: Trial, selected: list[Trial]) -> float:
+        """Share of the validation rows, 0..1, that the static student answers, in front of the first one of `selected`."""
+        if not selected or not self.job.task.supports(Feature.CASCADE):
             return 0.0
-        then, gold = picked[0].outputs, self.job.validation.gold
+        then, gold = selected[0].outputs, self.job.validation.gold
         threshold = threshold_for(static.outputs, then, self.job.task.correct, gold, CASCADE_DROP)
         return sure_share(static.outputs, threshold)

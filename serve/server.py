@@ -116,7 +116,7 @@ def run(settings: Settings, listener: socket.socket, directory: Path | None = No
 
     Raises BundleError or InputError before anything is served.
     """
-    from .http.app import create_app  # imports prometheus_client, which looks at the environment then
+    from .http.app import create_app  # imports prometheus_client, which reads the environment then
     from .http.middleware import InFlight
     from .models.control import ModelControl
     from .models.manager import ModelManager

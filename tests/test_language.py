@@ -15,7 +15,7 @@ from paredown.pipeline.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("benchmarks", "compress", "export", "pipeline", "runtime", "serve", "tasks")
-COMMENTED = ("export", "pipeline", "runtime", "tasks", "tests")  # whose docstrings and comments are held to the terms
+COMMENTED = (*SOURCES, "tests")  # whose docstrings and comments are held to the terms
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # What the field calls otherwise: the pattern, and the word to write instead.

@@ -197,4 +197,4 @@ def _other(operator: str) -> str:
     return "conversion" if operator in CONVERSIONS else "other"
 
 
-PROFILED = {"onnxruntime": _onnxruntime, "openvino": _openvino}  # runtime -> how its time is looked into
+PROFILED = {"onnxruntime": _onnxruntime, "openvino": _openvino}  # runtime -> how its time is profiled

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 POWERCAP = Path("/sys/class/powercap")
 STAT = Path("/proc/stat")
 QUIET = 0.5  # cores that other processes may use while something is timed
-SAMPLE_S = 1.0  # seconds that are looked at; a 1-minute load average contains the steps that ran before
+SAMPLE_S = 1.0  # seconds that are observed; a 1-minute load average contains the steps that ran before
 
 
 def cpu_ticks(stat: Path = STAT) -> tuple[int, int]:

@@ -45,7 +45,7 @@ AXES: dict[Literal["x", "y"], dict[str, str]] = {
     "y": {"value": "{metric}, validation", "test": "{metric}, test", "f1": "macro F1, validation",
           "bound": "{metric} at the lower 95 % bound, validation"},
 }  # fmt: skip
-# Okabe and Ito's palette, told apart by colour-blind readers too.
+# Okabe and Ito's palette, distinct for colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
 
 

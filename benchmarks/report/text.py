@@ -308,7 +308,7 @@ def promise_kept(promise: Promise) -> str:
 
 
 def promise_line(name: str, promise: Promise) -> str:
-    """A timed cut in one sentence."""
+    """What a pruning to a time promised and reached, in one sentence."""
     lo, hi = promise.measured_ci
     measured = f"between {lo:.2f} and {hi:.2f}x" if promise.noisy else f"{promise.measured:.2f}x [{lo:.2f}, {hi:.2f}]"
     return (

@@ -125,7 +125,7 @@ def section(name: str, out: Path) -> str:
 
 
 def aims(name: str, bench: dict) -> list[str]:
-    """What we had aimed at, and what the chosen artefact and the cut without training came to on test."""
+    """What we had aimed at, and what the chosen artefact and pruning without training reached on test."""
     ran = {entry["label"]: entry for entry in bench["artifacts"] if "cannot_run" not in entry}
     chosen, first = ran[f"paredown, {bench['chosen']}"], bench["artifacts"][0]
     others = [e for label, e in ran.items() if label.startswith("teacher, ") and e is not first and e["drop"] <= 1]

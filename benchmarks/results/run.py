@@ -107,7 +107,7 @@ def unsure_share(run: Path, ours: list[dict], name: str) -> float:
 
 
 def pick(choice: dict) -> list[str]:
-    """Ours on the page: what was chosen, every candidate of ours on the frontier of validation, and the timed cuts."""
+    """Ours on the page: what was chosen, our candidates on the frontier of validation, and prunings to a time."""
     cuts = [entry["name"] for entry in choice["candidates"] if entry.get("promised_speedup")]
     names = [choice["chosen"]["name"], *choice["pareto"], *cuts]
     return list(dict.fromkeys(name for name in names if not name.startswith("teacher/")))

@@ -25,7 +25,9 @@ from .choice import Rule as RuleRecord
 from .constraints import Budgets, broken, excess, gate_of, limits_of
 
 Rule = Literal["cheapest", "lambda", "knee"]
-SIMPLICITY = 1.1  # costs that tie: what the simpler one may cost more, so that a noisy hour does not turn the pick over
+SIMPLICITY = (
+    1.1  # costs that tie: what the simpler one may cost more, so that a noisy hour does not change the selection
+)
 
 
 class ChooseSettings(BaseModel):
@@ -119,7 +121,7 @@ class Row:
         return replace(self.updated(cost_per_million=cost), costs=costs)
 
 
-Pick = tuple[Row, list[Row], str]  # the one picked, those that tie (it among them), why
+Pick = tuple[Row, list[Row], str]  # the one selected, those that tie (it among them), why
 
 
 def choose(rows: Sequence[Row], baseline: Row, settings: ChooseSettings, named: str | None = None) -> Selection:
@@ -280,7 +282,7 @@ def values_tie(a: Row, b: Row) -> bool:
 
 @dataclass(frozen=True)
 class Frontier:
-    """What rule `lambda` looks at, as arrays: the report's slider works on the same ones by the same rule.
+    """What rule `lambda` reads, as arrays: the report's slider works on the same ones by the same rule.
 
     `value_half[i, j]` and `cost_half[i, j]`: half of the 95 % interval of the difference of i and j.
     """
@@ -313,7 +315,7 @@ class Frontier:
         return min(tied, key=lambda i: (self.cost[i], self.steps[i], i)), tied
 
     def breaks(self) -> np.ndarray:
-        """Every lambda at which the pick may change, ascending: where two gains meet, or a tie begins or ends.
+        """Every lambda at which the selection may change, ascending: where two gains meet, or a tie begins or ends.
 
         A tie of b and r ends where (l a - d)^2 = l^2 V^2 + C^2, with a and d their differences in value and cost.
         """

@@ -12,7 +12,7 @@ from .choice import Card, Change, FrontierArrays, LambdaRange, LimitChange, Move
 from .constraints import FIGURES, Budgets, Limit, gate_of, value_of
 from .selection import ChooseSettings, Frontier, Row, pick, reasons_of
 
-FARTHEST = 100.0  # times the price, up and down, that is looked at
+FARTHEST = 100.0  # times the price, up and down, that is tried
 
 
 def card(rows: Sequence[Row], settings: ChooseSettings, price_per_hour: float) -> Card:
@@ -49,7 +49,7 @@ def frontier_arrays(able: Sequence[Row]) -> FrontierArrays:
 
 
 def _name(rows: Sequence[Row], settings: ChooseSettings) -> str | None:
-    """What would be picked; None when nothing could be."""
+    """What would be selected; None when nothing could be."""
     able = [row for row, reason in zip(rows, reasons_of(rows, settings), strict=True) if reason is None]
     try:
         return pick(able, settings)[0].name if able else None
@@ -58,7 +58,7 @@ def _name(rows: Sequence[Row], settings: ChooseSettings) -> str | None:
 
 
 def _price(rows: Sequence[Row], settings: ChooseSettings, price: float) -> PriceChange:
-    """The nearest prices of the hour below and above at which another candidate is picked."""
+    """The nearest prices of the hour below and above at which another candidate is selected."""
 
     def name(factor: float) -> str | None:
         return _name([row if row.cannot else row.at_price(factor) for row in rows], settings)
@@ -72,7 +72,7 @@ def _price(rows: Sequence[Row], settings: ChooseSettings, price: float) -> Price
 
 
 def _first_change(name: Callable[[float], str | None], now: str | None, factors: Sequence[float]) -> float | None:
-    """The first of the factors at which the pick is another one, made exact to a thousandth by bisection."""
+    """The first of the factors at which the selection is another one, made exact to a thousandth by bisection."""
     near = 1.0
     for factor in factors:
         if name(factor) != now:
@@ -86,7 +86,7 @@ def _first_change(name: Callable[[float], str | None], now: str | None, factors:
 
 
 def _limits(rows: Sequence[Row], settings: ChooseSettings) -> list[LimitChange]:
-    """For max_drop, every limit that was set, and the budgets that were not: where the pick would change."""
+    """For max_drop, every limit that was set, and the budgets that were not: where the selection would change."""
     given = [Limit(key, value) for key, value in settings.budgets.model_dump(exclude_none=True).items()]
     given += [gate_of(text) for text in settings.gates]
     found = []
@@ -124,10 +124,10 @@ def _mover(settings: ChooseSettings, limit: Limit) -> Callable[[float], ChooseSe
 def _moves(
     rows: Sequence[Row], settings: ChooseSettings, limit: Limit, moved: Callable[[float], ChooseSettings]
 ) -> Moves:
-    """The nearest tighter and looser value of a limit that changes the pick.
+    """The nearest tighter and looser value of a limit that changes the selection.
 
     It can only change where the limit passes a candidate's own figure: tighter, the first figure that is no longer let
-    in ("at" is the limit that must be kept for the pick to stay); looser, the first that comes in.
+    in ("at" is the limit that must be kept for the selection to stay); looser, the first that comes in.
     """
     now = _name(rows, settings)
     figures = {value_of(row.result, limit.figure) for row in rows if not row.cannot}

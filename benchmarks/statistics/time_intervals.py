@@ -88,7 +88,7 @@ def as_wide(point: float, lo: float, hi: float, control: Sequence[float] | None)
     """The ends of a ratio's interval, no narrower (on the log scale) than that of the A/A control, [lo, hi].
 
     From few processes some intervals are narrow by luck; the control saw the same noise. Two copies of a bundle were
-    called different in 3 of 16 idle measurements without it. Of what is held against itself (lo == hi) nothing changes.
+    called different in 3 of 16 idle measurements without it. What is compared with itself (lo == hi) stays.
     """
     if control is None or lo == hi or not (control[0] > 0 and math.isfinite(control[1]) and lo > 0 and hi < math.inf):
         return lo, hi

@@ -153,7 +153,7 @@ FAMILIES = {
     ),
 }
 
-# The others that may learn and teach: the padding token where config.json names none, and the first position.
+# The others that may be students and teachers: the padding token where config.json names none, and the first position.
 ELSEWHERE: dict[str, tuple[int, str | int]] = dict.fromkeys(
     ("xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "longformer", "ibert",
      "luke", "xmod", "lilt", "layoutlmv3", "markuplm", "esm"),

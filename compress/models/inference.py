@@ -19,7 +19,7 @@ from .output_kinds import OutputKind, kind_of, pad_id, tensors
 
 def forward(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One inference call: input_ids and attention_mask (rows, length) int64, or pixel_values (rows, channels, height,
-    width) float32 -> {"logits": float32}, (rows, labels) or (rows, length, labels); of a model that writes
+    width) float32 -> {"logits": float32}, (rows, labels) or (rows, length, labels); of a model that generates text
     {"sequences": int64}, (rows, tokens); of one that continues texts {NEXT: float32}, (rows, length, 2).
     """
     if kind_of(model) is OutputKind.SEQ2SEQ:

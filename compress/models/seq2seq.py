@@ -36,7 +36,7 @@ def halves_of(model: PreTrainedModel) -> Seq2SeqArchitecture:
 
 
 def depths(model: PreTrainedModel) -> tuple[int, int]:
-    """Layers of the half that reads and of the half that writes."""
+    """Layers of the encoder and of the decoder."""
     parts = halves_of(model)
     return len(attrgetter(parts.encoder)(model)), len(attrgetter(parts.decoder)(model))
 
@@ -97,7 +97,7 @@ class DecoderHalf(nn.Module):
         out = self.model(
             decoder_input_ids=input_ids,
             attention_mask=attention_mask,
-            # of the right shape and looked at by nobody: what the decoder needs of the encoder is in `crossed`
+            # of the right shape, never read: what the decoder needs of the encoder is in `crossed`
             encoder_outputs=BaseModelOutput(last_hidden_state=held[-1][:, 0, :, :1].expand(-1, -1, width)),
             past_key_values=EncoderDecoderCache(past, crossed),
             use_cache=True,

@@ -1,6 +1,6 @@
 """The structure of an encoder whose layers were pruned unevenly: reading, writing and rebuilding it.
 
-transformers can describe one head count and one width for the whole model; a pruned model has its own in each layer.
+transformers can describe one head count and one width for all layers; a pruned model has its own in each layer.
 `structure.json` beside the checkpoint holds the difference.
 """
 
@@ -220,7 +220,7 @@ def keep_blocks(model: PreTrainedModel, keep: list[int]) -> None:
 def widen(model: PreTrainedModel) -> None:
     """Give every block the widest attention and feed-forward part that a block of this model has, in place.
 
-    For models that are timed, not asked: one that was pruned unevenly has room for any of its shapes then.
+    For models that are timed, not asked: one that was pruned unevenly has layers that take any of its shapes then.
     """
     parts, layers = family(model), structure_of(model).layers
     if len(set(layers)) == 1:

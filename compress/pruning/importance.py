@@ -2,7 +2,7 @@
 
 Nothing is trained and no labels are needed. Knowledge: the Fisher information of a mask on each unit (Kwon et al. 2022,
 arXiv 2204.09656), with respect to the teacher's own distribution, so that it is the curvature of the KL to the teacher
-(K-prune, arXiv 2308.03449). Representation: the error that the best linear stand-in by the other units leaves
+(K-prune, arXiv 2308.03449). Representation: the error that the best linear reconstruction from the other units leaves
 (optimal brain surgeon, as in ZipLM, arXiv 2302.04089).
 """
 

@@ -216,7 +216,7 @@ def _pick(
         except InputError:
             if not timed:
                 raise
-            break  # the clock leaves less room than the table thought
+            break  # the measured time leaves less than the table predicted
         left = [shape for shape in wanted if shape is not None]
         if time_share is None or left == list(full):
             return wanted, table
@@ -344,7 +344,7 @@ def _kl_with(model: PreTrainedModel, kept: list[int], batches: Sequence[Batch], 
 
 
 class _Enough(Exception):
-    """What lies above the sublayer that is looked at need not be computed."""
+    """What lies above the sublayer that is observed need not be computed."""
 
 
 def _until(model: PreTrainedModel, place: tuple[nn.Linear, nn.Module, int], batch: Batch):

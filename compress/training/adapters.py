@@ -52,7 +52,7 @@ def adapted(model: PreTrainedModel, settings: Adapter, steps: int) -> Iterator[A
     except ImportError as error:
         raise missing_extra(error.name or "peft", "compress") from None
     own = model.base_model is not model and hasattr(model, model.base_model_prefix)
-    base = f"{model.base_model_prefix}." if own else ""  # "": an encoder has no head, a model that writes one
+    base = f"{model.base_model_prefix}." if own else ""  # "": an encoder has no head, a text-to-text model has one
     inside = [
         name
         for name, part in model.named_modules()

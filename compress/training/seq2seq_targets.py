@@ -15,7 +15,7 @@ from paredown.tasks.base import NO_LABEL
 from ..models.output_kinds import inputs_of
 
 Texts = np.ndarray | Sequence[np.ndarray]  # token ids of each text
-JUDGED_ROWS = 16  # rows a call, when a loss is only looked at
+JUDGED_ROWS = 16  # rows a call, when a loss is only evaluated
 
 
 def training_rows(model: PreTrainedModel, ids: Sequence[Sequence[int]], targets: Texts) -> list[dict]:

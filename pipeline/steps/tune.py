@@ -59,7 +59,7 @@ def tune_checkpoint(inputs: StageInputs, settings: Tune, target: Path, study: Pa
 
 
 def study_key(inputs: StageInputs, settings: Tune) -> str:
-    """What a search may go on with: the same space on the same rows, from the same checkpoint."""
+    """What a search may continue: the same space on the same rows, from the same checkpoint."""
     space = settings.model_dump(exclude={"minutes", "trials"})
     rows = {"rows": inputs.train.digest, "labels": inputs.labels, "checkpoint": inputs.checkpoint.digest}
     return key_of({"space": space, **rows, "max_length": inputs.max_length, "seed": inputs.seed})[:16]

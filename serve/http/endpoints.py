@@ -161,7 +161,7 @@ class Endpoints:
             self.metrics.waiting.labels(model.name, model.version).set(served.batcher.admission.rows)
         answers, lengths = [], list(map(len, queued.ids))
         if texts is not None:
-            if model.task.compares_tokens:  # looks for its words in the text again: off the event loop
+            if model.task.compares_tokens:  # finds its words in the text again: off the event loop
                 answers = await asyncio.to_thread(model.answers, texts, logits)
             else:
                 answers = model.answers(texts, logits)

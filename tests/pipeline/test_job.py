@@ -13,7 +13,7 @@ from paredown.pipeline.recipe.schema import Model
 from paredown.runtime.errors import InputError
 
 
-def test_a_cut_outlives_the_healing_that_fails_after_it() -> None:
+def test_a_pruned_model_outlives_the_recovery_that_fails() -> None:
     steps = [{"prune": {"heads": 0.5, "recover": {"epochs": 2}}}, {"trim": {}}]
     chain = chain_of(Model.model_validate({"name": "cut", "steps": steps}))
     assert list(chain) == ["cut-1-prune", "cut-1-prune-recover", "cut-2-trim"]

@@ -11,7 +11,7 @@ from paredown.runtime.errors import InputError
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_cutting_equals_masking_and_loads_again(kind: str, tmp_path) -> None:
-    """A cut unit is gone exactly when the logits are those of a model in which its output is zero."""
+    """A pruned unit is gone exactly when the logits are those of a model in which its output is zero."""
     source = make_checkpoint(tmp_path, kind)
     task, inputs = task_of(kind), example_inputs(kind)
     masked, whole = load(source, task), load(source, task)

@@ -122,7 +122,7 @@ def test_a_cut_to_a_time_says_what_was_promised_and_measured(teacher: Checkpoint
     assert not (tmp_path / "fast").exists()
 
 
-def test_a_cut_outlives_the_healing_that_fails_and_can_be_healed_again(
+def test_a_pruned_model_outlives_the_recovery_that_fails_and_can_be_repeated(
     teacher: Checkpoint, files: dict, tmp_path: Path
 ) -> None:
     words = ["--train", files["train"], "--heads", 0.6, "--recover-epochs", 1, "--learning-rate", "1e30"]

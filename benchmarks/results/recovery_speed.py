@@ -1,6 +1,6 @@
-"""Rows a second of healing on this machine: as it is, in random order, with embeddings trained, with hidden states.
+"""Rows a second of fine-tuning after pruning: the default, in random order, with embeddings, with hidden states.
 
-python benchmarks/results/healing_speed.py CHECKPOINT TRAIN_CSV [--rows 512] [--rounds 3]
+python benchmarks/results/recovery_speed.py CHECKPOINT TRAIN_CSV [--rows 512] [--rounds 3]
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Which rows to heal a cut model on: those that its teacher was trained on, or others?
+"""Which rows to fine-tune a pruned model on: those that its teacher was trained on, or others?
 
-    python benchmarks/results/healing.py build/results/rotten-tomatoes runs/rotten-tomatoes
+    python benchmarks/results/recovery.py build/results/rotten-tomatoes runs/rotten-tomatoes
 
-After `run.py` has made both. Prints the cut's distance to the teacher (KL in nats, on validation and test) before and
-after one epoch on as many training rows as unlabelled ones, and how sure the teacher is of either.
+After `run.py` has made both. Prints the pruned model's distance to the teacher (KL in nats, on validation and
+test) before and after one epoch on as many training rows as unlabelled ones, and how sure the teacher is of either.
 """
 
 from __future__ import annotations
