@@ -372,7 +372,7 @@ class Explorer:
         return f"{good[0].model.name} is predicted faster ({good[0].speedup:.1f}x, this {trial.speedup:.1f}x)"
 
     def _sure_share(self, static: Trial, selected: list[Trial]) -> float:
-        """Share of the validation rows, 0..1, that the static student answers, in front of the first one of `selected`."""
+        """Share of the validation rows, 0..1, answered by the static student in front of the first of `selected`."""
         if not selected or not self.job.task.supports(Feature.CASCADE):
             return 0.0
         then, gold = selected[0].outputs, self.job.validation.gold

@@ -61,7 +61,7 @@ class Simulated(Explorer):
         outputs = np.where(right[:, None], [4.0, 0.0], [0.0, 0.1])
         return outputs, right
 
-    def _sure_share(self, static, picked) -> float:
+    def _sure_share(self, static, selected) -> float:
         return 0.5
 
 
