@@ -12,9 +12,10 @@ from paredown.compress.models.model_card import card_head
 from paredown.runtime.errors import printable
 from paredown.tasks.registry import task_named
 
+from ..runtimes.registry import RUNTIMES
+
 MARKS = re.compile(r"[\\`*_\[\]|~<>&$]")
 ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}  # a backslash before them does not reach every reader's HTML filter
-LIBRARY = {"onnxruntime": "onnx", "openvino": "openvino"}  # the Hub's names
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _head(manifest: dict, chosen: dict, about: About) -> dict:
     head = {
         "license": about.licence,
         "language": list(about.language),
-        "library_name": LIBRARY.get(manifest["runtime"], manifest["runtime"]),
+        "library_name": RUNTIMES[manifest["runtime"]].SPEC.hub_library or manifest["runtime"],
         "pipeline_tag": task_named(manifest["task"]).pipeline_tag,
         "base_model": about.base_model,
         "datasets": list(about.datasets),

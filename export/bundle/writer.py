@@ -16,13 +16,13 @@ import numpy as np
 
 from paredown.runtime.answers import ANSWERS
 from paredown.runtime.errors import InputError
+from paredown.runtime.formats import FORMATS
 from paredown.runtime.manifest import SCHEMA_FILE, models_of, read_manifest, write_manifest
 from paredown.runtime.model_scan import check_model_file, scan
 from paredown.runtime.preprocessor import PIXELS, Preprocessor, reader_file, run_rows
 from paredown.runtime.selftest import (
     GOLDEN_IMAGE,
     GOLDEN_TEXT,
-    GOLDEN_TOLERANCE,
     largest_tolerance,
     open_model,
 )
@@ -32,7 +32,8 @@ from paredown.tasks.registry import task_named
 from paredown.tasks.scores import spread
 
 from ..artifact import Artifact
-from ..hardware import BF16_ISA, INT8_ISA, check_installed, machine, version
+from ..hardware import BF16_ISA, INT8_ISA, machine, version
+from ..runtimes.registry import RUNTIMES, check_installed
 from .drift_reference import describe
 from .environment import Installed, installed
 from .model_card import About, model_card
@@ -40,14 +41,6 @@ from .sbom import write_sbom
 
 SCHEMA = 3
 GOLDEN_ROWS = 8
-RUNTIME_PACKAGE = {
-    "onnxruntime": ("onnxruntime",),
-    "onnxruntime-cuda": ("onnxruntime-gpu",),
-    "onnxruntime-tensorrt": ("onnxruntime-gpu", "tensorrt"),
-    "openvino": ("openvino",),
-    "tensorrt": ("tensorrt", "cuda-bindings"),
-    "tensorrt_rtx": ("tensorrt-rtx-cu13-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13", "cuda-bindings"),
-}
 METRIC_KEYS = (
     "metric",
     "metric_validation",
@@ -62,6 +55,7 @@ MODULES = (
     "__init__",
     "selftest",
     "answers",
+    "formats",
     "manifest",
     "model_scan",
     "session",
@@ -100,7 +94,7 @@ def write_bundle(
     if artifact.halves:
         rules["decoder"] = f"model/{rules['decoder']}"
     reader, images = reader_file(artifact.inputs), PIXELS in artifact.inputs
-    packages = (*RUNTIME_PACKAGE[artifact.runtime], "pillow" if images else "tokenizers", "numpy")
+    packages = (*RUNTIMES[artifact.runtime].SPEC.packages, "pillow" if images else "tokenizers", "numpy")
     check_installed(packages)
     (out / "model").mkdir(parents=True)
     for file in artifact.files:
@@ -218,7 +212,7 @@ def _write_golden(
             answer = kind.read(output, manifest["labels"])
         tokens = ids if isinstance(ids, list) else None
         rows.append({"text": text, "input_ids": tokens, "output": output.tolist(), "answer": answer})
-    tolerance, outputs = GOLDEN_TOLERANCE[runtime][manifest["precision"]], [row["output"] for row in rows]
+    tolerance, outputs = FORMATS[runtime].tolerance[manifest["precision"]], [row["output"] for row in rows]
     if kind.has_unit:
         tolerance = min(tolerance * (size or spread(np.array(outputs))), largest_tolerance(manifest, outputs))
     if two_graphs:

@@ -11,10 +11,11 @@ import numpy as np
 
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.preprocessor import PAIR, Preprocessor, parts_of, run_rows
-from paredown.runtime.session import ENGINES, Session
+from paredown.runtime.session import Session
 from paredown.tasks.base import Task
 
-from ..artifact import GRAPH, ON_GPU, Artifact
+from ..artifact import GRAPH, Artifact
+from ..runtimes.registry import RUNTIMES
 from .divergence import VALUES, first_departure
 
 
@@ -153,7 +154,7 @@ def stand_in(artifact: Artifact, threads: int) -> Session | None:
 
     None for other artefacts, and in bf16, which ONNX Runtime's CPU kernels do not know.
     """
-    if artifact.runtime not in ON_GPU or artifact.precision == "bf16":
+    if not RUNTIMES[artifact.runtime].SPEC.gpu or artifact.precision == "bf16":
         return None
     import onnxruntime
 
@@ -170,7 +171,7 @@ def stand_in(artifact: Artifact, threads: int) -> Session | None:
 
 
 def _graph(artifact: Artifact) -> Path:
-    return artifact.path / (GRAPH if artifact.runtime in ENGINES else artifact.files[0])
+    return artifact.path / (GRAPH if RUNTIMES[artifact.runtime].SPEC.engine else artifact.files[0])
 
 
 def gate(

@@ -67,7 +67,7 @@ def recorded(plain: Path, checkpoint: Checkpoint, calibration: Sequence[Batch]) 
         calls.append({name: np.array(array) for name, array in batch.items()})
         return decoder(batch)
 
-    write = writer(encoder, listening, **checkpoint.generation)
+    write = writer(encoder, listening, checkpoint.generation)
     for batch in calibration[:RECORDED_ROWS]:
         write(batch)
     return calls[::EVERY]

@@ -26,7 +26,7 @@ from paredown.benchmarks.statistics import (
     upper_bounds,
 )
 from paredown.compress.config import Timed
-from paredown.export.artifact import ON_GPU
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.tasks.perturbations import MEASURED
 from paredown.tasks.scores import points
 
@@ -99,7 +99,7 @@ def opponents_of(measurements: dict, prices: Prices) -> Opponents:
         for entry in entries
         if entry["model"] == BASELINE
         and entry["precision"].startswith("int8")
-        and entry["runtime"] not in ON_GPU
+        and not RUNTIMES[entry["runtime"]].SPEC.gpu
         and entry.get("timing")
     ]
     costs = {entry["name"]: _cost_of(entry, prices, measurements)[0].total for entry in plain}
@@ -251,7 +251,7 @@ def _cascade(entry: dict) -> dict | None:
 
 def _cannot(entry: dict, cost: float, prices: Prices, measurements: dict) -> str | None:
     """Why a candidate that was measured can never be selected, whatever the rule."""
-    if entry["runtime"] == "pytorch":
+    if not RUNTIMES[entry["runtime"]].SPEC.in_bundles:
         return "a bundle runs without torch; PyTorch is measured for comparison"
     if entry.get("reference"):
         return "measured for comparison; add it to targets to let it be selected"

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manifests import EMPTY_FILE, EXAMPLE
 
-from paredown.export.artifact import PRECISIONS
 from paredown.export.bundle.writer import CODE
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime import selftest as selftest_module
 from paredown.runtime.manifest import SCHEMA_FILE, BundleError, check_files, conforms, read_manifest, write_manifest
 from paredown.runtime.selftest import selftest
@@ -37,7 +37,8 @@ def places(value: object, path: tuple = ()) -> list[tuple]:
 
 def test_the_schema_is_one_and_what_is_written_keeps_to_it(finished: Path) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    assert set(SCHEMA["properties"]["precision"]["enum"]) == {p for known in PRECISIONS.values() for p in known}
+    known = {precision for runtime in RUNTIMES.values() for precision in runtime.SPEC.all_precisions}
+    assert set(SCHEMA["properties"]["precision"]["enum"]) == known
     VALIDATOR.validate(EXAMPLE)
     conforms(EXAMPLE, SCHEMA, SCHEMA)
     bundle = finished / "bundle"

@@ -30,8 +30,10 @@ from paredown.export.artifact import read_artifact
 from paredown.export.bundle.archive import pack, unpack, unpacked
 from paredown.export.bundle.writer import isa_needed, write_bundle
 from paredown.export.hardware import INT8_ISA
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.predictor import Predictor
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime import selftest as selftest_module
 from paredown.runtime.manifest import BundleError
 from paredown.runtime.selftest import selftest
@@ -149,7 +151,7 @@ def test_a_model_that_wants_an_input_nobody_gives_fails(bundle: Path) -> None:
 
 def test_weights_in_a_file_of_their_own_go_along(teacher: Checkpoint, tmp_path: Path) -> None:
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
-    artifact = to_onnx(plain, teacher, TASK, tmp_path / "made", 32)
+    artifact = RUNTIMES["onnxruntime"].export(ExportJob(plain, teacher, TASK, tmp_path / "made", 32))
     model = artifact.path / artifact.files[0]
     onnx.save(onnx.load(model), model, save_as_external_data=True, location="weights.data", size_threshold=0)
     bundle = bundled(replace(artifact, files=(model.name, "weights.data")), tmp_path / "bundle", ["a good film"])

@@ -53,9 +53,9 @@ def test_a_logit_that_is_not_finite_never_passes() -> None:
 
 
 def test_every_precision_has_limits() -> None:
-    from paredown.export.artifact import PRECISIONS
+    from paredown.export.runtimes.registry import RUNTIMES
 
-    assert {p for ps in PRECISIONS.values() for p in ps} == set(TOLERANCES)
+    assert {p for runtime in RUNTIMES.values() for p in runtime.SPEC.all_precisions} == set(TOLERANCES)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from paredown.export.onnx.metadata import for_mobile
 from paredown.export.onnx.static_shapes import buckets, shaped
 from paredown.export.opening import open_artifact
 from paredown.export.predictor import Predictor
-from paredown.export.runtimes.registry import EXPORTERS
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import read_manifest
 from paredown.runtime.preprocessor import collate, run_rows
@@ -41,7 +42,7 @@ def exported(checkpoint: Checkpoint, runtime: str, out: Path, precision: str = "
     out.mkdir()
     plain = plain_onnx(checkpoint, TASK, out / "plain.onnx")
     calibration = [collate([row], checkpoint.pad_id) for row in ROWS]
-    return EXPORTERS[runtime](plain, checkpoint, TASK, out / "artifact", 32, precision, calibration)
+    return RUNTIMES[runtime].export(ExportJob(plain, checkpoint, TASK, out / "artifact", 32, precision, calibration))
 
 
 def sizes(artifact: Artifact) -> list[list]:

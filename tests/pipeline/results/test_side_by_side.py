@@ -16,8 +16,10 @@ from paredown.export.artifact import read_artifact
 from paredown.export.bundle.writer import write_bundle
 from paredown.export.hardware import gpus
 from paredown.export.loading import adopt
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.onnx.static_shapes import shaped
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.pipeline.results.side_by_side import other_order
 
 QUICK = ("--min-seconds", "0.05", "--min-repeats", "20", "--processes", "2", "--rounds", "2", "--threads", "1")
@@ -60,7 +62,7 @@ def test_labels_without_names_are_the_datas_where_there_are_as_many(
 @pytest.mark.skipif(bool(gpus()), reason="there is a GPU here")
 def test_ratios_and_control_are_of_the_first_that_can_run(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
-    able = to_onnx(plain, teacher, TASK, tmp_path / "able", 32)
+    able = RUNTIMES["onnxruntime"].export(ExportJob(plain, teacher, TASK, tmp_path / "able", 32))
     unable = tmp_path / "unable"
     shutil.copytree(able.path, unable)
     replace(able, path=unable, runtime="onnxruntime-cuda").write()
