@@ -17,7 +17,7 @@ import numpy as np
 from paredown.runtime.answers import ANSWERS
 from paredown.runtime.errors import InputError
 from paredown.runtime.formats import FORMATS
-from paredown.runtime.manifest import SCHEMA_FILE, models_of, read_manifest, write_manifest
+from paredown.runtime.manifest import SCHEMA, SCHEMA_FILE, models_of, read_manifest, write_manifest
 from paredown.runtime.model_scan import check_model_file, scan
 from paredown.runtime.preprocessor import PIXELS, Preprocessor, reader_file, run_rows
 from paredown.runtime.selftest import (
@@ -39,7 +39,6 @@ from .environment import Installed, installed
 from .model_card import About, model_card
 from .sbom import write_sbom
 
-SCHEMA = 3
 GOLDEN_ROWS = 8
 METRIC_KEYS = (
     "metric",
@@ -57,6 +56,7 @@ MODULES = (
     "answers",
     "formats",
     "manifest",
+    "manifest_validator",
     "model_scan",
     "session",
     "preprocessor",
