@@ -251,6 +251,7 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
     """
     from paredown.compress.models.inference import forward
     from paredown.export.checks.parity import (
+        Expected,
         compare,
         departure,
         gate,
@@ -280,7 +281,8 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
     gate(parity, limits, artifact.name, artifact.precision, where)
     row, unit = longest_row(encoder, (), second=task.reads_pairs), task.unit(theirs)
     wanted = takes_longest(reference, row, encoder, task, str(source.path))
-    takes_longest(session, row, encoder, task, artifact.name, wanted, limits, unit)
+    expected = None if wanted is None else Expected(wanted, limits, unit)
+    takes_longest(session, row, encoder, task, artifact.name, expected)
     if task.graph == "seq2seq":
         return f"{parity.agreement:.1%} of the texts are the checkpoint's, of {len(rows)} rows"
     where_from = (

@@ -28,7 +28,7 @@ from paredown.compress.models.loading import Checkpoint
 from paredown.compress.models.tokenizer_settings import probes
 from paredown.export.artifact import read_artifact
 from paredown.export.bundle.archive import pack, unpack, unpacked
-from paredown.export.bundle.writer import isa_needed, write_bundle
+from paredown.export.bundle.writer import Contents, isa_needed, write_bundle
 from paredown.export.hardware import INT8_ISA
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.predictor import Predictor
@@ -270,7 +270,7 @@ def bundle_of(finished: Path, runtime: str, out: Path) -> tuple[Path, float]:
         choice["chosen"]["metric_test"] = entry["metric_test"]  # which choice.json has of the selected one alone
         artifact = read_artifact(finished / entry["artifact"])
         texts = json.loads((finished / "measurements.json").read_text())["golden_texts"]
-        write_bundle(out, artifact, name="tiny", golden_texts=texts, choice=choice)
+        write_bundle(out, artifact, Contents("tiny", choice, texts))
     else:
         unpack(finished / "bundle.tar.gz", out)
     return out, choice["chosen"]["metric_validation"]
@@ -384,7 +384,7 @@ def test_generation_settings_count_in_a_bundle(finished: Path, kind: str, tmp_pa
     assert done.returncode == 0, done.stderr
     texts, choice = ["a good plot was", "film"], json.loads((finished / "choice.json").read_text())
     artifact = read_artifact(tmp_path / "artefact")
-    bundle = write_bundle(tmp_path / "bundle", artifact, name="x", golden_texts=texts, choice=choice)
+    bundle = write_bundle(tmp_path / "bundle", artifact, Contents("x", choice, texts))
     done = subprocess.run([sys.executable, bundle / "selftest.py"], capture_output=True, text=True, cwd=bundle)
     assert done.returncode == 0, done.stderr
     encoder, model = artifact.encoder(), auto.from_pretrained(path).eval()
@@ -413,7 +413,7 @@ def test_its_tokenizer_says_all_that_it_does(finished: Path, kind: str, tmp_path
     assert done.returncode == 0, done.stderr
     choice, long = json.loads((finished / "choice.json").read_text()), "the film was good and awful " * 40
     artifact = read_artifact(tmp_path / "artefact")
-    bundle = write_bundle(tmp_path / "bundle", artifact, name="x", golden_texts=[long, "a film"], choice=choice)
+    bundle = write_bundle(tmp_path / "bundle", artifact, Contents("x", choice, [long, "a film"]))
     manifest = json.loads((bundle / "manifest.json").read_text())
     longest = {"bert": 64, "mpnet": 62, "roberta": 63}[kind]
     assert (manifest["max_length"], manifest["length_policy"]["truncate"]) == (longest, "left")

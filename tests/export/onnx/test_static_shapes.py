@@ -14,7 +14,7 @@ from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.export.artifact import Artifact, read_artifact
 from paredown.export.bundle.layouts import triton_config
-from paredown.export.bundle.writer import write_bundle
+from paredown.export.bundle.writer import Contents, write_bundle
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.onnx.metadata import for_mobile
 from paredown.export.onnx.static_shapes import buckets, shaped
@@ -126,7 +126,7 @@ def test_a_bundle_pads_as_the_artefact_did(finished: Path, tmp_path: Path) -> No
     want = run_rows(free, artifact.encoder().ids(texts), artifact.pad_id, "logits")
     for lengths, rows, dims in (([4, 8], None, [-1]), ([artifact.max_length], 2, [2, artifact.max_length])):
         out = tmp_path / f"bundle-{rows}"
-        write_bundle(out, shaped(artifact, lengths, rows), name="tiny", golden_texts=texts, choice=choice)
+        write_bundle(out, shaped(artifact, lengths, rows), Contents("tiny", choice, texts))
         predictor = Predictor(out)
         answers = [answer["scores"] for answer in predictor(texts)]
         np.testing.assert_allclose([list(a.values()) for a in answers], softmax(want), atol=1e-5)

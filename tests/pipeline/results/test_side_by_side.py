@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from paredown.compress.models.loading import Checkpoint
 from paredown.export.artifact import read_artifact
-from paredown.export.bundle.writer import write_bundle
+from paredown.export.bundle.writer import Contents, write_bundle
 from paredown.export.hardware import gpus
 from paredown.export.loading import adopt
 from paredown.export.onnx.exporter import plain_onnx
@@ -96,7 +96,7 @@ def test_a_bundle_of_one_shape_is_measured_as_it_is_served(finished: Path, files
     made = next(finished.glob("steps/teacher-onnxruntime-fp32-*/artifact.json")).parent
     fixed = shaped(read_artifact(shutil.copytree(made, tmp_path / "fixed")), [32], 2)
     choice = json.loads((finished / "choice.json").read_text())
-    bundle = write_bundle(tmp_path / "bundle", fixed, name="one", golden_texts=["a good film"], choice=choice)
+    bundle = write_bundle(tmp_path / "bundle", fixed, Contents("one", choice, ["a good film"]))
     done = paredown("bench", bundle, made, "--data", files["test"], "--json", tmp_path / "b.json", *QUICK)
     assert done.returncode == 0, done.stderr
     ours, plain = json.loads((tmp_path / "b.json").read_text())["artifacts"]
