@@ -17,13 +17,15 @@ from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint
 from paredown.compress.quantization.int8_cost import Int8Evaluator
-from paredown.export.artifact import ON_GPU, Artifact, precisions_of
+from paredown.export.artifact import Artifact
 from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
-from paredown.export.runtimes.tensorrt_config import Engine, require
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
+from paredown.export.runtimes.tensorrt_config import Engine
 from paredown.runtime.errors import InputError, nearest
 from paredown.runtime.preprocessor import collate, run_rows
-from paredown.runtime.session import ENGINES, CannotRunHere
+from paredown.runtime.session import CannotRunHere
 from paredown.tasks.base import Feature, Task
 from paredown.tasks.rows import Rows
 
@@ -134,10 +136,8 @@ def export(
     label_column: LabelColumn = None,
 ) -> None:
     """Export a checkpoint to an artefact: the model, its tokenizer, config.json and artifact.json."""
-    formats = {
-        "onnx": "onnxruntime", "ort": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt",
-        "tensorrt-rtx": "tensorrt_rtx",
-    }  # fmt: skip
+    formats = {r.SPEC.export_format: name for name, r in RUNTIMES.items() if r.SPEC.export_format}
+    formats["ort"] = formats["onnx"]
     if to not in formats:
         raise InputError(f"--to {to}: {nearest(to, formats)}")
     runtime = formats[to]
@@ -147,7 +147,7 @@ def export(
         "compute_capabilities": _numbers("--compute-capabilities", compute_capabilities),
     }
     engine = {key: numbers for key, numbers in given.items() if numbers}
-    if engine and runtime not in ENGINES:
+    if engine and not RUNTIMES[runtime].SPEC.engine:
         raise InputError("--batch-sizes, --compute-capabilities: for --to tensorrt and tensorrt-rtx")
     kind = task_for(task, text=text_column, label=label_column)
     _export_to(
@@ -176,21 +176,22 @@ def _export_to(
     from paredown.export.onnx.exporter import plain_onnx
     from paredown.export.onnx.metadata import for_mobile
     from paredown.export.onnx.static_shapes import shaped
-    from paredown.export.runtimes.registry import EXPORTERS
 
-    more: dict = {}
-    if runtime in ON_GPU:
+    spec, building = RUNTIMES[runtime].SPEC, None
+    if spec.gpu:
         kind.require(Feature.GPU, f"--to {runtime}")
-    if runtime in ENGINES:
-        require(runtime)
-        more["engine"] = checked(Engine, {"lengths": lengths or None, **(engine or {})})
+    if spec.engine:
+        reason = RUNTIMES[runtime].available(building=True)
+        if reason is not None:
+            raise InputError(reason)
+        building = checked(Engine, {"lengths": lengths or None, **(engine or {})})
         if batch_size:
             raise InputError("--batch-size: an engine takes any up to its largest, of --batch-sizes; leave it out")
     if lengths or batch_size:
         kind.require(Feature.FIXED_SHAPES, "--lengths, --batch-size")
     if mobile:
         kind.require(Feature.MOBILE, "--to ort")
-    if precision not in (known := precisions_of(runtime, kind)):
+    if precision not in (known := RUNTIMES[runtime].precisions(kind)):
         raise InputError(f"--precision {precision}: for {kind.name}, {runtime} runs {', '.join(known) or 'nothing'}")
     source = answering(open_checkpoint(checkpoint, kind), kind, max_new_tokens)
     batches, judged, judge = [], None, None
@@ -207,8 +208,9 @@ def _export_to(
             judge = Int8Evaluator(limits or Int8(), texts, encoder)
     with writing(output_dir, "export") as (target, _), tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         plain = plain_onnx(source, kind, Path(scratch) / "plain.onnx")
-        artifact = EXPORTERS[runtime](plain, source, kind, target, max_length, precision, batches, judge, **more)
-        if runtime not in ENGINES and (lengths or batch_size):
+        job = ExportJob(plain, source, kind, target, max_length, precision, batches, judge, building)
+        artifact = RUNTIMES[runtime].export(job)
+        if not spec.engine and (lengths or batch_size):
             artifact = shaped(artifact, lengths, batch_size)
         if mobile:
             artifact = for_mobile(artifact)
@@ -247,6 +249,7 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
     """
     from paredown.compress.models.inference import forward
     from paredown.export.checks.parity import (
+        Expected,
         compare,
         departure,
         gate,
@@ -276,7 +279,8 @@ def _parity(source: Checkpoint, task: Task, artifact: Artifact, plain: Path, jud
     gate(parity, limits, artifact.name, artifact.precision, where)
     row, unit = longest_row(encoder, (), second=task.reads_pairs), task.unit(theirs)
     wanted = takes_longest(reference, row, encoder, task, str(source.path))
-    takes_longest(session, row, encoder, task, artifact.name, wanted, limits, unit)
+    expected = None if wanted is None else Expected(wanted, limits, unit)
+    takes_longest(session, row, encoder, task, artifact.name, expected)
     where = (
         f"random {encoder.unit}" if judged is None else f"{len(rows)} rows, {parity.agreement:.1%} of the answers agree"
     )

@@ -29,7 +29,6 @@ from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.export.artifact import read_artifact
 from paredown.export.hardware import cores
 from paredown.runtime.preprocessor import batches_of, collate
-from paredown.runtime.session import ENGINES
 from paredown.tasks.rows import some_of
 
 from ..job import SCORES, Candidate, Job, graph_name, has_scores, parts_of, table_name
@@ -211,28 +210,24 @@ def export(
     job: Job, candidate: Candidate, before: str | None, out: Path, done: Mapping[str, Done], report: Report
 ) -> dict:
     from paredown.export.onnx.static_shapes import RUNTIMES_SHAPED, shaped
-    from paredown.export.runtimes.pytorch import to_pytorch
-    from paredown.export.runtimes.registry import EXPORTERS
+    from paredown.export.runtimes.base import ExportJob
+    from paredown.export.runtimes.registry import RUNTIMES
 
     source = checkpoint_after(job, before, done)
     length = job.recipe.max_length
     report(0.0, "exporting")
-    if candidate.target.runtime == "pytorch":
-        artifact = to_pytorch(source, job.task, out, length)
-    else:
-        calibration, judge = [], None
-        if candidate.target.precision in ("int8-dynamic", "int8-static"):
-            rows, encoder = job.train.sample(job.recipe.calibration_rows), source.encoder(length)
-            calibration = [collate([row], source.pad_id) for row in dataset.encode(encoder, rows)]
-            judge = Int8Evaluator(job.recipe.int8, rows, encoder)
-        exporter = EXPORTERS[candidate.target.runtime]
-        plain = done[graph_name(candidate.model)].path / "plain.onnx"
-        more = {"engine": job.engine} if candidate.target.runtime in ENGINES else {}
-        artifact = exporter(
-            plain, source, job.task, out, length, candidate.target.precision, calibration, judge, **more
-        )
-        if job.recipe.lengths and artifact.runtime in RUNTIMES_SHAPED:
-            artifact = shaped(artifact, job.recipe.lengths)
+    calibration, evaluator = [], None
+    if candidate.target.precision in ("int8-dynamic", "int8-static"):
+        rows, encoder = job.train.sample(job.recipe.calibration_rows), source.encoder(length)
+        calibration = [collate([row], source.pad_id) for row in dataset.encode(encoder, rows)]
+        evaluator = Int8Evaluator(job.recipe.int8, rows, encoder)
+    graph = done.get(graph_name(candidate.model))
+    plain = graph.path / "plain.onnx" if graph else None
+    precision = candidate.target.precision
+    wanted = ExportJob(plain, source, job.task, out, length, precision, calibration, evaluator, job.engine)
+    artifact = RUNTIMES[candidate.target.runtime].export(wanted)
+    if job.recipe.lengths and artifact.runtime in RUNTIMES_SHAPED:
+        artifact = shaped(artifact, job.recipe.lengths)
     return {"size_mb": artifact.size_mb(), "details": artifact.details}
 
 

@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from paredown.export.artifact import Artifact, read_artifact
-from paredown.export.checks.parity import compare, departure, gate, longest_row, stand_in, takes_longest
+from paredown.export.checks.parity import (
+    Expected,
+    compare,
+    departure,
+    gate,
+    longest_row,
+    stand_in,
+    takes_longest,
+)
 from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
 from paredown.runtime.preprocessor import Preprocessor, run_rows
@@ -93,13 +101,13 @@ def _longest(
 ) -> None:
     """The promised length, run: a row of exactly that many tokens, beside its checkpoint's answer. Raises StepError."""
     row = longest_row(encoder, job.validation.texts, second=job.task.reads_pairs)
-    wanted, unit = None, 1.0
+    expected = None
     if candidate != reference and candidate.model.cascade is None:
         file = done[evaluation_name(reference)].path / LONGEST
-        wanted = np.load(file) if file.is_file() else None
-        unit = job.task.unit(answers_of(reference, done))
-    limits = job.recipe.tolerance(candidate.target.precision)
-    found = takes_longest(session, row, encoder, job.task, candidate.name, wanted, limits, unit)
+        if file.is_file():
+            limits = job.recipe.tolerance(candidate.target.precision)
+            expected = Expected(np.load(file), limits, job.task.unit(answers_of(reference, done)))
+    found = takes_longest(session, row, encoder, job.task, candidate.name, expected)
     if found is not None and candidate == reference:
         np.save(out / LONGEST, found)
 
