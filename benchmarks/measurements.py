@@ -187,7 +187,7 @@ class CandidateMeasurement(Record):
 class Measurements(Record):
     """The content of measurements.json."""
 
-    version: Literal[3] = Field(default=MEASUREMENTS_SCHEMA, validation_alias="schema", serialization_alias="schema")
+    version: Literal[3] = Field(validation_alias="schema", serialization_alias="schema")
     name: str
     task: str
     metric: str

@@ -80,7 +80,7 @@ def word_attributions(model: PreTrainedModel, encoder: Preprocessor, text: str, 
 
 
 def by_word(text: str, encoding: Encoding, values: np.ndarray) -> np.ndarray:
-    """Sums over the tokens of each word between blanks, (words,): models that cut text differently can be compared.
+    """Sums over the tokens of each word between blanks, (words,): models with other tokens can be compared.
 
     NaN for a word of which no token was read (it is past the longest input).
     """

@@ -1,4 +1,4 @@
-"""The Python API: `import paredown`. Each function calls what the command of the same name calls.
+"""The Python API: `import paredown`. Each function calls what the command of the same name calls (`single_stage`).
 
 Data are what the commands take (a path, a `datasets` name), or rows in memory: a list of dictionaries or of texts, a
 `datasets.Dataset`, a pandas DataFrame. Models are a checkpoint directory or hub id, a result of these functions, or
@@ -23,15 +23,17 @@ from pydantic import ConfigDict
 from paredown.benchmarks.measuring import records
 from paredown.benchmarks.measuring.records import Interval, Record
 from paredown.benchmarks.selection.choice import CandidateResult, Certificate, Choice
-from paredown.runtime.errors import InputError
+from paredown.runtime.errors import InputError, StepError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from paredown.export.artifact import Artifact
     from paredown.export.predictor import Predictor
 
     from .run import Outcome
+    from .single_stage import StageData
 
 Data = Any  # str, Path, list of dictionaries or texts, datasets.Dataset, pandas.DataFrame
 Model = Any  # str, Path, CompressedModel, (model, tokenizer)
@@ -276,17 +278,17 @@ def run(recipe: str | Path | Mapping[str, Any], output_dir: str | Path | None = 
     from .run import default_run_dir
     from .run import run as run_recipe
 
-    with contextlib.ExitStack() as during:
-        if isinstance(recipe, Mapping):
-            import yaml
+    if isinstance(recipe, Mapping):
+        import yaml
 
-            scratch = Path(during.enter_context(tempfile.TemporaryDirectory(dir=".", prefix=".paredown-")))
-            file = scratch / "recipe.yaml"
-            file.write_text(yaml.safe_dump(_absolute(recipe), allow_unicode=True), encoding="utf-8")
-        else:
-            file = Path(recipe)
+        with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
+            file = Path(scratch) / "recipe.yaml"
+            file.write_text(yaml.safe_dump(_yaml(recipe), allow_unicode=True), encoding="utf-8")
+            job = read_recipe(file, base=Path.cwd())
+    else:
+        file = Path(recipe)
         job = read_recipe(file)
-        outcome = run_recipe(job, default_run_dir(job, file) if output_dir is None else Path(output_dir))
+    outcome = run_recipe(job, default_run_dir(job, file) if output_dir is None else Path(output_dir))
     return _result(outcome)
 
 
@@ -356,14 +358,21 @@ def prune(
     `layers` how many or which. `even`: all layers get the same shape. `importance`: fisher, or a published score.
     `recover_epochs`: of fine-tuning with knowledge distillation after pruning.
     """
-    from .cli.compress import prune as command
+    from paredown.compress.config import Prune, Recover
 
-    given = {"speedup": speedup, "heads": heads, "ffn": ffn, "layers": _numbers(layers), "even": even}
+    from . import single_stage
+    from .spelling import argument, checked
+
+    recover = checked(Recover, {"epochs": recover_epochs}, argument) if recover_epochs else None
+    kept = layers if layers is None or isinstance(layers, int) else list(layers)
+    given = {"speedup": speedup, "heads": heads, "ffn": ffn, "layers": kept, "even": even, "recover": recover}
     given |= {"channels": channels, "importance": importance}
-    return _compressed(
-        command, model, {"train": data}, output_dir, task,
-        recover_epochs=recover_epochs, max_length=max_length, seed=seed, **given,
-    )  # fmt: skip
+    settings = checked(Prune, given, argument)
+    with _stage(model, {"train": data}, output_dir, task, max_length=max_length, seed=seed) as stage:
+        made = single_stage.prune(stage.checkpoint, stage.data, settings, stage.output_dir, argument)
+        if made.failed:
+            raise StepError(f"prune, recover: {made.failed}; the pruned model before it is in {made.path}")
+    return CompressedModel(made.path, stage.data.task, stage.kept)
 
 
 def distill(
@@ -381,20 +390,23 @@ def distill(
 ) -> CompressedModel:
     """Knowledge distillation. `student`: a number of the teacher's layers, "static" (a bag of embeddings), or another
     checkpoint. `data`: rows to learn on; labels are not needed. Hinton et al. 2015, arXiv 1503.02531."""
-    from .cli.compress import distill as command
+    from . import single_stage
+    from .spelling import argument
 
-    with contextlib.ExitStack() as during:
+    rows = {"train": data, "unlabeled": unlabeled}
+    with (
+        _stage(teacher, rows, output_dir, task, max_length=max_length, seed=seed) as stage,
+        contextlib.ExitStack() as during,
+    ):
         given: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
         if student == "static":
             given["static"] = True
         elif isinstance(student, int):
-            given["layers"] = str(student)
+            given["layers"] = student
         else:
             given["student"] = during.enter_context(_checkpoint(student))
-        return _compressed(
-            command, teacher, {"train": data, "unlabeled": unlabeled}, output_dir, task,
-            max_length=max_length, seed=seed, **given,
-        )  # fmt: skip
+        made = single_stage.distill(stage.checkpoint, stage.data, given, stage.output_dir, argument)
+    return CompressedModel(made.path, stage.data.task, stage.kept)
 
 
 def export(
@@ -410,11 +422,15 @@ def export(
     """A checkpoint as the model of a runtime, compared with the checkpoint. `precision`: fp32, fp16, bf16, int8 (the
     runtime's usual kind), int8-dynamic, int8-static, ...; `data`: training rows that INT8 is calibrated and judged on.
     """
-    from .cli.export import export as command
+    from . import single_stage
+    from .spelling import argument, checked
 
     usual = "int8-static" if to != "onnx" else "int8-dynamic"
-    precision = usual if precision == "int8" else precision
-    return _exported(command, model, data, output_dir, task, to=to, precision=precision, max_length=max_length)
+    given = {"to": to, "precision": usual if precision == "int8" else precision}
+    request = checked(single_stage.ExportRequest, given, argument)
+    with _stage(model, {"train": data}, output_dir, task, max_length=max_length) as stage:
+        made = single_stage.export(stage.checkpoint, stage.data, request, stage.output_dir, _data_argument)
+    return _exported(made.artifact, stage)
 
 
 def quantize(
@@ -429,9 +445,14 @@ def quantize(
 ) -> ExportedModel:
     """Post-training INT8 quantisation. `data`: training rows; "static" is calibrated on them, and with them what INT8
     costs is measured: matrix products that cost too much stay in float."""
-    from .cli.export import quantize as command
+    from . import single_stage
 
-    return _exported(command, model, data, output_dir, task, method=method, runtime=runtime, max_length=max_length)
+    request = single_stage.ExportRequest()
+    with _stage(model, {"train": data}, output_dir, task, max_length=max_length) as stage:
+        made = single_stage.quantize(
+            stage.checkpoint, stage.data, request, stage.output_dir, _data_argument, method=method, runtime=runtime
+        )
+    return _exported(made.artifact, stage)
 
 
 def bench(
@@ -452,8 +473,8 @@ def bench(
     from paredown.benchmarks.measuring.latency import LatencySettings
     from paredown.tasks.registry import task_named
 
-    from .cli.validation import checked
     from .results import side_by_side
+    from .spelling import argument, checked
 
     if isinstance(models, str | Path) or not len(models):
         raise InputError("bench: a list of models is expected: bench([a, b], data)")
@@ -461,9 +482,9 @@ def bench(
         files = during.enter_context(_written({"data": data}))
         scratch = Path(during.enter_context(tempfile.TemporaryDirectory(prefix="paredown-")))
         paths = [during.enter_context(_checkpoint(model)) for model in models]
-        kind = task_named(task or _task_of(paths[0]))
-        source = side_by_side.Source(files["data"], text, label)
-        found = side_by_side.run(paths, source, checked(LatencySettings, settings), max_length, scratch, kind)
+        kind = task_named(task or _task_of(paths[0])).with_columns(text, label)
+        timing = checked(LatencySettings, settings, argument)
+        found = side_by_side.run(paths, files["data"], timing, max_length, scratch, kind)
     return BenchResult(**found.to_json())
 
 
@@ -486,28 +507,38 @@ def _result(outcome: Outcome) -> RunResult:
     )
 
 
-def _compressed(
-    command: Any, model: Model, data: dict[str, Data], output_dir: str | Path | None, task: str | None, **given: Any
-) -> CompressedModel:
-    """What a command of one stage writes."""
+@dataclass(frozen=True)
+class _Stage:
+    """The arguments of a stage, as `single_stage` takes them."""
+
+    checkpoint: str
+    data: StageData
+    output_dir: Path
+    kept: Any  # a temporary directory, which goes with the result
+
+
+@contextlib.contextmanager
+def _stage(
+    model: Model, data: Mapping[str, Data | None], output_dir: str | Path | None, task: str | None, **settings: Any
+) -> Iterator[_Stage]:
+    from .single_stage import StageData
+    from .spelling import argument, checked
+
     out, kept = _output(output_dir)
-    with _checkpoint(model) as source, _written(data) as files, _silent():
-        kind = task or _task_of(source)
-        command(source, **files, output_dir=out, task=kind, **given)
-    return CompressedModel(out, kind, kept)
+    with _checkpoint(model) as source, _written(data) as files:
+        rows = checked(StageData, {**files, **settings, "task": task or _task_of(source)}, argument)
+        yield _Stage(source, rows, out, kept)
 
 
-def _exported(
-    command: Any, model: Model, data: Data | None, output_dir: str | Path | None, task: str | None, **given: Any
-) -> ExportedModel:
-    from paredown.export.artifact import read_artifact
+def _exported(artifact: Artifact, stage: _Stage) -> ExportedModel:
+    return ExportedModel(
+        artifact.path, stage.data.task, artifact.runtime, artifact.precision, artifact.size_mb(), stage.kept
+    )
 
-    out, kept = _output(output_dir)
-    with _checkpoint(model) as source, _written({"train": data}) as files, _silent():
-        kind = task or _task_of(source)
-        command(source, output_dir=out, task=kind, **files, **given)
-    artifact = read_artifact(out)
-    return ExportedModel(out, kind, artifact.runtime, artifact.precision, artifact.size_mb(), kept)
+
+def _data_argument(stage: str, key: str = "", /) -> str:
+    """Arguments of `export` and `quantize`, whose rows are `data`."""
+    return "data" if key == "train" else key or stage
 
 
 def _output(output_dir: str | Path | None) -> tuple[Path, Any]:
@@ -516,18 +547,6 @@ def _output(output_dir: str | Path | None) -> tuple[Path, Any]:
         return Path(output_dir), None
     kept = tempfile.TemporaryDirectory(prefix="paredown-")
     return Path(kept.name) / "model", kept
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Commands print what functions return."""
-    from .cli.common import out
-
-    before, out.quiet = out.quiet, True
-    try:
-        yield
-    finally:
-        out.quiet = before
 
 
 @contextlib.contextmanager
@@ -621,20 +640,13 @@ def _supports_search(task: str) -> bool:
     return task_named(task).supports(Feature.SEARCH)
 
 
-def _absolute(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe whose files do not depend on where it is written."""
-    made: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in recipe.items()}
-    parts: list[dict[str, Any]] = [made, *([made["data"]] if isinstance(made.get("data"), dict) else [])]
-    for part in parts:
-        for key in ("checkpoint", "train", "validation", "test", "unlabeled"):
-            value = part.get(key)
-            if isinstance(value, str | Path) and Path(value).exists():
-                part[key] = str(Path(value).resolve())
-    return made
-
-
-def _numbers(layers: int | Sequence[int] | None) -> str | None:
-    return None if layers is None else str(layers) if isinstance(layers, int) else ",".join(map(str, layers))
+def _yaml(value: Any) -> Any:
+    """Mappings, sequences and paths as YAML has them."""
+    if isinstance(value, Mapping):
+        return {key: _yaml(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_yaml(entry) for entry in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _frame(rows: list[dict[str, Any]]) -> DataFrame | list[dict[str, Any]]:

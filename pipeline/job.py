@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,8 @@ from paredown.compress.config import Distill, DistillationTraining, Finetune, Pr
 from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import Certificate, divided
-from paredown.compress.distillation.compatibility import check_student, check_teacher, same_length, same_tokens
-from paredown.compress.models.architectures import CONVOLUTIONAL, EXPORTABLE, check_cut
+from paredown.compress.distillation.compatibility import check_teacher
+from paredown.compress.models.architectures import EXPORTABLE
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.compress.models.model_card import origin_files
 from paredown.export.hardware import importable
@@ -24,8 +24,11 @@ from paredown.tasks.registry import task_named
 from paredown.tasks.rows import Rows
 
 from .dry_run import take_longest
+from .inputs import StageInputs
+from .model_checks import Start, check_steps
 from .progress import Report
 from .recipe.schema import BASELINE, Model, Recipe, Target
+from .spelling import in_recipe
 from .store import Done, key_of
 
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
@@ -134,6 +137,13 @@ class Job:
             update={"batch_sizes": sizes, "lengths": wanted.lengths or self.recipe.lengths or None}
         )
 
+    def inputs(self, checkpoint: Checkpoint) -> StageInputs:
+        """What a stage works on, that starts from `checkpoint`."""
+        return StageInputs(
+            self.task, checkpoint, self.checkpoint.labels, self.train, self.validation, self.unlabeled,
+            self.recipe.max_length, self.recipe.seed, tuple(self.recipe.lengths),
+        )  # fmt: skip
+
     @property
     def learned(self) -> int:
         """Rows that students learn from: the training rows and the unlabelled ones."""
@@ -175,10 +185,9 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
         raise InputError(
             f"{checkpoint.path}: cannot export a '{kind}' model for {task.name} yet; supported: {', '.join(known)}"
         )
+    start = Start(checkpoint, task, recipe.max_length, unlabeled=unlabeled is not None)
     for model in recipe.models:
-        _check_kind(model, kind)
-        _check_layers(model, checkpoint.depth)
-        _check_lessons(model, checkpoint, task, recipe.max_length, unlabeled=unlabeled is not None)
+        check_steps(model, start, in_recipe(model.name))
     if not len(train.begins) and any(isinstance(s, Finetune) for m in recipe.models for s in chain_of(m).values()):
         raise InputError(f"{train.source}: finetune learns from pairs, and these are single texts")
     teachers = (checkpoint, *(_teacher(source, checkpoint, task, recipe.max_length) for source in recipe.teachers))
@@ -220,55 +229,6 @@ def _teacher(source: str, checkpoint: Checkpoint, task: Task, max_length: int) -
     return teacher
 
 
-def _check_kind(model: Model, kind: str) -> None:
-    """Distillation into some of the layers is not supported for convolutional networks."""
-    for entry in model.steps:
-        stage, settings = entry.stage
-        if isinstance(settings, Distill) and settings.student is not None:
-            kind = open_checkpoint(settings.student).config.get("model_type", "")
-        elif kind in CONVOLUTIONAL and isinstance(settings, Distill):
-            raise InputError(
-                f"models: '{model.name}', {stage}: a student made of some of the layers is not supported for '{kind}'; "
-                "give distill: {student: DIR}"
-            )
-
-
-def _check_lessons(model: Model, checkpoint: Checkpoint, task: Task, max_length: int, unlabeled: bool) -> None:
-    """A student from elsewhere opens, the losses inside the models are off when it splits text into other tokens, each
-    architecture can be pruned so, and there are the rows that each step learns from."""
-    shares_tokens, narrowed, kind = True, False, checkpoint.config.get("model_type", "")
-    for entry in model.steps:
-        stage, settings = entry.stage
-        if isinstance(settings, Distill) and settings.student is not None:
-            student = open_checkpoint(settings.student).for_task(task)
-            check_student(task, student, checkpoint, f"models: '{model.name}'", max_length)
-            shares_tokens = same_tokens(student, checkpoint)
-            if shares_tokens and (settings.hidden_weight or settings.relation_weight):
-                same_length(f"models: '{model.name}'", checkpoint, student, max_length)
-            narrowed, kind = True, student.config.get("model_type", "")
-        narrowed = narrowed or (isinstance(settings, Distill) and settings.width is not None)
-        try:
-            check_cut(kind, settings)
-        except InputError as error:
-            raise InputError(f"models: '{model.name}', {stage}: {error}") from None
-        lesson = settings.recover if isinstance(settings, Prune) else settings
-        if isinstance(lesson, DistillationTraining) and lesson.learn_from == "unlabeled" and not unlabeled:
-            raise InputError(f"models: '{model.name}', {stage}: learn_from: unlabeled needs data.unlabeled")
-        if (
-            isinstance(lesson, DistillationTraining)
-            and not shares_tokens
-            and (lesson.hidden_weight or lesson.relation_weight)
-        ):
-            raise InputError(
-                f"models: '{model.name}', {stage}: another tokenizer or image processor than the "
-                "checkpoint's; set hidden_weight and relation_weight to 0"
-            )
-        if isinstance(settings, Prune) and settings.timed and narrowed:
-            raise InputError(
-                f"models: '{model.name}': prune to a time works on the checkpoint's own width; give heads and ffn"
-            )
-
-
 def parts_of(job: Job, candidate: Candidate) -> tuple[Candidate, Candidate]:
     """The quick model of a cascade and the one behind it, in the same target."""
     names = candidate.model.cascade
@@ -287,32 +247,6 @@ def chain_of(model: Model) -> dict[str, Stage]:
         if isinstance(settings, Prune) and settings.recover is not None:
             chain |= {name: settings.model_copy(update={"recover": None}), name + RECOVER: settings.recover}
     return chain
-
-
-def with_depth(model: Model, depth: int) -> Iterator[tuple[str, Stage, int]]:
-    """Each step of a model, by name, and how many layers it is given, at most; `depth`: the checkpoint's."""
-    for entry in model.steps:
-        stage, settings = entry.stage
-        yield stage, settings, depth
-        layers = getattr(settings, "layers", None)
-        if isinstance(settings, Distill) and settings.student is not None:
-            depth = open_checkpoint(settings.student).depth
-        elif layers is not None:
-            depth = layers if isinstance(layers, int) else len(layers)
-
-
-def _check_layers(model: Model, checkpoint_depth: int) -> None:
-    """Every step keeps layers that the step before it has left; InputError otherwise."""
-    for stage, settings, depth in with_depth(model, checkpoint_depth):
-        layers = getattr(settings, "layers", None)
-        if layers is None or (isinstance(settings, Distill) and settings.student is not None):
-            continue
-        fits = 1 <= layers <= depth if isinstance(layers, int) else layers == sorted({*layers} & {*range(depth)}) != []
-        if not fits:
-            raise InputError(
-                f"models: '{model.name}', {stage}.layers: {layers} is not a choice of the {depth} layers there are then"
-                f" (a number from 1, or an ascending list from 0 to {depth - 1})"
-            )
 
 
 def rows_digest(rows: Rows | None) -> str | None:
@@ -344,6 +278,6 @@ def sitting_name(number: int) -> str:
     return f"measure-{number + 1}"
 
 
-def has_scores(job: Job, settings: Stage) -> bool:
+def has_scores(job: Job | StageInputs, settings: Stage) -> bool:
     """It learns from its teacher's logits, which are made once for all students; a decoder's are too many to keep."""
     return isinstance(settings, DistillationTraining) and job.task.supports(Feature.CACHED_SCORES)

@@ -32,8 +32,8 @@ from .job import (
     parts_of,
     rows_digest,
     table_name,
-    with_depth,
 )
+from .model_checks import with_depth
 from .progress import Report
 from .recipe.schema import BASELINE, Model, Search
 from .steps.attribution import attribute
@@ -273,7 +273,7 @@ def _evaluate_step(job: Job, candidate: Candidate, reference: Candidate, steps: 
         "tolerance": None if candidate == reference else vars(tolerance),
         "machine": fingerprint(),
         "after": after,
-        "scoring": digest_of("pipeline/steps/evaluate.py"),
+        "scoring": [digest_of(f"pipeline/steps/{name}.py") for name in ("evaluate", "parity")],
         **code_of("compress", "export"),
     }
     seconds = len(job.validation) / 250

@@ -12,43 +12,52 @@ LOCAL = ("127.0.0.1", "localhost", "::1")  # names of this machine for itself
 
 
 class Settings(BaseModel):
-    """Every figure that an operator may set, with its unit."""
+    """What an operator may set, with units: the options of `paredown serve`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bundle: Path | None = None
-    models: Path | None = Field(default=None, description="holds NAME or NAME/VERSION, each a bundle or its .tar.gz")
-    host: str = "127.0.0.1"
-    port: int = Field(default=8080, ge=0, lt=65536)
-    workers: int = Field(default=1, ge=1, le=256, description="processes")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of one worker; None: cores / workers")
-    load: Literal["latest", "all", "none"] = Field(default="latest", description="what is loaded at start")
-    memory_mb: float | None = Field(default=None, gt=0, description="MB that the models of one worker may take")
-    batch_tokens: int = Field(default=1024, ge=1, description="tokens taken from the queue at once")
-    max_wait_ms: float = Field(default=0, ge=0, le=1000, description="ms to wait for company while the model is idle")
-    queue_rows: int = Field(default=1024, ge=1, description="rows waiting or running; more are refused with 429")
-    deadline_ms: float = Field(default=1000, gt=0, description="ms from a request's arrival to its answer, at most")
-    body_bytes: int = Field(default=1_000_000, ge=1000, description="bytes of one request, unpacked")
-    text_bytes: int = Field(default=20_000, ge=1, description="bytes of one text")
-    image_bytes: int = Field(default=700_000, ge=1, description="bytes of one image file, before its base64")
-    image_pixels: int = Field(default=20_000_000, ge=1, description="pixels of one image")
-    request_rows: int = Field(default=256, ge=1, description="texts or rows of tokens in one request")
-    connections: int = Field(default=1000, ge=1, description="requests under way; more are refused with 429")
-    drain_s: float = Field(default=10, gt=0, description="seconds that requests under way get after SIGTERM")
-    drift_threshold: float = Field(default=0.2, gt=0, description="PSI, or KS distance, from which drift is an alert")
-    drift_rows: int = Field(default=2000, ge=1, description="rows in one window of the drift statistics")
-    sample_file: Path | None = Field(default=None, description="JSONL to which sampled texts and answers are appended")
-    sample_share: float = Field(default=0.01, gt=0, le=1, description="share of texts that is sampled")
-    sample_mb: float = Field(default=100, gt=0, description="MB after which sampling stops")
-    open_s: float = Field(default=60, gt=0, description="seconds that a model may take to open and to answer")
-    public_key: Path | None = Field(default=None, description="PEM: only bundles that its other half signed are served")
-    allowed_host: tuple[str, ...] = Field(
-        default=(), description="further names that a local server may be asked under"
+    models: Path | None = Field(default=None, description="directory of bundles: NAME, or NAME/VERSION")
+    port: int = Field(default=8080, ge=0, lt=65536, description="TCP port (0: any free port)")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    workers: int = Field(default=1, ge=1, le=256, description="number of worker processes")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of a worker (default: cores / workers)")
+    load: Literal["latest", "all", "none"] = Field(default="latest", description="models to load at start")
+    memory_mb: float | None = Field(default=None, gt=0, description="memory limit of the models of a worker, in MB")
+    batch_tokens: int = Field(default=1024, ge=1, description="maximum number of tokens in a batch")
+    max_wait_ms: float = Field(default=0, ge=0, le=1000, description="batching delay of an idle model, in ms")
+    queue_rows: int = Field(
+        default=1024, ge=1, description="maximum number of rows in the queue or running; more get status 429"
     )
+    deadline_ms: float = Field(default=1000, gt=0, description="deadline of a request, in ms")
+    body_bytes: int = Field(default=1_000_000, ge=1000, description="maximum size of a request body, in bytes")
+    text_bytes: int = Field(default=20_000, ge=1, description="maximum size of a text, in bytes")
+    image_bytes: int = Field(
+        default=700_000, ge=1, description="maximum size of an image file, in bytes; see --body-bytes too"
+    )
+    image_pixels: int = Field(default=20_000_000, ge=1, description="maximum number of pixels of an image")
+    request_rows: int = Field(default=256, ge=1, description="maximum number of rows in a request")
+    connections: int = Field(default=1000, ge=1, description="maximum number of open requests; more get status 429")
+    drain_s: float = Field(default=10, gt=0, description="time limit for open requests after SIGTERM, in seconds")
+    open_s: float = Field(default=60, gt=0, description="time limit to open a model and to answer once, in seconds")
+    public_key: Path | None = Field(
+        default=None, description="PEM file of a public key; only bundles signed by its private key are served"
+    )
+    allowed_host: tuple[str, ...] = Field(
+        default=(),
+        description="further Host name that a server on the loopback address accepts; may be given several times",
+    )
+    drift_threshold: float = Field(default=0.2, gt=0, description="PSI or KS distance that raises an alert")
+    drift_rows: int = Field(default=2000, ge=1, description="rows in one window of the drift statistics")
+    sample_file: Path | None = Field(
+        default=None, description="JSONL file that sampled texts and answers are appended to"
+    )
+    sample_share: float = Field(default=0.01, gt=0, le=1, description="share of texts that is sampled")
+    sample_mb: float = Field(default=100, gt=0, description="maximum size of the sample file, in MB")
+    tls_cert: Path | None = Field(default=None, description="PEM file of the certificate chain")
+    tls_key: Path | None = Field(default=None, description="PEM file of its private key")
+    log_requests: bool = Field(default=True, description="log one line for each request")
     api_key: str | None = Field(default=None, repr=False)
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    log_requests: bool = True
 
     @property
     def threads_each(self) -> int:

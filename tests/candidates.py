@@ -123,7 +123,7 @@ def measured(*candidates: CandidateMeasurement, noisy: bool = False, **changes) 
         "seconds": 9.0, "covers": "6 processes",
     }  # fmt: skip
     fields = {
-        "name": "tiny", "task": "text-classification", "metric": "accuracy", "labels": ["no", "yes"],
+        "schema": 3, "name": "tiny", "task": "text-classification", "metric": "accuracy", "labels": ["no", "yes"],
         "machine": {"cores": 2}, "rows": {"train": 9, "unlabeled": 0, "validation": JUDGED, "test": JUDGED},
         "certificate_split": "test", "golden_texts": [], "latency": {"batch_size": 1, "threads": 2}, "prices": {},
         "choose": {}, "gold_validation": None, "keys": {}, "test_digest": "a", "conditions": conditions,

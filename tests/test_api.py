@@ -1,5 +1,6 @@
 """`import paredown`: what the commands do, from Python, with rows and models in memory."""
 
+import contextlib
 import csv
 import json
 import subprocess
@@ -54,7 +55,15 @@ def test_a_bundle_is_called_and_evaluated(finished: Path, files: dict[str, Path]
 
 def test_a_run_gives_records(teacher: Checkpoint, files: dict[str, Path], tmp_path: Path) -> None:
     recipe = yaml.safe_load(write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL).read_text())
-    result = paredown.run(recipe, output_dir=tmp_path / "run")
+    recipe["data"]["train"] = Path("rows") / files["train"].name  # relative to the current directory
+    (tmp_path / "rows").symlink_to(files["train"].parent)
+    before = {*tmp_path.iterdir()}
+    with contextlib.chdir(tmp_path):
+        with pytest.raises(paredown.InputError, match="'cheapest', 'lambda' or 'knee'"):
+            paredown.run(recipe | {"choose": {"rule": "cheap"}})
+        assert {*tmp_path.iterdir()} == before
+        result = paredown.run(recipe, output_dir="run")
+    assert {*tmp_path.iterdir()} - before == {tmp_path / "run"}
     assert result.chosen.name == json.loads((tmp_path / "run" / "choice.json").read_text())["chosen"]["name"]
     assert result.chosen.latency_ms.p50 > 0
     assert result.chosen.onnx_path is not None

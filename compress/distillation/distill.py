@@ -213,7 +213,7 @@ def _train_seq2seq(
 
 @contextmanager
 def _without_dropout(model: nn.Module) -> Iterator[None]:
-    """Noise that the teacher does not have: with it, a cut model that was near its teacher moves away."""
+    """Noise that the teacher does not have: with it, a pruned model that was near its teacher moves away."""
     layers = [(layer, layer.p) for layer in model.modules() if isinstance(layer, nn.Dropout)]
     for layer, _ in layers:
         layer.p = 0.0

@@ -21,10 +21,10 @@ def relations(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
     parts, last = family(model), blocks(model)[-1]
     found: list[torch.Tensor] = []
 
-    def look(module: object, inputs: object, output: torch.Tensor) -> None:
+    def keep(module: object, inputs: object, output: torch.Tensor) -> None:
         found.extend(output.chunk(parts.projections, dim=-1))
 
-    hooks = [attrgetter(path)(last).register_forward_hook(look) for path in parts.heads_in[:3]]
+    hooks = [attrgetter(path)(last).register_forward_hook(keep) for path in parts.heads_in[:3]]
     try:
         yield found
     finally:

@@ -1,7 +1,7 @@
 """The static student: token embeddings, mean pooling and a linear head, without layers.
 
 As model2vec it starts from the teacher's own token embeddings (their first principal components); unlike it, it is then
-taught the teacher's answers. Pairs of neighbouring tokens have embeddings too, hashed into buckets as in fastText
+trained on the teacher's answers. Pairs of neighbouring tokens have embeddings too, hashed into buckets as in fastText
 (Joulin et al. 2016, arXiv 1607.01759), so that "not good" is not "good".
 """
 

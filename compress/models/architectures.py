@@ -29,7 +29,7 @@ class Family:
     pre_norm: bool = False
     projections: int = 1  # how many projections share a matrix of heads_in
     gates: int = 1  # how many halves `up` has (2: gated linear unit)
-    cuts_heads: bool = True  # False: something outside the block counts the heads, or several share keys and values
+    prunes_heads: bool = True  # False: something outside the block counts the heads, or several share keys and values
     transposed: bool = False  # its layers are Conv1D, linear ones with a transposed matrix
     head_counts: tuple[str, ...] = ()  # attributes of the block that hold the number of heads
     head_size_key: str | None = None  # the config's name for the size of a head, where it has one
@@ -63,7 +63,7 @@ _LLAMA = Family(
     down="mlp.down_proj",
     ffn_norm="post_attention_layernorm",
     pre_norm=True,
-    cuts_heads=False,
+    prunes_heads=False,
     head_size_key="head_dim",
     embeddings="embed_tokens",
     fuses=False,
@@ -89,7 +89,7 @@ FAMILIES = {
         heads_in=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         attention_out="attention.attn.o",
         attention_norm="attention.LayerNorm",
-        cuts_heads=False,  # one relative position bias for all layers has a column for every head
+        prunes_heads=False,  # one relative position bias for all layers has a column for every head
         padding=1,
         first_position=2,  # whatever its padding token is
         attention="eager",
@@ -132,7 +132,7 @@ FAMILIES = {
         ffn_norm="ln_2",
         pre_norm=True,
         projections=3,
-        cuts_heads=False,  # config.json has no head size, and the cache needs one number of heads
+        prunes_heads=False,  # config.json has no head size, and the cache needs one number of heads
         transposed=True,
         width_key="n_inner",
         embeddings="wte",
@@ -181,7 +181,7 @@ def longest_of(config: dict) -> int:
 @dataclass(frozen=True)
 class Seq2SeqArchitecture:
     """Where an encoder-decoder keeps its parts: paths from the model to the blocks of both halves, and from a block of
-    the decoder to what it looks at the encoder with."""
+    the decoder to its cross-attention's keys and values."""
 
     encoder: str
     decoder: str
@@ -216,7 +216,7 @@ SEQ2SEQ = {
 }
 
 
-def check_cut(kind: str, settings: Stage) -> None:
+def check_pruning(kind: str, settings: Stage) -> None:
     """InputError for pruning that this architecture does not support, before anything is measured."""
     parts, layers = FAMILIES.get(kind), getattr(settings, "layers", None)
     if isinstance(settings, Prune):
@@ -227,7 +227,7 @@ def check_cut(kind: str, settings: Stage) -> None:
         raise InputError(f"layers: the first layer of a '{kind}' model has to stay, {layers} drops it")
     if not isinstance(settings, Prune) or settings.heads == 1:
         return
-    if not parts.cuts_heads:
+    if not parts.prunes_heads:
         raise InputError(f"head pruning is not supported for '{kind}'; use ffn or layers")
     if settings.even and parts.head_size_key is None:
         raise InputError(

@@ -162,7 +162,7 @@ class Checkpoint:
         return [name.as_posix() for name in names]
 
     def tokenizer_bytes(self) -> bytes:
-        """Two checkpoints with the same bytes cut every text into the same tokens, or see an image alike."""
+        """Two checkpoints with the same bytes tokenise every text and process every image in the same way."""
         file = reader_file(self.inputs)
         return self.tokenizer_text.encode() if file == "tokenizer.json" else (self.path / file).read_bytes()
 
@@ -170,7 +170,7 @@ class Checkpoint:
         return sum(path.stat().st_size for path in self.files) / 1e6
 
     def encoder(self, max_length: int | None = None) -> Preprocessor:
-        """The checkpoint's tokenizer, cut at `max_length` tokens or at the longest input it can take (None: or the
+        """The checkpoint's tokenizer, truncating at `max_length` tokens or at the longest input it takes (None: or the
         tokenizer's own `model_max_length`); its preprocessor, where it sees images."""
         if PIXELS in self.inputs:
             return self._image_encoder()

@@ -1,7 +1,7 @@
 """Loads and saves checkpoints: directories that transformers reads, plus structure.json where layers were pruned
 unevenly.
 
-`open_checkpoint` looks at it without torch and refuses what may not be loaded: pickles (CVE-2025-32434), remote code
+`open_checkpoint` checks it without torch and refuses what may not be loaded: pickles (CVE-2025-32434), remote code
 (CVE-2026-4372), truncated weights. `load` and `save` are exact: the logits after a round trip are the same bits.
 """
 
@@ -188,7 +188,7 @@ def _warn_of_padding(model: PreTrainedModel, checkpoint: Checkpoint, task: Task)
     if apart > 0.01 * abs(both).max():
         logging.getLogger("paredown").warning(
             "%s: answers of a '%s' model change with the padding of a batch, by %.2g for a row of %d tokens beside one "
-            "of %d: its scores, and what it teaches, are not those of rows alone", checkpoint.path,
+            "of %d: its scores, also as a teacher, are not those of rows alone", checkpoint.path,
             checkpoint.config["model_type"], apart, len(ids[0]), len(ids[1]),
         )  # fmt: skip
 
@@ -335,7 +335,7 @@ def _without_nulls(path: Path, **more: object) -> dict:
 
 
 def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
-    """The model, its weights finite; of a task that reads two texts, one that tells them apart; of one that looks for
+    """The model, its weights finite; of a task that reads two texts, one that tells them apart; of one that finds
     answers, with one output; of one that asks for vectors, with that of a whole text; of one that gives texts, one
     that knows how long."""
     from .output_kinds import not_finite

@@ -44,7 +44,7 @@ def pooling_of(path: Path) -> str:
 
 
 def sentence_settings(path: Path) -> dict:
-    """What sentence-transformers does to a text before its tokens: `prompt` before it, `lower` case, and cut at
+    """What sentence-transformers does to a text before its tokens: `prompt` before it, `lower` case, and truncated at
     `longest` tokens; only what is said. InputError for what cannot be followed."""
     if not (path / MODULES).is_file():
         return {}

@@ -57,7 +57,7 @@ def rules_of(model: PreTrainedModel) -> dict[str, Any]:
 
 
 class EncoderHalf(nn.Module):
-    """Texts to the keys and values that every layer of the decoder looks at them with."""
+    """Texts to the keys and values of the cross-attention of every decoder layer."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ class StaticConfig(PreTrainedConfig):
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.pairs = pairs
-        self.max_position_embeddings = max_position_embeddings  # longer texts are cut there, as the teacher's were
+        self.max_position_embeddings = max_position_embeddings  # longer texts are truncated, as the teacher's were
         self.vector_size = vector_size
         super().__init__(**others)
 

@@ -117,7 +117,7 @@ def _conv1d_of(layer: nn.Linear) -> Conv1D:
 
 
 def head_size(model: PreTrainedModel) -> int:
-    """Width of one attention head; cutting never changes it."""
+    """Width of one attention head; pruning never changes it."""
     key, config = family(model).head_size_key, model.config
     return (getattr(config, key, None) if key else None) or config.hidden_size // config.num_attention_heads
 
@@ -177,7 +177,7 @@ def cut(model: PreTrainedModel, heads: Sequence[np.ndarray], neurons: Sequence[n
     for block, keep_heads, keep_neurons in zip(blocks(model), heads, neurons, strict=True):
         count = inputs_of(block, parts.attention_out) // size
         if len(keep_heads) != count:
-            if not parts.cuts_heads:
+            if not parts.prunes_heads:
                 raise InputError(f"head pruning is not supported for '{model.config.model_type}'; use ffn or layers")
             channels = (keep_heads[:, None] * size + np.arange(size)).ravel()
             for path in parts.heads_in:
@@ -220,7 +220,7 @@ def keep_blocks(model: PreTrainedModel, keep: list[int]) -> None:
 def widen(model: PreTrainedModel) -> None:
     """Give every block the widest attention and feed-forward part that a block of this model has, in place.
 
-    For models that are timed, not asked: one that was cut unevenly has room for any of its shapes then.
+    For models that are timed, not asked: one that was pruned unevenly has room for any of its shapes then.
     """
     parts, layers = family(model), structure_of(model).layers
     if len(set(layers)) == 1:

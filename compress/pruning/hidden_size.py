@@ -27,7 +27,7 @@ def narrow(model: PreTrainedModel, ids: Sequence[Sequence[int]], width: int) -> 
     Worth: |value x gradient| at the layer norms (Molchanov et al. 2017, arXiv 1611.06440), summed over rows `ids`.
     """
     size, hidden = head_size(model), model.config.hidden_size
-    if family(model).pre_norm or not family(model).cuts_heads or family(model).head_counts:
+    if family(model).pre_norm or not family(model).prunes_heads or family(model).head_counts:
         raise InputError(f"width: a '{model.config.model_type}' model cannot be made narrower; use layers or ffn")
     if width % size or not size <= width <= hidden:
         raise InputError(f"width: {width} is not a multiple of the size of a head, {size}, between {size} and {hidden}")
@@ -65,14 +65,14 @@ def _worth(model: PreTrainedModel, batches) -> torch.Tensor:
     norms = [norm for _, norm, _ in sublayers(model)]
     outputs: list[torch.Tensor] = [torch.empty(0)] * len(norms)
 
-    def look(i: int, given: torch.Tensor, output: object) -> None:
+    def keep(i: int, given: torch.Tensor, output: object) -> None:
         assert isinstance(output, torch.Tensor)
         outputs[i] = output
 
     worth = torch.zeros(model.config.hidden_size)
     model.eval()
     for batch in batches:
-        with watching(norms, look), torch.enable_grad():
+        with watching(norms, keep), torch.enable_grad():
             given = tensors(batch)
             logits = answers(model(**given).logits, given["attention_mask"], kind_of(model))
             sure = logits if logits.shape[-1] == 1 else logits.log_softmax(-1).amax(-1)

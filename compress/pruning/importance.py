@@ -39,7 +39,7 @@ class Sublayer:
 
 
 @dataclass
-class Cut:
+class Removal:
     """One way to thin a sublayer out: the units that stay, and the weight (inputs kept + 1, outputs) solved again."""
 
     units: np.ndarray
@@ -64,15 +64,15 @@ def observe(model: PreTrainedModel, batches: Sequence[Batch], seed: int = 0) -> 
     return found
 
 
-def removal_path(sub: Sublayer, counts: Sequence[int]) -> dict[int, Cut]:
+def removal_path(sub: Sublayer, counts: Sequence[int]) -> dict[int, Removal]:
     """For each number of units in `counts`: which stay, and the output weight re-solved by least squares.
 
-    Units go from the largest count to the smallest, those of least worth first, judged again after each cut.
+    Units go from the largest count to the smallest, those of least worth first, judged again after each removal.
     """
     units = len(sub.knowledge)
     knowledge = sub.knowledge / max(sub.knowledge.sum(), 1e-30)
     kept, product = np.arange(units), sub.gram @ sub.weight
-    path: dict[int, Cut] = {}
+    path: dict[int, Removal] = {}
     for count in sorted(counts, reverse=True):
         if count < len(kept):
             worth = knowledge[kept]
@@ -80,21 +80,21 @@ def removal_path(sub: Sublayer, counts: Sequence[int]) -> dict[int, Cut]:
                 error = _error_without_each(sub, kept, product)
                 worth = worth + error / max(error.sum(), 1e-30)
             kept = np.sort(kept[np.argsort(-worth, kind="stable")[:count]])
-        path[count] = Cut(kept, solve(sub.gram, product, _columns(kept, sub.unit, units), sub.weight))
+        path[count] = Removal(kept, solve(sub.gram, product, _columns(kept, sub.unit, units), sub.weight))
     return path
 
 
 def damages(
-    model: PreTrainedModel, batches: Sequence[Batch], paths: Sequence[dict[int, Cut]], seed: int = 0
+    model: PreTrainedModel, batches: Sequence[Batch], paths: Sequence[dict[int, Removal]], seed: int = 0
 ) -> list[dict[int, float]]:
-    """Nats of KL an answer that each cut of each sublayer costs alone, second order: mean (gradient x change)^2 / 2."""
+    """Nats of KL an answer of each removal from each sublayer alone, second order: mean (gradient x change)^2 / 2."""
     changes = []
     for path, (layer, _, unit) in zip(paths, sublayers(model), strict=True):
         whole = weight_of(layer)
         rows = []
-        for cut in path.values():
+        for removal in path.values():
             change = -whole
-            change[_columns(cut.units, unit, layer.in_features // unit)] += cut.weight
+            change[_columns(removal.units, unit, layer.in_features // unit)] += removal.weight
             rows.append(change.ravel())
         changes.append(torch.from_numpy(np.stack(rows)).float())
     totals = [np.zeros(len(path)) for path in paths]
@@ -146,7 +146,7 @@ def log_probabilities(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
 
 def agreement(ours: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
-    """Share of the answers that two models have alike, 0..1; of each what `log_probabilities` gave, one a batch."""
+    """Share of equal answers of two models, 0..1; of each what `log_probabilities` gave, one a batch."""
     if wanted[0].shape[-1] == 1:
         return float(near(torch.cat(list(ours)).numpy(), torch.cat(list(wanted)).numpy()).mean())
     pairs = zip(ours, wanted, strict=True)
@@ -154,10 +154,10 @@ def agreement(ours: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> f
 
 
 @contextmanager
-def watching(modules: Sequence[nn.Module], look: Callable[[int, torch.Tensor, object], None]) -> Iterator[None]:
-    """Call `look(number, first input, output)` whenever one of the modules has run; the hooks come off at the end."""
+def watching(modules: Sequence[nn.Module], call: Callable[[int, torch.Tensor, object], None]) -> Iterator[None]:
+    """Call `call(number, first input, output)` whenever one of the modules has run; the hooks come off at the end."""
     hooks = [
-        module.register_forward_hook(lambda _, given, output, i=i: look(i, given[0], output))
+        module.register_forward_hook(lambda _, given, output, i=i: call(i, given[0], output))
         for i, module in enumerate(modules)
     ]
     try:
@@ -190,13 +190,13 @@ def _traced(model: PreTrainedModel, batches: Sequence[Batch], seed: int):
     inputs: list[torch.Tensor] = [torch.empty(0)] * len(layers)
     outputs: list[torch.Tensor] = [torch.empty(0)] * len(layers)
 
-    def look(i: int, given: torch.Tensor, output: object) -> None:
+    def call(i: int, given: torch.Tensor, output: object) -> None:
         assert isinstance(output, torch.Tensor)
         inputs[i], outputs[i] = given.detach(), output
 
     model.eval()
     for batch in batches:
-        with watching(layers, look), torch.enable_grad():
+        with watching(layers, call), torch.enable_grad():
             given = tensors(batch)
             lines = answers(model(**given).logits, given.get("attention_mask"), kind_of(model))
             gradients = torch.autograd.grad(random_log_likelihood(lines, signs), outputs)

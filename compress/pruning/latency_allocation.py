@@ -68,7 +68,7 @@ class LatencyTable:
 
 @dataclass(frozen=True)
 class Damage:
-    """What a layer's cuts cost in nats of KL to the teacher: by heads left, by neurons left, and without the layer."""
+    """Nats of KL to the teacher: by heads left in a layer, by neurons left, and without the layer."""
 
     heads: Mapping[int, float]
     ffn: Mapping[int, float]
@@ -76,7 +76,7 @@ class Damage:
 
 
 def budget_ms(now: float, speedup: float | None, ms: float | None) -> float:
-    """The time that a target allows, ms; `now`: what the uncut model takes."""
+    """The time that a target allows, ms; `now`: what the unpruned model takes."""
     if ms is not None:
         return ms
     assert speedup is not None
@@ -84,13 +84,13 @@ def budget_ms(now: float, speedup: float | None, ms: float | None) -> float:
 
 
 def least_ms(table: LatencyTable, heads: Iterable[int], ffn: Iterable[int]) -> float:
-    """Milliseconds of one layer with the fewest of these heads and neurons: the smallest model that a cut can leave."""
+    """Milliseconds of one layer with the fewest of these heads and neurons: the smallest pruned model."""
     return table.predict([(min(heads), min(ffn))])
 
 
 def reachable(table: LatencyTable, now: float, least: float, budget: float) -> None:
-    """InputError with the best that can be reached, `least` ms, when the budget is below it. `now`: of the uncut model,
-    ms."""
+    """InputError with the best that can be reached, `least` ms, when the budget is below it. `now`: of the unpruned
+    model, ms."""
     if budget < least:
         raise InputError(
             f"prune: {budget:.2f} ms ({now / budget:.1f}x) cannot be reached by pruning: the smallest shape takes "

@@ -1,7 +1,7 @@
 """Structured pruning in three steps: importance, allocation, removal.
 
-After the cut the output projections are solved again, bottom-up, so that the cut model's sums come nearest to the
-uncut model's (K-prune, arXiv 2308.03449). Post-training: minutes, a few hundred rows, no labels, no gradient steps.
+After pruning the output projections are solved again, bottom-up, so that the pruned model's sums come nearest to the
+unpruned model's (K-prune, arXiv 2308.03449). Post-training: minutes, a few hundred rows, no labels, no gradient steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import Batch
 
 from ..config import Prune
-from ..models.architectures import CONVOLUTIONAL, check_cut
+from ..models.architectures import CONVOLUTIONAL, check_pruning
 from ..models.output_kinds import tensors
 from ..models.structure import (
     blocks,
@@ -35,7 +35,7 @@ from ..models.structure import (
 )
 from ..types import Progress
 from .importance import (
-    Cut,
+    Removal,
     Sublayer,
     damages,
     kl_to,
@@ -59,11 +59,11 @@ from .latency_allocation import (
     reachable,
 )
 
-Weighed = tuple[list[dict[int, Cut]], list[Damage]]  # for each sublayer its cuts, for each layer what they cost
-TimeShare = Callable[[Layers], float]  # measured time of a model of this shape, as a share of the uncut model's
+Weighed = tuple[list[dict[int, Removal]], list[Damage]]  # for each sublayer its removals, for each layer what they cost
+TimeShare = Callable[[Layers], float]  # measured time of a model of this shape, as a share of the unpruned model's
 LAYER_ROWS = 128  # rows on which the layers are missed
 SOLVE_TOKENS = 32_000  # tokens that the output projections are solved on
-PICKS = 3  # shapes that are timed, at most, before one of them is cut
+PICKS = 3  # shapes that are timed, at most, before one of them is pruned
 NEAR_ENOUGH = 0.04  # of the time that was asked for
 
 
@@ -77,7 +77,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a cut promises: milliseconds before and after (None without a latency table), and what is left."""
+    """What pruning promises: milliseconds before and after (None without a latency table), and what is left."""
 
     promised_ms: float | None
     full_ms: float | None
@@ -109,7 +109,7 @@ def prune(
     report = progress or (lambda share, text: None)
     if not batches:
         raise InputError("pruning needs rows to measure on; give at least one")
-    check_cut(model.config.model_type, settings)
+    check_pruning(model.config.model_type, settings)
     if model.config.model_type in CONVOLUTIONAL:
         return _prune_channels(model, batches, settings, report)
     with linear_layers(model):
@@ -166,7 +166,7 @@ def _prune(
         counts = by_shares([s.knowledge for s in seen], settings, seen[0].weight.shape[1])
         paths = [removal_path(s, [count]) for s, count in zip(seen, counts, strict=True)]
         wanted = list(zip(counts[0::2], counts[1::2], strict=True))
-    report(0.7, "cutting")
+    report(0.7, "pruning")
     stays = [i for i, shape in enumerate(wanted) if shape is not None]
     shapes = [shape for shape in wanted if shape is not None]
     keep_blocks(model, stays)
@@ -183,7 +183,7 @@ def _prune(
     if settings.resolve and left != full:
         resolve(model, teacher, batches, [kept[i] for i in stays], report)
     model.zero_grad(set_to_none=True)
-    report(1.0, "cut")
+    report(1.0, "pruned")
     model.eval()
     return Pruned(table.predict(left) if table else None, table.predict(full) if table else None, left)
 
@@ -232,7 +232,7 @@ def _pick(
 def weigh(
     model: PreTrainedModel, batches: Sequence[Batch], settings: Prune, report: Progress = lambda share, text: None
 ) -> Weighed:
-    """How each part of the model would be thinned out, and what every such cut costs: enough for any target."""
+    """How each part of the model would be thinned out, and what every such removal costs: enough for any target."""
     with linear_layers(model):
         return _weigh(model, batches, settings, report)
 
@@ -252,7 +252,7 @@ def _weigh(model: PreTrainedModel, batches: Sequence[Batch], settings: Prune, re
     seen = _seen(model, batches, settings)
     heads, widths = options(model, settings)
     paths = [removal_path(s, heads if s.unit > 1 else widths) for s in seen]
-    report(0.3, "what each cut would cost")
+    report(0.3, "what each removal would cost")
     return paths, _damage(model, batches, paths)
 
 
@@ -262,16 +262,16 @@ def shape_of(model: PreTrainedModel) -> list[tuple[int, int]]:
 
 
 def options(model: PreTrainedModel, settings: Prune) -> tuple[list[int], list[int]]:
-    """Head counts and feed-forward widths that a timed cut chooses from."""
+    """Head counts and feed-forward widths that timed pruning chooses from."""
     heads, width = (max(counts) for counts in zip(*shape_of(model), strict=True))
-    fixed = settings.even or not family(model).cuts_heads
+    fixed = settings.even or not family(model).prunes_heads
     return [heads] if fixed else grid(heads), grid(width, settings.multiple)
 
 
 def layers_to_keep(model: PreTrainedModel, batches: Sequence[Batch], layers: int | list[int]) -> list[int]:
     """Which layers stay: the list as given, or `layers` of them, dropping each time the one that is missed least.
 
-    Missed: the KL of the answers to the uncut model's, on the first rows.
+    Missed: the KL of the answers to the unpruned model's, on the first rows.
     """
     depth = len(blocks(model))
     if isinstance(layers, list):
@@ -297,9 +297,9 @@ def resolve(
 ) -> None:
     """Solve every output projection of `model` again, bottom-up and in place, by least squares.
 
-    The target of a sublayer is the uncut model's sum (residual + projection) at the same place, less the residual that
-    the cut model has there by then, so that earlier errors are made up for too. `layers`: for each block of `model`,
-    the number of the teacher's block it was.
+    The target of a sublayer is the unpruned model's sum (residual + projection) at the same place, less the residual
+    that the pruned model has there by then, so that earlier errors are made up for too. `layers`: for each block of
+    `model`, the number of the teacher's block it was.
     """
     some = _some_tokens(batches, SOLVE_TOKENS)
     theirs = list(sublayers(teacher))
@@ -323,8 +323,8 @@ def resolve(
                 layer.bias.copy_(solved[-1])
 
 
-def _damage(model: PreTrainedModel, batches: Sequence[Batch], paths: list[dict[int, Cut]]) -> list[Damage]:
-    """What each layer's cuts and its absence cost, nats of KL."""
+def _damage(model: PreTrainedModel, batches: Sequence[Batch], paths: list[dict[int, Removal]]) -> list[Damage]:
+    """What removals from each layer and its absence cost, nats of KL."""
     costs = damages(model, batches, paths)
     some = _some(batches, LAYER_ROWS)
     wanted = [log_probabilities(model, batch) for batch in some]
@@ -367,13 +367,13 @@ def _places(model: PreTrainedModel, places: Sequence[tuple[nn.Linear, nn.Module,
     watched = [module for layer, norm, _ in places for module in ((norm, layer) if pre else (layer, norm))]
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def look(number: int, given: torch.Tensor, output: object) -> None:
+    def keep(number: int, given: torch.Tensor, output: object) -> None:
         assert isinstance(output, torch.Tensor)
         seen.append((given.detach(), output.detach()))
         if len(seen) == len(watched):
             raise _Enough
 
-    with contextlib.suppress(_Enough), torch.no_grad(), watching(watched, look):
+    with contextlib.suppress(_Enough), torch.no_grad(), watching(watched, keep):
         model(**tensors(batch))
     found = []
     for (first, first_out), (second, _) in zip(seen[0::2], seen[1::2], strict=True):

@@ -28,7 +28,7 @@ NAMED = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_to
 def trim(
     model: PreTrainedModel, tokenizer_json: Path, texts: Sequence[str], settings: Trim, text: str | None = None
 ) -> str:
-    """Cut the model's embedding in place to the tokens that stay; returns the new tokenizer.json's text. `text`: what
+    """Reduce the model's embedding in place to the tokens kept; returns the new tokenizer.json's text. `text`: what
     the file says with the settings that lie beside it.
 
     What stays: special tokens, single characters and bytes, the `frequent` first pieces of the vocabulary (tokenizers
@@ -59,7 +59,7 @@ def trim(
 
 
 def keep_tokens(model: PreTrainedModel, tokens: Iterable[int]) -> dict[int, int]:
-    """Cut the model's embedding in place to these tokens and those that its config names; returns their new numbers."""
+    """Reduce the embedding in place to these tokens and those that the config names; returns their new numbers."""
     named = {getattr(model.config, key, None) for key in NAMED}
     kept = sorted({*tokens, *(token for token in named if isinstance(token, int))})
     numbers = {token: i for i, token in enumerate(kept)}

@@ -294,7 +294,7 @@ def _evaluated(
 
 
 def _of_one_length(batches: Batches) -> Batches:
-    """Those of at least median length, cut there: ONNX Runtime's histograms stack activations and need one shape."""
+    """Those of at least median length, truncated to it: ONNX Runtime's histograms need activations of one shape."""
     if "input_ids" not in batches[0]:  # images are of one size
         return batches
     length = int(np.median([batch["input_ids"].shape[1] for batch in batches]))

@@ -1,6 +1,6 @@
 """Parameter-efficient fine-tuning: adapters of peft, merged into the weights afterwards.
 
-Prompts and prefixes are left out: they have nothing to be merged into, and a cut works on weights.
+Prompts and prefixes are left out: they have nothing to be merged into, and pruning works on weights.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def _masked(texts: list[str], seeds: list[list[int]], name: str, share: float) -
             logits = model(**tensors(encoder.pad(ids))).logits
         for row, (words, at, random), scores in zip(ids, holes, logits, strict=True):
             places = [place for place, token in enumerate(row) if token == mask_id]
-            for i, place in zip(at, places, strict=False):  # a long row was cut: its last holes stay as they were
+            for i, place in zip(at, places, strict=False):  # a long row was truncated: its last holes stay as they were
                 best = [_word(encoder.tokenizer, int(t)) for t in scores[place].topk(4 * TOP).indices]
                 fits = [word for word in best if word and word.lower() != words[i].lower()][:TOP]
                 if fits:

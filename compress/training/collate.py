@@ -9,7 +9,7 @@ from paredown.runtime.preprocessor import collate
 from paredown.tasks.base import NO_LABEL
 
 PARTNER = "partner"  # of a row to train on: the ids of the text that belongs to it
-ROW = "input_ids"  # the key under which a row to train on has what the encoder gave; Trainer looks there for its length
+ROW = "input_ids"  # the key under which a row to train on has what the encoder gave; Trainer takes the length from it
 
 
 def stack(rows: list[dict], filler: int) -> dict[str, torch.Tensor]:

@@ -32,7 +32,7 @@ from .studies import reasons, seed_sampler, study_at
 from .trainer import finetune
 
 HELD_OUT = 0.2  # of the training rows
-LOOKS = 3  # at the held-out rows in a trial; the first ones may end it
+EVALUATIONS = 3  # on the held-out rows in a trial; the first ones may end it
 ADAPTER_RATE = 10.0  # adapters like a higher learning rate
 
 
@@ -66,7 +66,7 @@ def tune(
     pick = partial(_picked, data)
     weighs = not isinstance(labels, np.ndarray) or (labels.ndim == 1 and labels.dtype != np.float64)
 
-    def look(trial: Any) -> float:
+    def objective(trial: Any) -> float:
         began = time.monotonic()
         found = _suggested(trial, settings, weighs)
         watch = _Watch(trial, pick(held))
@@ -83,7 +83,7 @@ def tune(
         if progress:
             progress(min(0.99, spent / (60 * settings.minutes)), f"trial {len(_over(study)) + 1}")
         seed_sampler(study, seed)
-        study.optimize(look, n_trials=1, catch=(StepError, InputError))
+        study.optimize(objective, n_trials=1, catch=(StepError, InputError))
     done = [t for t in study.trials if t.state.name == "COMPLETE"]
     if not done:
         why = "; ".join(reasons(study)) or "all were stopped"
@@ -161,7 +161,7 @@ class _Watch(TrainerCallback):
 
     def __init__(self, trial: Any, held_out: TrainingData) -> None:
         assert held_out.labels is not None
-        self.trial, self.ids, self.labels, self.looked = trial, held_out.ids, held_out.labels, 0
+        self.trial, self.ids, self.labels, self.evaluations = trial, held_out.ids, held_out.labels, 0
 
     def metric(self, model: PreTrainedModel) -> float:
         """Accuracy on the held-out rows, or their words, in points; F1 where a row may have several labels; of
@@ -182,10 +182,10 @@ class _Watch(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         import optuna
 
-        due = int(LOOKS * state.global_step / max(1, state.max_steps))
-        if due <= self.looked or due >= LOOKS:  # the last look is the trial's own value
+        due = int(EVALUATIONS * state.global_step / max(1, state.max_steps))
+        if due <= self.evaluations or due >= EVALUATIONS:  # the last evaluation is the trial's own value
             return
-        self.looked, model = due, kwargs["model"]
+        self.evaluations, model = due, kwargs["model"]
         device = model.device
         model.to("cpu").eval()
         value = self.metric(model)

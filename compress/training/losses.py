@@ -82,7 +82,7 @@ def supervised(
 
 def pair_loss(vectors: torch.Tensor, numbers: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """The loss of pairs: `vectors` (2 * pairs, width) and `ids` (2 * pairs, length) are of all first texts, then of
-    all second ones; `numbers` (pairs,) how alike they are, inf where the second answers the first.
+    all second ones; `numbers` (pairs,) their similarity, inf where the second answers the first.
 
     With numbers CoSENT's: log(1 + sum exp(SCALE * (cos_b - cos_a))) over pairs a, b of which a has the higher number,
     which asks for their order alone. Without: the cross-entropy of finding the own passage among all of the batch

@@ -19,7 +19,7 @@ STARTUP = 6  # trials at random before the model of the others proposes
 def study_at(path: Path, name: str, **more: Any) -> optuna.Study:
     """The study in the journal file `path`, a new one where there is none; `more`: as `optuna.create_study` takes it.
 
-    The end of a line that a kill or a full disk has cut off is taken away: what follows would be written into it. Only
+    The end of a line that a kill or a full disk has truncated is removed: what follows would be written into it. Only
     one process may write. Raises InputError where Optuna is not installed, and for a damaged file.
     """
     try:

@@ -23,7 +23,7 @@ from paredown.tasks.scores import spread
 from ..models.inference import forward
 from ..models.output_kinds import OutputKind, kind_of, pad_id
 
-LOOK_ROWS = 256  # that tell where the model stands
+SAMPLE_ROWS = 256  # that tell where the model stands
 
 Values = TypeVar("Values")
 
@@ -46,9 +46,9 @@ def standard_units(
     unit = spread(numbers)
     head = last_layer(model)
     mean = float(numbers.mean()) if head.bias is not None else 0.0
-    look = some_of(len(ids), LOOK_ROWS)
-    said = run_rows(partial(forward, model), [ids[i] for i in look], pad_id(model), "logits")
-    off = float(numbers[look].mean() - said.mean()) if move else 0.0
+    sample = some_of(len(ids), SAMPLE_ROWS)
+    said = run_rows(partial(forward, model), [ids[i] for i in sample], pad_id(model), "logits")
+    off = float(numbers[sample].mean() - said.mean()) if move else 0.0
     with torch.no_grad():
         head.weight.div_(unit)
         if head.bias is not None:

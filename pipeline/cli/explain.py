@@ -24,7 +24,8 @@ from paredown.tasks.sentence_embedding import agreement
 
 from ..results.side_by_side import adopted
 from ..store import write_atomic
-from .common import LabelColumn, MaxLength, TaskOption, TextColumn, out, task_for
+from .common import ComparedRows, MaxLength, out
+from .options import fields, with_options
 
 app = typer.Typer()
 STYLE = (
@@ -91,31 +92,32 @@ def explain(
 
 
 @app.command()
+@with_options
 def fairness(
     models: Annotated[
         list[str], typer.Argument(help="Checkpoints, exported directories or bundles; the first is the reference.")
     ],
-    data: Annotated[str, typer.Option(help="Labelled rows with a further column that names a group.")],
+    compared: Annotated[
+        ComparedRows,
+        fields(
+            *ComparedRows.model_fields,
+            help={"data": "Labelled rows with a further column that names a group."},
+        ),
+    ],
     group: Annotated[str, typer.Option(help="Name of the group column.")],
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    max_length: Annotated[
-        int, typer.Option(help="Maximum input length in tokens, for models that do not state one.")
-    ] = 128,
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for the results.")] = None,
-    task: TaskOption = "text-classification",
 ) -> None:
     """Compare the metric by group (fairlearn), and its differences between groups, for several models."""
     try:
         from fairlearn.metrics import MetricFrame, count
     except ImportError as error:
         raise missing_extra(error.name or "fairlearn", "explain") from None
-    kind, found = task_for(task, Feature.FAIRNESS), []
+    kind, found = compared.task_with(Feature.FAIRNESS), []
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InputError(f"--json {json_file}: no such directory")
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-        for name, artifact in zip(models, adopted(models, Path(scratch), kind, max_length), strict=True):
-            rows = read_rows(kind, data, text=text_column, label=label_column, names=artifact.labels, group=group)
+        for name, artifact in zip(models, adopted(models, Path(scratch), kind, compared.max_length), strict=True):
+            rows = read_rows(kind, compared.data, names=artifact.labels, group=group)
             try:
                 outputs = answered(artifact, rows.texts, cores())
             except CannotRunHere as reason:

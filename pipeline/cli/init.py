@@ -24,26 +24,18 @@ from ..recipe.schema import Data, Model, Recipe, Step, default_targets
 from ..store import write_atomic
 
 
-def write_recipe(
-    out: Path,
-    checkpoint: str,
-    train: str,
-    validation: str,
-    test: str | None,
-    unlabeled: str | None,
-    task: Task,
-) -> tuple[str, ...]:
+def write_recipe(out: Path, checkpoint: str, data: Data, task: Task) -> tuple[str, ...]:
     """Check the inputs and write a recipe for them to `out`; paths in it are relative to it. Raises InputError.
 
     Returns notes on the data: what a run of it leaves out and holds out.
     """
     found = open_checkpoint(checkpoint, task)
     read = partial(read_rows, task, names=found.labels)
-    given = (read(train), read(validation), read(test) if test else None)
+    given = (read(data.train), read(data.validation), read(data.test) if data.test else None)
     for rows in given:
         if rows is not None:
             dataset.require_two_classes(rows, found.labels)
-    more = dataset.read_unlabeled(unlabeled, columns=task.columns) if unlabeled else None
+    more = dataset.read_unlabeled(data.unlabeled, columns=task.columns) if data.unlabeled else None
     notes = divided(*given, more).notes
     half = max(1, found.depth // 2)
     family = FAMILIES.get(found.config.get("model_type", ""))
@@ -51,7 +43,7 @@ def write_recipe(
     if convolutional:
         cut = Prune(channels=0.7, recover=Recover(epochs=1.0))
     else:
-        heads = 0.7 if family is None or family.cuts_heads else 1.0
+        heads = 0.7 if family is None or family.prunes_heads else 1.0
         cut = Prune(heads=heads, ffn=0.6, recover=Recover(epochs=1.0))
     prunes = task.supports(Feature.PRUNE)
     pruned = [Model(name="pruned", steps=[Step(prune=cut)])] if prunes else []
@@ -60,10 +52,10 @@ def write_recipe(
         task=task.name,  # type: ignore[arg-type]
         checkpoint=_beside(checkpoint, out),
         data=Data(
-            train=_beside(train, out),
-            validation=_beside(validation, out),
-            test=_beside(test, out) if test else None,
-            unlabeled=_beside(unlabeled, out) if unlabeled else None,
+            train=_beside(data.train, out),
+            validation=_beside(data.validation, out),
+            test=_beside(data.test, out) if data.test else None,
+            unlabeled=_beside(data.unlabeled, out) if data.unlabeled else None,
         ),
         models=pruned
         if convolutional

@@ -22,6 +22,7 @@ from paredown.runtime.manifest import BundleError
 from ..extras import extra_of
 from ..interrupted import INTERRUPTED, stopped
 from ..progress import tell
+from ..recipe.schema import Data
 from ..results import compare_baseline as replacing
 from . import augment as augmenting
 from . import bundle as bundles
@@ -33,6 +34,7 @@ from . import serve as serving
 from . import train as learning
 from .bundle import BundlePath
 from .common import TaskOption, task_for, typed
+from .options import fields, with_options
 
 app = typer.Typer(
     help="Find the cheapest version of a fine-tuned model that is still good enough.",
@@ -190,14 +192,23 @@ def run(
 
 
 @app.command()
+@with_options
 def init(
     checkpoint: Annotated[str, typer.Argument(help="Directory or hub id of a fine-tuned checkpoint.")],
-    train: Annotated[str, typer.Option(help="Labelled rows: .csv, .jsonl, .parquet or a datasets name.")],
-    validation: Annotated[str, typer.Option(help="Labelled rows that the selection uses.")],
-    test: Annotated[
-        str | None, typer.Option(help="Labelled rows for the certificate (default: a third of validation).")
-    ] = None,
-    unlabeled: Annotated[str | None, typer.Option(help="Further text for distillation.")] = None,
+    data: Annotated[
+        Data,
+        fields(
+            "train",
+            "validation",
+            "test",
+            "unlabeled",
+            help={
+                "train": "Labelled rows: .csv, .jsonl, .parquet or a datasets name.",
+                "test": "Labelled rows for the certificate (default: a third of validation).",
+                "unlabeled": "Further text for distillation.",
+            },
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="Where to write the recipe.")] = Path("recipe.yaml"),
     task: TaskOption = "text-classification",
 ) -> None:
@@ -206,7 +217,7 @@ def init(
 
     if output.exists():
         raise InputError(f"{output}: exists already; remove it or choose another --output")
-    tell(write_recipe(output, checkpoint, train, validation, test, unlabeled, task_for(task)))
+    tell(write_recipe(output, checkpoint, data, task_for(task)))
     out.print(f"{output}: look it over, then: paredown run {output}", soft_wrap=True)
 
 

@@ -13,10 +13,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from paredown.benchmarks.measuring.latency import LatencySettings
+from paredown.benchmarks.selection.constraints import Budgets
+from paredown.benchmarks.selection.selection import ChooseSettings
 from paredown.runtime.errors import InputError, StepError
 
-from .common import LabelColumn, TaskOption, TextColumn, task_for
-from .validation import checked
+from ..spelling import checked
+from .common import ComparedRows
+from .options import fields, with_options
 
 if TYPE_CHECKING:
     from paredown.benchmarks.measurements import Measurements
@@ -30,34 +34,48 @@ RunDir = Annotated[Path, typer.Argument(help="Run directory of `paredown run`.")
 
 
 @app.command()
+@with_options
 def choose(
     run_dir: RunDir,
-    rule: Annotated[
-        Literal["cheapest", "lambda", "knee"] | None, typer.Option(help="Selection rule (default: the recipe's).")
-    ] = None,
-    max_drop: Annotated[float | None, typer.Option(min=0, help="Maximum drop on validation rows, in points.")] = None,
-    confidence: Annotated[
-        float | None,
-        typer.Option(
-            help="Confidence of the upper bound of the drop, 0 to 1; 0 compares measured drops without a test."
+    given: Annotated[
+        dict,
+        fields(
+            "rule",
+            "max_drop",
+            "confidence",
+            "value_per_point",
+            "gates",
+            of=ChooseSettings,
+            rule=None,
+            max_drop=None,
+            confidence=None,
+            gates=None,
+            spelled={"gates": "--gate"},
+            help={
+                "rule": "Selection rule (default: the recipe's).",
+                "max_drop": "Maximum drop on validation rows, in points.",
+                "confidence": "Confidence of the upper bound of the drop, 0 to 1; 0 compares measured drops without a "
+                "test.",
+                "value_per_point": "Value of one metric point, in money per million requests.",
+                "gates": "Further limit with direction and unit, such as 'p99_ms <= 20 ms'; may be given several "
+                "times.",
+            },
         ),
-    ] = None,
-    value_per_point: Annotated[
-        float | None, typer.Option(help="Value of one metric point, in money per million requests.")
-    ] = None,
-    p95_ms: Annotated[float | None, typer.Option(help="Budget: p95 latency of one row, in ms.")] = None,
-    size_mb: Annotated[float | None, typer.Option(help="Budget: size of the artefact, in MB.")] = None,
-    memory_mb: Annotated[float | None, typer.Option(help="Budget: peak memory, in MB.")] = None,
-    cost_per_million: Annotated[float | None, typer.Option(help="Budget: cost per million requests.")] = None,
-    drop_upper_95: Annotated[
-        float | None, typer.Option(help="Budget: upper 95 % bound of the drop, in points.")
-    ] = None,
-    gate: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Further limit with direction and unit, such as 'p99_ms <= 20 ms'; may be given several times."
+    ],
+    limits: Annotated[
+        dict,
+        fields(
+            *Budgets.model_fields,
+            of=Budgets,
+            help={
+                "p95_ms": "Budget: p95 latency of one row, in ms.",
+                "size_mb": "Budget: size of the artefact, in MB.",
+                "memory_mb": "Budget: peak memory, in MB.",
+                "cost_per_million": "Budget: cost per million requests.",
+                "drop_upper_95": "Budget: upper 95 % bound of the drop, in points.",
+            },
         ),
-    ] = None,
+    ],
     no_limit: Annotated[
         list[str] | None,
         typer.Option(help="Metric whose budget and gates in the recipe are lifted; may be given several times."),
@@ -71,7 +89,6 @@ def choose(
     Each further candidate that is evaluated on the test rows widens the bound of the certificate.
     """
     from paredown.benchmarks.selection.constraints import gate_of
-    from paredown.benchmarks.selection.selection import ChooseSettings
 
     from ..results.journal import finish
     from ..results.measurements import read_measurements
@@ -79,32 +96,30 @@ def choose(
     from ..store import lock
 
     read_measurements(run_dir)  # a directory that is no run is not locked, and not written to
+    gates = given.pop("gates") or []
     try:
-        for text in gate or []:
+        for text in gates:
             gate_of(text)
     except ValueError as error:
         raise InputError(f"--gate {error}") from None
-    given = {"rule": rule, "max_drop": max_drop, "confidence": confidence, "value_per_point": value_per_point}
-    limits = {"p95_ms": p95_ms, "size_mb": size_mb, "memory_mb": memory_mb, "cost_per_million": cost_per_million}
-    limits["drop_upper_95"] = drop_upper_95
     with lock(run_dir):
         finish(run_dir)
         measurements = read_measurements(run_dir)
         settings = measurements.choose.model_dump() | {key: value for key, value in given.items() if value is not None}
-        if value_per_point is not None and settings["rule"] != "lambda":
+        if given["value_per_point"] is not None and settings["rule"] != "lambda":
             raise InputError(f"--value-per-point is of --rule lambda; the rule is {settings['rule']}")
-        if max_drop is not None and settings["rule"] != "cheapest":
+        if given["max_drop"] is not None and settings["rule"] != "cheapest":
             raise InputError(
                 f"--max-drop is of --rule cheapest; the rule is {settings['rule']}: --gate 'drop_validation <= "
-                f"{max_drop:g} points' holds for every rule"
+                f"{given['max_drop']:g} points' holds for every rule"
             )
         for figure in no_limit or []:
             _lift(settings, figure)
         settings["budgets"] |= {key: value for key, value in limits.items() if value is not None}
-        settings["gates"] = [*settings["gates"], *(gate or [])]
+        settings["gates"] = [*settings["gates"], *gates]
         choice = decide(measurements, checked(ChooseSettings, settings), run_dir, candidate)
         words = [f"--{k.replace('_', '-')} {v}" for k, v in (given | limits).items() if v is not None]
-        words += [f"--gate {shlex.quote(text)}" for text in gate or []]
+        words += [f"--gate {shlex.quote(text)}" for text in gates]
         words += [f"--no-limit {figure}" for figure in no_limit or []]
         words += [f"--candidate {candidate}"] if candidate else []
         publish(run_dir.resolve(), measurements, choice, " ".join([f"paredown choose {run_dir}", *words]))
@@ -155,38 +170,43 @@ def report(
 
 
 @app.command()
+@with_options
 def bench(
     artifacts: Annotated[list[str], typer.Argument(help="Exported directory, bundle, checkpoint, .onnx or .xml.")],
-    data: Annotated[str, typer.Option(help="Rows to run; with labels the metric is reported too.")],
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads (default: all).")] = None,
-    batch_size: Annotated[int, typer.Option(help="Batch size of the throughput scenario.")] = 8,
-    min_seconds: Annotated[
-        float, typer.Option(help="Total time of the calls for each artefact and scenario, in seconds.")
-    ] = 3.0,
-    min_repeats: Annotated[int, typer.Option(help="Minimum number of calls for each artefact and scenario.")] = 100,
-    processes: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Fresh processes for each artefact, the unit of the intervals; 1 or 2 give wide intervals."
+    rows: Annotated[
+        ComparedRows,
+        fields(*ComparedRows.model_fields, help={"data": "Rows to run; with labels the metric is reported too."}),
+    ],
+    given: Annotated[
+        dict,
+        fields(
+            "threads",
+            "batch_size",
+            "min_seconds",
+            "min_repeats",
+            "processes",
+            "rounds",
+            "wait_s",
+            of=LatencySettings,
+            help={
+                "threads": "CPU threads (default: all).",
+                "batch_size": "Batch size of the throughput scenario.",
+                "min_seconds": "Total time of the calls for each artefact and scenario, in seconds.",
+                "min_repeats": "Minimum number of calls for each artefact and scenario.",
+                "processes": "Fresh processes for each artefact, the unit of the intervals; 1 or 2 give wide "
+                "intervals.",
+                "rounds": "Turns in each process.",
+                "wait_s": "Maximum wait for an idle machine before each sitting, in seconds.",
+            },
         ),
-    ] = 6,
-    rounds: Annotated[int, typer.Option(min=2, help="Turns in each process.")] = 2,
-    wait_s: Annotated[
-        float, typer.Option(min=0, help="Maximum wait for an idle machine before each sitting, in seconds.")
-    ] = 0.0,
-    max_length: Annotated[
-        int, typer.Option(help="Maximum input length in tokens, for models that do not state one.")
-    ] = 128,
-    task: TaskOption = "text-classification",
+    ],
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Also measure batch sizes 1 to 32, numbers of threads, and input lengths.")
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for the results.")] = None,
 ) -> None:
     """Compare artefacts in one run: latency ratios to the first that can run here, and drops in points."""
-    from paredown.benchmarks.measuring.latency import LatencySettings, Sweep
+    from paredown.benchmarks.measuring.latency import Sweep
     from paredown.export.hardware import cores
 
     from ..results import side_by_side
@@ -195,22 +215,15 @@ def bench(
         raise InputError(f"--json {json_file}: a directory; name a file to write")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InputError(f"--json {json_file}: no such directory")
-    settings = checked(
-        LatencySettings,
-        {
-            "threads": threads, "batch_size": batch_size, "min_seconds": min_seconds, "min_repeats": min_repeats,
-            "processes": processes, "rounds": rounds, "wait_s": wait_s,
-            "sweep": Sweep(
-                batch_sizes=[1, 2, 4, 8, 16, 32],
-                threads=sorted({1, *(2**i for i in range(10) if 2**i < cores()), cores()}),
-                lengths=[n for n in (16, 32, 64, 128, 256, 512) if n < 2 * max_length],
-            ) if sweep else None,
-        },
-    )  # fmt: skip
+    if sweep:
+        given["sweep"] = Sweep(
+            batch_sizes=[1, 2, 4, 8, 16, 32],
+            threads=sorted({1, *(2**i for i in range(10) if 2**i < cores()), cores()}),
+            lengths=[n for n in (16, 32, 64, 128, 256, 512) if n < 2 * rows.max_length],
+        )
+    settings = checked(LatencySettings, given)
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-        kind = task_for(task)
-        source = side_by_side.Source(data, text_column, label_column)
-        result = side_by_side.run(artifacts, source, settings, max_length, Path(scratch), kind)
+        result = side_by_side.run(artifacts, rows.data, settings, rows.max_length, Path(scratch), rows.task_with())
     _show_bench(result)
     if json_file is not None:
         from ..store import write_atomic

@@ -22,33 +22,29 @@ from paredown.tasks.scores import points
 
 from ..results.side_by_side import adopted, correct
 from ..store import write_atomic
-from .common import LabelColumn, Seed, TaskOption, TextColumn, out, task_for
+from .common import ComparedRows, Seed, out
+from .options import fields, with_options
 
 app = typer.Typer()
 
 
 @app.command()
+@with_options
 def robustness(
     models: Annotated[list[str], typer.Argument(help="Checkpoints, exported directories or bundles.")],
-    data: Annotated[str, typer.Option(help="Labelled rows to perturb.")],
+    rows: Annotated[ComparedRows, fields(*ComparedRows.model_fields, help={"data": "Labelled rows to perturb."})],
     share: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of the words of a row that are perturbed.")
     ] = perturbations.SHARE,
     synonyms: Annotated[
         str | None, typer.Option(help="File of synonyms: one group of words on each line, separated by commas.")
     ] = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    task: TaskOption = "text-classification",
-    max_length: Annotated[
-        int, typer.Option(help="Maximum input length in tokens, for models that do not state one.")
-    ] = 128,
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for the results.")] = None,
     seed: Seed = 13,
 ) -> None:
     """Compare the metric on original and perturbed rows: typos, capitals, doubled texts, deleted or swapped words,
     synonyms."""
-    kind = task_for(task, Feature.ROBUSTNESS)
+    kind = rows.task_with(Feature.ROBUSTNESS)
     changes = perturbations.MEASURED | {"deletion": perturbations.deletion, "swap": perturbations.swap}
     if synonyms is not None:
         changes["synonyms"] = perturbations.synonyms(perturbations.read_synonyms(synonyms))
@@ -56,15 +52,15 @@ def robustness(
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InputError(f"--json {json_file}: no such directory")
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-        artifacts = adopted(models, Path(scratch), kind, max_length)
-        read = [read_rows(kind, data, text=text_column, label=label_column, names=a.labels) for a in artifacts]
+        artifacts = adopted(models, Path(scratch), kind, rows.max_length)
+        read = [read_rows(kind, rows.data, names=a.labels) for a in artifacts]
         texts = {"as they are": read[0].texts} | {
             name: kind.perturbed(read[0].texts, change, share, seed) for name, change in changes.items()
         }
         try:
             right = [
-                {name: correct(artifact, replace(rows, texts=lines)) for name, lines in texts.items()}
-                for artifact, rows in zip(artifacts, read, strict=True)
+                {name: correct(artifact, replace(mine, texts=lines)) for name, lines in texts.items()}
+                for artifact, mine in zip(artifacts, read, strict=True)
             ]
         except CannotRunHere as reason:
             raise InputError(f"a model cannot run here: {reason}") from None

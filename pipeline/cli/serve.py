@@ -9,81 +9,42 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from pydantic import BaseModel, Field
 from rich.console import Console
 
 from paredown.compress.data.dataset import read_rows
 from paredown.runtime.errors import InputError, StepError
+from paredown.serve.config import Settings
 
 from ..interrupted import INTERRUPTED
+from ..spelling import checked
 from .bundle import check_key
 from .common import TaskOption, TextColumn, task_for, typed
-from .validation import checked
+from .options import fields, with_options
 
 app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
 KEY = "PAREDOWN_API_KEY"
+OPTIONS = [name for name in Settings.model_fields if name not in ("bundle", "api_key")]
 
 
 @app.command()
+@with_options
 def serve(
+    given: Annotated[dict, fields(*OPTIONS, of=Settings, allowed_host=None)],
     bundle: Annotated[Path | None, typer.Argument(help="A bundle: its directory or its .tar.gz.")] = None,
-    models: Annotated[Path | None, typer.Option(help="Directory of bundles: NAME, or NAME/VERSION.")] = None,
-    port: Annotated[int, typer.Option(help="TCP port (0: any free port).")] = 8080,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    workers: Annotated[int, typer.Option(help="Number of worker processes.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of a worker (default: cores / workers).")] = None,
-    load: Annotated[Literal["latest", "all", "none"], typer.Option(help="Models to load at start.")] = "latest",
-    memory_mb: Annotated[float | None, typer.Option(help="Memory limit of the models of a worker, in MB.")] = None,
-    batch_tokens: Annotated[int, typer.Option(help="Maximum number of tokens in a batch.")] = 1024,
-    max_wait_ms: Annotated[float, typer.Option(help="Batching delay of an idle model, in ms.")] = 0,
-    queue_rows: Annotated[
-        int, typer.Option(help="Maximum number of rows in the queue or running; more get status 429.")
-    ] = 1024,
-    deadline_ms: Annotated[float, typer.Option(help="Deadline of a request, in ms.")] = 1000,
-    body_bytes: Annotated[int, typer.Option(help="Maximum size of a request body, in bytes.")] = 1_000_000,
-    text_bytes: Annotated[int, typer.Option(help="Maximum size of a text, in bytes.")] = 20_000,
-    image_bytes: Annotated[
-        int, typer.Option(help="Maximum size of an image file, in bytes; see --body-bytes too.")
-    ] = 700_000,
-    image_pixels: Annotated[int, typer.Option(help="Maximum number of pixels of an image.")] = 20_000_000,
-    request_rows: Annotated[int, typer.Option(help="Maximum number of rows in a request.")] = 256,
-    connections: Annotated[int, typer.Option(help="Maximum number of open requests; more get status 429.")] = 1000,
-    drain_s: Annotated[float, typer.Option(help="Time limit for open requests after SIGTERM, in seconds.")] = 10,
-    open_s: Annotated[float, typer.Option(help="Time limit to open a model and to answer once, in seconds.")] = 60,
-    public_key: Annotated[
-        Path | None, typer.Option(help="PEM file of a public key; only bundles signed by its private key are served.")
-    ] = None,
-    allowed_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Further Host name that a server on the loopback address accepts; may be given several times."
-        ),
-    ] = None,
-    drift_threshold: Annotated[float, typer.Option(help="PSI or KS distance that raises an alert.")] = 0.2,
-    drift_rows: Annotated[int, typer.Option(help="Rows in one window of the drift statistics.")] = 2000,
-    sample_file: Annotated[
-        Path | None, typer.Option(help="JSONL file that sampled texts and answers are appended to.")
-    ] = None,
-    sample_share: Annotated[float, typer.Option(help="Share of texts that is sampled.")] = 0.01,
-    sample_mb: Annotated[float, typer.Option(help="Maximum size of the sample file, in MB.")] = 100,
     api_key_file: Annotated[
         Path | None, typer.Option(help=f"File with the API key of the clients (or ${KEY}).")
     ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="PEM file of the certificate chain.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its private key.")] = None,
-    log_requests: Annotated[bool, typer.Option(help="Log one line for each request.")] = True,
 ) -> None:
     """Serve bundles over HTTP (Open Inference Protocol v2) until SIGTERM."""
-    given = {key: value for key, value in locals().items() if key != "api_key_file"}
-    if (bundle is None) == (models is None):
+    if (bundle is None) == (given["models"] is None):
         raise InputError("give either a bundle or --models DIR")
-    from paredown.serve.config import Settings
     from paredown.serve.server import check_tls
     from paredown.serve.supervisor import serve as serve_all
 
-    given["allowed_host"] = allowed_host or ()
-    check_key(public_key)
-    settings = checked(Settings, given | {"api_key": _key(api_key_file)})
+    check_key(given["public_key"])
+    settings = checked(Settings, given | {"bundle": bundle, "api_key": _key(api_key_file)})
     check_tls(settings)
     code = serve_all(settings)
     if code == INTERRUPTED:
@@ -92,19 +53,24 @@ def serve(
         sys.exit(code)
 
 
+class LoadOptions(BaseModel):
+    """What is sent to a server."""
+
+    rps: float = Field(description="request rate, per second")
+    seconds: float = Field(default=10, description="duration, in seconds")
+    text: list[str] = Field(default_factory=list, description="text to send; may be given several times")
+    data: str | None = Field(default=None, description="rows whose texts are sent: .csv, .jsonl or .parquet")
+    model: str | None = Field(default=None, description="model to call over protocol v2 (default: POST /predict)")
+    arrivals: Literal["poisson", "even"] = Field(default="poisson", description="distribution of the arrival times")
+    timeout: float = Field(default=10, description="timeout of a request, in seconds")
+    seed: int = Field(default=0, description="seed of the arrival times")
+
+
 @app.command()
+@with_options
 def load(
     url: Annotated[str, typer.Argument(help="Address of the server, http://HOST:PORT.")],
-    rps: Annotated[float, typer.Option(help="Request rate, per second.")],
-    seconds: Annotated[float, typer.Option(help="Duration, in seconds.")] = 10,
-    text: Annotated[list[str] | None, typer.Option(help="Text to send; may be given several times.")] = None,
-    data: Annotated[str | None, typer.Option(help="Rows whose texts are sent: .csv, .jsonl or .parquet.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model to call over protocol v2 (default: POST /predict).")] = None,
-    arrivals: Annotated[
-        Literal["poisson", "even"], typer.Option(help="Distribution of the arrival times.")
-    ] = "poisson",
-    timeout: Annotated[float, typer.Option(help="Timeout of a request, in seconds.")] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of the arrival times.")] = 0,
+    sent: Annotated[LoadOptions, fields(*LoadOptions.model_fields, text=None)],
     task: TaskOption = "text-classification",
     text_column: TextColumn = None,
     api_key_file: Annotated[Path | None, typer.Option(help=f"File with the server's API key (or ${KEY}).")] = None,
@@ -117,16 +83,17 @@ def load(
         raise InputError(f"--json {json_file}: no such directory")
     if not url.startswith(("http://", "https://")):
         raise InputError(f"{url}: an address that begins with http:// or https:// is expected")
-    if bool(text) == bool(data):
+    if bool(sent.text) == bool(sent.data):
         raise InputError("give either --text or --data")
-    texts = [typed(line) for line in text or ()]
-    if data:
-        texts = list(read_rows(task_for(task, text=text_column), data, labelled=False).texts)
+    texts = [typed(line) for line in sent.text]
+    if sent.data:
+        texts = list(read_rows(task_for(task, text=text_column), sent.data, labelled=False).texts)
     key = _key(api_key_file)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    address, requests = request_bodies(texts, url.rstrip("/"), model)
-    found = run(address, requests, Load(rps, seconds, arrivals, seed, timeout, headers)).summary()
-    out.print(f"sent     {found['sent']} in {found['seconds']:.1f} s, {arrivals}")
+    address, requests = request_bodies(texts, url.rstrip("/"), sent.model)
+    planned = Load(sent.rps, sent.seconds, sent.arrivals, sent.seed, sent.timeout, headers)
+    found = run(address, requests, planned).summary()
+    out.print(f"sent     {found['sent']} in {found['seconds']:.1f} s, {sent.arrivals}")
     out.print(f"answers  {', '.join(f'{status}: {count}' for status, count in found['statuses'].items())}")
     if found["ok"]:
         names = [name for name in found if name.startswith("p") and name[1].isdecimal()]

@@ -24,8 +24,10 @@ LABELLED_BY = ("class_weights",)  # whose keys are labels
 PATHS = ("new", "new_validation", "new_test", "synonyms", "masked_model")  # keys of adapt's steps that name a file
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe; data and checkpoint paths become absolute. InputError names file, line and key."""
+def read_recipe(path: Path, base: Path | None = None) -> Recipe:
+    """Read and check a recipe; data and checkpoint paths become absolute. InputError names file, line and key.
+
+    `base`: directory that paths are relative to (None: the recipe's own)."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -55,7 +57,7 @@ def read_recipe(path: Path) -> Recipe:
     except ValidationError as error:
         raise InputError(_first_error(path, node, error)) from None
     try:
-        return _absolute(recipe, path.resolve().parent)
+        return _absolute(recipe, base or path.resolve().parent)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: a path in it cannot be used: {error}") from None
 

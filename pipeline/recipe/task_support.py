@@ -9,6 +9,8 @@ from paredown.compress.config import Distill, DistillationTraining, Prune, Setti
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.tasks.base import Feature
 
+from ..spelling import Where, in_adapt, in_recipe
+
 STAGES = {
     "prune": Feature.PRUNE,
     "trim": Feature.TRIM,
@@ -43,15 +45,10 @@ def features_of(recipe: Recipe) -> Iterator[tuple[str, Feature]]:
         if model.cascade is not None:
             yield f"models: '{model.name}'", Feature.CASCADE
         for stage, settings in (step.stage for step in model.steps):
-            where = f"models: '{model.name}', {stage}"
-            yield from _of_stage(where, stage, settings)
-            lesson = settings.recover if isinstance(settings, Prune) else settings
-            if isinstance(lesson, DistillationTraining) and lesson.label_weight:
-                yield where, Feature.LABEL_WEIGHT
-            if isinstance(settings, Distill) and settings.width is not None:
-                yield where, Feature.WIDTH
+            yield from features_of_stage(stage, settings, in_recipe(model.name))
     for entry in recipe.adapt:
-        yield from _of_stage(f"adapt: {entry.stage[0]}", *entry.stage)
+        stage, settings = entry.stage
+        yield from features_of_stage(stage, settings, in_adapt)
     for key, feature in KEYS.items():
         if getattr(recipe, key):
             yield key, feature
@@ -59,11 +56,17 @@ def features_of(recipe: Recipe) -> Iterator[tuple[str, Feature]]:
         yield "targets", Feature.GPU
 
 
-def _of_stage(where: str, stage: str, settings: object) -> Iterator[tuple[str, Feature]]:
+def features_of_stage(stage: str, settings: object, where: Where) -> Iterator[tuple[str, Feature]]:
+    """(where the stage asks for it, the feature); `stage`: its name."""
     if stage in STAGES:
-        yield where, STAGES[stage]
+        yield where(stage), STAGES[stage]
     if _asks_for(settings, "adversarial"):
-        yield where, Feature.ADVERSARIAL
+        yield where(stage, "adversarial"), Feature.ADVERSARIAL
+    lesson = settings.recover if isinstance(settings, Prune) else settings
+    if isinstance(lesson, DistillationTraining) and lesson.label_weight:
+        yield where(stage, "label_weight"), Feature.LABEL_WEIGHT
+    if isinstance(settings, Distill) and settings.width is not None:
+        yield where(stage, "width"), Feature.WIDTH
 
 
 def _asks_for(part: object, key: str) -> bool:

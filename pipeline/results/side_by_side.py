@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
 from math import exp, factorial, lgamma, log, log1p
@@ -34,26 +33,12 @@ from paredown.tasks.scores import points
 from ..progress import Reporter
 
 
-@dataclass(frozen=True)
-class Source:
-    """Rows to run: a path or a `datasets` name, and the names of its columns where they are not the usual ones."""
-
-    data: str
-    text: str | None = None
-    label: str | None = None
-
-
 def run(
-    paths: list[str],
-    source: Source,
-    settings: LatencySettings,
-    max_length: int,
-    scratch: Path,
-    task: Task,
+    paths: list[str], source: str, settings: LatencySettings, max_length: int, scratch: Path, task: Task
 ) -> BenchResult:
     """Load the artefacts, score them where there are labels, time all of them in one run. Raises InputError."""
     artifacts = adopted(paths, scratch, task, max_length)
-    read = partial(read_rows, task, source.data, text=source.text, label=source.label)
+    read = partial(read_rows, task, source)
     named = [_names(artifact, task, source) for artifact in artifacts]
     known = [names for names, _ in named if names is not None]
     rows = read(names=known[0], labelled=None) if known else read(labelled=False)
@@ -81,21 +66,21 @@ def run(
     return result.model_copy(update={"notes": notes})
 
 
-def _names(artifact: Artifact, task: Task, source: Source) -> tuple[tuple[str, ...] | None, str]:
+def _names(artifact: Artifact, task: Task, source: str) -> tuple[tuple[str, ...] | None, str]:
     """What an artefact's labels are called in the data, and what there is to say of it.
 
     A model with transformers' default names has not kept its own: the data's are taken for them, in their order, where
     there are as many; or indices are read; None where neither fits.
     """
     labels = artifact.labels
-    said = class_names(task, source.data, source.label) if is_default(labels) else ()
+    said = class_names(task, source) if is_default(labels) else ()
     if not said:
         return labels, ""
     if len(said) == len(labels) and not set(said) & set(labels) and not all(is_number(canonical(n)) for n in said):
         pairs = ", ".join(f"{own} for {name}" for own, name in zip(labels, said, strict=True))
         return said, f"its config.json does not name its labels; {pairs} is assumed"
     try:
-        read_rows(task, source.data, text=source.text, label=source.label, names=labels)
+        read_rows(task, source, names=labels)
     except InputError:
         return None, f"no metric: its config.json does not name its {len(labels)} labels, and the data has {len(said)}"
     return labels, ""

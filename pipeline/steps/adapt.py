@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from paredown.compress.config import Augment, Finetune, Tune
-from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import without
-from paredown.compress.models.loading import load, open_checkpoint, save
+from paredown.compress.models.loading import load, open_checkpoint
 from paredown.export.hardware import cores
 from paredown.runtime.errors import InputError, nearest
 
@@ -21,7 +19,7 @@ from ..job import Job, Step, rows_digest
 from ..progress import Report
 from ..recipe.schema import Adapt, Arrivals
 from ..store import Done
-from . import continual, tune
+from . import continual, stages, tune
 from .augment import write_augmented
 from .step_keys import code_of
 
@@ -78,45 +76,29 @@ def adapted(job: Job, done: Mapping[str, Done]) -> Job:
 
 
 def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: Report) -> dict:
-    from paredown.compress.training.trainer import finetune
-    from paredown.compress.types import TrainingData
-
-    from .compress import all_cores
-
-    all_cores()
+    stages.all_cores()
     settings = job.recipe.adapt[number].stage[1]
     job = _before(job, number, done)
-    length, seed = job.recipe.max_length, job.recipe.seed
-    source, task = job.checkpoint, job.task
+    length, source, task = job.recipe.max_length, job.checkpoint, job.task
     if isinstance(settings, Arrivals):
         job, new = _read(settings, job, source.labels)
-        found = continual.grow_checkpoint(
-            source, task, job.train, job.validation, new, settings, out, max_length=length, seed=seed, report=report
-        )
+        found = continual.grow_checkpoint(job.inputs(source), new, settings, out, report)
         return found | {"said": continual.sentence(found)}
     if isinstance(settings, Augment):
-        count = write_augmented(job.train, source.labels, settings, out / ROWS, seed, report)
+        count = write_augmented(job.train, settings, out / ROWS, job.recipe.seed, report)
         return {"rows": count, "said": f"{count} changed copies of {len(job.train)} training rows"}
     if isinstance(settings, Tune):
-        key = tune.study_key(source, source.labels, job.train, settings, max_length=length, seed=seed)
+        inputs = job.inputs(source)
+        key = tune.study_key(inputs, settings)
         study = out.parent.parent / "search" / f"{_name(number, job.recipe.adapt[number])}-{key}.log"
-        found = tune.tune_checkpoint(
-            source, task, source.labels, job.train, job.validation, settings, out, study,
-            max_length=length, seed=seed, report=report,
-        )  # fmt: skip
+        found = tune.tune_checkpoint(inputs, settings, out, study, report)
         return found | {"said": tune.sentence(found)}
     assert isinstance(settings, Finetune)
-    model, encoder = load(source, task), source.encoder(length)
-    before = continual.score(model, source, task, job.validation, length)
-    judged = (encoder.ids(job.validation.texts), task.training_targets(job.validation, encoder))
-    began = time.monotonic()
-    data = TrainingData(
-        dataset.encode(encoder, job.train), task.training_targets(job.train, encoder), validation=judged
-    )
-    finetune(model, data, settings, seed=seed, progress=report)
-    seconds = time.monotonic() - began
-    saved = save(model, source, out)
-    after = continual.score(model, saved, task, job.validation, length)
+    before = continual.score(load(source, task), source, task, job.validation, length)
+    found = stages.finetune(job.inputs(source), settings, out, report)
+    saved = open_checkpoint(out, task)
+    after = continual.score(load(saved, task), saved, task, job.validation, length)
+    seconds = found["training_s"]
     said = f"{task.metric_name} {before:.2f} -> {after:.2f} on validation, {seconds:.0f} s"
     return {"before": before, "after": after, "training_s": seconds, "said": said}
 
@@ -141,9 +123,8 @@ def _before(job: Job, number: int, done: Mapping[str, Done]) -> Job:
 def _read(settings: Arrivals, job: Job, labels: tuple[str, ...]) -> tuple[Job, continual.NewRows]:
     """The job and the new rows without what stands in two splits; the job's notes say what that was."""
     given = job.recipe.data
-    new = continual.read_arrivals(
-        job.task, labels, settings.new, settings.new_validation, settings.new_test, given.text, given.label
-    )
+    task = job.task.with_columns(given.text, given.label)
+    new = continual.read_arrivals(task, labels, settings.new, settings.new_validation, settings.new_test)
     certify = job.certificate_split == "held-out validation"
     held, test, new, notes = continual.new_rows_apart(job.train, job.validation, job.test, new, certify=certify)
     assert held is not None

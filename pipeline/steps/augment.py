@@ -17,18 +17,19 @@ from ..store import write_atomic
 
 
 def write_augmented(
-    rows: Rows, labels: tuple[str, ...], settings: Augment, path: Path, seed: int, report: Report, whole: bool = False
+    rows: Rows, settings: Augment, path: Path, seed: int, report: Report, *, originals: bool = False
 ) -> int:
-    """Write the changed copies (after the rows themselves, with `whole`) as JSON lines; returns how many there are."""
+    """Write the augmented copies (with `originals` after the rows themselves) as JSON lines; returns how many there
+    are."""
     from paredown.compress.training.augmentation import augment as changed_copies
 
     made = changed_copies(rows.texts, settings, seed=seed, progress=report)
     if not made:
         raise InputError(f"{rows.source}: no row was changed; check `kinds` and `share`")
-    entries = [*enumerate(rows.texts), *made] if whole else made
+    entries = [*enumerate(rows.texts), *made] if originals else made
     lines = []
     for i, text in entries:
-        label = {} if rows.labels is None else _label_of(rows.labels[i], labels)
+        label = {} if rows.labels is None else _label_of(rows.labels[i], rows.names)
         lines.append(json.dumps({**columns_of(text), **label}, ensure_ascii=False))
     write_atomic(path, "\n".join(lines) + "\n")
     return len(made)

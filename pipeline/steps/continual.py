@@ -21,6 +21,7 @@ from paredown.tasks.base import Feature, Task
 from paredown.tasks.labels import LabelColumn, canonical, is_number
 from paredown.tasks.rows import Rows
 
+from ..inputs import StageInputs
 from ..progress import Report
 
 EVERY = 5  # one of so many new rows is held out, where no others are given to judge on
@@ -37,20 +38,14 @@ class NewRows:
 
 
 def read_arrivals(
-    task: Task,
-    known: tuple[str, ...],
-    new: str,
-    validation: str | None = None,
-    test: str | None = None,
-    text: str | None = None,
-    label: str | None = None,
+    task: Task, known: tuple[str, ...], new: str, validation: str | None = None, test: str | None = None
 ) -> NewRows:
     """Read new rows; a fifth of them is held out when no `validation` is given. Raises InputError."""
-    more = new_labels(known, dataset.class_names(task, new, label), new)
+    more = new_labels(known, dataset.class_names(task, new), new)
     if more:
         task.require(Feature.NEW_LABELS, f"{new}: the label '{more[0]}'")
     labels = (*known, *more)
-    read = partial(read_rows, task, text=text, label=label, names=labels)
+    read = partial(read_rows, task, names=labels)
     train = read(new)
     if validation is not None:
         return NewRows(labels, train, read(validation), read(test) if test else None)
@@ -108,26 +103,16 @@ def joined(a: Rows, b: Rows | None) -> Rows:
     return Rows(f"{a.source} + {b.source}", (*a.texts, *b.texts), np.concatenate([a.gold, b.gold]), names, groups)
 
 
-def grow_checkpoint(
-    source: Checkpoint,
-    task: Task,
-    old: Rows,
-    held: Rows | None,
-    new: NewRows,
-    settings: Update,
-    out: Path,
-    *,
-    max_length: int,
-    seed: int,
-    report: Report,
-) -> dict:
-    """Write the updated checkpoint to `out`; returns metrics in points, seconds, and rows that were trained on.
+def grow_checkpoint(inputs: StageInputs, new: NewRows, settings: Update, out: Path, report: Report) -> dict:
+    """Write the updated checkpoint to `out`; returns metrics in points, seconds, and how many rows were trained on.
 
-    `held`: old rows to judge forgetting on; they and the new held-out ones are never learned from.
+    The rows of `inputs` are the old ones. Its validation rows, on which forgetting is measured, and those of `new` are
+    never learned from.
     """
     from paredown.compress.training.continual import UpdateData, update
 
-    encoder = source.encoder(max_length)
+    task, source, old, held = inputs.task, inputs.checkpoint, inputs.train, inputs.validation
+    max_length, encoder = inputs.max_length, inputs.encoder
     model = load(source, task)
     judged = new.validation if held is None else joined(held, new.validation)
     before = {"old": score(model, source, task, held, max_length)}
@@ -139,7 +124,7 @@ def grow_checkpoint(
         labels=new.labels,
         validation=(encoder.ids(judged.texts), task.training_targets(judged, encoder)),
     )
-    update(model, data, settings, seed=seed, progress=report)
+    update(model, data, settings, seed=inputs.seed, progress=report)
     seconds = time.monotonic() - began
     saved = save(model, source, out)
     after = {
@@ -158,22 +143,19 @@ def grow_checkpoint(
         "rows": rows,
         "training_s": seconds,
     }
-    return found | _retrained(
-        source, task, joined(old, new.train), held, new, settings, seconds / rows, max_length, seed
-    )
+    return found | _retrained(inputs, new, settings, seconds / rows)
 
 
-def _retrained(
-    source: Checkpoint, task: Task, everything: Rows, held: Rows | None, new: NewRows, settings: Update,
-    row_s: float, max_length: int, seed: int,
-) -> dict:  # fmt: skip
+def _retrained(inputs: StageInputs, new: NewRows, settings: Update, row_s: float) -> dict:
     """The same checkpoint trained on all rows: measured when `retrain` asks for it, otherwise what it would cost."""
     from paredown.compress.training.continual import grow
     from paredown.compress.training.trainer import finetune
     from paredown.compress.types import TrainingData
 
+    everything = joined(inputs.train, new.train)
     if not settings.retrain:
         return {"retrain": {"estimated": True, "training_s": row_s * settings.epochs * len(everything)}}
+    source, task, seed, max_length = inputs.checkpoint, inputs.task, inputs.seed, inputs.max_length
     model = load(source, task)
     grow(model, new.labels, seed)
     plain = Finetune(
@@ -185,7 +167,7 @@ def _retrained(
     data = TrainingData(encoder.ids(everything.texts), task.training_targets(everything, encoder))
     finetune(model, data, plain, seed=seed)
     seconds = time.monotonic() - began
-    old, fresh = (score(model, source, task, rows, max_length) for rows in (held, new.validation))
+    old, fresh = (score(model, source, task, rows, max_length) for rows in (inputs.validation, new.validation))
     return {"retrain": {"estimated": False, "training_s": seconds, "old_after": old, "new_after": fresh}}
 
 
@@ -196,7 +178,7 @@ def score(model, source: Checkpoint, task: Task, rows: Rows | None, max_length: 
     if rows is None:
         return None
     encoder = source.encoder(max_length)
-    own = () if not source.labels else tuple(model.config.id2label[i] for i in range(model.num_labels))
+    own = () if not source.labels else tuple(model.config.id2label[i] for i in range(model.config.num_labels))
     outputs = run_rows(partial(forward, model), encoder.ids(rows.texts), source.pad_id, task.output)
     return task.metric(outputs, task.gold(replace(rows, names=max(rows.names, own, key=len)), encoder))
 

@@ -10,15 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from paredown.export.artifact import Artifact, read_artifact
-from paredown.export.checks.parity import (
-    Expected,
-    compare,
-    departure,
-    gate,
-    longest_row,
-    stand_in,
-    takes_longest,
-)
+from paredown.export.checks.parity import departure, stand_in
 from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
 from paredown.runtime.preprocessor import Preprocessor, run_rows
@@ -29,6 +21,7 @@ from paredown.tasks.rows import Rows
 from ..job import Candidate, Job, evaluation_name, graph_name, parts_of
 from ..progress import Report
 from ..store import Done
+from .parity import Comparison
 
 LONGEST = "longest.npy"  # the reference's answers for a text of `max_length` tokens
 
@@ -39,24 +32,26 @@ def evaluate(
     """Score an artefact on validation, and hold it against what it was made from: its checkpoint, or for a cascade its
     two models."""
     artifact = read_artifact(done[candidate.step].path)
-    encoder = artifact.encoder()
+    ids = artifact.encoder().ids(job.validation.texts)
+    cannot_run: dict = {}
     try:
         session = open_artifact(artifact, cores())
     except CannotRunHere as reason:
+        cannot_run = {"cannot_run": str(reason)}
         graph = stand_in(artifact, cores())
         if graph is None:
-            return {"cannot_run": str(reason)}
-        ids = encoder.ids(job.validation.texts)
-        outputs = run_rows(graph, ids, encoder.pad_id, job.task.output)
-        _longest(job, candidate, reference, graph, encoder, out, done)
-        return {"cannot_run": str(reason), "parity": _parity(job, candidate, reference, artifact, outputs, ids, done)}
-    _longest(job, candidate, reference, session, encoder, out, done)
+            return cannot_run
+        session = graph
+    limits = job.recipe.tolerance(candidate.target.precision)
+    comparison = Comparison(job.task, candidate.name, artifact, session, ids, limits)
+    _check_longest(job, candidate, reference, comparison, out, done)
     report(0.0, "scoring validation")
-    ids = encoder.ids(job.validation.texts)
-    outputs = run_rows(session, ids, encoder.pad_id, job.task.output)
-    result = _scored(job, "validation", job.validation, encoder, outputs, out)
+    result = cannot_run or _scored(job, "validation", job.validation, comparison.encoder, comparison.outputs, out)
     if candidate != reference:
-        result["parity"] = _parity(job, candidate, reference, artifact, outputs, ids, done)
+        gold = job.task.gold(job.validation, comparison.encoder)
+        where = partial(_departure, candidate, artifact, done=done)
+        parity = comparison.require_parity(_expected(job, candidate, reference, done), gold, where)
+        result["parity"] = parity.to_json()
     return result
 
 
@@ -90,43 +85,21 @@ def _scored(job: Job, split: str, rows: Rows, encoder: Preprocessor, outputs: np
     return result
 
 
-def _longest(
-    job: Job,
-    candidate: Candidate,
-    reference: Candidate,
-    session: Session,
-    encoder: Preprocessor,
-    out: Path,
-    done: Mapping[str, Done],
+def _check_longest(
+    job: Job, candidate: Candidate, reference: Candidate, comparison: Comparison, out: Path, done: Mapping[str, Done]
 ) -> None:
-    """The promised length, run: a row of exactly that many tokens, beside its checkpoint's answer. Raises StepError."""
-    row = longest_row(encoder, job.validation.texts, second=job.task.reads_pairs)
-    expected = None
-    if candidate != reference and candidate.model.cascade is None:
+    """The longest input; its outputs are kept for the candidates that are compared with the reference."""
+    row = comparison.longest(job.validation.texts)
+    if candidate == reference:
+        found = comparison.require_longest(row)
+        if found is not None:
+            np.save(out / LONGEST, found)
+    elif candidate.model.cascade is not None:
+        comparison.require_longest(row)
+    else:
         file = done[evaluation_name(reference)].path / LONGEST
-        if file.is_file():
-            limits = job.recipe.tolerance(candidate.target.precision)
-            expected = Expected(np.load(file), limits, job.task.unit(answers_of(reference, done)))
-    found = takes_longest(session, row, encoder, job.task, candidate.name, expected)
-    if found is not None and candidate == reference:
-        np.save(out / LONGEST, found)
-
-
-def _parity(
-    job: Job,
-    candidate: Candidate,
-    reference: Candidate,
-    artifact: Artifact,
-    outputs: np.ndarray,
-    ids: list[list[int]],
-    done: Mapping[str, Done],
-) -> dict:
-    """The gate, on `outputs` for validation, whose token ids are given. Raises StepError."""
-    theirs, gold = _expected(job, candidate, reference, done), job.task.gold(job.validation, artifact.encoder())
-    parity, precision = compare(outputs, theirs, gold, job.task, list(map(len, ids))), candidate.target.precision
-    where = partial(_departure, candidate, artifact, artifact.encoder().pad(ids[:8]), done)
-    gate(parity, job.recipe.tolerance(precision), candidate.name, precision, where)
-    return parity.to_json()
+        expected = np.load(file) if file.is_file() else None
+        comparison.require_longest(row, expected, job.task.unit(answers_of(reference, done)))
 
 
 def _recorded(correct: np.ndarray) -> str | list:

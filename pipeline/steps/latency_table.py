@@ -194,7 +194,7 @@ class Stopwatch:
     def _measured(self, report: Report) -> LatencyTable:
         heads, width = (max(counts) for counts in zip(*self.full, strict=True))
         depth = min(DEPTH, len(self.full))
-        head_counts = _counts(heads, 1) if family(self._model).cuts_heads else [heads]
+        head_counts = _counts(heads, 1) if family(self._model).prunes_heads else [heads]
         widths = _counts(width, MULTIPLE)
         shapes = {"whole": [(heads, width)] * depth}
         if depth > 1:  # else nothing tells a layer from the rest, and the rest counts as nothing

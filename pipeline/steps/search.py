@@ -30,7 +30,7 @@ from ..job import SCORES, Job, table_name
 from ..progress import Report
 from ..recipe.schema import Model, Search, Step
 from ..store import Done
-from .compress import all_rows, read_table
+from .compress import read_table
 
 if TYPE_CHECKING:
     import optuna
@@ -79,7 +79,7 @@ def search(job: Job, settings: Search, study: str, out: Path, done: Mapping[str,
     model = load(job.checkpoint, job.task)
     table = read_table(done[table_name(settings.target)].path)
     full = shape_of(model)
-    trials = _trials(job, settings, model, table, full, kept, began, report)
+    trials = _trials(job, settings, Unpruned(model, full, table), kept, began, report)
     if not trials:
         raise InputError(f"search: no trial came to an end: {'; '.join(reasons(kept))}")
     chosen, dropped = _worth_training(trials, settings, _commonest(job))
@@ -116,22 +116,25 @@ def with_models(job: Job, models: list[Model]) -> Job:
     return replace(job, recipe=job.recipe.model_copy(update={"models": [*job.recipe.models, *models], "search": None}))
 
 
+@dataclass(frozen=True)
+class Unpruned:
+    """The model that is pruned in every trial."""
+
+    model: PreTrainedModel
+    layers: Layers
+    table: LatencyTable
+
+
 def _trials(
-    job: Job,
-    settings: Search,
-    model: PreTrainedModel,
-    table: LatencyTable,
-    full: Layers,
-    study: optuna.Study,
-    began: float,
-    report: Report,
+    job: Job, settings: Search, unpruned: Unpruned, study: optuna.Study, began: float, report: Report
 ) -> list[Trial]:
     import optuna
 
     from paredown.compress.pruning.importance import agreement, kl_to, log_probabilities
     from paredown.compress.pruning.prune import Latency, options, prune, shape_of, weigh
 
-    ids, _ = all_rows(job, job.checkpoint)
+    model, full, table = unpruned.model, unpruned.layers, unpruned.table
+    ids, _ = job.inputs(job.checkpoint).all_rows()
     picked = some_of(len(job.train), 512 + HELD_OUT)
     held_out, rows = (
         [ids[i] for i in part] for part in (picked[:HELD_OUT], picked[HELD_OUT:] if len(picked) > HELD_OUT else picked)

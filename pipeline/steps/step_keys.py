@@ -10,6 +10,7 @@ from paredown.export.hardware import RUNTIME_PACKAGES, version
 
 ROOT = Path(__file__).resolve().parents[2]
 ALWAYS = ("runtime", "tasks")  # the floors below all others
+STAGES = ("inputs", "steps/compress", "steps/stages")  # our own modules that make models and artefacts
 
 
 @cache
@@ -28,4 +29,5 @@ def code_of(*folders: str) -> dict:
     """Versions of the libraries that the step runs, and digests of our own code in the folders that it uses."""
     versions = {name: version(name) for name in (*RUNTIME_PACKAGES, "torch-pruning", "accelerate", "peft")}
     code = {folder: digest_of(f"{folder}/**/*.py") for folder in (*ALWAYS, *folders)}
-    return {"versions": versions, "code": code | {"work": digest_of("pipeline/steps/compress.py")}}
+    code |= {name: digest_of(f"pipeline/{name}.py") for name in STAGES}
+    return {"versions": versions, "code": code}

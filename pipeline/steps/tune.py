@@ -2,50 +2,37 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from paredown.benchmarks.statistics.metric_intervals import mcnemar_p, paired_drop
 from paredown.compress.config import Finetune, Tune
-from paredown.compress.data import dataset
-from paredown.compress.models.loading import Checkpoint, load, save, with_new_head
-from paredown.tasks.base import Task
-from paredown.tasks.rows import Rows
+from paredown.compress.models.loading import save
 from paredown.tasks.scores import points
 
+from ..inputs import StageInputs
 from ..progress import Report
 from ..store import key_of
+from .stages import loaded
 
 
-def tune_checkpoint(
-    source: Checkpoint,
-    task: Task,
-    labels: tuple[str, ...],
-    train: Rows,
-    validation: Rows,
-    settings: Tune,
-    target: Path,
-    study: Path,
-    *,
-    max_length: int,
-    seed: int,
-    report: Report,
-) -> dict:
+def tune_checkpoint(inputs: StageInputs, settings: Tune, target: Path, study: Path, report: Report) -> dict:
     """Write the better of two checkpoints to `target`: trained as given, and with the best settings that were found.
 
     Trials see training rows alone; the two are compared on validation, paired, and a tie goes to the given settings.
+    `study`: the log of the trials.
     """
     from paredown.compress.models.inference import teacher_scores
     from paredown.compress.training.hyperparameter_search import tune
     from paredown.compress.training.trainer import finetune
-    from paredown.compress.types import TrainingData
 
-    def start():
-        return load(source, task) if source.has_head(task) else with_new_head(source, task, labels, seed)
-
-    encoder = source.encoder(max_length)
-    ids, judged = dataset.encode(encoder, train), encoder.ids(validation.texts)
-    learned, looks = task.training_targets(train, encoder), (judged, task.training_targets(validation, encoder))
-    data = TrainingData(ids, learned, validation=looks)
+    task, validation, seed = inputs.task, inputs.validation, inputs.seed
+    data = inputs.training_data()
+    assert validation is not None
+    assert data.validation is not None
+    held_out, _ = data.validation
+    gold = task.gold(validation, inputs.encoder)
+    start = partial(loaded, inputs)
     found = tune(start, data, settings, study, seed=seed, progress=lambda s, text: report(0.8 * s, text))
     result = {
         "default_won": found.default,
@@ -57,7 +44,7 @@ def tune_checkpoint(
     def trained(chosen: Finetune, words: str):
         report(0.8, words)
         model = finetune(start(), data, chosen, seed=seed)
-        return model, task.correct(teacher_scores(model, judged), task.gold(validation, encoder))
+        return model, task.correct(teacher_scores(model, held_out), gold)
 
     model, given = trained(settings.finetune, "training as given")
     result |= {"metric_given": points(given), "kept": "given"}
@@ -67,17 +54,15 @@ def tune_checkpoint(
         result |= {"metric_best": points(best), "mcnemar_p": mcnemar_p(given, best)}
         if drop < 0:
             model, result["kept"] = other, "best"
-    save(model, source, target)
+    save(model, inputs.checkpoint, target)
     return result
 
 
-def study_key(
-    source: Checkpoint, labels: tuple[str, ...], train: Rows, settings: Tune, *, max_length: int, seed: int
-) -> str:
-    """What a search may continue: the same space on the same rows, from the same checkpoint."""
+def study_key(inputs: StageInputs, settings: Tune) -> str:
+    """What a search may go on with: the same space on the same rows, from the same checkpoint."""
     space = settings.model_dump(exclude={"minutes", "trials"})
-    inputs = {"space": space, "rows": train.digest, "labels": labels, "checkpoint": source.digest}
-    return key_of({**inputs, "max_length": max_length, "seed": seed})[:16]
+    rows = {"rows": inputs.train.digest, "labels": inputs.labels, "checkpoint": inputs.checkpoint.digest}
+    return key_of({"space": space, **rows, "max_length": inputs.max_length, "seed": inputs.seed})[:16]
 
 
 def sentence(found: dict) -> str:

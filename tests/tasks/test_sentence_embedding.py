@@ -198,7 +198,7 @@ def test_every_family_gives_vectors_cut_and_exported(kind: str, tmp_path: Path) 
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
     hidden = forward_states(source, ids[1])  # alone: padding is not in the mean
     np.testing.assert_allclose(whole[1], hidden.mean(0) / np.linalg.norm(hidden.mean(0)), atol=1e-5)
-    heads = 2 if FAMILIES[kind].cuts_heads else 4
+    heads = 2 if FAMILIES[kind].prunes_heads else 4
     layers = structure_of(model).layers
     cut(model, [np.arange(heads), np.arange(4)], [np.arange(40), np.arange(layers[1].ffn)])
     saved = save(model, source, tmp_path / "cut")

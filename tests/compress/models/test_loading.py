@@ -27,7 +27,7 @@ def logits(model) -> torch.Tensor:
         return model(input_ids=EXAMPLE, attention_mask=(EXAMPLE != 0).long()).logits
 
 
-@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if FAMILIES[kind].cuts_heads and kind != "vit"])
+@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if FAMILIES[kind].prunes_heads and kind != "vit"])
 def test_an_unevenly_cut_checkpoint_loads_again_bit_for_bit(kind: str, tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "whole", kind)
     model = load(source, TASK)

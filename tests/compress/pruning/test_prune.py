@@ -227,10 +227,12 @@ def test_published_importance_gives_the_asked_shape(kind: str, importance: str, 
     source = make_checkpoint(tmp_path / "a", kind)
     model = load(source, task_of(kind))
     batch = {name: tensor.numpy() for name, tensor in example_inputs(kind).items()}
-    given = {"ffn": 0.5, "multiple": 8, "importance": importance} | ({"heads": 0.5} if family(model).cuts_heads else {})
+    given = {"ffn": 0.5, "multiple": 8, "importance": importance} | (
+        {"heads": 0.5} if family(model).prunes_heads else {}
+    )
     found = prune.prune(model, [batch], Prune.model_validate(given))
     assert sum(ffn for _, ffn in found.layers) == pytest.approx(96, abs=16)
-    if family(model).cuts_heads:
+    if family(model).prunes_heads:
         assert sum(heads for heads, _ in found.layers) == 6
     want = forward(model, batch)
     again = forward(load(save(model, source, tmp_path / "b"), task_of(kind)), batch)

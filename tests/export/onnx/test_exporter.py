@@ -67,7 +67,7 @@ def test_int8_of_openvino_says_what_it_needs(
 def uneven(kind: str, path: Path) -> Checkpoint:
     source = make_checkpoint(path / "whole", kind)
     model = load(source, task_of(kind))
-    heads = [np.array([0, 2]), np.array([1]), np.arange(4)] if FAMILIES[kind].cuts_heads else [np.arange(4)] * 3
+    heads = [np.array([0, 2]), np.array([1]), np.arange(4)] if FAMILIES[kind].prunes_heads else [np.arange(4)] * 3
     cut(model, heads, [np.arange(10), np.arange(64), np.arange(40)])
     return save(model, source, path / "cut")
 

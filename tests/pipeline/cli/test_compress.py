@@ -13,7 +13,7 @@ from conftest import make_checkpoint, paredown, refused
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.export.artifact import read_artifact
 from paredown.pipeline.cli import main as cli
-from paredown.pipeline.cli import tune as tuning
+from paredown.pipeline.steps import tune as tuning
 from paredown.runtime.errors import StepError
 
 
@@ -160,7 +160,7 @@ def test_what_a_stage_refuses(teacher: Checkpoint, files: dict, tmp_path: Path) 
     refused(paredown("export", teacher.path, *out, "--precision", "int4"), "int4", "int8-dynamic")
     refused(paredown("quantize", teacher.path, *out, "--method", "static"), "--train")
     refused(paredown("prune", teacher.path, *train, *out, "--speedup", "2", "--heads", "0.5"), "error: a time", "out")
-    refused(paredown("prune", teacher.path, *train, *out, "--runtime", "tensorrt"), "--runtime: ", "'tensorrt'")
+    refused(paredown("prune", teacher.path, *train, *out, "--runtime", "tensorrt"), "--runtime", "'tensorrt'")
     refused(paredown("prune", teacher.path, *train, *out, "--runtime", "openvino"), "openvino has no int8-dynamic")
     refused(paredown("prune", teacher.path, *train, *out, "--speedup", "2", "--latency-ms", "3"), "not both")
     refused(paredown("distill", teacher.path, *train, *out, "--static", "--layers", "2"), "--static")
@@ -176,7 +176,7 @@ def test_what_a_stage_refuses(teacher: Checkpoint, files: dict, tmp_path: Path) 
     assert (tmp_path / "out" / "mine").read_text() == "keep"
     done = paredown("distill", teacher.path, *train, "--output-dir", tmp_path / "deep", "--layers", "9")
     assert done.returncode == 2
-    assert "not between 1 and the teacher's 3" in done.stderr
+    assert "--layers: 9 is not a choice of the 3 layers" in done.stderr
     assert not (tmp_path / "deep").exists()
 
 

@@ -110,7 +110,7 @@ def test_augment_writes_rows_that_can_be_trained_on(teacher: Checkpoint, files: 
 def test_what_is_refused(teacher: Checkpoint, files: dict, later: Path, tmp_path: Path) -> None:
     out = ["--output-dir", tmp_path / "out"]
     train = ["--train", files["train"]]
-    refused(paredown("finetune", teacher.path, *train, *out, "--peft", "lorra"), "--kind", "lora")
+    refused(paredown("finetune", teacher.path, *train, *out, "--peft", "lorra"), "--peft", "lora")
     refused(paredown("finetune", teacher.path, *train, *out, "--rank", 4), "--rank", "--peft")
     refused(paredown("finetune", teacher.path, *train, *out, "--patience", 2), "--validation")
     refused(paredown("update", teacher.path, *train, *out, "--new", tmp_path / "none.csv"), "no such file")
