@@ -65,11 +65,12 @@ class Adapted(Open):
 
 
 class SearchSummary(Record):
-    """What the search tried; `dropped`: why, by name."""
+    """What the search tried."""
 
     trials: int
-    trained: list[str]
-    dropped: dict[str, str]
+    trained: list[str]  # a sentence on each model that is measured
+    dropped: dict[str, str]  # why the others are not, by name
+    next: str = ""  # what more minutes would go into
 
 
 class ParityResult(Record):

@@ -294,6 +294,10 @@ class Prune(Settings):
         default=None, description="target latency of a call, in milliseconds, in place of a speed-up"
     )
     target: Timed = Field(default_factory=Timed, description="runtime, precision and batch size of the latency target")
+    time_shape: bool = Field(
+        default=True,
+        description="time the shape that the latency table selects, and correct the table by it (about a minute)",
+    )
     even: bool = Field(
         default=False, description="the same shape in every layer, so that plain transformers can load it"
     )

@@ -299,6 +299,7 @@ def compress(
     validation: Data,
     test: Data | None = None,
     unlabeled: Data | None = None,
+    students: Sequence[str | Path] = (),
     minutes: float = 30.0,
     max_drop: float = 1.0,
     budgets: Mapping[str, float] | None = None,
@@ -310,28 +311,24 @@ def compress(
 ) -> RunResult:
     """The whole job without a recipe: search for smaller models, measure them, select one and pack it.
 
-    `minutes`: for the search and the training of what it finds. `max_drop`: points of the metric that may be lost.
-    `budgets`: hard limits such as {"p95_ms": 20, "size_mb": 10}. `task`: default: what the checkpoint is made for.
-    `recipe`: further keys of a recipe, such as {"targets": [...], "latency": {...}}. Raises InputError, StepError.
+    `minutes`: of the whole job. `students`: checkpoints of smaller students to try. `max_drop`: points of the metric
+    that may be lost. `budgets`: hard limits such as {"p95_ms": 20, "size_mb": 10}. `task`: default: what the checkpoint
+    is made for. `recipe`: further keys of a recipe, such as {"targets": [...], "latency": {...}}. Raises InputError,
+    StepError.
 
     >>> result = paredown.compress("checkpoint", train="train.csv", validation="validation.csv", minutes=30)
     >>> result.chosen.name, result.chosen.speedup_vs_baseline
     """
+    from .whole_job import WholeJob, absolute, name_of, whole_job
+
     given = {"train": train, "validation": validation, "test": test, "unlabeled": unlabeled}
     with _checkpoint(checkpoint) as source, _written(given) as files:
-        kind = task or _task_of(source)
-        job: dict[str, Any] = {
-            "name": "model",
-            "task": kind,
-            "checkpoint": source,
-            "data": files,
-            "max_length": max_length,
-            "seed": seed,
-            "choose": {"max_drop": max_drop, "budgets": dict(budgets or {})},
-        }
-        if _supports_search(kind):
-            job["search"] = {"minutes": minutes}
-        return run(job | dict(recipe or {}), output_dir or Path("runs") / "compress")
+        job = WholeJob(
+            absolute(source), {key: absolute(file) for key, file in files.items()}, minutes=minutes,
+            max_drop=max_drop, budgets=dict(budgets or {}), students=[absolute(str(one)) for one in students],
+            task=task, max_length=max_length, seed=seed, more=dict(recipe or {}),
+        )  # fmt: skip
+        return _result(whole_job(job, Path(output_dir or Path("runs") / name_of(source))))
 
 
 def prune(
@@ -618,26 +615,14 @@ def _plain(value: Any) -> Any:
 
 def _task_of(source: str) -> str:
     """The task that a checkpoint, an exported model or a bundle is made for."""
-    from paredown.compress.models.loading import open_checkpoint
-    from paredown.tasks.registry import TASKS
+    from .whole_job import task_of
 
     for file in (Path(source) / name for name in ("artifact.json", "manifest.json", "bundle/manifest.json")):
         if file.is_file():
             return str(json.loads(file.read_text())["task"])
     if Path(source).is_file():
         raise InputError(f"{source}: give task=, a file does not say it")
-    checkpoint = open_checkpoint(source)
-    found = [task.name for task in TASKS.values() if checkpoint.has_head(task)]
-    if not found:
-        raise InputError(f"{source}: '{checkpoint.architecture}' is of no known task; give task=")
-    return found[0]
-
-
-def _supports_search(task: str) -> bool:
-    from paredown.tasks.base import Feature
-    from paredown.tasks.registry import task_named
-
-    return task_named(task).supports(Feature.SEARCH)
+    return task_of(source).name
 
 
 def _yaml(value: Any) -> Any:

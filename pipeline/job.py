@@ -50,7 +50,9 @@ class Step:
 
     @property
     def key(self) -> str:
-        return key_of(self.inputs)
+        """Of what the step does and of the steps before it. Their names do not count: models may share their first
+        steps, or be renamed, and nothing is done again."""
+        return key_of({**self.inputs, "after": list(self.inputs.get("after", {}).values())})
 
 
 @dataclass(frozen=True)

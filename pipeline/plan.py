@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from paredown.benchmarks.measuring.repetitions import spread
 from paredown.compress.config import Distill, DistillationTraining, Finetune, Prune, Stage, Static, Timed
+from paredown.compress.models.architectures import FAMILIES
 from paredown.compress.models.loading import open_checkpoint
 from paredown.compress.models.model_card import origin_files
 from paredown.export.artifact import WEIGHTS_ONLY
 from paredown.export.hardware import cores, fingerprint, gpus, has_int8_isa
 from paredown.export.runtimes.registry import RUNTIMES
+from paredown.tasks.base import Feature
 
 from .job import (
     BASE_TARGET,
@@ -37,12 +39,11 @@ from .model_checks import with_depth
 from .progress import Report
 from .recipe.schema import BASELINE, Model, Search
 from .steps.attribution import attribute
-from .steps.compress import cascade, checkpoint_after, compress, export, measure_table, score
+from .steps.compress import cascade, check_reachable, checkpoint_after, compress, export, measure_table, score
 from .steps.evaluate import evaluate
 from .steps.measure_steps import further_step, profile_step, sitting_step
-from .steps.search import PROXY_SHARE, search
 from .steps.step_keys import code_of, digest_of
-from .store import Done, key_of
+from .store import Done
 
 if TYPE_CHECKING:
     from .steps.latency_table import Cut
@@ -86,22 +87,41 @@ def plan(job: Job) -> list[Step]:
     return list(steps.values())
 
 
+def prunable(job: Job) -> bool:
+    """Whether the checkpoint can be pruned to a time."""
+    known = FAMILIES.get(job.checkpoint.config.get("model_type", ""))
+    return known is not None and job.task.supports(Feature.PRUNE)
+
+
 def search_steps(job: Job, settings: Search) -> list[Step]:
-    """What comes before the plan when the recipe asks for a search; the last one is the search itself."""
-    scores = _scores_step(job)
-    wanted = Prune(speedup=settings.speedup, target=settings.target)
-    table = _table_step(job, settings.target, [[(wanted, job.checkpoint.depth)]] if wanted.timed else [])
-    inputs = {
-        "stage": "search",
-        "settings": settings.model_dump(),
-        "seed": job.recipe.seed,
-        "max_length": job.recipe.max_length,
-        "after": {step.name: step.key for step in (table, scores)},
-        "code": {"search": digest_of("pipeline/steps/search.py"), **code_of("compress")["code"]},
-    }
-    study = key_of({**inputs, "settings": settings.model_dump(exclude={"minutes"})})  # more minutes continue it
-    work = partial(search, job, settings, f"search-{study[:16]}.log")
-    return [table, scores, Step("search", inputs, 60 * PROXY_SHARE * settings.minutes, work)]
+    """The steps before a search: the latency table, the teacher's outputs and its evaluation."""
+    steps: dict[str, Step] = {}
+    if prunable(job):
+        _add(steps, table := _table_step(job, settings.target))
+        if settings.speedup is not None:
+            wanted = Prune(speedup=settings.speedup, target=settings.target)
+            _add(steps, _reachable_step(job, settings.target, [[(wanted, job.checkpoint.depth)]], table))
+    _add(steps, _scores_step(job))
+    _add_evaluation(job, Model(name=BASELINE), None, steps)
+    return list(steps.values())
+
+
+def trial_steps(job: Job, model: Model) -> list[Step]:
+    """The steps that train a model and evaluate it in PyTorch, as they are in the plan of a run."""
+    steps: dict[str, Step] = {}
+    for settings in chain_of(model).values():
+        if isinstance(settings, Prune) and settings.timed:
+            _add(steps, _table_step(job, settings.target))
+    _add(steps, _scores_step(job))
+    _add_evaluation(job, Model(name=BASELINE), None, steps)
+    _add_evaluation(job, model, _model_steps(job, model, steps), steps)
+    return list(steps.values())
+
+
+def _add_evaluation(job: Job, model: Model, end: str | None, steps: dict[str, Step]) -> None:
+    reference = Candidate(model, BASE_TARGET)
+    _add(steps, _export_step(job, reference, end, steps))
+    _add(steps, _evaluate_step(job, reference, reference, steps))
 
 
 def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
@@ -188,16 +208,28 @@ def _table_steps(job: Job) -> list[Step]:
                 narrower = {"multiple": 1}
         for target, cuts in mine.items():
             chains.setdefault(target, []).append(cuts)
-    return [_table_step(job, target, those) for target, those in chains.items()]
+    steps = []
+    for target, those in chains.items():
+        steps += [table := _table_step(job, target), _reachable_step(job, target, those, table)]
+    return steps
 
 
-def _table_step(job: Job, target: Timed, chains: list[list[Cut]]) -> Step:
+def _reachable_step(job: Job, target: Timed, chains: list[list[Cut]], table: Step) -> Step:
+    """Checks the cuts of all models against the latency table. A step of its own: the table does not depend on them."""
     inputs = {
-        "stage": "table",
-        "target": target.model_dump(),
+        "stage": "reachable",
         "cuts": [
             [[cut.speedup, cut.latency_ms, cut.even, cut.multiple, depth] for cut, depth in cuts] for cuts in chains
         ],
+        "after": {table.name: table.key},
+    }
+    return Step(f"{table.name}-check", inputs, 1.0, partial(check_reachable, job, target, chains))
+
+
+def _table_step(job: Job, target: Timed) -> Step:
+    inputs = {
+        "stage": "table",
+        "target": target.model_dump(),
         "max_length": job.recipe.max_length,
         "lengths": job.recipe.lengths,
         "train": rows_digest(job.train),
@@ -205,7 +237,7 @@ def _table_step(job: Job, target: Timed, chains: list[list[Cut]]) -> Step:
         "checkpoint": job.checkpoint.digest,
         **code_of("compress", "export", "benchmarks"),
     }
-    return Step(table_name(target), inputs, 60.0, partial(measure_table, job, target, chains))
+    return Step(table_name(target), inputs, 60.0, partial(measure_table, job, target))
 
 
 def _graph_step(job: Job, model: Model, before: str | None, steps: dict[str, Step]) -> Step:

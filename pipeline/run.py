@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
@@ -17,15 +18,15 @@ from paredown.runtime.errors import InputError, StepError
 
 from .failures import Failure, Ledger, require_some, sentences, steps_behind
 from .job import Job, Step, prepare
-from .plan import plan, search_steps
+from .plan import plan
 from .progress import Reporter, tell
-from .recipe.schema import Recipe
+from .recipe.schema import Recipe, Search
 from .results.journal import PUBLISHED, STAMP, finish
 from .results.measurements import measurements_of, read_measurements
 from .results.publish import decide, is_published, publish, read_choice
 from .results.trackers import track
+from .search import Found, Results, explore, found_models, search_step, with_models
 from .steps.adapt import adapt_steps, adapted
-from .steps.search import found_models, with_models
 from .store import DiskError, Done, Failed, Store, disk_error, key_of, lock, write_atomic
 
 RESOLVED = "recipe.resolved.yaml"
@@ -43,15 +44,6 @@ class Outcome:
     republished: bool
     job: Job  # as its `adapt` steps and its search left it
     failed: list[str]  # one line for each step that failed: what it has cost, why, and how to try it again
-
-
-@dataclass(frozen=True)
-class Results:
-    """What the steps of a plan came to, by name."""
-
-    done: dict[str, Done]
-    failed: dict[str, Failure]  # those that stand on a failed one too
-    ran: int  # how many were done now, failed ones among them
 
 
 def default_run_dir(recipe: Recipe, file: Path) -> Path:
@@ -95,7 +87,7 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
         known, job = job.notes, adapted(job, changed.done)
         tell([note for note in job.notes if note not in known])
     if job.recipe.search is not None:
-        searched = _do_all(search_steps(job, job.recipe.search), store)
+        searched = _search(job, job.recipe.search, store)
         job = with_models(job, found_models(searched.done["search"]) if "search" in searched.done else [])
     steps = plan(job)
     wanted = {"recipe": job.recipe.model_dump(mode="json"), "groups": job.validation.groups, "notes": job.notes}
@@ -123,18 +115,42 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
     return Outcome(run_dir, choice, measurements, len(steps), ran, fresh, job, sentences(job, failed))
 
 
+def _search(job: Job, settings: Search, store: Store) -> Results:
+    """The step `search`: found in the store, or done now with the trials that it takes."""
+    kept = search_step(job, settings, Found())
+    if (found := store.find(kept.name, kept.key)) is not None:
+        return Results({kept.name: found}, {}, 0)
+    known: dict[str, Done] = {}
+
+    def execute(steps: list[Step]) -> Results:
+        results = _do_all(steps, store, known=known)
+        known.update({step.key: results.done[step.name] for step in steps if step.name in results.done})
+        return results
+
+    trials = explore(job, settings, execute)
+    return _do_all([search_step(job, settings, trials)], store)
+
+
 def _found(searched: Results) -> SearchSummary | None:
     """What measurements.json says of the search; None where there was none."""
-    if "search" in searched.failed:
-        return SearchSummary(trials=0, trained=[], dropped={"search": str(searched.failed["search"])})
     return SearchSummary(**searched.done["search"].result) if searched.done else None
 
 
-def _do_all(steps: list[Step], store: Store, vital: Collection[str] = (), job: Job | None = None) -> Results:
+def _do_all(
+    steps: list[Step],
+    store: Store,
+    vital: Collection[str] = (),
+    job: Job | None = None,
+    known: Mapping[str, Done] = MappingProxyType({}),
+) -> Results:
     """All steps, those that the store lacks done now. StepError when one that is `vital` fails, or when the steps that
-    measure would find no candidate of the `job`."""
-    reporter, ledger, done, ran = Reporter(len(steps)), Ledger(), {}, 0
+    measure would find no candidate of the `job`. `known`: finished steps by key, which are not reported again."""
+    reporter, ledger, done, ran = Reporter(sum(step.key not in known for step in steps)), Ledger(), {}, 0
     for planned in steps:
+        if planned.key in known:
+            ledger.admit(planned)
+            done[planned.name] = known[planned.key]
+            continue
         if planned.takes_what_is_there and job is not None:
             require_some(job, ledger.failed)
         step = ledger.admit(planned)

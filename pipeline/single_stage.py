@@ -200,7 +200,9 @@ def prune(checkpoint: str, data: StageData, settings: Prune, output_dir: Path, w
     recover, settings, failed = settings.recover, settings.model_copy(update={"recover": None}), None
     with writing(output_dir, "prune") as (target, report), tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         watch = stages.stopwatch(inputs, settings.target)
-        table = watch.table([[(settings, source.depth)]], report) if settings.timed else None
+        table = watch.table(report) if settings.timed else None
+        if table is not None:
+            watch.check(table, [(settings, source.depth)])
         pruned = target if recover is None else Path(scratch) / "pruned"
         result = stages.prune(inputs, settings, pruned, report, table)
         if recover is not None:

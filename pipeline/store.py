@@ -143,7 +143,12 @@ class Store:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _path(self, name: str, key: str) -> Path:
-        return self.root / f"{name}-{key[:16]}"
+        """The directory of a step: under its name, or under that of another model's step with the same key."""
+        mine = self.root / f"{name}-{key[:16]}"
+        if not mine.exists():
+            same = sorted(path for path in self.root.glob(f"[!.]*-{key[:16]}") if (path / MARKER).is_file())
+            return same[0] if same else mine
+        return mine
 
 
 def writable(run_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""`paredown init`: a recipe with every field written out and explained."""
+"""`paredown init`: the recipe of `paredown compress`, short, or with every field explained."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel
 
-from paredown.compress.config import Distill, Prune, Recover
 from paredown.compress.data import dataset
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import divided
-from paredown.compress.models.architectures import CONVOLUTIONAL, FAMILIES
 from paredown.compress.models.loading import open_checkpoint
 from paredown.runtime.errors import InputError
-from paredown.tasks.base import Feature, Task
+from paredown.tasks.base import Task
 
-from ..recipe.schema import Data, Model, Recipe, Step, default_targets
+from ..recipe.schema import Data, Recipe, Step
 from ..store import write_atomic
+from ..whole_job import WholeJob, name_of
 
 
-def write_recipe(out: Path, checkpoint: str, data: Data, task: Task) -> tuple[str, ...]:
+def write_recipe(out: Path, checkpoint: str, data: Data, task: Task, *, full: bool = False) -> tuple[str, ...]:
     """Check the inputs and write a recipe for them to `out`; paths in it are relative to it. Raises InputError.
 
-    Returns notes on the data: what a run of it leaves out and holds out.
+    `full`: with every field. Returns notes on the data: what a run of it leaves out and holds out.
     """
     found = open_checkpoint(checkpoint, task)
     read = partial(read_rows, task, names=found.labels)
@@ -37,38 +36,29 @@ def write_recipe(out: Path, checkpoint: str, data: Data, task: Task) -> tuple[st
             dataset.require_two_classes(rows, found.labels)
     more = dataset.read_unlabeled(data.unlabeled, columns=task.columns) if data.unlabeled else None
     notes = divided(*given, more).notes
-    half = max(1, found.depth // 2)
-    family = FAMILIES.get(found.config.get("model_type", ""))
-    convolutional = found.config.get("model_type") in CONVOLUTIONAL
-    if convolutional:
-        cut = Prune(channels=0.7, recover=Recover(epochs=1.0))
-    else:
-        heads = 0.7 if family is None or family.prunes_heads else 1.0
-        cut = Prune(heads=heads, ffn=0.6, recover=Recover(epochs=1.0))
-    prunes = task.supports(Feature.PRUNE)
-    pruned = [Model(name="pruned", steps=[Step(prune=cut)])] if prunes else []
-    recipe = Recipe(
-        name=re.sub(r"[^A-Za-z0-9._-]+", "-", Path(checkpoint).resolve().name).strip("-.") or "model",
-        task=task.name,  # type: ignore[arg-type]
-        checkpoint=_beside(checkpoint, out),
-        data=Data(
-            train=_beside(data.train, out),
-            validation=_beside(data.validation, out),
-            test=_beside(data.test, out) if data.test else None,
-            unlabeled=_beside(data.unlabeled, out) if data.unlabeled else None,
-        ),
-        models=pruned
-        if convolutional
-        else [*pruned, Model(name=f"distil-{half}", steps=[Step(distill=Distill(layers=half, epochs=3.0))])],
-        targets=default_targets(task.name),
-    )
-    head = "# A recipe for paredown; run it: paredown run " + out.name + "\n# Every field is here with its default.\n"
+    splits = {name: getattr(data, name) for name in ("train", "validation", "test", "unlabeled")}
+    paths = {name: _beside(source, out) for name, source in splits.items() if source is not None}
+    job = WholeJob(_beside(checkpoint, out), paths, task=task.name)
+    recipe = job.recipe(**{"name": name_of(checkpoint), **job.models()})
+    body = _lines(recipe, 0) if full else _short(recipe)
+    head = f"# A recipe for paredown; run it: paredown run {out.name}\n"
+    head += "# Every field is here with its default.\n" if full else "# All other fields: paredown init --full.\n"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: cannot write there: {error.strerror}; choose another --output") from None
-    write_atomic(out, head + "\n".join(_lines(recipe, 0)) + "\n")
+    write_atomic(out, head + "\n".join(body) + "\n")
     return notes
+
+
+def _short(recipe: Recipe) -> list[str]:
+    """The fields that are not at their default, each top-level one under its description."""
+    given, lines = recipe.model_dump(mode="json", exclude_defaults=True), []
+    given |= {"choose": {"max_drop": recipe.choose.max_drop}}
+    for name in given:
+        text = yaml.safe_dump({name: given[name]}, sort_keys=False, allow_unicode=True, width=1000)
+        lines += ["", f"# {Recipe.model_fields[name].description}", *text.splitlines()]
+    return lines
 
 
 def _lines(part: BaseModel, indent: int) -> list[str]:

@@ -9,14 +9,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from typer.exceptions import Abort, TyperException
 
-from paredown.runtime.errors import InputError, StepError, missing_extra, printable, said
+from paredown.runtime.errors import InputError, StepError, missing_extra, nearest, printable, said
 from paredown.runtime.manifest import BundleError
 
 from ..extras import extra_of
@@ -33,8 +33,11 @@ from . import results, robustness, tune
 from . import serve as serving
 from . import train as learning
 from .bundle import BundlePath
-from .common import TaskOption, task_for, typed
+from .common import LabelColumn, MaxLength, Seed, TaskOption, TextColumn, task_for, typed
 from .options import fields, with_options
+
+if TYPE_CHECKING:
+    from ..run import Outcome
 
 app = typer.Typer(
     help="Find the cheapest version of a fine-tuned model that is still good enough.",
@@ -170,6 +173,14 @@ def run(
         _show_plan(job, run_dir)
         return
     outcome = run_recipe(job, run_dir, baseline)
+    _show(outcome)
+    if baseline is not None:
+        found = replacing.against(outcome.job, outcome.run_dir, baseline)
+        out.print(f"{'replace' if found.replace else 'keep'} {baseline}: {found.why}", soft_wrap=True)
+
+
+def _show(outcome: Outcome) -> None:
+    """What a run came to: the search, the candidates, and where report and bundle are."""
     if not outcome.ran and not outcome.republished:
         out.print(f"Nothing to do: all {outcome.steps} steps were there already.")
     for name, made in outcome.measurements.adapt.items():
@@ -180,15 +191,73 @@ def run(
             out.print(f"trained: {line}", soft_wrap=True)
         for name, reason in searched.dropped.items():
             out.print(f"dropped: {name}: {reason}", soft_wrap=True)
+        if searched.next:
+            out.print(f"more minutes would go into: {searched.next}", soft_wrap=True)
     results.show_choice(outcome.choice, outcome.measurements)
     out.print(
         f"report  {outcome.run_dir / 'report.html'}\nbundle  {outcome.run_dir / 'bundle'} (and .tar.gz)", soft_wrap=True
     )
     for line in outcome.failed:
         out.print(f"failed: {line}", soft_wrap=True)
-    if baseline is not None:
-        found = replacing.against(outcome.job, outcome.run_dir, baseline)
-        out.print(f"{'replace' if found.replace else 'keep'} {baseline}: {found.why}", soft_wrap=True)
+
+
+@app.command()
+def compress(
+    checkpoint: Annotated[str, typer.Argument(help="Directory or hub id of a fine-tuned checkpoint.")],
+    train: Annotated[str, typer.Option(help="Labelled rows: .csv, .jsonl, .parquet or a datasets name.")],
+    validation: Annotated[str, typer.Option(help="Labelled rows that the selection uses.")],
+    test: Annotated[
+        str | None, typer.Option(help="Labelled rows for the certificate (default: a third of validation).")
+    ] = None,
+    unlabeled: Annotated[str | None, typer.Option(help="Further text for distillation.")] = None,
+    student: Annotated[
+        list[str] | None,
+        typer.Option(help="Checkpoint of a smaller student to try; may be given several times."),
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="Time limit of the whole job, in minutes.")] = 30.0,
+    max_drop: Annotated[float, typer.Option(min=0, help="Maximum loss of the metric, in points.")] = 1.0,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="Hard limit, such as p95_ms=20 or size_mb=10; may be given several times."),
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Run directory (default: runs/NAME of the checkpoint).")
+    ] = None,
+    max_length: MaxLength = 128,
+    seed: Seed = 13,
+    task: Annotated[str | None, typer.Option(help="Task of the model (default: what its head is made for).")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+) -> None:
+    """Make a checkpoint small and fast without a recipe; run it again to resume."""
+    from ..whole_job import FOUND_RECIPE, WholeJob, absolute, name_of, whole_job
+
+    files = {"train": train, "validation": validation, "test": test, "unlabeled": unlabeled}
+    data = {key: absolute(source) for key, source in files.items() if source is not None}
+    data |= {key: name for key, name in (("text", text_column), ("label", label_column)) if name is not None}
+    job = WholeJob(
+        absolute(checkpoint), data, minutes=minutes, max_drop=max_drop, budgets=_budgets(budget or []),
+        students=[absolute(one) for one in student or ()], task=task, max_length=max_length, seed=seed,
+    )  # fmt: skip
+    outcome = whole_job(job, output_dir or Path("runs") / name_of(checkpoint))
+    _show(outcome)
+    out.print(f"recipe  {outcome.run_dir / FOUND_RECIPE} (edit it, then: paredown run)", soft_wrap=True)
+
+
+def _budgets(given: list[str]) -> dict[str, float]:
+    """`p95_ms=20` as a limit. Raises InputError."""
+    from paredown.benchmarks.selection.constraints import Budgets
+
+    found = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in Budgets.model_fields:
+            raise InputError(f"--budget {text}: {nearest(name, Budgets.model_fields)}")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise InputError(f"--budget {text}: a number is expected, as in {name}=20") from None
+    return found
 
 
 @app.command()
@@ -210,14 +279,15 @@ def init(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Where to write the recipe.")] = Path("recipe.yaml"),
+    full: Annotated[bool, typer.Option("--full", help="Write every field with its default and its meaning.")] = False,
     task: TaskOption = "text-classification",
 ) -> None:
-    """Write a commented recipe for a checkpoint and its data."""
+    """Write the recipe of `compress` for a checkpoint and its data, to be edited."""
     from .init import write_recipe
 
     if output.exists():
         raise InputError(f"{output}: exists already; remove it or choose another --output")
-    tell(write_recipe(output, checkpoint, data, task_for(task)))
+    tell(write_recipe(output, checkpoint, data, task_for(task), full=full))
     out.print(f"{output}: look it over, then: paredown run {output}", soft_wrap=True)
 
 
@@ -315,6 +385,7 @@ def _show_plan(recipe, run_dir: Path) -> None:
     from ..job import prepare
     from ..plan import plan, search_steps
     from ..run import states
+    from ..search import Found, search_step
     from ..steps.adapt import adapt_steps, adapted
     from ..store import Store, writable
 
@@ -326,7 +397,8 @@ def _show_plan(recipe, run_dir: Path) -> None:
     ahead = len(done) < len(steps)
     if not ahead:
         job = adapted(job, done)
-        shown |= states(search_steps(job, searching) if searching else plan(job), store)[0]
+        ahead_of = [*search_steps(job, searching), search_step(job, searching, Found())] if searching else plan(job)
+        shown |= states(ahead_of, store)[0]
     for name, (state, seconds) in shown.items():
         left += seconds
         table.add_row(name, state, f"{seconds:.0f} s" if seconds else "")
@@ -336,7 +408,7 @@ def _show_plan(recipe, run_dir: Path) -> None:
     if ahead:
         out.print("Then what this leaves is compressed and measured.")
     elif searching:
-        out.print(f"Then what the search finds is trained, {searching.minutes:g} minutes in all, and measured.")
+        out.print("Then what the search has found is exported and measured.")
     out.print(f"About {left / 60:.0f} minutes on a machine like the one this was written on; nothing was done.")
 
 

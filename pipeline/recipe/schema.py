@@ -18,6 +18,7 @@ from paredown.compress.config import (
     Finetune,
     Int8,
     Prune,
+    Recover,
     Settings,
     Stage,
     Static,
@@ -81,6 +82,9 @@ class Step(Settings):
     finetune: Finetune | None = Field(default=None, description="fine-tune on the labelled rows")
     prune: Prune | None = Field(
         default=None, description="structured pruning of heads, feed-forward neurons and layers"
+    )
+    recover: Recover | None = Field(
+        default=None, description="fine-tune what the steps before it left, by distillation from the checkpoint"
     )
     distill: Distill | None = Field(default=None, description="distil into a student made of some of the layers")
     static: Static | None = Field(default=None, description="train a static student; must be the first step of a model")
@@ -164,10 +168,13 @@ class Model(Settings):
 
 
 class Search(Settings):
-    """Architecture search: many pruned models without training, then training of those near the frontier."""
+    """Search for small models: shapes and their training together."""
 
     minutes: Annotated[float, Field(gt=0)] = Field(
         description="time limit of the search, training included, before measuring"
+    )
+    students: list[str] = Field(
+        default_factory=list, description="checkpoints of smaller pretrained students to try, directories or hub ids"
     )
     speedup: Annotated[float, Field(gt=1)] | None = Field(
         default=None, description="minimum speed-up against the unpruned model in `target` (default: any)"

@@ -50,12 +50,19 @@ def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None
     stages.score(job.inputs(job.checkpoint), job.teachers, out, report)
 
 
-def measure_table(
+def measure_table(job: Job, target: Timed, out: Path, done: Mapping[str, Done], report: Report) -> None:
+    """The latency table of a target."""
+    table = stages.stopwatch(job.inputs(job.checkpoint), target).table(report)
+    (out / TABLE).write_text(json.dumps(table.to_json(), indent=2) + "\n")
+
+
+def check_reachable(
     job: Job, target: Timed, chains: list[list[Cut]], out: Path, done: Mapping[str, Done], report: Report
 ) -> None:
-    """The latency table of a target; InputError when a cut in one of the chains cannot be reached."""
-    table = stages.stopwatch(job.inputs(job.checkpoint), target).table(chains, report)
-    (out / TABLE).write_text(json.dumps(table.to_json(), indent=2) + "\n")
+    """InputError when a pruning in one of the chains asks for a time that cannot be reached."""
+    watch, table = stages.stopwatch(job.inputs(job.checkpoint), target), read_table(done[table_name(target)].path)
+    for cuts in chains:
+        watch.check(table, cuts)
 
 
 def read_table(path: Path) -> LatencyTable:

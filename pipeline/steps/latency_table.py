@@ -75,18 +75,15 @@ class Stopwatch:
     max_length: int
     lengths: tuple[int, ...] = ()  # that calls are padded to
 
-    def table(self, chains: Sequence[Sequence[Cut]] = (), report: Report = lambda share, text: None) -> LatencyTable:
-        """What heads and neurons take; InputError when pruning in one of the `chains` asks for the impossible."""
+    def table(self, report: Report = lambda share, text: None) -> LatencyTable:
+        """What heads and neurons take."""
         target, known = self.target, RUNTIMES[self.target.runtime].precisions(self.task)
         if target.precision not in known:
             raise InputError(
                 f"prune: target: precision {target.precision}: for {self.task.name}, {target.runtime} runs "
                 f"{', '.join(known)}"
             )
-        table = self._remembered("table", lambda: self._measured(report).to_json(), LatencyTable.from_json)
-        for cuts in chains:
-            self.check(table, cuts)
-        return table
+        return self._remembered("table", lambda: self._measured(report).to_json(), LatencyTable.from_json)
 
     def check(self, table: LatencyTable, cuts: Sequence[Cut]) -> None:
         """InputError when one of the prunings of a model, one after another, asks for the impossible.

@@ -67,6 +67,7 @@ def _measured(job: Job, candidates: list[Candidate], steps: dict[str, Step]) -> 
         "validation": rows_digest(job.validation),
         "seed": job.recipe.seed,
         "machine": fingerprint(),
+        "candidates": [candidate.name for candidate in candidates],  # results are kept under these
         "after": {name: steps[name].key for c in candidates for name in (c.step, evaluation_name(c))},
         "measuring": digest_of("pipeline/steps/measure.py"),
         **code_of("benchmarks"),

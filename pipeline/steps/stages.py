@@ -62,7 +62,8 @@ def prune(inputs: StageInputs, settings: Prune, out: Path, report: Report, table
     model = load(inputs.checkpoint, inputs.task)
     ids, _ = inputs.all_rows()
     sample = batches_of([ids[i] for i in some_of(len(inputs.train), settings.rows)], inputs.checkpoint.pad_id)
-    latency = None if table is None else Latency(table, stopwatch(inputs, settings.target).share)
+    share = stopwatch(inputs, settings.target).share if settings.timed and settings.time_shape else None
+    latency = None if table is None else Latency(table, share)
     result = pruned(model, sample, settings, latency=latency, progress=report).to_json()
     save(model, inputs.checkpoint, out)
     return result | _size(model)

@@ -1,0 +1,123 @@
+"""`paredown compress`: the whole job without a recipe, within a number of minutes.
+
+A first run packs the checkpoint in INT8 with a trimmed vocabulary, so that there is a bundle early. A second run in the
+same directory searches for smaller models for the minutes that measuring leaves, measures what it found and selects.
+Both are runs of a recipe: what the first has done is not done again, and the recipe that is found is written down.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from paredown.compress.models.loading import open_checkpoint
+from paredown.export.runtimes.registry import RUNTIMES
+from paredown.runtime.errors import InputError
+from paredown.tasks.base import Feature, Task
+from paredown.tasks.registry import TASKS, task_named
+
+from .recipe.schema import Recipe
+from .run import Outcome, run
+from .store import write_atomic
+
+FOUND_RECIPE = "recipe.yaml"  # in the run directory: what was found, to be run again and edited
+LEAST_MINUTES = 2.0
+SHORT = 8.0  # minutes: below, fewer processes measure
+FIRST_SHARE = 0.1  # of the minutes, for the first bundle
+MEASURING_SHARE, MEASURING_S = 0.35, 420.0  # of the minutes, for export and measuring, and the most
+FIRST_LATENCY = {"processes": 2, "rounds": 2, "min_seconds": 0.5, "min_repeats": 30}
+SHORT_LATENCY = {"processes": 4, "rounds": 2, "min_seconds": 0.5, "min_repeats": 40}
+LATENCY = {"processes": 6, "rounds": 2, "min_seconds": 1.5, "min_repeats": 100}
+
+
+@dataclass(frozen=True)
+class WholeJob:
+    """What `paredown compress` is asked for. Paths are absolute, or hub ids; `more`: further keys of a recipe."""
+
+    checkpoint: str
+    data: Mapping[str, str]  # train, validation; test, unlabeled and names of columns where they are given
+    minutes: float = 30.0
+    max_drop: float = 1.0
+    budgets: Mapping[str, float] = field(default_factory=dict)
+    students: Sequence[str] = ()
+    task: str | None = None  # None: what the checkpoint is made for
+    max_length: int = 128
+    seed: int = 13
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def recipe(self, **keys: Any) -> Recipe:
+        """A recipe of the job, with `keys` and then `more`. Raises pydantic's ValidationError."""
+        task = self.kind
+        plain = {"runtime": "onnxruntime", "precision": "int8-dynamic"}
+        made = {
+            "name": name_of(self.checkpoint),
+            "task": task.name,
+            "checkpoint": self.checkpoint,
+            "data": dict(self.data),
+            "max_length": self.max_length,
+            "seed": self.seed,
+            "calibration_rows": 128,
+            "robustness_rows": 0,
+            "choose": {"max_drop": self.max_drop, "budgets": dict(self.budgets)},
+        }
+        if plain["precision"] in RUNTIMES[plain["runtime"]].precisions(task):
+            made["targets"] = [plain]
+        return Recipe.model_validate(made | keys | dict(self.more))
+
+    def models(self) -> dict[str, Any]:
+        """The keys `models` and `search` of the recipe, as far as the task supports them."""
+        task = self.kind
+        trim = [{"name": "trimmed", "steps": [{"trim": {}}]}] if task.supports(Feature.TRIM) else []
+        if not task.supports(Feature.SEARCH):
+            return {"models": trim}
+        measuring = min(MEASURING_SHARE * self.minutes, MEASURING_S / 60)
+        search = {"minutes": round(self.minutes * (1 - FIRST_SHARE) - measuring, 2), "students": list(self.students)}
+        return {"models": trim, "search": search}
+
+    @property
+    def kind(self) -> Task:
+        """The task: as given, or what the checkpoint is made for. Raises InputError."""
+        return task_of(self.checkpoint) if self.task is None else task_named(self.task, "task")
+
+
+def whole_job(job: WholeJob, run_dir: Path) -> Outcome:
+    """Do the whole job in `run_dir`; the same call goes on after a kill. Raises InputError, StepError."""
+    if job.minutes < LEAST_MINUTES:
+        raise InputError(f"minutes: {job.minutes:g} is too short for a result; give at least {LEAST_MINUTES:g}")
+    keys = job.models()
+    if "search" not in keys:
+        return run(job.recipe(**keys, latency=LATENCY), run_dir)
+    run(job.recipe(models=keys["models"], latency=FIRST_LATENCY), run_dir)
+    outcome = run(job.recipe(**keys, latency=SHORT_LATENCY if job.minutes < SHORT else LATENCY), run_dir)
+    write_atomic(run_dir / FOUND_RECIPE, short_recipe(outcome.job.recipe))
+    return outcome
+
+
+def task_of(source: str) -> Task:
+    """The first task that the head of a checkpoint is made for. Raises InputError."""
+    checkpoint = open_checkpoint(source)
+    found = [task for task in TASKS.values() if checkpoint.has_head(task)]
+    if not found:
+        raise InputError(f"{source}: '{checkpoint.architecture}' is of no known task; give the task")
+    return found[0]
+
+
+def absolute(source: str) -> str:
+    """A file or directory by its absolute path; a hub name as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
+
+
+def name_of(checkpoint: str) -> str:
+    """The name of a served model: that of the checkpoint's directory, in the letters that names have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(checkpoint).resolve().name).strip("-.") or "model"
+
+
+def short_recipe(recipe: Recipe) -> str:
+    """A recipe without what is at its default, paths absolute; it runs as it stands."""
+    given = recipe.model_dump(mode="json", exclude_defaults=True)
+    return "# paredown run " + FOUND_RECIPE + "\n" + yaml.safe_dump(given, sort_keys=False, allow_unicode=True)

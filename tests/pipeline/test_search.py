@@ -1,0 +1,191 @@
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+from conftest import SMALL, paredown, write_recipe
+from same_process import SameProcess
+
+from paredown.benchmarks.measuring import interleaved
+from paredown.compress.config import Prune, Recover, Static
+from paredown.compress.models.loading import Checkpoint
+from paredown.compress.pruning.latency_allocation import LatencyTable
+from paredown.pipeline.failures import Failure
+from paredown.pipeline.job import Job, Step, chain_of, prepare
+from paredown.pipeline.plan import plan, trial_steps
+from paredown.pipeline.recipe.loader import read_recipe
+from paredown.pipeline.recipe.schema import Model, Search
+from paredown.pipeline.run import _do_all
+from paredown.pipeline.search import Explorer, Found, Results, search_step
+from paredown.pipeline.store import Done, Store
+
+ROWS = 2000
+TABLE = LatencyTable("onnxruntime", "int8-dynamic", 1, 1.0, {12: 0.5}, {1536: 1.0})
+
+
+class Simulated(Explorer):
+    """A search whose models lose what a formula says: more with the speed-up, less with every training."""
+
+    hardness = 0.6  # points lost at twice the speed, after one training
+
+    def __init__(self, job: Job, minutes: float, failing: str = "") -> None:
+        super().__init__(job, Search(minutes=minutes), self.trained, TABLE, full_ms=10.0, top=8.0)
+        self.failing, self.asked = failing, []
+        self.epoch_s = 60.0
+
+    def trained(self, steps: list[Step]) -> Results:
+        done = {}
+        for step in steps:
+            epochs = step.inputs.get("settings", {}).get("epochs", 0)
+            done[step.name] = Done(Path(step.key), {}, 60.0 * epochs / 4 if epochs else 1.0)
+        model = next(name for name in reversed(done) if name.endswith("-evaluate"))
+        if self.failing and model.startswith(self.failing):
+            failure = Failure(model, "the loss is not finite", Path("steps"))
+            return Results({}, {model: failure}, 1)
+        return Results(done, {}, len(done))
+
+    def _evaluated(self, model: Model, done: Mapping[str, Done]) -> tuple[np.ndarray, np.ndarray]:
+        speedup, trainings, static = 1.0, 0, False
+        for settings in chain_of(model).values():
+            speedup *= settings.speedup or 1.0 if isinstance(settings, Prune) else 1.0
+            trainings += isinstance(settings, Recover)
+            static |= isinstance(settings, Static)
+        pruned = sum(isinstance(s, Prune) for s in chain_of(model).values())
+        lost = self.hardness * (speedup - 1) ** 2 * 0.8 ** (trainings - pruned)
+        wrong = round(ROWS * (0.1 + (5.0 if static else lost) / 100))
+        right = np.ones(ROWS, dtype=bool)
+        right[:wrong] = False
+        outputs = np.where(right[:, None], [4.0, 0.0], [0.0, 0.1])
+        return outputs, right
+
+    def _sure_share(self, static, picked) -> float:
+        return 0.5
+
+
+@pytest.fixture(scope="module")
+def job(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return prepare(read_recipe(write_recipe(tmp_path_factory.mktemp("job") / "recipe.yaml", teacher, files, **SMALL)))
+
+
+def fastest(explorer: Explorer) -> float:
+    good = [t.speedup for t in explorer.trials if t.upper <= explorer.max_drop and t.model.name != "static"]
+    return max(good, default=1.0)
+
+
+def test_the_search_ends_next_to_the_fastest_model_that_is_good_enough(job: Job) -> None:
+    explorer = Simulated(job, minutes=600)
+    found = explorer.explore()
+    best = fastest(explorer)
+    bad = min(t.speedup for t in explorer.trials if t.upper > explorer.max_drop and t.speedup > best)
+    assert 1.5 < best < bad <= 1.3 * best
+    assert found.next.startswith("little: the fastest good model is")
+    assert {model.name for model in found.models} >= {"static"}
+    finalists = [model for model in found.models if model.name.startswith("pruned") and model.cascade is None]
+    assert finalists[0].steps[-1].stage[0] == "trim"
+    assert {model.cascade.then for model in found.models if model.cascade} == {model.name for model in finalists}
+    assert len(found.trained) + len(found.dropped) == len(explorer.trials)
+
+
+def test_more_minutes_never_find_a_slower_model_and_the_time_limit_is_kept(job: Job) -> None:
+    speeds = []
+    for minutes in (2, 5, 10, 20, 40, 80):
+        explorer = Simulated(job, minutes)
+        explorer.explore()
+        assert sum(explorer.seconds.values()) <= 60 * minutes * 1.1
+        speeds.append(fastest(explorer))
+    assert speeds == sorted(speeds)
+    assert speeds[-1] > speeds[0]
+
+
+def test_a_model_is_pruned_from_the_trained_one_before_it(job: Job) -> None:
+    explorer = Simulated(job, minutes=600)
+    explorer.explore()
+    first, second = (t.model for t in explorer.trials[1:3])
+    assert second.steps[: len(first.steps)] == first.steps
+    shared = {step.key for step in trial_steps(job, first)} & {step.key for step in trial_steps(job, second)}
+    names = [step.name for step in trial_steps(job, first) if step.key in shared]
+    assert f"{first.name}-1-prune" in names
+    assert f"{first.name}-1-prune-recover" in names
+
+
+def test_a_failed_trial_is_named_and_ends_nothing_else(job: Job) -> None:
+    found = Simulated(job, minutes=600, failing="pruned").explore()
+    assert "not finite" in next(reason for name, reason in found.dropped.items() if name.startswith("pruned"))
+    assert [model.name for model in found.models][:2] == ["static", "trimmed"]
+
+
+def test_without_time_nothing_is_trained_and_the_reason_is_given(job: Job) -> None:
+    explorer = Simulated(job, minutes=0.01)
+    found = explorer.explore()
+    assert not explorer.trials
+    assert found.dropped["static"] == "no time to train it; give more minutes"
+    assert found.next == "pruning to 1.6x (predicted)"
+
+
+def test_adding_a_model_to_a_recipe_repeats_nothing_of_the_others(
+    teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    """Neither does renaming one; only what measures all models together is done again."""
+    timed = "models:\n  - name: cut\n    steps:\n      - prune: {speedup: 2, recover: {epochs: 1}}\n"
+    more = "  - name: second\n    steps:\n      - prune: {speedup: 3, recover: {epochs: 1}}\n"
+    keys = []
+    for number, models in enumerate((timed, timed.replace("name: cut", "name: other") + more)):
+        recipe = write_recipe(tmp_path / f"{number}.yaml", teacher, files, **{"models:\n": models})
+        keys.append({step.key: step.name for step in plan(prepare(read_recipe(recipe)))})
+    again = {name for key, name in keys[0].items() if key not in keys[1]}
+    assert all(name.startswith(("measure-", "profile")) or name.endswith("-check") for name in again), again
+
+
+@pytest.fixture(scope="module")
+def searched(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run with a search, and what it printed."""
+    home = tmp_path_factory.mktemp("search")
+    recipe = write_recipe(home / "recipe.yaml", teacher, files, **SMALL)
+    text = recipe.read_text()
+    start, end = text.index("models:"), text.index("targets:")
+    search = "search: {minutes: 0.7, target: {precision: fp32}}\n"
+    one = text[end:].replace("  - {runtime: onnxruntime, precision: int8-dynamic}\n", "")
+    recipe.write_text(text[:start] + search + one)
+    with mock.patch.object(interleaved, "Worker", SameProcess):
+        done = paredown("run", recipe, "--output-dir", home / "run")
+    assert done.returncode == 0, done.stderr
+    return home, done.stdout
+
+
+def test_a_search_trains_measures_and_says_why_it_dropped_the_rest(searched: tuple[Path, str]) -> None:
+    home, printed = searched
+    measurements = json.loads((home / "run" / "measurements.json").read_text())
+    found = measurements["search"]
+    assert found["trials"] >= 1
+    assert len(found["trained"]) + len(found["dropped"]) == found["trials"]
+    assert all(f"dropped: {name}: {reason}" in printed for name, reason in found["dropped"].items())
+    assert f"more minutes would go into: {found['next']}" in printed
+    assert {entry["model"] for entry in measurements["candidates"]} > {"teacher"}
+    table = json.loads(next((home / "run" / "steps").glob("teacher-table-*/table.json")).read_text())
+    table = LatencyTable.from_json(table)
+    assert list(table.heads_ms.values()) == sorted(table.heads_ms.values())
+    assert list(table.ffn_ms.values()) == sorted(table.ffn_ms.values())
+
+
+def test_a_search_that_was_killed_pays_for_no_trial_twice(searched: tuple[Path, str]) -> None:
+    home, _ = searched
+    kept = next((home / "run" / "steps").glob("search-*"))
+    before = json.loads((kept / "step.json").read_text())
+    shutil.rmtree(kept)
+    done = paredown("run", home / "recipe.yaml", "--output-dir", home / "run")
+    assert done.returncode == 0, done.stderr
+    started = [json.loads(line)["step"] for line in done.stderr.splitlines() if '"event": "start"' in line]
+    assert started == ["search"]
+    assert json.loads((kept / "step.json").read_text())["result"] == before["result"]
+
+
+def test_a_finished_search_is_found_under_its_key(searched: tuple[Path, str]) -> None:
+    home, _ = searched
+    job = prepare(read_recipe(home / "recipe.yaml"))
+    assert job.recipe.search is not None
+    step = search_step(job, job.recipe.search, Found())
+    assert Store(home / "run" / "steps").peek(step.name, step.key) is not None
+    assert _do_all([step], Store(home / "run" / "steps")).ran == 0

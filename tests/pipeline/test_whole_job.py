@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import yaml
+from conftest import paredown, refused
+from same_process import SameProcess
+
+from paredown.benchmarks.measuring import interleaved
+from paredown.compress.models.loading import Checkpoint
+from paredown.pipeline.recipe.loader import read_recipe
+from paredown.pipeline.whole_job import FOUND_RECIPE, WholeJob, name_of
+
+
+@pytest.fixture(scope="module")
+def finished_job(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The run directory of `paredown compress`, and what the command printed."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    with mock.patch.object(interleaved, "Worker", SameProcess):
+        done = paredown(
+            "compress", teacher.path, "--train", files["train"], "--validation", files["validation"], "--test",
+            files["test"], "--minutes", 2, "--max-length", 32, "--budget", "size_mb=50", "--output-dir", run_dir,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return run_dir, done.stdout
+
+
+def test_checkpoint_and_files_are_enough(finished_job: tuple[Path, str]) -> None:
+    run_dir, printed = finished_job
+    choice = json.loads((run_dir / "choice.json").read_text())
+    assert choice["chosen"]["runtime"] == "onnxruntime"
+    assert choice["rule"]["budgets"] == {"size_mb": 50}
+    assert choice["certificate"]["split"] == "test"
+    assert (run_dir / "bundle" / "manifest.json").is_file()
+    assert "more minutes would go into" in printed
+
+
+def test_the_recipe_that_was_found_repeats_no_step(finished_job: tuple[Path, str]) -> None:
+    run_dir, _ = finished_job
+    found = read_recipe(run_dir / FOUND_RECIPE)
+    assert found.search is None
+    assert len((run_dir / FOUND_RECIPE).read_text().splitlines()) < 120
+    done = paredown("run", run_dir / FOUND_RECIPE, "--output-dir", run_dir)
+    assert done.returncode == 0, done.stderr
+    started = [json.loads(line)["step"] for line in done.stderr.splitlines() if '"event": "start"' in line]
+    assert started == []
+
+
+def test_the_first_bundle_comes_before_the_search(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    """What the first run of two is asked for has neither a search nor trained models, and fewer processes measure."""
+    job = WholeJob(str(teacher.path), {"train": str(files["train"]), "validation": str(files["validation"])})
+    keys = job.models()
+    assert [list(step) for model in keys["models"] for step in model["steps"]] == [["trim"]]
+    assert 0 < keys["search"]["minutes"] < job.minutes
+    recipe = job.recipe(**keys)
+    assert [(t.runtime, t.precision) for t in recipe.targets] == [("onnxruntime", "int8-dynamic")]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--minutes", 0.5), ("minutes: 0.5 is too short", "at least 2")),
+        (("--budget", "size=10"), ("--budget size=10", "size_mb")),
+        (("--budget", "size_mb=small"), ("a number is expected, as in size_mb=20",)),
+        (("--task", "texts"), ("task: 'texts' is no task", "did you mean")),
+    ],
+)
+def test_wrong_options_are_refused(
+    teacher: Checkpoint, files: dict, tmp_path: Path, options: tuple, words: tuple[str, ...]
+) -> None:
+    data = ("--train", files["train"], "--validation", files["validation"])
+    refused(paredown("compress", teacher.path, *data, *options, "--output-dir", tmp_path / "run"), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_init_writes_the_recipe_of_the_whole_job(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    data = ("--train", files["train"], "--validation", files["validation"])
+    for name, options in (("short", ()), ("full", ("--full",))):
+        done = paredown("init", teacher.path, *data, *options, "--output", tmp_path / f"{name}.yaml")
+        assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "short.yaml").read_text().splitlines()) <= 45
+    short, full = read_recipe(tmp_path / "short.yaml"), read_recipe(tmp_path / "full.yaml")
+    assert short == full
+    assert short.search is not None
+    assert yaml.safe_load((tmp_path / "full.yaml").read_text())["seed"] == 13
+
+
+def test_a_name_is_made_of_the_directory() -> None:
+    assert name_of("/models/my film critic (v2)") == "my-film-critic-v2"
+    assert name_of("/") == "model"
