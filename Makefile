@@ -1,4 +1,4 @@
-# make demo | test | test-all | coverage | check: each does all the set-up it needs, and may be run again.
+# make demo | test | test-all | coverage | check | validator: each does all the set-up it needs, and may be run again.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ DEMO := build/demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE  # else every process compiles torch again: 22 s instead of 8 on a slow machine
 
-.PHONY: demo test test-all coverage check lint results clean
+.PHONY: demo test test-all coverage check lint results validator clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +41,10 @@ test-all: $(INSTALLED)
 # Not in `test`: tracing Python 3.11 takes 38 % more CPU time where tests are pure Python. Its table ends with the total.
 coverage: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered
+
+# After a change of runtime/manifest.schema.json.
+validator: $(INSTALLED)
+	$(BIN)/python tests/manifest_validator.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

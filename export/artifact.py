@@ -16,46 +16,13 @@ from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import MARKED, Preprocessor, reader_file
 from paredown.runtime.preprocessors import preprocessor_of
-from paredown.runtime.session import ENGINES, PROVIDERS, RUNTIMES
-from paredown.tasks.base import Task
+from paredown.runtime.session import RUNTIMES
 
 MANIFEST = "artifact.json"
-# What each runtime can be asked for here. int8-dynamic: activation ranges at run time; int8-static: calibrated.
-# fp16 is for GPUs: half the size everywhere, but a CPU computes it in float32.
-# int8-weight, int4-weight: the weights of matrix products alone, for models whose time goes into reading them.
-PRECISIONS = {
-    "pytorch": ("fp32",),
-    "onnxruntime": ("fp32", "fp16", "int8-dynamic", "int8-static", "int8-weight", "int4-weight"),
-    "openvino": ("fp32", "fp16", "bf16", "int8-static", "int8-weight", "int4-weight"),
-    "onnxruntime-cuda": ("fp32", "fp16"),
-    "onnxruntime-tensorrt": ("fp32", "fp16", "int8-static"),
-    "tensorrt": ("fp32", "fp16", "bf16", "int8-static"),
-    "tensorrt_rtx": ("fp32", "fp16", "bf16", "int8-static"),
-}
-WEIGHTS_ONLY = {"int8-weight": 8, "int4-weight": 4}  # bits
-ON_GPU = (*PROVIDERS, *ENGINES)
-# Which of them a task's models are made in, by Task.graph.
-BY_GRAPH = {
-    "single": {name: tuple(p for p in known if p not in WEIGHTS_ONLY) for name, known in PRECISIONS.items()},
-    "seq2seq": {
-        "pytorch": ("fp32",),
-        "onnxruntime": ("fp32", "int8-dynamic"),
-        "openvino": ("fp32", "bf16", "int8-static"),
-    },
-    "causal_lm": {  # the cache and every token's activations stay in float
-        name: tuple(p for p in known if p in ("fp32", "bf16", *WEIGHTS_ONLY))
-        for name, known in PRECISIONS.items()
-        if name not in ON_GPU
-    },
-}
+# Bits. Only the weights of matrix products: for models whose time goes into reading them.
+WEIGHTS_ONLY = {"int8-weight": 8, "int4-weight": 4}
 SCHEMA = 1  # of artifact.json; raised when a key is renamed, removed or changes its meaning
 GRAPH = "graph.onnx"  # beside an engine, what it was built from: for the parity gate, not shipped
-EXTRA = {**dict.fromkeys(ON_GPU, "gpu"), "tensorrt_rtx": "rtx"}  # what brings a runtime's packages; "cpu" otherwise
-
-
-def precisions_of(runtime: str, task: Task) -> tuple[str, ...]:
-    """Those of PRECISIONS that a task's models are made in; none where they do not run."""
-    return BY_GRAPH[task.graph].get(runtime, ())
 
 
 def marks_of(encoder: Preprocessor) -> dict[str, bool]:

@@ -9,12 +9,9 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-
-from paredown.runtime.errors import missing_extra
 
 # What INT8 and bf16 speed rests on; the names are Linux's CPU flags.
 ISA_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm")
@@ -24,16 +21,6 @@ RUNTIME_PACKAGES = (
     "torch", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf", "tensorrt",
     "tensorrt-rtx-cu13-bindings", "tokenizers", "pillow", "numpy",
 )  # fmt: skip
-# What a model may ask for, beyond the base install: the module of each distribution, and the extra that brings it.
-BROUGHT = {
-    "torch": ("torch", "compress"),
-    "onnxruntime": ("onnxruntime", "cpu"),
-    "openvino": ("openvino", "cpu"),
-    "onnxruntime-gpu": ("onnxruntime", "gpu"),
-    "tensorrt": ("tensorrt", "gpu"),
-    "tensorrt-rtx-cu13-bindings": ("tensorrt_rtx_bindings", "rtx"),
-    "pillow": ("PIL", "images"),
-}
 
 
 @functools.cache
@@ -101,14 +88,6 @@ def importable(module: str) -> bool:
         return find_spec(module) is not None
     except (ImportError, ValueError):
         return False
-
-
-def check_installed(distributions: Iterable[str]) -> None:
-    """InputError that names the extra, where one of them is not here."""
-    for name in distributions:
-        module, extra = BROUGHT.get(name, ("", ""))
-        if module and not importable(module):
-            raise missing_extra(module, extra)
 
 
 @functools.cache

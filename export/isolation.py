@@ -22,7 +22,7 @@ from typing import Any
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.manifest import BundleError, models_of, read_manifest
 
-from .hardware import check_installed
+from .runtimes.registry import RUNTIMES, check_installed
 
 DEADLINE_S = 120  # for opening a bundle and for its golden rows
 ROWS_S = 3600  # for the user's own rows
@@ -110,7 +110,8 @@ def in_child(
 
 def _memory(manifest: dict) -> int | None:
     """Bytes of memory that the model may take; None where it is not known how much is needed: beside a GPU."""
-    if manifest["runtime"] not in ("onnxruntime", "openvino"):
+    runtime = RUNTIMES.get(manifest["runtime"])
+    if runtime is None or runtime.SPEC.gpu:
         return None
     files = manifest["files"]
     folders = {Path(name).parent for name in models_of(manifest)}  # with its external data

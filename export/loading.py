@@ -15,6 +15,8 @@ from paredown.tasks.base import Task
 from .artifact import MANIFEST, Artifact, read_artifact
 from .bundle.archive import copy_tree, unpack
 from .foreign import SUFFIX_RUNTIME, foreign_artifact
+from .runtimes import pytorch
+from .runtimes.base import ExportJob
 
 
 def adopt(path: Path, scratch: Path, task: Task, max_length: int) -> Artifact:
@@ -36,9 +38,7 @@ def adopt(path: Path, scratch: Path, task: Task, max_length: int) -> Artifact:
             return foreign_artifact(models[0], scratch, task, max_length)
         if models:
             raise InputError(f"{path}: holds {', '.join(p.name for p in models)}; name one of them")
-        from .runtimes.pytorch import to_pytorch
-
-        return to_pytorch(open_checkpoint(path, task), task, scratch / "checkpoint", max_length)
+        return pytorch.export(ExportJob(None, open_checkpoint(path, task), task, scratch / "checkpoint", max_length))
     if path.suffix in SUFFIX_RUNTIME:
         if (path.parent / MANIFEST).is_file():
             return read_artifact(path.parent)

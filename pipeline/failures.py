@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import StepError
 
 from .job import Candidate, Job, Step, attribution_name, evaluation_name, further_name, parts_of
@@ -90,7 +91,7 @@ def sentences(job: Job, failed: Mapping[str, Failure]) -> list[str]:
 def require_some(job: Job, failed: Mapping[str, Failure]) -> None:
     """StepError with every reason when no candidate is left that a bundle could be made of."""
     lost = failures_of(job, failed)
-    if all(c.name in lost for c in job.candidates if c.target.runtime != "pytorch"):
+    if all(c.name in lost for c in job.candidates if RUNTIMES[c.target.runtime].SPEC.in_bundles):
         raise StepError("nothing is left to choose from: " + "; ".join(sentences(job, failed)))
 
 

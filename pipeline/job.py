@@ -15,11 +15,10 @@ from paredown.compress.distillation.compatibility import check_teacher
 from paredown.compress.models.architectures import EXPORTABLE
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.compress.models.model_card import origin_files
-from paredown.export.artifact import EXTRA, precisions_of
 from paredown.export.hardware import importable
-from paredown.export.runtimes.tensorrt_config import Engine, require
+from paredown.export.runtimes.registry import RUNTIMES
+from paredown.export.runtimes.tensorrt_config import Engine
 from paredown.runtime.errors import InputError, missing_extra
-from paredown.runtime.session import ENGINES
 from paredown.tasks.base import Feature, Task
 from paredown.tasks.registry import task_named
 from paredown.tasks.rows import Rows
@@ -28,7 +27,7 @@ from .dry_run import take_longest
 from .inputs import StageInputs
 from .model_checks import Start, check_steps
 from .progress import Report
-from .recipe.schema import BASELINE, Model, Precision, Recipe, Runtime, Target
+from .recipe.schema import BASELINE, Model, Recipe, Target
 from .spelling import in_recipe
 from .store import Done, key_of
 
@@ -36,8 +35,7 @@ BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
 SCORES = f"{BASELINE}-scores"
 ORIGIN = f"{BASELINE}-origin"  # licence and card of the checkpoint
 RECOVER = "-recover"  # after the name of the pruning step that it trains
-PLAIN_INT8: dict[Runtime, Precision] = {"onnxruntime": "int8-dynamic", "openvino": "int8-static"}
-MODULES = {"pytorch": "torch", "openvino": "openvino"}  # every other runtime is ONNX Runtime, or an engine
+PLAIN_INT8 = {name: r.SPEC.plain_int8 for name, r in RUNTIMES.items() if r.SPEC.plain_int8}
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class Job:
             c
             for c in wanted
             if (c.target != BASE_TARGET or keep_pytorch or c.model.name == BASELINE)
-            and (c.model.cascade is None or c.target.runtime == "onnxruntime")
+            and (c.model.cascade is None or RUNTIMES[c.target.runtime].SPEC.cascade)
         ]
 
     @property
@@ -115,7 +113,9 @@ class Job:
         if any(target.precision == "fp32" for target in others):
             return []
         return [
-            Target(runtime=target.runtime) for target in others if "fp32" in precisions_of(target.runtime, self.task)
+            Target(runtime=target.runtime)
+            for target in others
+            if "fp32" in RUNTIMES[target.runtime].precisions(self.task)
         ][:1]
 
     @property
@@ -125,9 +125,9 @@ class Job:
         if any(target.precision.startswith("int8") for target in self.recipe.targets if target.runtime in PLAIN_INT8):
             return []
         return [
-            Target(runtime=runtime, precision=precision)
+            Target.model_validate({"runtime": runtime, "precision": precision})
             for runtime, precision in PLAIN_INT8.items()
-            if runtime in on_cpu and precision in precisions_of(runtime, self.task)
+            if runtime in on_cpu and precision in RUNTIMES[runtime].precisions(self.task)
         ][:1]
 
     @property
@@ -216,13 +216,9 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
 def _check_installed(recipe: Recipe) -> None:
     """InputError for a runtime, or captum, that the recipe needs and that is not installed."""
     for target in recipe.targets:
-        if target.runtime in ENGINES:
-            require(target.runtime)
-        elif not importable(MODULES.get(target.runtime, "onnxruntime")):
-            raise InputError(
-                f"targets: '{target.runtime}' is not installed; it comes with: pip install "
-                f"'paredown[{EXTRA.get(target.runtime, 'cpu')}]' (or remove the target)"
-            )
+        reason = RUNTIMES[target.runtime].available(building=True)
+        if reason is not None:
+            raise InputError(f"targets: {reason} (or remove the target)")
     if recipe.explain_rows and not importable("captum"):
         raise InputError(
             "explain_rows: 'captum' is not installed; it comes with: pip install 'paredown[explain]' (or set it to 0)"

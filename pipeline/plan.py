@@ -16,7 +16,7 @@ from paredown.compress.models.loading import open_checkpoint
 from paredown.compress.models.model_card import origin_files
 from paredown.export.artifact import WEIGHTS_ONLY
 from paredown.export.hardware import cores, fingerprint, gpus, has_int8_isa
-from paredown.runtime.session import ENGINES
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.tasks.base import Feature
 
 from .job import (
@@ -275,6 +275,7 @@ def _attribution_step(job: Job, model: Model, before: str | None, steps: dict[st
 def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict[str, Step]) -> Step:
     target = candidate.target
     static = target.precision == "int8-static"
+    spec = RUNTIMES[target.runtime].SPEC
     int8 = target.precision.startswith("int8") and target.precision not in WEIGHTS_ONLY
     inputs = {
         "stage": "export",
@@ -285,8 +286,8 @@ def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict
         "calibration": [rows_digest(job.train), job.recipe.calibration_rows] if int8 else None,
         "int8": job.recipe.int8.model_dump() if int8 else None,
         "int8_isa": has_int8_isa() if int8 else None,
-        "engine": [job.engine.model_dump(), gpus()] if target.runtime in ENGINES else None,
-        "graph": None if target.runtime == "pytorch" else steps[graph_name(candidate.model)].key,
+        "engine": [job.engine.model_dump(), gpus()] if spec.engine else None,
+        "graph": None if not spec.in_bundles else steps[graph_name(candidate.model)].key,
         **_after(job, steps, before),
         **code_of("compress", "export"),
     }

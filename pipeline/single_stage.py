@@ -39,14 +39,15 @@ from paredown.compress.data.splits import apart, repeats
 from paredown.compress.distillation.compatibility import check_teacher, same_tokens
 from paredown.compress.models.architectures import CONVOLUTIONAL
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint
-from paredown.export.artifact import ON_GPU, Artifact, precisions_of
+from paredown.export.artifact import Artifact
 from paredown.export.checks.parity import departure, stand_in, tolerance_of
 from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
-from paredown.export.runtimes.tensorrt_config import Engine, require
+from paredown.export.runtimes.registry import RUNTIMES
+from paredown.export.runtimes.tensorrt_config import Engine
 from paredown.runtime.errors import InputError, StepError, nearest
 from paredown.runtime.preprocessor import run_rows
-from paredown.runtime.session import ENGINES, CannotRunHere
+from paredown.runtime.session import CannotRunHere
 from paredown.tasks.base import Feature, Task
 from paredown.tasks.registry import task_named
 from paredown.tasks.rows import Rows
@@ -97,10 +98,8 @@ class StageData(Settings):
         return self.train
 
 
-FORMATS = {
-    "onnx": "onnxruntime", "ort": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt",
-    "tensorrt-rtx": "tensorrt_rtx",
-}  # fmt: skip
+FORMATS = {r.SPEC.export_format: name for name, r in RUNTIMES.items() if r.SPEC.export_format}
+FORMATS["ort"] = FORMATS["onnx"]
 
 
 class ExportRequest(Settings):
@@ -478,10 +477,12 @@ def _format(request: ExportRequest, max_length: int, task: Task, where: Where) -
             limit = f", at most {where('export', 'max_length')} {most}" if most else ""
             shown = ",".join(map(str, numbers))
             raise InputError(f"{names[key]} {shown}: numbers such as 16,32,64, ascending{limit}")
-    if runtime in ON_GPU:
+    if RUNTIMES[runtime].SPEC.gpu:
         task.require(Feature.GPU, f"{names['to']} {runtime}")
-    if runtime in ENGINES:
-        require(runtime)
+    if RUNTIMES[runtime].SPEC.engine:
+        reason = RUNTIMES[runtime].available(building=True)
+        if reason is not None:
+            raise InputError(reason)
         if request.batch_size:
             raise InputError(
                 f"{names['batch_size']}: an engine takes any up to its largest, of {names['batch_sizes']}; leave it out"
@@ -494,7 +495,7 @@ def _format(request: ExportRequest, max_length: int, task: Task, where: Where) -
         task.require(Feature.FIXED_SHAPES, f"{names['lengths']}, {names['batch_size']}")
     if request.to == "ort":
         task.require(Feature.MOBILE, f"{names['to']} ort")
-    if request.precision not in (known := precisions_of(runtime, task)):
+    if request.precision not in (known := RUNTIMES[runtime].precisions(task)):
         raise InputError(
             f"{names['precision']} {request.precision}: for {task.name}, {runtime} runs {', '.join(known) or 'nothing'}"
         )

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from paredown.compress.models.loading import open_checkpoint
-from paredown.export.artifact import precisions_of
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Feature, Task
 from paredown.tasks.registry import TASKS, task_named
@@ -65,7 +65,7 @@ class WholeJob:
             "robustness_rows": 0,
             "choose": {"max_drop": self.max_drop, "budgets": dict(self.budgets)},
         }
-        if plain["precision"] in precisions_of(plain["runtime"], task):
+        if plain["precision"] in RUNTIMES[plain["runtime"]].precisions(task):
             made["targets"] = [plain]
         return Recipe.model_validate(made | keys | dict(self.more))
 

@@ -1,27 +1,25 @@
-"""Reads, checks and writes manifest.json of a bundle, by manifest.schema.json beside this file.
+"""Reads, checks and writes manifest.json of a bundle.
 
-Needs nothing but Python: the same file and the schema are copied into every bundle.
+manifest_validator.py is generated from manifest.schema.json. Needs nothing but Python: the same files are copied into
+every bundle.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from pathlib import Path, PurePosixPath
 
+from .manifest_validator import JsonSchemaValueException, validate
 from .model_scan import check_model_file
 
 MANIFEST = "manifest.json"
+SCHEMA = 3  # version of manifest.schema.json
 DIGEST = "manifest.sha256"  # of the manifest's bytes, as sha256sum writes it: the manifest has the hashes of the rest
 SIGNATURE = "model.sig"  # optional
 MANIFEST_LIMIT = 10**7  # bytes
 SCHEMA_FILE = Path(__file__).with_name("manifest.schema.json")
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # what reading wrong JSON ends in
-TYPES = {
-    "object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float),
-    "boolean": (bool,), "null": (type(None),),
-}  # fmt: skip
 
 
 class BundleError(Exception):
@@ -37,23 +35,16 @@ def read_manifest(bundle: Path) -> dict:
         version = manifest["schema"]
     except DAMAGED:
         raise BundleError(f"{path}: damaged") from None
-    try:
-        schema = json.loads(SCHEMA_FILE.read_bytes())
-        known = schema["properties"]["schema"]["const"]
-    except (OSError, *DAMAGED):  # in a bundle it is a file like the others
-        raise BundleError(f"{SCHEMA_FILE}: missing or damaged") from None
-    if type(version) is not int or version != known:
+    if type(version) is not int or version != SCHEMA:
         raise BundleError(
-            f"{path}: schema {version!r}, this program reads {known}; pack it again with this version of paredown"
+            f"{path}: schema {version!r}, this program reads {SCHEMA}; pack it again with this version of paredown"
         )
     if _read(bundle / DIGEST) != digest_line(raw):
         raise BundleError(f"{path}: its sha256 is not that of {DIGEST}; one of the two was changed")
     try:
-        conforms(manifest, schema, schema)
-    except ValueError as error:
-        raise BundleError(f"{path}: {error} (schema {known})") from None
-    except (*DAMAGED, re.error):
-        raise BundleError(f"{SCHEMA_FILE}: damaged") from None
+        validate(manifest, name_prefix="manifest")
+    except JsonSchemaValueException as error:
+        raise BundleError(f"{path}: {error} (schema {SCHEMA})") from None
     for name in manifest["files"]:
         inside(name)
     reader = "preprocessor_config.json" if "pixel_values" in manifest["inputs"] else "tokenizer.json"
@@ -79,59 +70,6 @@ def write_manifest(bundle: Path, manifest: dict) -> None:
     raw = (json.dumps(manifest, indent=2) + "\n").encode()
     (bundle / MANIFEST).write_bytes(raw)
     (bundle / DIGEST).write_bytes(digest_line(raw))
-
-
-def conforms(value: object, schema: dict, root: dict, key: str = "") -> None:  # noqa: C901
-    """Raise ValueError where `value` breaks `schema`: the words of JSON Schema that manifest.schema.json uses.
-
-    Stricter than the standard: 3.0 is no integer, and a pattern has to match the whole string. `root`: the schema in
-    which "$ref" is resolved.
-    """
-    if "$ref" in schema:
-        schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
-    name = f"key {key!r}" if key else "the manifest"
-    if "anyOf" in schema:
-        said = [_broken(value, choice, root, key) for choice in schema["anyOf"]]
-        if all(said):
-            raise ValueError("; or ".join(map(str, said)))
-    kinds = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type", [])
-    if kinds and type(value) not in {t for kind in kinds for t in TYPES[kind]}:
-        raise ValueError(f"{name} is not of type {' or '.join(kinds)}")
-    if ("const" in schema and value != schema["const"]) or ("enum" in schema and value not in schema["enum"]):
-        raise ValueError(f"{name} is not {schema.get('const', schema.get('enum'))}")
-    if isinstance(value, str) and "pattern" in schema and not re.fullmatch(schema["pattern"], value):
-        raise ValueError(f"{name} does not match {schema['pattern']}")
-    if type(value) in (int, float) and value < schema.get("minimum", float("-inf")):  # type: ignore[operator]
-        raise ValueError(f"{name} is less than {schema['minimum']}")
-    if type(value) in (int, float) and value > schema.get("maximum", float("inf")):  # type: ignore[operator]
-        raise ValueError(f"{name} is more than {schema['maximum']}")
-    if isinstance(value, list):
-        if len(value) < schema.get("minItems", 0):
-            raise ValueError(f"{name} holds {len(value)} entries, {schema['minItems']} at least are expected")
-        if len(value) > schema.get("maxItems", len(value)):
-            raise ValueError(f"{name} holds {len(value)} entries, {schema['maxItems']} at most are expected")
-        for i, item in enumerate(value):
-            conforms(item, schema.get("items", {}), root, f"{key}.{i}")
-        if schema.get("uniqueItems") and len(set(value)) < len(value):  # of strings
-            raise ValueError(f"{name} holds an entry twice")
-    if isinstance(value, dict):
-        properties, more = schema.get("properties", {}), schema.get("additionalProperties", {})
-        for inner in schema.get("required", []):
-            if inner not in value:
-                raise ValueError(f"key {_join(key, inner)!r} is missing")
-        for inner, item in value.items():
-            if inner not in properties and more is False:
-                raise ValueError(f"key {_join(key, inner)!r} is unknown")
-            conforms(item, properties.get(inner, more), root, _join(key, inner))
-
-
-def _broken(value: object, schema: dict, root: dict, key: str) -> str | None:
-    """What `conforms` says against it."""
-    try:
-        conforms(value, schema, root, key)
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 def inside(name: str) -> str:
@@ -187,10 +125,6 @@ def _read(path: Path) -> bytes:
         raise BundleError(f"{path}: no such file; is this a bundle?") from None
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}") from None
-
-
-def _join(key: str, inner: str) -> str:
-    return f"{key}.{inner}" if key else inner
 
 
 def _finite(text: str) -> float:

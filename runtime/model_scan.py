@@ -1,7 +1,7 @@
 """Scans an ONNX file for external data and foreign operators, without a runtime and without `onnx`.
 
 A runtime follows the paths of external data as soon as it opens a model (CVE-2024-27318, CVE-2025-51480), so they are
-checked before. Needs nothing but Python and imports nothing of ours: the same file is copied into every bundle.
+checked before. Needs nothing but Python: the same file is copied into every bundle.
 """
 
 from __future__ import annotations
@@ -11,15 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-# What each runtime may be given: OpenVINO would read ONNX, TensorFlow and Paddle files too, by their suffix.
-SUFFIXES = {
-    "onnxruntime": (".onnx", ".ort"),
-    "onnxruntime-cuda": (".onnx",),
-    "onnxruntime-tensorrt": (".onnx",),
-    "openvino": (".xml",),
-    "tensorrt": (".engine",),
-    "tensorrt_rtx": (".engine",),
-}
+from .formats import FORMATS
+
 # Operators that the runtimes bring themselves; anything else would need a native library, which is never loaded.
 DOMAINS = frozenset(
     {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft",
@@ -54,9 +47,9 @@ class Found:
 def check_model_file(model: Path, runtime: str) -> None:
     """Raise ValueError when the file is not one that `runtime` may open: a foreign kind, external data that leave its
     directory or are no regular files, operators from a native library. The message does not name the file."""
-    allowed = SUFFIXES.get(runtime)
-    if allowed is not None and model.suffix not in allowed:
-        raise ValueError(f"{runtime} opens {' or '.join(allowed)} files here")
+    known = FORMATS.get(runtime)
+    if known is not None and model.suffix not in known.suffixes:
+        raise ValueError(f"{runtime} opens {' or '.join(known.suffixes)} files here")
     if model.suffix != ".onnx":
         return
     found = scan(model)

@@ -15,6 +15,7 @@ import numpy as np
 
 from .answers import ANSWERS
 from .causal_decoding import Decoder
+from .formats import FORMATS
 from .manifest import MANIFEST, BundleError, check_files, models_of, read_manifest
 from .preprocessor import MARKED, Preprocessor, reader_file
 from .preprocessors import preprocessor_of
@@ -23,17 +24,6 @@ from .session import CannotRunHere, Session, open_session, padded
 
 GOLDEN_ROWS, GOLDEN_BYTES = 64, 10**8  # at most: rows, bytes of the file
 GOLDEN_TEXT, GOLDEN_IMAGE = 10**6, 10**7  # characters of a row, at most; of an image as its data URI
-# Runtimes round activations to 8 bits beside such weights.
-WEIGHTS_TOLERANCE = {"int8-weight": 0.2, "int4-weight": 0.2}
-# Largest difference of an output on another machine of the kind; INT8 rounds differently where float sums differ.
-GOLDEN_TOLERANCE = {
-    "onnxruntime": {"fp32": 1e-3, "fp16": 0.05, "int8-dynamic": 0.2, "int8-static": 0.2, **WEIGHTS_TOLERANCE},
-    "openvino": {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2, **WEIGHTS_TOLERANCE},
-    **{
-        key: {"fp32": 0.005, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2}
-        for key in ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx")
-    },
-}
 OTHER_TEXTS = 0.5  # of a text-to-text model, where rounding is coarse: the share of golden rows with another text
 UNIT = 4.0  # times the largest golden output: what a tolerance in units of the model's spread may refer to at most
 __all__ = ["MANIFEST", "BundleError", "check_files", "read_manifest"]  # for those who want all the checks from here
@@ -94,7 +84,7 @@ def open_runtime(bundle: Path, manifest: dict, threads: int | None = None, alone
         raise BundleError(f"the model does not open here: {_line(error)}") from None
     rules = {key: value for key, value in manifest.get("generation", {}).items() if key != "decoder"}
     if decoder:
-        return writer(model, *decoder, **rules)
+        return writer(model, decoder[0], rules)
     if rules:
         return Decoder(model, rules)
     lengths, rows = manifest["length_policy"]["pad_to"], manifest["batch_size"]
@@ -191,7 +181,8 @@ def largest_tolerance(manifest: dict, outputs: list) -> float:
     """
     if len(models_of(manifest)) > 1:
         return 0.0 if manifest["precision"] == "fp32" else OTHER_TEXTS
-    most = GOLDEN_TOLERANCE.get(manifest["runtime"], {}).get(manifest["precision"], 0.0)
+    known = FORMATS.get(manifest["runtime"])
+    most = known.tolerance.get(manifest["precision"], 0.0) if known else 0.0
     if not ANSWERS[manifest["answer"]].has_unit:
         return most
     numbers = (x for output in outputs for line in output for x in (line if isinstance(line, list) else [line]))

@@ -66,25 +66,18 @@ def _force(scores: np.ndarray, length: int, new: int, most: int, rules: Mapping)
         scores[wanted] = 0.0
 
 
-def writer(
-    encoder: Half,
-    decoder: Half,
-    *,
-    start_id: int,
-    eos_id: int,
-    pad_id: int,
-    max_new_tokens: int,
-    logits: Mapping | None = None,
-) -> Half:
+def writer(encoder: Half, decoder: Half, generation: Mapping) -> Half:
     """A session that writes: input_ids and attention_mask (rows, length) int64 -> sequences (rows, max_new_tokens)
-    int64, `pad_id` behind `eos_id`, which is in them.
+    int64, padded behind the end token, which is in them.
 
+    `generation`: start_id, eos_id, pad_id, max_new_tokens, and `logits`, the RULES that count, where there are any.
     `encoder` gives keys and values for every layer of the decoder, cross.N.key and .value (rows, heads, length, size).
     `decoder` takes these, one token a row (rows, 1), and past.N.key and .value, and gives logits (rows, vocabulary) and
-    present.N.key and .value, which are one token longer. Padding is never written. `logits`: the RULES that count.
+    present.N.key and .value, which are one token longer. Padding is never written.
     ValueError for logits that are no numbers.
     """
-    rules = logits or {}
+    start_id, eos_id, pad_id = (int(generation[key]) for key in ("start_id", "eos_id", "pad_id"))
+    max_new_tokens, rules = int(generation["max_new_tokens"]), generation.get("logits") or {}
 
     def write(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         given = {"attention_mask": batch["attention_mask"]}

@@ -48,8 +48,7 @@ def open_session(model: Path, runtime: str, precision: str, threads: int, alone:
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"unknown runtime '{runtime}'; known: {', '.join(RUNTIMES)}")
-    more = {} if alone or RUNTIMES[runtime] is not _open_onnxruntime else {"spin": False}
-    return RUNTIMES[runtime](Path(model), precision, threads, **more)
+    return RUNTIMES[runtime](Path(model), precision, threads, alone)
 
 
 def padded(session: Session, lengths: Sequence[int], pad_id: int, batch_size: int | None = None) -> Session:
@@ -78,20 +77,27 @@ def padded(session: Session, lengths: Sequence[int], pad_id: int, batch_size: in
     return run
 
 
+def require_provider(provider: str) -> None:
+    """CannotRunHere where ONNX Runtime cannot start an execution provider for GPUs; loads its CUDA libraries."""
+    _require_gpu()
+    import onnxruntime
+
+    if provider not in onnxruntime.get_available_providers():
+        raise CannotRunHere(f"this onnxruntime has no {provider}; install onnxruntime-gpu in place of onnxruntime")
+    onnxruntime.preload_dlls()  # CUDA libraries that came as wheels
+
+
 def _open_onnxruntime(
-    model: Path, precision: str, threads: int, provider: str = "CPUExecutionProvider", spin: bool = True
+    model: Path, precision: str, threads: int, alone: bool, provider: str = "CPUExecutionProvider"
 ) -> Session:
     import onnxruntime
 
     if provider != "CPUExecutionProvider":
-        _require_gpu()
-        if provider not in onnxruntime.get_available_providers():
-            raise CannotRunHere(f"this onnxruntime has no {provider}; install onnxruntime-gpu in place of onnxruntime")
-        onnxruntime.preload_dlls()  # CUDA libraries that came as wheels
+        require_provider(provider)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    if not spin:
+    if not alone:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(model), options, providers=[provider])
@@ -107,7 +113,7 @@ def _open_onnxruntime(
     return run
 
 
-def _open_openvino(model: Path, precision: str, threads: int) -> Session:
+def _open_openvino(model: Path, precision: str, threads: int, alone: bool) -> Session:
     import openvino
 
     core = openvino.Core()
@@ -150,12 +156,11 @@ def _has_amx() -> bool:
         return False
 
 
-def _open_engine(model: Path, precision: str, threads: int, runtime: str) -> Session:
+def _open_engine(model: Path, precision: str, threads: int, alone: bool, runtime: str) -> Session:
     """A serialised engine on the first GPU. Each call takes the first optimisation profile that its shape fits; more
     rows than the largest profile has are run in parts.
     """
-    _require_gpu()
-    trt, log = tensorrt_of(runtime)
+    trt, log = require_engine_runtime(runtime)
     cuda = importlib.import_module("cuda.bindings.runtime")
 
     def ask(answer: tuple) -> Any:
@@ -250,6 +255,12 @@ def tensorrt_of(runtime: str) -> tuple[Any, Any]:
             return text
 
     return trt, Log()
+
+
+def require_engine_runtime(runtime: str) -> tuple[Any, Any]:
+    """`tensorrt_of`, where there is a GPU; CannotRunHere where there is none."""
+    _require_gpu()
+    return tensorrt_of(runtime)
 
 
 def _require_gpu() -> None:

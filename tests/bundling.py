@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from paredown.export.artifact import Artifact
-from paredown.export.bundle.writer import write_bundle
+from paredown.export.bundle.writer import Contents, write_bundle
 
 LATENCY = {"p50": 1.0, "p95": 1.0, "p99": 1.0}
 SHARED = {
@@ -25,4 +25,4 @@ CHOICE = {
 
 def bundled(artifact: Artifact, out: Path, texts: Sequence[str]) -> Path:
     """`artifact` in a bundle at `out`, with `texts` as golden rows."""
-    return write_bundle(out, artifact, name="tiny", golden_texts=texts, choice=CHOICE)
+    return write_bundle(out, artifact, Contents("tiny", CHOICE, texts))

@@ -75,14 +75,11 @@ def test_the_wheel_holds_paredown_and_nothing_else(tmp_path: Path) -> None:
     for folder in FOLDERS:
         assert f"paredown/{folder}/py.typed" in names
     assert {"paredown/benchmarks/report/report.html", "paredown/runtime/manifest.schema.json"} <= {*names}
+    assert "paredown/export/bundle/model_card.md.jinja" in names
     base = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
     light = {"numpy", "tokenizers", "pydantic", "pyyaml", "typer", "rich", "filelock"}
-    light |= {
-        "filelock",
-        "jinja2",
-        "packaging",
-        "cyclonedx-python-lib",
-    }  # report and SBOM, which a base install writes again
+    # Report, model card and SBOM, which a base install writes again.
+    light |= {"jinja2", "packaging", "cyclonedx-python-lib", "huggingface-hub"}
     assert {line.split()[1].split(">")[0].lower() for line in base} == light
 
 

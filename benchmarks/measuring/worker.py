@@ -20,9 +20,10 @@ from typing import NoReturn
 
 import numpy as np
 
-from paredown.export.artifact import ON_GPU, read_artifact
+from paredown.export.artifact import read_artifact
 from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import StepError
 from paredown.runtime.session import CannotRunHere
 
@@ -137,7 +138,8 @@ def replies(commands: Iterator[dict]) -> Iterator[dict]:
         "first_call_ms": (time.perf_counter() - opened) * 1e3,
         "cold_start_s": time.time() - first["began"],
     }
-    gpu = Gpu() if artifact.runtime in ON_GPU else None  # one that idles beside a CPU's model is not charged to it
+    # One that idles beside a CPU's model is not charged to it.
+    gpu = Gpu() if RUNTIMES[artifact.runtime].SPEC.gpu else None
     joules = Joules(gpu=gpu)
     for burst in commands:
         batches = [encoder.pad([rows[i] for i in batch]) for batch in burst["batches"]]

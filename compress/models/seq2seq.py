@@ -113,8 +113,8 @@ def held_names(kind: str, depth: int) -> list[str]:
 
 def write(model: PreTrainedModel, batch: Batch) -> Batch:
     """input_ids and attention_mask (rows, length) int64 -> sequences (rows, max_new_tokens) int64."""
-    halves = (partial(_run, half(model)) for half in (EncoderHalf, DecoderHalf))
-    return writer(*halves, **rules_of(model))(batch)
+    encoder, decoder = (partial(_run, half(model)) for half in (EncoderHalf, DecoderHalf))
+    return writer(encoder, decoder, rules_of(model))(batch)
 
 
 def _run(half: EncoderHalf | DecoderHalf, batch: Batch) -> Batch:

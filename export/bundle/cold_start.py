@@ -10,8 +10,7 @@ from typing import Any
 from paredown.runtime.manifest import check_files, read_manifest
 
 from ..isolation import DEADLINE_S, ROWS_S, begin_rows, in_child, limit_memory
-
-MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}  # what each runtime's import is
+from ..runtimes.registry import RUNTIMES
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,10 @@ def job(bundle: Path, started: float, rows_s: float, public_key: str | None, dat
     first = time.monotonic() - here  # what is done once more below, and what only `verify` does
     from .. import predictor as predict
 
-    runtime = MODULES.get(manifest["runtime"])
+    runtime = RUNTIMES.get(manifest["runtime"])
     begin = time.monotonic()
-    if runtime is not None:
-        import_module(runtime)
+    if runtime is not None and not runtime.SPEC.engine:  # an engine's libraries are loaded when it is opened
+        import_module(runtime.SPEC.module)
     imported = time.monotonic() - begin
     predictor = predict.Predictor(bundle)
     predictor.answer_example()

@@ -17,12 +17,13 @@ from paredown.runtime.preprocessor import PIXELS, reader_file
 from paredown.runtime.selftest import open_encoder
 from paredown.tasks.registry import task_named
 
+from ..runtimes.registry import RUNTIMES
 from .archive import copy_tree, files_of, pack, write_tar_gz
 
 # Triton: requests that arrive together are run together, up to this many rows, after waiting at most this long.
 TRITON_MAX_BATCH = 32
 TRITON_QUEUE_DELAY_US = 1000
-TRITON_BACKENDS = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
+TRITON_BACKENDS = {name: r.SPEC.triton_backend for name, r in RUNTIMES.items() if r.SPEC.triton_backend}
 OCI_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 READERS = (reader_file(["input_ids"]), reader_file([PIXELS]))
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -1,20 +1,24 @@
-"""The model card of a bundle: README.md in the Hub's layout, with a YAML head that the Hub's own library reads."""
+"""The model card of a bundle: README.md in the Hub's layout. Its text is in model_card.md.jinja."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import yaml
+from typing import TYPE_CHECKING
 
 from paredown.compress.models.model_card import card_head
 from paredown.runtime.errors import printable
 from paredown.tasks.registry import task_named
 
+from ..runtimes.registry import RUNTIMES
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 MARKS = re.compile(r"[\\`*_\[\]|~<>&$]")
 ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}  # a backslash before them does not reach every reader's HTML filter
-LIBRARY = {"onnxruntime": "onnx", "openvino": "openvino"}  # the Hub's names
 
 
 @dataclass(frozen=True)
@@ -42,118 +46,28 @@ def read_card(checkpoint: Path) -> About:
 
 
 def model_card(manifest: dict, choice: dict, about: About, sizes: dict[str, int]) -> str:
-    """Markdown with a YAML head; every number comes from choice.json. `sizes`: bytes of what the runtime loads."""
-    chosen, baseline, certificate = choice["chosen"], choice["baseline"], choice["certificate"]
-    metric, test = chosen["metric"], chosen["metric_test"]
-    split = certificate["split"] if certificate else "test"
-    latency, base_latency = chosen["latency_ms"], baseline["latency_ms"]
-    environment = sum(entry["bytes"] for entry in manifest["environment"].values())
-    packed_on, task = manifest["packed_on"], task_named(manifest["task"])
-    return f"""---
-{yaml.safe_dump(_head(manifest, chosen, about), sort_keys=False, allow_unicode=True, width=120).rstrip()}
----
+    """Markdown with a YAML head, rendered from model_card.md.jinja; every metric comes from choice.json.
 
-# {manifest["name"]}
+    `sizes`: bytes of what the runtime loads, by file name.
+    """
+    from huggingface_hub import ModelCard  # slow to import; nothing here asks the Hub
 
-{manifest["task"]}{_labels(manifest)}. Made by paredown {manifest["tool"]["paredown"]} from a
-fine-tuned checkpoint as candidate `{chosen["name"]}` ({manifest["runtime"]}, {manifest["precision"]}).
-
-## Metrics
-
-| | this model | 95 % interval | the checkpoint, PyTorch fp32 |
-| --- | --- | --- | --- |
-| {metric}, {split} | {_number(test)} | {_interval(chosen["metric_test_ci"])} \
-| {_number(baseline["metric_test"])} |
-| {metric}, validation | {_number(chosen["metric_validation"])} | {_interval(chosen["metric_validation_ci"])} \
-| {_number(baseline["metric_validation"])} |
-| p50 / p95 / p99, one row | {latency["p50"]:.2f} / {latency["p95"]:.2f} / {latency["p99"]:.2f} ms | | \
-{base_latency["p50"]:.2f} / {base_latency["p95"]:.2f} / {base_latency["p99"]:.2f} ms |
-| size to ship | {chosen["size_mb"]:.1f} MB | | {baseline["size_mb"]:.1f} MB |
-
-{_certified(choice)}
-
-Speed, one row a call: {_speed(choice)} Measured on {packed_on["cpu"]}, {packed_on["cores"]} cores; `report.html` has \
-the rest.
-
-## Data
-
-{_data(about)}
-
-## Intended use and limits
-
-For {task.name} of {task.rows_are} like those it was trained on, {task.describe_answer(manifest)}; {task.limits}
-
-- {task.describe_length(manifest)}
-- Inputs unlike the training data were not tested, nor was fairness between groups of people; whatever bias the
-  checkpoint and its data have is still in it. Compression can lose more on rare inputs than the mean shows.
-- {_cpus(manifest)}
-- Licence of the checkpoint: {escaped(about.licence or "") or "not stated there; find out before you pass this on"}.
-
-## How to run it
-
-    pip install -r requirements.txt
-    python selftest.py                                  # files whole, machine able, outputs as packed
-    paredown predict . {task.predict_options():35}  # pip install paredown, with the runtime above
-
-Without paredown, in this directory:
-
-    from pathlib import Path
-    from selftest import check_files, open_model, read_manifest
-    here = Path(".")
-    manifest = read_manifest(here)
-    check_files(here, manifest)
-    session, encoder = open_model(here, manifest)
-    {task.output_name} = session(encoder.pad(encoder.ids([{task.row_code()}])))["{manifest["outputs"][0]}"]
-    print({task.answer_code})
-
-## Size
-
-| | MB |
-| --- | --- |
-{_rows(sizes)}
-| what `requirements.txt` installs, dependencies included | {environment / 1e6:.1f} |
-"""
-
-
-def _certified(choice: dict) -> str:
-    """What the certificate says, and how the candidate was selected."""
-    chosen, rule, found = choice["chosen"], choice["rule"], choice["certificate"]
-    if found is None:
-        text = "There is no certificate: no rows were kept that nothing else had used."
-    else:
-        text = (
-            f"Certificate: on {found['rows']} {found['split']} rows, which nothing else used, it loses "
-            f"{found['drop']:.2f} points against the checkpoint, "
-            f"and not more than {found['drop_upper_95']:.2f} (one-sided 95 % bound)."
-        )
-        if found["looks"] > 1:
-            text += (
-                f" {found['looks']} candidates were held against these rows; the bound holds for all of them together."
-            )
-    drop = f"{chosen['drop_validation']:.2f} points"
-    if not rule["confidence"]:
-        return f"{text}\nIt was selected on validation rows, where it loses {drop} (not tested)."
-    return (
-        f"{text}\nIt was selected on validation rows, where it loses {drop}, not more than "
-        f"{chosen['drop_upper']:.2f} at {100 * rule['confidence']:.0f} % confidence for all candidates together."
+    task = task_named(manifest["task"])
+    card = ModelCard.from_template(
+        _card_data(manifest, choice["chosen"], about),
+        template_path=str(TEMPLATE),
+        manifest=manifest,
+        choice=choice,
+        chosen=choice["chosen"],
+        baseline=choice["baseline"],
+        about=about,
+        sizes=sizes,
+        task=task,
+        environment=sum(entry["bytes"] for entry in manifest["environment"].values()),
+        labels=[escaped(label) for label in task.listed_labels(manifest["labels"])],
+        show=escaped,
     )
-
-
-def _speed(choice: dict) -> str:
-    """Speed-ups with their intervals; of a noisy run the ranges alone."""
-    chosen, said = choice["chosen"], []
-    for key, ends, against in (
-        ("speedup_vs_baseline", "speedup_ci", "the checkpoint in PyTorch"),
-        ("speedup_vs_plain_int8", "speedup_vs_plain_int8_ci", "its plain INT8"),
-    ):
-        if chosen[key] is None or (key == "speedup_vs_plain_int8" and choice["plain_int8"] == chosen["name"]):
-            continue
-        lo, hi = chosen[ends]
-        point = "" if choice["noisy"] else f"{chosen[key]:.2f} times as fast as {against}, 95 % interval "
-        said.append(
-            f"{point}{lo:.2f} to {hi:.2f}" + (f" times as fast as {against} (noisy machine)" if choice["noisy"] else "")
-        )
-    return f"{'; '.join(said)} ({chosen['speedup_statistic']})."
+    return f"{card}\n"
 
 
 def escaped(text: str) -> str:
@@ -163,60 +77,38 @@ def escaped(text: str) -> str:
     return MARKS.sub(lambda found: ENTITIES.get(found[0], f"\\{found[0]}"), line)
 
 
-def _head(manifest: dict, chosen: dict, about: About) -> dict:
+def _card_data(manifest: dict, chosen: dict, about: About) -> ModelCardData:
+    """The YAML head, as the Hub's own library writes it."""
+    from huggingface_hub import EvalResult, ModelCardData
+
     metric, split = chosen["metric"], "validation" if chosen["metric_test"] is None else "test"
     source = re.sub("[<>]", "", about.data.get(split, split))  # some readers show the head as HTML
-    dataset = {"type": source, "name": source, "split": split}
-    result = {"type": metric, "name": f"{metric}, points", "value": round(chosen[f"metric_{split}"], 4)}
-    head = {
-        "license": about.licence,
-        "language": list(about.language),
-        "library_name": LIBRARY.get(manifest["runtime"], manifest["runtime"]),
-        "pipeline_tag": task_named(manifest["task"]).pipeline_tag,
-        "base_model": about.base_model,
-        "datasets": list(about.datasets),
-        "metrics": [metric],
-        "tags": ["paredown", manifest["precision"]],
-        "model-index": [
-            {
-                "name": manifest["name"],
-                "results": [{"task": {"type": manifest["task"]}, "dataset": dataset, "metrics": [result]}],
-            }
+    runtime = RUNTIMES[manifest["runtime"]].SPEC
+    return ModelCardData(
+        license=about.licence,
+        language=list(about.language) or None,
+        library_name=runtime.hub_library or runtime.name,
+        pipeline_tag=task_named(manifest["task"]).pipeline_tag,
+        base_model=about.base_model,
+        datasets=list(about.datasets) or None,
+        metrics=[metric],
+        tags=["paredown", manifest["precision"]],
+        model_name=manifest["name"],
+        eval_results=[
+            EvalResult(
+                task_type=manifest["task"],
+                dataset_type=source,
+                dataset_name=source,
+                dataset_split=split,
+                metric_type=metric,
+                metric_name=f"{metric}, points",
+                metric_value=round(chosen[f"metric_{split}"], 4),
+            )
         ],
-    }
-    return {key: value for key, value in head.items() if value}
-
-
-def _data(about: About) -> str:
-    lines = [f"- {split}: {about.rows.get(split, '?')} rows, {escaped(name)}" for split, name in about.data.items()]
-    return "\n".join(lines) if lines else "Not stated."
-
-
-def _labels(manifest: dict) -> str:
-    labels = task_named(manifest["task"]).listed_labels(manifest["labels"])
-    return f", labels: {', '.join(map(escaped, labels))}" if labels else ""
-
-
-def _cpus(manifest: dict) -> str:
-    needs = manifest["isa"]["needs_one_of"]
-    if not needs:
-        return "It runs on any CPU that its runtime supports."
-    return f"It needs a CPU with one of {', '.join(needs)}; `selftest.py` refuses others."
-
-
-def _rows(sizes: dict[str, int]) -> str:
-    return "\n".join(f"| `{name}` | {size / 1e6:.1f} |" for name, size in sizes.items())
+    )
 
 
 def _words(value: object) -> tuple[str, ...]:
     """A word or a list of words; anything else is left out."""
     words = value if isinstance(value, list) else [value]
     return tuple(word for word in words if isinstance(word, str))
-
-
-def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.2f}"
-
-
-def _interval(value: list[float] | None) -> str:
-    return "" if value is None else f"{value[0]:.2f} to {value[1]:.2f}"

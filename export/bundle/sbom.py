@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,15 +32,25 @@ def _cyclonedx() -> Any:
     )  # fmt: skip
 
 
-def write_sbom(out: Path, name: str, version: str, licence: str | None, tool: Mapping[str, str],
-               files: Sequence[Path], needs: Sequence[str], packages: Sequence[Installed]) -> Path:  # fmt: skip
+@dataclass(frozen=True)
+class Materials:
+    """What an SBOM lists."""
+
+    name: str  # of the model, the component that it is about
+    version: str
+    licence: str | None
+    tool: Mapping[str, str]  # version of what made it, by name
+    files: Sequence[Path]  # the model's parts, inside the bundle
+    needs: Sequence[str]  # distributions that it needs directly
+    packages: Sequence[Installed]  # these, and what they need
+
+
+def write_sbom(out: Path, materials: Materials) -> Path:
     """Write the SBOM of the bundle in the directory `out` and return its path.
 
-    The model is the component that it is about; `files` (inside `out`) are its parts, with their hashes; `packages`
-    are the distributions that it runs with, `needs` those of them that it needs directly. No time and no random serial
-    number: the serial is derived from everything else.
+    Files are listed with their hashes. No time and no random serial number: the serial is derived from everything else.
     """
-    cdx = _cyclonedx()
+    cdx, name, packages = _cyclonedx(), materials.name, materials.packages
 
     def licences(given: str | None) -> list:
         return [cdx.LicenseFactory().make_from_string(given)] if given else []
@@ -57,16 +68,16 @@ def write_sbom(out: Path, name: str, version: str, licence: str | None, tool: Ma
 
     model = cdx.Component(
         name=name,
-        version=version,
+        version=materials.version,
         type=cdx.ComponentType.MACHINE_LEARNING_MODEL,
         bom_ref=f"model:{name}",
-        licenses=licences(licence),
-        components=[part(path) for path in files],
+        licenses=licences(materials.licence),
+        components=[part(path) for path in materials.files],
     )
     bom = cdx.Bom()
     bom.metadata.timestamp = None
     bom.metadata.component = model
-    for made_with, its_version in sorted(tool.items()):
+    for made_with, its_version in sorted(materials.tool.items()):
         bom.metadata.tools.components.add(
             cdx.Component(
                 name=made_with, version=its_version, type=cdx.ComponentType.APPLICATION, bom_ref=f"tool:{made_with}"
@@ -84,7 +95,7 @@ def write_sbom(out: Path, name: str, version: str, licence: str | None, tool: Ma
         for package in packages
     }
     bom.components.update(libraries.values())
-    bom.register_dependency(model, [libraries[need] for need in needs if need in libraries])
+    bom.register_dependency(model, [libraries[need] for need in materials.needs if need in libraries])
     for package in packages:
         bom.register_dependency(libraries[package.name], [libraries[need] for need in package.needs])
     bom.serial_number = uuid5(NAMESPACE_URL, "paredown")

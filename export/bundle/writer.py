@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,13 +17,13 @@ import numpy as np
 
 from paredown.runtime.answers import ANSWERS
 from paredown.runtime.errors import InputError
-from paredown.runtime.manifest import SCHEMA_FILE, models_of, read_manifest, write_manifest
+from paredown.runtime.formats import FORMATS
+from paredown.runtime.manifest import SCHEMA, SCHEMA_FILE, models_of, read_manifest, write_manifest
 from paredown.runtime.model_scan import check_model_file, scan
 from paredown.runtime.preprocessor import PIXELS, Preprocessor, reader_file, run_rows
 from paredown.runtime.selftest import (
     GOLDEN_IMAGE,
     GOLDEN_TEXT,
-    GOLDEN_TOLERANCE,
     largest_tolerance,
     open_model,
 )
@@ -32,22 +33,14 @@ from paredown.tasks.registry import task_named
 from paredown.tasks.scores import spread
 
 from ..artifact import Artifact
-from ..hardware import BF16_ISA, INT8_ISA, check_installed, machine, version
+from ..hardware import BF16_ISA, INT8_ISA, machine, version
+from ..runtimes.registry import RUNTIMES, check_installed
 from .drift_reference import describe
 from .environment import Installed, installed
 from .model_card import About, model_card
-from .sbom import write_sbom
+from .sbom import Materials, write_sbom
 
-SCHEMA = 3
 GOLDEN_ROWS = 8
-RUNTIME_PACKAGE = {
-    "onnxruntime": ("onnxruntime",),
-    "onnxruntime-cuda": ("onnxruntime-gpu",),
-    "onnxruntime-tensorrt": ("onnxruntime-gpu", "tensorrt"),
-    "openvino": ("openvino",),
-    "tensorrt": ("tensorrt", "cuda-bindings"),
-    "tensorrt_rtx": ("tensorrt-rtx-cu13-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13", "cuda-bindings"),
-}
 METRIC_KEYS = (
     "metric",
     "metric_validation",
@@ -62,7 +55,9 @@ MODULES = (
     "__init__",
     "selftest",
     "answers",
+    "formats",
     "manifest",
+    "manifest_validator",
     "model_scan",
     "session",
     "preprocessor",
@@ -74,23 +69,24 @@ IMAGES = "images"  # for models of images
 ENTRY, SELFTEST = Path(__file__).with_name("entry.py"), "selftest.py"
 
 
-def write_bundle(
-    out: Path,
-    artifact: Artifact,
-    *,
-    name: str,
-    golden_texts: Sequence[str],
-    reference_texts: Sequence[str] = (),
-    choice: dict,
-    about: About = About(),  # noqa: B008, frozen
-    extra_files: Sequence[Path] = (),
-) -> Path:
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a bundle beside the artefact."""
+
+    name: str  # the served model's
+    choice: dict  # content of choice.json; its metrics go into the manifest and the model card
+    golden_texts: Sequence[str]
+    reference_texts: Sequence[str] = ()  # ordinary inputs; they become reference.json
+    about: About = field(default_factory=About)  # licence and data, for the model card
+    extra_files: Sequence[Path] = ()  # copied to the top as they are
+
+
+def write_bundle(out: Path, artifact: Artifact, contents: Contents) -> Path:
     """Write the bundle of `artifact` to the directory `out` (which must not exist) and return it.
 
-    `choice` is the content of choice.json; its metrics go into the manifest and the model card, and so does what
-    `about` knows of licence and data. `reference_texts`, ordinary inputs, become reference.json. `extra_files` are
-    copied to the top as they are.
+    InputError when the model file may not be opened or a package that the bundle needs is not installed.
     """
+    name, choice, about = contents.name, contents.choice, contents.about
     task, rules = task_named(artifact.task), dict(artifact.generation or {})
     for file in (artifact.files[0], *([rules["decoder"]] if artifact.halves else [])):
         try:
@@ -100,7 +96,7 @@ def write_bundle(
     if artifact.halves:
         rules["decoder"] = f"model/{rules['decoder']}"
     reader, images = reader_file(artifact.inputs), PIXELS in artifact.inputs
-    packages = (*RUNTIME_PACKAGE[artifact.runtime], "pillow" if images else "tokenizers", "numpy")
+    packages = (*RUNTIMES[artifact.runtime].SPEC.packages, "pillow" if images else "tokenizers", "numpy")
     check_installed(packages)
     (out / "model").mkdir(parents=True)
     for file in artifact.files:
@@ -115,7 +111,7 @@ def write_bundle(
     for code in (*code_files, SCHEMA_FILE):
         shutil.copyfile(code, out / CODE / code.name)
     shutil.copyfile(ENTRY, out / SELFTEST)
-    for file in extra_files:
+    for file in contents.extra_files:
         shutil.copyfile(file, out / file.name)
     requirements = {package: version(package) or "" for package in packages}
     environment = installed(packages)
@@ -154,18 +150,18 @@ def write_bundle(
     loaded = [*sorted((out / "model").iterdir()), out / reader]
     sizes = {path.relative_to(out).as_posix(): path.stat().st_size for path in loaded}
     (out / "README.md").write_text(model_card(manifest, choice, about, sizes), encoding="utf-8")
-    write_sbom(out, name, manifest["version"], about.licence, tool, loaded, packages, environment)
+    write_sbom(out, Materials(name, manifest["version"], about.licence, tool, loaded, packages, environment))
     session, encoder = open_model(out, manifest)
     size = 0.0
-    if reference_texts and task.supports(Feature.REFERENCE):
-        ids = [row if len(row) else [encoder.pad_id] for row in encoder.ids(reference_texts)]
+    if contents.reference_texts and task.supports(Feature.REFERENCE):
+        ids = [row if len(row) else [encoder.pad_id] for row in encoder.ids(contents.reference_texts)]
         outputs = run_rows(session, ids, encoder.pad_id, manifest["outputs"][0])
         size = spread(outputs)
         shares = task.probabilities(outputs, [len(row) for row in ids])
         unknown = None if images else _unknown_token(encoder)
         reference = describe(ids, shares, unknown, vectors=task.vectors)
         (out / "reference.json").write_text(json.dumps(reference) + "\n")
-    _write_golden(out, manifest, golden_texts, session, encoder, size)
+    _write_golden(out, manifest, contents.golden_texts, session, encoder, size)
     manifest["files"] = {
         path.relative_to(out).as_posix(): {"sha256": _sha256(path), "bytes": path.stat().st_size}
         for path in sorted(out.rglob("*"))
@@ -218,7 +214,7 @@ def _write_golden(
             answer = kind.read(output, manifest["labels"])
         tokens = ids if isinstance(ids, list) else None
         rows.append({"text": text, "input_ids": tokens, "output": output.tolist(), "answer": answer})
-    tolerance, outputs = GOLDEN_TOLERANCE[runtime][manifest["precision"]], [row["output"] for row in rows]
+    tolerance, outputs = FORMATS[runtime].tolerance[manifest["precision"]], [row["output"] for row in rows]
     if kind.has_unit:
         tolerance = min(tolerance * (size or spread(np.array(outputs))), largest_tolerance(manifest, outputs))
     if two_graphs:

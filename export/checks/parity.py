@@ -11,10 +11,11 @@ import numpy as np
 
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.preprocessor import PAIR, Preprocessor, parts_of, run_rows
-from paredown.runtime.session import ENGINES, Session
+from paredown.runtime.session import Session
 from paredown.tasks.base import Task
 
-from ..artifact import GRAPH, ON_GPU, Artifact
+from ..artifact import GRAPH, Artifact
+from ..runtimes.registry import RUNTIMES
 from .divergence import VALUES, first_departure
 
 
@@ -105,20 +106,26 @@ def _knob(candidate: str) -> str:
     return f". Drop this target, or set the limit under parity.{precision} in the recipe"
 
 
+@dataclass(frozen=True)
+class Expected:
+    """The checkpoint's outputs of a row, and how far an artefact's may be from them."""
+
+    outputs: np.ndarray
+    tolerance: Tolerance
+    unit: float = 1.0  # of a difference (Task.unit)
+
+
 def takes_longest(
     session: Session,
     row: list[int] | None,
     encoder: Preprocessor,
     task: Task,
     name: str,
-    wanted: np.ndarray | None = None,
-    tolerance: Tolerance | None = None,
-    unit: float = 1.0,
+    expected: Expected | None = None,
 ) -> np.ndarray | None:
     """Run a row of `max_length` tokens, the length that is promised; returns its outputs, None where there is no row.
 
-    StepError when it does not run, is not finite, or departs from `wanted`, the outputs of the checkpoint, by more than
-    `tolerance` allows, in units of `unit`.
+    StepError when it does not run, is not finite, or departs from what is expected by more than the tolerance.
     """
     if row is None:
         return None
@@ -131,15 +138,15 @@ def takes_longest(
         raise StepError(f"parity: {name} does not take a text of {len(row)} tokens, its max_length: {reason}") from None
     if not np.isfinite(found).all():
         raise StepError(f"parity: {name} gives numbers that are not finite for a text of {len(row)} tokens")
-    if wanted is None:
+    if expected is None:
         return found
-    limit = tolerance.max_difference if tolerance else None
+    wanted, limit = expected.outputs, expected.tolerance.max_difference
     if found.shape != wanted.shape:
         raise StepError(
             f"parity: for a text of {len(row)} tokens, {name} gives outputs of {found.shape}, its checkpoint of "
             f"{wanted.shape}"
         )
-    apart = float(task.difference(found, wanted, unit).max())
+    apart = float(task.difference(found, wanted, expected.unit).max())
     if limit is not None and apart > limit:
         raise StepError(
             f"parity: for a text of {len(row)} tokens, its max_length, {name} is {apart:.2g} from its checkpoint, > "
@@ -153,7 +160,7 @@ def stand_in(artifact: Artifact, threads: int) -> Session | None:
 
     None for other artefacts, and in bf16, which ONNX Runtime's CPU kernels do not know.
     """
-    if artifact.runtime not in ON_GPU or artifact.precision == "bf16":
+    if not RUNTIMES[artifact.runtime].SPEC.gpu or artifact.precision == "bf16":
         return None
     import onnxruntime
 
@@ -170,7 +177,7 @@ def stand_in(artifact: Artifact, threads: int) -> Session | None:
 
 
 def _graph(artifact: Artifact) -> Path:
-    return artifact.path / (GRAPH if artifact.runtime in ENGINES else artifact.files[0])
+    return artifact.path / (GRAPH if RUNTIMES[artifact.runtime].SPEC.engine else artifact.files[0])
 
 
 def gate(

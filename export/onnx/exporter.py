@@ -1,4 +1,4 @@
-"""Checkpoint to ONNX for ONNX Runtime: dynamic batch and length, attention fused and the fused count asserted.
+"""Checkpoint to a plain ONNX graph, which every runtime's artefact starts from: dynamic batch size and length.
 
 The TorchScript exporter with eager attention is the one whose graph ONNX Runtime's optimizer fuses (6 of 6 layers of
 MiniLM; 0 of 6 from SDPA or from the dynamo exporter).
@@ -6,23 +6,12 @@ MiniLM; 0 of 6 from SDPA or from the dynamo exporter).
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from paredown.compress.models.loading import Checkpoint
-from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.tasks.base import Task
 
-from ..artifact import WEIGHTS_ONLY, Artifact, marks_of
-from ..hardware import has_int8_isa
 from .forms import FORMS
-from .fusion import fuse, half
-from .metadata import finish
-from .trace import OPSET
 
 
 def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
@@ -35,102 +24,3 @@ def plain_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> Path:
     """
     FORMS[task.graph].trace(checkpoint, task, target)
     return target
-
-
-def to_onnx(
-    plain: Path,
-    checkpoint: Checkpoint,
-    task: Task,
-    out: Path,
-    max_length: int,
-    precision: str = "fp32",
-    calibration: Sequence[dict[str, np.ndarray]] = (),
-    judge: Int8Evaluator | None = None,
-) -> Artifact:
-    """Make an ONNX Runtime artefact of a precision in PRECISIONS["onnxruntime"] in the directory `out`.
-
-    `plain`: what `plain_onnx` wrote for this checkpoint. `calibration`: batches of training rows, needed for
-    int8-static. `judge`: INT8 is judged on them, and may leave products in float. Raises StepError when attention was
-    not fused.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    details: dict = {"opset": OPSET}
-    reduce_range = not has_int8_isa()
-    form, batches = FORMS[task.graph], calibration if precision.startswith("int8") else ()
-    graphs = form.graphs(plain, checkpoint, batches, judge)
-    files = tuple(f"{graph.name}.onnx" for graph in graphs)
-    found = {
-        graph.name: _ready(
-            graph.plain, out / file, checkpoint, task, precision, graph.calibration, graph.judge, reduce_range
-        )
-        for graph, file in zip(graphs, files, strict=True)
-    }
-    details |= form.details(found)
-    if precision.startswith("int8") and precision not in WEIGHTS_ONLY:
-        details |= {"weights": "S8 per channel", "activations": "U8", "reduce_range": reduce_range}
-    return artifact_of(checkpoint, task, out, max_length, "onnxruntime", precision, files, details)
-
-
-def _ready(
-    plain: Path,
-    ready: Path,
-    checkpoint: Checkpoint,
-    task: Task,
-    precision: str,
-    calibration: Sequence[dict[str, np.ndarray]],
-    judge: Int8Evaluator | None,
-    reduce_range: bool,
-) -> dict:
-    """One graph in its precision, written to `ready`; what was found, for the artefact's details."""
-    from paredown.compress.quantization import int8, weight_only
-
-    details: dict = {}
-    rows = int8.Calibration(calibration, task, judge)
-    with tempfile.TemporaryDirectory() as scratch:
-        if precision == "int8-static":  # QDQ goes around MatMul, which a fused Attention would hide
-            details |= int8.static(plain, ready, rows, reduce_range=reduce_range)
-        else:
-            fused = Path(scratch) / "fused.onnx"
-            details["fused"] = fuse(plain, fused, checkpoint)
-            if precision == "int8-dynamic":
-                details |= int8.dynamic(fused, ready, rows, reduce_range=reduce_range)
-            elif precision == "fp16":
-                half(fused, ready)
-            elif precision in WEIGHTS_ONLY:
-                details |= weight_only.onnx_weights(fused, ready, WEIGHTS_ONLY[precision])
-            else:
-                shutil.copyfile(fused, ready)
-    finish(ready, task=task.name, labels=checkpoint.labels, source=checkpoint.digest, precision=precision)
-    return details
-
-
-def artifact_of(
-    checkpoint: Checkpoint,
-    task: Task,
-    out: Path,
-    max_length: int,
-    runtime: str,
-    precision: str,
-    files: tuple[str, ...],
-    details: dict,
-) -> Artifact:
-    """Finish an exported directory: config and tokenizer or preprocessor beside the model, and artifact.json."""
-    encoder = checkpoint.encoder(max_length)
-    checkpoint.copy_to(out)
-    encoder.write(out)
-    return Artifact(
-        path=out,
-        name=f"{runtime}-{precision}",
-        task=task.name,
-        runtime=runtime,
-        precision=precision,
-        files=files,
-        inputs=task.inputs,
-        outputs=(task.output,),
-        labels=checkpoint.labels,
-        max_length=encoder.max_length,
-        pad_id=checkpoint.pad_id,
-        source=checkpoint.digest,
-        details=details | marks_of(encoder),
-        generation=FORMS[task.graph].generation(checkpoint, files),
-    ).write()

@@ -23,7 +23,7 @@ class Graph:
     name: str  # of its file, without the suffix
     plain: Path
     calibration: Sequence[Batch]
-    judge: Int8Evaluator | None
+    evaluator: Int8Evaluator | None
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,19 @@ class Form:
     generation: Callable[[Checkpoint, Sequence[str]], dict | None]  # `Artifact.generation`, from its files
 
 
-def _one(plain: Path, checkpoint: Checkpoint, calibration: Sequence[Batch], judge: Int8Evaluator | None) -> list[Graph]:
-    return [Graph("model", plain, calibration, judge)]
+def _one(
+    plain: Path, checkpoint: Checkpoint, calibration: Sequence[Batch], evaluator: Int8Evaluator | None
+) -> list[Graph]:
+    return [Graph("model", plain, calibration, evaluator)]
 
 
 def _encoder_and_decoder(
-    plain: Path, checkpoint: Checkpoint, calibration: Sequence[Batch], judge: Int8Evaluator | None
+    plain: Path, checkpoint: Checkpoint, calibration: Sequence[Batch], evaluator: Int8Evaluator | None
 ) -> list[Graph]:
     calls = recorded(plain, checkpoint, calibration) if calibration else []
     return [
         Graph(ENCODER, plain, calibration, None),
-        Graph(DECODER, plain_decoder(plain), calls, of_calls(judge)),
+        Graph(DECODER, plain_decoder(plain), calls, of_calls(evaluator)),
     ]
 
 

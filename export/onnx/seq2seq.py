@@ -67,12 +67,12 @@ def recorded(plain: Path, checkpoint: Checkpoint, calibration: Sequence[Batch]) 
         calls.append({name: np.array(array) for name, array in batch.items()})
         return decoder(batch)
 
-    write = writer(encoder, listening, **checkpoint.generation)
+    write = writer(encoder, listening, checkpoint.generation)
     for batch in calibration[:RECORDED_ROWS]:
         write(batch)
     return calls[::EVERY]
 
 
-def of_calls(judge: Int8Evaluator | None) -> Int8Evaluator | None:
-    """What judges INT8 on `recorded` calls, of which nobody knows what is right."""
-    return judge and replace(judge, rows=None)
+def of_calls(evaluator: Int8Evaluator | None) -> Int8Evaluator | None:
+    """What evaluates INT8 on `recorded` calls, of which nobody knows what is right."""
+    return evaluator and replace(evaluator, rows=None)

@@ -16,8 +16,6 @@ from paredown.runtime.errors import InputError
 
 from ..artifact import Artifact
 
-RUNTIMES_SHAPED = ("onnxruntime", "openvino")
-
 
 def buckets(lengths: Sequence[int], max_length: int) -> tuple[int, ...]:
     """The lengths that calls are padded to: those below `max_length`, and `max_length` itself; ascending."""
@@ -68,3 +66,4 @@ def _fix_openvino(path: Path, inputs: Sequence[str], fixed: dict[str, int]) -> N
 
 
 _FIX = {"onnxruntime": _fix_onnx, "openvino": _fix_openvino}
+RUNTIMES_SHAPED = tuple(_FIX)

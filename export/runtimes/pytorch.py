@@ -1,33 +1,53 @@
-"""A checkpoint run by PyTorch itself: the baseline that every artefact is compared with."""
+"""A checkpoint run by PyTorch itself: the baseline that every artefact is compared with. No bundle is made of it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.runtime.preprocessor import reader_file
 from paredown.runtime.session import Session
 from paredown.tasks.base import Task
 from paredown.tasks.registry import task_named
 
 from ..artifact import Artifact, marks_of
-from ..onnx.forms import FORMS
+from .base import ExportJob, RuntimeSpec
+from .common import why_unavailable
+
+SPEC = RuntimeSpec(
+    name="pytorch",
+    module="torch",
+    extra="compress",
+    packages=(),
+    precisions=dict.fromkeys(("single", "seq2seq", "causal_lm"), ("fp32",)),
+)
 
 
-def to_pytorch(checkpoint: Checkpoint, task: Task, out: Path, max_length: int) -> Artifact:
-    """Copy the checkpoint to `out` as an artefact of the runtime `pytorch`."""
-    out.mkdir(parents=True, exist_ok=True)
-    encoder = checkpoint.encoder(max_length)
-    names = checkpoint.copy_to(out, weights=True)
-    encoder.write(out)
+def precisions(task: Task) -> tuple[str, ...]:
+    """See `Runtime.precisions`."""
+    return SPEC.precisions_of(task)
+
+
+def available(building: bool = False) -> str | None:
+    """See `Runtime.available`."""
+    return why_unavailable(SPEC, building)
+
+
+def export(job: ExportJob) -> Artifact:
+    """Copy the checkpoint, float32 weights included, to `job.out`."""
+    from ..onnx.forms import FORMS
+
+    checkpoint, task = job.checkpoint, job.task
+    job.out.mkdir(parents=True, exist_ok=True)
+    encoder = checkpoint.encoder(job.max_length)
+    names = checkpoint.copy_to(job.out, weights=True)
+    encoder.write(job.out)
     reader = reader_file(task.inputs)
     return Artifact(
-        path=out,
-        name=out.name,
+        path=job.out,
+        name=job.out.name,
         task=task.name,
-        runtime="pytorch",
+        runtime=SPEC.name,
         precision="fp32",
         files=tuple(name for name in names if name != reader),
         inputs=task.inputs,
@@ -41,15 +61,15 @@ def to_pytorch(checkpoint: Checkpoint, task: Task, out: Path, max_length: int) -
     ).write()
 
 
-def open_pytorch(path: Path, task: str, threads: int, generation: dict | None = None) -> Session:
-    """The checkpoint directory as a session, float32, `threads` intra-op threads for the whole process."""
-    from paredown.compress.models.loading import load
+def open(artifact: Artifact, threads: int) -> Session:
+    """The checkpoint as a session, float32, `threads` intra-op threads for the whole process."""
+    from paredown.compress.models.loading import load, open_checkpoint
 
-    kind = task_named(task)
-    checkpoint = open_checkpoint(path, kind)
-    if generation:
-        checkpoint = replace(checkpoint, max_new_tokens=generation["max_new_tokens"])
-    model = load(checkpoint, kind)
+    task = task_named(artifact.task)
+    checkpoint = open_checkpoint(artifact.path, task)
+    if artifact.generation:
+        checkpoint = replace(checkpoint, max_new_tokens=artifact.generation["max_new_tokens"])
+    model = load(checkpoint, task)
     import torch
 
     from paredown.compress.models.inference import forward

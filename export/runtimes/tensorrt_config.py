@@ -1,4 +1,4 @@
-"""Settings of a TensorRT engine, what building one needs, and facts of the parsed network."""
+"""Settings of a TensorRT engine, and facts of the parsed network."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from paredown.compress.config import Settings
-from paredown.runtime.errors import InputError, missing_extra
-from paredown.runtime.session import ENGINES, tensorrt_of
-
-from ..artifact import EXTRA
-from ..hardware import gpus
 
 BATCH_SIZES = (1, 8)
 Bucket = Annotated[int, Field(ge=1)]
@@ -60,20 +55,6 @@ def _steps(ends: Iterable[int]) -> list[tuple[int, int]]:
     """Each end with the one before it, from 0."""
     ends = list(ends)
     return list(zip([0, *ends], ends, strict=False))
-
-
-def require(runtime: str) -> tuple[Any, Any]:
-    """Python module and log of `tensorrt` or `tensorrt_rtx`; InputError, in one line, where it cannot build here."""
-    try:
-        found = tensorrt_of(runtime)
-    except (ImportError, OSError):
-        raise missing_extra(ENGINES[runtime], EXTRA[runtime]) from None
-    if runtime == "tensorrt" and not gpus():
-        raise InputError(
-            "tensorrt builds an engine on the NVIDIA GPU that it is for, and none is here (nvidia-smi lists none); "
-            "build there, or use tensorrt_rtx, which builds without a GPU"
-        )
-    return found
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Every field is described once, here or beside the stage that uses it; unknown ke
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
@@ -27,8 +27,8 @@ from paredown.compress.config import (
     Tune,
     Update,
 )
-from paredown.export.artifact import ON_GPU, PRECISIONS, precisions_of
 from paredown.export.checks.parity import Tolerance, tolerance_of
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.export.runtimes.tensorrt_config import Bucket, Engine
 from paredown.runtime.errors import InputError, nearest
 from paredown.tasks.registry import TASKS, task_named
@@ -46,9 +46,10 @@ def _known(name: str) -> str:
         raise ValueError(str(error)) from None
 
 
-Runtime = Literal[
-    "pytorch", "onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx"
-]
+if TYPE_CHECKING:
+    Runtime = str
+else:
+    Runtime = Literal[tuple(RUNTIMES)]  # the table's names
 Precision = Literal["fp32", "fp16", "bf16", "int8-dynamic", "int8-static", "int8-weight", "int4-weight"]
 Sink = Literal["mlflow", "tensorboard", "wandb"]
 TaskName = Annotated[str, AfterValidator(_known), WithJsonSchema({"type": "string", "enum": [*TASKS]})]
@@ -193,8 +194,9 @@ class Target(Settings):
 
     @model_validator(mode="after")
     def _known(self) -> Target:
-        if self.precision not in PRECISIONS[self.runtime]:
-            raise ValueError(f"{self.runtime} runs {', '.join(PRECISIONS[self.runtime])}, not {self.precision}")
+        known = RUNTIMES[self.runtime].SPEC.all_precisions
+        if self.precision not in known:
+            raise ValueError(f"{self.runtime} runs {', '.join(known)}, not {self.precision}")
         return self
 
 
@@ -211,10 +213,10 @@ class Gate(Settings):
 def default_targets(task: str = "text-classification") -> list[Target]:
     """Every runtime and precision that may pay on a CPU for the task (fp16 is for GPUs)."""
     return [
-        Target.model_validate({"runtime": r, "precision": p})
-        for r in PRECISIONS
-        for p in precisions_of(r, task_named(task))
-        if r not in ON_GPU and p != "fp16"
+        Target.model_validate({"runtime": name, "precision": precision})
+        for name, runtime in RUNTIMES.items()
+        for precision in runtime.precisions(task_named(task))
+        if not runtime.SPEC.gpu and precision != "fp16"
     ]
 
 
@@ -286,7 +288,7 @@ class Recipe(Settings):
             for name in (model.cascade.first, model.cascade.then) if model.cascade else ():
                 if name not in plain:
                     raise ValueError(f"models: cascade '{model.name}': {nearest(name, sorted(plain))}")
-            if model.cascade and not any(target.runtime == "onnxruntime" for target in self.targets):
+            if model.cascade and not any(RUNTIMES[target.runtime].SPEC.cascade for target in self.targets):
                 raise ValueError(f"models: cascade '{model.name}' needs a target with runtime onnxruntime")
         if self.lengths != sorted(set(self.lengths)) or max(self.lengths, default=0) > self.max_length:
             raise ValueError(f"lengths: ascending and at most max_length ({self.max_length}) are expected")
@@ -298,13 +300,13 @@ class Recipe(Settings):
             if refusal is not None:
                 raise ValueError(f"{where}: {refusal}")
         for target in self.targets:
-            known = precisions_of(target.runtime, task)
+            known = RUNTIMES[target.runtime].precisions(task)
             if target.precision not in known:
                 raise ValueError(
                     f"targets: {target.runtime} {target.precision}: for {self.task}, {target.runtime} runs "
                     f"{', '.join(known) or 'nothing'}"
                 )
-        if not any(target.runtime != "pytorch" for target in self.targets):
+        if not any(RUNTIMES[target.runtime].SPEC.in_bundles for target in self.targets):
             raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
         return self
 

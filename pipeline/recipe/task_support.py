@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from paredown.compress.config import Distill, DistillationTraining, Prune, Settings
-from paredown.export.artifact import ON_GPU
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.tasks.base import Feature
 
 from ..spelling import Where, in_adapt, in_recipe
@@ -52,7 +52,7 @@ def features_of(recipe: Recipe) -> Iterator[tuple[str, Feature]]:
     for key, feature in KEYS.items():
         if getattr(recipe, key):
             yield key, feature
-    if any(target.runtime in ON_GPU for target in recipe.targets):
+    if any(RUNTIMES[target.runtime].SPEC.gpu for target in recipe.targets):
         yield "targets", Feature.GPU
 
 

@@ -50,7 +50,7 @@ from paredown.benchmarks.statistics.time_intervals import (
     ratio,
 )
 from paredown.compress.config import Timed
-from paredown.export.artifact import ON_GPU
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.tasks.perturbations import MEASURED
 from paredown.tasks.scores import points
 
@@ -120,7 +120,7 @@ def opponents_of(measurements: Measurements) -> Opponents:
         for entry in measurements.candidates
         if entry.model == BASELINE
         and entry.precision.startswith("int8")
-        and entry.runtime not in ON_GPU
+        and not RUNTIMES[entry.runtime].SPEC.gpu
         and entry.timing is not None
     ]
     costs = {entry.name: _cost_of(entry, measurements).cost.total for entry in plain}
@@ -282,7 +282,7 @@ def _cascade(entry: CandidateMeasurement) -> Cascade | None:
 
 def _cannot(entry: CandidateMeasurement, cost: float, measurements: Measurements) -> str | None:
     """Why a candidate that was measured can never be selected, whatever the rule."""
-    if entry.runtime == "pytorch":
+    if not RUNTIMES[entry.runtime].SPEC.in_bundles:
         return "a bundle runs without torch; PyTorch is measured for comparison"
     if entry.reference:
         return "measured for comparison; add it to targets to let it be selected"

@@ -22,7 +22,7 @@ from paredown.compress.models.model_card import CARD
 from paredown.export.artifact import read_artifact
 from paredown.export.bundle.archive import pack
 from paredown.export.bundle.model_card import About, read_card
-from paredown.export.bundle.writer import write_bundle
+from paredown.export.bundle.writer import Contents, write_bundle
 from paredown.runtime.errors import InputError
 from paredown.runtime.selftest import BundleError, check_files, read_manifest
 
@@ -144,12 +144,14 @@ def publish(
         bundle = write_bundle(
             scratch / "bundle",
             read_artifact(run_dir / known(measurements.entry(choice.chosen.name).artifact)),
-            name=measurements.name,
-            golden_texts=measurements.golden_texts,
-            reference_texts=measurements.reference_texts,
-            choice=content,
-            about=_about(origin, measurements),
-            extra_files=[report, *(origin / name for name in names if name != CARD)],
+            Contents(
+                name=measurements.name,
+                choice=content,
+                golden_texts=measurements.golden_texts,
+                reference_texts=measurements.reference_texts,
+                about=_about(origin, measurements),
+                extra_files=[report, *(origin / name for name in names if name != CARD)],
+            ),
         )
         pack(bundle, scratch / "bundle.tar.gz")
         texts = {"choice.json": json.dumps(content, indent=2) + "\n", **_noted(measurements, choice, run_dir), **beside}

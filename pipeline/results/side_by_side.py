@@ -17,10 +17,11 @@ from paredown.benchmarks.measuring.latency import LatencySettings, tokenizer_ms
 from paredown.benchmarks.measuring.records import BenchResult
 from paredown.compress.data import dataset
 from paredown.compress.data.dataset import class_names, read_rows
-from paredown.export.artifact import ON_GPU, Artifact
+from paredown.export.artifact import Artifact
 from paredown.export.foreign import answered
-from paredown.export.hardware import check_installed, cores
+from paredown.export.hardware import cores
 from paredown.export.loading import adopt
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import InputError
 from paredown.runtime.session import CannotRunHere
 from paredown.tasks.base import Task
@@ -91,8 +92,10 @@ def adopted(paths: Sequence[str | Path], scratch: Path, task: Task, max_length: 
     for path, artifact in zip(paths, artifacts, strict=True):
         if artifact.task != task.name:
             raise InputError(f"{path}: made for {artifact.task}, not {task.name} (--task)")
-        if artifact.runtime not in ON_GPU:  # of these, those that cannot run here are left out
-            check_installed(["torch" if artifact.runtime == "pytorch" else artifact.runtime])
+        runtime = RUNTIMES[artifact.runtime]
+        reason = runtime.available()
+        if reason is not None and not runtime.SPEC.gpu:  # of these, those that cannot run here are left out
+            raise InputError(reason)
     return artifacts
 
 

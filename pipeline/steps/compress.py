@@ -102,7 +102,8 @@ def export(
         runtime, precision, job.recipe.max_length, tuple(job.recipe.lengths), engine=job.engine, int8=job.recipe.int8
     )
     rows = job.train.sample(job.recipe.calibration_rows)
-    plain = out if runtime == "pytorch" else done[graph_name(candidate.model)].path / "plain.onnx"
+    graph = done.get(graph_name(candidate.model))  # none of PyTorch
+    plain = graph.path / "plain.onnx" if graph else None
     artifact = stages.export(checkpoint_after(job, before, done), job.task, plain, wanted, out, rows)
     return {"size_mb": artifact.size_mb(), "details": artifact.details}
 

@@ -33,11 +33,11 @@ from paredown.compress.models.structure import Layer, Structure, family, head_si
 from paredown.compress.pruning.latency_allocation import LatencyTable, Layers, budget_ms, least_ms, reachable
 from paredown.compress.pruning.prune import options, shape_of
 from paredown.compress.pruning.vocabulary import keep_tokens
-from paredown.export.artifact import precisions_of
 from paredown.export.hardware import cores, fingerprint
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.onnx.static_shapes import shaped
-from paredown.export.runtimes.registry import EXPORTERS
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import MARK, collate
 from paredown.tasks.base import Feature, Task
@@ -77,7 +77,7 @@ class Stopwatch:
 
     def table(self, report: Report = lambda share, text: None) -> LatencyTable:
         """What heads and neurons take."""
-        target, known = self.target, precisions_of(self.target.runtime, self.task)
+        target, known = self.target, RUNTIMES[self.target.runtime].precisions(self.task)
         if target.precision not in known:
             raise InputError(
                 f"prune: target: precision {target.precision}: for {self.task.name}, {target.runtime} runs "
@@ -267,8 +267,8 @@ class Stopwatch:
         plain = plain_onnx(checkpoint, self.task, out / "plain.onnx")
         precision = self.target.precision  # int8-dynamic needs no rows: with some its answers are judged, for minutes
         calibration = [collate([row], checkpoint.pad_id) for row in rows[:16]] if precision == "int8-static" else []
-        export = EXPORTERS[self.target.runtime]
-        made = export(plain, checkpoint, self.task, out / "artifact", self.max_length, precision, calibration)
+        job = ExportJob(plain, checkpoint, self.task, out / "artifact", self.max_length, precision, calibration)
+        made = RUNTIMES[self.target.runtime].export(job)
         if self.lengths:
             shaped(made, self.lengths)
         return out / "artifact"

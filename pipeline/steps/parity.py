@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from paredown.export.artifact import Artifact
-from paredown.export.checks.parity import Parity, Tolerance, compare, gate, longest_row, takes_longest
+from paredown.export.checks.parity import Expected, Parity, Tolerance, compare, gate, longest_row, takes_longest
 from paredown.runtime.preprocessor import Preprocessor, run_rows
 from paredown.runtime.session import Session
 from paredown.tasks.base import Task
@@ -56,4 +56,5 @@ class Comparison:
     ) -> np.ndarray | None:
         """Outputs for `row`, the longest input; StepError where it does not run, or they are too far from the
         `expected` ones, in units of `unit` (`Task.unit`). None where there is no row."""
-        return takes_longest(self.session, row, self.encoder, self.task, self.name, expected, self.limits, unit)
+        wanted = None if expected is None else Expected(expected, self.limits, unit)
+        return takes_longest(self.session, row, self.encoder, self.task, self.name, wanted)

@@ -22,9 +22,10 @@ from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.compress.types import TrainingData
 from paredown.export.artifact import Artifact
 from paredown.export.hardware import cores
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.export.runtimes.tensorrt_config import Engine
 from paredown.runtime.preprocessor import batches_of, collate
-from paredown.runtime.session import ENGINES
 from paredown.tasks.base import Task
 from paredown.tasks.rows import Rows, some_of
 
@@ -166,26 +167,23 @@ class ExportFormat:
 
 
 def export(
-    source: Checkpoint, task: Task, plain: Path, wanted: ExportFormat, out: Path, rows: Rows | None = None
+    source: Checkpoint, task: Task, plain: Path | None, wanted: ExportFormat, out: Path, rows: Rows | None = None
 ) -> Artifact:
-    """Write the artefact of one runtime and precision. `plain`: the ONNX graph of the checkpoint (unused for PyTorch).
+    """Write the artefact of one runtime and precision. `plain`: as in `ExportJob`.
     `rows`: for INT8, calibration and the measurement of what it costs."""
     from paredown.export.onnx.metadata import for_mobile
     from paredown.export.onnx.static_shapes import RUNTIMES_SHAPED, shaped
-    from paredown.export.runtimes.pytorch import to_pytorch
-    from paredown.export.runtimes.registry import EXPORTERS
 
-    runtime, length = wanted.runtime, wanted.max_length
-    if runtime == "pytorch":
-        return to_pytorch(source, task, out, length)
-    batches, judge = [], None
-    if wanted.precision in INT8 and rows is not None:
+    runtime, length, precision = RUNTIMES[wanted.runtime], wanted.max_length, wanted.precision
+    calibration, evaluator = [], None
+    if precision in INT8 and rows is not None:
         encoder = source.encoder(length)
-        batches = [collate([row], source.pad_id) for row in dataset.encode(encoder, rows)]
-        judge = Int8Evaluator(wanted.int8, rows, encoder)
-    more = {"engine": wanted.engine} if runtime in ENGINES else {}
-    artifact = EXPORTERS[runtime](plain, source, task, out, length, wanted.precision, batches, judge, **more)
-    if (wanted.lengths or wanted.batch_size) and runtime in RUNTIMES_SHAPED:
+        calibration = [collate([row], source.pad_id) for row in dataset.encode(encoder, rows)]
+        evaluator = Int8Evaluator(wanted.int8, rows, encoder)
+    artifact = runtime.export(
+        ExportJob(plain, source, task, out, length, precision, calibration, evaluator, wanted.engine)
+    )
+    if (wanted.lengths or wanted.batch_size) and artifact.runtime in RUNTIMES_SHAPED:
         artifact = shaped(artifact, wanted.lengths, wanted.batch_size)
     return for_mobile(artifact) if wanted.mobile else artifact
 

@@ -18,8 +18,10 @@ from paredown.export.artifact import Artifact
 from paredown.export.bundle.archive import copy_tree
 from paredown.export.foreign import answered
 from paredown.export.loading import adopt
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.opening import open_artifact
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import PAIR
 from paredown.tasks.registry import TASKS
@@ -84,7 +86,7 @@ def answers(artifact: Artifact) -> np.ndarray:
 
 @pytest.fixture
 def expected(plain: Path, teacher: Checkpoint, tmp_path: Path) -> np.ndarray:
-    return answers(to_onnx(plain, teacher, TASK, tmp_path / "ours", 32))
+    return answers(RUNTIMES["onnxruntime"].export(ExportJob(plain, teacher, TASK, tmp_path / "ours", 32)))
 
 
 def narrow(model: onnx.ModelProto) -> None:

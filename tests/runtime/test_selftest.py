@@ -14,9 +14,12 @@ from conftest import paredown
 from onnx import helper, numpy_helper
 from tagging import untrained
 
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx.exporter import plain_onnx
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
+from paredown.runtime.formats import FORMATS
 from paredown.runtime.manifest import BundleError, write_manifest
-from paredown.runtime.selftest import GOLDEN_TOLERANCE, check_golden, largest_tolerance
+from paredown.runtime.selftest import check_golden, largest_tolerance
 from paredown.tasks.registry import TASKS
 
 IDS, ANSWER = [2, 5, 3], np.array([[-0.5, 7.0], [-1.0, 5.0], [-0.1, 3.0]])
@@ -77,8 +80,8 @@ def test_a_tolerance_that_proves_nothing_is_refused(tolerance: float, tmp_path: 
 
 
 def test_the_largest_tolerance_follows_runtime_precision_and_the_unit_of_numbers() -> None:
-    for runtime, precisions in GOLDEN_TOLERANCE.items():
-        for precision, most in precisions.items():
+    for runtime, known in FORMATS.items():
+        for precision, most in known.tolerance.items():
             assert largest_tolerance(MANIFEST | {"runtime": runtime, "precision": precision}, []) == most
     numbers = MANIFEST | {"answer": "number"}
     assert largest_tolerance(numbers, [[-50.0], [20.0]]) == pytest.approx(1e-3 * 4 * 50)
@@ -118,7 +121,7 @@ def test_a_runtime_that_computes_something_else_is_seen_at_every_door(change, wo
     """As with ONNX Runtime on some machines: NaN in place of numbers, or an output of another length."""
     source, task = untrained(tmp_path / "checkpoint"), TASKS["token-classification"]
     plain = plain_onnx(source, task, tmp_path / "plain.onnx")
-    artifact = to_onnx(plain, source, task, tmp_path / "made", 32)
+    artifact = RUNTIMES["onnxruntime"].export(ExportJob(plain, source, task, tmp_path / "made", 32))
     bundle = bundled(artifact, tmp_path / "bundle", ["bob went to paris", "the plot"])
     model = bundle / "model" / "model.onnx"
     graph = onnx.load(model)

@@ -1,7 +1,6 @@
 """Many requests of unlike lengths at once: each gets the answer that it gets alone."""
 
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,13 +11,13 @@ from conftest import FILLER, GOOD, LABELS, make_checkpoint, task_of
 from picturing import picture
 from serving import Running, starting
 
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
-from paredown.export.runtimes.openvino import to_openvino
+from paredown.export.onnx.exporter import plain_onnx
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.tasks.parsing import image_of
 
 WORDS = [*GOOD, *FILLER]
 TEXTS = [" ".join(np.random.default_rng(i).choice(WORDS, size=1 + (7 * i) % 55)) for i in range(150)]
-MAKERS: dict[str, Callable] = {"onnxruntime": to_onnx, "openvino": to_openvino}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_fifty_at_once_are_answered_as_one_is(kind: str, runtime: str, images: list[str], tmp_path: Path) -> None:
     checkpoint, task = make_checkpoint(tmp_path / "checkpoint", kind, layers=2), task_of(kind)
     plain = plain_onnx(checkpoint, task, tmp_path / "plain.onnx")
-    artifact = MAKERS[runtime](plain, checkpoint, task, tmp_path / "made", 64)
+    artifact = RUNTIMES[runtime].export(ExportJob(plain, checkpoint, task, tmp_path / "made", 64))
     rows, key = (images * 5, "image") if kind == "vit" else (TEXTS, "text")
     bundle = bundled(artifact, tmp_path / "bundle", rows[:2])
 

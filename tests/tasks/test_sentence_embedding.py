@@ -26,8 +26,10 @@ from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, 
 from paredown.compress.models.output_kinds import OutputKind, answers, divergence
 from paredown.compress.models.structure import cut, structure_of
 from paredown.compress.training.losses import SCALE, ValidationLoss, pair_loss
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.opening import open_artifact
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import run_rows
 from paredown.tasks.perturbations import typos
@@ -204,7 +206,7 @@ def test_every_family_gives_vectors_cut_and_exported(kind: str, tmp_path: Path) 
     ours = run_rows(partial(forward, model), ids, 0, "logits")
     np.testing.assert_array_equal(run_rows(partial(forward, load(saved, TASK)), ids, 0, "logits"), ours)
     graph = plain_onnx(saved, TASK, tmp_path / "plain.onnx")
-    artifact = to_onnx(graph, saved, TASK, tmp_path / "onnx", 32)
+    artifact = RUNTIMES["onnxruntime"].export(ExportJob(graph, saved, TASK, tmp_path / "onnx", 32))
     np.testing.assert_allclose(run_rows(open_artifact(artifact, 1), ids, 0, "logits"), ours, atol=1e-5)
 
 

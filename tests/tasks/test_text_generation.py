@@ -25,8 +25,10 @@ from paredown.compress.models.structure import keep_blocks
 from paredown.compress.pruning.prune import prune
 from paredown.compress.training.losses import ValidationLoss, supervised
 from paredown.compress.types import TrainingData
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.opening import open_artifact
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.causal_decoding import NEXT, Decoder, next_token
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import run_rows
@@ -184,7 +186,7 @@ def test_the_ffn_of_gpt2_is_pruned_and_exported_with_parity(even: bool, tmp_path
     want = forward(model, batches[0])
     assert all((forward(again, batches[0])[name] == want[name]).all() for name in want)
     plain = plain_onnx(saved, TASK, tmp_path / "plain.onnx")
-    made = to_onnx(plain, saved, TASK, tmp_path / "onnx", 32, "fp32")
+    made = RUNTIMES["onnxruntime"].export(ExportJob(plain, saved, TASK, tmp_path / "onnx", 32))
     np.testing.assert_allclose(open_artifact(made, 1)(batches[0])[NEXT], want[NEXT], atol=1e-4)
 
 

@@ -123,12 +123,12 @@ def test_the_loop_stops_where_every_row_has_ended_and_refuses_no_numbers() -> No
     rules: dict = {"start_id": 2, "eos_id": 1, "pad_id": 0, "max_new_tokens": 6}
     batch = {"input_ids": np.ones((2, 3), np.int64), "attention_mask": np.ones((2, 3), np.int64)}
     bad = 1.0
-    found = writer(encoder, decoder, **rules)(batch)["sequences"]
+    found = writer(encoder, decoder, rules)(batch)["sequences"]
     assert found.tolist() == [[3, 1, 0, 0, 0, 0], [3, 4, 1, 0, 0, 0]]
     assert calls == [0, 1, 2]
     bad = np.nan
     with pytest.raises(ValueError, match="not finite"):
-        writer(encoder, decoder, **rules)(batch)
+        writer(encoder, decoder, rules)(batch)
 
 
 def test_rows_learn_along_their_own_text_or_the_teachers(tmp_path: Path) -> None:

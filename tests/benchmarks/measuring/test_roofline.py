@@ -6,7 +6,9 @@ from conftest import TASK
 from paredown.benchmarks.measuring.roofline import Rates, Work, floor_ms, machine_rates, work_of
 from paredown.compress.models.loading import Checkpoint
 from paredown.export.onnx.cascade import join
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx.exporter import plain_onnx
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 
 LAYERS, WIDTH, FFN = 3, 32, 64
 ENCODER = LAYERS * (4 * WIDTH * WIDTH + 2 * WIDTH * FFN)  # of one token
@@ -15,11 +17,11 @@ HEAD = WIDTH * WIDTH + 2 * WIDTH  # pooler and classifier
 
 def test_the_work_of_an_encoder_is_the_textbook_formula(teacher: Checkpoint, tmp_path: Path) -> None:
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
-    floats = to_onnx(plain, teacher, TASK, tmp_path / "fp32", 32)
+    floats = RUNTIMES["onnxruntime"].export(ExportJob(plain, teacher, TASK, tmp_path / "fp32", 32))
     always, sometimes = work_of(floats.path / "model.onnx")
     assert always == Work(ENCODER + HEAD, 0, LAYERS * 2 * WIDTH, 4 * (ENCODER + HEAD))
     assert sometimes == Work()
-    int8 = to_onnx(plain, teacher, TASK, tmp_path / "int8", 32, "int8-dynamic")
+    int8 = RUNTIMES["onnxruntime"].export(ExportJob(plain, teacher, TASK, tmp_path / "int8", 32, "int8-dynamic"))
     always, _ = work_of(int8.path / "model.onnx")
     assert always.int8_token + always.float_token == ENCODER + HEAD
     assert always.int8_token >= ENCODER

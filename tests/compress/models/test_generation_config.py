@@ -16,7 +16,8 @@ from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.export.artifact import read_artifact
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.opening import open_artifact
-from paredown.export.runtimes.registry import EXPORTERS
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import collate
@@ -68,7 +69,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     spread(path)
     checkpoint = open_checkpoint(path, PROSE)
     graph = plain_onnx(checkpoint, PROSE, path.parent / "plain.onnx")
-    artifact = EXPORTERS["onnxruntime"](graph, checkpoint, PROSE, path.parent / "artifact", 64, "fp32")
+    artifact = RUNTIMES["onnxruntime"].export(ExportJob(graph, checkpoint, PROSE, path.parent / "artifact", 64, "fp32"))
     opened = open_artifact(artifact, 1)
     assert isinstance(opened, Decoder)
     return path, opened._session

@@ -19,10 +19,10 @@ from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training.trainer import finetune
 from paredown.compress.types import TrainingData
-from paredown.export.artifact import Artifact
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.predictor import Predictor
-from paredown.export.runtimes.openvino import to_openvino
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.preprocessor import MARK, PAIR
 from paredown.tasks.registry import TASKS
 
@@ -84,8 +84,7 @@ def test_types_are_those_of_the_tokenizer(source: Checkpoint, length: int) -> No
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_an_artefact_its_bundle_and_its_server_give_them_too(runtime: str, source: Checkpoint, tmp_path: Path) -> None:
     plain = plain_onnx(source, TASK, tmp_path / "plain.onnx")
-    make = to_onnx if runtime == "onnxruntime" else to_openvino
-    artifact: Artifact = make(plain, source, TASK, tmp_path / "made", 64)
+    artifact = RUNTIMES[runtime].export(ExportJob(plain, source, TASK, tmp_path / "made", 64))
     texts = [PAIR.join(pair) for pair in PAIRS]
     out = bundled(artifact, tmp_path / "bundle", texts)
     want = np.exp(wanted(source, 64))

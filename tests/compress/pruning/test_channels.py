@@ -13,8 +13,10 @@ from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import load, open_checkpoint, save
 from paredown.compress.pruning.channels import estimate_batch_norms
 from paredown.compress.pruning.prune import prune
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.opening import open_artifact
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import InputError
 
 SIZES = {
@@ -107,7 +109,8 @@ def test_a_pruned_network_is_exported_with_parity(kind: str, tmp_path: Path) -> 
     plain = plain_onnx(saved, IMAGES, tmp_path / "plain.onnx")
     one = [{"pixel_values": row[None]} for row in np.concatenate([batch["pixel_values"] for batch in pixels()])]
     for precision, tolerance in (("fp32", 1e-4), ("int8-static", 0.3)):
-        made = to_onnx(plain, saved, IMAGES, tmp_path / precision, 8, precision, one)
+        job = ExportJob(plain, saved, IMAGES, tmp_path / precision, 8, precision, one)
+        made = RUNTIMES["onnxruntime"].export(job)
         got = open_artifact(made, threads=1)(pixels()[0])["logits"]
         assert np.abs(got - want).max() < tolerance * np.abs(want).max()
 

@@ -87,10 +87,18 @@ def test_an_environment_is_the_distributions_with_all_that_they_need() -> None:
 def test_labels_are_text_in_markdown(finished: Path) -> None:
     manifest = json.loads((finished / "bundle" / "manifest.json").read_text())
     choice = json.loads((finished / "choice.json").read_text())
-    manifest["labels"] = ["<script>alert(1)</script>", "[a](http://b)", "x|y\n# z", "*s* `c` _u_ $m$ ~~d~~", "\x1b[31m"]
+    manifest["labels"] = [
+        "<script>alert(1)</script>",
+        "[a](http://b)",
+        "x|y\n# z",
+        "*s* `c` _u_ $m$ ~~d~~",
+        "\x1b[31m",
+        "{{ 7 * 7 }}",
+    ]
     text = model_card(manifest, choice, About(data={"test": "<img src=x>"}, rows={"test": 1}), {})
     assert "<script" not in text
     assert "<img" not in text
     assert "\x1b" not in text
+    assert "{{ 7 \\* 7 }}" in text  # no template
     assert r"\[a\](http://b), x\|y # z, \*s\* \`c\` \_u\_ \$m\$ \~\~d\~\~" in text
     assert escaped("good & bad, caf\u00e9 (1)") == "good &amp; bad, caf\u00e9 (1)"

@@ -28,10 +28,12 @@ from paredown.compress.models.loading import Checkpoint
 from paredown.compress.models.tokenizer_settings import probes
 from paredown.export.artifact import read_artifact
 from paredown.export.bundle.archive import pack, unpack, unpacked
-from paredown.export.bundle.writer import isa_needed, write_bundle
+from paredown.export.bundle.writer import Contents, isa_needed, write_bundle
 from paredown.export.hardware import INT8_ISA
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.predictor import Predictor
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime import selftest as selftest_module
 from paredown.runtime.manifest import BundleError
 from paredown.runtime.selftest import selftest
@@ -68,19 +70,22 @@ def test_the_archive_is_the_same_bytes_each_time_and_unpacks_to_the_same_files(b
         (lambda b: change_manifest(b, schema=99), "schema 99"),
         (lambda b: change_manifest(b, model="../../etc/passwd"), "not a path inside"),
         (lambda b: change_manifest(b, runtime="magic"), "unknown runtime 'magic'"),
-        (lambda b: change_manifest(b, files=None), "key 'files'"),
-        (lambda b: change_manifest(b, files={"x": 3}), "key 'files.x' is not of type object"),
+        (lambda b: change_manifest(b, files=None), "manifest.files must be object"),
+        (lambda b: change_manifest(b, files={"x": 3}), "manifest.files.x must be object"),
         (lambda b: change_manifest(b, files={"a/../x": {"sha256": "0" * 64, "bytes": 1}}), "not a path inside"),
-        (lambda b: change_manifest(b, extra=1), "key 'extra' is unknown"),
-        (lambda b: change_manifest(b, name="../x"), "key 'name' does not match"),
+        (lambda b: change_manifest(b, extra=1), r"manifest must not contain \['extra'\] properties"),
+        (lambda b: change_manifest(b, name="../x"), "manifest.name must match pattern"),
         (lambda b: change_manifest(b, model="tokenizer.json"), "opens .onnx or .ort files"),
-        (lambda b: change_manifest(b, max_length="x"), "key 'max_length'"),
-        (lambda b: change_manifest(b, max_length=10**12), "key 'max_length' is more than"),
-        (lambda b: change_manifest(b, precision="fp17"), "key 'precision' is not"),
-        (lambda b: change_manifest(b, outputs=[]), "key 'outputs'"),
+        (lambda b: change_manifest(b, max_length="x"), "manifest.max_length must be integer"),
+        (
+            lambda b: change_manifest(b, max_length=10**12),
+            "manifest.max_length must be smaller than",
+        ),
+        (lambda b: change_manifest(b, precision="fp17"), "manifest.precision must be one of"),
+        (lambda b: change_manifest(b, outputs=[]), "manifest.outputs must contain at least 1 items"),
         (lambda b: change_manifest(b, golden="other.json"), "not among its files"),
         (lambda b: change_manifest(b, labels=["positive", "negative"]), "labels say otherwise"),
-        (lambda b: change_manifest(b, labels=["a", "a"]), "twice"),
+        (lambda b: change_manifest(b, labels=["a", "a"]), "manifest.labels must contain unique items"),
         (lambda b: change_manifest(b, isa={"needs_one_of": ["amx_int9"], "packed_on": []}), "has none of amx_int9"),
         (lambda b: change_manifest(b, requirements={"no-such-package": "1"}), "no-such-package is not installed"),
     ],
@@ -149,7 +154,7 @@ def test_a_model_that_wants_an_input_nobody_gives_fails(bundle: Path) -> None:
 
 def test_weights_in_a_file_of_their_own_go_along(teacher: Checkpoint, tmp_path: Path) -> None:
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
-    artifact = to_onnx(plain, teacher, TASK, tmp_path / "made", 32)
+    artifact = RUNTIMES["onnxruntime"].export(ExportJob(plain, teacher, TASK, tmp_path / "made", 32))
     model = artifact.path / artifact.files[0]
     onnx.save(onnx.load(model), model, save_as_external_data=True, location="weights.data", size_threshold=0)
     bundle = bundled(replace(artifact, files=(model.name, "weights.data")), tmp_path / "bundle", ["a good film"])
@@ -265,7 +270,7 @@ def bundle_of(finished: Path, runtime: str, out: Path) -> tuple[Path, float]:
         choice["chosen"]["metric_test"] = entry["metric_test"]  # which choice.json has of the selected one alone
         artifact = read_artifact(finished / entry["artifact"])
         texts = json.loads((finished / "measurements.json").read_text())["golden_texts"]
-        write_bundle(out, artifact, name="tiny", golden_texts=texts, choice=choice)
+        write_bundle(out, artifact, Contents("tiny", choice, texts))
     else:
         unpack(finished / "bundle.tar.gz", out)
     return out, choice["chosen"]["metric_validation"]
@@ -379,7 +384,7 @@ def test_generation_settings_count_in_a_bundle(finished: Path, kind: str, tmp_pa
     assert done.returncode == 0, done.stderr
     texts, choice = ["a good plot was", "film"], json.loads((finished / "choice.json").read_text())
     artifact = read_artifact(tmp_path / "artefact")
-    bundle = write_bundle(tmp_path / "bundle", artifact, name="x", golden_texts=texts, choice=choice)
+    bundle = write_bundle(tmp_path / "bundle", artifact, Contents("x", choice, texts))
     done = subprocess.run([sys.executable, bundle / "selftest.py"], capture_output=True, text=True, cwd=bundle)
     assert done.returncode == 0, done.stderr
     encoder, model = artifact.encoder(), auto.from_pretrained(path).eval()
@@ -408,7 +413,7 @@ def test_its_tokenizer_says_all_that_it_does(finished: Path, kind: str, tmp_path
     assert done.returncode == 0, done.stderr
     choice, long = json.loads((finished / "choice.json").read_text()), "the film was good and awful " * 40
     artifact = read_artifact(tmp_path / "artefact")
-    bundle = write_bundle(tmp_path / "bundle", artifact, name="x", golden_texts=[long, "a film"], choice=choice)
+    bundle = write_bundle(tmp_path / "bundle", artifact, Contents("x", choice, [long, "a film"]))
     manifest = json.loads((bundle / "manifest.json").read_text())
     longest = {"bert": 64, "mpnet": 62, "roberta": 63}[kind]
     assert (manifest["max_length"], manifest["length_policy"]["truncate"]) == (longest, "left")

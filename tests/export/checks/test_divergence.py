@@ -9,7 +9,8 @@ from onnx import numpy_helper
 from paredown.compress.models.loading import Checkpoint
 from paredown.export.checks.divergence import first_departure
 from paredown.export.onnx.exporter import plain_onnx
-from paredown.export.runtimes.registry import EXPORTERS
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.preprocessor import collate
 
 BATCH = collate([[2, 5, 11, 20, 3], [2, 6, 3]], 0)
@@ -37,7 +38,7 @@ def test_the_first_node_that_departs_is_named(teacher: Checkpoint, tmp_path: Pat
         onnx.save(model, broken)
     else:
         spoil(broken, place)
-    artifact = EXPORTERS[runtime](broken, teacher, TASK, tmp_path / "out", 32)
+    artifact = RUNTIMES[runtime].export(ExportJob(broken, teacher, TASK, tmp_path / "out", 32))
     found = first_departure(plain, artifact, BATCH)
     assert found is not None
     assert place in found.node
@@ -51,7 +52,7 @@ def test_a_node_that_gives_no_number_departs(teacher: Checkpoint, tmp_path: Path
     bias = next(w for w in model.graph.initializer if w.name.endswith("classifier.bias"))
     bias.CopyFrom(numpy_helper.from_array(np.full(2, np.nan, np.float32), bias.name))
     onnx.save(model, tmp_path / "broken.onnx")
-    artifact = EXPORTERS["onnxruntime"](tmp_path / "broken.onnx", teacher, TASK, tmp_path / "out", 32)
+    artifact = RUNTIMES["onnxruntime"].export(ExportJob(tmp_path / "broken.onnx", teacher, TASK, tmp_path / "out", 32))
     found = first_departure(plain, artifact, BATCH)
     assert found is not None
     assert "classifier" in found.node
@@ -65,5 +66,5 @@ def test_a_node_that_gives_no_number_departs(teacher: Checkpoint, tmp_path: Path
 )  # fmt: skip
 def test_a_sound_artefact_departs_nowhere(teacher: Checkpoint, tmp_path: Path, runtime: str, precision: str) -> None:
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
-    artifact = EXPORTERS[runtime](plain, teacher, TASK, tmp_path / "out", 32, precision, [BATCH])
+    artifact = RUNTIMES[runtime].export(ExportJob(plain, teacher, TASK, tmp_path / "out", 32, precision, [BATCH]))
     assert first_departure(plain, artifact, BATCH) is None

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from paredown.compress.models.loading import Checkpoint
-from paredown.export.checks.parity import TOLERANCES, Tolerance, compare, gate, longest_row, takes_longest
+from paredown.export.checks.parity import TOLERANCES, Expected, Tolerance, compare, gate, longest_row, takes_longest
 from paredown.runtime.errors import StepError
 from paredown.runtime.preprocessor import PAIR
 from paredown.tasks.registry import TASKS
@@ -53,9 +53,9 @@ def test_a_logit_that_is_not_finite_never_passes() -> None:
 
 
 def test_every_precision_has_limits() -> None:
-    from paredown.export.artifact import PRECISIONS
+    from paredown.export.runtimes.registry import RUNTIMES
 
-    assert {p for ps in PRECISIONS.values() for p in ps} == set(TOLERANCES)
+    assert {p for runtime in RUNTIMES.values() for p in runtime.SPEC.all_precisions} == set(TOLERANCES)
 
 
 @pytest.mark.parametrize(
@@ -85,15 +85,16 @@ def test_what_does_not_take_the_promised_length_fails(teacher: Checkpoint) -> No
             raise RuntimeError("[ONNXRuntimeError] : Gather node: indices element out of data bounds, idx=66")
         return {"logits": wanted}
 
-    def run(session, **more):
-        return takes_longest(session, row, encoder, TASK, "x/onnxruntime/fp32", wanted, **more)
+    def run(session, most: float | None = None):
+        expected = Expected(wanted, Tolerance(most, 0, 100))
+        return takes_longest(session, row, encoder, TASK, "x/onnxruntime/fp32", expected)
 
     with pytest.raises(StepError, match=r"does not take a text of 64 tokens, its max_length: .*idx=66"):
         run(short)
     with pytest.raises(StepError, match="not finite for a text of 64 tokens"):
         run(lambda batch: {"logits": wanted * np.nan})
     with pytest.raises(StepError, match=r"from its checkpoint, > 0\.4 \(max_difference\).*parity\.fp32"):
-        run(lambda batch: {"logits": wanted + 0.5}, tolerance=Tolerance(0.4, 0, 100))
-    found = run(lambda batch: {"logits": wanted + 0.5}, tolerance=Tolerance(None, 0, 100))
+        run(lambda batch: {"logits": wanted + 0.5}, 0.4)
+    found = run(lambda batch: {"logits": wanted + 0.5})
     np.testing.assert_array_equal(found, wanted + 0.5)
     assert takes_longest(short, None, encoder, TASK, "x") is None

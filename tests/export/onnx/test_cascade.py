@@ -16,8 +16,10 @@ from paredown.compress.models.loading import Checkpoint, load, save
 from paredown.compress.types import TrainingData
 from paredown.export.artifact import Artifact
 from paredown.export.onnx.cascade import combined, confidence, join, threshold_for
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.opening import open_artifact
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import run_rows
 
@@ -30,7 +32,7 @@ def both(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFact
     student = static_student(load(teacher, TASK), TrainingData(ids), Static(width=8, epochs=6, learning_rate=0.02))
     static = save(student, teacher, home / "static-checkpoint")
     return tuple(
-        to_onnx(plain_onnx(c, TASK, home / f"{name}.onnx"), c, TASK, home / name, 32)
+        RUNTIMES["onnxruntime"].export(ExportJob(plain_onnx(c, TASK, home / f"{name}.onnx"), c, TASK, home / name, 32))
         for name, c in (("static", static), ("teacher", teacher))
     )  # type: ignore[return-value]
 

@@ -14,10 +14,11 @@ from conftest import make_checkpoint
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import load, save
 from paredown.compress.models.structure import cut
-from paredown.export.artifact import ON_GPU, PRECISIONS, Artifact, precisions_of
+from paredown.export.artifact import Artifact
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.opening import open_artifact
-from paredown.export.runtimes.registry import EXPORTERS
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import run_rows
@@ -49,8 +50,8 @@ def test_it_says_and_writes_what_transformers_does(made, runtime: str, tmp_path:
     checkpoint, plain = made
     model = load(checkpoint, TASK)
     want = run_rows(partial(forward, model), ROWS, 0, TASK.output)
-    for precision in precisions_of(runtime, TASK):
-        artifact = EXPORTERS[runtime](plain, checkpoint, TASK, tmp_path / precision, 32, precision)
+    for precision in RUNTIMES[runtime].precisions(TASK):
+        artifact = RUNTIMES[runtime].export(ExportJob(plain, checkpoint, TASK, tmp_path / precision, 32, precision))
         try:
             session = opened(artifact)
         except CannotRunHere:
@@ -74,7 +75,9 @@ def test_it_says_and_writes_what_transformers_does(made, runtime: str, tmp_path:
 def test_weights_alone_are_quantised_and_named_so(made, tmp_path: Path) -> None:
     checkpoint, plain = made
     for bits in (8, 4):
-        artifact = EXPORTERS["onnxruntime"](plain, checkpoint, TASK, tmp_path / str(bits), 32, f"int{bits}-weight")
+        artifact = RUNTIMES["onnxruntime"].export(
+            ExportJob(plain, checkpoint, TASK, tmp_path / str(bits), 32, f"int{bits}-weight")
+        )
         kinds = [node.op_type for node in onnx.load(artifact.path / "model.onnx").graph.node]
         count = {"gpt2": 4 * 3 + 1}.get(checkpoint.config["model_type"], 7 * 3 + 1)  # each matrix, and the head
         assert kinds.count("MatMulNBits") == artifact.details["quantised_products"] == count
@@ -84,7 +87,7 @@ def test_weights_alone_are_quantised_and_named_so(made, tmp_path: Path) -> None:
 def test_a_text_ends_where_it_ends(made, tmp_path: Path) -> None:
     """The end token is taken off a prompt; rows of one call get what each gets alone."""
     checkpoint, plain = made
-    session = opened(EXPORTERS["onnxruntime"](plain, checkpoint, TASK, tmp_path / "out", 32))
+    session = opened(RUNTIMES["onnxruntime"].export(ExportJob(plain, checkpoint, TASK, tmp_path / "out", 32)))
     alone = [session.continued([row])[0] for row in ROWS]
     np.testing.assert_array_equal(session.continued(ROWS), alone)
     np.testing.assert_array_equal(session.continued([row[:-1] for row in ROWS]), alone)
@@ -99,9 +102,9 @@ def test_there_is_room_for_what_is_written(made) -> None:
 
 
 def test_what_a_decoder_is_not_made_for(tmp_path: Path) -> None:
-    assert all(precisions_of(runtime, TASK) == () for runtime in ON_GPU)
-    assert "int8-static" not in precisions_of("openvino", TASK)
-    assert set(precisions_of("pytorch", TASK)) == set(PRECISIONS["pytorch"])
+    assert all(r.precisions(TASK) == () for r in RUNTIMES.values() if r.SPEC.gpu)
+    assert "int8-static" not in RUNTIMES["openvino"].precisions(TASK)
+    assert set(RUNTIMES["pytorch"].precisions(TASK)) == set(RUNTIMES["pytorch"].SPEC.all_precisions)
     windowed = make_checkpoint(tmp_path, "qwen2")
     windowed.config["layer_types"] = ["full_attention", "sliding_attention", "full_attention"]
     with pytest.raises(InputError, match="a window of the text"):

@@ -15,20 +15,21 @@ from paredown.compress.models.architectures import FAMILIES, supported
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.models.structure import cut
-from paredown.export.artifact import precisions_of, read_artifact
+from paredown.export.artifact import read_artifact
 from paredown.export.bundle.writer import isa_needed
 from paredown.export.hardware import INT8_ISA
-from paredown.export.onnx import exporter as to_onnx_module
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx import fusion
+from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.onnx.metadata import finish, for_mobile
 from paredown.export.opening import open_artifact
-from paredown.export.runtimes import openvino as to_openvino_module
-from paredown.export.runtimes.registry import EXPORTERS
+from paredown.export.runtimes import openvino as openvino_runtime
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.preprocessor import collate, run_rows
 from paredown.runtime.session import CannotRunHere, open_session
 
-CPU = ("onnxruntime", "openvino")  # what runs on a GPU is in test_to_tensorrt.py
+CPU = ("onnxruntime", "openvino")  # what runs on a GPU is in test_tensorrt.py
 ROWS = [[2, 5, 11, 20, 3], [2, 6, 3], [2, *range(4, 24), 3], [2, 9, 9, 3]]
 
 
@@ -49,11 +50,13 @@ def test_int8_of_openvino_says_what_it_needs(
     able: bool, teacher: Checkpoint, files: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the CPU's INT8 would saturate, weights take half of the range, and then any CPU will do."""
-    monkeypatch.setattr(to_openvino_module, "has_int8_isa", lambda: able)
+    monkeypatch.setattr(openvino_runtime, "has_int8_isa", lambda: able)
     rows = dataset.read(str(files["train"]), names=LABELS).texts[:16]
     calibration = [collate([row], 0) for row in teacher.encoder().ids(rows)]
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
-    artifact = EXPORTERS["openvino"](plain, teacher, TASK, tmp_path / "out", 32, "int8-static", calibration)
+    artifact = RUNTIMES["openvino"].export(
+        ExportJob(plain, teacher, TASK, tmp_path / "out", 32, "int8-static", calibration)
+    )
     assert isa_needed(artifact) == (sorted(INT8_ISA) if able else [])
     nodes: list[Any] = openvino.Core().read_model(tmp_path / "out" / "model.xml").get_ops()
     int8 = [n for n in nodes if n.get_type_name() == "Constant" and n.get_element_type() == openvino.Type.i8]
@@ -84,7 +87,7 @@ def test_a_cut_image_model_computes_the_same_in_onnx(tmp_path: Path) -> None:
 def test_an_unevenly_cut_checkpoint_computes_the_same_everywhere(kind: str, runtime: str, tmp_path: Path) -> None:
     checkpoint = uneven(kind, tmp_path)
     plain = plain_onnx(checkpoint, TASK, tmp_path / "plain.onnx")
-    artifact = EXPORTERS[runtime](plain, checkpoint, TASK, tmp_path / "out", 32)
+    artifact = RUNTIMES[runtime].export(ExportJob(plain, checkpoint, TASK, tmp_path / "out", 32))
     want = outputs(partial(forward, load(checkpoint, TASK)))
     np.testing.assert_allclose(outputs(open_artifact(artifact, 1)), want, atol=1e-5)
     assert read_artifact(tmp_path / "out") == artifact
@@ -100,7 +103,7 @@ def test_any_number_of_rows_of_any_length_is_answered(kind: str, tmp_path: Path)
     """Of rows, lengths and positions, none is written into the graph; the last shape is the longest that is allowed."""
     checkpoint, task = make_checkpoint(tmp_path / kind, kind, layers=2), task_of(kind)
     plain, model = plain_onnx(checkpoint, task, tmp_path / "plain.onnx"), load(checkpoint, task)
-    made = [EXPORTERS[runtime](plain, checkpoint, task, tmp_path / runtime, 64) for runtime in CPU]
+    made = [RUNTIMES[runtime].export(ExportJob(plain, checkpoint, task, tmp_path / runtime, 64)) for runtime in CPU]
     sessions = [open_artifact(artifact, 1) for artifact in made]
     random = np.random.default_rng(0)
     for rows, length in ((1, 7), (3, 16), (8, 5), (1, 1), (2, checkpoint.positions)):
@@ -115,14 +118,14 @@ def test_any_number_of_rows_of_any_length_is_answered(kind: str, tmp_path: Path)
             np.testing.assert_allclose(session(batch)["logits"], want, atol=1e-5)
 
 
-@pytest.mark.parametrize(("runtime", "precision"), [(r, p) for r in CPU for p in precisions_of(r, TASK)])
+@pytest.mark.parametrize(("runtime", "precision"), [(r, p) for r in CPU for p in RUNTIMES[r].precisions(TASK)])
 def test_every_precision_keeps_the_answers(
     runtime: str, precision: str, teacher: Checkpoint, files: dict, tmp_path: Path
 ) -> None:
     rows = dataset.read(str(files["train"]), names=LABELS)
     calibration = [collate([row], 0) for row in teacher.encoder().ids(rows.texts[:64])]
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
-    artifact = EXPORTERS[runtime](plain, teacher, TASK, tmp_path / "out", 32, precision, calibration)
+    artifact = RUNTIMES[runtime].export(ExportJob(plain, teacher, TASK, tmp_path / "out", 32, precision, calibration))
     held_out = dataset.read(str(files["validation"]), names=LABELS)
     ids = artifact.encoder().ids(held_out.texts)
     try:
@@ -141,7 +144,7 @@ def test_every_precision_keeps_the_answers(
 
 def test_an_onnx_file_says_what_it_is(teacher: Checkpoint, tmp_path: Path) -> None:
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
-    artifact = to_onnx(plain, teacher, TASK, tmp_path / "out", 32)
+    artifact = RUNTIMES["onnxruntime"].export(ExportJob(plain, teacher, TASK, tmp_path / "out", 32))
     model = onnx.load(tmp_path / "out" / "model.onnx")
     told = {entry.key: entry.value for entry in model.metadata_props}
     assert (model.producer_name, told["task"], json.loads(told["labels"])) == ("paredown", TASK.name, list(LABELS))
@@ -166,7 +169,7 @@ def test_static_int8_needs_calibration_rows(teacher: Checkpoint, tmp_path: Path)
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
     for runtime in CPU:
         with pytest.raises(InputError, match="needs calibration rows"):
-            EXPORTERS[runtime](plain, teacher, TASK, tmp_path / "out", 32, "int8-static", [])
+            RUNTIMES[runtime].export(ExportJob(plain, teacher, TASK, tmp_path / "out", 32, "int8-static", []))
 
 
 def test_attention_that_stays_unfused_fails_the_export(
@@ -175,7 +178,7 @@ def test_attention_that_stays_unfused_fails_the_export(
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
     deeper = Checkpoint(teacher.path, {**teacher.config, "num_hidden_layers": 4}, teacher.weights)
     with pytest.raises(StepError, match="fused attention: 3 of 4"):
-        to_onnx_module.fuse(plain, tmp_path / "fused.onnx", deeper)
+        fusion.fuse(plain, tmp_path / "fused.onnx", deeper)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +191,7 @@ def test_attention_that_stays_unfused_fails_the_export(
 )
 def test_a_wrong_artifact_file_is_refused(change: dict, word: str, teacher: Checkpoint, tmp_path: Path) -> None:
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
-    to_onnx(plain, teacher, TASK, tmp_path / "out", 32)
+    RUNTIMES["onnxruntime"].export(ExportJob(plain, teacher, TASK, tmp_path / "out", 32))
     shutil.copyfile(plain, tmp_path / "x")
     manifest = tmp_path / "out" / "artifact.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))

@@ -14,13 +14,14 @@ from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.export.artifact import Artifact, read_artifact
 from paredown.export.bundle.layouts import triton_config
-from paredown.export.bundle.writer import write_bundle
+from paredown.export.bundle.writer import Contents, write_bundle
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.onnx.metadata import for_mobile
 from paredown.export.onnx.static_shapes import buckets, shaped
 from paredown.export.opening import open_artifact
 from paredown.export.predictor import Predictor
-from paredown.export.runtimes.registry import EXPORTERS
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import read_manifest
 from paredown.runtime.preprocessor import collate, run_rows
@@ -41,7 +42,7 @@ def exported(checkpoint: Checkpoint, runtime: str, out: Path, precision: str = "
     out.mkdir()
     plain = plain_onnx(checkpoint, TASK, out / "plain.onnx")
     calibration = [collate([row], checkpoint.pad_id) for row in ROWS]
-    return EXPORTERS[runtime](plain, checkpoint, TASK, out / "artifact", 32, precision, calibration)
+    return RUNTIMES[runtime].export(ExportJob(plain, checkpoint, TASK, out / "artifact", 32, precision, calibration))
 
 
 def sizes(artifact: Artifact) -> list[list]:
@@ -126,7 +127,7 @@ def test_a_bundle_pads_as_the_artefact_did(finished: Path, tmp_path: Path) -> No
     want = run_rows(free, artifact.encoder().ids(texts), artifact.pad_id, "logits")
     for lengths, rows, dims in (([4, 8], None, [-1]), ([artifact.max_length], 2, [2, artifact.max_length])):
         out = tmp_path / f"bundle-{rows}"
-        write_bundle(out, shaped(artifact, lengths, rows), name="tiny", golden_texts=texts, choice=choice)
+        write_bundle(out, shaped(artifact, lengths, rows), Contents("tiny", choice, texts))
         predictor = Predictor(out)
         answers = [answer["scores"] for answer in predictor(texts)]
         np.testing.assert_allclose([list(a.values()) for a in answers], softmax(want), atol=1e-5)

@@ -16,14 +16,15 @@ from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save, with_new_head
 from paredown.compress.quantization.int8_cost import answers, outputs
 from paredown.compress.types import TrainingData
-from paredown.export.artifact import PRECISIONS, read_artifact
+from paredown.export.artifact import read_artifact
 from paredown.export.checks.parity import TOLERANCES, compare, departure, gate, stand_in
 from paredown.export.hardware import gpus, importable
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.opening import open_artifact
-from paredown.export.runtimes.registry import EXPORTERS
-from paredown.export.runtimes.tensorrt import build, to_tensorrt, typed_graph
-from paredown.export.runtimes.tensorrt_config import Engine, require
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
+from paredown.export.runtimes.tensorrt_config import Engine
+from paredown.export.runtimes.tensorrt_engine import build, require, typed_graph
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.preprocessor import Batch, collate, run_rows
 from paredown.runtime.session import PROVIDERS, CannotRunHere
@@ -55,11 +56,13 @@ def products_of(path: Path) -> dict[str, set[str]]:
     return {layer["name"]: set(layer["inputs"]) for layer in layers(path) if layer["type"] == "MATRIX_MULTIPLY"}
 
 
-@pytest.mark.parametrize("precision", PRECISIONS["tensorrt_rtx"])
+@pytest.mark.parametrize("precision", RUNTIMES["tensorrt_rtx"].SPEC.all_precisions)
 def test_an_engine_is_built_without_a_gpu_in_the_types_of_its_graph(
     precision: str, teacher: Checkpoint, plain: Path, rows: list[Batch], tmp_path: Path
 ) -> None:
-    artifact = to_tensorrt(plain, teacher, TASK, tmp_path / "out", 32, precision, rows, engine=ONE_PROFILE)
+    artifact = RUNTIMES["tensorrt_rtx"].export(
+        ExportJob(plain, teacher, TASK, tmp_path / "out", 32, precision, rows, engine=ONE_PROFILE)
+    )
     found = artifact.details["engine"]
     assert found["built_for"] == ["SM80", "SM86", "SM89", "SM120"]
     assert found["profiles"] == [[[1, 1], [8, 32]]]
@@ -80,7 +83,7 @@ def test_the_graph_for_tensorrt_is_symmetric_and_keeps_the_answers(
     held_out = [collate([row], 0) for row in ids]
     theirs = run_rows(partial(forward, load(teacher, TASK)), ids, 0, "logits")
     for precision in ("fp16", "int8-static"):
-        typed_graph(plain, tmp_path / "model.onnx", precision, rows)
+        typed_graph(ExportJob(plain, teacher, TASK, tmp_path, 32, precision, rows), tmp_path / "model.onnx")
         ours = outputs(answers(tmp_path / "model.onnx", held_out, as_stated=True))
         assert ours.dtype == np.float32
         assert (ours.argmax(-1) == theirs.argmax(-1)).mean() > 0.97, precision
@@ -101,8 +104,8 @@ def test_the_quantised_rest_of_a_cpu_graph_stays_asymmetric(
     teacher: Checkpoint, plain: Path, rows: list[Batch], tmp_path: Path
 ) -> None:
     """One run makes the right graph for each: what a CPU gets is what TensorRT refuses, naming the node."""
-    to_onnx(plain, teacher, TASK, tmp_path / "cpu", 32, "int8-static", rows)
-    trt, log = require("tensorrt_rtx")
+    RUNTIMES["onnxruntime"].export(ExportJob(plain, teacher, TASK, tmp_path / "cpu", 32, "int8-static", rows))
+    trt, log = require(RUNTIMES["tensorrt_rtx"].SPEC)
     with pytest.raises(StepError, match=r"cannot parse the graph: node '[^']+' \((Dequantize|Quantize)Linear\): .+"):
         build(tmp_path / "cpu" / "model.onnx", tmp_path, trt, log, [89], [((1, 1), (1, 32))])
     assert not (tmp_path / "model.engine").exists()
@@ -115,7 +118,9 @@ def test_other_architectures_build(kind: str, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", kind, layers=2)
     graph = plain_onnx(checkpoint, TASK, tmp_path / "plain.onnx")
     engine = Engine(batch_sizes=[1], compute_capabilities=[89])
-    artifact = to_tensorrt(graph, checkpoint, TASK, tmp_path / "out", 32, "fp16", engine=engine)
+    artifact = RUNTIMES["tensorrt_rtx"].export(
+        ExportJob(graph, checkpoint, TASK, tmp_path / "out", 32, "fp16", engine=engine)
+    )
     assert set().union(*products_of(tmp_path / "out").values()) == {"HALF"}
     assert artifact.details["engine"]["built_for"] == ["SM89"]
 
@@ -125,7 +130,9 @@ def test_a_student_without_layers_builds(teacher: Checkpoint, rows: list[Batch],
     student = static_student(load(teacher, TASK), TrainingData(ids), Static(width=8, epochs=1))
     checkpoint = save(student, teacher, tmp_path / "static")
     graph = plain_onnx(checkpoint, TASK, tmp_path / "plain.onnx")
-    artifact = to_tensorrt(graph, checkpoint, TASK, tmp_path / "out", 32, "int8-static", rows, engine=ONE_PROFILE)
+    artifact = RUNTIMES["tensorrt_rtx"].export(
+        ExportJob(graph, checkpoint, TASK, tmp_path / "out", 32, "int8-static", rows, engine=ONE_PROFILE)
+    )
     assert artifact.details["engine"]["int8_products"] == artifact.details["engine"]["products"] == 1
 
 
@@ -143,7 +150,7 @@ def test_profiles_take_every_shape_once() -> None:
 
 
 def test_an_engine_that_was_changed_is_never_opened(teacher: Checkpoint, plain: Path, tmp_path: Path) -> None:
-    artifact = to_tensorrt(plain, teacher, TASK, tmp_path, 32, engine=ONE_PROFILE)
+    artifact = RUNTIMES["tensorrt_rtx"].export(ExportJob(plain, teacher, TASK, tmp_path, 32, engine=ONE_PROFILE))
     model = bytearray((tmp_path / "model.engine").read_bytes())
     model[len(model) // 2] ^= 1
     (tmp_path / "model.engine").write_bytes(model)
@@ -164,7 +171,7 @@ def test_missing_libraries_are_one_line(copy_of_teacher: Path, tmp_path: Path) -
 def test_onnx_runtimes_gpu_providers_say_what_they_need(
     runtime: str, teacher: Checkpoint, plain: Path, tmp_path: Path
 ) -> None:
-    artifact = EXPORTERS[runtime](plain, teacher, TASK, tmp_path, 32, "fp16")
+    artifact = RUNTIMES[runtime].export(ExportJob(plain, teacher, TASK, tmp_path, 32, "fp16"))
     assert artifact.name == f"{runtime}-fp16"
     types = {tensor.data_type for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer}
     assert TensorProto.FLOAT16 in types
@@ -177,7 +184,9 @@ def test_a_providers_file_says_what_it_is_and_is_made_quietly(tmp_path: Path, ca
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "distilbert", layers=1)
     graph = plain_onnx(checkpoint, TASK, tmp_path / "plain.onnx")
     few = [collate([[2, 5 + i, 11, 20, 3]], 0) for i in range(8)]
-    EXPORTERS["onnxruntime-tensorrt"](graph, checkpoint, TASK, tmp_path / "out", 32, "int8-static", few)
+    RUNTIMES["onnxruntime-tensorrt"].export(
+        ExportJob(graph, checkpoint, TASK, tmp_path / "out", 32, "int8-static", few)
+    )
     made = onnx.load(tmp_path / "out" / "model.onnx")
     assert made.producer_name == "paredown"
     said = {entry.key: entry.value for entry in made.metadata_props}
@@ -195,7 +204,7 @@ def test_int8_of_answers_is_judged_by_the_choice_of_their_ends(tmp_path: Path) -
     graph = plain_onnx(checkpoint, task, tmp_path / "plain.onnx")
     few = [collate([[2, 5 + i, 3, *range(11, 14 + i), 3]], 0) for i in range(8)]
     made = [
-        EXPORTERS[runtime](graph, checkpoint, task, tmp_path / runtime, 32, "int8-static", few)
+        RUNTIMES[runtime].export(ExportJob(graph, checkpoint, task, tmp_path / runtime, 32, "int8-static", few))
         for runtime in ("tensorrt_rtx", "onnxruntime-tensorrt")
     ]
     ours, provider = (artifact.details["calibration_kl"] for artifact in made)
@@ -209,9 +218,9 @@ def test_the_graph_behind_an_artefact_for_gpus_passes_the_gate_or_not(
 ) -> None:
     ids = teacher.encoder().ids(dataset.read(str(files["validation"]), names=LABELS).texts)
     theirs = run_rows(partial(forward, load(teacher, TASK)), ids, 0, "logits")
-    for precision in PRECISIONS[runtime]:
+    for precision in RUNTIMES[runtime].SPEC.all_precisions:
         out = tmp_path / precision
-        artifact = EXPORTERS[runtime](plain, teacher, TASK, out, 32, precision, rows)
+        artifact = RUNTIMES[runtime].export(ExportJob(plain, teacher, TASK, out, 32, precision, rows))
         session = stand_in(artifact, 1)
         if precision == "bf16":
             assert session is None
@@ -230,7 +239,7 @@ def test_the_graph_behind_an_artefact_for_gpus_passes_the_gate_or_not(
     where = partial(departure, plain, artifact, collate(ids[:8], 0))
     with pytest.raises(StepError, match=r"does not answer as its checkpoint does: .* departs first at (Gemm|MatMul)"):
         gate(found, TOLERANCES["fp32"], "x", "fp32", where)
-    assert stand_in(to_onnx(plain, teacher, TASK, tmp_path / "cpu", 32), 1) is None
+    assert stand_in(RUNTIMES["onnxruntime"].export(ExportJob(plain, teacher, TASK, tmp_path / "cpu", 32)), 1) is None
 
 
 @pytest.mark.skipif(bool(gpus()), reason="there is a GPU here")
@@ -292,7 +301,9 @@ def test_int8_of_a_real_model_is_smaller_and_every_quantised_product_takes_int8(
     graph = plain_onnx(checkpoint, TASK, tmp_path / "plain.onnx")
     one_gpu = Engine(batch_sizes=[8], compute_capabilities=[86])
     float32, int8 = (
-        to_tensorrt(graph, checkpoint, TASK, tmp_path / p, 128, p, calibration, engine=one_gpu)
+        RUNTIMES["tensorrt_rtx"].export(
+            ExportJob(graph, checkpoint, TASK, tmp_path / p, 128, p, calibration, engine=one_gpu)
+        )
         for p in ("fp32", "int8-static")
     )
     assert int8.size_mb() < 0.6 * float32.size_mb()
@@ -306,13 +317,13 @@ def test_int8_of_a_real_model_is_smaller_and_every_quantised_product_takes_int8(
 @pytest.mark.skipif(not gpus(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize(
     ("runtime", "precision"),
-    [(r, p) for r in ("tensorrt_rtx", "tensorrt", *PROVIDERS) for p in PRECISIONS[r]],
+    [(r, p) for r in ("tensorrt_rtx", "tensorrt", *PROVIDERS) for p in RUNTIMES[r].SPEC.all_precisions],
 )
 def test_on_a_gpu_every_runtime_answers_as_the_checkpoint_does(
     runtime: str, precision: str, teacher: Checkpoint, plain: Path, rows: list[Batch], files: dict, tmp_path: Path
 ) -> None:
     try:
-        artifact = EXPORTERS[runtime](plain, teacher, TASK, tmp_path, 32, precision, rows)
+        artifact = RUNTIMES[runtime].export(ExportJob(plain, teacher, TASK, tmp_path, 32, precision, rows))
         session = open_artifact(artifact, 1)
     except (InputError, CannotRunHere) as reason:
         pytest.skip(str(reason))

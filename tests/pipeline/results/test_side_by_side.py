@@ -13,11 +13,13 @@ from onnx import helper, numpy_helper
 
 from paredown.compress.models.loading import Checkpoint
 from paredown.export.artifact import read_artifact
-from paredown.export.bundle.writer import write_bundle
+from paredown.export.bundle.writer import Contents, write_bundle
 from paredown.export.hardware import gpus
 from paredown.export.loading import adopt
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.onnx.static_shapes import shaped
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.pipeline.results.side_by_side import other_order
 
 QUICK = ("--min-seconds", "0.05", "--min-repeats", "20", "--processes", "2", "--rounds", "2", "--threads", "1")
@@ -60,7 +62,7 @@ def test_labels_without_names_are_the_datas_where_there_are_as_many(
 @pytest.mark.skipif(bool(gpus()), reason="there is a GPU here")
 def test_ratios_and_control_are_of_the_first_that_can_run(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
     plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
-    able = to_onnx(plain, teacher, TASK, tmp_path / "able", 32)
+    able = RUNTIMES["onnxruntime"].export(ExportJob(plain, teacher, TASK, tmp_path / "able", 32))
     unable = tmp_path / "unable"
     shutil.copytree(able.path, unable)
     replace(able, path=unable, runtime="onnxruntime-cuda").write()
@@ -94,7 +96,7 @@ def test_a_bundle_of_one_shape_is_measured_as_it_is_served(finished: Path, files
     made = next(finished.glob("steps/teacher-onnxruntime-fp32-*/artifact.json")).parent
     fixed = shaped(read_artifact(shutil.copytree(made, tmp_path / "fixed")), [32], 2)
     choice = json.loads((finished / "choice.json").read_text())
-    bundle = write_bundle(tmp_path / "bundle", fixed, name="one", golden_texts=["a good film"], choice=choice)
+    bundle = write_bundle(tmp_path / "bundle", fixed, Contents("one", choice, ["a good film"]))
     done = paredown("bench", bundle, made, "--data", files["test"], "--json", tmp_path / "b.json", *QUICK)
     assert done.returncode == 0, done.stderr
     ours, plain = json.loads((tmp_path / "b.json").read_text())["artifacts"]

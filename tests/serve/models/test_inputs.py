@@ -13,7 +13,9 @@ from picturing import picture
 from serving import client_of
 from starlette.testclient import TestClient
 
-from paredown.export.onnx.exporter import plain_onnx, to_onnx
+from paredown.export.onnx.exporter import plain_onnx
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.images import uri
 
 
@@ -28,7 +30,8 @@ def image() -> bytes:
 def client(tmp_path_factory: pytest.TempPathFactory, image: bytes) -> Iterator[TestClient]:
     folder = tmp_path_factory.mktemp("vit")
     checkpoint, task = make_checkpoint(folder / "checkpoint", "vit", layers=1), task_of("vit")
-    artifact = to_onnx(plain_onnx(checkpoint, task, folder / "plain.onnx"), checkpoint, task, folder / "made", 64)
+    plain = plain_onnx(checkpoint, task, folder / "plain.onnx")
+    artifact = RUNTIMES["onnxruntime"].export(ExportJob(plain, checkpoint, task, folder / "made", 64))
     bundle = bundled(artifact, folder / "bundle", [uri(image), uri(image)])
     with client_of(bundle=bundle, image_bytes=len(image), image_pixels=600, request_rows=3) as (client, models, _):
         client.headers["X-Model"] = min(models.found)
