@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .latency import CONTROL, OFFLINE, SINGLE, LatencySettings, Progress, Scenario, Timing, first_able
-from .system_monitor import QUIET, Busy, cpu_ticks, load_average, quiet, used_by_others
+from .system_monitor import QUIET, Busy, cpu_seconds, load_average, quiet, used_by_others
 from .worker import Worker, WorkerDied
 
 ROWS_PER_ROUND = 12
@@ -63,7 +63,7 @@ class Sitting:
     busy_before: float | None  # cores that other processes used just before
     busy_during: float | None
     load_before: float | None
-    ticks: tuple[int, int]  # of all CPUs meanwhile, and those of them that other guests took
+    seconds_before: tuple[int, int]  # of all CPUs meanwhile, and those of them that other guests took
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -72,7 +72,7 @@ class Sitting:
     def from_json(data: Mapping[str, Any]) -> Sitting:
         """Back from `to_json`."""
         timings = {name: Timing(**timing) for name, timing in data["timings"].items()}
-        return Sitting(**{**data, "timings": timings, "ticks": tuple(data["ticks"])})
+        return Sitting(**{**data, "timings": timings, "seconds_before": tuple(data["seconds_before"])})
 
 
 def sit(
@@ -97,7 +97,7 @@ def sit(
     if protocol.control and first_able(timings) is not None:
         timings[CONTROL] = Timing({kind.name: [] for kind in protocol.timed})
     busy_before = _busy_before(protocol.settings, report) if protocol.check_load else None
-    began, load, ticks, busy, clock = time.time(), load_average(), cpu_ticks(), Busy.now(), time.monotonic()
+    began, load, seconds_before, busy, clock = time.time(), load_average(), cpu_seconds(), Busy.now(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         written: dict[int, Path] = {}
         for name in artifacts:  # most artefacts share a tokenizer, and their rows
@@ -105,7 +105,7 @@ def sit(
             written[key] = written.get(key) or _written(rows[name], Path(scratch) / str(len(written)))
         opened = {name: (artifacts[name], written[id(rows[name])]) for name in artifacts}
         _take_turns(opened, timings, protocol, len(next(iter(rows.values()))), number, report)
-    after = cpu_ticks()
+    after = cpu_seconds()
     return Sitting(
         timings,
         began,
@@ -113,7 +113,7 @@ def sit(
         busy_before,
         used_by_others(busy, Busy.now()) if protocol.check_load else None,
         load,
-        (after[0] - ticks[0], after[1] - ticks[1]),
+        (after[0] - seconds_before[0], after[1] - seconds_before[1]),
     )
 
 

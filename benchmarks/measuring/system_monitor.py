@@ -9,51 +9,54 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 POWERCAP = Path("/sys/class/powercap")
-STAT = Path("/proc/stat")
 QUIET = 0.5  # cores that other processes may use while something is timed
 SAMPLE_S = 1.0  # seconds that are observed; a 1-minute load average contains the steps that ran before
 
 
-def cpu_ticks(stat: Path = STAT) -> tuple[int, int]:
-    """Ticks of all CPUs so far, and those of them that the hypervisor gave to another guest; (0, 0) elsewhere."""
-    try:
-        ticks = [int(word) for word in stat.read_text().splitlines()[0].split()[1:9]]
-    except (OSError, ValueError, IndexError):
-        return 0, 0
-    return sum(ticks), ticks[7] if len(ticks) > 7 else 0
+def cpu_seconds() -> tuple[float, float]:
+    """Seconds of all CPUs so far, and those of them that the hypervisor gave to other guests (0 where unknown)."""
+    times = psutil.cpu_times()
+    return _total(times), getattr(times, "steal", 0.0)
 
 
-def steal_share(before: tuple[int, int], after: tuple[int, int]) -> float | None:
+def _total(times: Any) -> float:
+    """All seconds of a CPU; those of its guests are in `user` and `nice` already."""
+    return sum(value for name, value in times._asdict().items() if name not in ("guest", "guest_nice"))
+
+
+def steal_share(before: tuple[float, float], after: tuple[float, float]) -> float | None:
     """Share of the CPUs' time that was stolen between two readings, 0..1; None where it is not known."""
     total = after[0] - before[0]
     return (after[1] - before[1]) / total if total > 0 else None
 
 
 class Busy(NamedTuple):
-    """A reading of the CPUs that this process may run on: ticks at work, all ticks, how many CPUs; and our own time."""
+    """A reading of the CPUs that this process may run on: seconds at work, all seconds, how many CPUs; and our own."""
 
-    busy: int
-    total: int
+    busy: float
+    total: float
     cpus: int
     own_s: float  # CPU seconds of this process and of those of its children that have ended
     at: float
 
     @staticmethod
-    def now(stat: Path = STAT) -> Busy | None:
-        """None where Linux does not tell."""
+    def now() -> Busy | None:
+        """None where it is not known which CPUs this process runs on (macOS)."""
         times = os.times()
         own = times.user + times.system + times.children_user + times.children_system
         try:
-            mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-            lines = [line.split() for line in stat.read_text().splitlines() if line.startswith("cpu")]
-            ticks = [[int(word) for word in line[1:9]] for line in lines if line[0] in mine]
-        except (AttributeError, OSError, ValueError):
+            mine = set(psutil.Process().cpu_affinity())  # type: ignore[attr-defined]
+        except (AttributeError, psutil.Error):
             return None
-        if not ticks or any(len(cpu) < 7 for cpu in ticks):
+        cpus = [cpu for number, cpu in enumerate(psutil.cpu_times(percpu=True)) if number in mine]
+        if not cpus:
             return None
-        busy = sum(sum(cpu[:3]) + sum(cpu[5:7]) for cpu in ticks)  # without idle, iowait and steal
-        return Busy(busy, sum(map(sum, ticks)), len(ticks), own, time.monotonic())
+        waiting = sum(getattr(cpu, name, 0.0) for cpu in cpus for name in ("idle", "iowait", "steal"))
+        total = sum(map(_total, cpus))
+        return Busy(total - waiting, total, len(cpus), own, time.monotonic())
 
 
 def used_by_others(before: Busy | None, after: Busy | None) -> float | None:

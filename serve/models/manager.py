@@ -9,11 +9,12 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from paredown.export.isolation import Children, in_child
 from paredown.runtime.errors import InputError
@@ -30,7 +31,6 @@ log = logging.getLogger("paredown")
 VERIFICATIONS = 4  # models that are verified at once, each in a process of its own
 VERIFIED: set[str] = set()  # sha256 of the bundles that passed
 RETRY_S = 60  # seconds until a request opens a model again that did not open
-PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 class MemoryLimitExceeded(InputError):
@@ -345,7 +345,4 @@ class ModelManager:
 
 
 def _resident_mb() -> float:
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_MB
-    except OSError:
-        return 0.0
+    return psutil.Process().memory_info().rss / 1e6

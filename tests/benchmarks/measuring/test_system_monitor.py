@@ -1,8 +1,11 @@
+import time
 from pathlib import Path
+from unittest import mock
 
+import psutil
 import pytest
 
-from paredown.benchmarks.measuring.system_monitor import Gpu, Joules, cpu_ticks, steal_share
+from paredown.benchmarks.measuring.system_monitor import Busy, Gpu, Joules, cpu_seconds, steal_share, used_by_others
 from paredown.export.hardware import gpus
 
 
@@ -48,9 +51,23 @@ def test_a_gpu_tells_its_energy(tmp_path: Path) -> None:
     assert Joules(tmp_path, gpu).taken() is not None
 
 
-def test_steal_is_the_share_of_ticks_between_two_readings(tmp_path: Path) -> None:
-    stat = tmp_path / "stat"
-    stat.write_text("cpu  100 0 100 700 0 0 0 100 0 0\n")
-    assert cpu_ticks(stat) == (1000, 100)
+def test_steal_is_the_share_of_seconds_between_two_readings(tmp_path: Path) -> None:
+    ticks = "100 0 100 700 0 0 0 100 50 0"  # a guest's 50 are among the first 100
+    (tmp_path / "stat").write_text(f"cpu  {ticks}\ncpu0 {ticks}\n")
+    with mock.patch.object(psutil, "PROCFS_PATH", str(tmp_path)):
+        total, stolen = cpu_seconds()
+    assert stolen / total == 0.1
     assert steal_share((1000, 100), (2000, 350)) == 0.25
-    assert steal_share((0, 0), cpu_ticks(tmp_path / "none")) is None
+    assert steal_share((5, 0), (5, 0)) is None
+
+
+def test_our_own_work_is_not_that_of_others() -> None:
+    before, until = Busy.now(), time.monotonic() + 0.3
+    while time.monotonic() < until:
+        pass
+    after = Busy.now()
+    assert before is not None
+    assert after is not None
+    assert after.own_s - before.own_s > 0.1
+    assert after.busy >= before.busy
+    assert used_by_others(before, after._replace(at=before.at)) is None
