@@ -63,7 +63,7 @@ class Sitting:
     busy_before: float | None  # cores that other processes used just before
     busy_during: float | None
     load_before: float | None
-    seconds_before: tuple[int, int]  # of all CPUs meanwhile, and those of them that other guests took
+    cpu_seconds: tuple[float, float]  # of all CPUs meanwhile, and those of them that other guests took
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -72,7 +72,7 @@ class Sitting:
     def from_json(data: Mapping[str, Any]) -> Sitting:
         """Back from `to_json`."""
         timings = {name: Timing(**timing) for name, timing in data["timings"].items()}
-        return Sitting(**{**data, "timings": timings, "seconds_before": tuple(data["seconds_before"])})
+        return Sitting(**{**data, "timings": timings, "cpu_seconds": tuple(data["cpu_seconds"])})
 
 
 def sit(

@@ -61,7 +61,7 @@ def merged(sittings: Sequence[Sitting]) -> Measured:
         point, lo, hi = ratio(timings[CONTROL].turns[scenario], timings[able].turns[scenario], timings[able].processes)
         control = Control(ratio=point, ratio_ci=(lo, hi))
         why = _noise(point, lo, hi, len(sittings))
-    total = sum(sitting.ticks[0] for sitting in sittings)
+    total = sum(sitting.cpu_seconds[0] for sitting in sittings)
     conditions = Conditions(
         control=control,
         noisy=why is not None,
@@ -70,7 +70,7 @@ def merged(sittings: Sequence[Sitting]) -> Measured:
         sittings=len(sittings),
         busy_before=[sitting.busy_before for sitting in sittings],
         busy_during=[sitting.busy_during for sitting in sittings],
-        steal_share=sum(sitting.ticks[1] for sitting in sittings) / total if total > 0 else None,
+        steal_share=sum(sitting.cpu_seconds[1] for sitting in sittings) / total if total > 0 else None,
         load_before=sittings[0].load_before,
         seconds=sum(sitting.seconds for sitting in sittings),
         covers=_covers(sittings),
