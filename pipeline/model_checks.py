@@ -104,6 +104,6 @@ def _check_lesson(stage: str, lesson: DistillationTraining, shares_tokens: bool,
         raise InputError(f"{where(stage)}: learn_from: unlabeled needs data.unlabeled")
     if not shares_tokens and (lesson.hidden_weight or lesson.relation_weight):
         raise InputError(
-            f"{where(stage, 'student')}: another tokenizer or image processor than the checkpoint's; set "
-            f"{where(stage, 'hidden_weight')} and {where(stage, 'relation_weight')} to 0"
+            f"{where(stage, 'student')}: another tokenizer or image processor than the checkpoint's; set hidden_weight "
+            "and relation_weight to 0"
         )

@@ -22,9 +22,7 @@ import numpy as np
 from paredown.benchmarks.statistics.metric_intervals import drop_upper, paired_drop
 from paredown.compress.config import Distill, Prune, Recover, Static, Trim
 from paredown.compress.models.architectures import CONVOLUTIONAL
-from paredown.compress.models.loading import load
 from paredown.compress.pruning.latency_allocation import LatencyTable, least_ms
-from paredown.compress.pruning.prune import options, shape_of
 from paredown.export.artifact import read_artifact
 from paredown.export.onnx.cascade import sure_share, threshold_for
 from paredown.runtime.errors import InputError
@@ -144,6 +142,9 @@ def with_models(job: Job, models: list[Model]) -> Job:
 
 def explore(job: Job, settings: Search, execute: Callable[[list[Step]], Results]) -> Found:
     """Search within the time limit. `execute` does steps of the run, or finds them in its store."""
+    from paredown.compress.models.loading import load
+    from paredown.compress.pruning.prune import options, shape_of
+
     start = execute(search_steps(job, settings))
     if start.failed:
         return Found(dropped={"search": str(next(iter(start.failed.values())))})

@@ -251,14 +251,14 @@ def distill(
         task.require(Feature.TEACHERS, where("distill", "teacher"))
     for other in others:
         check_teacher(task, other, source, where("distill", "teacher"))
-    inputs = _inputs(source, task, data, source.labels)
-    settings = _student_settings(given, inputs, where)
+    settings = _student_settings(given, source, task, where)
     stage = "static" if isinstance(settings, Static) else "distill"
 
     def spelled(of: str, key: str = "", /) -> str:
         return where("distill", key or "static") if of == "static" else where(of, key)
 
     _require_features(stage, settings, task, spelled)
+    inputs = _inputs(source, task, data, source.labels)
     _require_validation(settings, inputs, where)
     learner = inputs.for_stage(settings).checkpoint
     # models that read the same tokens get rows of one length, which all of them take
@@ -442,7 +442,7 @@ def _require_validation(settings: Training, inputs: StageInputs, where: Where) -
         raise InputError(f"{where('', 'patience')} stops on validation: give {where('', 'validation')}")
 
 
-def _student_settings(given: Mapping[str, Any], inputs: StageInputs, where: Where) -> Distill | Static:
+def _student_settings(given: Mapping[str, Any], source: Checkpoint, task: Task, where: Where) -> Distill | Static:
     """Settings of a static student or of another one. Losses inside the models are off where they cannot be compared,
     unless they are asked for."""
     values: dict[str, Any] = {key: value for key, value in given.items() if value is not None and key != "static"}
@@ -456,9 +456,7 @@ def _student_settings(given: Mapping[str, Any], inputs: StageInputs, where: Wher
     values = {"epochs": 3.0, **values}
     if "hidden_weight" not in values:
         student = values.get("student")
-        other = student is not None and not same_tokens(
-            inputs.checkpoint, open_checkpoint(student).for_task(inputs.task)
-        )
+        other = student is not None and not same_tokens(source, open_checkpoint(student).for_task(task))
         if other or values.get("width") is not None:
             values["hidden_weight"] = 0.0
     return checked(Distill, values, where)

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import logging
 import os
 import random
 import shutil
@@ -183,6 +184,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found["unlabeled"] = path / "unlabeled.jsonl"
     found["unlabeled"].write_text("".join(f'{{"text": "{text}"}}\n' for text, _ in sentences(100, 4)))
     return found
+
+
+@pytest.fixture(autouse=True)
+def as_without_a_server() -> Iterator[None]:
+    """A server that a test starts in this process takes the log records of the package for itself."""
+    yield
+    logger = logging.getLogger("paredown")
+    logger.handlers, logger.propagate = [], True
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,7 @@ def commands(
         (["doctor"], None),
         (["schema"], None),
         (["init", given, *rows, "--output", home / "new.yaml"], None),
+        (["compress", given, *rows, *out], "compress,cpu"),
         (["run", recipe, "--dry-run"], "compress,cpu"),
         (["run", recipe, *out], "compress,cpu"),
         (["finetune", given, *train, *out], "compress"),

@@ -71,7 +71,7 @@ def test_training_rows_are_not_judged_on(teacher: Checkpoint, files: dict, tmp_p
         recipe = write_recipe(tmp_path / "recipe.yaml", teacher, {**files, **given})
         refused(paredown("run", recipe, "--dry-run"), *words)
         data = [f"--{name}={(files | given)[name]}" for name in ("train", "validation", "test")]
-        refused(paredown("init", teacher.path, *data, "--output", tmp_path / "new.yaml"), *words)
+        refused(paredown("init", teacher.path, *data, "--full", "--output", tmp_path / "new.yaml"), *words)
 
 
 def test_few_rows_that_stand_in_two_splits_are_left_out_and_said(
@@ -117,7 +117,7 @@ def test_without_test_rows_a_third_of_validation_is_held_out(teacher: Checkpoint
         "give test rows",
     )  # fmt: skip
     data = ["--train", files["train"], "--validation", files["validation"]]
-    done = paredown("init", teacher.path, *data, "--output", tmp_path / "new.yaml")
+    done = paredown("init", teacher.path, *data, "--full", "--output", tmp_path / "new.yaml")
     assert done.returncode == 0, done.stderr
     assert "67 of 200 rows are held out for the certificate" in done.stderr
     assert "none: a third of validation is held out" in (tmp_path / "new.yaml").read_text()

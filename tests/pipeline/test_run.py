@@ -197,7 +197,7 @@ def test_candidates_that_fail_are_rows_with_their_reason_and_end_nothing(
     assert done.returncode == 0, done.stderr
     selftest(run_dir / "bundle")
     choice = json.loads((run_dir / "choice.json").read_text())
-    reasons = {c["name"]: c.get("rejected_because", "") for c in choice["candidates"]}
+    reasons = {c["name"]: c["rejected_because"] or "" for c in choice["candidates"]}
     diverged = "step wild-1-distill: the loss is "
     assert reasons["wild/onnxruntime/fp32"].startswith(diverged)
     assert "learning_rate" in reasons["wild/onnxruntime/fp32"]

@@ -60,7 +60,7 @@ def test_the_first_bundle_comes_before_the_search(teacher: Checkpoint, files: di
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--minutes", 0.5), ("minutes: 0.5 is too short", "at least 2")),
+        (("--minutes", 0), ("minutes: 0: more than 0 are expected",)),
         (("--budget", "size=10"), ("--budget size=10", "size_mb")),
         (("--budget", "size_mb=small"), ("a number is expected, as in size_mb=20",)),
         (("--task", "texts"), ("task: 'texts' is no task", "did you mean")),
