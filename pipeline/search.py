@@ -47,11 +47,12 @@ FIRST_SPEEDUP, FACTOR, LEAST_FACTOR = 1.6, 1.4, 1.08  # of the first pruning, of
 TRAININGS = 3  # of one shape, before a smaller step is tried
 HOPELESS = 1.5  # points above max_drop that no further training makes up for
 IMPROVED = 0.7  # of what was lost above max_drop may be left, for a third training
-CONFIDENCE = 0.8  # of the bound of the drop by which a trial counts as good
-FIRST_SHARE = 0.4  # of the time, at most, for the first pruned model
+CONFIDENCE = 0.9  # of the bound of the drop by which a trial counts as good; the selection bounds all of them at 0.8
+FIRST_SHARE = 0.6  # of the time, at most, for the first pruned model
 TRAINING_COST = 3.6  # of a row in training, in forward passes of the teacher
 STATIC_COST = 1 / 25  # of an epoch of a static student, in epochs of the checkpoint
 STATIC_SHARE = 0.15  # of the time, at most, for the static student
+PRUNING_ROWS = 384  # for importance scores: training follows, and the default takes three times as long
 PRUNING_S = 30.0  # importance scores and least squares, until one was timed
 LEAST_SHARE = 0.05  # of the rows that a static student must answer for a cascade to be measured
 CASCADE_DROP = 0.2  # points that a cascade may lose against its second model
@@ -180,6 +181,7 @@ class Explorer:
     pruning_s: float = PRUNING_S
     found: Found = field(default_factory=Found)
     trials: list[Trial] = field(default_factory=list)
+    teacher_outputs: np.ndarray = field(default_factory=lambda: np.zeros((0, 1)))  # logits on validation
 
     @property
     def left(self) -> float:
@@ -287,9 +289,9 @@ class Explorer:
         """To a predicted latency; where that cannot be predicted, to the share of channels with as many times less to
         compute, which is quadratic in their number."""
         if self.table is None:
-            return Prune(channels=round(max(0.05, factor**-0.5), 3))
+            return Prune(channels=round(max(0.05, factor**-0.5), 3), rows=PRUNING_ROWS)
         return Prune(
-            speedup=round(max(1.01, factor), 3), target=self.settings.target, time_shape=False,
+            speedup=round(max(1.01, factor), 3), target=self.settings.target, time_shape=False, rows=PRUNING_ROWS,
             multiple=32 if first else 1,
         )  # fmt: skip
 
@@ -319,7 +321,7 @@ class Explorer:
                 speedup = self.full_ms / promised if promised else speedup
                 self.pruning_s = new[name].seconds if name in new else self.pruning_s
         outputs, right = self._evaluated(model, results.done)
-        _, theirs = self._evaluated(Model(name=BASELINE), results.done)
+        self.teacher_outputs, theirs = self._evaluated(Model(name=BASELINE), results.done)
         drop, _ = paired_drop(theirs, right)
         trial = Trial(model, speedup, drop, drop_upper(theirs, right, CONFIDENCE), outputs, trainings)
         self.trials.append(trial)
@@ -363,7 +365,7 @@ class Explorer:
             Model(
                 name=f"{model.name}-cascade", cascade=Cascade(first=first.name, then=model.name, max_drop=CASCADE_DROP)
             )
-            for model in models
+            for model in (*models, *(model for model in self.job.recipe.models if model.steps == trim))
         ]
         self.found.models = [first, *models, *cascades]
 
@@ -373,9 +375,9 @@ class Explorer:
         return f"{good[0].model.name} is predicted faster ({good[0].speedup:.1f}x, this {trial.speedup:.1f}x)"
 
     def _sure_share(self, static: Trial, selected: list[Trial]) -> float:
-        """Share of the validation rows, 0..1, answered by the static student in front of the first of `selected`."""
-        if not selected or not self.job.task.supports(Feature.CASCADE):
+        """Share of the validation rows, 0..1, that a static student answers before the first of `selected`, or the teacher."""
+        if not self.job.task.supports(Feature.CASCADE):
             return 0.0
-        then, gold = selected[0].outputs, self.job.validation.gold
+        then, gold = selected[0].outputs if selected else self.teacher_outputs, self.job.validation.gold
         threshold = threshold_for(static.outputs, then, self.job.task.correct, gold, CASCADE_DROP)
         return sure_share(static.outputs, threshold)

@@ -28,7 +28,7 @@ from .store import write_atomic
 FOUND_RECIPE = "recipe.yaml"  # in the run directory: what was found, to be run again and edited
 SHORT = 8.0  # minutes: below, fewer processes measure
 FIRST_SHARE = 0.1  # of the minutes, for the first bundle
-MEASURING_SHARE, MEASURING_S = 0.35, 420.0  # of the minutes, for export and measuring, and the most
+MEASURING_SHARE, MEASURING_S = 0.25, 420.0  # of the minutes, for export and measuring, and the most
 FIRST_LATENCY = {"processes": 2, "rounds": 2, "min_seconds": 0.5, "min_repeats": 30}
 SHORT_LATENCY = {"processes": 4, "rounds": 2, "min_seconds": 0.5, "min_repeats": 40}
 LATENCY = {"processes": 6, "rounds": 2, "min_seconds": 1.5, "min_repeats": 100}
