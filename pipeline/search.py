@@ -375,7 +375,7 @@ class Explorer:
         return f"{good[0].model.name} is predicted faster ({good[0].speedup:.1f}x, this {trial.speedup:.1f}x)"
 
     def _sure_share(self, static: Trial, selected: list[Trial]) -> float:
-        """Share of the validation rows, 0..1, that the static student answers before `selected`, or else the teacher."""
+        """Share of the validation rows, 0..1, that the static student answers before the second model."""
         if not self.job.task.supports(Feature.CASCADE):
             return 0.0
         then, gold = selected[0].outputs if selected else self.teacher_outputs, self.job.validation.gold
