@@ -107,7 +107,8 @@ def task_of(source: str) -> Task:
 
 
 def absolute(source: str) -> str:
-    """A file or directory by its absolute path; a hub name as it is."""
+    """A file or directory by its absolute path; a hub name as it is. UnicodeEncodeError where UTF-8 lacks it."""
+    source.encode()
     return str(Path(source).resolve()) if Path(source).exists() else source
 
 

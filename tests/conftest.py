@@ -187,11 +187,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(autouse=True)
-def as_without_a_server() -> Iterator[None]:
-    """A server that a test starts in this process takes the log records of the package for itself."""
-    yield
+def as_without_a_server() -> None:
+    """A server that a test starts in this process takes the log records of the package for itself, and a tracker's
+    database disables every logger that it does not know."""
     logger = logging.getLogger("paredown")
-    logger.handlers, logger.propagate = [], True
+    logger.handlers, logger.propagate, logger.disabled = [], True, False
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

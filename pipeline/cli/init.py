@@ -104,7 +104,8 @@ def _scalar(value: object) -> str:
 
 
 def _beside(source: str, out: Path) -> str:
-    """A path that exists, relative to the recipe; a hub name as it is."""
+    """A path that exists, relative to the recipe; a hub name as it is. UnicodeEncodeError where UTF-8 lacks it."""
+    source.encode()
     if not Path(source).exists():
         return source
     relative = os.path.relpath(Path(source).resolve(), out.resolve().parent)
