@@ -301,7 +301,11 @@ class Prune(Settings):
     even: bool = Field(
         default=False, description="the same shape in every layer, so that plain transformers can load it"
     )
-    heads: Share = Field(default=1.0, description="share of all attention heads to keep, 0..1, spread by importance")
+    heads: Share = Field(
+        default=1.0,
+        description="share of all attention heads to keep, 0..1, spread by importance; of Llama and Qwen2, of the "
+        "groups of heads that share keys and values, as many in every layer",
+    )
     ffn: Share = Field(default=1.0, description="share of all feed-forward neurons to keep, 0..1, spread by importance")
     layers: int | list[int] | None = Field(
         default=None, description="layers to keep: how many (chosen by measured effect) or which (from 0)"

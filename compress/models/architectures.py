@@ -29,7 +29,8 @@ class Family:
     pre_norm: bool = False
     projections: int = 1  # how many projections share a matrix of heads_in
     gates: int = 1  # how many halves `up` has (2: gated linear unit)
-    prunes_heads: bool = True  # False: something outside the block counts the heads, or several share keys and values
+    prunes_heads: bool = True  # each layer its own number; False: something outside the block counts the heads
+    shared_in: tuple[str, ...] = ()  # those of heads_in that several heads share: heads are pruned in such groups
     transposed: bool = False  # its layers are Conv1D, linear ones with a transposed matrix
     head_counts: tuple[str, ...] = ()  # attributes of the block that hold the number of heads
     head_size_key: str | None = None  # the config's name for the size of a head, where it has one
@@ -63,7 +64,8 @@ _LLAMA = Family(
     down="mlp.down_proj",
     ffn_norm="post_attention_layernorm",
     pre_norm=True,
-    prunes_heads=False,
+    prunes_heads=False,  # the cache has one number of heads for all layers: groups are pruned, as many in each
+    shared_in=("self_attn.k_proj", "self_attn.v_proj"),
     head_size_key="head_dim",
     embeddings="embed_tokens",
     fuses=False,
@@ -121,7 +123,7 @@ FAMILIES = {
         fuses=False,
     ),
     "llama": _LLAMA,
-    "qwen2": replace(_LLAMA, head_size_key=None),
+    "qwen2": _LLAMA,
     "gpt2": Family(
         blocks="h",
         heads_in=("attn.c_attn",),
@@ -227,7 +229,7 @@ def check_pruning(kind: str, settings: Stage) -> None:
         raise InputError(f"layers: the first layer of a '{kind}' model has to stay, {layers} drops it")
     if not isinstance(settings, Prune) or settings.heads == 1:
         return
-    if not parts.prunes_heads:
+    if not parts.prunes_heads and not parts.shared_in:
         raise InputError(f"head pruning is not supported for '{kind}'; use ffn or layers")
     if settings.even and parts.head_size_key is None:
         raise InputError(

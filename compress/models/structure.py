@@ -122,6 +122,19 @@ def head_size(model: PreTrainedModel) -> int:
     return (getattr(config, key, None) if key else None) or config.hidden_size // config.num_attention_heads
 
 
+def heads_per_group(model: PreTrainedModel) -> int:
+    """How many attention heads share keys and values and are pruned together; 1 where each has its own."""
+    config = model.config
+    if not family(model).shared_in:
+        return 1
+    return config.num_attention_heads // (config.num_key_value_heads or config.num_attention_heads)
+
+
+def heads_of_groups(groups: np.ndarray, per_group: int) -> np.ndarray:
+    """The numbers of the heads in these groups, (groups x per_group,) int64."""
+    return (groups[:, None] * per_group + np.arange(per_group)).ravel()
+
+
 def structure_of(model: PreTrainedModel) -> Structure:
     """The shape a model has now, read from its weights."""
     parts, size = family(model), head_size(model)
@@ -166,23 +179,33 @@ def reshape(model: PreTrainedModel, structure: Structure) -> None:
     for was, layer in zip(now.layers, structure.layers, strict=True):
         if layer.heads > was.heads or layer.ffn > was.ffn:
             raise InputError("structure.json describes a layer that is larger than config.json's")
+        if family(model).shared_in and layer.heads != was.heads:
+            raise InputError(f"structure.json has {layer.heads} heads in a layer, config.json {was.heads}")
     with linear_layers(model):
         cut(model, [np.arange(x.heads) for x in structure.layers], [np.arange(x.ffn) for x in structure.layers])
 
 
 def cut(model: PreTrainedModel, heads: Sequence[np.ndarray], neurons: Sequence[np.ndarray]) -> None:
     """Remove every head and feed-forward neuron that is not listed (numbers per layer), in place; the layers of the
-    model are linear ones (`linear_layers`)."""
-    parts, size = family(model), head_size(model)
+    model are linear ones (`linear_layers`).
+
+    Heads that share keys and values go in complete groups, as many in each layer, and the config describes the result;
+    InputError for others.
+    """
+    parts, size, per_group = family(model), head_size(model), heads_per_group(model)
+    if parts.shared_in:
+        _require_groups(model, heads, per_group)
     for block, keep_heads, keep_neurons in zip(blocks(model), heads, neurons, strict=True):
         count = inputs_of(block, parts.attention_out) // size
         if len(keep_heads) != count:
-            if not parts.prunes_heads:
+            if not parts.prunes_heads and not parts.shared_in:
                 raise InputError(f"head pruning is not supported for '{model.config.model_type}'; use ffn or layers")
-            channels = (keep_heads[:, None] * size + np.arange(size)).ravel()
+            channels = heads_of_groups(keep_heads, size)
+            shared = heads_of_groups(keep_heads[::per_group] // per_group, size)
             for path in parts.heads_in:
                 if has(block, path):
-                    _keep(block, path, _repeated(channels, parts.projections, count * size), 0)
+                    outputs = shared if path in parts.shared_in else channels
+                    _keep(block, path, _repeated(outputs, parts.projections, count * size), 0)
             _keep(block, parts.attention_out, channels, 1)
             for path in parts.head_counts:
                 owner, _, name = path.rpartition(".")
@@ -192,6 +215,20 @@ def cut(model: PreTrainedModel, heads: Sequence[np.ndarray], neurons: Sequence[n
             for path in filter(None, (parts.up, parts.gate)):
                 _keep(block, path, _repeated(keep_neurons, parts.gates, width), 0)
             _keep(block, parts.down, keep_neurons, 1)
+    if parts.shared_in and len(heads[0]) != model.config.num_attention_heads:
+        setattr(model.config, parts.head_size_key or "head_dim", size)
+        model.config.num_attention_heads = len(heads[0])
+        model.config.num_key_value_heads = len(heads[0]) // per_group
+
+
+def _require_groups(model: PreTrainedModel, heads: Sequence[np.ndarray], per_group: int) -> None:
+    """InputError where these heads are not complete groups, as many in each layer, or config.json cannot hold them."""
+    kind, hidden = model.config.model_type, model.config.hidden_size
+    complete = all(np.array_equal(heads_of_groups(own[::per_group] // per_group, per_group), own) for own in heads)
+    if not complete or len({len(own) for own in heads}) != 1 or not len(heads[0]):
+        raise InputError(f"heads of a '{kind}' model are pruned in groups of {per_group}, as many in every layer")
+    if hidden % len(heads[0]):
+        raise InputError(f"heads: {len(heads[0])} heads do not divide the hidden size {hidden}")
 
 
 def keep_blocks(model: PreTrainedModel, keep: list[int]) -> None:
@@ -243,8 +280,9 @@ def widen(model: PreTrainedModel) -> None:
 
 
 def sublayers(model: PreTrainedModel) -> Iterator[tuple[nn.Linear, nn.Module, int]]:
-    """Bottom-up, two for each block: the output projection, its layer norm, and the width of a unit at its input."""
-    parts, size = family(model), head_size(model)
+    """Bottom-up, two for each block: the output projection, its layer norm, and the width of a unit at its input: of a
+    head, or of the heads that share keys and values."""
+    parts, size = family(model), head_size(model) * heads_per_group(model)
     for block in blocks(model):
         yield linear(block, parts.attention_out), attrgetter(parts.attention_norm)(block), size
         yield linear(block, parts.down), attrgetter(parts.ffn_norm)(block), 1

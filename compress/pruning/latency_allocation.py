@@ -154,22 +154,26 @@ def allocate_even(
     return found[1]
 
 
-def by_shares(worth: Sequence[np.ndarray], settings: Prune, width: int) -> list[int]:
-    """Units to keep in each sublayer: the settings' shares, the same for all layers (`even`) or by worth over all.
+def by_shares(
+    worth: Sequence[np.ndarray], settings: Prune, width: int, *, per_group: int = 1, even_heads: bool = False
+) -> list[int]:
+    """Units to keep in each sublayer: the settings' shares, the same for all layers (`even`; of heads alone:
+    `even_heads`) or by worth over all.
 
-    `worth`: (units,) of each sublayer, heads and neurons in turns. Even heads have to divide `width`, the hidden size,
-    or config.json could not describe them: fewer are kept until they do.
+    `worth`: (units,) of each sublayer, heads (or groups of `per_group` of them) and neurons in turns. Even heads have
+    to divide `width`, the hidden size, or config.json could not describe them: fewer are kept until they do.
     """
     counts = [0] * len(worth)
     for half, share, multiple in ((0, settings.heads, 1), (1, settings.ffn, settings.multiple)):
         everything = np.sort(np.concatenate(worth[half::2]))
         threshold = everything[len(everything) - max(1, round(share * len(everything)))]
+        even = settings.even or (even_heads and half == 0)
         for i, layer in enumerate(worth[half::2]):
-            count = share * len(layer) if settings.even else int((layer >= threshold).sum())
+            count = share * len(layer) if even else int((layer >= threshold).sum())
             snapped = round(count / multiple) * multiple
             low = min(multiple, len(layer))
             kept = len(layer) if share >= 1 else min(max(snapped, low), len(layer))
-            while settings.even and half == 0 and share < 1 and width % kept:
+            while even and half == 0 and share < 1 and width % (kept * per_group):
                 kept -= 1
             counts[2 * i + half] = kept
     return counts

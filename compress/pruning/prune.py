@@ -28,6 +28,8 @@ from ..models.structure import (
     cut,
     describe_by_config,
     family,
+    heads_of_groups,
+    heads_per_group,
     keep_blocks,
     linear_layers,
     structure_of,
@@ -131,8 +133,8 @@ def _prune_channels(model: PreTrainedModel, batches: Sequence[Batch], settings: 
 
 def _warn_of_nothing(settings: Prune) -> None:
     logging.getLogger("paredown").warning(
-        "prune: nothing was pruned: of each layer a whole number of heads is kept, and neurons and channels in "
-        "multiples of %d (multiple)",
+        "prune: nothing was pruned: of each layer a whole number of heads is kept (where they share keys and values: "
+        "of groups of them), and neurons and channels in multiples of %d (multiple)",
         settings.multiple,
     )
 
@@ -146,7 +148,7 @@ def _prune(
     report: Progress,
 ) -> Pruned:
     """`prune` of a transformer."""
-    teacher, full = copy.deepcopy(model), shape_of(model)
+    teacher, full, per_group = copy.deepcopy(model), shape_of(model), heads_per_group(model)
     if settings.even and len({heads for heads, _ in full}) > 1:
         raise InputError("even: the layers have different numbers of heads already; prune the original checkpoint")
     report(0.0, "which layers are missed least")
@@ -163,7 +165,13 @@ def _prune(
         wanted, table = _pick(latency, damage, full, settings, report)
     else:
         seen = _seen(model, batches, settings)
-        counts = by_shares([s.knowledge for s in seen], settings, seen[0].weight.shape[1])
+        counts = by_shares(
+            [s.knowledge for s in seen],
+            settings,
+            seen[0].weight.shape[1],
+            per_group=per_group,
+            even_heads=bool(family(model).shared_in),
+        )
         paths = [removal_path(s, [count]) for s, count in zip(seen, counts, strict=True)]
         wanted = list(zip(counts[0::2], counts[1::2], strict=True))
     report(0.7, "pruning")
@@ -172,7 +180,7 @@ def _prune(
     keep_blocks(model, stays)
     cut(
         model,
-        [paths[2 * i][h].units for i, (h, _) in zip(stays, shapes, strict=True)],
+        [heads_of_groups(paths[2 * i][h].units, per_group) for i, (h, _) in zip(stays, shapes, strict=True)],
         [paths[2 * i + 1][f].units for i, (_, f) in zip(stays, shapes, strict=True)],
     )
     left = shape_of(model)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from paredown.runtime.preprocessor import Batch
 
 from ..models.output_kinds import answers, kind_of, tensors
-from ..models.structure import blocks, family, has, head_size, linear
+from ..models.structure import blocks, family, has, head_size, heads_per_group, linear
 
 CRITERIA = {
     "taylor": torch_pruning.importance.GroupTaylorImportance,
@@ -46,8 +46,9 @@ def accumulate_gradients(model: PreTrainedModel, batches: Sequence[Batch]) -> No
 
 
 def importance_of_units(model: PreTrainedModel, batches: Sequence[Batch], name: str) -> list[np.ndarray]:
-    """Importance of every head and every neuron, (units,) float64, in the order of `structure.sublayers`."""
-    criterion, parts, size = scorer(name), family(model), head_size(model)
+    """Importance of every head (or group of heads that share keys and values) and every neuron, (units,) float64, in
+    the order of `structure.sublayers`."""
+    criterion, parts, size = scorer(name), family(model), head_size(model) * heads_per_group(model)
     accumulate_gradients(model, batches)
     found = []
     for block in blocks(model):
@@ -57,27 +58,27 @@ def importance_of_units(model: PreTrainedModel, batches: Sequence[Batch], name: 
             (heads, parts.projections, parts.attention_out, size),
             (up, parts.gates, parts.down, 1),
         ):
-            group = _group([linear(block, path) for path in into], times, linear(block, out))
+            group = _group([linear(block, path) for path in into], times, linear(block, out), unit)
             channels = criterion(group).double().numpy()
             found.append(channels.reshape(-1, unit).sum(1))
     model.zero_grad(set_to_none=True)
     return found
 
 
-def _group(into: Sequence[nn.Linear], times: int, out: nn.Linear) -> Group:
-    """The rows of the layers `into` (`times` of each, one after another) and the columns of `out`. Keys and values that
-    several heads share have other rows, and count for none."""
+def _group(into: Sequence[nn.Linear], times: int, out: nn.Linear, unit: int) -> Group:
+    """The rows of the layers `into` (`times` of each, one after another) and the columns of `out`, `unit` of them for
+    each unit. Keys and values that the heads of a unit share have fewer rows, which count for its first columns."""
     width = out.in_features
     group = Group()
 
-    def add(layer: nn.Linear, function, first: int) -> None:
-        node = Node(layer, None)
-        group.add_dep(Dependency(function, function, node, node), list(range(first, first + width)))
-        group[-1].root_idxs = list(range(width))
+    def add(layer: nn.Linear, function, first: int, rows: int) -> None:
+        node, own = Node(layer, None), rows * unit // width
+        group.add_dep(Dependency(function, function, node, node), list(range(first, first + rows)))
+        group[-1].root_idxs = [row // own * unit + row % own for row in range(rows)]
 
     for layer in into:
-        if layer.out_features == times * width:
-            for i in range(times):
-                add(layer, torch_pruning.prune_linear_out_channels, i * width)
-    add(out, torch_pruning.prune_linear_in_channels, 0)
+        rows = layer.out_features // times
+        for i in range(times):
+            add(layer, torch_pruning.prune_linear_out_channels, i * rows, rows)
+    add(out, torch_pruning.prune_linear_in_channels, 0, width)
     return group

@@ -205,8 +205,6 @@ def test_grouped_queries_are_cut_twice_and_load_again(
     ids = [[2, *range(4, 4 + n), 3] for n in (3, 9, 20)]
     for width in (32, 16):
         model = load(source, PROSE)
-        with pytest.raises(InputError, match="head pruning is not supported"):
-            prune.prune(model, batches_of(ids, 0), Prune(heads=0.5))
         cut = prune.prune(model, batches_of(ids, 0), Prune(ffn=0.5, multiple=8, even=even))
         assert sum(ffn for _, ffn in cut.layers) / 3 == pytest.approx(width, abs=0 if even else 8)
         want = forward(model, batches_of(ids, 0)[0])
@@ -219,6 +217,56 @@ def test_grouped_queries_are_cut_twice_and_load_again(
     assert "nothing was pruned" not in caplog.text
     prune.prune(load(source, PROSE), batches_of(ids, 0), Prune(ffn=0.9, multiple=64, even=even))
     assert "nothing was pruned" in caplog.text
+
+
+@pytest.mark.parametrize("importance", ["fisher", "taylor", "magnitude"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_a_dead_group_of_heads_goes_first(kind: str, importance: str, tmp_path: Path) -> None:
+    """Two heads of keys and values for four of queries: of each layer another group does nothing."""
+    source = make_checkpoint(tmp_path / "a", kind)
+    model, ids = load(source, PROSE), [[2, *range(4, 4 + n), 3] for n in (3, 9, 20)]
+    with torch.no_grad():
+        for block, dead in zip(blocks(model), (0, 1, 0), strict=True):
+            linear(block, "self_attn.o_proj").weight[:, 16 * dead : 16 * dead + 16] = 0
+            for name in ("q_proj", "k_proj", "v_proj"):
+                rows = 16 if name == "q_proj" else 8
+                linear(block, f"self_attn.{name}").weight[rows * dead : rows * dead + rows] = 0
+    batches = batches_of(ids, 0)
+    before = log_probabilities(model, batches[0])
+    settings = Prune.model_validate({"heads": 0.5, "importance": importance, "resolve": False})
+    assert prune.prune(model, batches, settings).layers == [(2, 64)] * 3
+    torch.testing.assert_close(log_probabilities(model, batches[0]), before, atol=1e-5, rtol=0)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(save(model, source, tmp_path / "b").path).eval()
+    torch.testing.assert_close(log_probabilities(plain, batches[0]), before, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("shared", "share", "heads"),
+    [(2, 0.01, 2), (2, 0.5, 2), (2, 0.9, 4), (4, 0.01, 1), (4, 0.5, 2), (4, 0.75, 2), (1, 0.01, 4)],
+)
+def test_a_share_of_groups_is_the_same_in_every_layer_and_one_at_least(
+    shared: int, share: float, heads: int, tmp_path: Path
+) -> None:
+    """`shared`: heads of keys and values for four of queries. Three heads would not divide the hidden size."""
+    path = make_checkpoint(tmp_path / "a", "llama").path
+    config = transformers.AutoConfig.from_pretrained(path, num_key_value_heads=shared)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    source = open_checkpoint(path, PROSE)
+    model, batches = load(source, PROSE), batches_of([[2, *range(4, 4 + n), 3] for n in (3, 9, 20)], 0)
+    found = prune.prune(model, batches, Prune(heads=share, ffn=0.5, multiple=8))
+    assert [own for own, _ in found.layers] == [heads] * 3
+    assert model.config.num_key_value_heads == heads * shared // 4
+    again = load(save(model, source, tmp_path / "b"), PROSE)
+    assert torch.equal(log_probabilities(again, batches[0]), log_probabilities(model, batches[0]))
+
+
+def test_a_latency_target_keeps_heads_that_share_keys(tmp_path: Path) -> None:
+    model = load(make_checkpoint(tmp_path, "llama"), PROSE)
+    batches = batches_of([[2, *range(4, 4 + n), 3] for n in (3, 9, 20)], 0)
+    found = prune.prune(model, batches, Prune(speedup=1.3, multiple=16), latency=prune.Latency(TABLE))
+    assert {heads for heads, _ in found.layers} == {4}
+    assert found.promised_ms is not None
+    assert found.promised_ms <= 20
 
 
 @pytest.mark.parametrize("importance", ["taylor", "magnitude"])
