@@ -38,7 +38,8 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-# Not in `test`: tracing Python 3.11 takes 38 % more CPU time where tests are pure Python. Its table ends with the total.
+# What CI runs; not in `test`, as tracing Python 3.11 takes 38 % more CPU time where tests are pure Python. Its table ends
+# with the total.
 coverage: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered
 

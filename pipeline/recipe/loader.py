@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +15,7 @@ from paredown.compress.config import Augment
 from paredown.compress.data.readers import READERS
 from paredown.runtime.errors import InputError, nearest
 
+from ..progress import tell
 from .schema import Adapt, Recipe, Step
 
 SIZE_LIMIT = 1_000_000  # bytes; a recipe is a page of text
@@ -75,7 +75,7 @@ def _renamed(path: Path, data: Any) -> Any:
         if name != key:
             if name in data:
                 raise InputError(f"{path}: '{key}' and '{name}' are both given; '{key}' is the former name, remove it")
-            logging.getLogger("paredown").warning("%s: '%s' is now called '%s'; rename it", path, key, name)
+            tell([f"{path}: '{key}' is now called '{name}'; rename it"])
         found[name] = value if key in LABELLED_BY else _renamed(path, value)
     return found
 

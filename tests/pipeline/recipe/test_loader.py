@@ -100,7 +100,7 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
         read(tmp_path, "#" * 1_000_001)
 
 
-def test_a_former_name_of_a_key_is_read_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_former_name_of_a_key_is_read_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = "models:\n- name: m\n  steps:\n  - finetune: {KEYS, class_weights: {looks: 2, b: 1}}\n"
     text = GOOD.partition("models:")[0]
     recipe = read(tmp_path, text + steps.replace("KEYS", "patience: 2, looks: 4"))
@@ -108,7 +108,7 @@ def test_a_former_name_of_a_key_is_read_and_said(tmp_path: Path, caplog: pytest.
     assert settings is not None
     assert settings.evaluations_per_epoch == 4
     assert settings.class_weights == {"looks": 2, "b": 1}
-    assert "'looks' is now called 'evaluations_per_epoch'" in caplog.text
-    assert len(caplog.records) == 1
+    (note,) = capsys.readouterr().err.splitlines()
+    assert "'looks' is now called 'evaluations_per_epoch'" in note
     with pytest.raises(InputError, match="'looks' and 'evaluations_per_epoch' are both given"):
         read(tmp_path, text + steps.replace("KEYS", "looks: 4, evaluations_per_epoch: 4"))
