@@ -319,7 +319,7 @@ def compress(
     >>> result = paredown.compress("checkpoint", train="train.csv", validation="validation.csv", minutes=30)
     >>> result.chosen.name, result.chosen.speedup_vs_baseline
     """
-    from .whole_job import WholeJob, absolute, name_of, whole_job
+    from .whole_job import WholeJob, absolute, whole_job
 
     given = {"train": train, "validation": validation, "test": test, "unlabeled": unlabeled}
     with _checkpoint(checkpoint) as source, _written(given) as files:
@@ -328,7 +328,7 @@ def compress(
             max_drop=max_drop, budgets=dict(budgets or {}), students=[absolute(str(one)) for one in students],
             task=task, max_length=max_length, seed=seed, more=dict(recipe or {}),
         )  # fmt: skip
-        return _result(whole_job(job, Path(output_dir or Path("runs") / name_of(source))))
+        return _result(whole_job(job, None if output_dir is None else Path(output_dir)))
 
 
 def prune(

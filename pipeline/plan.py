@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ from .job import (
 )
 from .model_checks import with_depth
 from .progress import Report
-from .recipe.schema import BASELINE, Model, Search
+from .recipe.schema import BASELINE, Model, Search, Target
 from .steps.attribution import attribute
 from .steps.compress import cascade, check_reachable, checkpoint_after, compress, export, measure_table, score
 from .steps.evaluate import evaluate
@@ -69,10 +69,7 @@ def plan(job: Job) -> list[Step]:
             _add(steps, _graph_step(job, model, end, steps))
             if job.recipe.explain_rows:
                 between.append(_attribution_step(job, model, end, steps, between))
-            reference = Candidate(model, BASE_TARGET)
-            for candidate in [reference, *(c for c in candidates if c.model == model and c != reference)]:
-                _add(steps, _export_step(job, candidate, end, steps))
-                _add(steps, _evaluate_step(job, candidate, reference, steps))
+            _add_evaluations(job, model, [c.target for c in candidates if c.model == model], end, steps)
     for candidate in candidates:
         if candidate.model.cascade is not None:
             _add(steps, _cascade_step(job, candidate, steps))
@@ -102,7 +99,7 @@ def search_steps(job: Job, settings: Search) -> list[Step]:
             wanted = Prune(speedup=settings.speedup, target=settings.target)
             _add(steps, _reachable_step(job, settings.target, [[(wanted, job.checkpoint.depth)]], table))
     _add(steps, _scores_step(job))
-    _add_evaluation(job, Model(name=BASELINE), None, steps)
+    _add_evaluations(job, Model(name=BASELINE), [], None, steps)
     return list(steps.values())
 
 
@@ -113,15 +110,20 @@ def trial_steps(job: Job, model: Model) -> list[Step]:
         if isinstance(settings, Prune) and settings.timed:
             _add(steps, _table_step(job, settings.target))
     _add(steps, _scores_step(job))
-    _add_evaluation(job, Model(name=BASELINE), None, steps)
-    _add_evaluation(job, model, _model_steps(job, model, steps), steps)
+    _add_evaluations(job, Model(name=BASELINE), [], None, steps)
+    _add_evaluations(job, model, [], _model_steps(job, model, steps), steps)
     return list(steps.values())
 
 
-def _add_evaluation(job: Job, model: Model, end: str | None, steps: dict[str, Step]) -> None:
+def _add_evaluations(
+    job: Job, model: Model, targets: Sequence[Target], end: str | None, steps: dict[str, Step]
+) -> None:
+    """Add export and evaluation of a model: in PyTorch, the reference of the others, and in `targets`. `end`: the last
+    step of its chain."""
     reference = Candidate(model, BASE_TARGET)
-    _add(steps, _export_step(job, reference, end, steps))
-    _add(steps, _evaluate_step(job, reference, reference, steps))
+    for candidate in [reference, *(Candidate(model, target) for target in targets if target != BASE_TARGET)]:
+        _add(steps, _export_step(job, candidate, end, steps))
+        _add(steps, _evaluate_step(job, candidate, reference, steps))
 
 
 def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:

@@ -117,9 +117,10 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
 
 def _search(job: Job, settings: Search, store: Store) -> Results:
     """The step `search`: found in the store, or done now with the trials that it takes."""
-    kept = search_step(job, settings, Found())
-    if (found := store.find(kept.name, kept.key)) is not None:
-        return Results({kept.name: found}, {}, 0)
+    found = Found()
+    step = search_step(job, settings, found)
+    if (kept := store.find(step.name, step.key)) is not None:
+        return Results({step.name: kept}, {}, 0)
     known: dict[str, Done] = {}
 
     def execute(steps: list[Step]) -> Results:
@@ -127,8 +128,8 @@ def _search(job: Job, settings: Search, store: Store) -> Results:
         known.update({step.key: results.done[step.name] for step in steps if step.name in results.done})
         return results
 
-    trials = explore(job, settings, execute)
-    return _do_all([search_step(job, settings, trials)], store)
+    explore(job, settings, execute, found)
+    return _do_all([step], store)
 
 
 def _found(searched: Results) -> SearchSummary | None:

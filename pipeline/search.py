@@ -40,9 +40,7 @@ from .store import Done
 
 UPDATES = 1000  # optimiser steps of a pruned model's training, where there are two labels
 MOST_EPOCHS = 10.0
-RATE = (
-    2e-4  # learning rate of that training: 3e-5 for one epoch lost 1.8 points where this lost 0.7 (docs/compression.md)
-)
+RATE = 2e-4  # learning rate of that training: docs/compression.md has what 3e-5 lost
 FIRST_SPEEDUP, FACTOR, LEAST_FACTOR = 1.6, 1.4, 1.08  # of the first pruning, of each further one; where it ends
 TRAININGS = 3  # of one shape, before a smaller step is tried
 HOPELESS = 1.5  # points above max_drop that no further training makes up for
@@ -113,7 +111,8 @@ class Found:
 
 
 def search_step(job: Job, settings: Search, found: Found) -> Step:
-    """The step that keeps what a search found, so that a finished one is not repeated."""
+    """The step that keeps what a search found, so that a finished one is not repeated. It reads `found` when it is
+    done."""
     inputs = {
         "stage": "search",
         "settings": settings.model_dump(),
@@ -141,14 +140,15 @@ def with_models(job: Job, models: list[Model]) -> Job:
     return replace(job, recipe=job.recipe.model_copy(update={"models": [*job.recipe.models, *models], "search": None}))
 
 
-def explore(job: Job, settings: Search, execute: Callable[[list[Step]], Results]) -> Found:
-    """Search within the time limit. `execute` does steps of the run, or finds them in its store."""
+def explore(job: Job, settings: Search, execute: Callable[[list[Step]], Results], found: Found) -> None:
+    """Search within the time limit, and fill `found`. `execute` does steps of the run, or finds them in its store."""
     from paredown.compress.models.loading import load
     from paredown.compress.pruning.prune import options, shape_of
 
     start = execute(search_steps(job, settings))
     if start.failed:
-        return Found(dropped={"search": str(next(iter(start.failed.values())))})
+        found.dropped["search"] = str(next(iter(start.failed.values())))
+        return
     table, top, full_ms = None, 1.0, 1.0
     if job.checkpoint.config.get("model_type") in CONVOLUTIONAL:
         top = MOST_CHANNELS
@@ -157,9 +157,9 @@ def explore(job: Job, settings: Search, execute: Callable[[list[Step]], Results]
         model = load(job.checkpoint, job.task)
         full_ms = table.predict(shape_of(model))
         top = full_ms / least_ms(table, *options(model, Prune()))
-    explorer = Explorer(job, settings, execute, table, full_ms, top)
+    explorer = Explorer(job, settings, execute, table, full_ms, top, found=found)
     explorer.spend(start.done)
-    return explorer.explore()
+    explorer.explore()
 
 
 @dataclass
@@ -349,15 +349,14 @@ class Explorer:
         models = [t.model.model_copy(update={"steps": [*t.model.steps, *trim]}) for t in picked]
         if trim and not good and not any(model.steps == trim for model in self.job.models):
             models.append(Model(name=self._name("trimmed"), steps=trim))
+        self.found.models = models
         if static is None:
-            self.found.models = models
             return
         share = self._sure_share(static, picked)
-        if share < LEAST_SHARE or not self.job.task.supports(Feature.CASCADE):
+        if share < LEAST_SHARE:
             self.found.dropped[static.model.name] = (
                 f"loses {static.drop:.2f} points, and as the first model of a cascade it answers {share:.0%} of rows"
             )
-            self.found.models = models
             return
         self.found.trained.append(f"{static}; first of a cascade, it answers {share:.0%} of the rows")
         first = static.model.model_copy(update={"steps": [*static.model.steps, *trim]})

@@ -84,10 +84,12 @@ class WholeJob:
         return task_of(self.checkpoint) if self.task is None else task_named(self.task, "task")
 
 
-def whole_job(job: WholeJob, run_dir: Path) -> Outcome:
-    """Do the whole job in `run_dir`; the same call goes on after a kill. Raises InputError, StepError."""
+def whole_job(job: WholeJob, run_dir: Path | None = None) -> Outcome:
+    """Do the whole job in `run_dir` (None: runs/NAME of the checkpoint); the same call goes on after a kill. Raises
+    InputError, StepError."""
     if not job.minutes > 0:
         raise InputError(f"minutes: {job.minutes:g}: more than 0 are expected")
+    run_dir = run_dir or Path("runs") / name_of(job.checkpoint)
     keys = job.models()
     if "search" not in keys:
         return run(job.recipe(**keys, latency=LATENCY), run_dir)

@@ -210,11 +210,6 @@ class Task:
         """How many of `rows` labelled rows a student is trained on without its teacher's outputs."""
         return 0
 
-    def commonest_share(self, rows: Rows) -> float:
-        """Share of the commonest label, 0..1: what a model that always gives it gets right; 0 where there is none."""
-        labels = rows.every_label()
-        return float(np.bincount(labels).max() / len(labels))
-
     def perturbed(
         self,
         texts: Sequence[str],
@@ -422,9 +417,6 @@ class TaskWithoutClasses(Task):
 
     def row_labels(self, rows: Rows) -> None:
         return None
-
-    def commonest_share(self, rows: Rows) -> float:
-        return 0.0
 
     def predicted(self, outputs: np.ndarray, gold: Any) -> None:
         return None

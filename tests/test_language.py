@@ -5,7 +5,7 @@ import io
 import json
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -120,14 +120,19 @@ def test_help_texts_use_the_terms_of_the_field() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_error_messages_use_the_terms_of_the_field() -> None:
-    wrong = [
+def banned_in(folders: Sequence[str], texts_of: Callable[[str], Iterable[tuple[int, str]]]) -> list[str]:
+    """Where a text of a source file has a banned word. `texts_of`: (line, text) of each text in a file's content."""
+    return [
         f"{path.relative_to(ROOT)}:{line}: {found}"
-        for folder in SOURCES
+        for folder in folders
         for path in sorted((ROOT / folder).rglob("*.py"))
-        for line, text in messages(path.read_text())
+        for line, text in texts_of(path.read_text())
         for found in banned(text)
     ]
+
+
+def test_error_messages_use_the_terms_of_the_field() -> None:
+    wrong = banned_in(SOURCES, messages)
     assert not wrong, "\n".join(wrong)
 
 
@@ -138,13 +143,7 @@ def test_recipe_descriptions_use_the_terms_of_the_field() -> None:
 
 
 def test_docstrings_and_comments_use_the_terms_of_the_field() -> None:
-    wrong = [
-        f"{path.relative_to(ROOT)}:{line}: {found}"
-        for folder in COMMENTED
-        for path in sorted((ROOT / folder).rglob("*.py"))
-        for line, text in prose_of(path.read_text())
-        for found in banned(text)
-    ]
+    wrong = banned_in(COMMENTED, prose_of)
     assert not wrong, "\n".join(wrong)
 
 

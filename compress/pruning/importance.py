@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import Batch
-from paredown.tasks.regression import near
 
 from ..models.output_kinds import answers, divergence, kind_of, tensors
 from ..models.structure import sublayers
@@ -143,14 +142,6 @@ def log_probabilities(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     inputs = tensors(batch)
     found = answers(model(**inputs).logits, inputs.get("attention_mask"), kind_of(model))
     return found if found.shape[-1] == 1 else found.log_softmax(-1)
-
-
-def agreement(ours: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
-    """Share of equal answers of two models, 0..1; of each what `log_probabilities` gave, one a batch."""
-    if wanted[0].shape[-1] == 1:
-        return float(near(torch.cat(list(ours)).numpy(), torch.cat(list(wanted)).numpy()).mean())
-    pairs = zip(ours, wanted, strict=True)
-    return float(torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in pairs]).float().mean())
 
 
 @contextmanager

@@ -61,7 +61,6 @@ from .latency_allocation import (
     reachable,
 )
 
-Weighed = tuple[list[dict[int, Removal]], list[Damage]]  # for each sublayer its removals, for each layer what they cost
 TimeShare = Callable[[Layers], float]  # measured time of a model of this shape, as a share of the unpruned model's
 LAYER_ROWS = 128  # rows on which the layers are missed
 SOLVE_TOKENS = 32_000  # tokens that the output projections are solved on
@@ -99,14 +98,12 @@ def prune(
     settings: Prune,
     *,
     latency: Latency | None = None,
-    weighed: Weighed | None = None,
     progress: Progress | None = None,
 ) -> Pruned:
     """Prune `model` in place; `batches` are inputs of the model, from training rows. No labels, no training here.
 
     With `speedup` or `latency_ms`, the damage is least within that time, by the table in `latency`. Otherwise `layers`
-    are dropped by measured effect, then the heads and neurons of least importance. `weighed`: the result of `weigh` for
-    this model and these batches, when several settings are tried on it.
+    are dropped by measured effect, then the heads and neurons of least importance.
     """
     report = progress or (lambda share, text: None)
     if not batches:
@@ -115,7 +112,7 @@ def prune(
     if model.config.model_type in CONVOLUTIONAL:
         return _prune_channels(model, batches, settings, report)
     with linear_layers(model):
-        return _prune(model, batches, settings, latency, weighed, report)
+        return _prune(model, batches, settings, latency, report)
 
 
 def _prune_channels(model: PreTrainedModel, batches: Sequence[Batch], settings: Prune, report: Progress) -> Pruned:
@@ -144,7 +141,6 @@ def _prune(
     batches: Sequence[Batch],
     settings: Prune,
     latency: Latency | None,
-    weighed: Weighed | None,
     report: Progress,
 ) -> Pruned:
     """`prune` of a transformer."""
@@ -161,7 +157,7 @@ def _prune(
     if settings.timed:
         if latency is None:
             raise InputError("prune: speedup and latency_ms need a latency table of this machine")
-        paths, damage = weighed if weighed and settings.layers is None else weigh(model, batches, settings, report)
+        paths, damage = _weigh(model, batches, settings, report)
         wanted, table = _pick(latency, damage, full, settings, report)
     else:
         seen = _seen(model, batches, settings)
@@ -237,14 +233,6 @@ def _pick(
     return min(timed, key=lambda entry: entry[0])[1:]
 
 
-def weigh(
-    model: PreTrainedModel, batches: Sequence[Batch], settings: Prune, report: Progress = lambda share, text: None
-) -> Weighed:
-    """How each part of the model would be thinned out, and what every such removal costs: enough for any target."""
-    with linear_layers(model):
-        return _weigh(model, batches, settings, report)
-
-
 def _seen(model: PreTrainedModel, batches: Sequence[Batch], settings: Prune) -> list[Sublayer]:
     """The sublayers with the importance of their units."""
     seen = observe(model, batches)
@@ -256,7 +244,10 @@ def _seen(model: PreTrainedModel, batches: Sequence[Batch], settings: Prune) -> 
     return [replace(s, knowledge=score, published=True) for s, score in zip(seen, scores, strict=True)]
 
 
-def _weigh(model: PreTrainedModel, batches: Sequence[Batch], settings: Prune, report: Progress) -> Weighed:
+def _weigh(
+    model: PreTrainedModel, batches: Sequence[Batch], settings: Prune, report: Progress
+) -> tuple[list[dict[int, Removal]], list[Damage]]:
+    """For each sublayer its removals, for each layer what they cost: enough for any latency target."""
     seen = _seen(model, batches, settings)
     heads, widths = options(model, settings)
     paths = [removal_path(s, heads if s.unit > 1 else widths) for s in seen]

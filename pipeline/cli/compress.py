@@ -17,6 +17,7 @@ from .options import fields, with_options
 app = typer.Typer()
 
 COLUMNS = ("task", "text_column", "label_column")
+DATA = ("train", "validation", "unlabeled", "max_length", "seed", *COLUMNS)
 LAYERS = "Layers to keep: a number, or a list such as 0,2,5."
 
 
@@ -27,12 +28,7 @@ def prune(
     data: Annotated[
         StageData,
         fields(
-            "train",
-            "validation",
-            "unlabeled",
-            "max_length",
-            "seed",
-            *COLUMNS,
+            *DATA,
             train=...,
             help={"train": "Rows for importance scores and for fine-tuning after pruning; labels are not needed."},
         ),
@@ -121,12 +117,7 @@ def distill(
     data: Annotated[
         StageData,
         fields(
-            "train",
-            "validation",
-            "unlabeled",
-            "max_length",
-            "seed",
-            *COLUMNS,
+            *DATA,
             train=...,
             help={"train": "Training rows; labels are not needed."},
         ),

@@ -39,7 +39,7 @@ def write_recipe(out: Path, checkpoint: str, data: Data, task: Task, *, full: bo
     splits = {name: getattr(data, name) for name in ("train", "validation", "test", "unlabeled")}
     paths = {name: _beside(source, out) for name, source in splits.items() if source is not None}
     job = WholeJob(_beside(checkpoint, out), paths, task=task.name)
-    recipe = job.recipe(**{"name": name_of(checkpoint), **job.models()})
+    recipe = job.recipe(name=name_of(checkpoint), **job.models())
     body = _lines(recipe, 0) if full else _short(recipe)
     head = f"# A recipe for paredown; run it: paredown run {out.name}\n"
     head += "# Every field is here with its default.\n" if full else "# All other fields: paredown init --full.\n"

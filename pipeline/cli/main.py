@@ -230,7 +230,7 @@ def compress(
     label_column: LabelColumn = None,
 ) -> None:
     """Make a checkpoint small and fast without a recipe; run it again to resume."""
-    from ..whole_job import FOUND_RECIPE, WholeJob, absolute, name_of, whole_job
+    from ..whole_job import FOUND_RECIPE, WholeJob, absolute, whole_job
 
     files = {"train": train, "validation": validation, "test": test, "unlabeled": unlabeled}
     data = {key: absolute(source) for key, source in files.items() if source is not None}
@@ -239,7 +239,7 @@ def compress(
         absolute(checkpoint), data, minutes=minutes, max_drop=max_drop, budgets=_budgets(budget or []),
         students=[absolute(one) for one in student or ()], task=task, max_length=max_length, seed=seed,
     )  # fmt: skip
-    outcome = whole_job(job, output_dir or Path("runs") / name_of(checkpoint))
+    outcome = whole_job(job, output_dir)
     _show(outcome)
     out.print(f"recipe  {outcome.run_dir / FOUND_RECIPE} (edit it, then: paredown run)", soft_wrap=True)
 
