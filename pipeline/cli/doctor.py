@@ -54,9 +54,9 @@ def advice(here: dict, parts: dict) -> list[str]:
     else:
         lines.append("No VNNI, AMX or dot-product instructions: INT8 gains less and weights are kept to 7 bits.")
     if flags & BF16_ISA:
-        lines.append(
-            f"bf16 runs natively ({', '.join(sorted(flags & BF16_ISA))}): try OpenVINO bf16; training uses it."
-        )
+        names = ", ".join(sorted(flags & BF16_ISA))
+        training = "bf16" if "amx_bf16" in flags else "float32, which is faster there without AMX"
+        lines.append(f"bf16 runs natively ({names}): try OpenVINO bf16; training runs in {training}.")
     else:
         lines.append("No bf16 instructions: training runs in float32, and OpenVINO bf16 cannot be measured here.")
     if not here["gpus"]:

@@ -13,6 +13,7 @@ from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, 
 from paredown.compress.training import trainer as train
 from paredown.compress.types import TrainingData
 from paredown.runtime.errors import StepError
+from paredown.runtime.preprocessor import collate
 
 WORDS, HEAD = "bert.embeddings.word_embeddings.weight", "classifier.weight"
 
@@ -129,3 +130,27 @@ def test_class_weights_of_rows_that_come_one_by_one(untrained: Checkpoint, files
     train.finetune(
         load(untrained, TASK), TrainingData(ids[:32], list(gold[:32])), Finetune(epochs=1, class_weights="balanced")
     )
+
+
+@pytest.mark.parametrize("task", ["text-classification", "token-classification"])
+def test_short_texts_on_a_cpu_with_amx_learn_the_same(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of several lengths, padded to multiples of eight, and attention as two products: what it computes stays."""
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=5,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    kinds = {"text-classification": "ForSequenceClassification", "token-classification": "ForTokenClassification"}
+    generator = np.random.default_rng(0)
+    ids = [generator.integers(1, 50, length).tolist() for length in (3, 5, 7, 9, 30, 12, 11, 17)]
+    labels = [np.full(len(row), 1) for row in ids] if task == "token-classification" else np.arange(8) % 5
+    after = []
+    for lengths, short in ((1, 0), (8, 192)):
+        monkeypatch.setattr(train, "LENGTHS", lengths)
+        monkeypatch.setattr(train, "SHORT", short)
+        monkeypatch.setattr(train, "fast_bf16", lambda: True)
+        torch.manual_seed(0)
+        model = getattr(transformers, "Bert" + kinds[task])(config)
+        before = forward(model, collate(ids, 0))["logits"]
+        train.finetune(model, TrainingData(ids, labels), Finetune(epochs=4, learning_rate=1e-3, batch_size=4), seed=1)
+        after.append(forward(model, collate(ids, 0))["logits"])
+    assert np.abs(after[0] - after[1]).max() < 0.1 * np.abs(after[0] - before).max()  # as near as bf16 is
