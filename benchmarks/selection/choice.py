@@ -122,7 +122,7 @@ class CandidateResult(Record):
     metric_test_ci: Interval | None = None
     drop_validation: float | None = None
     drop_test: float | None = None
-    drop_upper: float | None = Field(default=None, description="the bound at the rule's confidence")
+    drop_upper: float | None = Field(default=None, description="the bound by which the rule judges, at its confidence")
     drop_upper_95: float | None = None
     certificate: Certificate | None = None
     mcnemar_p: float | None = None

@@ -1,7 +1,8 @@
 """Selects one candidate: budgets, then the rule; ties go to the cheaper, then the simpler one.
 
 The cheapest of many that look good enough is often one that only looks so (the winner's curse). Each candidate is
-therefore judged by an upper bound of its drop that holds for all candidates together, at a stated confidence.
+therefore judged by an upper bound of its drop, at a stated confidence of the selection: rule `cheapest` tests them in a
+fixed sequence, the other rules compare bounds that hold for all candidates together.
 The arithmetic needs nothing but `measurements.json`, so that another rule can be tried without running again.
 """
 
@@ -44,7 +45,8 @@ class ChooseSettings(BaseModel):
     )
     confidence: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.8,
-        description="at which the drop is bounded, for all candidates together, 0 to 1 (0: measured drops, not tested)",
+        description="at which the selection is sound, however many candidates there are, 0 to 1 (0: measured drops, "
+        "not tested)",
     )
     value_per_point: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="lambda: money per million requests that one point of the metric is worth"
@@ -79,6 +81,8 @@ class Row:
     costs: np.ndarray  # (processes,) money per million requests as each process alone has it, paired by process
     unhurried: float = 0.0  # what of its cost does not follow the price of the machine's hour: storage, energy
     cannot: str | None = None  # why it is never selected, whatever the rule
+    together: float | None = None  # bound of its drop that holds for all candidates at once, points
+    behind: str | None = None  # the candidate before it in the sequence whose bound is the higher one
 
     @property
     def name(self) -> str:
@@ -102,11 +106,11 @@ class Row:
     @property
     def kept(self) -> float:
         """The metric that it keeps at the stated confidence, points: the baseline's less the bound of its drop."""
-        return self.value + self.drop - self.drop_upper
+        return self.value + self.drop - (self.drop if self.together is None else self.together)
 
     @property
     def drop_upper(self) -> float:
-        """The bound of its drop, points; the measured drop where `with_bounds` was not asked."""
+        """The bound by which the rule judges it, points; the measured drop where `with_bounds` was not asked."""
         bound = self.result.drop_upper
         return self.drop if bound is None else bound
 
@@ -129,7 +133,7 @@ def choose(rows: Sequence[Row], baseline: Row, settings: ChooseSettings, named: 
 
     `named`: the candidate to select whatever the rule says; InputError where it is none, or breaks a limit.
     """
-    rows = with_bounds(rows, baseline, settings.confidence)
+    rows = with_bounds(rows, baseline, settings)
     reasons = reasons_of(rows, settings)
     able = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
     if not able:
@@ -158,24 +162,52 @@ def choose(rows: Sequence[Row], baseline: Row, settings: ChooseSettings, named: 
     )
 
 
-def with_bounds(rows: Sequence[Row], baseline: Row, confidence: float) -> list[Row]:
-    """The rows with `drop_upper` (at `confidence`; 0: the measured drop) and `drop_upper_95` in their results, points.
+def with_bounds(rows: Sequence[Row], baseline: Row, settings: ChooseSettings) -> list[Row]:
+    """The rows with one-sided bounds of their drops, points: `drop_upper`, by which the rule judges (confidence 0: the
+    measured drop), and `drop_upper_95` and `together`, which hold for all candidates that were judged on these rows.
 
-    Both are one-sided and simultaneous over all candidates that were judged on these validation rows. The checkpoint
-    itself in a runtime that changed no answer has nothing to bound: its drop is its bound.
+    The checkpoint itself in a runtime that changed no answer has nothing to bound: its drop is its bound.
     """
     judged = [row for row in rows if len(row.correct) and not unchanged(row, baseline)]
-    answers = tuple(_Answers.of(row) for row in judged)
+    ours, answers = _Answers.of(baseline), tuple(_Answers.of(row) for row in judged)
+    at95 = _bounds(ours, answers, 0.95) if judged else ()
+    together = _bounds(ours, answers, settings.confidence) if settings.confidence and judged else ()
+    upper, behind = together, [None] * len(judged)
+    if settings.confidence and settings.rule == "cheapest":
+        upper, behind = _in_sequence(judged, ours, settings.confidence)
     found = {}
-    for key, level in (("drop_upper", confidence), ("drop_upper_95", 0.95)):
-        bounds = _bounds(_Answers.of(baseline), answers, level) if level and judged else ()
-        found[key] = {row.name: float(bound) for row, bound in zip(judged, bounds, strict=False)}
+    for i, row in enumerate(judged):
+        bounds = {"drop_upper_95": float(at95[i])}
+        bounds["drop_upper"] = float(upper[i]) if settings.confidence else row.drop
+        found[row.name] = replace(
+            row.updated(**bounds), together=float(together[i]) if settings.confidence else None, behind=behind[i]
+        )
     return [
-        row.updated(**{key: bounds.get(row.name, row.drop) for key, bounds in found.items()})
-        if len(row.correct)
-        else row
+        found.get(row.name) or (row.updated(drop_upper=row.drop, drop_upper_95=row.drop) if len(row.correct) else row)
         for row in rows
     ]
+
+
+def _in_sequence(judged: Sequence[Row], baseline: _Answers, confidence: float) -> tuple[list[float], list[str | None]]:
+    """Bounds for tests in a fixed sequence, and the candidate that sets each where it is another one.
+
+    Candidates are tested one after the other, each at the full confidence, until the first one fails: the chance that
+    one of those that passed loses more than `max_drop` is then that of a single test (Maurer et al. 1995; Westfall and
+    Krishen 2001). The order may not depend on the drops. It is that of the standard error of the drop: those that
+    change few answers come first. A bound is the highest of those up to the candidate, so that all of them pass
+    together at any `max_drop`.
+    """
+    order = sorted(range(len(judged)), key=lambda i: _paired(baseline, _Answers.of(judged[i]))[1])
+    upper, behind = [0.0] * len(judged), list[str | None]([None] * len(judged))
+    highest, setter = -math.inf, None
+    for i in order:
+        alone = float(_bounds(baseline, (_Answers.of(judged[i]),), confidence)[0])
+        if alone >= highest:
+            highest, setter = alone, judged[i].name
+        else:
+            behind[i] = setter
+        upper[i] = highest
+    return upper, behind
 
 
 def unchanged(row: Row, baseline: Row) -> bool:
@@ -194,7 +226,8 @@ def too_much(row: Row, settings: ChooseSettings) -> str | None:
         return None
     if drop > most:
         return f"loses {drop:.2f} points, max_drop is {most:g}"
-    return f"could lose {upper:.2f} points ({100 * settings.confidence:.0f} % confidence), max_drop is {most:g}"
+    lost = f"could lose {upper:.2f} points ({100 * settings.confidence:.0f} % confidence), max_drop is {most:g}"
+    return f"not tested, as {row.behind}, which changes fewer answers, {lost}" if row.behind else lost
 
 
 def nearest_miss(able: Sequence[Row], picked: Row, settings: ChooseSettings) -> NearestMiss | None:
@@ -208,7 +241,7 @@ def nearest_miss(able: Sequence[Row], picked: Row, settings: ChooseSettings) -> 
     misses = [row for row in able if row.cost < picked.cost and too_much(row, settings)]
     if not misses:
         return None
-    row = min(misses, key=lambda r: r.drop_upper)
+    row = min(misses, key=lambda r: (r.drop_upper, r.behind is not None))
     drop, upper, rows = row.drop, row.drop_upper, len(row.correct)
     margin = settings.max_drop - drop
     return NearestMiss(
@@ -335,7 +368,7 @@ class Frontier:
 def _cheapest(able: Sequence[Row], settings: ChooseSettings) -> Pick:
     good = [row for row in able if too_much(row, settings) is None]
     most = f"{settings.max_drop:g} point{'s' * (settings.max_drop != 1)}"
-    shown = f"shown to lose at most {most} ({100 * settings.confidence:.0f} % confidence, all candidates together)"
+    shown = f"shown to lose at most {most} ({100 * settings.confidence:.0f} % confidence)"
     if not settings.confidence:
         shown = f"that lose at most {most} on these validation rows (not tested: confidence is 0)"
     if not good:

@@ -324,6 +324,7 @@ def selection(effort: Effort) -> Iterator[Section]:
         ("5 candidates, 2 to 0.5 points worse", np.linspace(2.0, 0.5, 5)),
         ("20 candidates, 2 to 0.5 points worse", np.linspace(2.0, 0.5, 20)),
         ("8 candidates, 3 to 0 points worse", np.linspace(3.0, 0.0, 8)),
+        ("4 candidates, 3, 1.1, 0.5 and 0.2 points worse", np.array([3.0, 1.1, 0.5, 0.2])),
     )
     for title, drops in effort.some(scenes):
         for n, shared in ((500, 0.0), (1000, 0.7), (2000, 0.7)):

@@ -45,7 +45,7 @@ def decide(
         row_of(entry, against, measurements).updated(**bounds.get(entry.name, {})) for entry in measurements.candidates
     ]
     baseline = next(i for i, row in enumerate(rows) if row.name == measurements.baseline)
-    rows = with_bounds(rows, rows[baseline], settings.confidence)
+    rows = with_bounds(rows, rows[baseline], settings)
     selected = choose(rows, rows[baseline], settings, named)
     looks, at = _looks(measurements, selected.chosen.name, run_dir)
     selected = _unsealed(selected, measurements, looks, at)

@@ -60,7 +60,7 @@ def noisy_rows() -> list[Row]:
 @browser
 def test_the_slider_picks_what_choose_picks_at_fifty_values(finished: Path, tmp_path: Path) -> None:
     measurements, choice = run_of(finished)
-    rows = with_bounds(noisy_rows(), noisy_rows()[0], settings().confidence)
+    rows = with_bounds(noisy_rows(), noisy_rows()[0], settings())
     choice = choice.model_copy(update={"card": card(rows, settings(), 0.1)})
     page = write_report(tmp_path / "report.html", measurements, choice, "true")
     page.write_text(page.read_text().replace("</body>", f"{SLIDE}</body>"))

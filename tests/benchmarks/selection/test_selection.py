@@ -54,14 +54,35 @@ def test_the_checkpoint_itself_stays_in_the_race_when_it_changes_no_answer() -> 
     assert choose([same, pruned], same, settings(max_drop=0)).chosen.name == "same"
 
 
-def test_the_bound_holds_for_all_candidates_together() -> None:
-    def bound(count: int) -> float:
+def test_bounds_of_other_rules_hold_for_all_candidates_together() -> None:
+    def bound(count: int, rule: str) -> float:
         random = np.random.default_rng(3)
         rows = [row(f"c{i}", 0.1 + i / 100, 842) for i in range(count)]
         rows = [rows[0], *(replace(r, correct=r.correct ^ (random.random(ROWS) < 0.03)) for r in rows[1:])]
-        return known(choose(rows, row("base", 1.0, 850), settings(max_drop=99)).candidates[0].drop_upper)
+        rule_settings = settings(max_drop=99, rule=rule, value_per_point=1.0)
+        return known(choose(rows, row("base", 1.0, 850), rule_settings).candidates[0].drop_upper)
 
-    assert bound(1) < bound(5) < bound(25)
+    assert bound(1, "lambda") < bound(5, "lambda") < bound(25, "lambda")
+    assert bound(1, "cheapest") == bound(25, "cheapest") == bound(1, "lambda")  # the first in the sequence
+
+
+def test_candidates_are_tested_in_sequence_those_that_change_few_answers_first() -> None:
+    """One that fails ends the sequence, and is named where a later one would have passed alone."""
+    random = np.random.default_rng(0)
+    base = np.arange(ROWS) < 850
+    worse = replace(row("worse", 0.3, 850), correct=base & ~(np.arange(ROWS) < 20))
+    flips = np.zeros(ROWS, bool)
+    flips[random.choice(850, 30, replace=False)] = flips[850 + random.choice(150, 60, replace=False)] = True
+    better = replace(row("better", 0.1, 880), correct=base ^ flips)
+    same = replace(row("same", 0.9, 850, steps=0), correct=base)
+    choice = choose([same, better, worse], same, settings(max_drop=1))
+    reasons = {c.name: c.rejected_because or "" for c in choice.candidates}
+    assert choice.chosen.name == "same"
+    assert reasons["better"].startswith("not tested, as worse, which changes fewer answers, could lose 2.")
+    assert choose([same, better], same, settings(max_drop=1)).chosen.name == "better"
+    assert {known(c.drop_upper) for c in choice.candidates} == {0.0, known(choice.candidates[2].drop_upper)}
+    assert choice.nearest is not None
+    assert choice.nearest.name == "worse"
 
 
 def test_nothing_cheaper_passes_so_the_nearest_is_named_with_the_rows_that_would_settle_it() -> None:
@@ -103,7 +124,7 @@ def test_other_rules_judge_by_what_is_kept_at_the_stated_confidence() -> None:
     sure = row("sure", 0.10, 845)
     unsure = replace(row("unsure", 0.10, 846), correct=row("", 1, 846).correct ^ (random.random(ROWS) < 0.2))
     rows = [r.updated(metric_validation=84.6, drop_validation=0.4) for r in (sure, unsure)]
-    kept = {r.name: r.kept for r in with_bounds(rows, row("base", 1, 850), 0.8)}
+    kept = {r.name: r.kept for r in with_bounds(rows, row("base", 1, 850), settings(confidence=0.8))}
     assert kept["sure"] > kept["unsure"] + 0.5
     assert pick(rows, rule="lambda", value_per_point=1.0, confidence=0.8) == "sure"
 
@@ -167,7 +188,7 @@ def test_when_nothing_fits_the_nearest_misses_are_named_first() -> None:
 
 def test_the_upper_bound_can_be_a_budget() -> None:
     rows = [row("unsure", 0.1, 842), row("sure", 0.5, 850)]
-    bound = with_bounds(rows, row("base", 1, 850), 0)[0].result.drop_upper_95
+    bound = with_bounds(rows, row("base", 1, 850), settings(confidence=0))[0].result.drop_upper_95
     assert bound is not None
     assert pick(rows, confidence=0, budgets=Budgets(drop_upper_95=bound + 0.1).model_dump()) == "unsure"
     assert pick(rows, confidence=0, budgets=Budgets(drop_upper_95=bound - 0.1).model_dump()) == "sure"

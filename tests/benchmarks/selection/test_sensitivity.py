@@ -48,7 +48,7 @@ def test_how_far_the_limits_may_move() -> None:
         "tighter": {"at": 0.8, "name": "a"},
         "looser": {"at": 3.0, "name": "c"},
     }
-    bounds = with_bounds(rows, row("base", 1.0, 850), 0.8)
+    bounds = with_bounds(rows, row("base", 1.0, 850), settings(confidence=0.8))
     at = moved(bounds, "max_drop", max_drop=2)
     assert at.tighter == Change(at=bounds[1].drop_upper, name="a")
     assert at.looser == Change(at=bounds[2].drop_upper, name="c")
