@@ -15,10 +15,12 @@ from paredown.compress.distillation.compatibility import check_teacher
 from paredown.compress.models.architectures import EXPORTABLE
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.compress.models.model_card import origin_files
+from paredown.compress.training.augmentation import recombined
 from paredown.export.hardware import importable
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.export.runtimes.tensorrt_config import Engine
 from paredown.runtime.errors import InputError, missing_extra
+from paredown.runtime.preprocessor import PAIR
 from paredown.tasks.base import Feature, Task
 from paredown.tasks.registry import task_named
 from paredown.tasks.rows import Rows
@@ -159,6 +161,21 @@ class Job:
         return next(model for model in self.models if model.name == name)
 
 
+def recombines(task: Task, train: Rows) -> bool:
+    """Whether texts made of parts of two training texts are texts of the task."""
+    return task.supports(Feature.STATIC) and not any(PAIR in text for text in train.texts)
+
+
+def _with_recombined(task: Task, train: Rows, unlabeled: Rows | None, recipe: Recipe) -> Rows:
+    """The unlabelled rows with `data.recombined` further ones. InputError where a task does not read whole texts."""
+    if not recombines(task, train):
+        raise InputError(f"data.recombined: texts of {task.name} are not made of parts of two; leave it out")
+    made = tuple(recombined(train.texts, recipe.data.recombined, recipe.seed))
+    if unlabeled is None:
+        return Rows(f"{train.source}, recombined", made, None, train.names)
+    return replace(unlabeled, texts=(*unlabeled.texts, *made))
+
+
 def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     """Open the checkpoint, read all data, and check what can be checked now. Raises InputError. `try_models`: load all
     models too, where PyTorch is installed, and run each on a text of the longest input that it is promised to take.
@@ -181,6 +198,8 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
         )
     splits = divided(train, validation, test, unlabeled)
     validation, test, unlabeled = splits.validation, splits.test, splits.unlabeled
+    if recipe.data.recombined:
+        unlabeled = _with_recombined(task, train, unlabeled, recipe)
     kind = checkpoint.config.get("model_type", "")
     known = EXPORTABLE[task.graph]
     if kind not in known:

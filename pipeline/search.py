@@ -38,14 +38,13 @@ from .steps.compress import read_table
 from .steps.step_keys import code_of, digest_of
 from .store import Done
 
-UPDATES = 1000  # optimiser steps of a pruned model's training, where there are two labels
+UPDATES = 1600  # optimiser steps of a pruned model's training, where there are two labels
 MOST_EPOCHS = 10.0
 RATE = 2e-4  # learning rate of that training: docs/compression.md has what 3e-5 lost
 FIRST_SPEEDUP, FACTOR, LEAST_FACTOR = 1.6, 1.4, 1.08  # of the first pruning, of each further one; where it ends
 TRAININGS = 3  # of one shape, before a smaller step is tried
 HOPELESS = 1.5  # points above max_drop that no further training makes up for
 IMPROVED = 0.7  # of what was lost above max_drop may be left, for a third training
-CONFIDENCE = 0.9  # of the bound of the drop by which a trial counts as good; the selection bounds all of them at 0.8
 FIRST_SHARE = 0.6  # of the time, at most, for the first pruned model
 TRAINING_COST = 3.6  # of a row in training, in forward passes of the teacher
 STATIC_COST = 1 / 25  # of an epoch of a static student, in epochs of the checkpoint
@@ -76,7 +75,7 @@ class Trial:
     model: Model
     speedup: float
     drop: float
-    upper: float  # one-sided bound of the drop, at CONFIDENCE
+    upper: float  # one-sided bound of the drop, at the confidence of the selection
     outputs: np.ndarray  # logits on validation
     trainings: int = 1
     gained: bool = True  # the last of several trainings brought it much nearer to max_drop
@@ -117,6 +116,7 @@ def search_step(job: Job, settings: Search, found: Found) -> Step:
         "stage": "search",
         "settings": settings.model_dump(),
         "max_drop": job.recipe.choose.max_drop,
+        "confidence": job.recipe.choose.confidence,
         "seed": job.recipe.seed,
         "after": {step.name: step.key for step in search_steps(job, settings)},
         "code": {"search": digest_of("pipeline/search.py"), **code_of("compress")["code"]},
@@ -323,7 +323,9 @@ class Explorer:
         outputs, right = self._evaluated(model, results.done)
         self.teacher_outputs, theirs = self._evaluated(Model(name=BASELINE), results.done)
         drop, _ = paired_drop(theirs, right)
-        trial = Trial(model, speedup, drop, drop_upper(theirs, right, CONFIDENCE), outputs, trainings)
+        confidence = self.job.recipe.choose.confidence
+        upper = drop_upper(theirs, right, confidence) if confidence else drop
+        trial = Trial(model, speedup, drop, upper, outputs, trainings)
         self.trials.append(trial)
         return trial
 

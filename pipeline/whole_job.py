@@ -21,6 +21,7 @@ from paredown.runtime.errors import InputError
 from paredown.tasks.base import Feature, Task
 from paredown.tasks.registry import TASKS, task_named
 
+from .job import recombines
 from .recipe.schema import Recipe
 from .run import Outcome, run
 from .store import write_atomic
@@ -29,6 +30,11 @@ FOUND_RECIPE = "recipe.yaml"  # in the run directory: what was found, to be run 
 SHORT = 8.0  # minutes: below, fewer processes measure
 FIRST_SHARE = 0.1  # of the minutes, for the first bundle
 MEASURING_SHARE, MEASURING_S = 0.25, 420.0  # of the minutes, for export and measuring, and the most
+RECOMBINED = (3.0, 2.0, 1.0, 0.5)  # times the training rows: texts that are made for distillation, as time allows
+SCORING_SHARE, BATCHED = (
+    0.1,
+    2.0,
+)  # of the minutes, for the teacher's answers to them; its rows a call of one, in batches
 FIRST_LATENCY = {"processes": 2, "rounds": 2, "min_seconds": 0.5, "min_repeats": 30}
 SHORT_LATENCY = {"processes": 4, "rounds": 2, "min_seconds": 0.5, "min_repeats": 40}
 LATENCY = {"processes": 6, "rounds": 2, "min_seconds": 1.5, "min_repeats": 100}
@@ -93,10 +99,23 @@ def whole_job(job: WholeJob, run_dir: Path | None = None) -> Outcome:
     keys = job.models()
     if "search" not in keys:
         return run(job.recipe(**keys, latency=LATENCY), run_dir)
-    run(job.recipe(models=keys["models"], latency=FIRST_LATENCY), run_dir)
+    first = run(job.recipe(models=keys["models"], latency=FIRST_LATENCY), run_dir)
+    keys["data"] = dict(job.data) | {"recombined": _recombined(job, first)}
     outcome = run(job.recipe(**keys, latency=SHORT_LATENCY if job.minutes < SHORT else LATENCY), run_dir)
     write_atomic(run_dir / FOUND_RECIPE, short_recipe(outcome.job.recipe))
     return outcome
+
+
+def _recombined(job: WholeJob, first: Outcome) -> int:
+    """How many texts to make of the training texts, by the time that the checkpoint takes to answer them; 0 where the
+    task has none, or as much unlabelled text is given."""
+    train, given = first.job.train, first.job.unlabeled
+    latency = first.choice.baseline.latency_ms
+    if latency is None or not recombines(first.job.task, train):
+        return 0
+    fits = SCORING_SHARE * 60 * job.minutes * BATCHED / (latency.p50 / 1000)
+    counts = [int(times * len(train)) for times in RECOMBINED]
+    return next((count for count in counts if count <= fits and count > (len(given) if given else 0)), 0)
 
 
 def task_of(source: str) -> Task:

@@ -59,6 +59,28 @@ def augment(
     return out
 
 
+def recombined(texts: Sequence[str], count: int, seed: int = 0) -> list[str]:
+    """`count` texts, each the first part of one text and the last part of another, joined at random places.
+
+    Unlabelled text of the same words, for a student to learn the teacher's answers on: a teacher is overconfident on
+    the rows that it was trained on. Parts are of words, of characters where a text has no blanks. Text `i` depends on
+    `seed` and `i` alone.
+    """
+    out = []
+    for i in range(count):
+        random = np.random.default_rng([seed, i])
+        (first, _), (second, blank) = (_parts(texts[int(n)]) for n in random.integers(len(texts), size=2))
+        begin = first[: int(random.integers(1, max(2, len(first))))]
+        out.append(blank.join([*begin, *second[int(random.integers(0, max(1, len(second) - 1))) :]]))
+    return out
+
+
+def _parts(text: str) -> tuple[list[str], str]:
+    """The words of a text, or its characters, and what stands between them."""
+    words = text.split()
+    return (words, " ") if len(words) > 1 else (list(text), "")
+
+
 def _changer(kind: str, settings: Augment) -> Callable[[list[str], list[list[int]]], list[str]]:
     if kind == "masked":
         return lambda texts, seeds: _masked(texts, seeds, str(settings.masked_model), settings.share)

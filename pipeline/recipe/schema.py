@@ -67,6 +67,10 @@ class Data(Settings):
         "(none: a third of validation is held out)",
     )
     unlabeled: str | None = Field(default=None, description="further text of the same kind, for distillation")
+    recombined: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="further unlabelled texts, each made of parts of two training texts, for distillation",
+    )
     text: str | None = Field(
         default=None, description="name of the column of texts, words or images (default: detected)"
     )

@@ -10,6 +10,7 @@ from paredown.compress.models.loading import Checkpoint
 from paredown.pipeline.job import chain_of, prepare
 from paredown.pipeline.recipe.loader import read_recipe
 from paredown.pipeline.recipe.schema import Model
+from paredown.pipeline.whole_job import WholeJob
 from paredown.runtime.errors import InputError
 
 
@@ -121,3 +122,32 @@ def test_without_test_rows_a_third_of_validation_is_held_out(teacher: Checkpoint
     assert done.returncode == 0, done.stderr
     assert "67 of 200 rows are held out for the certificate" in done.stderr
     assert "none: a third of validation is held out" in (tmp_path / "new.yaml").read_text()
+
+
+def test_texts_are_recombined_for_distillation(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "recipe.yaml", teacher, files)
+    given = prepare(read_recipe(path)).unlabeled
+    path.write_text(path.read_text().replace("unlabeled: ", "recombined: 30, unlabeled: "))
+    both = prepare(read_recipe(path))
+    assert given is not None
+    assert both.unlabeled is not None
+    assert both.unlabeled.texts[: len(given)] == given.texts
+    assert len(both.unlabeled) == len(given) + 30
+    assert both.learned == len(both.train) + len(given) + 30
+    path.write_text(re.sub(r", unlabeled: [^,}]+", "", path.read_text()))
+    alone = prepare(read_recipe(path)).unlabeled
+    assert alone is not None
+    assert alone.texts == both.unlabeled.texts[len(given) :]
+
+
+def test_rows_of_two_texts_are_not_recombined(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    rows = "text,text_pair,label\n" + "".join(f"one {i},two {i},{i % 2}\n" for i in range(40))
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.csv").write_text(rows.replace("one", name))
+    recipe = WholeJob(
+        str(teacher.path),
+        {"train": str(tmp_path / "train.csv"), "validation": str(tmp_path / "validation.csv")},
+        task="text-pair-classification",
+    )
+    with pytest.raises(InputError, match=r"data\.recombined: texts of .* are not made of parts of two"):
+        prepare(recipe.recipe(data=dict(recipe.data) | {"recombined": 5}))

@@ -8,7 +8,7 @@ from conftest import BAD, FILLER, GOOD, make_checkpoint, sentences
 from tokenizers import Tokenizer
 
 from paredown.compress.config import Augment
-from paredown.compress.training.augmentation import augment
+from paredown.compress.training.augmentation import augment, recombined
 from paredown.runtime.errors import InputError
 from paredown.tasks import perturbations
 
@@ -109,3 +109,18 @@ def test_what_a_kind_needs_is_asked_for() -> None:
     for bad in ({"kinds": ["synonyms"]}, {"synonyms": "f"}, {"kinds": ["back_translation"], "through": ["a"]}):
         with pytest.raises(ValueError, match="needs"):
             Augment.model_validate(bad)
+
+
+def test_recombined_texts_are_parts_of_two_and_depend_on_their_number_alone() -> None:
+    texts = ["a b c d", "e f g h", "one"]
+    made = recombined(texts, 50, seed=3)
+    assert made[:10] == recombined(texts, 10, seed=3)
+    assert made != recombined(texts, 50, seed=4)
+    assert any({"a", "b"} <= set(text.split()) and {"g", "h"} <= set(text.split()) for text in made)
+    assert all(text.strip() for text in made)
+
+
+def test_texts_without_blanks_are_parted_by_characters() -> None:
+    made = recombined(["这部电影很好", "我不喜欢它"], 20)
+    assert all(" " not in text and text for text in made)
+    assert any(text.startswith("这部") and text.endswith("它") for text in made)
