@@ -36,7 +36,11 @@ class StaticConfig(PreTrainedConfig):
 
 
 class StaticForSequenceClassification(PreTrainedModel):
-    """input_ids and attention_mask (rows, length) int64 -> logits (rows, labels)."""
+    """input_ids and attention_mask (rows, length) int64 -> logits (rows, labels).
+
+    A pair's bucket follows from the numbers that its tokens had when it was trained, `numbers` (tokens,) int64, which
+    trimming keeps: new numbers would be other buckets.
+    """
 
     config_class = StaticConfig
     base_model_prefix = "static"
@@ -46,6 +50,8 @@ class StaticForSequenceClassification(PreTrainedModel):
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.pair_embeddings = nn.Embedding(config.pairs, config.hidden_size) if config.pairs else None
+        if config.pairs:
+            self.register_buffer("numbers", torch.arange(config.vocab_size))
         self.classifier = nn.Linear(config.hidden_size, config.vector_size or config.num_labels or 2)
         self.post_init()
 
@@ -56,12 +62,17 @@ class StaticForSequenceClassification(PreTrainedModel):
         assert isinstance(value, nn.Embedding)
         self.embeddings = value
 
+    def keep_tokens(self, rows: torch.Tensor) -> None:
+        """What the model knows of its tokens but for their embeddings, reduced to these (int64)."""
+        if self.pair_embeddings is not None:
+            self.numbers = self.numbers[rows]
+
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: object) -> SequenceClassifierOutput:
         real = attention_mask.unsqueeze(-1).to(self.embeddings.weight.dtype)
         pooled = (self.embeddings(input_ids) * real).sum(1) / real.sum(1)
         if self.pair_embeddings is not None:
-            pairs = self.config.pairs
-            buckets = (input_ids[:, :-1] % pairs * HASH + input_ids[:, 1:]) % pairs
+            pairs, numbers = self.config.pairs, self.numbers[input_ids]
+            buckets = (numbers[:, :-1] % pairs * HASH + numbers[:, 1:]) % pairs
             pooled = pooled + (self.pair_embeddings(buckets) * real[:, 1:]).sum(1) / real.sum(1)
         return SequenceClassifierOutput(logits=self.classifier(pooled))
 

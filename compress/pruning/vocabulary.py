@@ -21,6 +21,7 @@ from paredown.runtime.preprocessor import parts_of
 
 from ..config import Trim
 from ..models.architectures import FAMILIES, STATIC
+from ..models.static_embedding import StaticForSequenceClassification
 
 NAMED = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")  # tokens in a config
 
@@ -153,6 +154,8 @@ def _cut_embedding(model: PreTrainedModel, rows: np.ndarray, numbers: dict[int, 
     with torch.no_grad():
         new.weight.copy_(words.weight[torch.from_numpy(rows)])
     model.set_input_embeddings(new)
+    if isinstance(model, StaticForSequenceClassification):
+        model.keep_tokens(torch.from_numpy(rows))
     model.config.vocab_size = len(rows)
     for key in NAMED:
         if getattr(model.config, key, None) is not None:
