@@ -31,10 +31,8 @@ SHORT = 8.0  # minutes: below, fewer processes measure
 FIRST_SHARE = 0.1  # of the minutes, for the first bundle
 MEASURING_SHARE, MEASURING_S = 0.25, 420.0  # of the minutes, for export and measuring, and the most
 RECOMBINED = (3.0, 2.0, 1.0, 0.5)  # times the training rows: texts that are made for distillation, as time allows
-SCORING_SHARE, BATCHED = (
-    0.1,
-    2.0,
-)  # of the minutes, for the teacher's answers to them; its rows a call of one, in batches
+SCORING_SHARE = 0.1  # of the minutes, for the teacher's answers to them
+BATCHED = 2.0  # times the rows of one a call that it answers in batches
 FIRST_LATENCY = {"processes": 2, "rounds": 2, "min_seconds": 0.5, "min_repeats": 30}
 SHORT_LATENCY = {"processes": 4, "rounds": 2, "min_seconds": 0.5, "min_repeats": 40}
 LATENCY = {"processes": 6, "rounds": 2, "min_seconds": 1.5, "min_repeats": 100}

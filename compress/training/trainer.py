@@ -282,21 +282,23 @@ def _arguments(model: PreTrainedModel, settings: Training, micro: int, seed: int
 
 
 def _trainer(model: PreTrainedModel, rows: list[dict], loss: Loss, args: TrainingArguments) -> _Trainer:
-    collator = _collator(model, rows, args)
+    bf16_cpu = args.bf16 and args.use_cpu
+    collator = _collator(model, rows, few_lengths=bf16_cpu)
     trainer = _Trainer(model=model, args=args, train_dataset=rows, data_collator=collator)  # type: ignore[arg-type]
     trainer.our_loss = loss
-    trainer.fast_attention = args.bf16 and args.use_cpu
+    trainer.fast_attention = bf16_cpu
     trainer.model_accepts_loss_kwargs = False  # our loss is a mean: let it be divided when gradients accumulate
     with contextlib.suppress(ValueError):
         trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _collator(model: PreTrainedModel, rows: list[dict], args: TrainingArguments) -> Callable[[list[dict]], dict]:
-    """`stack`, with lengths of few kinds where oneDNN compiles a kernel for each shape, and keeps 1,024 of them."""
+def _collator(model: PreTrainedModel, rows: list[dict], *, few_lengths: bool) -> Callable[[list[dict]], dict]:
+    """`stack`; `few_lengths`: texts padded to multiples of LENGTHS, for bf16 on a CPU: there oneDNN compiles a kernel
+    for each shape, and keeps 1,024 of them."""
     multiple, per_token = 1, set()
     lengths = [len(row[ROW]) for row in rows]
-    if args.bf16 and args.use_cpu and len(set(lengths)) > 1:
+    if few_lengths and len(set(lengths)) > 1:
         multiple = LENGTHS
         for name in rows[0].keys() - {ROW, PARTNER}:
             if all(np.ndim(row[name]) and len(row[name]) == length for row, length in zip(rows, lengths, strict=True)):

@@ -1,4 +1,3 @@
-import csv
 import json
 from pathlib import Path
 from unittest import mock
@@ -10,13 +9,9 @@ from same_process import SameProcess
 
 from paredown.benchmarks.measuring import interleaved
 from paredown.compress.models.loading import Checkpoint
+from paredown.pipeline.job import prepare
 from paredown.pipeline.recipe.loader import read_recipe
 from paredown.pipeline.whole_job import FOUND_RECIPE, WholeJob, name_of
-
-
-def read_csv(path: str) -> list[list[str]]:
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))[1:]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +41,9 @@ def test_the_recipe_that_was_found_repeats_no_step(finished_job: tuple[Path, str
     run_dir, _ = finished_job
     found = read_recipe(run_dir / FOUND_RECIPE)
     assert found.search is None
-    assert found.data.recombined == 3 * len(read_csv(found.data.train))  # the tiny checkpoint answers them in no time
+    assert found.data.recombined == 3 * len(
+        prepare(found, try_models=False).train
+    )  # the tiny checkpoint answers them in no time
     assert len((run_dir / FOUND_RECIPE).read_text().splitlines()) < 120
     done = paredown("run", run_dir / FOUND_RECIPE, "--output-dir", run_dir)
     assert done.returncode == 0, done.stderr
