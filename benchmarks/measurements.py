@@ -136,6 +136,9 @@ class CascadeDetails(Open):
     """How much of the work the first model of a cascade does, and how its models were made."""
 
     answered_by_first: float | None = Field(default=None, description="share of the validation rows, 0 to 1")
+    asked: list[float] | None = Field(
+        default=None, description="share of the validation rows that each model behind the first is asked about, 0 to 1"
+    )
     first_metric: float | None = None
     first: Details | None = None
     then: Details | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import StepError
 
-from .job import Candidate, Job, Step, attribution_name, evaluation_name, further_name, parts_of
+from .job import Candidate, Job, Step, attribution_name, evaluation_name, further_name, models_of
 from .store import Failed
 
 
@@ -67,8 +67,7 @@ def steps_behind(job: Job, candidate: Candidate) -> list[str]:
     """Names of the steps that a candidate's row is read from; what these stand on is not among them."""
     names = [candidate.step, evaluation_name(candidate), further_name(candidate)]
     if job.recipe.explain_rows:
-        asked = [candidate] if candidate.model.cascade is None else parts_of(job, candidate)
-        names += [attribution_name(part.model.name) for part in asked]
+        names += [attribution_name(part.model.name) for part in models_of(job, candidate)]
     return names
 
 

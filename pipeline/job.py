@@ -257,6 +257,14 @@ def parts_of(job: Job, candidate: Candidate) -> tuple[Candidate, Candidate]:
     return Candidate(job.model(names.first), candidate.target), Candidate(job.model(names.then), candidate.target)
 
 
+def models_of(job: Job, candidate: Candidate) -> list[Candidate]:
+    """The candidate itself, or the two, three or more models of a cascade, the quickest first."""
+    if candidate.model.cascade is None:
+        return [candidate]
+    first, then = parts_of(job, candidate)
+    return [first, *models_of(job, then)]
+
+
 def chain_of(model: Model) -> dict[str, Stage]:
     """A model's own steps by name, first to last. Training after pruning is a step of its own, so that its failure
     leaves the pruned model."""

@@ -1,10 +1,12 @@
 """The search for small models: shapes and their training together, within a time limit.
 
 Pruning is gradual, as in ZipLM (arXiv 2302.04089): each model is pruned from the one before it, to the shape that the
-latency table's dynamic program selects, and trained by distillation before the next one. A model that loses too much is
+latency table's dynamic program selects, and trained by distillation before the next one. What a model loses is
+estimated from the labels and from its distance to the teacher (`expected_drops`). A model that loses too much is
 trained further; where that does not help, the step from the last good one is made smaller. A static student comes
-first, for cascades. Every trial is an entry of `models` in a recipe, and its steps are steps of the run: what the
-search has trained is there when its models are exported and measured, when it is given more minutes, and after a kill.
+first, for cascades, and a small model last, for the middle of them (finalists.py). Every trial is an entry of `models`
+in a recipe, and its steps are steps of the run: what the search has trained is there when its models are exported and
+measured, when it is given more minutes, and after a kill.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,15 +22,17 @@ from pathlib import Path
 import numpy as np
 
 from paredown.benchmarks.statistics.metric_intervals import drop_upper, paired_drop
+from paredown.benchmarks.statistics.shrinkage import expected_drops
 from paredown.compress.config import Distill, Prune, Recover, Static, Trim
 from paredown.compress.models.architectures import CONVOLUTIONAL
 from paredown.compress.pruning.latency_allocation import LatencyTable, least_ms
 from paredown.export.artifact import read_artifact
-from paredown.export.onnx.cascade import sure_share, threshold_for
+from paredown.export.onnx.cascade import confidence
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Feature
 
 from .failures import Failure
+from .finalists import Chain, Judgement, chains, finalists
 from .job import BASE_TARGET, SCORES, Candidate, Job, Step, chain_of, evaluation_name, table_name
 from .plan import prunable, search_steps, trial_steps
 from .progress import Report
@@ -43,7 +47,7 @@ MOST_EPOCHS = 10.0
 RATE = 2e-4  # learning rate of that training: docs/compression.md has what 3e-5 lost
 FIRST_SPEEDUP, FACTOR, LEAST_FACTOR = 1.6, 1.4, 1.08  # of the first pruning, of each further one; where it ends
 TRAININGS = 3  # of one shape, before a smaller step is tried
-HOPELESS = 1.5  # points above max_drop that no further training makes up for
+HOPELESS = 1.0  # points above max_drop that no further training makes up for
 IMPROVED = 0.7  # of what was lost above max_drop may be left, for a third training
 FIRST_SHARE = 0.6  # of the time, at most, for the first pruned model
 TRAINING_COST = 2.4  # of a row in training, in forward passes of the teacher: 1.6 with AMX, 3.1 without
@@ -52,10 +56,8 @@ LEAST_TRAINING, FIRST_LEAST = 0.3, 0.1  # of the epochs that a pruned model, and
 STATIC_SHARE = 0.15  # of the time, at most, for the static student
 PRUNING_ROWS = 384  # for importance scores: training follows, and the default takes three times as long
 PRUNING_S = 30.0  # importance scores and least squares, until one was timed
-LEAST_SHARE = 0.05  # of the rows that a static student must answer for a cascade to be measured
-CASCADE_DROP = 0.2  # points that a cascade may lose against its second model
+FRONT_FACTOR = 2.0  # how much faster than the fastest good model the one for the middle of cascades is, at least
 MOST_CHANNELS = 10.0  # times less to compute, of a convolutional network whose channels are pruned
-FINALISTS = 3  # pruned models that are exported and measured
 
 FOUND = "found.json"
 
@@ -76,19 +78,22 @@ class Trial:
     model: Model
     speedup: float
     drop: float
+    error: float  # standard error of the drop
     upper: float  # one-sided bound of the drop, at the confidence of the selection
-    outputs: np.ndarray  # logits on validation
+    right: np.ndarray  # as `Task.correct` has the validation rows
+    distances: np.ndarray  # of its outputs from the teacher's, (rows,), as the task measures it
+    sure: np.ndarray | None  # its confidence in each row, where the task has cascades
     trainings: int = 1
     gained: bool = True  # the last of several trainings brought it much nearer to max_drop
 
-    def worth_training(self, max_drop: float) -> bool:
-        """Whether a model that loses too much is near enough to be trained further."""
-        return self.trainings < TRAININGS and self.gained and self.upper <= max_drop + HOPELESS
+    @property
+    def distance(self) -> float:
+        return float(self.distances.mean())
 
-    def __str__(self) -> str:
-        return (
-            f"{self.model.name}: predicted {self.speedup:.1f}x, loses {self.drop:.2f} points ({self.upper:.2f} at most)"
-        )
+    @property
+    def of_user(self) -> bool:
+        """A smaller pretrained student that the user named."""
+        return self.model.steps[0].distill is not None
 
 
 @dataclass
@@ -183,6 +188,8 @@ class Explorer:
     found: Found = field(default_factory=Found)
     trials: list[Trial] = field(default_factory=list)
     teacher_outputs: np.ndarray = field(default_factory=lambda: np.zeros((0, 1)))  # logits on validation
+    teacher_right: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    lengths: list[int] = field(default_factory=list)  # of the validation rows in tokens, where each token has outputs
 
     @property
     def left(self) -> float:
@@ -231,34 +238,75 @@ class Explorer:
         )
 
     def _descend(self) -> None:
-        """Prune and train, further each time, until too much is lost; then train on, and take smaller steps."""
+        """Prune and train, further each time, until too much is lost; then train on, and take smaller steps. What time
+        is left goes into a small model for cascades and into more training of the fastest good one."""
         good: Trial | None = None
         bad: Trial | None = None
-        while True:
-            now = good.speedup if good else 1.0
-            most = self.max_drop
-            if bad is not None and bad.worth_training(most):
-                before, wanted, trainings = bad, bad.speedup, bad.trainings + 1
-                self.found.next = f"training {bad.model.name} further"
-            else:
-                first = self.settings.speedup or FIRST_SPEEDUP
-                factor = math.sqrt(bad.speedup / now) if bad else FACTOR if good else first
-                before, wanted, trainings = good, min(now * factor, 0.95 * self.top), 1
-                if wanted / now < LEAST_FACTOR or wanted < (self.settings.speedup or 0):
-                    why = f"{bad.model.name} loses too much" if bad else f"pruning reaches {self.top:.1f}x at most"
-                    self.found.next = f"little: the fastest good model is {now:.1f}x (predicted), and {why}"
-                    return
-                self.found.next = f"pruning to {wanted:.1f}x (predicted)"
-            model = self._pruned(before, None if trainings > 1 else wanted / now, wanted)
-            trial = self._try(model, wanted, trainings) if model else None
+        while (wanted := self._next(good, bad)) is not None:
+            before, speedup, trainings = wanted
+            model = self._pruned(before, speedup, trainings > 1)
+            trial = self._try(model, speedup, trainings) if model else None
             if trial is None:
                 return
-            if trainings > 1 and before and trial.upper - most > IMPROVED * (before.upper - most):
+            lost = self._expected(trial)
+            if trainings > 1 and before and not self._nearer(trial, before):
                 trial = replace(trial, gained=False)
-            if trial.upper <= most:
+            if before is good and trainings > 1:  # the fastest good one, trained on
+                good = trial if before is None or trial.distance < before.distance else replace(before, gained=False)
+            elif lost <= self.max_drop:
                 good, bad = trial, None if bad is before else bad
-            else:
+            elif bad is None or trial.speedup <= bad.speedup:
                 bad = trial
+
+    def _next(self, good: Trial | None, bad: Trial | None) -> tuple[Trial | None, float, int] | None:
+        """What to do next: the trial that is gone on from, the predicted speed-up, and how many trainings it will have
+        had at that; None where nothing is left."""
+        now = good.speedup if good else 1.0
+        if bad is not None and self._worth_training(bad):
+            self.found.next = f"training {bad.model.name} further"
+            return bad, bad.speedup, bad.trainings + 1
+        least = self.settings.speedup or 0
+        first = self.settings.speedup or FIRST_SPEEDUP
+        factor = math.sqrt(bad.speedup / now) if bad else FACTOR if good else first
+        wanted = min(now * factor, 0.95 * self.top)
+        if wanted / now >= LEAST_FACTOR and wanted >= least:
+            self.found.next = f"pruning to {wanted:.1f}x (predicted)"
+            return good, wanted, 1
+        fastest = max(self._pruned_trials(), key=lambda trial: trial.speedup, default=None)
+        front = min(FRONT_FACTOR * now, 0.95 * self.top)
+        if fastest and self.job.task.supports(Feature.CASCADE) and fastest.speedup * LEAST_FACTOR < front:
+            self.found.next = f"pruning to {front:.1f}x (predicted), for cascades"
+            return fastest, front, 1
+        if good is not None and good.trainings < TRAININGS and good.gained:
+            self.found.next = f"training {good.model.name} further"
+            return good, good.speedup, good.trainings + 1
+        why = f"{bad.model.name} loses too much" if bad else f"pruning reaches {self.top:.1f}x at most"
+        self.found.next = f"little: the fastest good model is {now:.1f}x (predicted), and {why}"
+        return None
+
+    def _worth_training(self, bad: Trial) -> bool:
+        """Whether a model that loses too much is near enough to be trained further."""
+        return bad.trainings < TRAININGS and bad.gained and self._expected(bad) <= self.max_drop + HOPELESS
+
+    def _nearer(self, trial: Trial, before: Trial) -> bool:
+        """Whether a further training made up for much of what is lost above max_drop, or of the distance."""
+        over = self._expected(before) - self.max_drop
+        if over > 0:
+            return self._expected(trial) - self.max_drop <= IMPROVED * over
+        return trial.distance <= IMPROVED * before.distance
+
+    def _pruned_trials(self) -> list[Trial]:
+        return [trial for trial in self.trials if any(step.prune for step in trial.model.steps)]
+
+    def _expected(self, trial: Trial) -> float:
+        """Points that a trial is expected to lose, by its labels, its distance, and those of all trials."""
+        others = [other for other in self.trials if other.model.name != trial.model.name]
+        return self._judged([*others, trial])[-1]
+
+    @staticmethod
+    def _judged(trials: Sequence[Trial]) -> list[float]:
+        columns = ([getattr(trial, name) for trial in trials] for name in ("drop", "error", "distance"))
+        return [float(lost) for lost in expected_drops(*map(np.array, columns))]
 
     @property
     def max_drop(self) -> float:
@@ -269,10 +317,11 @@ class Explorer:
         base = self.table.base_ms if self.table is not None else 0.0
         return max(0.03, (self.full_ms / speedup - base) / max(self.full_ms - base, 1e-9))
 
-    def _pruned(self, before: Trial | None, factor: float | None, wanted: float) -> Model | None:
-        """`before` pruned by a factor (None: as it is) and trained; None where no time is left for that."""
+    def _pruned(self, before: Trial | None, wanted: float, further: bool) -> Model | None:
+        """`before` pruned to a predicted speed-up and trained, or only trained further; None where no time is left for
+        that."""
         epochs, epoch_s = self._epochs(), self.epoch_s * self._share(wanted)
-        fixed = self.pruning_s if factor else 0.0
+        fixed = 0.0 if further else self.pruning_s
         limit = self.left if before else FIRST_SHARE * self.left
         if fixed + epochs * epoch_s > limit:
             fits = (limit - fixed) / epoch_s
@@ -280,10 +329,11 @@ class Explorer:
                 return None
             epochs = max(0.1, math.floor(10 * fits) / 10)
         training = Recover(epochs=epochs, learning_rate=RATE)
-        if factor is None:
+        if further:
             stage = Stage(recover=training)
         else:
-            stage = Stage(prune=self._pruning(factor, first=before is None).model_copy(update={"recover": training}))
+            pruning = self._pruning(wanted / (before.speedup if before else 1.0), first=before is None)
+            stage = Stage(prune=pruning.model_copy(update={"recover": training}))
         steps = [*(before.model.steps if before else []), stage]
         return Model(name=self._name(f"pruned-{wanted:.1f}x"), steps=steps)
 
@@ -305,8 +355,9 @@ class Explorer:
 
     def _try(self, model: Model, speedup: float, trainings: int = 1) -> Trial | None:
         """Train and evaluate a model; None where it fails."""
+        judged = self._trimmed(model)  # what would be measured
         try:
-            results = self.execute(trial_steps(self.job, model))
+            results = self.execute(trial_steps(self.job, judged))
         except InputError as error:  # a speed-up that this shape cannot reach, for example
             self.found.dropped[model.name] = str(error)
             return None
@@ -322,65 +373,97 @@ class Explorer:
                 promised = results.done[name].result.get("promised_ms")
                 speedup = self.full_ms / promised if promised else speedup
                 self.pruning_s = new[name].seconds if name in new else self.pruning_s
-        outputs, right = self._evaluated(model, results.done)
+        outputs, right = self._evaluated(judged, results.done)
         self.teacher_outputs, theirs = self._evaluated(Model(name=BASELINE), results.done)
-        drop, _ = paired_drop(theirs, right)
-        confidence = self.job.recipe.choose.confidence
-        upper = drop_upper(theirs, right, confidence) if confidence else drop
-        trial = Trial(model, speedup, drop, upper, outputs, trainings)
+        sure = confidence(outputs) if self.job.task.supports(Feature.CASCADE) else None
+        self.teacher_right = theirs
+        trial = Trial(model, speedup, *self._lost(right), right, self._distances(outputs), sure, trainings)
         self.trials.append(trial)
         return trial
 
+    def _lost(self, right: np.ndarray) -> tuple[float, float, float]:
+        """The drop against the checkpoint in points, its standard error, and its bound."""
+        drop, error = paired_drop(self.teacher_right, right)
+        level = self.job.recipe.choose.confidence
+        return drop, error, drop_upper(self.teacher_right, right, level) if level else drop
+
+    def _distances(self, outputs: np.ndarray) -> np.ndarray:
+        ours, theirs = (
+            np.split(values, np.cumsum(self.lengths)[:-1]) if self.lengths else list(values)
+            for values in (outputs, self.teacher_outputs)
+        )
+        return self.job.task.distances(ours, theirs)
+
     def _evaluated(self, model: Model, done: Mapping[str, Done]) -> tuple[np.ndarray, np.ndarray]:
         """Logits on validation, and what is right in each row."""
-        candidate = Candidate(model, BASE_TARGET)
+        candidate, task, rows = Candidate(model, BASE_TARGET), self.job.task, self.job.validation
         outputs = np.load(done[evaluation_name(candidate)].path / "validation.npy")
         encoder = read_artifact(done[candidate.step].path).encoder()
-        return outputs, self.job.task.correct(outputs, self.job.task.gold(self.job.validation, encoder))
+        if task.per_token:
+            self.lengths = [len(ids) for ids in encoder.ids(rows.texts)]
+        return outputs, task.correct(outputs, task.gold(rows, encoder))
 
     def _select(self, static: Trial | None) -> None:
-        """The models that are exported and measured: the fastest good ones, and cascades of the static student."""
-        others = sorted((t for t in self.trials if t is not static), key=lambda t: -t.speedup)
-        good = [t for t in others if t.upper <= self.max_drop]
-        near = [t for t in others if t not in good and t.drop <= self.max_drop]
-        picked = [*good[: FINALISTS - 1], *near[-1:]] if good else near[:1] or others[-1:]
-        for trial in others:
-            if trial in picked:
-                self.found.trained.append(str(trial))
+        """The models that are exported and measured, alone and in cascades."""
+        trimmed = self._trimmed(Model(name=self._name("trimmed")))
+        whole = next((model for model in self.job.models if model.steps == trimmed.steps), trimmed)
+        if not self.trials:
+            self.found.models = [trimmed] if whole is trimmed and trimmed.steps else []
+            return
+        names = [trial.model.name for trial in self.trials]
+        models = [Chain((t.model.name,), self.full_ms / t.speedup, t.right, t.distances) for t in self.trials]
+        models.append(Chain((whole.name,), self.full_ms, self.teacher_right, np.zeros(len(self.teacher_right))))
+        sure = {t.model.name: t.sure for t in self.trials if t.sure is not None}
+        picked = finalists(chains(models, sure, static and static.model.name), self._judge, self.max_drop)
+        expected = dict(zip(names, self._judged(self.trials), strict=True))
+        used = {name for chain in picked for name in chain.names}
+        used |= {t.model.name for t in self.trials if t.of_user and expected[t.model.name] <= self.max_drop}
+        kept = [self._trimmed(trial.model) for trial in self.trials if trial.model.name in used]
+        if whole is trimmed and whole.name in used:
+            kept.append(trimmed)
+        for chain in picked:
+            kept += [model for model in cascades_of(chain) if all(model.name != other.name for other in kept)]
+        self.found.models = kept
+        for name, trial in zip(names, self.trials, strict=True):
+            if name in used:
+                self.found.trained.append(describe(trial, expected[name]))
             else:
-                self.found.dropped[trial.model.name] = self._why(trial, good)
+                self.found.dropped[name] = self._why(trial, expected[name], picked)
+
+    def _trimmed(self, model: Model) -> Model:
+        """The model with its vocabulary trimmed, where the task has one."""
         trim = [Stage(trim=Trim())] if self.job.task.supports(Feature.TRIM) else []
-        models = [t.model.model_copy(update={"steps": [*t.model.steps, *trim]}) for t in picked]
-        if trim and not good and not any(model.steps == trim for model in self.job.models):
-            models.append(Model(name=self._name("trimmed"), steps=trim))
-        self.found.models = models
-        if static is None:
-            return
-        share = self._sure_share(static, picked)
-        if share < LEAST_SHARE:
-            self.found.dropped[static.model.name] = (
-                f"loses {static.drop:.2f} points, and as the first model of a cascade it answers {share:.0%} of rows"
-            )
-            return
-        self.found.trained.append(f"{static}; first of a cascade, it answers {share:.0%} of the rows")
-        first = static.model.model_copy(update={"steps": [*static.model.steps, *trim]})
-        cascades = [
-            Model(
-                name=f"{model.name}-cascade", cascade=Cascade(first=first.name, then=model.name, max_drop=CASCADE_DROP)
-            )
-            for model in (*models, *(model for model in self.job.recipe.models if model.steps == trim))
-        ]
-        self.found.models = [first, *models, *cascades]
+        return model.model_copy(update={"steps": [*model.steps, *trim]})
 
-    def _why(self, trial: Trial, good: list[Trial]) -> str:
-        if trial.upper > self.max_drop:
-            return f"loses {trial.drop:.2f} points ({trial.upper:.2f} at most), max_drop is {self.max_drop:g}"
-        return f"{good[0].model.name} is predicted faster ({good[0].speedup:.1f}x, this {trial.speedup:.1f}x)"
+    def _judge(self, chain: Chain) -> Judgement:
+        drop, error, upper = self._lost(chain.right)
+        trial = Trial(Model(name="chain"), 1.0, drop, error, upper, chain.right, chain.distances, None)
+        return Judgement(drop, upper, self._expected(trial))
 
-    def _sure_share(self, static: Trial, selected: list[Trial]) -> float:
-        """Share of the validation rows, 0..1, that the static student answers before the second model."""
-        if not self.job.task.supports(Feature.CASCADE):
-            return 0.0
-        then, gold = selected[0].outputs if selected else self.teacher_outputs, self.job.validation.gold
-        threshold = threshold_for(static.outputs, then, self.job.task.correct, gold, CASCADE_DROP)
-        return sure_share(static.outputs, threshold)
+    def _why(self, trial: Trial, expected: float, picked: Mapping[Chain, Judgement]) -> str:
+        if expected > self.max_drop:
+            return f"{losses(trial, expected)}; max_drop is {self.max_drop:g}"
+        fastest = next(iter(picked))
+        times = self.full_ms / fastest.ms
+        return f"{' then '.join(fastest.names)} is predicted faster ({times:.1f}x, this {trial.speedup:.1f}x)"
+
+
+def cascades_of(chain: Chain) -> list[Model]:
+    """The cascades of a chain, the inner one first; none of a single model."""
+    *front, last = chain.names
+    made: list[Model] = []
+    for first in reversed(front):
+        name = f"{first}-then-{last}"
+        made.append(Model(name=name, cascade=Cascade(first=first, then=last, max_drop=chain.max_drop)))
+        last = name
+    return made
+
+
+def losses(trial: Trial, expected: float) -> str:
+    """What a trial loses, in words."""
+    return f"loses {trial.drop:.2f} points of validation, {expected:.2f} are expected by its distance to the teacher"
+
+
+def describe(trial: Trial, expected: float) -> str:
+    """One sentence on a trial that is measured."""
+    return f"{trial.model.name}: predicted {trial.speedup:.1f}x, {losses(trial, expected)}"

@@ -41,12 +41,14 @@ class Rates:
     bytes_read: float
 
 
-def work_of(model: Path) -> tuple[Work, Work]:
-    """The work of an ONNX file on every row, and that behind its `If` (a cascade's second model)."""
+def work_of(model: Path) -> list[Work]:
+    """The work of an ONNX file on every row, and that behind each further `If` (the second, third, ... model of a
+    cascade)."""
     import onnx
 
-    always, sometimes = Work(), Work()
-    for node, weights, inside in _products(onnx.load(model).graph, {}, False):
+    found: list[Work] = [Work()]
+    for node, weights, depth in _products(onnx.load(model).graph, {}, 0):
+        found += [Work()] * (depth + 1 - len(found))
         bytes_each = 1 if node.op_type in INT8_PRODUCTS else 4
         if node.op_type == BLOCKS:  # packed in blocks, so that their shape is not the matrix's
             sizes = {attribute.name: attribute.i for attribute in node.attribute}
@@ -58,8 +60,8 @@ def work_of(model: Path) -> tuple[Work, Work]:
             part = Work(
                 0 if int8 else macs, macs if int8 else 0, 2 * columns // 3 if attention else 0, int(macs * bytes_each)
             )
-            always, sometimes = (always, sometimes + part) if inside else (always + part, sometimes)
-    return always, sometimes
+            found[depth] += part
+    return found
 
 
 def floor_ms(work: Work, lengths: Sequence[int], rates: Rates) -> float:
@@ -68,6 +70,13 @@ def floor_ms(work: Work, lengths: Sequence[int], rates: Rates) -> float:
     multiplying = tokens * (work.float_token / rates.float_macs + work.int8_token / rates.int8_macs)
     multiplying += tokens**2 * work.pair / rates.float_macs
     return float(np.maximum(multiplying, work.weight_bytes / rates.bytes_read).mean())
+
+
+def model_floor_ms(model: Path, lengths: Sequence[int], rates: Rates, asked: Sequence[float] = ()) -> float:
+    """`floor_ms` of an ONNX file. `asked`: of a cascade, the share of the rows that each further model is asked
+    about, 0..1."""
+    shares = [1.0, *asked]
+    return sum(share * floor_ms(work, lengths, rates) for share, work in zip(shares, work_of(model), strict=False))
 
 
 def machine_rates(threads: int, seconds: float = 1.0) -> Rates:
@@ -83,15 +92,15 @@ def machine_rates(threads: int, seconds: float = 1.0) -> Rates:
     )
 
 
-def _products(graph, outer: dict[str, tuple[int, ...]], inside: bool) -> Iterator[tuple]:
-    """Every matrix product with constant weights: node, the weights' (rows, columns), whether it is behind an `If`."""
+def _products(graph, outer: dict[str, tuple[int, ...]], depth: int) -> Iterator[tuple]:
+    """Every matrix product with constant weights: node, the weights' (rows, columns), how many `If`s it is behind."""
     known = {**outer, **{weight.name: tuple(weight.dims) for weight in graph.initializer}}
     for node in graph.node:
         if node.op_type in FLOAT_PRODUCTS | INT8_PRODUCTS:
-            yield node, [known[name] for name in node.input if len(known.get(name, ())) == 2], inside
+            yield node, [known[name] for name in node.input if len(known.get(name, ())) == 2], depth
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _products(attribute.g, known, inside or node.op_type == "If")
+                yield from _products(attribute.g, known, depth + (node.op_type == "If"))
 
 
 def _product(threads: int, *, int8: bool):

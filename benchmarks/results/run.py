@@ -74,7 +74,7 @@ def make(name: str, out: Path) -> None:
 
 def add_floors(bench: dict, artifacts: dict, data: Path, length: int, run: Path, ours: list[dict]) -> None:
     """To each ONNX artefact the milliseconds that its multiplications take at the machine's best; and the labels."""
-    from paredown.benchmarks.measuring.roofline import floor_ms, machine_rates, work_of
+    from paredown.benchmarks.measuring.roofline import machine_rates, model_floor_ms
     from paredown.compress.data.dataset import read
     from paredown.compress.models.loading import open_checkpoint
 
@@ -84,26 +84,9 @@ def add_floors(bench: dict, artifacts: dict, data: Path, length: int, run: Path,
     for entry, (label, path) in zip(bench["artifacts"], artifacts.items(), strict=True):
         entry["label"] = label
         if (path / "model.onnx").is_file():
-            always, sometimes = work_of(path / "model.onnx")
-            unsure = unsure_share(run, ours, label.removeprefix("paredown, "))
-            entry["floor_ms"] = floor_ms(always, lengths, rates) + unsure * floor_ms(sometimes, lengths, rates)
-
-
-def unsure_share(run: Path, ours: list[dict], name: str) -> float:
-    """Share of the test rows that a cascade asks its second model about; 0 for any other artefact."""
-    import numpy as np
-    import yaml
-
-    cascade = next((c["details"].get("cascade") for c in ours if c["name"] == name), None)
-    if cascade is None:
-        return 0.0
-    model, target = name.split("/", 1)
-    recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text())
-    first = next(entry["cascade"]["first"] for entry in recipe["models"] if entry["name"] == model)
-    scored = next((run / "steps").glob(f"{first}-{target.replace('/', '-')}-further-*/test.npy"))
-    logits = np.load(scored)
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return float((odds.max(axis=1) / odds.sum(axis=1) < cascade["threshold"]).mean())
+            made = next((c["details"] for c in ours if c["name"] == label.removeprefix("paredown, ")), {})
+            asked = made.get("cascade", {}).get("asked", ())
+            entry["floor_ms"] = model_floor_ms(path / "model.onnx", lengths, rates, asked)
 
 
 def pick(choice: dict) -> list[str]:

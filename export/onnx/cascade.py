@@ -1,12 +1,14 @@
 """A cascade in one ONNX file: the first model answers where it is confident, the second answers the other rows.
 
-An `If` around the second model: a call whose rows are all sure never enters it. The runtime sees one ordinary model.
+An `If` around the second model: a call whose rows are all sure never enters it. The second model may be a cascade too.
+Weights that both models have are in the file once. The runtime sees one ordinary model.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from paredown.tasks.scores import softmax
 from ..artifact import Artifact
 from .metadata import finish
 
+SHARED = 4096  # bytes of a tensor that is worth keeping once
 ROUNDING = 1e-5  # of a confidence: less than that may be on either side of a threshold, by the batch it is in
 
 
@@ -32,15 +35,15 @@ def combined(first: np.ndarray, then: np.ndarray, threshold: float) -> np.ndarra
     return np.where((confidence(first) >= threshold)[:, None], first, then)
 
 
-def threshold_for(first: np.ndarray, then: np.ndarray, correct, gold: np.ndarray, max_drop: float) -> float:
-    """The lowest threshold that loses at most `max_drop` points of these rows against `then` alone.
+def threshold_for(sure: np.ndarray, first: np.ndarray, then: np.ndarray, max_drop: float) -> float:
+    """The lowest threshold that loses at most `max_drop` points of these rows against the second model alone.
 
-    It lies halfway between the confidences of two rows, so that rounding moves none of them across. `correct(logits,
-    gold)` (rows,) bool. Above 1 when no threshold is good enough: then `first` never answers.
+    `sure`: confidences of the first model, (rows,); `first`, `then`: what each model has right, (rows,) bool. It lies
+    halfway between the confidences of two rows, so that rounding moves none of them across. Above 1 when no threshold
+    is good enough: then the first model never answers.
     """
-    sure = confidence(first)
     order = np.argsort(-sure, kind="stable")
-    lost = correct(then, gold).astype(int)[order] - correct(first, gold).astype(int)[order]
+    lost = then.astype(int)[order] - first.astype(int)[order]
     drop = 100 * np.cumsum(lost) / len(order)  # of answering the surest 1, 2, ... rows by the first model
     below = np.append(sure[order][1:], sure.min() - 4 * ROUNDING)  # the next row's
     parts = sure[order] - below > 2 * ROUNDING  # a threshold cannot part equals
@@ -59,13 +62,14 @@ def join(
     threshold: float,
     out: Path,
     *,
-    share: float | None = None,
+    asked: Sequence[float] | None = None,
     first_metric: float | None = None,
 ) -> Artifact:
     """Write the cascade of two ONNX Runtime artefacts to the directory `out`. They must share tokenizer and labels.
 
-    `share`: of the validation rows that the first model answers, 0..1, and `first_metric`, the metric on those, points
-    (None: it answers none); both are kept in the artefact's details.
+    `asked`: the share of the validation rows, 0..1, that each model behind the first is asked about; `first_metric`:
+    the metric on those that the first one answers, points (None: it answers none). Both are kept in the artefact's
+    details.
     """
     import onnx
     from onnx import TensorProto, compose, helper
@@ -133,13 +137,39 @@ def join(
     for entry in (quick, slow):
         if any(opsets[o.domain] != o.version for o in entry.opset_import):
             raise StepError("cascade: the two models were exported for different opsets")
+    _share_weights(model.graph)
     out.mkdir(parents=True, exist_ok=True)
     onnx.save(model, out / "model.onnx")
     how = {"task": then.task, "labels": then.labels, "source": then.source, "precision": then.precision}
     finish(out / "model.onnx", **how)
-    return _artifact(
-        first, then, {"threshold": threshold, "answered_by_first": share, "first_metric": first_metric}, out
-    )
+    how = {"threshold": threshold, "first_metric": first_metric}
+    if asked is not None:
+        how |= {"answered_by_first": 1 - asked[0], "asked": list(asked)}
+    return _artifact(first, then, how, out)
+
+
+def _share_weights(graph, outer: Mapping[bytes, str] | None = None, renamed: Mapping[str, str] | None = None) -> None:
+    """Drop the tensors of a branch that a graph around it has too, which it sees: those of SHARED bytes and more.
+
+    `outer`: names of those tensors, by content; `renamed`: what the tensors that were dropped are called there.
+    """
+    known, names, own = dict(outer or {}), dict(renamed or {}), []
+    for weight in graph.initializer:
+        content = repr((weight.data_type, list(weight.dims))).encode() + weight.raw_data
+        key = hashlib.sha256(content).digest()
+        if len(weight.raw_data) < SHARED or known.setdefault(key, weight.name) == weight.name:
+            own.append(weight)
+        else:
+            names[weight.name] = known[key]
+    if len(own) < len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(own)
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = names.get(name, name)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _share_weights(attribute.g, known, names)
 
 
 def _artifact(first: Artifact, then: Artifact, how: dict, out: Path) -> Artifact:

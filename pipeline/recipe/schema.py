@@ -140,7 +140,7 @@ class Cascade(Settings):
     """The first model answers rows where it is confident, the second one the rest; one ONNX file."""
 
     first: str = Field(description="name of the first model, the faster one")
-    then: str = Field(description="name of the second model")
+    then: str = Field(description="name of the second model, or of a cascade that stands before this one")
     max_drop: Annotated[float, Field(ge=0)] = Field(
         default=0.2, description="points of validation that it may lose against the second model; sets the threshold"
     )
@@ -288,11 +288,15 @@ class Recipe(Settings):
         if len(set(names)) != len(names) or BASELINE in names:
             raise ValueError(f"models: names must differ from each other and from '{BASELINE}'")
         plain = {BASELINE, *(model.name for model in self.models if model.cascade is None)}
+        before = set(plain)
         for model in self.models:
-            for name in (model.cascade.first, model.cascade.then) if model.cascade else ():
-                if name not in plain:
-                    raise ValueError(f"models: cascade '{model.name}': {nearest(name, sorted(plain))}")
-            if model.cascade and not any(RUNTIMES[target.runtime].SPEC.cascade for target in self.targets):
+            if model.cascade is None:
+                continue
+            for name, known in ((model.cascade.first, plain), (model.cascade.then, before)):
+                if name not in known:
+                    raise ValueError(f"models: cascade '{model.name}': {nearest(name, sorted(known))}")
+            before.add(model.name)
+            if not any(RUNTIMES[target.runtime].SPEC.cascade for target in self.targets):
                 raise ValueError(f"models: cascade '{model.name}' needs a target with runtime onnxruntime")
         if self.lengths != sorted(set(self.lengths)) or max(self.lengths, default=0) > self.max_length:
             raise ValueError(f"lengths: ascending and at most max_length ({self.max_length}) are expected")

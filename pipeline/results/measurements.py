@@ -224,7 +224,7 @@ def _shared(job: Job, model: Model) -> list[str]:
 
 
 def _made_by(job: Job, candidate: Candidate) -> set[str]:
-    """Names of the steps that a candidate took, a cascade's two models included."""
+    """Names of the steps that a candidate took, those of a cascade's models included."""
     if candidate.model.cascade is None:
         return {candidate.step, graph_name(candidate.model), *chain_of(candidate.model), *_shared(job, candidate.model)}
     return {candidate.step}.union(*(_made_by(job, part) for part in parts_of(job, candidate)))

@@ -69,5 +69,8 @@ def agreement_of(job: Job, candidate: Candidate, done: Mapping[str, Done]) -> li
         return None
     threshold = done[candidate.step].result["details"]["cascade"]["threshold"]
     sure = confidence(answers_of(first, done))[explained(job)] >= threshold
-    quick, slow = (done[attribution_name(part.model.name)].result["agreement"] for part in (first, then))
+    slow = agreement_of(job, then, done)
+    if slow is None:
+        return None
+    quick = done[attribution_name(first.model.name)].result["agreement"]
     return [a if s else b for s, a, b in zip(sure, quick, slow, strict=True)]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from paredown.compress.config import DistillationTraining, Finetune, Prune, Stage, Timed
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.compress.pruning.latency_allocation import LatencyTable
@@ -70,26 +72,40 @@ def read_table(path: Path) -> LatencyTable:
 
 
 def cascade(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done], report: Report) -> dict:
-    """Two exported models as one, with the threshold that validation gives."""
-    from paredown.export.onnx.cascade import confidence, join, sure_share, threshold_for
+    """Two exported models as one, with the threshold that validation gives. The second may be a cascade itself."""
+    from paredown.export.onnx.cascade import confidence, join, threshold_for
     from paredown.tasks.scores import points
 
     assert candidate.model.cascade is not None
     report(0.0, "joining")
     first, then = parts_of(job, candidate)
-    quick, slow = answers_of(first, done), answers_of(then, done)
-    gold = job.validation.gold
-    threshold = threshold_for(quick, slow, job.task.correct, gold, candidate.model.cascade.max_drop)
-    right = job.task.correct(quick, gold)[confidence(quick) >= threshold]
+    confident = confidence(answers_of(first, done))
+    quick, slow = (job.task.correct(answers_of(part, done), job.validation.gold) for part in (first, then))
+    threshold = threshold_for(confident, quick, slow, candidate.model.cascade.max_drop)
+    sure = confident >= threshold
+    right = quick[sure]
+    asked = [~sure, *(~sure & rows for rows in _asked(job, then, done))]
     artifact = join(
         read_artifact(done[first.step].path),
         read_artifact(done[then.step].path),
         threshold,
         out,
-        share=sure_share(quick, threshold),
+        asked=[float(rows.mean()) for rows in asked],
         first_metric=points(right) if len(right) else None,
     )
     return {"size_mb": artifact.size_mb(), "details": artifact.details}
+
+
+def _asked(job: Job, candidate: Candidate, done: Mapping[str, Done]) -> list[np.ndarray]:
+    """Which validation rows each further model of a cascade would be asked about, (rows,) bool; none of one model."""
+    from paredown.export.onnx.cascade import confidence
+
+    if candidate.model.cascade is None:
+        return []
+    first, then = parts_of(job, candidate)
+    threshold = read_artifact(done[candidate.step].path).details["cascade"]["threshold"]
+    unsure = confidence(answers_of(first, done)) < threshold
+    return [unsure, *(unsure & rows for rows in _asked(job, then, done))]
 
 
 def export(

@@ -16,7 +16,7 @@ from paredown.benchmarks.measuring.interleaved import Protocol, Sitting, Workloa
 from paredown.benchmarks.measuring.latency import Timing
 from paredown.benchmarks.measuring.profile import PROFILED, Profile, profile, why_int8_is_slower, why_not_faster
 from paredown.benchmarks.measuring.repetitions import Measured, failed, merged
-from paredown.benchmarks.measuring.roofline import floor_ms, machine_rates, work_of
+from paredown.benchmarks.measuring.roofline import machine_rates, model_floor_ms
 from paredown.benchmarks.measuring.sweep import sweep
 from paredown.benchmarks.report.text import times
 from paredown.benchmarks.statistics.time_intervals import ratio
@@ -177,8 +177,7 @@ def _floors(
         artifact = read_artifact(artifacts[c.name])
         if PIXELS in artifact.inputs:  # an image's products are of no token
             continue
-        always, sometimes = work_of(artifact.path / artifact.files[0])
         lengths = [len(row) for row in rows[c.name]]
-        unsure = 1 - artifact.details["cascade"]["answered_by_first"] if c.model.cascade is not None else 0.0
-        found[c.name] = floor_ms(always, lengths, rates) + unsure * floor_ms(sometimes, lengths, rates)
+        asked = artifact.details["cascade"]["asked"] if c.model.cascade is not None else []
+        found[c.name] = model_floor_ms(artifact.path / artifact.files[0], lengths, rates, asked)
     return found

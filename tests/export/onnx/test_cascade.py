@@ -75,28 +75,41 @@ def test_models_that_cut_text_differently_are_not_joined(both, tmp_path) -> None
 
 def test_the_threshold_is_the_lowest_that_keeps_the_loss() -> None:
     """Ten rows, surest first; the quick model is wrong on the 6th and the 9th, the slow one never."""
-    sure = np.linspace(5, 0.5, 10)
-    quick = np.stack([np.zeros(10), sure], axis=1)
-    gold = np.ones(10, dtype=int)
-    gold[[5, 8]] = 0
-    slow = np.stack([1.0 - gold, gold * 1.0], axis=1)
-    rule = partial(threshold_for, quick, slow, TASK.correct, gold)
-    p = confidence(quick)
-    assert rule(0.0) == pytest.approx((p[4] + p[5]) / 2)  # five rows are safe
-    assert rule(10.0) == pytest.approx((p[7] + p[8]) / 2)  # one lost row of ten: eight
-    assert rule(20.0) == pytest.approx(p[9], abs=1e-4)
-    assert rule(20.0) < p[9]
-    alike = np.repeat(quick[:5], 2, axis=0)  # pairs of equals: one of each of the last three pairs is lost
-    wrong = np.ones(10, dtype=int)
-    wrong[[5, 7, 9]] = 0
-    alone = np.stack([1.0 - wrong, wrong * 1.0], axis=1)
-    threshold = threshold_for(alike, alone, TASK.correct, wrong, 10.0)
-    assert confidence(alike)[6] < threshold < confidence(alike)[5]
-    alike[5] += [0.0, 1e-6]  # nearly equals: either may come out as the surer one elsewhere
-    assert threshold_for(alike, alone, TASK.correct, wrong, 0.0) > confidence(alike)[5]
-    gold[0] = 0  # the surest row of all is wrong
-    slow = np.stack([1.0 - gold, gold * 1.0], axis=1)
-    assert threshold_for(quick, slow, TASK.correct, gold, 0.0) > 1
+    sure, every = np.linspace(0.99, 0.6, 10), np.ones(10, dtype=bool)
+    right = every.copy()
+    right[[5, 8]] = False
+    rule = partial(threshold_for, sure, right, every)
+    assert rule(0.0) == pytest.approx((sure[4] + sure[5]) / 2)  # five rows are safe
+    assert rule(10.0) == pytest.approx((sure[7] + sure[8]) / 2)  # one lost row of ten: eight
+    assert rule(20.0) == pytest.approx(sure[9], abs=1e-4)
+    assert rule(20.0) < sure[9]
+    alike = np.repeat(sure[:5], 2)  # pairs of equals: one of each of the last three pairs is lost
+    lost = every.copy()
+    lost[[5, 7, 9]] = False
+    assert alike[6] < threshold_for(alike, lost, every, 10.0) < alike[5]
+    alike[5] += 1e-6  # nearly equals: either may come out as the surer one elsewhere
+    assert threshold_for(alike, lost, every, 0.0) > alike[5]
+    right[0] = False  # the surest row of all is wrong
+    assert threshold_for(sure, right, every, 0.0) > 1
+
+
+def test_a_cascade_of_three_answers_each_row_by_the_model_that_it_belongs_to(both, files: dict, tmp_path: Path) -> None:
+    """The second and the third are the same weights here, which the file has once."""
+    first, then = both
+    ids = first.encoder().ids(dataset.read(str(files["validation"]), names=LABELS).texts)
+    quick, slow = logits(first, ids), logits(then, ids)
+    outer, inner = (float(np.median(confidence(answers))) for answers in (quick, slow))
+    behind = join(then, then, inner, tmp_path / "behind", asked=[0.5])
+    assert behind.size_mb() < 1.4 * then.size_mb()
+    joined = join(first, behind, outer, tmp_path / "joined", asked=[0.5, 0.2])
+    onnx.checker.check_model(onnx.load(joined.path / "model.onnx"))
+    for batch_size in (1, 8):
+        np.testing.assert_allclose(logits(joined, ids, batch_size), combined(quick, slow, outer), atol=1e-4)
+    details = joined.details["cascade"]
+    assert (details["answered_by_first"], details["asked"]) == (0.5, [0.5, 0.2])
+    assert details["then"]["cascade"]["threshold"] == inner
+    shifted = join(joined, then, 2.0, tmp_path / "never")  # whose first model is a cascade: the second answers all
+    np.testing.assert_allclose(logits(shifted, ids), slow, atol=1e-4)
 
 
 def test_a_cascade_scores_as_forward_does_with_both(both, teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
@@ -104,7 +117,8 @@ def test_a_cascade_scores_as_forward_does_with_both(both, teacher: Checkpoint, f
     ids = teacher.encoder().ids(rows.texts)
     theirs = run_rows(partial(forward, load(teacher, TASK)), ids, 0, "logits")
     quick = logits(both[0], ids)
-    threshold = threshold_for(quick, theirs, TASK.correct, rows.gold, 0.5)
+    right = (TASK.correct(answers, rows.gold) for answers in (quick, theirs))
+    threshold = threshold_for(confidence(quick), *right, 0.5)
     joined = join(both[0], both[1], threshold, tmp_path / "joined")
     drop = TASK.metric(theirs, rows.gold) - TASK.metric(logits(joined, ids), rows.gold)
     assert drop <= 0.5

@@ -1,0 +1,93 @@
+"""Which of the models that a search has trained are exported and measured: alone, and as cascades of two and three.
+
+A model that loses too much may still answer the rows where it is confident, in front of a slower one. All chains of up
+to three models are judged on the outputs that the search has, each at thresholds that lose a stated number of points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paredown.export.onnx.cascade import threshold_for
+
+DROPS = (0.2, 0.5)  # points that a cascade may lose against the model behind its first
+FASTER = 1.3  # times, at least, that a model is as fast as the one behind it
+LEAST_SHARE = 0.1  # of the rows that each model in front must answer: less is never selected
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Points of validation that are lost: counted, at most (at the confidence of the selection), and expected."""
+
+    drop: float
+    upper: float
+    expected: float
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """One model, or a cascade of two or three, the fastest first.
+
+    `ms`: predicted mean milliseconds of a row; `right`: as `Task.correct` has the validation rows; `distances`: of
+    their outputs from the teacher's, (rows,); `max_drop`: of each of its cascades.
+    """
+
+    names: tuple[str, ...]
+    ms: float
+    right: np.ndarray
+    distances: np.ndarray
+    max_drop: float = 0.0
+
+
+def chains(models: Sequence[Chain], sure: Mapping[str, np.ndarray], front: str | None = None) -> list[Chain]:
+    """Single models and the cascades of them in which each is FASTER than the next one. `sure`: by name, how confident
+    models are of each validation row, (rows,); empty where the task has no cascades. `front`: stands only in front."""
+    found = [model for model in models if front not in model.names]
+    by_name = {name: model for model in models for name in model.names}
+    for drop in DROPS:
+        behind = [chain for chain in found if not chain.max_drop]
+        for _ in range(2):
+            longer = [
+                made
+                for chain in behind
+                for name, confident in sure.items()
+                if by_name[name].ms * FASTER <= by_name[chain.names[0]].ms
+                and (made := _in_front(by_name[name], confident, chain, drop)) is not None
+            ]
+            found += longer
+            behind = longer
+    return found
+
+
+def _in_front(model: Chain, confident: np.ndarray, chain: Chain, drop: float) -> Chain | None:
+    """The cascade of a model and what is behind it; None where the model answers too few rows."""
+    answers = confident >= threshold_for(confident, model.right, chain.right, drop)
+    if answers.mean() < LEAST_SHARE:
+        return None
+    right, distances = (
+        np.where(answers, ours, theirs)
+        for ours, theirs in ((model.right, chain.right), (model.distances, chain.distances))
+    )
+    ms = model.ms + float(1 - answers.mean()) * chain.ms
+    return Chain((*model.names, *chain.names), ms, right, distances, drop)
+
+
+def finalists(found: Sequence[Chain], judge: Callable[[Chain], Judgement], max_drop: float) -> dict[Chain, Judgement]:
+    """The chains to measure, the fastest first, each with its judgement.
+
+    The fastest that is expected to lose at most `max_drop`; the fastest that is shown to, and the fastest of those
+    that are expected to lose half as much, which is safer still; and the fastest single model of each of these kinds,
+    for it is the smallest. Where none is expected to, the one that is expected to lose least.
+    """
+    judged = {chain: judge(chain) for chain in found}
+    ordered = sorted(found, key=lambda chain: (chain.ms, len(chain.names)))
+    good = [chain for chain in ordered if judged[chain].expected <= max_drop]
+    shown = [chain for chain in good if judged[chain].upper <= max_drop]
+    safe = [chain for chain in shown if judged[chain].expected <= max_drop / 2]
+    alone = [[chain for chain in kind if len(chain.names) == 1] for kind in (good, shown)]
+    picked = {chain for kind in (good, shown, safe, *alone) for chain in kind[:1]}
+    least = min(ordered, key=lambda chain: judged[chain].expected)
+    return {chain: judged[chain] for chain in ordered if chain in (picked or {least})}
