@@ -45,10 +45,10 @@ from .store import Done
 UPDATES = 1600  # optimiser steps of a pruned model's training, where there are two labels
 MOST_EPOCHS = 10.0
 RATE = 2e-4  # learning rate of that training: docs/compression.md has what 3e-5 lost
-FIRST_SPEEDUP, FACTOR, LEAST_FACTOR = 1.6, 1.4, 1.08  # of the first pruning, of each further one; where it ends
+FIRST_SPEEDUP, FACTOR, LEAST_FACTOR = 2.0, 1.5, 1.08  # of the first pruning, of each further one; where it ends
 TRAININGS = 3  # of one shape, before a smaller step is tried
 HOPELESS = 1.0  # points above max_drop that no further training makes up for
-IMPROVED = 0.7  # of what was lost above max_drop may be left, for a third training
+IMPROVED = 0.9  # of the distance to the teacher may be left after a further training, for another one
 FIRST_SHARE = 0.6  # of the time, at most, for the first pruned model
 TRAINING_COST = 2.4  # of a row in training, in forward passes of the teacher: 1.6 with AMX, 3.1 without
 STATIC_COST, STATIC_WIDE_COST = 1 / 45, 1 / 23  # of an epoch of a static student, in epochs of the checkpoint
@@ -84,7 +84,7 @@ class Trial:
     distances: np.ndarray  # of its outputs from the teacher's, (rows,), as the task measures it
     sure: np.ndarray | None  # its confidence in each row, where the task has cascades
     trainings: int = 1
-    gained: bool = True  # the last of several trainings brought it much nearer to max_drop
+    gained: bool = True  # the last of several trainings brought it nearer to the teacher
 
     @property
     def distance(self) -> float:
@@ -189,7 +189,7 @@ class Explorer:
     trials: list[Trial] = field(default_factory=list)
     teacher_outputs: np.ndarray = field(default_factory=lambda: np.zeros((0, 1)))  # logits on validation
     teacher_right: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
-    lengths: list[int] = field(default_factory=list)  # of the validation rows in tokens, where each token has outputs
+    lengths: list[int] = field(default_factory=list)  # of the validation rows in tokens
 
     @property
     def left(self) -> float:
@@ -249,7 +249,7 @@ class Explorer:
             if trial is None:
                 return
             lost = self._expected(trial)
-            if trainings > 1 and before and not self._nearer(trial, before):
+            if trainings > 1 and before and trial.distance > IMPROVED * before.distance:
                 trial = replace(trial, gained=False)
             if before is good and trainings > 1:  # the fastest good one, trained on
                 good = trial if before is None or trial.distance < before.distance else replace(before, gained=False)
@@ -287,13 +287,6 @@ class Explorer:
     def _worth_training(self, bad: Trial) -> bool:
         """Whether a model that loses too much is near enough to be trained further."""
         return bad.trainings < TRAININGS and bad.gained and self._expected(bad) <= self.max_drop + HOPELESS
-
-    def _nearer(self, trial: Trial, before: Trial) -> bool:
-        """Whether a further training made up for much of what is lost above max_drop, or of the distance."""
-        over = self._expected(before) - self.max_drop
-        if over > 0:
-            return self._expected(trial) - self.max_drop <= IMPROVED * over
-        return trial.distance <= IMPROVED * before.distance
 
     def _pruned_trials(self) -> list[Trial]:
         return [trial for trial in self.trials if any(step.prune for step in trial.model.steps)]
@@ -388,19 +381,19 @@ class Explorer:
         return drop, error, drop_upper(self.teacher_right, right, level) if level else drop
 
     def _distances(self, outputs: np.ndarray) -> np.ndarray:
-        ours, theirs = (
-            np.split(values, np.cumsum(self.lengths)[:-1]) if self.lengths else list(values)
+        """Of the outputs from the teacher's, row by row: a row has one output, or one for each token."""
+        by_row = (
+            list(values) if len(values) == len(self.lengths) else np.split(values, np.cumsum(self.lengths)[:-1])
             for values in (outputs, self.teacher_outputs)
         )
-        return self.job.task.distances(ours, theirs)
+        return self.job.task.distances(*by_row)
 
     def _evaluated(self, model: Model, done: Mapping[str, Done]) -> tuple[np.ndarray, np.ndarray]:
         """Logits on validation, and what is right in each row."""
         candidate, task, rows = Candidate(model, BASE_TARGET), self.job.task, self.job.validation
         outputs = np.load(done[evaluation_name(candidate)].path / "validation.npy")
         encoder = read_artifact(done[candidate.step].path).encoder()
-        if task.per_token:
-            self.lengths = [len(ids) for ids in encoder.ids(rows.texts)]
+        self.lengths = [len(ids) for ids in encoder.ids(rows.texts)]
         return outputs, task.correct(outputs, task.gold(rows, encoder))
 
     def _select(self, static: Trial | None) -> None:

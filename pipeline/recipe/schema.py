@@ -288,13 +288,13 @@ class Recipe(Settings):
         if len(set(names)) != len(names) or BASELINE in names:
             raise ValueError(f"models: names must differ from each other and from '{BASELINE}'")
         plain = {BASELINE, *(model.name for model in self.models if model.cascade is None)}
-        before = set(plain)
+        before = set(plain)  # the second model of a cascade may be a cascade that stands before it
         for model in self.models:
             if model.cascade is None:
                 continue
             for name, known in ((model.cascade.first, plain), (model.cascade.then, before)):
                 if name not in known:
-                    raise ValueError(f"models: cascade '{model.name}': {nearest(name, sorted(known))}")
+                    raise ValueError(f"models: cascade '{model.name}': '{name}': {nearest(name, sorted(known))}")
             before.add(model.name)
             if not any(RUNTIMES[target.runtime].SPEC.cascade for target in self.targets):
                 raise ValueError(f"models: cascade '{model.name}' needs a target with runtime onnxruntime")

@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from conftest import SMALL, paredown, refused, write_recipe
+from conftest import OPENVINO, SMALL, paredown, refused, write_recipe
 
 from paredown.compress.models.loading import Checkpoint
 from paredown.pipeline import plan as plan_module
@@ -154,6 +154,21 @@ def test_a_damaged_step_is_done_again(finished: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     started = [json.loads(line)["step"] for line in done.stderr.splitlines() if '"start"' in line]
     assert started == ["distil-1-onnxruntime-fp32"]
+
+
+def test_a_cascade_of_three_is_measured_and_packed(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    three = "max_drop: 1}\n  - name: three\n    cascade: {first: static, then: both, max_drop: 5}\n"
+    changes = {OPENVINO: "", "max_drop: 1}\n": three, "calibration_rows": "explain_rows: 6\ncalibration_rows"}
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **changes)
+    done = paredown("run", recipe, "--output-dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    found = {c["name"]: c for c in json.loads((tmp_path / "run" / "measurements.json").read_text())["candidates"]}
+    made = found["three/onnxruntime/fp32"]
+    asked = made["details"]["cascade"]["asked"]
+    assert len(asked) == 2
+    assert 1 > asked[0] >= asked[1]
+    assert len(made["attribution_agreement"]) == 6
+    assert made["compression_s"] >= found["both/onnxruntime/fp32"]["compression_s"]
 
 
 # One model that diverges, one after pruning that is kept, and a precision that no answer is near enough for.

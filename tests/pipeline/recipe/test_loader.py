@@ -43,6 +43,20 @@ def test_every_field_is_described() -> None:
             assert field.get("description"), f"{name}.{key}"
 
 
+def test_a_cascade_stands_behind_the_models_that_it_names(tmp_path: Path) -> None:
+    first = "  - {name: quick, steps: [static: {}]}\n  - {name: both, cascade: {first: quick, then: small}}\n"
+    three = "  - {name: three, cascade: {first: quick, then: both}}\n"
+    recipe = read(tmp_path, GOOD.replace("latency:", first + three + "latency:"))
+    assert [m.cascade.then for m in recipe.models if m.cascade] == ["small", "both"]
+    for models, words in (
+        (three + first, "cascade 'three': 'both'"),
+        (first.replace("then: small", "then: both"), "cascade 'both': 'both'"),
+        (first + three.replace("first: quick, then: both", "first: both, then: small"), "cascade 'three': 'both'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read(tmp_path, GOOD.replace("latency:", models + "latency:"))
+
+
 def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     recipe = read(tmp_path, GOOD)
     assert recipe.data.train == str(tmp_path / "train.csv")
