@@ -21,7 +21,7 @@ from paredown.tasks.scores import softmax
 from ..artifact import Artifact
 from .metadata import finish
 
-SHARED = 4096  # bytes of a tensor that is worth keeping once
+SHARED = 1024  # bytes of a tensor that is worth keeping once
 ROUNDING = 1e-5  # of a confidence: less than that may be on either side of a threshold, by the batch it is in
 
 
@@ -72,7 +72,7 @@ def join(
     details.
     """
     import onnx
-    from onnx import TensorProto, compose, helper
+    from onnx import TensorProto, helper
 
     if (first.path / "tokenizer.json").read_bytes() != (then.path / "tokenizer.json").read_bytes():
         raise InputError(
@@ -81,8 +81,9 @@ def join(
     if first.labels != then.labels:
         raise InputError(f"cascade: {first.path.name} and {then.path.name} have different labels")
     (output,) = then.outputs
-    quick = compose.add_prefix(onnx.load(first.path / first.files[0]), "first.")
-    slow = compose.add_prefix(onnx.load(then.path / then.files[0]), "then.")
+    quick, slow = onnx.load(first.path / first.files[0]), onnx.load(then.path / then.files[0])
+    _prefix(quick.graph, "first.")
+    _prefix(slow.graph, "then.")
     ids, mask = then.inputs
     int64, constants, nodes = TensorProto.INT64, [], []
 
@@ -146,6 +147,21 @@ def join(
     if asked is not None:
         how |= {"answered_by_first": 1 - asked[0], "asked": list(asked)}
     return _artifact(first, then, how, out)
+
+
+def _prefix(graph, prefix: str) -> None:
+    """Put a prefix before every name of a graph and its branches. (`onnx.compose.add_prefix` of ONNX 1.23 leaves out
+    what a branch reads of the graph around it, where that is an initializer.)"""
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = prefix + value.name
+    for node in graph.node:
+        node.name = node.name and prefix + node.name
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = name and prefix + name  # empty: an optional input that is left out
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _prefix(attribute.g, prefix)
 
 
 def _share_weights(graph, outer: Mapping[bytes, str] | None = None, renamed: Mapping[str, str] | None = None) -> None:

@@ -93,23 +93,28 @@ def test_the_threshold_is_the_lowest_that_keeps_the_loss() -> None:
     assert threshold_for(sure, right, every, 0.0) > 1
 
 
-def test_a_cascade_of_three_answers_each_row_by_the_model_that_it_belongs_to(both, files: dict, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "int8-dynamic"])
+def test_a_cascade_of_three_answers_each_row_by_the_model_that_it_belongs_to(
+    both, teacher: Checkpoint, files: dict, tmp_path: Path, precision: str
+) -> None:
     """The second and the third are the same weights here, which the file has once."""
-    first, then = both
+    first, plain = both[0], plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
+    then = RUNTIMES["onnxruntime"].export(ExportJob(plain, teacher, TASK, tmp_path / "then", 32, precision))
     ids = first.encoder().ids(dataset.read(str(files["validation"]), names=LABELS).texts)
-    quick, slow = logits(first, ids), logits(then, ids)
+    quick, slow = logits(first, ids, 1), logits(then, ids, 1)
     outer, inner = (float(np.median(confidence(answers))) for answers in (quick, slow))
     behind = join(then, then, inner, tmp_path / "behind", asked=[0.5])
-    assert behind.size_mb() < 1.4 * then.size_mb()
+    assert behind.size_mb() < 1.7 * then.size_mb()
     joined = join(first, behind, outer, tmp_path / "joined", asked=[0.5, 0.2])
     onnx.checker.check_model(onnx.load(joined.path / "model.onnx"))
-    for batch_size in (1, 8):
-        np.testing.assert_allclose(logits(joined, ids, batch_size), combined(quick, slow, outer), atol=1e-4)
+    np.testing.assert_allclose(logits(joined, ids, 1), combined(quick, slow, outer), atol=1e-4)
+    rounding = 1e-4 if precision == "fp32" else 0.1  # dynamic INT8 rounds by what else is in the batch
+    np.testing.assert_allclose(logits(joined, ids, 8), combined(quick, slow, outer), atol=rounding)
     details = joined.details["cascade"]
     assert (details["answered_by_first"], details["asked"]) == (0.5, [0.5, 0.2])
     assert details["then"]["cascade"]["threshold"] == inner
     shifted = join(joined, then, 2.0, tmp_path / "never")  # whose first model is a cascade: the second answers all
-    np.testing.assert_allclose(logits(shifted, ids), slow, atol=1e-4)
+    np.testing.assert_allclose(logits(shifted, ids, 1), slow, atol=1e-4)
 
 
 def test_a_cascade_scores_as_forward_does_with_both(both, teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
