@@ -2,11 +2,11 @@
 
 Pruning is gradual, as in ZipLM (arXiv 2302.04089): each model is pruned from the one before it, to the shape that the
 latency table's dynamic program selects, and trained by distillation before the next one. What a model loses is
-estimated from the labels and from its distance to the teacher (`expected_drops`). A model that loses too much is
-trained further; where that does not help, the step from the last good one is made smaller. A static student comes
-first, for cascades, and a small model last, for the middle of them (finalists.py). Every trial is an entry of `models`
-in a recipe, and its steps are steps of the run: what the search has trained is there when its models are exported and
-measured, when it is given more minutes, and after a kill.
+estimated from the labels and from its answers' distance to the teacher's (`expected_drops`). Pruning goes on for a
+while past the models that lose too much alone: they may stand in front of slower ones (finalists.py). Then the step
+from the fastest good model is made smaller, and models are trained further. A static student comes first, for
+cascades. Every trial is an entry of `models` in a recipe, and its steps are steps of the run: what the search has
+trained is there when its models are exported and measured, when it is given more minutes, and after a kill.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ UPDATES = 1600  # optimiser steps of a pruned model's training, where there are 
 MOST_EPOCHS = 10.0
 RATE = 2e-4  # learning rate of that training: docs/compression.md has what 3e-5 lost
 FIRST_SPEEDUP, FACTOR, LEAST_FACTOR = 2.0, 1.5, 1.08  # of the first pruning, of each further one; where it ends
-TRAININGS = 3  # of one shape, before a smaller step is tried
-HOPELESS = 1.0  # points above max_drop that no further training makes up for
+TRAININGS = 3  # of one shape
+HOPELESS = 1.0  # points above max_drop that no further training makes up for, and where pruning ends
 IMPROVED = 0.9  # of the distance to the teacher may be left after a further training, for another one
 FIRST_SHARE = 0.6  # of the time, at most, for the first pruned model
 TRAINING_COST = 2.4  # of a row in training, in forward passes of the teacher: 1.6 with AMX, 3.1 without
@@ -56,10 +56,10 @@ LEAST_TRAINING, FIRST_LEAST = 0.3, 0.1  # of the epochs that a pruned model, and
 STATIC_SHARE = 0.15  # of the time, at most, for the static student
 PRUNING_ROWS = 384  # for importance scores: training follows, and the default takes three times as long
 PRUNING_S = 30.0  # importance scores and least squares, until one was timed
-FRONT_FACTOR = 2.0  # how much faster than the fastest good model the one for the middle of cascades is, at least
 MOST_CHANNELS = 10.0  # times less to compute, of a convolutional network whose channels are pruned
 
 FOUND = "found.json"
+CODE = ("pipeline/search.py", "pipeline/finalists.py", "benchmarks/statistics/shrinkage.py")  # what finds
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,9 @@ class Trial:
     error: float  # standard error of the drop
     upper: float  # one-sided bound of the drop, at the confidence of the selection
     right: np.ndarray  # as `Task.correct` has the validation rows
-    distances: np.ndarray  # of its outputs from the teacher's, (rows,), as the task measures it
+    distances: np.ndarray  # `Task.regrets` of its outputs, (rows,)
     sure: np.ndarray | None  # its confidence in each row, where the task has cascades
     trainings: int = 1
-    gained: bool = True  # the last of several trainings brought it nearer to the teacher
 
     @property
     def distance(self) -> float:
@@ -125,7 +124,7 @@ def search_step(job: Job, settings: Search, found: Found) -> Step:
         "confidence": job.recipe.choose.confidence,
         "seed": job.recipe.seed,
         "after": {step.name: step.key for step in search_steps(job, settings)},
-        "code": {"search": digest_of("pipeline/search.py"), **code_of("compress")["code"]},
+        "code": {**{name: digest_of(name) for name in CODE}, **code_of("compress")["code"]},
     }
     return Step("search", inputs, 60 * settings.minutes, partial(_keep, found))
 
@@ -187,6 +186,7 @@ class Explorer:
     pruning_s: float = PRUNING_S
     found: Found = field(default_factory=Found)
     trials: list[Trial] = field(default_factory=list)
+    stuck: set[float] = field(default_factory=set)  # speed-ups of shapes that further training did not bring nearer
     teacher_outputs: np.ndarray = field(default_factory=lambda: np.zeros((0, 1)))  # logits on validation
     teacher_right: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     lengths: list[int] = field(default_factory=list)  # of the validation rows in tokens
@@ -238,58 +238,60 @@ class Explorer:
         )
 
     def _descend(self) -> None:
-        """Prune and train, further each time, until too much is lost; then train on, and take smaller steps. What time
-        is left goes into a small model for cascades and into more training of the fastest good one."""
-        good: Trial | None = None
-        bad: Trial | None = None
-        while (wanted := self._next(good, bad)) is not None:
-            before, speedup, trainings = wanted
-            model = self._pruned(before, speedup, trainings > 1)
+        """Prune and train until the time is over or nothing is left to try."""
+        while (wanted := self._next()) is not None:
+            before, speedup, further = wanted
+            model = self._pruned(before, speedup, further)
+            trainings = before.trainings + 1 if before and further else 1
             trial = self._try(model, speedup, trainings) if model else None
             if trial is None:
                 return
-            lost = self._expected(trial)
-            if trainings > 1 and before and trial.distance > IMPROVED * before.distance:
-                trial = replace(trial, gained=False)
-            if before is good and trainings > 1:  # the fastest good one, trained on
-                good = trial if before is None or trial.distance < before.distance else replace(before, gained=False)
-            elif lost <= self.max_drop:
-                good, bad = trial, None if bad is before else bad
-            elif bad is None or trial.speedup <= bad.speedup:
-                bad = trial
+            if before and further and trial.distance > IMPROVED * before.distance:
+                self.stuck.add(trial.speedup)
 
-    def _next(self, good: Trial | None, bad: Trial | None) -> tuple[Trial | None, float, int] | None:
-        """What to do next: the trial that is gone on from, the predicted speed-up, and how many trainings it will have
-        had at that; None where nothing is left."""
-        now = good.speedup if good else 1.0
-        if bad is not None and self._worth_training(bad):
-            self.found.next = f"training {bad.model.name} further"
-            return bad, bad.speedup, bad.trainings + 1
-        least = self.settings.speedup or 0
-        first = self.settings.speedup or FIRST_SPEEDUP
-        factor = math.sqrt(bad.speedup / now) if bad else FACTOR if good else first
-        wanted = min(now * factor, 0.95 * self.top)
-        if wanted / now >= LEAST_FACTOR and wanted >= least:
-            self.found.next = f"pruning to {wanted:.1f}x (predicted)"
-            return good, wanted, 1
-        fastest = max(self._pruned_trials(), key=lambda trial: trial.speedup, default=None)
-        front = min(FRONT_FACTOR * now, 0.95 * self.top)
-        if fastest and self.job.task.supports(Feature.CASCADE) and fastest.speedup * LEAST_FACTOR < front:
-            self.found.next = f"pruning to {front:.1f}x (predicted), for cascades"
-            return fastest, front, 1
-        if good is not None and good.trainings < TRAININGS and good.gained:
-            self.found.next = f"training {good.model.name} further"
-            return good, good.speedup, good.trainings + 1
+    def _next(self) -> tuple[Trial | None, float, bool] | None:
+        """What to do next: the trial that is gone on from, the predicted speed-up, and whether it is only trained
+        further; None where nothing is left.
+
+        Deeper, until a model loses HOPELESS points too much (without cascades: too much); then between the fastest good
+        model and the next one; then further training of these two.
+        """
+        shapes = self._shapes()
+        lost = {shape.speedup: self._expected(shape) for shape in shapes}
+        good = next((s for s in reversed(shapes) if lost[s.speedup] <= self.max_drop), None)
+        now, deepest = good.speedup if good else 1.0, shapes[-1] if shapes else None
+        bad = next((s for s in shapes if s.speedup > now), None)
+        room = HOPELESS if self.job.task.supports(Feature.CASCADE) else 0.0
+        if deepest is None or lost[deepest.speedup] <= self.max_drop + room:
+            factor = FACTOR if deepest else self.settings.speedup or FIRST_SPEEDUP
+            before = deepest.speedup if deepest else 1.0
+            wanted = min(before * factor, 0.95 * self.top)
+            if self._worth_pruning(before, wanted):
+                return deepest, wanted, False
+        if bad is not None and self._worth_pruning(now, wanted := math.sqrt(now * bad.speedup)):
+            return good, wanted, False
+        for shape in (bad, good):
+            able = shape and shape.trainings < TRAININGS and shape.speedup not in self.stuck
+            if shape and able and lost[shape.speedup] <= self.max_drop + HOPELESS:
+                self.found.next = f"training {shape.model.name} further"
+                return shape, shape.speedup, True
         why = f"{bad.model.name} loses too much" if bad else f"pruning reaches {self.top:.1f}x at most"
         self.found.next = f"little: the fastest good model is {now:.1f}x (predicted), and {why}"
         return None
 
-    def _worth_training(self, bad: Trial) -> bool:
-        """Whether a model that loses too much is near enough to be trained further."""
-        return bad.trainings < TRAININGS and bad.gained and self._expected(bad) <= self.max_drop + HOPELESS
+    def _worth_pruning(self, before: float, wanted: float) -> bool:
+        """Whether pruning from one predicted speed-up to another is a step, and fast enough for the recipe."""
+        self.found.next = f"pruning to {wanted:.1f}x (predicted)"
+        return wanted / before >= LEAST_FACTOR and wanted >= (self.settings.speedup or 0)
 
-    def _pruned_trials(self) -> list[Trial]:
-        return [trial for trial in self.trials if any(step.prune for step in trial.model.steps)]
+    def _shapes(self) -> list[Trial]:
+        """Of each pruned shape the trial that is nearest to the teacher, the fastest last."""
+        nearest: dict[float, Trial] = {}
+        for trial in self.trials:
+            known = nearest.get(trial.speedup)
+            if any(step.prune for step in trial.model.steps) and (known is None or trial.distance <= known.distance):
+                nearest[trial.speedup] = trial
+        return [nearest[speedup] for speedup in sorted(nearest)]
 
     def _expected(self, trial: Trial) -> float:
         """Points that a trial is expected to lose, by its labels, its distance, and those of all trials."""
@@ -381,12 +383,12 @@ class Explorer:
         return drop, error, drop_upper(self.teacher_right, right, level) if level else drop
 
     def _distances(self, outputs: np.ndarray) -> np.ndarray:
-        """Of the outputs from the teacher's, row by row: a row has one output, or one for each token."""
+        """`Task.regrets` of the outputs; a row has one output, or one for each token."""
         by_row = (
             list(values) if len(values) == len(self.lengths) else np.split(values, np.cumsum(self.lengths)[:-1])
             for values in (outputs, self.teacher_outputs)
         )
-        return self.job.task.distances(*by_row)
+        return self.job.task.regrets(*by_row)
 
     def _evaluated(self, model: Model, done: Mapping[str, Done]) -> tuple[np.ndarray, np.ndarray]:
         """Logits on validation, and what is right in each row."""
@@ -454,7 +456,7 @@ def cascades_of(chain: Chain) -> list[Model]:
 
 def losses(trial: Trial, expected: float) -> str:
     """What a trial loses, in words."""
-    return f"loses {trial.drop:.2f} points of validation, {expected:.2f} are expected by its distance to the teacher"
+    return f"loses {trial.drop:.2f} points of validation, {expected:.2f} are expected by how far it is from the teacher"
 
 
 def describe(trial: Trial, expected: float) -> str:

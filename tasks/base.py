@@ -274,6 +274,16 @@ class Task:
         """How far each row's output (labels,), or (tokens, labels), is from another model's, (rows,) float64."""
         return np.array([kl(a, b).mean() for a, b in zip(ours, theirs, strict=True)])
 
+    def regrets(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
+        """What each row's answer costs by another model's own probabilities, (rows,) float64: that of its answer less
+        that of ours, 0 where both answer the same; the mean of a row's tokens. Without classes: `distances`."""
+        lost = []
+        for a, b in zip(ours, theirs, strict=True):
+            chances = softmax(np.atleast_2d(b).astype(np.float64))
+            chosen = np.take_along_axis(chances, np.atleast_2d(a).argmax(axis=-1)[:, None], axis=-1)[:, 0]
+            lost.append((chances.max(axis=-1) - chosen).mean())
+        return np.array(lost)
+
     def describe_parity(self, agreement: float, difference: float, rows: int, where: str) -> str:
         """How an artefact's outputs compare with its checkpoint's. `agreement`: share of answers that are the same,
         0..1; `difference`: the largest; `rows`: how many were compared; `where`: which."""

@@ -53,6 +53,10 @@ class MultiLabelClassification(Task):
     def distances(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
         return np.array([kl(_yes_or_no(a), _yes_or_no(b)).sum() for a, b in zip(ours, theirs, strict=True)])
 
+    def regrets(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
+        """The mean over the labels, each answered with yes or no."""
+        return super().regrets([_yes_or_no(a) for a in ours], [_yes_or_no(b) for b in theirs])
+
     def decode(
         self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:

@@ -209,6 +209,9 @@ class QuestionAnswering(TaskWithoutClasses):
         """The mean of both ends, each a choice among the tokens."""
         return np.array([kl(a.T, b.T).mean() for a, b in zip(ours, theirs, strict=True)])
 
+    def regrets(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
+        return super().regrets([a.T for a in ours], [b.T for b in theirs])
+
     def decode(
         self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:

@@ -53,6 +53,9 @@ class TextRegression(TaskWithoutClasses):
         before = np.stack(theirs)
         return np.square((np.stack(ours) - before)[:, 0] / spread(before))
 
+    def regrets(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
+        return self.distances(ours, theirs)
+
     def decode(
         self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:

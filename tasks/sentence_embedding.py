@@ -223,6 +223,9 @@ class SentenceEmbedding(TaskWithoutClasses):
     def distances(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
         return 1 - cosines(np.stack(ours), np.stack(theirs))
 
+    def regrets(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
+        return self.distances(ours, theirs)
+
     def decode(
         self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:

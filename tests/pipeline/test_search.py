@@ -131,7 +131,7 @@ def test_without_time_nothing_is_trained_and_the_reason_is_given(job: Job) -> No
     found = explorer.explore()
     assert not explorer.trials
     assert found.dropped["static"] == "no time to train it; give more minutes"
-    assert found.next == "pruning to 1.6x (predicted)"
+    assert found.next == "pruning to 2.0x (predicted)"
 
 
 def test_adding_a_model_to_a_recipe_repeats_nothing_of_the_others(

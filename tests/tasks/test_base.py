@@ -74,3 +74,25 @@ def test_outputs_have_a_line_for_each_row_or_token() -> None:
     assert TASKS["token-classification"].output_lines(ids) == 5
     assert TASKS["token-classification"].output_dims(-1, 4) == (-1, 4)
     assert TASKS["text-classification"].output_dims(-1, 4) == (4,)
+
+
+def test_regret_is_what_the_other_model_gives_to_its_own_answer_more_than_to_ours() -> None:
+    theirs = [np.log([0.7, 0.2, 0.1]), np.log([0.5, 0.4, 0.1])]
+    same, other = np.array([9.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0])
+    assert TASKS["text-classification"].regrets([same, other], theirs) == pytest.approx([0.0, 0.1])
+    tokens = [np.stack([theirs[0], theirs[1]])]
+    ours = [np.stack([other, same])]  # one token of two is answered otherwise
+    assert TASKS["token-classification"].regrets(ours, tokens) == pytest.approx([0.25])
+
+
+def test_regret_of_numbers_and_vectors_is_their_distance() -> None:
+    for name in ("text-regression", "sentence-embedding"):
+        task = TASKS[name]
+        ours, theirs = [np.array([1.0]), np.array([2.0])], [np.array([1.5]), np.array([-2.0])]
+        np.testing.assert_allclose(task.regrets(ours, theirs), task.distances(ours, theirs))
+
+
+def test_regret_of_several_labels_counts_each() -> None:
+    yes, no = np.log(0.8 / 0.2), np.log(0.3 / 0.7)
+    found = TASKS["multi-label-classification"].regrets([np.array([yes, -no])], [np.array([yes, no])])
+    assert found == pytest.approx([(0.7 - 0.3) / 2])
