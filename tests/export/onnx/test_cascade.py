@@ -122,8 +122,8 @@ def test_a_cascade_scores_as_forward_does_with_both(both, teacher: Checkpoint, f
     ids = teacher.encoder().ids(rows.texts)
     theirs = run_rows(partial(forward, load(teacher, TASK)), ids, 0, "logits")
     quick = logits(both[0], ids)
-    right = (TASK.correct(answers, rows.gold) for answers in (quick, theirs))
-    threshold = threshold_for(confidence(quick), *right, 0.5)
+    first, then = (TASK.correct(answers, rows.gold) for answers in (quick, theirs))
+    threshold = threshold_for(confidence(quick), first, then, 0.5)
     joined = join(both[0], both[1], threshold, tmp_path / "joined")
     drop = TASK.metric(theirs, rows.gold) - TASK.metric(logits(joined, ids), rows.gold)
     assert drop <= 0.5
