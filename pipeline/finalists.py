@@ -15,6 +15,7 @@ from paredown.export.onnx.cascade import threshold_for
 
 DROPS = (0.2, 0.5)  # points that a cascade may lose against the model behind its first
 FASTER = 1.3  # times, at least, that a model is as fast as the one behind it
+MARGINS = (1.0, 0.75, 0.5)  # of max_drop, that a bound has to be within: INT8 and chance may cost some more
 LEAST_SHARE = 0.1  # of the rows that each model in front must answer: less is never selected
 
 
@@ -78,16 +79,15 @@ def _in_front(model: Chain, confident: np.ndarray, chain: Chain, drop: float) ->
 def finalists(found: Sequence[Chain], judge: Callable[[Chain], Judgement], max_drop: float) -> dict[Chain, Judgement]:
     """The chains to measure, the fastest first, each with its judgement.
 
-    The fastest that is expected to lose at most `max_drop`; the fastest that is shown to, and the fastest of those
-    that are expected to lose half as much, which is safer still; and the fastest single model of each of these kinds,
-    for it is the smallest. Where none is expected to, the one that is expected to lose least.
+    The fastest that is expected to lose at most `max_drop`; the fastest whose bound is within each of MARGINS of it;
+    and of these two kinds the fastest single model, for it is the smallest. Where none is expected to, the one that is
+    expected to lose least.
     """
     judged = {chain: judge(chain) for chain in found}
     ordered = sorted(found, key=lambda chain: (chain.ms, len(chain.names)))
     good = [chain for chain in ordered if judged[chain].expected <= max_drop]
-    shown = [chain for chain in good if judged[chain].upper <= max_drop]
-    safe = [chain for chain in shown if judged[chain].expected <= max_drop / 2]
-    alone = [[chain for chain in kind if len(chain.names) == 1] for kind in (good, shown)]
-    picked = {chain for kind in (good, shown, safe, *alone) for chain in kind[:1]}
+    shown = [[chain for chain in good if judged[chain].upper <= part * max_drop] for part in MARGINS]
+    alone = [[chain for chain in kind if len(chain.names) == 1] for kind in (good, shown[0])]
+    picked = {chain for kind in (good, *shown, *alone) for chain in kind[:1]}
     least = min(ordered, key=lambda chain: judged[chain].expected)
     return {chain: judged[chain] for chain in ordered if chain in (picked or {least})}

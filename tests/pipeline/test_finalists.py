@@ -62,7 +62,8 @@ def test_the_fastest_of_each_kind_is_measured(models, sure) -> None:
     judged = list(picked.items())
     assert judged[0][0].ms == min(c.ms for c in chains(models, sure, front="static") if judge(c).expected <= 1.0)
     assert any(verdict.upper <= 1.0 for _, verdict in judged)
-    assert any(verdict.upper <= 1.0 and verdict.expected <= 0.5 for _, verdict in judged)
+    assert any(verdict.upper <= 0.75 for _, verdict in judged)  # a cascade: with some margin
+    assert min(verdict.upper for _, verdict in judged) <= 0.5
     assert ("cut",) in {chain.names for chain, _ in judged}  # the fastest that is good enough alone
     assert [chain.ms for chain, _ in judged] == sorted(chain.ms for chain, _ in judged)
 
