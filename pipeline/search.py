@@ -407,7 +407,7 @@ class Explorer:
             return
         names = [trial.model.name for trial in self.trials]
         models = [Chain((t.model.name,), self.full_ms / t.speedup, t.right, t.distances) for t in self.trials]
-        models.append(Chain((whole.name,), self.full_ms, self.teacher_right, np.zeros(len(self.teacher_right))))
+        models.append(self._whole(whole))
         sure = {t.model.name: t.sure for t in self.trials if t.sure is not None}
         picked = finalists(chains(models, sure, static and static.model.name), self._judge, self.max_drop)
         expected = dict(zip(names, self._judged(self.trials), strict=True))
@@ -417,13 +417,21 @@ class Explorer:
         if whole is trimmed and whole.name in used:
             kept.append(trimmed)
         for chain in picked:
-            kept += [model for model in cascades_of(chain) if all(model.name != other.name for other in kept)]
+            add_cascades(kept, chain)
         self.found.models = kept
         for name, trial in zip(names, self.trials, strict=True):
             if name in used:
                 self.found.trained.append(describe(trial, expected[name]))
             else:
                 self.found.dropped[name] = self._why(trial, expected[name], picked)
+
+    def _whole(self, trimmed: Model) -> Chain:
+        """The checkpoint with its vocabulary trimmed, as a last model."""
+        results = self.execute(trial_steps(self.job, trimmed)) if trimmed.steps else Results({}, {}, 0)
+        if results.failed or not trimmed.steps:
+            return Chain((trimmed.name,), self.full_ms, self.teacher_right, np.zeros(len(self.teacher_right)))
+        outputs, right = self._evaluated(trimmed, results.done)
+        return Chain((trimmed.name,), self.full_ms, right, self._distances(outputs))
 
     def _trimmed(self, model: Model) -> Model:
         """The model with its vocabulary trimmed, where the task has one."""
@@ -443,15 +451,18 @@ class Explorer:
         return f"{' then '.join(fastest.names)} is predicted faster ({times:.1f}x, this {trial.speedup:.1f}x)"
 
 
-def cascades_of(chain: Chain) -> list[Model]:
-    """The cascades of a chain, the inner one first; none of a single model."""
+def add_cascades(models: list[Model], chain: Chain) -> None:
+    """Add the cascades of a chain to models, the inner one first, each once; one of the same models with other
+    thresholds gets a number."""
     *front, last = chain.names
-    made: list[Model] = []
     for first in reversed(front):
-        name = f"{first}-then-{last}"
-        made.append(Model(name=name, cascade=Cascade(first=first, then=last, max_drop=chain.max_drop)))
-        last = name
-    return made
+        cascade = Cascade(first=first, then=last, max_drop=chain.max_drop)
+        last = next((model.name for model in models if model.cascade == cascade), "")
+        if not last:
+            taken, plain = {model.name for model in models}, f"{first}-then-{cascade.then}"
+            numbered = itertools.chain([plain], (f"{plain}-{i}" for i in itertools.count(2)))
+            last = next(name for name in numbered if name not in taken)
+            models.append(Model(name=last, cascade=cascade))
 
 
 def losses(trial: Trial, expected: float) -> str:

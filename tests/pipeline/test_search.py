@@ -14,12 +14,13 @@ from paredown.compress.config import Prune, Recover, Static
 from paredown.compress.models.loading import Checkpoint
 from paredown.compress.pruning.latency_allocation import LatencyTable
 from paredown.pipeline.failures import Failure
+from paredown.pipeline.finalists import Chain
 from paredown.pipeline.job import Job, Step, chain_of, prepare
 from paredown.pipeline.plan import plan, trial_steps
 from paredown.pipeline.recipe.loader import read_recipe
 from paredown.pipeline.recipe.schema import Model, Recipe, Search
 from paredown.pipeline.run import _do_all
-from paredown.pipeline.search import Explorer, Found, Results, search_step, with_models
+from paredown.pipeline.search import Explorer, Found, Results, add_cascades, search_step, with_models
 from paredown.pipeline.store import Done, Store
 
 ROWS = 2000
@@ -96,6 +97,20 @@ def test_cascades_of_the_models_that_were_trained_are_measured(job: Job) -> None
         known.add(model.name)
     assert any(model.cascade and model.cascade.first == "static" for model in found.models)
     Recipe.model_validate(with_models(job, found.models).recipe.model_dump())
+
+
+def test_the_same_models_with_other_thresholds_are_another_cascade() -> None:
+    models = [Model(name=name) for name in ("static", "cut", "whole")]
+    right = np.ones(3, dtype=bool)
+    for drop in (0.2, 0.5, 0.2):
+        add_cascades(models, Chain(("static", "cut", "whole"), 1.0, right, np.zeros(3), drop))
+    made = {m.name: (m.cascade.then, m.cascade.max_drop) for m in models if m.cascade}
+    assert made == {
+        "cut-then-whole": ("whole", 0.2),
+        "static-then-cut-then-whole": ("cut-then-whole", 0.2),
+        "cut-then-whole-2": ("whole", 0.5),
+        "static-then-cut-then-whole-2": ("cut-then-whole-2", 0.5),
+    }
 
 
 def test_more_minutes_never_find_a_slower_model_and_the_time_limit_is_kept(job: Job) -> None:
