@@ -54,7 +54,7 @@ class MultiLabelClassification(Task):
         return np.array([kl(_yes_or_no(a), _yes_or_no(b)).sum() for a, b in zip(ours, theirs, strict=True)])
 
     def regrets(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
-        """The mean over the labels, each answered with yes or no."""
+        """The mean over the labels, each predicted by itself."""
         return super().regrets([_yes_or_no(a) for a in ours], [_yes_or_no(b) for b in theirs])
 
     def decode(
