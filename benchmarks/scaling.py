@@ -115,7 +115,7 @@ def write_recipe(home: Path, sizes: dict[str, int]) -> Path:
         "name": home.name, "checkpoint": str(home / "teacher"), "max_length": sizes["tokens"],
         "data": {name: str(home / f"{name}.csv") for name in counts}, "calibration_rows": 64, "robustness_rows": 0,
         "models": models, "targets": [{"runtime": "onnxruntime", "precision": "int8-dynamic"}],
-        "int8": {"max_drop": 100, "max_kl": 1000}, "parity": {"int8-dynamic": loose, "fp32": loose},
+        "int8": {"max_drop": 100, "max_kl": 1000}, "parity": {"int8-dynamic": loose, "fp32": dict(loose)},
         "latency": {"processes": 2, "rounds": 2, "min_seconds": 0.2, "min_repeats": 20}, "choose": {"max_drop": 100},
     }  # fmt: skip
     (home / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
