@@ -17,6 +17,7 @@ from paredown.runtime.errors import missing_extra
 from paredown.runtime.preprocessor import Preprocessor
 
 from .models.architectures import STATIC
+from .models.truncation import places_read
 
 STEPS, MOST_STEPS = 32, 256  # of the path integral; where the logit rises steeply, 32 saw a quarter of the rise
 MISSED = 0.05  # of the rise, at most: what the sum over the tokens may be off by
@@ -32,7 +33,8 @@ def integrated_gradients(model: PreTrainedModel, ids: Sequence[int], label: int,
         from captum.attr import LayerIntegratedGradients
     except ImportError as error:
         raise missing_extra(error.name or "captum", "explain") from None
-    row = torch.tensor([list(ids)])
+    read = places_read(model, len(ids))
+    row = torch.tensor([list(ids)])[:, read]
     nothing = torch.full_like(row, pad_id)
     nothing[:, 0], nothing[:, -1] = row[:, 0], row[:, -1]
 
@@ -47,8 +49,15 @@ def integrated_gradients(model: PreTrainedModel, ids: Sequence[int], label: int,
         )
         values, missed = result[0][0].sum(-1).detach().numpy(), float(result[1])
         if abs(missed) <= MISSED * max(abs(values.sum() - missed), 1) or steps >= MOST_STEPS:
-            return values
+            return _of_all(values, read, len(ids))
         steps *= 2
+
+
+def _of_all(values: np.ndarray, read: list[int], count: int) -> np.ndarray:
+    """Values of the tokens that a model reads, and 0 for the others."""
+    every = np.zeros(count, values.dtype)
+    every[read] = values
+    return every
 
 
 def rollout(model: PreTrainedModel, ids: Sequence[int]) -> np.ndarray | None:
@@ -58,19 +67,19 @@ def rollout(model: PreTrainedModel, ids: Sequence[int]) -> np.ndarray | None:
     """
     if model.config.model_type == STATIC:
         return None
-    was = model.config._attn_implementation
+    read, was = places_read(model, len(ids)), model.config._attn_implementation
     model.set_attn_implementation("eager")  # the others do not give their weights out
     try:
-        row = torch.tensor([list(ids)])
+        row = torch.tensor([list(ids)])[:, read]
         with torch.inference_mode():
             layers = model(input_ids=row, attention_mask=torch.ones_like(row), output_attentions=True).attentions
     finally:
         model.set_attn_implementation(was or "eager")
-    reach = torch.eye(len(ids))
+    reach = torch.eye(len(read))
     for weights in layers:
-        mixed = 0.5 * weights[0].float().mean(0) + 0.5 * torch.eye(len(ids))
+        mixed = 0.5 * weights[0].float().mean(0) + 0.5 * torch.eye(len(read))
         reach = (mixed / mixed.sum(-1, keepdim=True)) @ reach
-    return reach[0].numpy()
+    return _of_all(reach[0].numpy(), read, len(ids))
 
 
 def word_attributions(model: PreTrainedModel, encoder: Preprocessor, text: str, label: int) -> np.ndarray:

@@ -252,6 +252,15 @@ class Trim(Settings):
     )
 
 
+class Truncate(Settings):
+    """Read the first and the last tokens of longer texts, inside the model: what it costs is for validation to tell."""
+
+    first: Annotated[int, Field(ge=1)] = Field(default=64, description="tokens that are read at the beginning")
+    last: Annotated[int, Field(ge=1)] = Field(
+        default=64, description="tokens that are read at the end, the closing special token among them"
+    )
+
+
 class Int8(Settings):
     """What INT8 may cost before matrix products go back to float. docs/compression.md has the rule."""
 
@@ -347,4 +356,4 @@ class Prune(Settings):
         return self
 
 
-Stage = Finetune | Prune | Recover | Distill | Static | Trim
+Stage = Finetune | Prune | Recover | Distill | Static | Truncate | Trim

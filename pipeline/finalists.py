@@ -15,7 +15,7 @@ from paredown.export.onnx.cascade import threshold_for
 
 DROPS = (0.1, 0.2, 0.5)  # points that a cascade may lose against the model behind its first
 FASTER = 1.3  # times, at least, that a model is as fast as the one behind it
-MARGINS = (1.0, 0.75, 0.5)  # of max_drop, that a bound has to be within: INT8 and chance may cost some more
+MARGINS = (1.0, 0.75, 0.5)  # of max_drop, that a bound has to be within: thresholds were set on the same rows
 LEAST_SHARE = 0.1  # of the rows that each model in front must answer: less is never selected
 
 

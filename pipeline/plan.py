@@ -103,15 +103,18 @@ def search_steps(job: Job, settings: Search) -> list[Step]:
     return list(steps.values())
 
 
-def trial_steps(job: Job, model: Model) -> list[Step]:
-    """The steps that train a model and evaluate it in PyTorch, as they are in the plan of a run."""
+def trial_steps(job: Job, model: Model, targets: Sequence[Target] = ()) -> list[Step]:
+    """The steps that train a model and evaluate it in PyTorch and in `targets`, as they are in the plan of a run."""
     steps: dict[str, Step] = {}
     for settings in chain_of(model).values():
         if isinstance(settings, Prune) and settings.timed:
             _add(steps, _table_step(job, settings.target))
     _add(steps, _scores_step(job))
     _add_evaluations(job, Model(name=BASELINE), [], None, steps)
-    _add_evaluations(job, model, [], _model_steps(job, model, steps), steps)
+    end = _model_steps(job, model, steps)
+    if targets:
+        _add(steps, _graph_step(job, model, end, steps))
+    _add_evaluations(job, model, targets, end, steps)
     return list(steps.values())
 
 

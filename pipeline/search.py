@@ -23,7 +23,7 @@ import numpy as np
 
 from paredown.benchmarks.statistics.metric_intervals import drop_upper, paired_drop
 from paredown.benchmarks.statistics.shrinkage import expected_drops
-from paredown.compress.config import Distill, Prune, Recover, Static, Trim
+from paredown.compress.config import Distill, Prune, Recover, Static, Trim, Truncate
 from paredown.compress.models.architectures import CONVOLUTIONAL
 from paredown.compress.pruning.latency_allocation import LatencyTable, least_ms
 from paredown.export.artifact import read_artifact
@@ -36,7 +36,7 @@ from .finalists import Chain, Judgement, chains, finalists
 from .job import BASE_TARGET, SCORES, Candidate, Job, Step, chain_of, evaluation_name, table_name
 from .plan import prunable, search_steps, trial_steps
 from .progress import Report
-from .recipe.schema import BASELINE, Cascade, Model, Search
+from .recipe.schema import BASELINE, Cascade, Model, Search, Target
 from .recipe.schema import Step as Stage
 from .steps.compress import read_table
 from .steps.step_keys import code_of, digest_of
@@ -56,6 +56,9 @@ LEAST_TRAINING, FIRST_LEAST = 0.3, 0.1  # of the epochs that a pruned model, and
 STATIC_SHARE = 0.15  # of the time, at most, for the static student
 PRUNING_ROWS = 384  # for importance scores: training follows, and the default takes three times as long
 PRUNING_S = 30.0  # importance scores and least squares, until one was timed
+WINDOWS = (64, 128, 256)  # tokens that are read of longer texts
+LEAST_SHORTER = 1.3  # times fewer tokens, at least, for a window to be tried
+HEADS = (0.25, 0.5, 0.75)  # shares of a window that are at the beginning of a text
 MOST_CHANNELS = 10.0  # times less to compute, of a convolutional network whose channels are pruned
 
 FOUND = "found.json"
@@ -183,13 +186,13 @@ class Explorer:
     top: float
     seconds: dict[str, float] = field(default_factory=dict)  # by directory of the step
     epoch_s: float = math.inf  # an epoch of training the checkpoint itself
-    pruning_s: float = PRUNING_S
+    pruning_s: float = field(default_factory=lambda: PRUNING_S)
     found: Found = field(default_factory=Found)
     trials: list[Trial] = field(default_factory=list)
+    base: Trial | None = None  # what pruning starts from, where it is not the checkpoint: one that reads less
     stuck: set[float] = field(default_factory=set)  # speed-ups of shapes that further training did not bring nearer
-    teacher_outputs: np.ndarray = field(default_factory=lambda: np.zeros((0, 1)))  # logits on validation
+    teacher_outputs: Sequence[np.ndarray] = ()  # `Task.comparable` of its logits on validation
     teacher_right: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
-    lengths: list[int] = field(default_factory=list)  # of the validation rows in tokens
 
     @property
     def left(self) -> float:
@@ -207,6 +210,7 @@ class Explorer:
     def explore(self) -> Found:
         """Train models until the time is over, or nothing is left to try."""
         static = self._static()
+        self._shorten()
         for number, student in enumerate(self.settings.students, start=1):
             settings = Distill(student=student, epochs=self._epochs(), hidden_weight=0)
             self._try(Model(name=self._name(f"student-{number}"), steps=[Stage(distill=settings)]), 1.0)
@@ -237,6 +241,41 @@ class Explorer:
             Model(name=self._name("static"), steps=[Stage(static=settings)]), min(50.0, self.full_ms / max(base, 1e-9))
         )
 
+    def _shorten(self) -> None:
+        """Of long texts, read the first and the last tokens: the smallest window that is expected to lose half of
+        `max_drop`, and of its tokens the share at the beginning that is nearest to the checkpoint's answers."""
+        if not self.job.task.supports(Feature.TRUNCATE):
+            return
+        encoder = self.job.checkpoint.encoder(self.job.recipe.max_length)
+        lengths = np.array([len(ids) for ids in encoder.ids(self.job.validation.texts)])
+        for window in WINDOWS:
+            shorter = lengths.sum() / np.minimum(lengths, window).sum()
+            if shorter < LEAST_SHORTER or self.base is not None:
+                return
+            models = [self._truncated(window, share) for share in HEADS]
+            distances = [self._distance(model) for model in models]
+            best = models[int(np.argmin(distances))]
+            trial = self._try(best, shorter)
+            if trial is None:
+                return
+            others = (model.name for model in models if model is not best)
+            self.found.dropped |= dict.fromkeys(others, f"{best.name} is nearer to the checkpoint")
+            if self._expected(trial) <= self.max_drop / 2:
+                self.base = trial
+
+    def _truncated(self, window: int, share: float) -> Model:
+        ends = Truncate(first=round(window * share), last=window - round(window * share))
+        return Model(name=self._name(f"truncated-{ends.first}-{ends.last}"), steps=[Stage(truncate=ends)])
+
+    def _distance(self, model: Model) -> float:
+        """Mean distance of a model, as it is in PyTorch, from the checkpoint; infinite where it fails."""
+        results = self.execute(trial_steps(self.job, model))
+        self.spend(results.done)
+        if results.failed:
+            return math.inf
+        self.teacher_outputs, self.teacher_right = self._evaluated(Model(name=BASELINE), results.done)
+        return float(self._distances(self._evaluated(model, results.done)[0]).mean())
+
     def _descend(self) -> None:
         """Prune and train until the time is over or nothing is left to try."""
         while (wanted := self._next()) is not None:
@@ -259,23 +298,23 @@ class Explorer:
         shapes = self._shapes()
         lost = {shape.speedup: self._expected(shape) for shape in shapes}
         good = next((s for s in reversed(shapes) if lost[s.speedup] <= self.max_drop), None)
-        now, deepest = good.speedup if good else 1.0, shapes[-1] if shapes else None
+        start = self.base.speedup if self.base else 1.0
+        now, deepest = good.speedup if good else start, shapes[-1] if shapes else None
         bad = next((s for s in shapes if s.speedup > now), None)
         room = HOPELESS if self.job.task.supports(Feature.CASCADE) else 0.0
         if deepest is None or lost[deepest.speedup] <= self.max_drop + room:
-            factor = FACTOR if deepest else self.settings.speedup or FIRST_SPEEDUP
-            before = deepest.speedup if deepest else 1.0
-            wanted = min(before * factor, 0.95 * self.top)
-            if self._worth_pruning(before, wanted):
-                return deepest, wanted, False
+            wanted = deepest.speedup * FACTOR if deepest else self.settings.speedup or start * FIRST_SPEEDUP
+            wanted = min(wanted, 0.95 * self.top * start)
+            if self._worth_pruning(deepest.speedup if deepest else start, wanted):
+                return deepest or self.base, wanted, False
         if bad is not None and self._worth_pruning(now, wanted := math.sqrt(now * bad.speedup)):
-            return good, wanted, False
+            return good or self.base, wanted, False
         for shape in (bad, good):
             able = shape and shape.trainings < TRAININGS and shape.speedup not in self.stuck
             if shape and able and lost[shape.speedup] <= self.max_drop + HOPELESS:
                 self.found.next = f"training {shape.model.name} further"
                 return shape, shape.speedup, True
-        why = f"{bad.model.name} loses too much" if bad else f"pruning reaches {self.top:.1f}x at most"
+        why = f"{bad.model.name} loses too much" if bad else f"pruning reaches {self.top * start:.1f}x at most"
         self.found.next = f"little: the fastest good model is {now:.1f}x (predicted), and {why}"
         return None
 
@@ -317,17 +356,18 @@ class Explorer:
         that."""
         epochs, epoch_s = self._epochs(), self.epoch_s * self._share(wanted)
         fixed = 0.0 if further else self.pruning_s
-        limit = self.left if before else FIRST_SHARE * self.left
+        first = before is None or before is self.base
+        limit = FIRST_SHARE * self.left if first else self.left
         if fixed + epochs * epoch_s > limit:
             fits = (limit - fixed) / epoch_s
-            if fits < (LEAST_TRAINING if before else FIRST_LEAST) * epochs:
+            if fits < (FIRST_LEAST if first else LEAST_TRAINING) * epochs:
                 return None
             epochs = max(0.1, math.floor(10 * fits) / 10)
         training = Recover(epochs=epochs, learning_rate=RATE)
         if further:
             stage = Stage(recover=training)
         else:
-            pruning = self._pruning(wanted / (before.speedup if before else 1.0), first=before is None)
+            pruning = self._pruning(wanted / (before.speedup if before else 1.0), first)
             stage = Stage(prune=pruning.model_copy(update={"recover": training}))
         steps = [*(before.model.steps if before else []), stage]
         return Model(name=self._name(f"pruned-{wanted:.1f}x"), steps=steps)
@@ -352,11 +392,11 @@ class Explorer:
         """Train and evaluate a model; None where it fails."""
         judged = self._trimmed(model)  # what would be measured
         try:
-            results = self.execute(trial_steps(self.job, judged))
+            results = self.execute(trial_steps(self.job, judged, self._targets))
         except InputError as error:  # a speed-up that this shape cannot reach, for example
             self.found.dropped[model.name] = str(error)
             return None
-        if results.failed:
+        if evaluation_name(Candidate(judged, BASE_TARGET)) not in results.done:
             self.found.dropped[model.name] = str(next(iter(results.failed.values())))
             return None
         new = {name: step for name, step in results.done.items() if str(step.path) not in self.seconds}
@@ -366,11 +406,12 @@ class Explorer:
                 self.epoch_s = new[name].seconds / settings.epochs / self._share(speedup)
             if isinstance(settings, Prune):
                 promised = results.done[name].result.get("promised_ms")
-                speedup = self.full_ms / promised if promised else speedup
+                shorter = self.base.speedup if self.base and model.steps[:1] == self.base.model.steps else 1.0
+                speedup = self.full_ms / promised * shorter if promised else speedup
                 self.pruning_s = new[name].seconds if name in new else self.pruning_s
         outputs, right = self._evaluated(judged, results.done)
         self.teacher_outputs, theirs = self._evaluated(Model(name=BASELINE), results.done)
-        sure = confidence(outputs) if self.job.task.supports(Feature.CASCADE) else None
+        sure = confidence(np.stack(outputs)) if self.job.task.supports(Feature.CASCADE) else None
         self.teacher_right = theirs
         trial = Trial(model, speedup, *self._lost(right), right, self._distances(outputs), sure, trainings)
         self.trials.append(trial)
@@ -382,21 +423,25 @@ class Explorer:
         level = self.job.recipe.choose.confidence
         return drop, error, drop_upper(self.teacher_right, right, level) if level else drop
 
-    def _distances(self, outputs: np.ndarray) -> np.ndarray:
-        """`Task.regrets` of the outputs; a row has one output, or one for each token."""
-        by_row = (
-            list(values) if len(values) == len(self.lengths) else np.split(values, np.cumsum(self.lengths)[:-1])
-            for values in (outputs, self.teacher_outputs)
-        )
-        return self.job.task.regrets(*by_row)
+    def _distances(self, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        """`Task.regrets` of the outputs."""
+        return self.job.task.regrets(outputs, self.teacher_outputs)
 
-    def _evaluated(self, model: Model, done: Mapping[str, Done]) -> tuple[np.ndarray, np.ndarray]:
-        """Logits on validation, and what is right in each row."""
-        candidate, task, rows = Candidate(model, BASE_TARGET), self.job.task, self.job.validation
-        outputs = np.load(done[evaluation_name(candidate)].path / "validation.npy")
-        encoder = read_artifact(done[candidate.step].path).encoder()
-        self.lengths = [len(ids) for ids in encoder.ids(rows.texts)]
-        return outputs, task.correct(outputs, task.gold(rows, encoder))
+    def _evaluated(self, model: Model, done: Mapping[str, Done]) -> tuple[Sequence[np.ndarray], np.ndarray]:
+        """`Task.comparable` of the logits on validation, and what is right in each row: in the target of the predicted
+        latency, or in PyTorch where that was not evaluated or cannot run here."""
+        candidates = (Candidate(model, target) for target in (*self._targets, BASE_TARGET))
+        names = {evaluation_name(candidate): candidate for candidate in candidates}
+        name = next(name for name in names if name in done and "cannot_run" not in done[name].result)
+        outputs, task = np.load(done[name].path / "validation.npy"), self.job.task
+        gold = task.gold(self.job.validation, read_artifact(done[names[name].step].path).encoder())
+        return task.comparable(outputs, gold), task.correct(outputs, gold)
+
+    @property
+    def _targets(self) -> list[Target]:
+        """Where a trial is evaluated, beside PyTorch: as it is timed."""
+        timed = self.settings.target
+        return [Target(runtime=timed.runtime, precision=timed.precision)]
 
     def _select(self, static: Trial | None) -> None:
         """The models that are exported and measured, alone and in cascades."""
@@ -427,10 +472,9 @@ class Explorer:
 
     def _whole(self, trimmed: Model) -> Chain:
         """The checkpoint with its vocabulary trimmed, as a last model."""
-        results = self.execute(trial_steps(self.job, trimmed)) if trimmed.steps else Results({}, {}, 0)
-        if results.failed or not trimmed.steps:
-            return Chain((trimmed.name,), self.full_ms, self.teacher_right, np.zeros(len(self.teacher_right)))
-        outputs, right = self._evaluated(trimmed, results.done)
+        model = trimmed if trimmed.steps else Model(name=BASELINE)
+        results = self.execute(trial_steps(self.job, model, self._targets))
+        outputs, right = self._evaluated(Model(name=BASELINE) if results.failed else model, results.done)
         return Chain((trimmed.name,), self.full_ms, right, self._distances(outputs))
 
     def _trimmed(self, model: Model) -> Model:

@@ -35,6 +35,7 @@ class Feature(Enum):
 
     PRUNE = "prune"
     TRIM = "trim"
+    TRUNCATE = "truncate"
     STATIC = "a static student"
     CASCADE = "a cascade"
     WIDTH = "a narrower student (width)"
@@ -273,6 +274,11 @@ class Task:
     def distances(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
         """How far each row's output (labels,), or (tokens, labels), is from another model's, (rows,) float64."""
         return np.array([kl(a, b).mean() for a, b in zip(ours, theirs, strict=True)])
+
+    def comparable(self, outputs: np.ndarray, gold: Any) -> list[np.ndarray]:
+        """For each row those of its outputs that `distances` and `regrets` compare with another model's, whatever
+        tokens the two have. `gold`: as `self.gold` has the rows for the tokenizer that the outputs belong to."""
+        return list(outputs)
 
     def regrets(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
         """What each row's answer costs by another model's own probabilities, (rows,) float64: that of its answer less

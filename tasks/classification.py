@@ -7,6 +7,8 @@ from typing import ClassVar
 from .base import Feature, Task
 from .columns import PAIRS
 
+BOTH_TEXTS = "a row is two texts, and the end of the first would be lost"
+
 
 class TextClassification(Task):
     """The defaults of `Task`."""
@@ -20,4 +22,8 @@ class TextPairClassification(Task):
     name = "text-pair-classification"
     columns = PAIRS
     adapters = ("token_types",)
-    unsupported: ClassVar = {**Task.unsupported, Feature.EXPLAIN: "it attributes an answer to the words of one text"}
+    unsupported: ClassVar = {
+        **Task.unsupported,
+        Feature.EXPLAIN: "it attributes an answer to the words of one text",
+        Feature.TRUNCATE: BOTH_TEXTS,
+    }

@@ -33,6 +33,7 @@ class ImageClassification(Task):
         **Task.unsupported,
         Feature.CASCADE: "cascades are for tasks that read text",
         Feature.STATIC: "static students are for tasks that read text",
+        Feature.TRUNCATE: WORDS,
         Feature.TRIM: "it reduces the vocabulary, and images have none",
         Feature.AUGMENT: WORDS,
         Feature.ADVERSARIAL: "it perturbs word embeddings, and images have none",

@@ -169,6 +169,7 @@ class QuestionAnswering(TaskWithoutClasses):
     unsupported: ClassVar = {
         **Task.unsupported,
         Feature.STATIC: EACH_TOKEN,
+        Feature.TRUNCATE: EACH_TOKEN,
         Feature.CASCADE: EACH_TOKEN,
         Feature.AUGMENT: "it changes, moves and removes words, and answers with them",
         Feature.EXPLAIN: EACH_TOKEN,
@@ -208,6 +209,20 @@ class QuestionAnswering(TaskWithoutClasses):
     def distances(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
         """The mean of both ends, each a choice among the tokens."""
         return np.array([kl(a.T, b.T).mean() for a, b in zip(ours, theirs, strict=True)])
+
+    def comparable(self, outputs: np.ndarray, gold: Asked) -> list[np.ndarray]:
+        """By characters of the context: where its tokens begin, and where they end, (characters + 2, 2); NOWHERE
+        between. The first row says that there is no answer."""
+        found = []
+        parts = np.split(outputs, np.cumsum([len(places) for places in gold.places])[:-1])
+        for part, places, context in zip(parts, gold.places, gold.contexts, strict=True):
+            there = places[:, 0] >= 0
+            row = np.full((len(context) + 2, 2), NOWHERE, dtype=outputs.dtype)
+            row[0] = part[0]
+            for end in range(2):
+                row[1 + places[there, end], end] = part[there, end]
+            found.append(row)
+        return found
 
     def regrets(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
         return super().regrets([a.T for a in ours], [b.T for b in theirs])

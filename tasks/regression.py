@@ -10,6 +10,7 @@ import numpy as np
 from paredown.runtime.preprocessor import Preprocessor
 
 from .base import COMPARES_ROWS, MULTI_LABEL, Feature, Task, TaskWithoutClasses, Tensor
+from .classification import BOTH_TEXTS
 from .columns import NUMBERS, PAIR_NUMBERS
 from .scores import spread
 
@@ -98,6 +99,7 @@ class TextPairRegression(TextRegression):
     name = "text-pair-regression"
     columns = PAIR_NUMBERS
     adapters = ("token_types",)
+    unsupported: ClassVar = {**TextRegression.unsupported, Feature.TRUNCATE: BOTH_TEXTS}
 
 
 def near(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

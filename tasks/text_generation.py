@@ -86,6 +86,7 @@ class TextGeneration(TaskWithoutClasses):
     unsupported: ClassVar = {
         Feature.TRIM: "it would learn to generate without the tokens that were removed; the vocabulary stays",
         Feature.STATIC: EACH_TOKEN,
+        Feature.TRUNCATE: EACH_TOKEN,
         Feature.CASCADE: EACH_TOKEN,
         Feature.TEACHERS: "its teacher runs in every step, and there is one: the checkpoint",
         Feature.SEARCH: "see docs/tasks.md for what is",

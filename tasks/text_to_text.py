@@ -123,6 +123,7 @@ class TextToText(TaskWithoutClasses):
             (
                 Feature.PRUNE,
                 Feature.TRIM,
+                Feature.TRUNCATE,
                 Feature.STATIC,
                 Feature.CASCADE,
                 Feature.AUGMENT,

@@ -140,6 +140,7 @@ class TokenClassification(Task):
         Feature.CASCADE: EACH_WORD,
         Feature.AUGMENT: "it changes, moves and removes words, and their tags with them",
         Feature.EXPLAIN: EACH_WORD,
+        Feature.TRUNCATE: EACH_WORD,
         Feature.FAIRNESS: COMPARES_ROWS,
     }
     must_match = (Match.LABELS, Match.TOKENS)
@@ -161,6 +162,10 @@ class TokenClassification(Task):
 
     def correct(self, outputs: np.ndarray, gold: Aligned) -> np.ndarray:
         return found(outputs, gold)
+
+    def comparable(self, outputs: np.ndarray, gold: Aligned) -> list[np.ndarray]:
+        """Those of its words, (words, labels); zeros for a truncated one."""
+        return [np.where((places >= 0)[:, None], outputs[places], 0) for places in gold.places]
 
     def predicted(self, outputs: np.ndarray, gold: Aligned) -> tuple[np.ndarray, np.ndarray]:
         places = np.concatenate(gold.places)

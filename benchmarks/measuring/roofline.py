@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -72,11 +73,20 @@ def floor_ms(work: Work, lengths: Sequence[int], rates: Rates) -> float:
     return float(np.maximum(multiplying, work.weight_bytes / rates.bytes_read).mean())
 
 
-def model_floor_ms(model: Path, lengths: Sequence[int], rates: Rates, asked: Sequence[float] = ()) -> float:
+def model_floor_ms(
+    model: Path,
+    lengths: Sequence[int],
+    rates: Rates,
+    asked: Sequence[float] = (),
+    windows: Sequence[int | None] = (),
+) -> float:
     """`floor_ms` of an ONNX file. `asked`: of a cascade, the share of the rows that each further model is asked
-    about, 0..1."""
-    shares = [1.0, *asked]
-    return sum(share * floor_ms(work, lengths, rates) for share, work in zip(shares, work_of(model), strict=False))
+    about, 0..1. `windows`: how many tokens each of its models reads at most, None for all."""
+    total = 0.0
+    for share, work, window in zip_longest([1.0, *asked], work_of(model), windows):
+        read = lengths if window is None else np.minimum(lengths, window).tolist()
+        total += share * floor_ms(work, read, rates) if share and work else 0.0
+    return total
 
 
 def machine_rates(threads: int, seconds: float = 1.0) -> Rates:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +65,19 @@ class Checkpoint:
     @cached_property
     def _sentences(self) -> dict:
         return sentence_settings(self.path) if self.is_encoder and self.sentences else {}
+
+    @property
+    def truncation(self) -> tuple[int, int] | None:
+        """How many tokens the model reads of a row, at its beginning and at its end, where it does not read all."""
+        ends = self.config.get("truncate")
+        return (int(ends[0]), int(ends[1])) if ends else None
+
+    def read(self, rows: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """The token ids of rows that the model reads."""
+        if self.truncation is None:
+            return list(rows)
+        first, last = self.truncation
+        return [row if len(row) <= first + last else [*row[:first], *row[len(row) - last :]] for row in rows]
 
     @property
     def prompts(self) -> tuple[str, ...]:

@@ -352,6 +352,10 @@ def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrai
     _give_plain_outputs(model)
     for name in task.adapters:
         ADAPTERS[name](model, checkpoint)
+    if checkpoint.truncation:
+        from .truncation import apply_truncation
+
+        apply_truncation(model)
     return model
 
 

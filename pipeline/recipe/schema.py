@@ -24,6 +24,7 @@ from paredown.compress.config import (
     Static,
     Timed,
     Trim,
+    Truncate,
     Tune,
     Update,
 )
@@ -92,6 +93,9 @@ class Step(Settings):
     )
     distill: Distill | None = Field(default=None, description="distil into a student made of some of the layers")
     static: Static | None = Field(default=None, description="train a static student; must be the first step of a model")
+    truncate: Truncate | None = Field(
+        default=None, description="read the first and the last tokens of longer texts only, inside the model"
+    )
     trim: Trim | None = Field(default=None, description="reduce the vocabulary; must be the last step of a model")
 
     @model_validator(mode="after")
@@ -155,6 +159,11 @@ class Model(Settings):
     )
     cascade: Cascade | None = Field(default=None, description="two of the other models instead of steps (onnxruntime)")
 
+    @property
+    def window(self) -> int | None:
+        """How many tokens of a row it reads at most, where that is less than `max_length`."""
+        return min((step.truncate.first + step.truncate.last for step in self.steps if step.truncate), default=None)
+
     @model_validator(mode="after")
     def _order(self) -> Model:
         stages = [step.stage[0] for step in self.steps]
@@ -166,6 +175,10 @@ class Model(Settings):
             raise ValueError(
                 "trim: must be the last step, the steps after it would learn other tokens than the teacher"
             )
+        if "truncate" in stages and any(
+            s.distill and s.distill.student for s in self.steps[stages.index("truncate") :]
+        ):
+            raise ValueError("truncate: must come after distill with a student, which is another model")
         if stages[:1] == ["static"] and stages[1:] not in ([], ["trim"]):
             raise ValueError("static: has no layers for further steps; only trim may follow")
         return self

@@ -14,6 +14,7 @@ from ..spelling import Where, in_adapt, in_recipe
 STAGES = {
     "prune": Feature.PRUNE,
     "trim": Feature.TRIM,
+    "truncate": Feature.TRUNCATE,
     "static": Feature.STATIC,
     "augment": Feature.AUGMENT,
     "tune": Feature.TUNE,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paredown.compress.config import DistillationTraining, Finetune, Prune, Stage, Timed
+from paredown.compress.config import DistillationTraining, Finetune, Prune, Stage, Timed, Truncate
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.compress.pruning.latency_allocation import LatencyTable
 from paredown.export.artifact import read_artifact
@@ -44,6 +44,8 @@ def compress(
     if isinstance(settings, DistillationTraining):  # the teacher is the original checkpoint
         scores = done[SCORES].path if has_scores(job, settings) else None
         return stages.distill(inputs, settings, job.checkpoint, out, report, scores)
+    if isinstance(settings, Truncate):
+        return stages.truncate(inputs, settings, out)
     return stages.trim(inputs, settings, out, report)
 
 

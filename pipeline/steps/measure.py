@@ -26,7 +26,7 @@ from paredown.export.opening import open_artifact
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.preprocessor import PIXELS, reader_file
 
-from ..job import Candidate, Job, evaluation_name, sitting_name
+from ..job import Candidate, Job, evaluation_name, models_of, sitting_name
 from ..progress import Report
 from ..store import Done
 
@@ -65,7 +65,7 @@ def profiled(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str
     return {
         "sweep": {name: [point.model_dump() for point in points] for name, points in swept.items()},
         "seen": {name: asdict(found) for name, found in seen.items()},
-        "floor_ms": _floors(candidates, seen, artifacts, rows, threads),
+        "floor_ms": _floors(job, candidates, seen, artifacts, rows, threads),
         "new_tokens_per_s": _new_tokens_per_s(artifacts, rows, threads),
         "tokenizer_ms": latency.tokenizer_ms(encoder.ids, texts),
         "tokens_median": None if encoder.shape else float(np.median([len(row) for row in encoder.ids(texts)])),
@@ -166,7 +166,12 @@ def _profiles(
 
 
 def _floors(
-    candidates: list[Candidate], seen: dict[str, Profile], artifacts: dict[str, Path], rows: dict, threads: int
+    job: Job,
+    candidates: list[Candidate],
+    seen: dict[str, Profile],
+    artifacts: dict[str, Path],
+    rows: dict,
+    threads: int,
 ) -> dict[str, float]:
     """Milliseconds that the products of an ONNX graph would take at this machine's best (floor.py), for what has
     tokens."""
@@ -179,5 +184,6 @@ def _floors(
             continue
         lengths = [len(row) for row in rows[c.name]]
         asked = artifact.details["cascade"]["asked"] if c.model.cascade is not None else []
-        found[c.name] = model_floor_ms(artifact.path / artifact.files[0], lengths, rates, asked)
+        windows = [part.model.window for part in models_of(job, c)]
+        found[c.name] = model_floor_ms(artifact.path / artifact.files[0], lengths, rates, asked, windows)
     return found

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paredown.compress.config import Distill, DistillationTraining, Finetune, Int8, Prune, Static, Timed, Training, Trim
+from paredown.compress.config import (
+    Distill,
+    DistillationTraining,
+    Finetune,
+    Int8,
+    Prune,
+    Static,
+    Timed,
+    Training,
+    Trim,
+    Truncate,
+)
 from paredown.compress.data import dataset
 from paredown.compress.models.loading import Checkpoint, load, save, with_new_head
 from paredown.compress.pruning.latency_allocation import LatencyTable
@@ -85,6 +96,17 @@ def trim(inputs: StageInputs, settings: Trim, out: Path, report: Report) -> dict
     return {"changed_tokens": changed} | _size(model)
 
 
+def truncate(inputs: StageInputs, settings: Truncate, out: Path) -> dict:
+    """Read less of longer rows. `truncated`: share of the training rows that are longer."""
+    from paredown.compress.models.truncation import truncate as truncated
+
+    model = load(inputs.checkpoint, inputs.task)
+    longer = [len(row) > settings.first + settings.last for row in inputs.encoder.ids(inputs.train.texts)]
+    truncated(model, settings.first, settings.last)
+    save(model, inputs.checkpoint, out)
+    return {"truncated": float(np.mean(longer))} | _size(model)
+
+
 def distill(
     inputs: StageInputs,
     settings: DistillationTraining,
@@ -148,7 +170,7 @@ def stopwatch(inputs: StageInputs, target: Timed) -> Stopwatch:
     """What times shapes of the checkpoint on the training rows."""
     from .latency_table import Stopwatch
 
-    ids = dataset.encode(inputs.encoder, inputs.train)
+    ids = inputs.checkpoint.read(dataset.encode(inputs.encoder, inputs.train))
     return Stopwatch(inputs.checkpoint, inputs.task, ids, target, inputs.max_length, inputs.lengths)
 
 

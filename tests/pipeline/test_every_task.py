@@ -14,6 +14,12 @@ from same_process import SameProcess
 from serving import client_of
 
 from paredown.benchmarks.measuring import interleaved
+from paredown.pipeline import search as searching
+from paredown.pipeline.job import prepare
+from paredown.pipeline.recipe.loader import read_recipe
+from paredown.pipeline.run import _search
+from paredown.pipeline.store import Store
+from paredown.tasks.base import Feature
 from paredown.tasks.registry import TASKS
 
 RECIPE = """
@@ -94,3 +100,22 @@ def test_from_finetune_to_serve(name: str, tmp_path: Path, monkeypatch: pytest.M
 
 def test_every_example_is_of_a_task() -> None:
     assert EXAMPLES.keys() <= TASKS.keys()
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.supports(Feature.SEARCH)])
+def test_a_search_finds_models(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interleaved, "Worker", SameProcess)
+    monkeypatch.setattr(searching, "PRUNING_S", 1.0)
+    EXAMPLES[name].files(tmp_path)
+    EXAMPLES[name].checkpoint(tmp_path / "base")
+    data = ("--task", name, "--train", "train.jsonl", "--validation", "validation.jsonl")
+    done("finetune", "base", *data, *QUICK, "--output-dir", "teacher", cwd=tmp_path)
+    text = RECIPE.format(task=name, more=f"search: {{minutes: 0.1}}\n{EXAMPLES[name].recipe}")
+    (tmp_path / "recipe.yaml").write_text(text.replace("fp32", "int8-dynamic"))
+    job = prepare(read_recipe(tmp_path / "recipe.yaml"))
+    assert job.recipe.search is not None
+    found = _search(job, job.recipe.search, Store(tmp_path / "found"))
+    assert not found.failed
+    (search,) = found.done.values()
+    assert search.result["trials"] >= 1, search.result
+    assert searching.with_models(job, searching.found_models(search)).recipe.models

@@ -10,7 +10,7 @@ from conftest import SMALL, paredown, write_recipe
 from same_process import SameProcess
 
 from paredown.benchmarks.measuring import interleaved
-from paredown.compress.config import Prune, Recover, Static
+from paredown.compress.config import Prune, Recover, Static, Truncate
 from paredown.compress.models.loading import Checkpoint
 from paredown.compress.pruning.latency_allocation import LatencyTable
 from paredown.pipeline.failures import Failure
@@ -57,6 +57,9 @@ class Simulated(Explorer):
             static |= isinstance(settings, Static)
         pruned = sum(isinstance(s, Prune) for s in chain_of(model).values())
         lost = self.hardness * (speedup - 1) ** 2 * 0.8 ** (trainings - pruned)
+        ends = next((s for s in chain_of(model).values() if isinstance(s, Truncate)), None)
+        if ends is not None:
+            lost += self.max_drop * (3 / (ends.first + ends.last) + 0.1 * (ends.first > ends.last))
         wrong = round(ROWS * (0.1 + (5.0 if static else lost) / 100))
         right = np.ones(ROWS, dtype=bool)
         right[:wrong] = False
@@ -133,6 +136,23 @@ def test_a_model_is_pruned_from_the_trained_one_before_it(job: Job) -> None:
     names = [step.name for step in trial_steps(job, first) if step.key in shared]
     assert f"{first.name}-1-prune" in names
     assert f"{first.name}-1-prune-recover" in names
+
+
+def test_of_long_texts_the_shortest_good_window_is_what_pruning_starts_from(job: Job) -> None:
+    """Sentences of 6 to 16 tokens: windows of 4 (three quarters of `max_drop` are lost) and 8 (three eighths)."""
+    with mock.patch("paredown.pipeline.search.WINDOWS", (4, 8)):
+        explorer = Simulated(job, minutes=600)
+        found = explorer.explore()
+    base = explorer.base
+    assert base is not None
+    assert base.model.steps[0].truncate == Truncate(first=2, last=6)
+    assert 1.3 < base.speedup < 2
+    pruned = [trial for trial in explorer.trials if any(step.prune for step in trial.model.steps)]
+    assert pruned
+    for trial in pruned:
+        assert trial.model.steps[0] == base.model.steps[0]
+        assert trial.speedup > 1.5 * base.speedup
+    assert len(found.trained) + len(found.dropped) == len(explorer.trials) + 4  # two shares of each window are dropped
 
 
 def test_a_failed_trial_is_named_and_ends_nothing_else(job: Job) -> None:

@@ -292,3 +292,17 @@ def test_stages_alone(ran: Path, tmp_path: Path) -> None:
     done = paredown("finetune", ran / "teacher", *data, *weights)
     assert done.returncode == 2
     assert "error: class_weights: for rows of one label" in done.stderr
+
+
+def test_answers_are_compared_by_characters_whatever_tokens_a_model_has() -> None:
+    """One model has two tokens for "abcd", the other one: it begins where the first one does."""
+    task, context = TASKS["question-answering"], "abcd ef"
+    two = question_answering.Asked([context], [np.array([[-1, -1], [0, 2], [2, 4], [5, 7]])], [()])
+    one = question_answering.Asked([context], [np.array([[-1, -1], [0, 4], [5, 7]])], [()])
+    (ours,) = task.comparable(np.array([[0, 0], [1, 1], [2, 2], [3, 3.0]]), two)
+    (theirs,) = task.comparable(np.array([[0, 0], [5, 1], [1, 5.0]]), one)
+    assert ours.shape == theirs.shape == (len(context) + 2, 2)
+    assert ours[[0, 1, 3, 6], 0].tolist() == [0, 1, 2, 3]
+    assert ours[[0, 3, 5, 8], 1].tolist() == [0, 1, 2, 3]
+    assert task.regrets([theirs], [theirs]) == 0
+    assert 0.4 < task.regrets([ours], [theirs])[0] < 0.5  # of its start the teacher is sure that it is another one
