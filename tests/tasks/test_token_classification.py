@@ -337,7 +337,9 @@ def test_what_answers_for_a_whole_text_is_refused(home: Path) -> None:
 
 def test_answers_are_compared_word_by_word_whatever_tokens_a_model_has() -> None:
     outputs = np.arange(8.0).reshape(4, 2)
-    gold = token_classification.Aligned(("O", "B-X"), [np.array([0, 1]), np.array([1])], [np.array([0, -1]), np.array([3])])
+    gold = token_classification.Aligned(
+        ("O", "B-X"), [np.array([0, 1]), np.array([1])], [np.array([0, -1]), np.array([3])]
+    )
     first, second = TASK.comparable(outputs, gold)
     assert first.tolist() == [[0, 1], [0, 0]]
     assert second.tolist() == [[6, 7]]
