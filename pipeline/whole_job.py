@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from paredown.compress.models.loading import open_checkpoint
+from paredown.compress.data.dataset import read_rows
+from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Feature, Task
 from paredown.tasks.registry import TASKS, task_named
+from paredown.tasks.rows import some_of
 
 from .job import recombines
 from .recipe.schema import Recipe
@@ -33,6 +36,7 @@ MEASURING_SHARE, MEASURING_S = 0.25, 420.0  # of the minutes, for export and mea
 RECOMBINED = (3.0, 2.0, 1.0, 0.5)  # times the training rows: texts that are made for distillation, as time allows
 SCORING_SHARE = 0.1  # of the minutes, for the teacher's answers to them
 BATCHED = 2.0  # times the rows of one a call that it answers in batches
+LENGTHS, TRUNCATED, SAMPLE = (128, 256, 512), 0.01, 2000  # tokens; share of the training rows; how many are looked at
 FIRST_LATENCY = {"processes": 2, "rounds": 2, "min_seconds": 0.5, "min_repeats": 30}
 SHORT_LATENCY = {"processes": 4, "rounds": 2, "min_seconds": 0.5, "min_repeats": 40}
 LATENCY = {"processes": 6, "rounds": 2, "min_seconds": 1.5, "min_repeats": 100}
@@ -49,7 +53,7 @@ class WholeJob:
     budgets: Mapping[str, float] = field(default_factory=dict)
     students: Sequence[str] = ()
     task: str | None = None  # None: what the checkpoint is made for
-    max_length: int = 128
+    max_length: int | None = None  # None: what the training rows need
     seed: int = 13
     more: Mapping[str, Any] = field(default_factory=dict)
 
@@ -62,7 +66,7 @@ class WholeJob:
             "task": task.name,
             "checkpoint": self.checkpoint,
             "data": dict(self.data),
-            "max_length": self.max_length,
+            **({} if self.max_length is None else {"max_length": self.max_length}),
             "seed": self.seed,
             "calibration_rows": 128,
             "robustness_rows": 0,
@@ -93,6 +97,8 @@ def whole_job(job: WholeJob, run_dir: Path | None = None) -> Outcome:
     InputError, StepError."""
     if not job.minutes > 0:
         raise InputError(f"minutes: {job.minutes:g}: more than 0 are expected")
+    if job.max_length is None:
+        job = replace(job, max_length=_length_of(job))
     run_dir = run_dir or Path("runs") / name_of(job.checkpoint)
     keys = job.models()
     if "search" not in keys:
@@ -102,6 +108,23 @@ def whole_job(job: WholeJob, run_dir: Path | None = None) -> Outcome:
     outcome = run(job.recipe(**keys, latency=SHORT_LATENCY if job.minutes < SHORT else LATENCY), run_dir)
     write_atomic(run_dir / FOUND_RECIPE, short_recipe(outcome.job.recipe))
     return outcome
+
+
+def _length_of(job: WholeJob) -> int:
+    """`fitting_length` of the training rows."""
+    checkpoint, data = open_checkpoint(job.checkpoint, job.kind), job.data
+    rows = read_rows(job.kind, data["train"], text=data.get("text"), label=data.get("label"), names=checkpoint.labels)
+    return fitting_length(checkpoint, rows.texts)
+
+
+def fitting_length(checkpoint: Checkpoint, texts: Sequence[str]) -> int:
+    """The smallest of LENGTHS that truncates at most TRUNCATED of the texts, as far as the model takes it."""
+    encoder = checkpoint.encoder(LENGTHS[-1])
+    if encoder.shape:  # images
+        return LENGTHS[0]
+    lengths = [len(ids) for ids in encoder.ids([texts[i] for i in some_of(len(texts), SAMPLE)])]
+    needed = np.quantile(lengths, 1 - TRUNCATED)
+    return min(next((length for length in LENGTHS if length >= needed), LENGTHS[-1]), encoder.max_length)
 
 
 def _recombined(job: WholeJob, first: Outcome) -> int:

@@ -20,7 +20,7 @@ from paredown.tasks.base import Task
 
 from ..recipe.schema import Data, Recipe, Step
 from ..store import write_atomic
-from ..whole_job import WholeJob, name_of
+from ..whole_job import WholeJob, fitting_length, name_of
 
 
 def write_recipe(out: Path, checkpoint: str, data: Data, task: Task, *, full: bool = False) -> tuple[str, ...]:
@@ -38,7 +38,8 @@ def write_recipe(out: Path, checkpoint: str, data: Data, task: Task, *, full: bo
     notes = divided(*given, more).notes
     splits = {name: getattr(data, name) for name in ("train", "validation", "test", "unlabeled")}
     paths = {name: _beside(source, out) for name, source in splits.items() if source is not None}
-    job = WholeJob(_beside(checkpoint, out), paths, task=task.name)
+    length = fitting_length(found, given[0].texts)
+    job = WholeJob(_beside(checkpoint, out), paths, task=task.name, max_length=length)
     recipe = job.recipe(name=name_of(checkpoint), **job.models())
     body = _lines(recipe, 0) if full else _short(recipe)
     head = f"# A recipe for paredown; run it: paredown run {out.name}\n"

@@ -33,7 +33,7 @@ from . import results, robustness, tune
 from . import serve as serving
 from . import train as learning
 from .bundle import BundlePath
-from .common import LabelColumn, MaxLength, Seed, TaskOption, TextColumn, task_for, typed
+from .common import LabelColumn, Seed, TaskOption, TextColumn, task_for, typed
 from .options import fields, with_options
 
 if TYPE_CHECKING:
@@ -223,7 +223,10 @@ def compress(
     output_dir: Annotated[
         Path | None, typer.Option(help="Run directory (default: runs/NAME of the checkpoint).")
     ] = None,
-    max_length: MaxLength = 128,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=4, help="Maximum input length, in tokens (default: 128, 256 or 512, as the rows need)."),
+    ] = None,
     seed: Seed = 13,
     task: Annotated[str | None, typer.Option(help="Task of the model (default: what its head is made for).")] = None,
     text_column: TextColumn = None,

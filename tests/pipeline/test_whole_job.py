@@ -4,14 +4,14 @@ from unittest import mock
 
 import pytest
 import yaml
-from conftest import paredown, refused
+from conftest import make_checkpoint, paredown, refused
 from same_process import SameProcess
 
 from paredown.benchmarks.measuring import interleaved
-from paredown.compress.models.loading import Checkpoint
+from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.pipeline.job import prepare
 from paredown.pipeline.recipe.loader import read_recipe
-from paredown.pipeline.whole_job import FOUND_RECIPE, WholeJob, name_of
+from paredown.pipeline.whole_job import FOUND_RECIPE, WholeJob, fitting_length, name_of
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,16 @@ def test_init_writes_the_recipe_of_the_whole_job(teacher: Checkpoint, files: dic
     assert short == full
     assert short.search is not None
     assert yaml.safe_load((tmp_path / "full.yaml").read_text())["seed"] == 13
+
+
+def test_the_maximum_length_is_what_the_rows_need(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "teacher")
+    config = json.loads((checkpoint.path / "config.json").read_text())
+    for positions, words, length in ((512, 20, 128), (512, 200, 256), (512, 600, 512), (200, 600, 200)):
+        (checkpoint.path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": positions}))
+        texts = ["good film"] * 990 + ["film " * words] * 30
+        assert fitting_length(open_checkpoint(checkpoint.path), texts) == length
+        assert fitting_length(open_checkpoint(checkpoint.path), texts[:-25]) == 128
 
 
 def test_a_name_is_made_of_the_directory() -> None:
