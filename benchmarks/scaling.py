@@ -33,7 +33,9 @@ AXES = {
     "candidates": (5, 10, 20, 50, 100),
 }
 SHAPES = {22: (6, 384, 12, 1536), 110: (12, 768, 12, 3072), 340: (24, 1024, 16, 4096)}  # layers, width, heads, FFN
-KINDS = ("scores", "static", "recover", "prune", "trim", "graph", "evaluate", "further", "profile")  # ends of names
+KINDS = (  # ends of names
+    "scores", "static", "recover", "prune", "truncate", "trim", "graph", "evaluate", "further", "profile",
+)  # fmt: skip
 
 
 def main() -> None:

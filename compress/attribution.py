@@ -54,8 +54,8 @@ def integrated_gradients(model: PreTrainedModel, ids: Sequence[int], label: int,
 
 
 def _of_all(values: np.ndarray, read: list[int], count: int) -> np.ndarray:
-    """Values of the tokens that a model reads, and 0 for the others."""
-    every = np.zeros(count, values.dtype)
+    """Values of the tokens that a model reads, and NaN for the others."""
+    every = np.full(count, np.nan, values.dtype)
     every[read] = values
     return every
 
@@ -100,7 +100,7 @@ def by_word(text: str, encoding: Encoding, values: np.ndarray) -> np.ndarray:
         at += len(word)
     total = np.full(len(starts), np.nan)
     for (begin, end), value in zip(encoding.offsets, values, strict=True):
-        if end > begin:  # special tokens have no place in the text
+        if end > begin and not np.isnan(value):  # special tokens have no place in the text
             word = max(0, int(np.searchsorted(starts, end - 1, side="right")) - 1)
             total[word] = np.nansum([total[word], value])
     return total

@@ -25,6 +25,19 @@ SCHEMA = 1  # of artifact.json; raised when a key is renamed, removed or changes
 GRAPH = "graph.onnx"  # beside an engine, what it was built from: for the parity gate, not shipped
 
 
+TRUNCATE = (
+    "truncate"  # in `Artifact.details`: how many tokens the model reads at the beginning of a row, and at its end
+)
+
+
+def values_of(details: object, key: str) -> list:
+    """Every value of a key in `Artifact.details`, however deep: a cascade has the details of its models inside."""
+    if not isinstance(details, dict):
+        return []
+    inside = [found for value in details.values() for found in values_of(value, key)]
+    return [details.get(key)] * (key in details) + inside
+
+
 def marks_of(encoder: Preprocessor) -> dict[str, bool]:
     """For `Artifact.details`: that the graph knows `encoder.MARK`, where its rows may have it."""
     return {MARKED: True} if encoder.marks else {}

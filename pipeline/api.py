@@ -313,7 +313,7 @@ def compress(
 
     `minutes`: of the whole job. `students`: checkpoints of smaller students to try. `max_drop`: points of the metric
     that may be lost. `budgets`: hard limits such as {"p95_ms": 20, "size_mb": 10}. `task`: default: what the checkpoint
-    is made for. `max_length`: in tokens; default: 128, 256 or 512, which at most 1 % of the training rows exceed.
+    is made for. `max_length`: in tokens; default: 128, 256 or 512, as 99 % of the training rows need.
     `recipe`: further keys of a recipe, such as {"targets": [...], "latency": {...}}. Raises InputError, StepError.
 
     >>> result = paredown.compress("checkpoint", train="train.csv", validation="validation.csv", minutes=30)

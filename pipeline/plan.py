@@ -39,7 +39,7 @@ from .model_checks import with_depth
 from .progress import Report
 from .recipe.schema import BASELINE, Model, Search, Target
 from .steps.attribution import attribute
-from .steps.compress import cascade, check_reachable, checkpoint_after, compress, export, measure_table, score
+from .steps.compress import cascade, check_reachable, checkpoint_after, compress, export, measure_table, score, windows
 from .steps.evaluate import evaluate
 from .steps.measure_steps import further_step, profile_step, sitting_step
 from .steps.step_keys import code_of, digest_of
@@ -100,6 +100,26 @@ def search_steps(job: Job, settings: Search) -> list[Step]:
             _add(steps, _reachable_step(job, settings.target, [[(wanted, job.checkpoint.depth)]], table))
     _add(steps, _scores_step(job))
     _add_evaluations(job, Model(name=BASELINE), [], None, steps)
+    return list(steps.values())
+
+
+def window_steps(job: Job, ends: Sequence[tuple[int, int]]) -> list[Step]:
+    """The step that compares what the checkpoint answers where it reads only these ends of a row, the last of the
+    list, and those before it."""
+    steps: dict[str, Step] = {}
+    _add_evaluations(job, Model(name=BASELINE), [], None, steps)
+    whole = evaluation_name(Candidate(Model(name=BASELINE), BASE_TARGET))
+    inputs = {
+        "stage": "windows",
+        "ends": [list(pair) for pair in ends],
+        "max_length": job.recipe.max_length,
+        "validation": rows_digest(job.validation),
+        "checkpoint": job.checkpoint.digest,
+        "after": {whole: steps[whole].key},
+        **code_of("compress"),
+    }
+    seconds = len(ends) * len(job.validation) / 180
+    _add(steps, Step(f"window-{sum(ends[0])}", inputs, seconds, partial(windows, job, ends)))
     return list(steps.values())
 
 

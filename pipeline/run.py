@@ -43,6 +43,7 @@ class Outcome:
     ran: int
     republished: bool
     job: Job  # as its `adapt` steps and its search left it
+    seconds: float  # that its steps took, those of an earlier run too
     failed: list[str]  # one line for each step that failed: what it has cost, why, and how to try it again
 
 
@@ -112,7 +113,8 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
     measurements = read_measurements(run_dir)
     choice = read_choice(run_dir, measurements)
     ran = changed.ran + searched.ran + results.ran
-    return Outcome(run_dir, choice, measurements, len(steps), ran, fresh, job, sentences(job, failed))
+    seconds = sum(step.seconds for step in results.done.values())
+    return Outcome(run_dir, choice, measurements, len(steps), ran, fresh, job, seconds, sentences(job, failed))
 
 
 def _search(job: Job, settings: Search, store: Store) -> Results:

@@ -27,6 +27,7 @@ from paredown.compress.config import Distill, Prune, Recover, Static, Trim, Trun
 from paredown.compress.models.architectures import CONVOLUTIONAL
 from paredown.compress.pruning.latency_allocation import LatencyTable, least_ms
 from paredown.export.artifact import read_artifact
+from paredown.export.hardware import has_int8_isa
 from paredown.export.onnx.cascade import confidence
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Feature
@@ -34,7 +35,7 @@ from paredown.tasks.base import Feature
 from .failures import Failure
 from .finalists import Chain, Judgement, chains, finalists
 from .job import BASE_TARGET, SCORES, Candidate, Job, Step, chain_of, evaluation_name, table_name
-from .plan import prunable, search_steps, trial_steps
+from .plan import prunable, search_steps, trial_steps, window_steps
 from .progress import Report
 from .recipe.schema import BASELINE, Cascade, Model, Search, Target
 from .recipe.schema import Step as Stage
@@ -58,6 +59,7 @@ PRUNING_ROWS = 384  # for importance scores: training follows, and the default t
 PRUNING_S = 30.0  # importance scores and least squares, until one was timed
 WINDOWS = (64, 128, 256)  # tokens that are read of longer texts
 LEAST_SHORTER = 1.3  # times fewer tokens, at least, for a window to be tried
+WINDOWS_SHARE = 0.15  # of the time, at most, for a further window to be tried
 HEADS = (0.25, 0.5, 0.75)  # shares of a window that are at the beginning of a text
 MOST_CHANNELS = 10.0  # times less to compute, of a convolutional network whose channels are pruned
 
@@ -126,6 +128,10 @@ def search_step(job: Job, settings: Search, found: Found) -> Step:
         "max_drop": job.recipe.choose.max_drop,
         "confidence": job.recipe.choose.confidence,
         "seed": job.recipe.seed,
+        "int8": job.recipe.int8.model_dump(),
+        "calibration_rows": job.recipe.calibration_rows,
+        "parity": vars(job.recipe.tolerance(settings.target.precision)),
+        "int8_isa": has_int8_isa(),
         "after": {step.name: step.key for step in search_steps(job, settings)},
         "code": {**{name: digest_of(name) for name in CODE}, **code_of("compress")["code"]},
     }
@@ -246,35 +252,30 @@ class Explorer:
         `max_drop`, and of its tokens the share at the beginning that is nearest to the checkpoint's answers."""
         if not self.job.task.supports(Feature.TRUNCATE):
             return
-        encoder = self.job.checkpoint.encoder(self.job.recipe.max_length)
-        lengths = np.array([len(ids) for ids in encoder.ids(self.job.validation.texts)])
+        checkpoint, before = self.job.checkpoint, self.left
+        ids = checkpoint.read(checkpoint.encoder(self.job.recipe.max_length).ids(self.job.validation.texts))
+        lengths = np.array([len(row) for row in ids])
         for window in WINDOWS:
             shorter = lengths.sum() / np.minimum(lengths, window).sum()
-            if shorter < LEAST_SHORTER or self.base is not None:
+            late = before - self.left > WINDOWS_SHARE * before
+            if shorter < LEAST_SHORTER or late or self.base is not None:
                 return
-            models = [self._truncated(window, share) for share in HEADS]
-            distances = [self._distance(model) for model in models]
-            best = models[int(np.argmin(distances))]
-            trial = self._try(best, shorter)
-            if trial is None:
-                return
-            others = (model.name for model in models if model is not best)
-            self.found.dropped |= dict.fromkeys(others, f"{best.name} is nearer to the checkpoint")
-            if self._expected(trial) <= self.max_drop / 2:
+            trial = self._truncated(window, shorter)
+            if trial is not None and self._expected(trial) <= self.max_drop / 2:
                 self.base = trial
 
-    def _truncated(self, window: int, share: float) -> Model:
-        ends = Truncate(first=round(window * share), last=window - round(window * share))
-        return Model(name=self._name(f"truncated-{ends.first}-{ends.last}"), steps=[Stage(truncate=ends)])
-
-    def _distance(self, model: Model) -> float:
-        """Mean distance of a model, as it is in PyTorch, from the checkpoint; infinite where it fails."""
-        results = self.execute(trial_steps(self.job, model))
-        self.spend(results.done)
+    def _truncated(self, window: int, shorter: float) -> Trial | None:
+        """The checkpoint where it reads a window of `shorter` times fewer tokens."""
+        ends = [(round(window * share), window - round(window * share)) for share in HEADS]
+        results = self.execute(window_steps(self.job, ends))
         if results.failed:
-            return math.inf
-        self.teacher_outputs, self.teacher_right = self._evaluated(Model(name=BASELINE), results.done)
-        return float(self._distances(self._evaluated(model, results.done)[0]).mean())
+            return None
+        self.spend(results.done)
+        distances = next(step.result["distances"] for name, step in results.done.items() if name.startswith("window-"))
+        first, last = ends[int(np.argmin(distances))]
+        settings = Truncate(first=first, last=last)
+        model = Model(name=self._name(f"truncated-{first}-{last}"), steps=[Stage(truncate=settings)])
+        return self._try(model, shorter)
 
     def _descend(self) -> None:
         """Prune and train until the time is over or nothing is left to try."""
@@ -303,7 +304,7 @@ class Explorer:
         bad = next((s for s in shapes if s.speedup > now), None)
         room = HOPELESS if self.job.task.supports(Feature.CASCADE) else 0.0
         if deepest is None or lost[deepest.speedup] <= self.max_drop + room:
-            wanted = deepest.speedup * FACTOR if deepest else self.settings.speedup or start * FIRST_SPEEDUP
+            wanted = deepest.speedup * FACTOR if deepest else max(self.settings.speedup or 0, start * FIRST_SPEEDUP)
             wanted = min(wanted, 0.95 * self.top * start)
             if self._worth_pruning(deepest.speedup if deepest else start, wanted):
                 return deepest or self.base, wanted, False
@@ -396,7 +397,7 @@ class Explorer:
         except InputError as error:  # a speed-up that this shape cannot reach, for example
             self.found.dropped[model.name] = str(error)
             return None
-        if evaluation_name(Candidate(judged, BASE_TARGET)) not in results.done:
+        if results.failed:
             self.found.dropped[model.name] = str(next(iter(results.failed.values())))
             return None
         new = {name: step for name, step in results.done.items() if str(step.path) not in self.seconds}
@@ -439,9 +440,10 @@ class Explorer:
 
     @property
     def _targets(self) -> list[Target]:
-        """Where a trial is evaluated, beside PyTorch: as it is timed."""
+        """Where a trial is evaluated, beside PyTorch: as it is timed, where the recipe has that target."""
         timed = self.settings.target
-        return [Target(runtime=timed.runtime, precision=timed.precision)]
+        wanted = Target(runtime=timed.runtime, precision=timed.precision)
+        return [target for target in self.job.recipe.targets if target == wanted]
 
     def _select(self, static: Trial | None) -> None:
         """The models that are exported and measured, alone and in cascades."""

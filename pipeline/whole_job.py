@@ -31,13 +31,14 @@ from .store import write_atomic
 
 FOUND_RECIPE = "recipe.yaml"  # in the run directory: what was found, to be run again and edited
 SHORT = 8.0  # minutes: below, fewer processes measure
-FIRST_SHARE = 0.1  # of the minutes, for the first bundle
+FIRST_SHARE = 0.1  # of the minutes, for the first bundle, as long as that is not known
+LEAST_SHARE = 0.1  # of the minutes, for the search
 MEASURING_SHARE, MEASURING_S = 0.25, 420.0  # of the minutes, for export and measuring, and the most
 RECOMBINED = (3.0, 2.0, 1.0, 0.5)  # times the training rows: texts that are made for distillation, as time allows
 SCORING_SHARE = 0.1  # of the minutes, for the teacher's answers to them
 BATCHED = 2.0  # times the rows of one a call that it answers in batches
-LENGTHS, TRUNCATED, SAMPLE = (128, 256, 512), 0.01, 2000  # tokens; share of the training rows; how many are looked at
-FIRST_LATENCY = {"processes": 2, "rounds": 2, "min_seconds": 0.5, "min_repeats": 30}
+LENGTHS, TRUNCATED, SAMPLE = (128, 256, 512), 0.01, 2000  # tokens; share of the training rows; how many are tokenised
+FIRST_LATENCY = {"processes": 2, "rounds": 2, "min_seconds": 0.5, "min_repeats": 12}
 SHORT_LATENCY = {"processes": 4, "rounds": 2, "min_seconds": 0.5, "min_repeats": 40}
 LATENCY = {"processes": 6, "rounds": 2, "min_seconds": 1.5, "min_repeats": 100}
 
@@ -82,9 +83,13 @@ class WholeJob:
         trim = [{"name": "trimmed", "steps": [{"trim": {}}]}] if task.supports(Feature.TRIM) else []
         if not task.supports(Feature.SEARCH):
             return {"models": trim}
+        return {"models": trim, "search": {"minutes": self.search_minutes(), "students": list(self.students)}}
+
+    def search_minutes(self, first: float | None = None) -> float:
+        """What the first run, of `first` minutes, and measuring leave for the search."""
+        first = FIRST_SHARE * self.minutes if first is None else first
         measuring = min(MEASURING_SHARE * self.minutes, MEASURING_S / 60)
-        search = {"minutes": round(self.minutes * (1 - FIRST_SHARE) - measuring, 2), "students": list(self.students)}
-        return {"models": trim, "search": search}
+        return round(max(LEAST_SHARE * self.minutes, self.minutes - first - measuring), 2)
 
     @property
     def kind(self) -> Task:
@@ -97,13 +102,14 @@ def whole_job(job: WholeJob, run_dir: Path | None = None) -> Outcome:
     InputError, StepError."""
     if not job.minutes > 0:
         raise InputError(f"minutes: {job.minutes:g}: more than 0 are expected")
-    if job.max_length is None:
+    if job.max_length is None and "max_length" not in job.more:
         job = replace(job, max_length=_length_of(job))
     run_dir = run_dir or Path("runs") / name_of(job.checkpoint)
     keys = job.models()
     if "search" not in keys:
         return run(job.recipe(**keys, latency=LATENCY), run_dir)
     first = run(job.recipe(models=keys["models"], latency=FIRST_LATENCY), run_dir)
+    keys["search"]["minutes"] = job.search_minutes(first.seconds / 60)
     keys["data"] = dict(job.data) | {"recombined": _recombined(job, first)}
     outcome = run(job.recipe(**keys, latency=SHORT_LATENCY if job.minutes < SHORT else LATENCY), run_dir)
     write_atomic(run_dir / FOUND_RECIPE, short_recipe(outcome.job.recipe))
@@ -112,7 +118,7 @@ def whole_job(job: WholeJob, run_dir: Path | None = None) -> Outcome:
 
 def _length_of(job: WholeJob) -> int:
     """`fitting_length` of the training rows."""
-    checkpoint, data = open_checkpoint(job.checkpoint, job.kind), job.data
+    checkpoint, data = open_checkpoint(job.checkpoint, job.kind), dict(job.data) | dict(job.more.get("data") or {})
     rows = read_rows(job.kind, data["train"], text=data.get("text"), label=data.get("label"), names=checkpoint.labels)
     return fitting_length(checkpoint, rows.texts)
 

@@ -20,6 +20,7 @@ from .rows import Rows
 from .scores import mean_probabilities, padded, softmax
 
 OUTSIDE = "O"
+SURE = 20.0  # of a logit, above the others
 AROUND = ".,;:!?()[]{}<>\"'`«»“”„’"  # not part of a span where it is only stuck to it
 
 Span = tuple[str, int, int]  # label, first word, last word
@@ -164,8 +165,9 @@ class TokenClassification(Task):
         return found(outputs, gold)
 
     def comparable(self, outputs: np.ndarray, gold: Aligned) -> list[np.ndarray]:
-        """Those of its words, (words, labels); zeros for a truncated one."""
-        return [np.where((places >= 0)[:, None], outputs[places], 0) for places in gold.places]
+        """Those of its words, (words, labels); a truncated one is outside of every span, as `correct` has it."""
+        outside = np.array([0.0 if name == OUTSIDE else -SURE for name in gold.names], dtype=outputs.dtype)
+        return [np.where((places >= 0)[:, None], outputs[places], outside) for places in gold.places]
 
     def predicted(self, outputs: np.ndarray, gold: Aligned) -> tuple[np.ndarray, np.ndarray]:
         places = np.concatenate(gold.places)

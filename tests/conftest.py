@@ -34,6 +34,7 @@ from paredown.benchmarks.measuring import system_monitor as conditions
 from paredown.benchmarks.measuring.latency import LatencySettings
 from paredown.compress.config import Finetune
 from paredown.compress.data import dataset
+from paredown.compress.models import inference
 from paredown.compress.models.architectures import FAMILIES
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
 from paredown.compress.training import trainer as train
@@ -236,7 +237,10 @@ def quick_tables() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def one_arithmetic() -> Iterator[None]:
     """Training in float32 also where bf16 is fast: the tiny models are the same on every machine."""
-    with mock.patch.object(train, "fast_bf16", return_value=False):
+    modules = (train, inference)
+    with contextlib.ExitStack() as during:
+        for module in modules:
+            during.enter_context(mock.patch.object(module, "fast_bf16", return_value=False))
         yield
 
 

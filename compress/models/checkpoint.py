@@ -19,6 +19,7 @@ from .generation_config import GENERATION, cached, rules
 from .sentence_transformers import FILES as SENTENCE_FILES
 from .sentence_transformers import sentence_settings
 from .tokenizer_settings import own_length, settled
+from .validation import TRUNCATE
 
 STRUCTURE = "structure.json"
 TOKENIZER_FILES = (
@@ -69,15 +70,14 @@ class Checkpoint:
     @property
     def truncation(self) -> tuple[int, int] | None:
         """How many tokens the model reads of a row, at its beginning and at its end, where it does not read all."""
-        ends = self.config.get("truncate")
-        return (int(ends[0]), int(ends[1])) if ends else None
+        window = self.config.get(TRUNCATE)
+        return None if window is None else (window[0], window[1])
 
     def read(self, rows: Sequence[Sequence[int]]) -> list[Sequence[int]]:
         """The token ids of rows that the model reads."""
         if self.truncation is None:
             return list(rows)
-        first, last = self.truncation
-        return [row if len(row) <= first + last else [*row[:first], *row[len(row) - last :]] for row in rows]
+        return [read_ends(row, *self.truncation) for row in rows]
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -206,6 +206,11 @@ class Checkpoint:
         if wanted != encoder.shape:
             raise ValueError(f"it makes images of {encoder.shape}, and the model takes {wanted}")
         return encoder
+
+
+def read_ends(row: Sequence[int], first: int, last: int) -> Sequence[int]:
+    """The first and the last tokens of a row that has more."""
+    return row if len(row) <= first + last else [*row[:first], *row[len(row) - last :]]
 
 
 def copy_file(source: Path, out: Path, name: str | Path) -> None:

@@ -32,7 +32,7 @@ from .sentence_transformers import FILES as SENTENCE_FILES
 from .sentence_transformers import pooling_of
 from .tokenizer_settings import agree, check_vocabulary
 from .transformers4 import for_transformers_4
-from .validation import WEIGHTS, find_weights, no_adapter, read_config, read_json
+from .validation import TRUNCATE, WEIGHTS, find_weights, no_adapter, read_config, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -337,7 +337,7 @@ def _without_nulls(path: Path, **more: object) -> dict:
 def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
     """The model, its weights finite; of a task that reads two texts, one that tells them apart; of one that finds
     answers, with one output; of one that asks for vectors, with that of a whole text; of one that gives texts, one
-    that knows how long."""
+    that knows how long; truncated as its config says."""
     from .output_kinds import not_finite
 
     if PIXELS not in checkpoint.inputs:
@@ -353,6 +353,7 @@ def _told(model: PreTrainedModel, checkpoint: Checkpoint, task: Task) -> PreTrai
     for name in task.adapters:
         ADAPTERS[name](model, checkpoint)
     if checkpoint.truncation:
+        task.require(Feature.TRUNCATE, f"{checkpoint.path / 'config.json'}: '{TRUNCATE}'")
         from .truncation import apply_truncation
 
         apply_truncation(model)

@@ -12,26 +12,26 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-KEY = "truncate"  # in config.json: [first, last]
+from .validation import TRUNCATE
 
 
 def truncate(model: PreTrainedModel, first: int, last: int) -> None:
     """Let `model`, in place, read the `first` and the `last` tokens of each row that has more, special tokens
     included. Its config says so: `load` gives the same model back."""
-    setattr(model.config, KEY, [first, last])
+    setattr(model.config, TRUNCATE, [first, last])
     apply_truncation(model)
 
 
 def apply_truncation(model: PreTrainedModel) -> None:
     """Do what the config of a loaded model says; nothing where it says nothing."""
-    wanted = getattr(model.config, KEY, None)
+    wanted = getattr(model.config, TRUNCATE, None)
     if wanted:
         model.register_forward_pre_hook(partial(_with_ends, *wanted), with_kwargs=True)
 
 
 def places_read(model: PreTrainedModel, count: int) -> list[int]:
     """Which of the `count` tokens of a row the model reads."""
-    first, last = getattr(model.config, KEY, None) or (count, 0)
+    first, last = getattr(model.config, TRUNCATE, None) or (count, 0)
     return list(range(count)) if count <= first + last else [*range(first), *range(count - last, count)]
 
 

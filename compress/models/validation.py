@@ -33,6 +33,7 @@ UNMERGED = re.compile(
 )  # parts of a weight's name that peft gives
 WRAPPED = ("module.", "_orig_mod.", "base_model.model.", "model.module.")  # DataParallel, torch.compile, peft
 # Keys that make transformers fetch and run code, or load weights in a way that is not ours.
+TRUNCATE = "truncate"  # in config.json: how many tokens are read at the beginning of a row, and at its end
 REFUSED_KEYS = ("auto_map", "quantization_config")
 ATTENTION_KEYS = ("_attn_implementation_internal", "_attn_implementation", "attn_implementation")
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")  # no name of a hub's kernel
@@ -75,6 +76,15 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return data
 
 
+def _check_window(path: Path, window: object) -> None:
+    numbers = window if isinstance(window, list) else []
+    if window is not None and ([type(n) for n in numbers] != [int, int] or not all(0 < n < 10**8 for n in numbers)):
+        raise InputError(
+            f"{path}: '{TRUNCATE}' is {json.dumps(window)[:80]}; two positive whole numbers are expected: how many "
+            "tokens are read at the beginning of a row, and at its end"
+        )
+
+
 def read_config(path: Path) -> dict:
     """config.json without its keys that are null, refused when it could run code or holds what cannot be loaded."""
     config = {key: value for key, value in read_json(path).items() if value is not None}
@@ -102,6 +112,7 @@ def read_config(path: Path) -> dict:
         value = config.get(key, 1)
         if type(value) is not int or not 1 <= value < 10**8:
             raise InputError(f"{path}: '{key}' is {value!r}; a positive whole number is expected")
+    _check_window(path, config.get(TRUNCATE))
     for heads, width in (("num_attention_heads", "hidden_size"), ("n_heads", "dim"), ("n_head", "n_embd")):
         if config.get(width, 0) % config.get(heads, 1):
             raise InputError(f"{path}: '{width}' {config[width]} is not a multiple of '{heads}' {config[heads]}")

@@ -27,6 +27,7 @@ from paredown.tasks.base import NO_LABEL
 
 from ..config import Finetune, Training
 from ..models.architectures import FAMILIES
+from ..models.inference import IN_FLOAT32, fast_bf16
 from ..models.output_kinds import OutputKind, inputs_of, kind_of, label_names, not_finite, pad_id
 from ..types import Labels, Loss, Progress, TrainingData
 from .collate import PARTNER, ROW, stack
@@ -194,15 +195,6 @@ def fit(  # noqa: C901
 
 LENGTHS = 8  # on a CPU in bf16, texts are padded to multiples of so many tokens
 SHORT = 192  # tokens up to which attention as two matrix products is faster there
-IN_FLOAT32 = ("deberta",)  # its attention fills with the minimum of float32, which overflows under bf16 autocast
-
-
-def fast_bf16() -> bool:
-    """True where bf16 autocast pays: a GPU, or a CPU with AMX. With AVX512-BF16 alone float32 is 1.5 times as fast."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    check = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(check and check())
 
 
 class _Trainer(Trainer):

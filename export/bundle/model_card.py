@@ -11,6 +11,7 @@ from paredown.compress.models.model_card import card_head
 from paredown.runtime.errors import printable
 from paredown.tasks.registry import task_named
 
+from ..artifact import TRUNCATE, values_of
 from ..runtimes.registry import RUNTIMES
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def model_card(manifest: dict, choice: dict, about: About, sizes: dict[str, int]
         environment=sum(entry["bytes"] for entry in manifest["environment"].values()),
         labels=[escaped(label) for label in task.listed_labels(manifest["labels"])],
         show=escaped,
+        windows=sorted(map(tuple, values_of(manifest["source"]["details"], TRUNCATE))),
     )
     return f"{card}\n"
 

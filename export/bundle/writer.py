@@ -32,7 +32,7 @@ from paredown.tasks.base import Feature
 from paredown.tasks.registry import task_named
 from paredown.tasks.scores import spread
 
-from ..artifact import Artifact
+from ..artifact import Artifact, values_of
 from ..hardware import BF16_ISA, INT8_ISA, machine, version
 from ..runtimes.registry import RUNTIMES, check_installed
 from .drift_reference import describe
@@ -234,16 +234,9 @@ def isa_needed(artifact: Artifact) -> list[str]:
     """CPU flags of which the artefact needs one; empty when any CPU will do."""
     if artifact.precision == "bf16":
         return sorted(BF16_ISA)
-    if False in _values(artifact.details, "reduce_range"):
+    if False in values_of(artifact.details, "reduce_range"):
         return sorted(INT8_ISA)
     return []
-
-
-def _values(data: object, key: str) -> list:
-    """Every value of a key, however deep: a cascade has the details of its two models inside."""
-    if not isinstance(data, dict):
-        return []
-    return [data.get(key)] * (key in data) + [found for value in data.values() for found in _values(value, key)]
 
 
 def _opset(artifact: Artifact) -> dict[str, int]:

@@ -12,7 +12,7 @@ from paredown.runtime.model_scan import check_model_file
 from paredown.runtime.seq2seq_decoding import writer
 from paredown.runtime.session import CannotRunHere, Session, open_session, padded
 
-from ..artifact import MANIFEST, Artifact, marks_of
+from ..artifact import MANIFEST, TRUNCATE, Artifact, marks_of
 from ..hardware import gpus, importable
 from .base import ExportJob, RuntimeSpec
 
@@ -66,6 +66,7 @@ def finish_artifact(job: ExportJob, spec: RuntimeSpec, files: tuple[str, ...], d
 
     checkpoint, task = job.checkpoint, job.task
     encoder = checkpoint.encoder(job.max_length)
+    window = {TRUNCATE: list(checkpoint.truncation)} if checkpoint.truncation else {}
     checkpoint.copy_to(job.out)
     encoder.write(job.out)
     return Artifact(
@@ -81,7 +82,7 @@ def finish_artifact(job: ExportJob, spec: RuntimeSpec, files: tuple[str, ...], d
         max_length=encoder.max_length,
         pad_id=checkpoint.pad_id,
         source=checkpoint.digest,
-        details=details | marks_of(encoder),
+        details=details | marks_of(encoder) | window,
         generation=FORMS[task.graph].generation(checkpoint, files),
     ).write()
 

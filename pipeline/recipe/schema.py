@@ -175,10 +175,11 @@ class Model(Settings):
             raise ValueError(
                 "trim: must be the last step, the steps after it would learn other tokens than the teacher"
             )
-        if "truncate" in stages and any(
-            s.distill and s.distill.student for s in self.steps[stages.index("truncate") :]
-        ):
+        late = self.steps[stages.index("truncate") :] if "truncate" in stages else []
+        if any(step.distill and step.distill.student for step in late):
             raise ValueError("truncate: must come after distill with a student, which is another model")
+        if any(step.prune and step.prune.latency_ms is not None for step in late):
+            raise ValueError("prune: latency_ms is predicted for whole rows; give speedup after truncate")
         if stages[:1] == ["static"] and stages[1:] not in ([], ["trim"]):
             raise ValueError("static: has no layers for further steps; only trim may follow")
         return self

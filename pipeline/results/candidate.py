@@ -67,7 +67,7 @@ def promise_of(entry: CandidateMeasurement, measurements: Measurements) -> Promi
     """
     promised = []
     for step, made in zip(entry.steps, entry.made.values(), strict=False):
-        if step["stage"] == "distill" or (step["stage"] == "prune" and not made.promised_speedup):
+        if step["stage"] in ("distill", "truncate") or (step["stage"] == "prune" and not made.promised_speedup):
             return None
         if step["stage"] == "prune":
             target = Timed.model_validate(step.get("target", {}))

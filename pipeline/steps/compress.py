@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from paredown.compress.config import DistillationTraining, Finetune, Prune, Stage, Timed, Truncate
-from paredown.compress.models.loading import Checkpoint, open_checkpoint
+from paredown.compress.models.checkpoint import read_ends
+from paredown.compress.models.loading import Checkpoint, load, open_checkpoint
 from paredown.compress.pruning.latency_allocation import LatencyTable
 from paredown.export.artifact import read_artifact
 
-from ..job import SCORES, Candidate, Job, graph_name, has_scores, parts_of, table_name
+from ..job import BASE_TARGET, SCORES, Candidate, Job, graph_name, has_scores, parts_of, table_name
 from ..progress import Report
+from ..recipe.schema import BASELINE, Model
 from ..store import Done
 from . import stages
 from .evaluate import answers_of
@@ -71,6 +73,23 @@ def check_reachable(
 
 def read_table(path: Path) -> LatencyTable:
     return LatencyTable.from_json(json.loads((path / TABLE).read_text()))
+
+
+def windows(job: Job, ends: Sequence[tuple[int, int]], out: Path, done: Mapping[str, Done], report: Report) -> dict:
+    """How far the checkpoint is from itself where it reads only the first and the last tokens of a row: the mean of
+    `Task.regrets` on validation for each of `ends`."""
+    from paredown.compress.models.inference import teacher_scores
+
+    rows, encoder = job.validation, job.checkpoint.encoder(job.recipe.max_length)
+    whole = answers_of(Candidate(Model(name=BASELINE), BASE_TARGET), done)
+    gold = job.task.gold(rows, encoder)
+    model, ids, found = load(job.checkpoint, job.task), job.checkpoint.read(encoder.ids(rows.texts)), []
+    for number, (first, last) in enumerate(ends):
+        report(number / len(ends), f"the first {first} and the last {last} tokens")
+        outputs = teacher_scores(model, [read_ends(row, first, last) for row in ids])
+        lost = job.task.regrets(*(job.task.comparable(values, gold) for values in (outputs, whole)))
+        found.append(float(lost.mean()))
+    return {"distances": found}
 
 
 def cascade(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done], report: Report) -> dict:

@@ -112,17 +112,17 @@ def grow_checkpoint(inputs: StageInputs, new: NewRows, settings: Update, out: Pa
     from paredown.compress.training.continual import UpdateData, update
 
     task, source, old, held = inputs.task, inputs.checkpoint, inputs.train, inputs.validation
-    max_length, encoder = inputs.max_length, inputs.encoder
+    max_length, encoder, read = inputs.max_length, inputs.encoder, inputs.checkpoint.read
     model = load(source, task)
     judged = new.validation if held is None else joined(held, new.validation)
     before = {"old": score(model, source, task, held, max_length)}
     before["new"] = score(model, source, task, new.validation, max_length)
     began = time.monotonic()
     data = UpdateData(
-        old=(encoder.ids(old.texts), task.training_targets(old, encoder)),
-        new=(dataset.encode(encoder, new.train), task.training_targets(new.train, encoder)),
+        old=(read(encoder.ids(old.texts)), task.training_targets(old, encoder)),
+        new=(read(dataset.encode(encoder, new.train)), task.training_targets(new.train, encoder)),
         labels=new.labels,
-        validation=(encoder.ids(judged.texts), task.training_targets(judged, encoder)),
+        validation=(read(encoder.ids(judged.texts)), task.training_targets(judged, encoder)),
     )
     update(model, data, settings, seed=inputs.seed, progress=report)
     seconds = time.monotonic() - began
@@ -164,7 +164,7 @@ def _retrained(inputs: StageInputs, new: NewRows, settings: Update, row_s: float
     )  # fmt: skip
     began = time.monotonic()
     encoder = source.encoder(max_length)
-    data = TrainingData(encoder.ids(everything.texts), task.training_targets(everything, encoder))
+    data = TrainingData(source.read(encoder.ids(everything.texts)), task.training_targets(everything, encoder))
     finetune(model, data, plain, seed=seed)
     seconds = time.monotonic() - began
     old, fresh = (score(model, source, task, rows, max_length) for rows in (inputs.validation, new.validation))

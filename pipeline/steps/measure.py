@@ -173,7 +173,7 @@ def _floors(
     rows: dict,
     threads: int,
 ) -> dict[str, float]:
-    """Milliseconds that the products of an ONNX graph would take at this machine's best (floor.py), for what has
+    """Milliseconds that the products of an ONNX graph would take at this machine's best (roofline.py), for what has
     tokens."""
     found, rates = {}, machine_rates(threads, seconds=0.3)
     for c in candidates:
@@ -184,6 +184,7 @@ def _floors(
             continue
         lengths = [len(row) for row in rows[c.name]]
         asked = artifact.details["cascade"]["asked"] if c.model.cascade is not None else []
-        windows = [part.model.window for part in models_of(job, c)]
+        whole = job.checkpoint.truncation
+        windows = [part.model.window or (sum(whole) if whole else None) for part in models_of(job, c)]
         found[c.name] = model_floor_ms(artifact.path / artifact.files[0], lengths, rates, asked, windows)
     return found

@@ -36,6 +36,7 @@ from paredown.export.hardware import cores
 from paredown.export.runtimes.base import ExportJob
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.export.runtimes.tensorrt_config import Engine
+from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import batches_of, collate
 from paredown.tasks.base import Task
 from paredown.tasks.rows import Rows, some_of
@@ -100,6 +101,11 @@ def truncate(inputs: StageInputs, settings: Truncate, out: Path) -> dict:
     """Read less of longer rows. `truncated`: share of the training rows that are longer."""
     from paredown.compress.models.truncation import truncate as truncated
 
+    before = inputs.checkpoint.truncation
+    if before is not None and (settings.first > before[0] or settings.last > before[1]):
+        raise InputError(
+            f"truncate: the checkpoint reads the first {before[0]} and the last {before[1]} tokens already; give fewer"
+        )
     model = load(inputs.checkpoint, inputs.task)
     longer = [len(row) > settings.first + settings.last for row in inputs.encoder.ids(inputs.train.texts)]
     truncated(model, settings.first, settings.last)
@@ -122,6 +128,7 @@ def distill(
     """
     from paredown.compress.distillation.distill import student_of, train_student
     from paredown.compress.distillation.static_student import initial_student
+    from paredown.compress.models.truncation import truncate as truncated
 
     all_cores()
     task, model = inputs.task, loaded(inputs)
@@ -131,6 +138,9 @@ def distill(
         model = initial_student(unpruned, settings, inputs.seed)
     elif isinstance(settings, Distill) and settings.student is None:
         model = student_of(model, settings, ids[: len(inputs.train)])
+    if teacher.truncation and not inputs.checkpoint.truncation:
+        truncated(model, *teacher.truncation)
+        ids = teacher.read(ids)
     clock = _Clock(report)
     first = len(inputs.train) if settings.learn_from == "unlabeled" else 0
     wanted, validation = None, inputs.validation_rows()

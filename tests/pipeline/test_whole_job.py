@@ -57,6 +57,8 @@ def test_the_first_bundle_comes_before_the_search(teacher: Checkpoint, files: di
     keys = job.models()
     assert [list(step) for model in keys["models"] for step in model["steps"]] == [["trim"]]
     assert 0 < keys["search"]["minutes"] < job.minutes
+    assert job.search_minutes(1.0) > keys["search"]["minutes"] > job.search_minutes(10.0)  # what the first one has left
+    assert job.search_minutes(100.0) > 0
     recipe = job.recipe(**keys)
     assert [(t.runtime, t.precision) for t in recipe.targets] == [("onnxruntime", "int8-dynamic")]
 

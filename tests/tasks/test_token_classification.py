@@ -341,5 +341,5 @@ def test_answers_are_compared_word_by_word_whatever_tokens_a_model_has() -> None
         ("O", "B-X"), [np.array([0, 1]), np.array([1])], [np.array([0, -1]), np.array([3])]
     )
     first, second = TASK.comparable(outputs, gold)
-    assert first.tolist() == [[0, 1], [0, 0]]
+    assert first.tolist() == [[0, 1], [0, -20]]
     assert second.tolist() == [[6, 7]]

@@ -13,6 +13,7 @@ from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, save
 from paredown.compress.models.truncation import truncate
 from paredown.compress.pruning.prune import prune
+from paredown.export.onnx.cascade import combined, confidence, join
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.opening import open_artifact
 from paredown.export.runtimes.base import ExportJob
@@ -59,6 +60,24 @@ def test_so_does_what_is_exported_in_batches_of_any_length(runtime: str, precisi
         )
 
 
+def test_in_a_cascade_each_model_reads_its_own_part_of_a_row(tmp_path: Path) -> None:
+    checkpoints = {
+        "first": truncated(make_checkpoint(tmp_path / "one", seed=1), tmp_path / "ours"),
+        "then": make_checkpoint(tmp_path / "whole"),
+    }
+    made = {
+        name: RUNTIMES["onnxruntime"].export(
+            ExportJob(plain_onnx(source, TASK, tmp_path / f"{name}.onnx"), source, TASK, tmp_path / name, 64)
+        )
+        for name, source in checkpoints.items()
+    }
+    batch = collate(ROWS, 0)
+    first, then = (open_artifact(artifact, 1)(batch)["logits"] for artifact in made.values())
+    for threshold in (float(np.median(confidence(first))), 2.0, 0.0):
+        joined = open_artifact(join(made["first"], made["then"], threshold, tmp_path / f"at-{threshold}"), 1)
+        assert np.allclose(joined(batch)["logits"], combined(first, then, threshold), atol=1e-4)
+
+
 def test_it_stays_truncated_when_it_is_pruned(tmp_path: Path) -> None:
     ours = truncated(make_checkpoint(tmp_path / "whole"), tmp_path / "ours")
     model = load(ours, TASK)
@@ -69,10 +88,9 @@ def test_it_stays_truncated_when_it_is_pruned(tmp_path: Path) -> None:
     assert np.allclose(whole, read, atol=1e-5)
 
 
-def test_tokens_that_are_not_read_add_nothing_to_an_answer(tmp_path: Path) -> None:
+def test_tokens_that_are_not_read_have_no_attribution(tmp_path: Path) -> None:
     model = load(truncated(make_checkpoint(tmp_path / "whole"), tmp_path / "ours"), TASK)
     for values in (integrated_gradients(model, ROWS[2], 1, 0), rollout(model, ROWS[2])):
         assert values is not None
         assert len(values) == len(ROWS[2])
-        assert not values[FIRST:-LAST].any()
-        assert values[:FIRST].any()
+        assert np.flatnonzero(np.isnan(values)).tolist() == list(range(FIRST, len(ROWS[2]) - LAST))
