@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paredown.benchmarks.measuring.repetitions import spread
-from paredown.compress.config import Distill, DistillationTraining, Finetune, Prune, Stage, Static, Timed
+from paredown.compress.config import Distill, DistillationTraining, Finetune, Prune, Stage, Static, Timed, Trim
 from paredown.compress.models.architectures import FAMILIES
 from paredown.compress.models.loading import open_checkpoint
 from paredown.compress.models.model_card import origin_files
@@ -39,7 +39,17 @@ from .model_checks import with_depth
 from .progress import Report
 from .recipe.schema import BASELINE, Model, Search, Target
 from .steps.attribution import attribute
-from .steps.compress import cascade, check_reachable, checkpoint_after, compress, export, measure_table, score, windows
+from .steps.compress import (
+    cascade,
+    check_reachable,
+    checkpoint_after,
+    compress,
+    export,
+    measure_table,
+    score,
+    vocabulary,
+    windows,
+)
 from .steps.evaluate import evaluate
 from .steps.measure_steps import further_step, profile_step, sitting_step
 from .steps.step_keys import code_of, digest_of
@@ -104,22 +114,36 @@ def search_steps(job: Job, settings: Search) -> list[Step]:
 
 
 def window_steps(job: Job, ends: Sequence[tuple[int, int]]) -> list[Step]:
-    """The step that compares what the checkpoint answers where it reads only these ends of a row, the last of the
-    list, and those before it."""
+    """The step that compares what the checkpoint answers where it reads only these ends of a row, and those that it
+    stands on."""
+    what = {"stage": "windows", "ends": [list(pair) for pair in ends]}
+    return _comparison(job, f"window-{sum(ends[0])}", what, len(ends), partial(windows, job, ends))
+
+
+def vocabulary_steps(job: Job, settings: Trim) -> list[Step]:
+    """The step that compares what the checkpoint answers with a trimmed vocabulary, and those that it stands on."""
+    texts = {"train": rows_digest(job.train), "unlabeled": rows_digest(job.unlabeled)}
+    what = {"stage": "vocabulary", "settings": settings.model_dump(), **texts}
+    return _comparison(job, f"vocabulary-{settings.frequent}", what, 1, partial(vocabulary, job, settings))
+
+
+def _comparison(
+    job: Job, name: str, what: dict, times: int, work: Callable[[Path, Mapping[str, Done], Report], dict]
+) -> list[Step]:
+    """A step that holds answers of the checkpoint against those that it gives as it is; `times`: it answers
+    validation."""
     steps: dict[str, Step] = {}
     _add_evaluations(job, Model(name=BASELINE), [], None, steps)
-    whole = evaluation_name(Candidate(Model(name=BASELINE), BASE_TARGET))
+    whole = Candidate(Model(name=BASELINE), BASE_TARGET)
     inputs = {
-        "stage": "windows",
-        "ends": [list(pair) for pair in ends],
+        **what,
         "max_length": job.recipe.max_length,
         "validation": rows_digest(job.validation),
         "checkpoint": job.checkpoint.digest,
-        "after": {whole: steps[whole].key},
+        "after": {name: steps[name].key for name in (whole.step, evaluation_name(whole))},
         **code_of("compress"),
     }
-    seconds = len(ends) * len(job.validation) / 180
-    _add(steps, Step(f"window-{sum(ends[0])}", inputs, seconds, partial(windows, job, ends)))
+    _add(steps, Step(name, inputs, times * len(job.validation) / 180, work))
     return list(steps.values())
 
 

@@ -35,7 +35,7 @@ from paredown.tasks.base import Feature
 from .failures import Failure
 from .finalists import Chain, Judgement, chains, finalists
 from .job import BASE_TARGET, SCORES, Candidate, Job, Step, chain_of, evaluation_name, table_name
-from .plan import prunable, search_steps, trial_steps, window_steps
+from .plan import prunable, search_steps, trial_steps, vocabulary_steps, window_steps
 from .progress import Report
 from .recipe.schema import BASELINE, Cascade, Model, Search, Target
 from .recipe.schema import Step as Stage
@@ -57,9 +57,10 @@ LEAST_TRAINING, FIRST_LEAST = 0.3, 0.1  # of the epochs that a pruned model, and
 STATIC_SHARE = 0.15  # of the time, at most, for the static student
 PRUNING_ROWS = 384  # for importance scores: training follows, and the default takes three times as long
 PRUNING_S = 30.0  # importance scores and least squares, until one was timed
+FREQUENT, TRIM_SHARE = (2000, 8000, 16000), 0.3  # tokens that are kept whatever the texts have; of max_drop
 WINDOWS = (64, 128, 256)  # tokens that are read of longer texts
 LEAST_SHORTER = 1.3  # times fewer tokens, at least, for a window to be tried
-WINDOWS_SHARE = 0.15  # of the time, at most, for a further window to be tried
+WINDOWS_SHARE = 0.15  # of the time, at most, for a further window, or a larger vocabulary, to be tried
 HEADS = (0.25, 0.5, 0.75)  # shares of a window that are at the beginning of a text
 MOST_CHANNELS = 10.0  # times less to compute, of a convolutional network whose channels are pruned
 
@@ -195,6 +196,7 @@ class Explorer:
     pruning_s: float = field(default_factory=lambda: PRUNING_S)
     found: Found = field(default_factory=Found)
     trials: list[Trial] = field(default_factory=list)
+    trim: Trim = field(default_factory=Trim)
     base: Trial | None = None  # what pruning starts from, where it is not the checkpoint: one that reads less
     stuck: set[float] = field(default_factory=set)  # speed-ups of shapes that further training did not bring nearer
     teacher_outputs: Sequence[np.ndarray] = ()  # `Task.comparable` of its logits on validation
@@ -215,6 +217,7 @@ class Explorer:
 
     def explore(self) -> Found:
         """Train models until the time is over, or nothing is left to try."""
+        self._trim()
         static = self._static()
         self._shorten()
         for number, student in enumerate(self.settings.students, start=1):
@@ -246,6 +249,20 @@ class Explorer:
         return self._try(
             Model(name=self._name("static"), steps=[Stage(static=settings)]), min(50.0, self.full_ms / max(base, 1e-9))
         )
+
+    def _trim(self) -> None:
+        """The smallest vocabulary that costs at most TRIM_SHARE of `max_drop`, by the checkpoint's own answers; the
+        largest that was tried where none does, or the time is short."""
+        if not self.job.task.supports(Feature.TRIM):
+            return
+        for frequent in FREQUENT:
+            self.trim = Trim(frequent=frequent)
+            results = self.execute(vocabulary_steps(self.job, self.trim))
+            self.spend(results.done)
+            distance = next((s.result["distance"] for n, s in results.done.items() if n.startswith("vocabulary-")), 0.0)
+            late = self.left < 60 * self.settings.minutes * (1 - WINDOWS_SHARE)
+            if late or 100 * distance <= TRIM_SHARE * self.max_drop:
+                return
 
     def _shorten(self) -> None:
         """Of long texts, read the first and the last tokens: the smallest window that is expected to lose half of
@@ -481,7 +498,7 @@ class Explorer:
 
     def _trimmed(self, model: Model) -> Model:
         """The model with its vocabulary trimmed, where the task has one."""
-        trim = [Stage(trim=Trim())] if self.job.task.supports(Feature.TRIM) else []
+        trim = [Stage(trim=self.trim)] if self.job.task.supports(Feature.TRIM) else []
         return model.model_copy(update={"steps": [*model.steps, *trim]})
 
     def _judge(self, chain: Chain) -> Judgement:

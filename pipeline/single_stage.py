@@ -30,6 +30,7 @@ from paredown.compress.config import (
     Static,
     Training,
     Trim,
+    Truncate,
     Tune,
     Update,
 )
@@ -232,6 +233,17 @@ def trim(checkpoint: str, data: StageData, settings: Trim, output_dir: Path, whe
         saved = inputs.after(target).checkpoint
         result |= {"tokens": saved.config["vocab_size"], "size_mb": saved.size_mb()}
     return Made(output_dir, task, result)
+
+
+def truncate(checkpoint: str, data: StageData, settings: Truncate, output_dir: Path, where: Where = option) -> Made:
+    """Read the first and the last tokens of longer texts; the result has `truncated` (`stages.truncate`)."""
+    task = data.task_with(where)
+    _require_features("truncate", settings, task, where)
+    source = open_checkpoint(checkpoint, task)
+    inputs = _inputs(source, task, data, source.labels)
+    with writing(output_dir, "truncate") as (target, report):
+        result = stages.truncate(inputs, settings, target, report)
+        return _made(inputs.after(target), output_dir, result)
 
 
 def distill(

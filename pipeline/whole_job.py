@@ -128,7 +128,7 @@ def fitting_length(checkpoint: Checkpoint, texts: Sequence[str]) -> int:
     encoder = checkpoint.encoder(LENGTHS[-1])
     if encoder.shape:  # images
         return LENGTHS[0]
-    lengths = [len(ids) for ids in encoder.ids([texts[i] for i in some_of(len(texts), SAMPLE)])]
+    lengths = [len(ids) for ids in encoder.ids([texts[int(i)] for i in some_of(len(texts), SAMPLE)])]
     needed = np.quantile(lengths, 1 - TRUNCATED)
     return min(next((length for length in LENGTHS if length >= needed), LENGTHS[-1]), encoder.max_length)
 

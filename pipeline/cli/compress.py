@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from paredown.compress.config import Distill, Prune, Recover, Timed, Trim
+from paredown.compress.config import Distill, Prune, Recover, Timed, Trim, Truncate
 from paredown.runtime.errors import StepError
 
 from .. import single_stage
@@ -108,6 +108,19 @@ def trim(
     changed = found["changed_tokens"]
     said = "" if changed is None else f"; {changed:.2%} of the held-out tokens changed"
     out.print(f"{output_dir}: {found['tokens']} tokens, {found['size_mb']:.1f} MB{said}", soft_wrap=True)
+
+
+@app.command()
+@with_options
+def truncate(
+    checkpoint: Source,
+    data: Annotated[StageData, fields(*DATA, train=..., help={"train": "Rows whose lengths are counted."})],
+    output_dir: OutputDir,
+    settings: Annotated[Truncate, fields("first", "last")],
+) -> None:
+    """Read only the first and the last tokens of longer texts, inside the model."""
+    made = single_stage.truncate(checkpoint, data, settings, output_dir)
+    say(made, f"; {made.result['truncated']:.0%} of the training rows are longer")
 
 
 @app.command()

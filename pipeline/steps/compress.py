@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paredown.compress.config import DistillationTraining, Finetune, Prune, Stage, Timed, Truncate
+from paredown.compress.config import DistillationTraining, Finetune, Prune, Stage, Timed, Trim, Truncate
 from paredown.compress.models.checkpoint import read_ends
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint
 from paredown.compress.pruning.latency_allocation import LatencyTable
 from paredown.export.artifact import read_artifact
+from paredown.runtime.preprocessor import Preprocessor
 
 from ..job import BASE_TARGET, SCORES, Candidate, Job, graph_name, has_scores, parts_of, table_name
 from ..progress import Report
@@ -47,7 +49,7 @@ def compress(
         scores = done[SCORES].path if has_scores(job, settings) else None
         return stages.distill(inputs, settings, job.checkpoint, out, report, scores)
     if isinstance(settings, Truncate):
-        return stages.truncate(inputs, settings, out)
+        return stages.truncate(inputs, settings, out, report)
     return stages.trim(inputs, settings, out, report)
 
 
@@ -80,16 +82,37 @@ def windows(job: Job, ends: Sequence[tuple[int, int]], out: Path, done: Mapping[
     `Task.regrets` on validation for each of `ends`."""
     from paredown.compress.models.inference import teacher_scores
 
-    rows, encoder = job.validation, job.checkpoint.encoder(job.recipe.max_length)
-    whole = answers_of(Candidate(Model(name=BASELINE), BASE_TARGET), done)
-    gold = job.task.gold(rows, encoder)
-    model, ids, found = load(job.checkpoint, job.task), job.checkpoint.read(encoder.ids(rows.texts)), []
+    encoder = job.checkpoint.encoder(job.recipe.max_length)
+    model, ids, found = load(job.checkpoint, job.task), job.checkpoint.read(encoder.ids(job.validation.texts)), []
     for number, (first, last) in enumerate(ends):
         report(number / len(ends), f"the first {first} and the last {last} tokens")
         outputs = teacher_scores(model, [read_ends(row, first, last) for row in ids])
-        lost = job.task.regrets(*(job.task.comparable(values, gold) for values in (outputs, whole)))
-        found.append(float(lost.mean()))
+        found.append(_distance(job, outputs, encoder, done))
     return {"distances": found}
+
+
+def vocabulary(job: Job, settings: Trim, out: Path, done: Mapping[str, Done], report: Report) -> dict:
+    """How far the checkpoint is from itself with a trimmed vocabulary: the mean of `Task.regrets` on validation."""
+    from paredown.compress.models.inference import teacher_scores
+
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        stages.trim(job.inputs(job.checkpoint), settings, Path(scratch) / "trimmed", report)
+        trimmed = open_checkpoint(Path(scratch) / "trimmed", job.task)
+        encoder = trimmed.encoder(job.recipe.max_length)
+        report(0.5, "scoring validation")
+        outputs = teacher_scores(load(trimmed, job.task), trimmed.read(encoder.ids(job.validation.texts)))
+    return {"distance": _distance(job, outputs, encoder, done)}
+
+
+def _distance(job: Job, outputs: np.ndarray, encoder: Preprocessor, done: Mapping[str, Done]) -> float:
+    """The mean of `Task.regrets` on validation, by what the checkpoint answers."""
+    baseline = Candidate(Model(name=BASELINE), BASE_TARGET)
+    whole, own = answers_of(baseline, done), read_artifact(done[baseline.step].path).encoder()
+    ours, theirs = (
+        job.task.comparable(values, job.task.gold(job.validation, tokenizer))
+        for values, tokenizer in ((outputs, encoder), (whole, own))
+    )
+    return float(job.task.regrets(ours, theirs).mean())
 
 
 def cascade(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done], report: Report) -> dict:

@@ -31,7 +31,7 @@ from paredown.compress.models.loading import Checkpoint, load, save, with_new_he
 from paredown.compress.pruning.latency_allocation import LatencyTable
 from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.compress.types import TrainingData
-from paredown.export.artifact import Artifact
+from paredown.export.artifact import TRUNCATE, Artifact
 from paredown.export.hardware import cores
 from paredown.export.runtimes.base import ExportJob
 from paredown.export.runtimes.registry import RUNTIMES
@@ -97,7 +97,7 @@ def trim(inputs: StageInputs, settings: Trim, out: Path, report: Report) -> dict
     return {"changed_tokens": changed} | _size(model)
 
 
-def truncate(inputs: StageInputs, settings: Truncate, out: Path) -> dict:
+def truncate(inputs: StageInputs, settings: Truncate, out: Path, report: Report) -> dict:
     """Read less of longer rows. `truncated`: share of the training rows that are longer."""
     from paredown.compress.models.truncation import truncate as truncated
 
@@ -106,6 +106,7 @@ def truncate(inputs: StageInputs, settings: Truncate, out: Path) -> dict:
         raise InputError(
             f"truncate: the checkpoint reads the first {before[0]} and the last {before[1]} tokens already; give fewer"
         )
+    report(0.0, "counting tokens")
     model = load(inputs.checkpoint, inputs.task)
     longer = [len(row) > settings.first + settings.last for row in inputs.encoder.ids(inputs.train.texts)]
     truncated(model, settings.first, settings.last)
@@ -138,7 +139,7 @@ def distill(
         model = initial_student(unpruned, settings, inputs.seed)
     elif isinstance(settings, Distill) and settings.student is None:
         model = student_of(model, settings, ids[: len(inputs.train)])
-    if teacher.truncation and not inputs.checkpoint.truncation:
+    if teacher.truncation and getattr(model.config, TRUNCATE, None) is None:  # a student reads no more than its teacher
         truncated(model, *teacher.truncation)
         ids = teacher.read(ids)
     clock = _Clock(report)

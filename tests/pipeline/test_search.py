@@ -35,6 +35,7 @@ class Simulated(Explorer):
     def __init__(self, job: Job, minutes: float, failing: str = "") -> None:
         super().__init__(job, Search(minutes=minutes), self.trained, TABLE, full_ms=10.0, top=8.0)
         self.failing, self.asked = failing, []
+        self.trimming: dict[int, float] = {}  # distance by the number of frequent tokens
         self.epoch_s = 60.0
 
     def trained(self, steps: list[Step]) -> Results:
@@ -42,9 +43,9 @@ class Simulated(Explorer):
         for step in steps:
             settings = step.inputs.get("settings", {})
             epochs, faster = settings.get("epochs", 0), 30 if "pairs" in settings else 4  # than the checkpoint
-            found = {"distances": [0.1, 0.2, 0.3]} if step.inputs.get("stage") == "windows" else {}
+            found = {"distances": [0.1, 0.2, 0.3], "distance": self.trimming.get(settings.get("frequent"), 0.0)}
             done[step.name] = Done(Path(step.key), found, 60.0 * epochs / faster if epochs else 1.0)
-        model = next(name for name in reversed(done) if not name.startswith("window-"))
+        model = next(name for name in reversed(done) if not name.startswith(("window-", "vocabulary-")))
         if self.failing and model.startswith(self.failing):
             failure = Failure(model, "the loss is not finite", Path("steps"))
             return Results({}, {model: failure}, 1)
@@ -154,6 +155,17 @@ def test_of_long_texts_the_shortest_good_window_is_what_pruning_starts_from(job:
         assert trial.model.steps[0] == base.model.steps[0]
         assert trial.speedup > 1.5 * base.speedup
     assert len(found.trained) + len(found.dropped) == len(explorer.trials)
+
+
+@pytest.mark.parametrize(("lost", "frequent"), [(0.0, 2000), (0.004, 8000), (0.1, 16000)])
+def test_the_vocabulary_is_the_smallest_that_costs_little(job: Job, lost: float, frequent: int) -> None:
+    """Of the answers' probability `lost` is lost with 2,000 frequent tokens, half of that with 8,000."""
+    explorer = Simulated(job, minutes=600)
+    explorer.trimming = {2000: lost * job.recipe.choose.max_drop, 8000: lost * job.recipe.choose.max_drop / 2}
+    explorer.trimming[16000] = explorer.trimming[8000]
+    found = explorer.explore()
+    steps = [model.steps[-1] for model in found.models if model.steps]
+    assert {step.trim.frequent for step in steps if step.trim} == {frequent}
 
 
 def test_a_failed_trial_is_named_and_ends_nothing_else(job: Job) -> None:

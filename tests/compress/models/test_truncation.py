@@ -1,16 +1,17 @@
 """A model that reads the first and the last tokens of a row, wherever it runs."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TASK, make_checkpoint
+from conftest import LABELS, TASK, make_checkpoint
 
 from paredown.compress.attribution import integrated_gradients, rollout
-from paredown.compress.config import Prune
+from paredown.compress.config import Prune, Static
 from paredown.compress.models.architectures import FAMILIES
 from paredown.compress.models.inference import forward
-from paredown.compress.models.loading import Checkpoint, load, save
+from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save, with_new_head
 from paredown.compress.models.truncation import truncate
 from paredown.compress.pruning.prune import prune
 from paredown.export.onnx.cascade import combined, confidence, join
@@ -18,7 +19,12 @@ from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.opening import open_artifact
 from paredown.export.runtimes.base import ExportJob
 from paredown.export.runtimes.registry import RUNTIMES
+from paredown.pipeline.inputs import StageInputs
+from paredown.pipeline.steps import stages
+from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import collate
+from paredown.tasks.registry import TASKS
+from paredown.tasks.rows import Rows
 
 ROWS = [[2, 6, 3], [2, *range(5, 12), 3], [2, *range(4, 24), 3], [2, 9, 8, 7, 6, 5, 4, 3]]
 FIRST, LAST = 5, 3
@@ -94,3 +100,30 @@ def test_tokens_that_are_not_read_have_no_attribution(tmp_path: Path) -> None:
         assert values is not None
         assert len(values) == len(ROWS[2])
         assert np.flatnonzero(np.isnan(values)).tolist() == list(range(FIRST, len(ROWS[2]) - LAST))
+
+
+@pytest.mark.parametrize(
+    "window", [True, "longest", [64], [64, 64, 3], [64.0, 64.0], ["64", "64"], [-5, 10], [0, 0], {}]
+)
+def test_a_config_with_another_window_is_refused(window: object, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "whole").path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"truncate": window}))
+    with pytest.raises(InputError, match=r"config\.json: 'truncate' is .*; two positive whole numbers are expected"):
+        open_checkpoint(path.parent)
+
+
+def test_models_of_other_tasks_are_not_truncated(tmp_path: Path) -> None:
+    ours = truncated(make_checkpoint(tmp_path / "whole"), tmp_path / "ours")
+    with pytest.raises(InputError, match="truncate is not supported for token-classification"):
+        with_new_head(ours, TASKS["token-classification"], ("O", "B-X"), 0)
+
+
+def test_students_of_a_truncated_model_read_as_much(tmp_path: Path) -> None:
+    ours = truncated(make_checkpoint(tmp_path / "whole"), tmp_path / "ours")
+    rows = Rows("rows", tuple("good film " * n for n in (2, 3, 9, 12)), np.array([0, 1, 0, 1]), LABELS)
+    inputs = StageInputs(TASK, ours, LABELS, rows, None, None, 64, 0)
+    stages.distill(inputs, Static(width=4, epochs=1), ours, tmp_path / "static", lambda *_: None)
+    static = open_checkpoint(tmp_path / "static", TASK)
+    assert static.truncation == (FIRST, LAST)
+    whole, read = (forward(load(static, TASK), collate([row], 0))["logits"] for row in (ROWS[2], READ[2]))
+    assert np.allclose(whole, read, atol=1e-6)

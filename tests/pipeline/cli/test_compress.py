@@ -83,6 +83,11 @@ def test_small_vocabularies_and_students(
     assert "0.00% of the held-out tokens changed" in said
     rare = ["--frequent", 0, "--min-count", 300, "--output-dir", tmp_path / "rare"]
     assert int(stage("trim", teacher.path, *data, *rare).split(" tokens")[0].split()[-1]) < 30
+    said = stage("truncate", teacher.path, *data, "--first", 4, "--last", 4, "--output-dir", tmp_path / "ends")
+    assert "% of the training rows are longer" in said
+    assert open_checkpoint(tmp_path / "ends").truncation == (4, 4)
+    wider = ("--first", 5, "--last", 3, "--output-dir", tmp_path / "wider")
+    refused(paredown("truncate", tmp_path / "ends", *data, *wider), "the first 4 and the last 4 tokens already")
     quick = ["--static", "--epochs", 6, "--learning-rate", 0.02]
     said = stage("distill", teacher.path, *data, *quick, "--output-dir", tmp_path / "static")
     assert float(said.split("accuracy ")[1].split()[0]) > 85
@@ -210,7 +215,7 @@ def test_a_stage_is_not_judged_on_rows_that_it_learns_from(teacher: Checkpoint, 
     lines = files["train"].read_text().splitlines(keepends=True)
     (tmp_path / "some.csv").write_text("".join([*lines[:1], *lines[5:50]]))
     data = ["--train", files["train"], "--validation", tmp_path / "some.csv", "--output-dir", tmp_path / "out"]
-    for verb in ("finetune", "prune", "distill", "trim", "tune"):
+    for verb in ("finetune", "prune", "distill", "trim", "truncate", "tune"):
         more = ["--minutes", 1] if verb == "tune" else []
         refused(paredown(verb, teacher.path, *data, *more), "some.csv: 45 of 45 rows", "also stand in", "train.csv")
     assert not (tmp_path / "out").exists()
@@ -223,7 +228,7 @@ def test_a_stage_is_not_judged_on_rows_that_it_learns_from(teacher: Checkpoint, 
     assert json.loads(done.stderr.splitlines()[0])["text"].startswith(f"{tmp_path / 'few.csv'}: 1 of 201 rows")
 
 
-@pytest.mark.parametrize("command", ["finetune", "trim", "prune", "distill", "quantize", "augment"])
+@pytest.mark.parametrize("command", ["finetune", "trim", "truncate", "prune", "distill", "quantize", "augment"])
 def test_columns_of_other_names_can_be_named(command: str, teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
     for name in ("train", "validation"):
         text = files[name].read_text().replace("text,label", "Body,Kind", 1)
@@ -231,7 +236,7 @@ def test_columns_of_other_names_can_be_named(command: str, teacher: Checkpoint, 
     source = [] if command == "augment" else [teacher.path]
     out = ["--output", tmp_path / "more.jsonl"] if command == "augment" else ["--output-dir", tmp_path / "out"]
     ask = [command, *source, "--train", tmp_path / "train.csv", *out]
-    ask += ["--validation", tmp_path / "validation.csv"] if command in ("finetune", "trim", "prune", "distill") else []
+    ask += ["--validation", tmp_path / "validation.csv"] if command not in ("quantize", "augment") else []
     ask += ["--epochs", 1] if command in ("finetune", "distill") else ["--ffn", 0.5] if command == "prune" else []
     refused(paredown(*ask), "no text column among Body, Kind", "--text-column")
     refused(paredown(*ask, "--text-column", "body"), "no column 'body'; did you mean 'Body'?")
