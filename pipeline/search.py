@@ -56,11 +56,14 @@ STATIC_COST, STATIC_WIDE_COST = 1 / 45, 1 / 23  # of an epoch of a static studen
 LEAST_TRAINING, FIRST_LEAST = 0.3, 0.1  # of the epochs that a pruned model, and the first one, should have at least
 STATIC_SHARE = 0.15  # of the time, at most, for the static student
 PRUNING_ROWS = 384  # for importance scores: training follows, and the default takes three times as long
-PRUNING_S = 30.0  # importance scores and least squares, until one was timed
+PRUNING_S, PRUNING_COST = (
+    30.0,
+    10,
+)  # importance scores and least squares, until one was timed: at least; in epochs of its rows
 FREQUENT, TRIM_SHARE = (2000, 8000, 16000), 0.3  # tokens that are kept whatever the texts have; of max_drop
 WINDOWS = (64, 128, 256)  # tokens that are read of longer texts
 LEAST_SHORTER = 1.3  # times fewer tokens, at least, for a window to be tried
-WINDOWS_SHARE = 0.15  # of the time, at most, for a further window, or a larger vocabulary, to be tried
+TRYING_SHARE = 0.3  # of the time, at most, for a further window, or a larger vocabulary, to be tried
 HEADS = (0.25, 0.5, 0.75)  # shares of a window that are at the beginning of a text
 MOST_CHANNELS = 10.0  # times less to compute, of a convolutional network whose channels are pruned
 
@@ -214,6 +217,7 @@ class Explorer:
             rows = self.job.learned + len(self.job.validation)
             scored = next(step.seconds for name, step in done.items() if name == SCORES)
             self.epoch_s = TRAINING_COST * scored * self.job.learned / rows
+            self.pruning_s = max(self.pruning_s, PRUNING_COST * PRUNING_ROWS * self.epoch_s / self.job.learned)
 
     def explore(self) -> Found:
         """Train models until the time is over, or nothing is left to try."""
@@ -260,7 +264,7 @@ class Explorer:
             results = self.execute(vocabulary_steps(self.job, self.trim))
             self.spend(results.done)
             distance = next((s.result["distance"] for n, s in results.done.items() if n.startswith("vocabulary-")), 0.0)
-            late = self.left < 60 * self.settings.minutes * (1 - WINDOWS_SHARE)
+            late = self.left < 60 * self.settings.minutes * (1 - TRYING_SHARE)
             if late or 100 * distance <= TRIM_SHARE * self.max_drop:
                 return
 
@@ -274,7 +278,7 @@ class Explorer:
         lengths = np.array([len(row) for row in ids])
         for window in WINDOWS:
             shorter = lengths.sum() / np.minimum(lengths, window).sum()
-            late = before - self.left > WINDOWS_SHARE * before
+            late = before - self.left > TRYING_SHARE * before
             if shorter < LEAST_SHORTER or late or self.base is not None:
                 return
             trial = self._truncated(window, shorter)
