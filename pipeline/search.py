@@ -60,7 +60,7 @@ PRUNING_S, PRUNING_COST = (
     30.0,
     10,
 )  # importance scores and least squares, until one was timed: at least; in epochs of its rows
-FREQUENT, TRIM_SHARE = (2000, 8000, 16000), 0.3  # tokens that are kept whatever the texts have; of max_drop
+FREQUENT, TRIM_SHARE = (2000, 8000, 16000), 0.35  # tokens that are kept whatever the texts have; of max_drop
 WINDOWS = (64, 128, 256)  # tokens that are read of longer texts
 LEAST_SHORTER = 1.3  # times fewer tokens, at least, for a window to be tried
 TRYING_SHARE = 0.3  # of the time, at most, for a further window, or a larger vocabulary, to be tried
@@ -199,7 +199,7 @@ class Explorer:
     pruning_s: float = field(default_factory=lambda: PRUNING_S)
     found: Found = field(default_factory=Found)
     trials: list[Trial] = field(default_factory=list)
-    trim: Trim = field(default_factory=Trim)
+    trim: Trim | None = None  # how the vocabulary of every model is trimmed; None: it is not
     base: Trial | None = None  # what pruning starts from, where it is not the checkpoint: one that reads less
     stuck: set[float] = field(default_factory=set)  # speed-ups of shapes that further training did not bring nearer
     teacher_outputs: Sequence[np.ndarray] = ()  # `Task.comparable` of its logits on validation
@@ -255,17 +255,19 @@ class Explorer:
         )
 
     def _trim(self) -> None:
-        """The smallest vocabulary that costs at most TRIM_SHARE of `max_drop`, by the checkpoint's own answers; the
-        largest that was tried where none does, or the time is short."""
+        """The smallest vocabulary that costs at most TRIM_SHARE of `max_drop`: the mean of what the labels say and of
+        what the checkpoint's own answers do. All tokens stay where none does, or the time is short."""
         if not self.job.task.supports(Feature.TRIM):
             return
         for frequent in FREQUENT:
-            self.trim = Trim(frequent=frequent)
-            results = self.execute(vocabulary_steps(self.job, self.trim))
+            settings = Trim(frequent=frequent)
+            results = self.execute(vocabulary_steps(self.job, settings))
             self.spend(results.done)
-            distance = next((s.result["distance"] for n, s in results.done.items() if n.startswith("vocabulary-")), 0.0)
-            late = self.left < 60 * self.settings.minutes * (1 - TRYING_SHARE)
-            if late or 100 * distance <= TRIM_SHARE * self.max_drop:
+            found = next((s.result for name, s in results.done.items() if name.startswith("vocabulary-")), None)
+            if found is not None and (found["drop"] + 100 * found["distance"]) / 2 <= TRIM_SHARE * self.max_drop:
+                self.trim = settings
+                return
+            if self.left < 60 * self.settings.minutes * (1 - TRYING_SHARE):
                 return
 
     def _shorten(self) -> None:
@@ -501,8 +503,8 @@ class Explorer:
         return Chain((trimmed.name,), self.full_ms, right, self._distances(outputs))
 
     def _trimmed(self, model: Model) -> Model:
-        """The model with its vocabulary trimmed, where the task has one."""
-        trim = [Stage(trim=self.trim)] if self.job.task.supports(Feature.TRIM) else []
+        """The model with its vocabulary trimmed, where that costs little."""
+        trim = [Stage(trim=self.trim)] if self.trim else []
         return model.model_copy(update={"steps": [*model.steps, *trim]})
 
     def _judge(self, chain: Chain) -> Judgement:

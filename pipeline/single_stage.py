@@ -240,6 +240,7 @@ def truncate(checkpoint: str, data: StageData, settings: Truncate, output_dir: P
     task = data.task_with(where)
     _require_features("truncate", settings, task, where)
     source = open_checkpoint(checkpoint, task)
+    stages.check_window(source, settings)
     inputs = _inputs(source, task, data, source.labels)
     with writing(output_dir, "truncate") as (target, report):
         result = stages.truncate(inputs, settings, target, report)

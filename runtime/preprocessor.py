@@ -228,9 +228,17 @@ def by_length(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[np.nda
         yield order[start : start + batch_size]
 
 
-def batches_of(rows: Sequence[Sequence[int]], pad_id: int, batch_size: int = 32) -> list[dict[str, np.ndarray]]:
-    """All rows as model inputs, in batches of similar length."""
-    return [collate([rows[i] for i in batch], pad_id) for batch in by_length(rows, batch_size)]
+def batches_of(
+    rows: Sequence[Sequence[int]], pad_id: int, batch_size: int = 32, tokens: int = 4096
+) -> list[dict[str, np.ndarray]]:
+    """All rows as model inputs, in batches of similar length, at most `tokens` with their padding (one row always)."""
+    found = []
+    for batch in by_length(rows, batch_size):
+        size = max(1, tokens // max(1, len(rows[batch[-1]])))  # the last one is the longest
+        found += [
+            collate([rows[i] for i in batch[start : start + size]], pad_id) for start in range(0, len(batch), size)
+        ]
+    return found
 
 
 def run_rows(

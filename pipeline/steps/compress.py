@@ -17,7 +17,7 @@ from paredown.compress.pruning.latency_allocation import LatencyTable
 from paredown.export.artifact import read_artifact
 from paredown.runtime.preprocessor import Preprocessor
 
-from ..job import BASE_TARGET, SCORES, Candidate, Job, graph_name, has_scores, parts_of, table_name
+from ..job import BASE_TARGET, SCORES, Candidate, Job, evaluation_name, graph_name, has_scores, parts_of, table_name
 from ..progress import Report
 from ..recipe.schema import BASELINE, Model
 from ..store import Done
@@ -92,7 +92,8 @@ def windows(job: Job, ends: Sequence[tuple[int, int]], out: Path, done: Mapping[
 
 
 def vocabulary(job: Job, settings: Trim, out: Path, done: Mapping[str, Done], report: Report) -> dict:
-    """How far the checkpoint is from itself with a trimmed vocabulary: the mean of `Task.regrets` on validation."""
+    """What a trimmed vocabulary costs the checkpoint on validation: points of the metric, and the mean of
+    `Task.regrets`."""
     from paredown.compress.models.inference import teacher_scores
 
     with tempfile.TemporaryDirectory(dir=out) as scratch:
@@ -101,7 +102,9 @@ def vocabulary(job: Job, settings: Trim, out: Path, done: Mapping[str, Done], re
         encoder = trimmed.encoder(job.recipe.max_length)
         report(0.5, "scoring validation")
         outputs = teacher_scores(load(trimmed, job.task), trimmed.read(encoder.ids(job.validation.texts)))
-    return {"distance": _distance(job, outputs, encoder, done)}
+    whole = done[evaluation_name(Candidate(Model(name=BASELINE), BASE_TARGET))].result["metric_validation"]
+    drop = whole - job.task.metric(outputs, job.task.gold(job.validation, encoder))
+    return {"drop": drop, "distance": _distance(job, outputs, encoder, done)}
 
 
 def _distance(job: Job, outputs: np.ndarray, encoder: Preprocessor, done: Mapping[str, Done]) -> float:

@@ -97,15 +97,20 @@ def trim(inputs: StageInputs, settings: Trim, out: Path, report: Report) -> dict
     return {"changed_tokens": changed} | _size(model)
 
 
-def truncate(inputs: StageInputs, settings: Truncate, out: Path, report: Report) -> dict:
-    """Read less of longer rows. `truncated`: share of the training rows that are longer."""
-    from paredown.compress.models.truncation import truncate as truncated
-
-    before = inputs.checkpoint.truncation
+def check_window(checkpoint: Checkpoint, settings: Truncate) -> None:
+    """InputError where the checkpoint reads less of a row than the settings ask for."""
+    before = checkpoint.truncation
     if before is not None and (settings.first > before[0] or settings.last > before[1]):
         raise InputError(
             f"truncate: the checkpoint reads the first {before[0]} and the last {before[1]} tokens already; give fewer"
         )
+
+
+def truncate(inputs: StageInputs, settings: Truncate, out: Path, report: Report) -> dict:
+    """Read less of longer rows. `truncated`: share of the training rows that are longer."""
+    from paredown.compress.models.truncation import truncate as truncated
+
+    check_window(inputs.checkpoint, settings)
     report(0.0, "counting tokens")
     model = load(inputs.checkpoint, inputs.task)
     longer = [len(row) > settings.first + settings.last for row in inputs.encoder.ids(inputs.train.texts)]

@@ -106,6 +106,7 @@ def test_every_example_is_of_a_task() -> None:
 def test_a_search_finds_models(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interleaved, "Worker", SameProcess)
     monkeypatch.setattr(searching, "PRUNING_S", 1.0)
+    monkeypatch.setattr(searching, "PRUNING_COST", 0)
     EXAMPLES[name].files(tmp_path)
     EXAMPLES[name].checkpoint(tmp_path / "base")
     data = ("--task", name, "--train", "train.jsonl", "--validation", "validation.jsonl")

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from paredown.compress.models.loading import open_checkpoint
 from paredown.compress.models.token_types import types_of
-from paredown.runtime.preprocessor import MARK, PAIR, Preprocessor
+from paredown.runtime.preprocessor import MARK, PAIR, Preprocessor, batches_of
 
 TEXTS = [
     "The film was good, the plot was awful!", "Élan vital naïve café 12345 in 2024", "don't stop", "電影 很好 film",
@@ -85,3 +85,12 @@ def test_a_batch_of_marked_rows_and_padding_has_the_same_types(tmp_path: Path) -
     for row, mask, pair in zip(found, batch["attention_mask"], texts, strict=True):
         assert row[mask == 1].tolist() == tokenizer.encode(*pair).type_ids
     assert open_checkpoint(path).encoder().ids([PAIR.join(texts[0])])[0] == tokenizer.encode(*texts[0]).ids
+
+
+def test_batches_of_long_rows_are_smaller() -> None:
+    rows = [[1] * n for n in (600, 3, 40, 64, 500, 2, 33, 64)]
+    batches = batches_of(rows, 0, batch_size=4, tokens=128)
+    assert all(batch["input_ids"].size <= 128 or len(batch["input_ids"]) == 1 for batch in batches)
+    lengths = sorted(int(n) for batch in batches for n in batch["attention_mask"].sum(1))
+    assert lengths == sorted(map(len, rows))
+    assert len(batches_of(rows[1:4], 0)) == 1
