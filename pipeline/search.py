@@ -261,7 +261,10 @@ class Explorer:
             return
         for frequent in FREQUENT:
             settings = Trim(frequent=frequent)
-            results = self.execute(vocabulary_steps(self.job, settings))
+            try:
+                results = self.execute(vocabulary_steps(self.job, settings))
+            except InputError:  # a tokenizer that cannot be trimmed: all tokens stay
+                return
             self.spend(results.done)
             found = next((s.result for name, s in results.done.items() if name.startswith("vocabulary-")), None)
             if found is not None and (found["drop"] + 100 * found["distance"]) / 2 <= TRIM_SHARE * self.max_drop:

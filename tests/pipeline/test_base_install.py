@@ -66,6 +66,7 @@ def commands(
         (["augment", *train, "--output", home / "x.jsonl", "--kind", "masked", "--masked-model", given], "compress"),
         (["prune", given, *train, "--ffn", "0.5", *out], "compress"),
         (["trim", given, *train, *out], "compress"),
+        (["truncate", given, *train, *out], "compress"),
         (["distill", given, *train, "--layers", "1", *out], "compress"),
         (["quantize", given, *out], "compress"),
         (["export", given, *out], "compress"),

@@ -107,6 +107,7 @@ def test_a_search_finds_models(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(interleaved, "Worker", SameProcess)
     monkeypatch.setattr(searching, "PRUNING_S", 1.0)
     monkeypatch.setattr(searching, "PRUNING_COST", 0)
+    monkeypatch.setattr(searching, "WINDOWS", (4, 8))  # tokens; the rows have 4 to 16
     EXAMPLES[name].files(tmp_path)
     EXAMPLES[name].checkpoint(tmp_path / "base")
     data = ("--task", name, "--train", "train.jsonl", "--validation", "validation.jsonl")

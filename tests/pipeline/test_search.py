@@ -22,6 +22,7 @@ from paredown.pipeline.recipe.schema import Model, Recipe, Search
 from paredown.pipeline.run import _do_all
 from paredown.pipeline.search import Explorer, Found, Results, add_cascades, search_step, with_models
 from paredown.pipeline.store import Done, Store
+from paredown.runtime.errors import InputError
 
 ROWS = 2000
 TABLE = LatencyTable("onnxruntime", "int8-dynamic", 1, 1.0, {12: 0.5}, {1536: 1.0})
@@ -170,6 +171,18 @@ def test_the_vocabulary_is_the_smallest_that_costs_little(job: Job, lost: float,
     found = explorer.explore()
     trims = [step.trim.frequent for model in found.models for step in model.steps if step.trim]
     assert set(trims) == frequent
+
+
+def test_a_tokenizer_that_cannot_be_trimmed_stays_whole(job: Job) -> None:
+    class Untrimmable(Simulated):
+        def trained(self, steps: list[Step]) -> Results:
+            if any(step.inputs.get("stage") == "vocabulary" for step in steps):
+                raise InputError("tokenizer.json: a model of kind 'Other'")
+            return super().trained(steps)
+
+    found = Untrimmable(job, minutes=60).explore()
+    assert found.trained
+    assert not any(step.trim for model in found.models for step in model.steps)
 
 
 def test_a_failed_trial_is_named_and_ends_nothing_else(job: Job) -> None:
