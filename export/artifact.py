@@ -25,11 +25,6 @@ SCHEMA = 1  # of artifact.json; raised when a key is renamed, removed or changes
 GRAPH = "graph.onnx"  # beside an engine, what it was built from: for the parity gate, not shipped
 
 
-TRUNCATE = (
-    "truncate"  # in `Artifact.details`: how many tokens the model reads at the beginning of a row, and at its end
-)
-
-
 def values_of(details: object, key: str) -> list:
     """Every value of a key in `Artifact.details`, however deep: a cascade has the details of its models inside."""
     if not isinstance(details, dict):

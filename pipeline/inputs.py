@@ -45,7 +45,7 @@ class StageInputs:
 
     def training_data(self) -> TrainingData:
         """The labelled rows, with the validation rows. InputError where they have no labels."""
-        ids, encoder = self._read(dataset.encode(self.encoder, self.train)), self.encoder
+        ids, encoder = self.checkpoint.read(dataset.encode(self.encoder, self.train)), self.encoder
         return TrainingData(ids, self.task.training_targets(self.train, encoder), validation=self.validation_rows())
 
     def all_rows(self) -> tuple[Ids, Sequence[np.ndarray] | None]:
@@ -55,7 +55,7 @@ class StageInputs:
         ids = dataset.encode(encoder, self.train)
         if self.unlabeled is not None:
             ids = ids + encoder.ids(self.unlabeled.texts)
-        ids = self._read(ids)
+        ids = self.checkpoint.read(ids)
         if not self.task.has_gold(self.train):
             return ids, None
         targets = list(self.task.training_targets(self.train, encoder))
@@ -66,10 +66,9 @@ class StageInputs:
         if self.validation is None:
             return None
         encoder = self.encoder
-        return self._read(encoder.ids(self.validation.texts)), self.task.training_targets(self.validation, encoder)
-
-    def _read(self, ids: Ids) -> Ids:
-        return ids if self.checkpoint.truncation is None else self.checkpoint.read(ids)
+        return self.checkpoint.read(encoder.ids(self.validation.texts)), self.task.training_targets(
+            self.validation, encoder
+        )
 
     def after(self, directory: str | Path) -> StageInputs:
         """The same rows with the checkpoint that a stage has left in `directory`."""

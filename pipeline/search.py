@@ -56,10 +56,8 @@ STATIC_COST, STATIC_WIDE_COST = 1 / 45, 1 / 23  # of an epoch of a static studen
 LEAST_TRAINING, FIRST_LEAST = 0.3, 0.1  # of the epochs that a pruned model, and the first one, should have at least
 STATIC_SHARE = 0.15  # of the time, at most, for the static student
 PRUNING_ROWS = 384  # for importance scores: training follows, and the default takes three times as long
-PRUNING_S, PRUNING_COST = (
-    30.0,
-    10,
-)  # importance scores and least squares, until one was timed: at least; in epochs of its rows
+PRUNING_S = 30.0  # importance scores and least squares, at least, until one was timed
+PRUNING_COST = 10  # of these, in epochs of PRUNING_ROWS
 FREQUENT, TRIM_SHARE = (2000, 8000, 16000), 0.35  # tokens that are kept whatever the texts have; of max_drop
 WINDOWS = (64, 128, 256)  # tokens that are read of longer texts
 LEAST_SHORTER = 1.3  # times fewer tokens, at least, for a window to be tried
@@ -261,15 +259,17 @@ class Explorer:
             return
         for frequent in FREQUENT:
             settings = Trim(frequent=frequent)
+            steps = vocabulary_steps(self.job, settings)
             try:
-                results = self.execute(vocabulary_steps(self.job, settings))
+                results = self.execute(steps)
             except InputError:  # a tokenizer that cannot be trimmed: all tokens stay
                 return
             self.spend(results.done)
-            found = next((s.result for name, s in results.done.items() if name.startswith("vocabulary-")), None)
-            if found is not None and (found["drop"] + 100 * found["distance"]) / 2 <= TRIM_SHARE * self.max_drop:
-                self.trim = settings
-                return
+            if not results.failed:
+                found = results.done[steps[-1].name].result
+                if (found["drop"] + 100 * found["distance"]) / 2 <= TRIM_SHARE * self.max_drop:
+                    self.trim = settings
+                    return
             if self.left < 60 * self.settings.minutes * (1 - TRYING_SHARE):
                 return
 
@@ -293,12 +293,12 @@ class Explorer:
     def _truncated(self, window: int, shorter: float) -> Trial | None:
         """The checkpoint where it reads a window of `shorter` times fewer tokens."""
         ends = [(round(window * share), window - round(window * share)) for share in HEADS]
-        results = self.execute(window_steps(self.job, ends))
+        steps = window_steps(self.job, ends)
+        results = self.execute(steps)
         if results.failed:
             return None
         self.spend(results.done)
-        distances = next(step.result["distances"] for name, step in results.done.items() if name.startswith("window-"))
-        first, last = ends[int(np.argmin(distances))]
+        first, last = ends[int(np.argmin(results.done[steps[-1].name].result["distances"]))]
         settings = Truncate(first=first, last=last)
         model = Model(name=self._name(f"truncated-{first}-{last}"), steps=[Stage(truncate=settings)])
         return self._try(model, shorter)
@@ -437,9 +437,9 @@ class Explorer:
                 speedup = self.full_ms / promised * shorter if promised else speedup
                 self.pruning_s = new[name].seconds if name in new else self.pruning_s
         outputs, right = self._evaluated(judged, results.done)
-        self.teacher_outputs, theirs = self._evaluated(Model(name=BASELINE), results.done)
+        if not self.teacher_outputs:
+            self.teacher_outputs, self.teacher_right = self._evaluated(Model(name=BASELINE), results.done)
         sure = confidence(np.stack(outputs)) if self.job.task.supports(Feature.CASCADE) else None
-        self.teacher_right = theirs
         trial = Trial(model, speedup, *self._lost(right), right, self._distances(outputs), sure, trainings)
         self.trials.append(trial)
         return trial

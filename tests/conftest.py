@@ -237,10 +237,8 @@ def quick_tables() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def one_arithmetic() -> Iterator[None]:
     """Training in float32 also where bf16 is fast: the tiny models are the same on every machine."""
-    modules = (train, inference)
-    with contextlib.ExitStack() as during:
-        for module in modules:
-            during.enter_context(mock.patch.object(module, "fast_bf16", return_value=False))
+    training = mock.patch.object(train, "fast_bf16", return_value=False)
+    with training, mock.patch.object(inference, "has_amx", return_value=False):
         yield
 
 

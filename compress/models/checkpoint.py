@@ -73,10 +73,10 @@ class Checkpoint:
         window = self.config.get(TRUNCATE)
         return None if window is None else (window[0], window[1])
 
-    def read(self, rows: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    def read(self, rows: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
         """The token ids of rows that the model reads."""
         if self.truncation is None:
-            return list(rows)
+            return rows
         return [read_ends(row, *self.truncation) for row in rows]
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from .checkpoint import read_ends
 from .validation import TRUNCATE
 
 
@@ -31,8 +32,8 @@ def apply_truncation(model: PreTrainedModel) -> None:
 
 def places_read(model: PreTrainedModel, count: int) -> list[int]:
     """Which of the `count` tokens of a row the model reads."""
-    first, last = getattr(model.config, TRUNCATE, None) or (count, 0)
-    return list(range(count)) if count <= first + last else [*range(first), *range(count - last, count)]
+    window = getattr(model.config, TRUNCATE, None)
+    return list(range(count) if window is None else read_ends(range(count), *window))
 
 
 def _with_ends(first: int, last: int, module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

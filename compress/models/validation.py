@@ -32,8 +32,9 @@ UNMERGED = re.compile(
     r"|vera_lambda|trainable_tokens)"
 )  # parts of a weight's name that peft gives
 WRAPPED = ("module.", "_orig_mod.", "base_model.model.", "model.module.")  # DataParallel, torch.compile, peft
+# In config.json and `Artifact.details`: how many tokens are read at the beginning of a row, and at its end.
+TRUNCATE = "truncate"
 # Keys that make transformers fetch and run code, or load weights in a way that is not ours.
-TRUNCATE = "truncate"  # in config.json: how many tokens are read at the beginning of a row, and at its end
 REFUSED_KEYS = ("auto_map", "quantization_config")
 ATTENTION_KEYS = ("_attn_implementation_internal", "_attn_implementation", "attn_implementation")
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")  # no name of a hub's kernel

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paredown.compress.models.model_card import card_head
+from paredown.compress.models.validation import TRUNCATE
 from paredown.runtime.errors import printable
 from paredown.tasks.registry import task_named
 
-from ..artifact import TRUNCATE, values_of
+from ..artifact import values_of
 from ..runtimes.registry import RUNTIMES
 
 if TYPE_CHECKING:

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 
+from paredown.compress.models.validation import TRUNCATE
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.errors import InputError, missing_extra
 from paredown.runtime.model_scan import check_model_file
 from paredown.runtime.seq2seq_decoding import writer
 from paredown.runtime.session import CannotRunHere, Session, open_session, padded
 
-from ..artifact import MANIFEST, TRUNCATE, Artifact, marks_of
+from ..artifact import MANIFEST, Artifact, marks_of
 from ..hardware import gpus, importable
 from .base import ExportJob, RuntimeSpec
 

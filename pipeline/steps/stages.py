@@ -28,10 +28,11 @@ from paredown.compress.config import (
 )
 from paredown.compress.data import dataset
 from paredown.compress.models.loading import Checkpoint, load, save, with_new_head
+from paredown.compress.models.validation import TRUNCATE
 from paredown.compress.pruning.latency_allocation import LatencyTable
 from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.compress.types import TrainingData
-from paredown.export.artifact import TRUNCATE, Artifact
+from paredown.export.artifact import Artifact
 from paredown.export.hardware import cores
 from paredown.export.runtimes.base import ExportJob
 from paredown.export.runtimes.registry import RUNTIMES
