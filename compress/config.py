@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -225,12 +225,16 @@ class Distill(DistillationTraining):
 
 
 class Static(DistillationTraining):
-    """A student without layers: token embeddings, mean pooling and a linear head, distilled from the teacher."""
+    """A student without layers: token embeddings, pooling and a linear head, distilled from the teacher."""
 
     width: Annotated[int, Field(ge=1)] = Field(default=64, description="size of the embeddings")
     pairs: Annotated[int, Field(ge=0, le=2**15)] = Field(
         default=0, description="hash buckets of bigram embeddings (0: none)"
     )
+    convolution: Annotated[int, Field(ge=0, le=9)] = Field(
+        default=0, description="neighbouring tokens that a convolution over the embeddings reads, odd (0: none)"
+    )
+    max_pooling: bool = Field(default=False, description="pool the maximum over the tokens too, beside the mean")
     epochs: Annotated[float, Field(gt=0)] = Field(default=6.0, description="passes over the rows")
     batch_size: Annotated[int, Field(ge=1)] = Field(default=64, description="rows per optimiser step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-3, description="peak of AdamW's learning rate")
@@ -238,6 +242,13 @@ class Static(DistillationTraining):
     relation_weight: Literal[0] = Field(default=0, description="0: a static student has no attention layers")  # type: ignore[assignment]
     quantize_aware: Literal[False] = Field(default=False, description="false: no matrix products to quantise")  # type: ignore[assignment]
     freeze_embeddings: Literal[False] = Field(default=False, description="false: the embeddings are trained")  # type: ignore[assignment]
+
+    @field_validator("convolution")
+    @classmethod
+    def _odd(cls, tokens: int) -> int:
+        if tokens and tokens % 2 == 0:
+            raise ValueError(f"a convolution reads an odd number of tokens, not {tokens}: 3, for example (0: none)")
+        return tokens
 
 
 class Trim(Settings):

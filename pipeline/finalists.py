@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paredown.export.onnx.cascade import threshold_for
+from paredown.benchmarks.statistics.thresholds import threshold_for
 
-DROPS = (0.1, 0.2, 0.5)  # points that a cascade may lose against the model behind its first
+DROPS = (0.1, 0.25, 0.5, 1.0)  # of max_drop, that a cascade may lose against the model behind its first
 FASTER = 1.3  # times, at least, that a model is as fast as the one behind it
 MARGINS = (1.0, 0.75, 0.5)  # of max_drop, that a bound has to be within: thresholds were set on the same rows
 LEAST_SHARE = 0.1  # of the rows that each model in front must answer: less is never selected
@@ -33,7 +33,8 @@ class Chain:
     """One model, or a cascade of two or three, the fastest first.
 
     `ms`: predicted mean milliseconds of a row; `right`: as `Task.correct` has the validation rows; `distances`: of
-    their outputs from the teacher's, (rows,); `max_drop`: of each of its cascades.
+    their outputs from the teacher's, (rows,); `max_drop`: of each of its cascades; `answering`: which of the models
+    answers each validation row, (rows,) int, in a cascade.
     """
 
     names: tuple[str, ...]
@@ -41,14 +42,23 @@ class Chain:
     right: np.ndarray
     distances: np.ndarray
     max_drop: float = 0.0
+    answering: np.ndarray | int = 0
 
 
-def chains(models: Sequence[Chain], sure: Mapping[str, np.ndarray], front: str | None = None) -> list[Chain]:
-    """Single models and the cascades of them in which each is FASTER than the next one. `sure`: by name, how confident
-    models are of each validation row, (rows,); empty where the task has no cascades. `front`: stands only in front."""
-    found = [model for model in models if front not in model.names]
+def chains(
+    models: Sequence[Chain],
+    sure: Mapping[str, np.ndarray],
+    regrets: Callable[[str, str], np.ndarray],
+    max_drop: float,
+) -> list[Chain]:
+    """Single models and the cascades of them in which each is FASTER than the next one.
+
+    `sure`: by name, how confident models are of each validation row, (rows,); empty where the task has no cascades.
+    `regrets`: of two names, what the answers of the first cost by the second's, (rows,). `max_drop`: of the selection.
+    """
+    found = list(models)
     by_name = {name: model for model in models for name in model.names}
-    for drop in DROPS:
+    for drop in (share * max_drop for share in DROPS):
         behind = [chain for chain in found if not chain.max_drop]
         for _ in range(2):
             longer = [
@@ -56,16 +66,20 @@ def chains(models: Sequence[Chain], sure: Mapping[str, np.ndarray], front: str |
                 for chain in behind
                 for name, confident in sure.items()
                 if by_name[name].ms * FASTER <= by_name[chain.names[0]].ms
-                and (made := _in_front(by_name[name], confident, chain, drop)) is not None
+                and (made := _in_front(by_name[name], confident, chain, regrets, drop)) is not None
             ]
             found += longer
             behind = longer
     return found
 
 
-def _in_front(model: Chain, confident: np.ndarray, chain: Chain, drop: float) -> Chain | None:
+def _in_front(
+    model: Chain, confident: np.ndarray, chain: Chain, regrets: Callable[[str, str], np.ndarray], drop: float
+) -> Chain | None:
     """The cascade of a model and what is behind it; None where the model answers too few rows."""
-    answers = confident >= threshold_for(confident, model.right, chain.right, drop)
+    (name,), rows = model.names, np.arange(len(confident))
+    lost = np.stack([regrets(name, other) for other in chain.names])[chain.answering, rows]
+    answers = confident >= threshold_for(confident, model.right, chain.right, lost, drop)
     if answers.mean() < LEAST_SHARE:
         return None
     right, distances = (
@@ -73,7 +87,8 @@ def _in_front(model: Chain, confident: np.ndarray, chain: Chain, drop: float) ->
         for ours, theirs in ((model.right, chain.right), (model.distances, chain.distances))
     )
     ms = model.ms + float(1 - answers.mean()) * chain.ms
-    return Chain((*model.names, *chain.names), ms, right, distances, drop)
+    answering = np.where(answers, 0, np.add(chain.answering, 1))
+    return Chain((*model.names, *chain.names), ms, right, distances, drop, answering)
 
 
 def finalists(found: Sequence[Chain], judge: Callable[[Chain], Judgement], max_drop: float) -> dict[Chain, Judgement]:

@@ -235,7 +235,7 @@ def _cascade_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Ste
         "max_drop": candidate.model.cascade.max_drop,
         "validation": rows_digest(job.validation),
         "after": {name: steps[name].key for part in parts for name in (part.step, evaluation_name(part))},
-        **code_of("export"),
+        **code_of("export", "benchmarks/statistics"),
     }
     return Step(candidate.step, inputs, 2.0, partial(cascade, job, candidate))
 

@@ -23,6 +23,26 @@ def expected_drops(drops: np.ndarray, errors: np.ndarray, distances: np.ndarray)
     if not weights.any():
         return drops.astype(float)
     rate = max(0.0, float((weights * drops).sum() / (weights * distances).sum()))
+    return _drawn(drops, errors, distances, rate, 1 / (weights * distances).sum())
+
+
+def expected_as_rows_are_added(lost: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Estimates of the drop that answering the first 1, 2, ... of these rows by one model rather than another costs,
+    (rows,) points of all rows.
+
+    `lost`: 1 where only the other model is right, -1 where only the one is, else 0, (rows,); `distances`: of their
+    outputs, at least 0, (rows,). The rate is that of all rows, where the most labels are.
+    """
+    drops, distances = 100 * lost.cumsum() / len(lost), distances.cumsum()
+    errors = 100 * np.sqrt(np.maximum(1, np.abs(lost).cumsum())) / len(lost)
+    if not distances[-1]:
+        return drops
+    rate = max(0.0, drops[-1] / distances[-1])
+    return _drawn(drops, errors, distances, rate, (errors[-1] / distances[-1]) ** 2)
+
+
+def _drawn(drops: np.ndarray, errors: np.ndarray, distances: np.ndarray, rate: float, variance: float) -> np.ndarray:
+    """Drops drawn towards rate * distance; `variance`: of the rate."""
     predicted = rate * distances
-    unsure = (MISFIT * predicted) ** 2 + distances**2 / (weights * distances).sum()
+    unsure = (MISFIT * predicted) ** 2 + variance * distances**2
     return predicted + unsure / (unsure + errors**2) * (drops - predicted)

@@ -1,8 +1,9 @@
-"""The static student: token embeddings, mean pooling and a linear head, without layers.
+"""The static student: token embeddings, pooling and a linear head, without layers.
 
 As model2vec it starts from the teacher's own token embeddings (their first principal components); unlike it, it is then
 trained on the teacher's answers. Pairs of neighbouring tokens have embeddings too, hashed into buckets as in fastText
-(Joulin et al. 2016, arXiv 1607.01759), so that "not good" is not "good".
+(Joulin et al. 2016, arXiv 1607.01759), so that "not good" is not "good". A convolution over a few tokens and the
+maximum over all of them (Kim 2014, arXiv 1408.5882) find phrases, wherever they stand in a text.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def initial_student(teacher: PreTrainedModel, settings: Static, seed: int) -> St
         vocab_size=len(vectors),
         hidden_size=width,
         pairs=settings.pairs,
+        convolution=settings.convolution,
+        max_pooling=settings.max_pooling,
         max_position_embeddings=getattr(teacher.config, "max_position_embeddings", 512),
         pad_token_id=teacher.config.pad_token_id,
         id2label=teacher.config.id2label,
@@ -63,6 +66,8 @@ def initial_student(teacher: PreTrainedModel, settings: Static, seed: int) -> St
             student.classifier.bias.zero_()
         if student.pair_embeddings is not None:
             student.pair_embeddings.weight.zero_()
+        if student.max_classifier is not None:
+            student.max_classifier.weight.zero_()
     if embeds:
         embed(student, "mean")
     take_marks_off(student)

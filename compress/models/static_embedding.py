@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.functional import gelu
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -13,8 +14,9 @@ HASH = 509  # a prime; with at most 2^15 buckets all stays below 2^24, where Ope
 
 
 class StaticConfig(PreTrainedConfig):
-    """hidden_size: width of the embeddings. pairs: buckets of the pair embeddings, 0 for none. vector_size: width of
-    the vectors that it answers with, 0 for one that answers with labels."""
+    """hidden_size: width of the embeddings. pairs: buckets of the pair embeddings, 0 for none. convolution: tokens that
+    a convolution over the embeddings reads, 0 for none. max_pooling: whether the maximum over the tokens is read beside
+    the mean. vector_size: width of the vectors that it answers with, 0 for one that answers with labels."""
 
     model_type = STATIC
 
@@ -23,6 +25,8 @@ class StaticConfig(PreTrainedConfig):
         vocab_size: int = 1,
         hidden_size: int = 64,
         pairs: int = 0,
+        convolution: int = 0,
+        max_pooling: bool = False,
         max_position_embeddings: int = 512,
         vector_size: int = 0,
         **others,
@@ -30,6 +34,8 @@ class StaticConfig(PreTrainedConfig):
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.pairs = pairs
+        self.convolution = convolution
+        self.max_pooling = max_pooling
         self.max_position_embeddings = max_position_embeddings  # longer texts are truncated, as the teacher's were
         self.vector_size = vector_size
         super().__init__(**others)
@@ -52,7 +58,10 @@ class StaticForSequenceClassification(PreTrainedModel):
         self.pair_embeddings = nn.Embedding(config.pairs, config.hidden_size) if config.pairs else None
         if config.pairs:
             self.register_buffer("numbers", torch.arange(config.vocab_size))
-        self.classifier = nn.Linear(config.hidden_size, config.vector_size or config.num_labels or 2)
+        width, outputs, tokens = config.hidden_size, config.vector_size or config.num_labels or 2, config.convolution
+        self.convolution = nn.Conv1d(width, width, tokens, padding=tokens // 2) if tokens else None
+        self.classifier = nn.Linear(width, outputs)
+        self.max_classifier = nn.Linear(width, outputs, bias=False) if config.max_pooling else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -69,12 +78,19 @@ class StaticForSequenceClassification(PreTrainedModel):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: object) -> SequenceClassifierOutput:
         real = attention_mask.unsqueeze(-1).to(self.embeddings.weight.dtype)
-        pooled = (self.embeddings(input_ids) * real).sum(1) / real.sum(1)
+        words = self.embeddings(input_ids) * real
+        if self.convolution is not None:  # a residual one: what it adds starts small
+            words = words + gelu(self.convolution(words.transpose(1, 2)).transpose(1, 2)) * real
+        pooled = words.sum(1) / real.sum(1)
         if self.pair_embeddings is not None:
             pairs, numbers = self.config.pairs, self.numbers[input_ids]
             buckets = (numbers[:, :-1] % pairs * HASH + numbers[:, 1:]) % pairs
             pooled = pooled + (self.pair_embeddings(buckets) * real[:, 1:]).sum(1) / real.sum(1)
-        return SequenceClassifierOutput(logits=self.classifier(pooled))
+        logits = self.classifier(pooled)
+        if self.max_classifier is not None:
+            tokens = torch.where(real > 0, words, words[:, :1])  # padding repeats the first token, which is no padding
+            logits = logits + self.max_classifier(tokens.amax(1))
+        return SequenceClassifierOutput(logits=logits)
 
 
 class StaticModel(StaticForSequenceClassification):

@@ -22,7 +22,6 @@ from ..artifact import Artifact
 from .metadata import finish
 
 SHARED = 1024  # bytes of a tensor that is worth keeping once
-ROUNDING = 1e-5  # of a confidence: less than that may be on either side of a threshold, by the batch it is in
 
 
 def confidence(logits: np.ndarray) -> np.ndarray:
@@ -33,22 +32,6 @@ def confidence(logits: np.ndarray) -> np.ndarray:
 def combined(first: np.ndarray, then: np.ndarray, threshold: float) -> np.ndarray:
     """What a cascade answers: logits of `first` where its confidence reaches the threshold, else those of `then`."""
     return np.where((confidence(first) >= threshold)[:, None], first, then)
-
-
-def threshold_for(sure: np.ndarray, first: np.ndarray, then: np.ndarray, max_drop: float) -> float:
-    """The lowest threshold that loses at most `max_drop` points of these rows against the second model alone.
-
-    `sure`: confidences of the first model, (rows,); `first`, `then`: what each model has right, (rows,) bool. It lies
-    halfway between the confidences of two rows, so that rounding moves none of them across. Above 1 when no threshold
-    is good enough: then the first model never answers.
-    """
-    order = np.argsort(-sure, kind="stable")
-    lost = then.astype(int)[order] - first.astype(int)[order]
-    drop = 100 * np.cumsum(lost) / len(order)  # of answering the surest 1, 2, ... rows by the first model
-    below = np.append(sure[order][1:], sure.min() - 4 * ROUNDING)  # the next row's
-    parts = sure[order] - below > 2 * ROUNDING  # a threshold cannot part equals
-    good = np.flatnonzero(parts & (drop <= max_drop))
-    return float((sure[order] + below)[good[-1]] / 2) if len(good) else 2.0
 
 
 def sure_share(first: np.ndarray, threshold: float) -> float:

@@ -167,7 +167,7 @@ def distill(
         ),
     ],
     static: Annotated[
-        bool, typer.Option("--static", help="Train a static student: token embeddings, mean pooling and a linear head.")
+        bool, typer.Option("--static", help="Train a static student: token embeddings, pooling and a linear head.")
     ] = False,
     teacher: Annotated[list[str] | None, typer.Option(help="Further teacher; may be given several times.")] = None,
 ) -> None:

@@ -146,7 +146,7 @@ class Cascade(Settings):
     first: str = Field(description="name of the first model, the faster one")
     then: str = Field(description="name of the second model, or of a cascade that stands before this one")
     max_drop: Annotated[float, Field(ge=0)] = Field(
-        default=0.2, description="points of validation that it may lose against the second model; sets the threshold"
+        default=0.2, description="points that it may be expected to lose against the second model; sets the threshold"
     )
 
 

@@ -120,15 +120,17 @@ def _distance(job: Job, outputs: np.ndarray, encoder: Preprocessor, done: Mappin
 
 def cascade(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done], report: Report) -> dict:
     """Two exported models as one, with the threshold that validation gives. The second may be a cascade itself."""
-    from paredown.export.onnx.cascade import confidence, join, threshold_for
+    from paredown.benchmarks.statistics.thresholds import threshold_for
+    from paredown.export.onnx.cascade import confidence, join
     from paredown.tasks.scores import points
 
     assert candidate.model.cascade is not None
     report(0.0, "joining")
     first, then = parts_of(job, candidate)
-    confident = confidence(answers_of(first, done))
-    quick, slow = (job.task.correct(answers_of(part, done), job.validation.gold) for part in (first, then))
-    threshold = threshold_for(confident, quick, slow, candidate.model.cascade.max_drop)
+    answers = [answers_of(part, done) for part in (first, then)]
+    confident, (quick, slow) = confidence(answers[0]), (job.task.correct(x, job.validation.gold) for x in answers)
+    regrets = job.task.regrets(*map(list, answers))
+    threshold = threshold_for(confident, quick, slow, regrets, candidate.model.cascade.max_drop)
     sure = confident >= threshold
     right = quick[sure]
     asked = [~sure, *(~sure & rows for rows in _asked(job, then, done))]

@@ -9,7 +9,7 @@ from paredown.compress.config import Distill, DistillationTraining
 from paredown.compress.data import dataset
 from paredown.compress.distillation import distill
 from paredown.compress.models.inference import forward
-from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
+from paredown.compress.models.loading import Checkpoint, load, save
 from paredown.compress.models.structure import blocks
 from paredown.compress.quantization.qat import fake_quantized
 from paredown.compress.training.losses import ValidationLoss
@@ -127,21 +127,6 @@ def test_rounding_is_gone_after_the_block(teacher: Checkpoint) -> None:
     names = set(load(teacher, TASK).state_dict())
     assert set(model.state_dict()) == names
     assert not any(module._forward_pre_hooks for module in model.modules())
-
-
-def test_a_student_without_layers_learns_and_loads_again(teacher: Checkpoint, files: dict, ids, tmp_path) -> None:
-    from paredown.compress.config import Static
-    from paredown.compress.distillation.static_student import static_student
-
-    held_out = dataset.read(str(files["validation"]), names=LABELS)
-    check = teacher.encoder().ids(held_out.texts)
-    settings = Static(width=8, pairs=64, epochs=8, learning_rate=0.02)
-    student = static_student(load(teacher, TASK), TrainingData(ids), settings, seed=0)
-    logits = run_rows(partial(forward, student), check, 0, "logits")
-    assert TASK.metric(logits, held_out.gold) > 85
-    save(student, teacher, tmp_path / "static")
-    again = load(open_checkpoint(tmp_path / "static", TASK), TASK)
-    np.testing.assert_array_equal(run_rows(partial(forward, again), check, 0, "logits"), logits)
 
 
 def test_a_student_learns_without_dropout_and_has_it_back_afterwards(teacher: Checkpoint, ids) -> None:

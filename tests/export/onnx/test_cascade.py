@@ -8,6 +8,7 @@ import onnx
 import pytest
 from conftest import LABELS, TASK
 
+from paredown.benchmarks.statistics.thresholds import threshold_for
 from paredown.compress.config import Static
 from paredown.compress.data import dataset
 from paredown.compress.distillation.static_student import static_student
@@ -15,7 +16,7 @@ from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, save
 from paredown.compress.types import TrainingData
 from paredown.export.artifact import Artifact
-from paredown.export.onnx.cascade import combined, confidence, join, threshold_for
+from paredown.export.onnx.cascade import combined, confidence, join
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.opening import open_artifact
 from paredown.export.runtimes.base import ExportJob
@@ -73,26 +74,6 @@ def test_models_that_cut_text_differently_are_not_joined(both, tmp_path) -> None
         join(replace(first, labels=("a", "b")), then, 0.5, tmp_path / "joined")
 
 
-def test_the_threshold_is_the_lowest_that_keeps_the_loss() -> None:
-    """Ten rows, surest first; the quick model is wrong on the 6th and the 9th, the slow one never."""
-    sure, every = np.linspace(0.99, 0.6, 10), np.ones(10, dtype=bool)
-    right = every.copy()
-    right[[5, 8]] = False
-    rule = partial(threshold_for, sure, right, every)
-    assert rule(0.0) == pytest.approx((sure[4] + sure[5]) / 2)  # five rows are safe
-    assert rule(10.0) == pytest.approx((sure[7] + sure[8]) / 2)  # one lost row of ten: eight
-    assert rule(20.0) == pytest.approx(sure[9], abs=1e-4)
-    assert rule(20.0) < sure[9]
-    alike = np.repeat(sure[:5], 2)  # pairs of equals: one of each of the last three pairs is lost
-    lost = every.copy()
-    lost[[5, 7, 9]] = False
-    assert alike[6] < threshold_for(alike, lost, every, 10.0) < alike[5]
-    alike[5] += 1e-6  # nearly equals: either may come out as the surer one elsewhere
-    assert threshold_for(alike, lost, every, 0.0) > alike[5]
-    right[0] = False  # the surest row of all is wrong
-    assert threshold_for(sure, right, every, 0.0) > 1
-
-
 @pytest.mark.parametrize("precision", ["fp32", "int8-dynamic"])
 def test_a_cascade_of_three_answers_each_row_by_the_model_that_it_belongs_to(
     both, teacher: Checkpoint, files: dict, tmp_path: Path, precision: str
@@ -123,7 +104,7 @@ def test_a_cascade_scores_as_forward_does_with_both(both, teacher: Checkpoint, f
     theirs = run_rows(partial(forward, load(teacher, TASK)), ids, 0, "logits")
     quick = logits(both[0], ids)
     first, then = (TASK.correct(answers, rows.gold) for answers in (quick, theirs))
-    threshold = threshold_for(confidence(quick), first, then, 0.5)
+    threshold = threshold_for(confidence(quick), first, then, TASK.regrets(list(quick), list(theirs)), 0.5)
     joined = join(both[0], both[1], threshold, tmp_path / "joined")
     drop = TASK.metric(theirs, rows.gold) - TASK.metric(logits(joined, ids), rows.gold)
     assert drop <= 0.5
