@@ -163,7 +163,7 @@ class Job:
 
 def recombines(task: Task, train: Rows) -> bool:
     """Whether texts made of parts of two training texts are texts of the task."""
-    return task.supports(Feature.STATIC) and not any(PAIR in text for text in train.texts)
+    return task.supports(Feature.RECOMBINE) and not any(PAIR in text for text in train.texts)
 
 
 def _with_recombined(task: Task, train: Rows, unlabeled: Rows | None, recipe: Recipe) -> Rows:

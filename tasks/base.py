@@ -43,6 +43,7 @@ class Feature(Enum):
     TEACHERS = "more than one teacher"
     SEARCH = "search"
     AUGMENT = "augment"
+    RECOMBINE = "texts made of parts of two"
     TUNE = "tune"
     UPDATE = "update"
     NEW_LABELS = "a new label"

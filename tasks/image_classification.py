@@ -36,6 +36,7 @@ class ImageClassification(Task):
         Feature.TRUNCATE: WORDS,
         Feature.TRIM: "it reduces the vocabulary, and images have none",
         Feature.AUGMENT: WORDS,
+        Feature.RECOMBINE: WORDS,
         Feature.ADVERSARIAL: "it perturbs word embeddings, and images have none",
         Feature.EXPLAIN: WORDS,
         Feature.ROBUSTNESS: WORDS,

@@ -171,6 +171,7 @@ class QuestionAnswering(TaskWithoutClasses):
         Feature.STATIC: EACH_TOKEN,
         Feature.TRUNCATE: EACH_TOKEN,
         Feature.CASCADE: EACH_TOKEN,
+        Feature.RECOMBINE: EACH_TOKEN,
         Feature.AUGMENT: "it changes, moves and removes words, and answers with them",
         Feature.EXPLAIN: EACH_TOKEN,
         Feature.FAIRNESS: COMPARES_ROWS,

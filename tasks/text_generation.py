@@ -93,6 +93,7 @@ class TextGeneration(TaskWithoutClasses):
         Feature.TUNE: "try a few learning rates with finetune --patience",
         Feature.UPDATE: "see docs/tasks.md for what is",
         Feature.AUGMENT: "a text is its own label",
+        Feature.RECOMBINE: "a text is its own label",
         Feature.EXPLAIN: EACH_TOKEN,
         Feature.FAIRNESS: COMPARES_ROWS,
         Feature.LENGTHS: "it answers in many calls",

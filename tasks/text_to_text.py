@@ -127,6 +127,7 @@ class TextToText(TaskWithoutClasses):
                 Feature.STATIC,
                 Feature.CASCADE,
                 Feature.AUGMENT,
+                Feature.RECOMBINE,
                 Feature.TUNE,
                 Feature.UPDATE,
                 Feature.SEARCH,

@@ -140,7 +140,7 @@ def fit(  # noqa: C901
         names = (known.embeddings.partition(".")[0],) if known else ("embeddings", "embedder")
         embeddings = next((parts[name] for name in names if name in parts), None) or model.get_input_embeddings()
     trained = [p for p in embeddings.parameters() if p.requires_grad]
-    micro = settings.batch_size
+    micro = _rows_at_a_time(model, rows, settings.batch_size)
     if settings.adversarial is not None:
         if kind_of(model) is OutputKind.SEQ2SEQ:
             raise InputError(
@@ -193,8 +193,18 @@ def fit(  # noqa: C901
     return model
 
 
+TOKENS = 4096  # of a CPU's batch at a time: reviews of 267 tokens take 2.2 GB instead of 3.4, and are 1.1 times as fast
 LENGTHS = 8  # on a CPU in bf16, texts are padded to multiples of so many tokens
 SHORT = 192  # tokens up to which attention as two matrix products is faster there
+
+
+def _rows_at_a_time(model: PreTrainedModel, rows: list[dict], batch_size: int) -> int:
+    """As many rows of a batch as are computed together: on a CPU, where memory is the user's own, not many long ones.
+    All of them where a row's loss depends on the others of its batch."""
+    if torch.cuda.is_available() or kind_of(model) is OutputKind.VECTOR or np.ndim(rows[0][ROW]) != 1:
+        return batch_size
+    longest = max(len(row[ROW]) for row in rows)
+    return min(batch_size, max(1, TOKENS // longest))
 
 
 class _Trainer(Trainer):

@@ -105,6 +105,33 @@ def test_out_of_memory_halves_the_rows_at_a_time_and_keeps_the_batch(untrained: 
     assert len(steps) == 3  # 400 rows * 0.2 / 32, rounded up: the effective batch is still 32
 
 
+def test_long_rows_are_computed_in_parts_of_their_batch(untrained: Checkpoint, files: dict, monkeypatch) -> None:
+    """32 rows of 512 tokens at a time take 17 GB: as many as fit, and the weights come to the same."""
+    ids, gold = rows_of(untrained, files)
+    rows = [{"input_ids": row, "labels": int(g)} for row, g in zip(ids[:64], gold, strict=False)]
+    sizes, weights = [], []
+
+    def loss(net, batch):
+        sizes.append(batch["input_ids"].shape)
+        return torch.nn.functional.cross_entropy(
+            net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits, batch["labels"]
+        )
+
+    longest = max(map(len, ids[:64]))
+    for tokens in (10_000, 8 * longest):
+        monkeypatch.setattr(train, "TOKENS", tokens)
+        sizes.clear()
+        model = load(untrained, TASK)
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Dropout):
+                layer.p = 0.0
+        train.fit(model, rows, loss, Finetune(epochs=1, batch_size=16, learning_rate=1e-3), seed=0)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        assert max(count for count, _ in sizes) == min(16, tokens // longest)
+        assert sum(count for count, _ in sizes) == 64
+    assert torch.allclose(*weights, atol=3e-4)
+
+
 def test_forward_gives_float32_logits(teacher: Checkpoint) -> None:
     batch = teacher.encoder().pad([[2, 5, 3], [2, 6, 7, 3]])
     out = forward(load(teacher, TASK), batch)["logits"]
