@@ -34,7 +34,8 @@ SHORT = 8.0  # minutes: below, fewer processes measure
 FIRST_SHARE = 0.1  # of the minutes, for the first bundle, as long as that is not known
 LEAST_SHARE = 0.1  # of the minutes, for the search
 MEASURING_SHARE, MEASURING_S = 0.25, 420.0  # of the minutes, for export and measuring, and the most
-RECOMBINED = (3.0, 2.0, 1.0, 0.5)  # times the training rows: texts that are made for distillation, as time allows
+RECOMBINED = (10.0, 6.0, 3.0, 2.0, 1.0, 0.5)  # times the training rows: texts that are made, as time allows
+ENOUGH = 15_000  # of these texts, more than three times the rows
 SCORING_SHARE = 0.1  # of the minutes, for the teacher's answers to them
 BATCHED = 2.0  # times the rows of one a call that it answers in batches
 LENGTHS, TRUNCATED, SAMPLE = (128, 256, 512), 0.01, 2000  # tokens; share of the training rows; how many are tokenised
@@ -141,7 +142,7 @@ def _recombined(job: WholeJob, first: Outcome) -> int:
     if latency is None or not recombines(first.job.task, train):
         return 0
     fits = SCORING_SHARE * 60 * job.minutes * BATCHED / (latency.p50 / 1000)
-    counts = [int(times * len(train)) for times in RECOMBINED]
+    counts = [int(times * len(train)) for times in RECOMBINED if times <= 3 or times * len(train) <= ENOUGH]
     return next((count for count in counts if count <= fits and count > (len(given) if given else 0)), 0)
 
 

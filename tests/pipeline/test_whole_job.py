@@ -41,7 +41,7 @@ def test_the_recipe_that_was_found_repeats_no_step(finished_job: tuple[Path, str
     run_dir, _ = finished_job
     found = read_recipe(run_dir / FOUND_RECIPE)
     assert found.search is None
-    assert found.data.recombined == 3 * len(
+    assert found.data.recombined == 10 * len(
         prepare(found, try_models=False).train
     )  # the tiny checkpoint answers them in no time
     assert len((run_dir / FOUND_RECIPE).read_text().splitlines()) < 120
