@@ -82,10 +82,8 @@ def _in_front(
     answers = confident >= threshold_for(confident, model.right, chain.right, lost, drop)
     if answers.mean() < LEAST_SHARE:
         return None
-    right, distances = (
-        np.where(answers, ours, theirs)
-        for ours, theirs in ((model.right, chain.right), (model.distances, chain.distances))
-    )
+    right = np.where(answers if model.right.ndim == 1 else answers[:, None], model.right, chain.right)
+    distances = np.where(answers, model.distances, chain.distances)
     ms = model.ms + float(1 - answers.mean()) * chain.ms
     answering = np.where(answers, 0, np.add(chain.answering, 1))
     return Chain((*model.names, *chain.names), ms, right, distances, drop, answering)

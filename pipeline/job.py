@@ -141,21 +141,31 @@ class Job:
             update={"batch_sizes": sizes, "lengths": wanted.lengths or self.recipe.lengths or None}
         )
 
-    def inputs(self, checkpoint: Checkpoint) -> StageInputs:
-        """What a stage works on, that starts from `checkpoint`."""
+    def inputs(self, checkpoint: Checkpoint, train: Rows | None = None) -> StageInputs:
+        """What a stage works on, that starts from `checkpoint`. `train`: its training rows, where they are not all."""
         return StageInputs(
-            self.task, checkpoint, self.checkpoint.labels, self.train, self.validation, self.unlabeled,
+            self.task, checkpoint, self.checkpoint.labels, train or self.train, self.validation, self.unlabeled,
             self.recipe.max_length, self.recipe.seed, tuple(self.recipe.lengths),
         )  # fmt: skip
 
     @property
+    def lessons(self) -> Rows:
+        """The training rows that students learn from."""
+        count = self.recipe.data.distillation_rows
+        return self.train.sample(count) if count else self.train
+
+    def rows_for(self, settings: object) -> Rows:
+        """The training rows that a stage with these settings works on."""
+        return self.lessons if isinstance(settings, DistillationTraining | Prune) else self.train
+
+    @property
     def learned(self) -> int:
-        """Rows that students learn from: the training rows and the unlabelled ones."""
-        return len(self.train) + (len(self.unlabeled) if self.unlabeled else 0)
+        """Rows that students learn from: training rows and the unlabelled ones."""
+        return len(self.lessons) + (len(self.unlabeled) if self.unlabeled else 0)
 
     def rows_of(self, settings: DistillationTraining) -> int:
         """How many of these one lesson uses."""
-        return self.learned - (len(self.train) if settings.learn_from == "unlabeled" else 0)
+        return self.learned - (len(self.lessons) if settings.learn_from == "unlabeled" else 0)
 
     def model(self, name: str) -> Model:
         return next(model for model in self.models if model.name == name)

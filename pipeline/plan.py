@@ -182,7 +182,7 @@ def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
             "settings": settings.model_dump(),
             "seed": job.recipe.seed,
             "max_length": job.recipe.max_length,
-            "train": rows_digest(job.train),
+            "train": rows_digest(job.rows_for(settings)),
             "validation": rows_digest(job.validation),
             "unlabeled": rows_digest(job.unlabeled),
             "student": _digest_of(settings),
@@ -202,7 +202,7 @@ def _scores_step(job: Job) -> Step:
     inputs = {
         "stage": "scores",
         "max_length": job.recipe.max_length,
-        "train": rows_digest(job.train),
+        "train": rows_digest(job.lessons),
         "validation": rows_digest(job.validation),
         "unlabeled": rows_digest(job.unlabeled),
         "threads": cores(),

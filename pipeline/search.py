@@ -28,7 +28,6 @@ from paredown.compress.models.architectures import CONVOLUTIONAL
 from paredown.compress.pruning.latency_allocation import LatencyTable, least_ms
 from paredown.export.artifact import read_artifact
 from paredown.export.hardware import has_int8_isa
-from paredown.export.onnx.cascade import confidence
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Feature
 
@@ -40,6 +39,7 @@ from .progress import Report
 from .recipe.schema import BASELINE, Cascade, Model, Search, Target
 from .recipe.schema import Step as Stage
 from .steps.compress import read_table
+from .steps.evaluate import answers_of, confidence_of
 from .steps.step_keys import code_of, digest_of
 from .store import Done
 
@@ -51,9 +51,9 @@ TRAININGS = 3  # of one shape
 HOPELESS = 1.0  # points above max_drop that no further training makes up for, and where pruning ends
 IMPROVED = 0.9  # of the distance to the teacher may be left after a further training, for another one
 FIRST_SHARE = 0.6  # of the time, at most, for the first pruned model
-TRAINING_COST = 2.4  # of a row in training, in forward passes of the teacher: 1.6 with AMX, 3.1 without
+TRAINING_COST = 3.2  # of a row in training, in the time that its score took: 3.2 of 26 tokens, 6 of 300
 STATIC_EPOCHS = 10  # more bring little: banking77 agrees with the teacher on 92.9 % of rows after 6, 93.0 after 12
-STATIC_COST = 1 / 30  # of an epoch of the static student, in epochs of the checkpoint
+STATIC_COST = 1 / 20  # of an epoch of the static student, in epochs of the checkpoint
 LEAST_TRAINING, FIRST_LEAST = 0.3, 0.1  # of the epochs that a pruned model, and the first one, should have at least
 STATIC_SHARE = 0.15  # of the time, at most, for the static student
 PRUNING_ROWS = 384  # for importance scores: training follows, and the default takes three times as long
@@ -385,7 +385,8 @@ class Explorer:
         """`before` pruned to a predicted speed-up and trained, or only trained further; None where no time is left for
         that."""
         epochs, epoch_s = self._epochs(), self.epoch_s * self._share(wanted)
-        fixed = 0.0 if further else self.pruning_s
+        shorter = self.base.speedup if self.base else 1.0  # rows of as many times fewer tokens
+        fixed = 0.0 if further else self.pruning_s / shorter
         first = before is None or before is self.base
         limit = FIRST_SHARE * self.left if first else self.left
         if fixed + epochs * epoch_s > limit:
@@ -438,12 +439,11 @@ class Explorer:
                 promised = results.done[name].result.get("promised_ms")
                 shorter = self.base.speedup if self.base and model.steps[:1] == self.base.model.steps else 1.0
                 speedup = self.full_ms / promised * shorter if promised else speedup
-                self.pruning_s = new[name].seconds if name in new else self.pruning_s
-        outputs, right = self._evaluated(judged, results.done)
+                self.pruning_s = new[name].seconds * shorter if name in new else self.pruning_s
+        outputs, right, sure = self._evaluated(judged, results.done)
         if not self.teacher_outputs:
-            self.teacher_outputs, self.teacher_right = self._evaluated(Model(name=BASELINE), results.done)
+            self.teacher_outputs, self.teacher_right, _ = self._evaluated(Model(name=BASELINE), results.done)
         self.outputs[model.name] = outputs
-        sure = confidence(np.stack(outputs)) if self.job.task.supports(Feature.CASCADE) else None
         trial = Trial(model, speedup, *self._lost(right), right, self._distances(outputs), sure, trainings)
         self.trials.append(trial)
         return trial
@@ -458,15 +458,19 @@ class Explorer:
         """`Task.regrets` of the outputs."""
         return self.job.task.regrets(outputs, self.teacher_outputs)
 
-    def _evaluated(self, model: Model, done: Mapping[str, Done]) -> tuple[Sequence[np.ndarray], np.ndarray]:
-        """`Task.comparable` of the logits on validation, and what is right in each row: in the target of the predicted
-        latency, or in PyTorch where that was not evaluated or cannot run here."""
+    def _evaluated(
+        self, model: Model, done: Mapping[str, Done]
+    ) -> tuple[Sequence[np.ndarray], np.ndarray, np.ndarray | None]:
+        """`Task.comparable` of the logits on validation, what is right in each row, and, where the task has cascades,
+        how sure the model is: in the target of the predicted latency, or in PyTorch where that was not evaluated or
+        cannot run here."""
         candidates = (Candidate(model, target) for target in (*self._targets, BASE_TARGET))
         names = {evaluation_name(candidate): candidate for candidate in candidates}
         name = next(name for name in names if name in done and "cannot_run" not in done[name].result)
-        outputs, task = np.load(done[name].path / "validation.npy"), self.job.task
+        outputs, task = answers_of(names[name], done), self.job.task
         gold = task.gold(self.job.validation, read_artifact(done[names[name].step].path).encoder())
-        return task.comparable(outputs, gold), task.correct(outputs, gold)
+        sure = confidence_of(self.job, names[name], done) if task.supports(Feature.CASCADE) else None
+        return task.comparable(outputs, gold), task.correct(outputs, gold), sure
 
     @property
     def _targets(self) -> list[Target]:
@@ -508,7 +512,7 @@ class Explorer:
         """The checkpoint with its vocabulary trimmed, as a last model."""
         model = trimmed if trimmed.steps else Model(name=BASELINE)
         results = self.execute(trial_steps(self.job, model, self._targets))
-        outputs, right = self._evaluated(Model(name=BASELINE) if results.failed else model, results.done)
+        outputs, right, _ = self._evaluated(Model(name=BASELINE) if results.failed else model, results.done)
         self.outputs[trimmed.name] = outputs
         return Chain((trimmed.name,), self.full_ms, right, self._distances(outputs))
 

@@ -35,7 +35,8 @@ FIRST_SHARE = 0.1  # of the minutes, for the first bundle, as long as that is no
 LEAST_SHARE = 0.1  # of the minutes, for the search
 MEASURING_SHARE, MEASURING_S = 0.25, 420.0  # of the minutes, for export and measuring, and the most
 RECOMBINED = (10.0, 6.0, 3.0, 2.0, 1.0, 0.5)  # times the training rows: texts that are made, as time allows
-ENOUGH = 15_000  # of these texts, more than three times the rows
+ENOUGH = 15_000  # of these texts, where they are more than three times the rows
+FEWEST = 2000  # training rows that students learn from, whatever the time
 SCORING_SHARE = 0.1  # of the minutes, for the teacher's answers to them
 BATCHED = 2.0  # times the rows of one a call that it answers in batches
 LENGTHS, TRUNCATED, SAMPLE = (128, 256, 512), 0.01, 2000  # tokens; share of the training rows; how many are tokenised
@@ -111,7 +112,7 @@ def whole_job(job: WholeJob, run_dir: Path | None = None) -> Outcome:
         return run(job.recipe(**keys, latency=LATENCY), run_dir)
     first = run(job.recipe(models=keys["models"], latency=FIRST_LATENCY), run_dir)
     keys["search"]["minutes"] = job.search_minutes(first.seconds / 60)
-    keys["data"] = dict(job.data) | {"recombined": _recombined(job, first)}
+    keys["data"] = dict(job.data) | _texts(job, first)
     outcome = run(job.recipe(**keys, latency=SHORT_LATENCY if job.minutes < SHORT else LATENCY), run_dir)
     write_atomic(run_dir / FOUND_RECIPE, short_recipe(outcome.job.recipe))
     return outcome
@@ -134,16 +135,21 @@ def fitting_length(checkpoint: Checkpoint, texts: Sequence[str]) -> int:
     return min(next((length for length in LENGTHS if length >= needed), LENGTHS[-1]), encoder.max_length)
 
 
-def _recombined(job: WholeJob, first: Outcome) -> int:
-    """How many texts to make of the training texts, by the time that the checkpoint takes to answer them; 0 where the
-    task has none, or as much unlabelled text is given."""
+def _texts(job: WholeJob, first: Outcome) -> dict[str, int]:
+    """How many training rows students learn from, and how many texts are made of them, by the time that the checkpoint
+    takes to answer them. None are made where the task has none, or as much unlabelled text is given."""
     train, given = first.job.train, first.job.unlabeled
     latency = first.choice.baseline.latency_ms
-    if latency is None or not recombines(first.job.task, train):
-        return 0
-    fits = SCORING_SHARE * 60 * job.minutes * BATCHED / (latency.p50 / 1000)
+    if latency is None or not first.job.task.supports(Feature.CACHED_SCORES):
+        return {}
+    fits = int(SCORING_SHARE * 60 * job.minutes * BATCHED / (latency.p50 / 1000))
+    if fits < len(train):
+        return {"distillation_rows": max(fits, min(len(train), FEWEST))}
+    if not recombines(first.job.task, train):
+        return {}
     counts = [int(times * len(train)) for times in RECOMBINED if times <= 3 or times * len(train) <= ENOUGH]
-    return next((count for count in counts if count <= fits and count > (len(given) if given else 0)), 0)
+    few = len(given) if given else 0
+    return {"recombined": next((count for count in counts if few < count <= fits), 0)}
 
 
 def task_of(source: str) -> Task:

@@ -26,7 +26,6 @@ class MultiLabelClassification(Task):
     columns = LABELS
     unsupported: ClassVar = {
         **Task.unsupported,
-        Feature.CASCADE: f"it asks how confident the first model is of one label, and {ONE_LABEL}",
         Feature.EXPLAIN: ONE_LABEL,
         Feature.FAIRNESS: ONE_LABEL,
         Feature.NEW_LABELS: "the old rows do not say which of them have it too: label them, and fine-tune on all rows",
@@ -43,6 +42,12 @@ class MultiLabelClassification(Task):
 
     def predicted(self, outputs: np.ndarray, gold: np.ndarray) -> None:
         return None
+
+    certainty = "sigmoid"
+
+    def confidence(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+        """The least probability of what it says of each label."""
+        return sigmoid(np.abs(outputs)).min(axis=-1)
 
     def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
         return sigmoid(outputs)

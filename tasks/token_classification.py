@@ -137,8 +137,6 @@ class TokenClassification(Task):
     pipeline_tag = "token-classification"
     unsupported: ClassVar = {
         **Task.unsupported,
-        Feature.STATIC: EACH_WORD,
-        Feature.CASCADE: EACH_WORD,
         Feature.AUGMENT: "it changes, moves and removes words, and their tags with them",
         Feature.EXPLAIN: EACH_WORD,
         Feature.TRUNCATE: EACH_WORD,

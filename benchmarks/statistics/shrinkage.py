@@ -30,11 +30,11 @@ def expected_as_rows_are_added(lost: np.ndarray, distances: np.ndarray) -> np.nd
     """Estimates of the drop that answering the first 1, 2, ... of these rows by one model rather than another costs,
     (rows,) points of all rows.
 
-    `lost`: 1 where only the other model is right, -1 where only the one is, else 0, (rows,); `distances`: of their
-    outputs, at least 0, (rows,). The rate is that of all rows, where the most labels are.
+    `lost`: 1 where only the other model is right, -1 where only the one is, else 0, (rows,), or as `lost_rows` has
+    points; `distances`: of their outputs, at least 0, (rows,). The rate is that of all rows, where the most labels are.
     """
     drops, distances = 100 * lost.cumsum() / len(lost), distances.cumsum()
-    errors = 100 * np.sqrt(np.maximum(1, np.abs(lost).cumsum())) / len(lost)
+    errors = 100 * np.sqrt(np.maximum(1, np.square(lost).cumsum())) / len(lost)
     if not distances[-1]:
         return drops
     rate = max(0.0, drops[-1] / distances[-1])

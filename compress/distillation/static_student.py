@@ -15,7 +15,12 @@ from transformers import PreTrainedModel
 from ..config import Static
 from ..models.output_kinds import OutputKind, kind_of
 from ..models.pooling import embed
-from ..models.static_embedding import StaticConfig, StaticForSequenceClassification, StaticModel
+from ..models.static_embedding import (
+    StaticConfig,
+    StaticForSequenceClassification,
+    StaticForTokenClassification,
+    StaticModel,
+)
 from ..models.structure import family
 from ..models.token_types import take_marks_off
 from ..types import Progress, TrainingData
@@ -58,7 +63,7 @@ def initial_student(teacher: PreTrainedModel, settings: Static, seed: int) -> St
         problem_type=teacher.config.problem_type,
         vector_size=vectors.shape[1] if embeds else 0,
     )
-    student = StaticModel(config) if embeds else StaticForSequenceClassification(config)
+    student = _architecture(teacher)(config)
     with torch.no_grad():
         student.embeddings.weight.copy_(start)
         if embeds:  # back from the components, in the teacher's space as model2vec's; without what all tokens share
@@ -72,6 +77,13 @@ def initial_student(teacher: PreTrainedModel, settings: Static, seed: int) -> St
         embed(student, "mean")
     take_marks_off(student)
     return student
+
+
+def _architecture(teacher: PreTrainedModel) -> type[StaticForSequenceClassification]:
+    if kind_of(teacher) is OutputKind.VECTOR:
+        return StaticModel
+    tokens = type(teacher).__name__.endswith("ForTokenClassification")
+    return StaticForTokenClassification if tokens else StaticForSequenceClassification
 
 
 def _token_vectors(teacher: PreTrainedModel) -> torch.Tensor:

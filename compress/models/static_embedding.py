@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from torch.nn import functional
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .architectures import STATIC
@@ -78,18 +85,47 @@ class StaticForSequenceClassification(PreTrainedModel):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: object) -> SequenceClassifierOutput:
         real = attention_mask.unsqueeze(-1).to(self.embeddings.weight.dtype)
-        words = self.embeddings(input_ids) * real
-        if self.convolution is not None:  # a residual one: what it adds starts small
-            words = words + gelu(self.convolution(words.transpose(1, 2)).transpose(1, 2)) * real
+        words = self._words(input_ids, real)
         pooled = words.sum(1) / real.sum(1)
         if self.pair_embeddings is not None:
-            pairs, numbers = self.config.pairs, self.numbers[input_ids]
-            buckets = (numbers[:, :-1] % pairs * HASH + numbers[:, 1:]) % pairs
-            pooled = pooled + (self.pair_embeddings(buckets) * real[:, 1:]).sum(1) / real.sum(1)
+            pooled = pooled + (self._pairs(input_ids) * real[:, 1:]).sum(1) / real.sum(1)
         logits = self.classifier(pooled)
         if self.max_classifier is not None:
-            tokens = torch.where(real > 0, words, words[:, :1])  # padding repeats the first token, which is no padding
-            logits = logits + self.max_classifier(tokens.amax(1))
+            logits = logits + self.max_classifier(_largest(words, real))
+        return SequenceClassifierOutput(logits=logits)
+
+    def _words(self, input_ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """Embeddings of the tokens, with what the convolution adds, 0 where they are padding, (rows, length, width)."""
+        words = self.embeddings(input_ids) * real
+        if self.convolution is None:
+            return words
+        return words + functional.gelu(self.convolution(words.transpose(1, 2)).transpose(1, 2)) * real
+
+    def _pairs(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Embeddings of each token with the one before it, (rows, length - 1, width)."""
+        assert self.pair_embeddings is not None
+        pairs, numbers = self.config.pairs, self.numbers[input_ids]
+        return self.pair_embeddings((numbers[:, :-1] % pairs * HASH + numbers[:, 1:]) % pairs)
+
+
+def _largest(words: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """The maximum over the tokens, (rows, width). Padding counts as the first token, which is none."""
+    return torch.where(real > 0, words, words[:, :1]).amax(1)
+
+
+class StaticForTokenClassification(StaticForSequenceClassification):
+    """Logits are of each token, (rows, length, labels): of its embedding, that of the pair which it ends, and the
+    maximum over the text."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: object) -> SequenceClassifierOutput:
+        real = attention_mask.unsqueeze(-1).to(self.embeddings.weight.dtype)
+        words = self._words(input_ids, real)
+        found = words
+        if self.pair_embeddings is not None:
+            found = words + functional.pad(self._pairs(input_ids), (0, 0, 1, 0))
+        logits = self.classifier(found)
+        if self.max_classifier is not None:
+            logits = logits + self.max_classifier(_largest(words, real)).unsqueeze(1)
         return SequenceClassifierOutput(logits=logits)
 
 
@@ -100,3 +136,4 @@ class StaticModel(StaticForSequenceClassification):
 AutoConfig.register(STATIC, StaticConfig)
 AutoModel.register(StaticConfig, StaticModel)
 AutoModelForSequenceClassification.register(StaticConfig, StaticForSequenceClassification)
+AutoModelForTokenClassification.register(StaticConfig, StaticForTokenClassification)

@@ -16,7 +16,7 @@ import numpy as np
 
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.preprocessor import MARKED
-from paredown.tasks.scores import softmax
+from paredown.tasks.registry import task_named
 
 from ..artifact import Artifact
 from .metadata import finish
@@ -24,19 +24,9 @@ from .metadata import finish
 SHARED = 1024  # bytes of a tensor that is worth keeping once
 
 
-def confidence(logits: np.ndarray) -> np.ndarray:
-    """Probability of the likeliest label, (rows,)."""
-    return softmax(logits).max(axis=-1)
-
-
-def combined(first: np.ndarray, then: np.ndarray, threshold: float) -> np.ndarray:
-    """What a cascade answers: logits of `first` where its confidence reaches the threshold, else those of `then`."""
-    return np.where((confidence(first) >= threshold)[:, None], first, then)
-
-
-def sure_share(first: np.ndarray, threshold: float) -> float:
-    """Share of the rows, 0..1, that the first model answers alone."""
-    return float((confidence(first) >= threshold).mean())
+def combined(first: np.ndarray, then: np.ndarray, sure: np.ndarray) -> np.ndarray:
+    """What a cascade answers: logits of `first` where `sure`, (lines of the outputs,) bool, else those of `then`."""
+    return np.where(sure[:, None], first, then)
 
 
 def join(
@@ -85,8 +75,24 @@ def join(
     for name in first.inputs:
         node("Identity", [name], f"first.{name}", nodes)
     nodes.extend(quick.graph.node)
-    node("Softmax", [logits], "probabilities", nodes, axis=-1)
-    node("ReduceMax", ["probabilities"], "confidence", nodes, axes=[-1], keepdims=0)
+    task = task_named(then.task)
+    if task.certainty == "sigmoid":
+        node("Abs", [logits], "decided", nodes)
+        node("Sigmoid", ["decided"], "probabilities", nodes)
+        node("ReduceMin", ["probabilities"], "confidence", nodes, axes=[-1], keepdims=0)
+    else:
+        node("Softmax", [logits], "probabilities", nodes, axis=-1)
+        each = "of_each_token" if task.per_token else "confidence"
+        node("ReduceMax", ["probabilities"], each, nodes, axes=[-1], keepdims=0)
+    if task.per_token:
+        whole = constant("whole", int64, [1], [np.iinfo(np.int64).max])
+        ends = constant("ends", int64, [4], [0, 1, 0, 1])
+        node("Slice", [mask, constant("two", int64, [1], [2]), whole, one], "inner_tokens", nodes)
+        node("Pad", ["inner_tokens", ends], "inner_mask", nodes)  # special tokens do not count, nor does padding
+        node("Cast", ["inner_mask"], "inner", nodes, to=TensorProto.BOOL)
+        certain = constant("certain", TensorProto.FLOAT, [], [1.0])
+        node("Where", ["inner", "of_each_token", certain], "of_inner_tokens", nodes)
+        node("ReduceMin", ["of_inner_tokens"], "confidence", nodes, axes=[1], keepdims=0)
     node("Less", ["confidence", limit], "unsure", nodes)
     node("NonZero", ["unsure"], "unsure_rows", nodes)
     node("Reshape", ["unsure_rows", flat], "rows", nodes)
@@ -102,8 +108,13 @@ def join(
     node("Slice", ["their_mask", zero, "end", one], f"then.{mask}", ask)
     ask.extend(slow.graph.node)
     node("Unsqueeze", ["rows", one], "places", ask)
-    node("ScatterND", [logits, "places", f"then.{output}"], "answers_both", ask)
-    shape = ["batch", len(then.labels)]
+    answers = f"then.{output}"
+    if task.per_token:  # padding again, as the first model has it
+        node("Gather", [logits, "rows"], "their_first_answers", ask, axis=0)
+        node("Slice", ["their_first_answers", "end", "whole", one], "their_padding", ask)
+        answers = node("Concat", [answers, "their_padding"], "their_answers", ask, axis=1)
+    node("ScatterND", [logits, "places", answers], "answers_both", ask)
+    shape = [*(axis for _, axis in sorted(task.output_axes.items())), len(then.labels)]
     float_of = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)  # noqa: E731
     yes = helper.make_graph(ask, "unsure", [], [float_of("answers_both")], list(slow.graph.initializer))
     keep: list = []

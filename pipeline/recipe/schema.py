@@ -67,6 +67,10 @@ class Data(Settings):
         description="labelled rows for the certificate and the published metrics, used for nothing else "
         "(none: a third of validation is held out)",
     )
+    distillation_rows: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="how many of the training rows students learn from: the teacher answers all of them (0: all)",
+    )
     unlabeled: str | None = Field(default=None, description="further text of the same kind, for distillation")
     recombined: Annotated[int, Field(ge=0)] = Field(
         default=0,

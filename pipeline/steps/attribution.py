@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from paredown.compress.models.loading import load
-from paredown.export.onnx.cascade import confidence
 from paredown.runtime.preprocessor import run_rows
 from paredown.tasks.rows import some_of
 from paredown.tasks.sentence_embedding import agreement
@@ -20,7 +19,7 @@ from ..progress import Report
 from ..recipe.schema import BASELINE, Model
 from ..store import Done
 from .compress import checkpoint_after
-from .evaluate import answers_of
+from .evaluate import confidence_of
 
 FILE = "attributions.json"
 
@@ -68,7 +67,7 @@ def agreement_of(job: Job, candidate: Candidate, done: Mapping[str, Done]) -> li
     if "cannot_run" in done[evaluation_name(first)].result:
         return None
     threshold = done[candidate.step].result["details"]["cascade"]["threshold"]
-    sure = confidence(answers_of(first, done))[explained(job)] >= threshold
+    sure = confidence_of(job, first, done)[explained(job)] >= threshold
     slow = agreement_of(job, then, done)
     if slow is None:
         return None

@@ -22,7 +22,7 @@ from ..progress import Report
 from ..recipe.schema import BASELINE, Model
 from ..store import Done
 from . import stages
-from .evaluate import answers_of
+from .evaluate import answers_of, confidence_of
 
 if TYPE_CHECKING:
     from .latency_table import Cut
@@ -39,7 +39,7 @@ def compress(
     report: Report,
 ) -> dict:
     """One stage on the checkpoint that the steps before it left."""
-    inputs = job.inputs(checkpoint_after(job, before, done)).for_stage(settings)
+    inputs = job.inputs(checkpoint_after(job, before, done), job.rows_for(settings)).for_stage(settings)
     if isinstance(settings, Finetune):
         return stages.finetune(inputs, settings, out, report)
     if isinstance(settings, Prune):
@@ -55,7 +55,7 @@ def compress(
 
 def score(job: Job, out: Path, done: Mapping[str, Done], report: Report) -> None:
     """Mean logits of all teachers, once for all students."""
-    stages.score(job.inputs(job.checkpoint), job.teachers, out, report)
+    stages.score(job.inputs(job.checkpoint, job.lessons), job.teachers, out, report)
 
 
 def measure_table(job: Job, target: Timed, out: Path, done: Mapping[str, Done], report: Report) -> None:
@@ -121,15 +121,16 @@ def _distance(job: Job, outputs: np.ndarray, encoder: Preprocessor, done: Mappin
 def cascade(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done], report: Report) -> dict:
     """Two exported models as one, with the threshold that validation gives. The second may be a cascade itself."""
     from paredown.benchmarks.statistics.thresholds import threshold_for
-    from paredown.export.onnx.cascade import confidence, join
+    from paredown.export.onnx.cascade import join
     from paredown.tasks.scores import points
 
     assert candidate.model.cascade is not None
     report(0.0, "joining")
     first, then = parts_of(job, candidate)
-    answers = [answers_of(part, done) for part in (first, then)]
-    confident, (quick, slow) = confidence(answers[0]), (job.task.correct(x, job.validation.gold) for x in answers)
-    regrets = job.task.regrets(*map(list, answers))
+    answers, confident = [answers_of(part, done) for part in (first, then)], confidence_of(job, first, done)
+    gold = job.task.gold(job.validation, read_artifact(done[first.step].path).encoder())
+    quick, slow = (job.task.correct(outputs, gold) for outputs in answers)
+    regrets = job.task.regrets(*(job.task.comparable(outputs, gold) for outputs in answers))
     threshold = threshold_for(confident, quick, slow, regrets, candidate.model.cascade.max_drop)
     sure = confident >= threshold
     right = quick[sure]
@@ -147,13 +148,11 @@ def cascade(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done],
 
 def _asked(job: Job, candidate: Candidate, done: Mapping[str, Done]) -> list[np.ndarray]:
     """Which validation rows each further model of a cascade would be asked about, (rows,) bool; none of one model."""
-    from paredown.export.onnx.cascade import confidence
-
     if candidate.model.cascade is None:
         return []
     first, then = parts_of(job, candidate)
     threshold = read_artifact(done[candidate.step].path).details["cascade"]["threshold"]
-    unsure = confidence(answers_of(first, done)) < threshold
+    unsure = confidence_of(job, first, done) < threshold
     return [unsure, *(unsure & rows for rows in _asked(job, then, done))]
 
 

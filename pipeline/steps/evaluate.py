@@ -126,11 +126,10 @@ def _expected(job: Job, candidate: Candidate, reference: Candidate, done: Mappin
     from paredown.export.onnx.cascade import combined
 
     first, then = parts_of(job, candidate)
-    return combined(
-        answers_of(first, done),
-        answers_of(then, done),
-        read_artifact(done[candidate.step].path).details["cascade"]["threshold"],
-    )
+    threshold = read_artifact(done[candidate.step].path).details["cascade"]["threshold"]
+    sure, lengths = confidence_of(job, first, done) >= threshold, lengths_of(job, first, done)
+    lines = np.repeat(sure, lengths) if job.task.per_token else sure
+    return combined(answers_of(first, done), answers_of(then, done), lines)
 
 
 def _departure(candidate: Candidate, artifact: Artifact, batch: dict[str, np.ndarray], done: Mapping[str, Done]) -> str:
@@ -143,3 +142,13 @@ def _departure(candidate: Candidate, artifact: Artifact, batch: dict[str, np.nda
 def answers_of(candidate: Candidate, done: Mapping[str, Done]) -> np.ndarray:
     """Logits of an evaluated candidate on validation."""
     return np.load(done[evaluation_name(candidate)].path / "validation.npy")
+
+
+def lengths_of(job: Job, candidate: Candidate, done: Mapping[str, Done]) -> list[int]:
+    """Tokens of the validation rows as an exported candidate reads them."""
+    return [len(row) for row in read_artifact(done[candidate.step].path).encoder().ids(job.validation.texts)]
+
+
+def confidence_of(job: Job, candidate: Candidate, done: Mapping[str, Done]) -> np.ndarray:
+    """`Task.confidence` of an evaluated candidate in its answers to the validation rows, (rows,)."""
+    return job.task.confidence(answers_of(candidate, done), lengths_of(job, candidate, done))

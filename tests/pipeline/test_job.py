@@ -8,6 +8,7 @@ from conftest import make_checkpoint, paredown, refused, write_csv, write_recipe
 from paredown.compress.config import Prune, Recover
 from paredown.compress.models.loading import Checkpoint
 from paredown.pipeline.job import chain_of, prepare
+from paredown.pipeline.plan import plan
 from paredown.pipeline.recipe.loader import read_recipe
 from paredown.pipeline.recipe.schema import Model
 from paredown.pipeline.whole_job import WholeJob
@@ -151,3 +152,19 @@ def test_rows_of_two_texts_are_not_recombined(teacher: Checkpoint, files: dict, 
     )
     with pytest.raises(InputError, match=r"data\.recombined: texts of .* are not made of parts of two"):
         prepare(recipe.recipe(data=dict(recipe.data) | {"recombined": 5}))
+
+
+def test_students_learn_from_as_many_rows_as_are_asked_for(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    """Nothing else sees fewer rows: what was exported and calibrated before is found again."""
+    path = write_recipe(tmp_path / "recipe.yaml", teacher, files)
+    every = prepare(read_recipe(path))
+    path.write_text(path.read_text().replace("unlabeled: ", "distillation_rows: 50, unlabeled: "))
+    some = prepare(read_recipe(path))
+    assert some.unlabeled is not None
+    assert some.learned == 50 + len(some.unlabeled)
+    assert set(some.lessons.texts) < set(every.train.texts)
+    assert some.train.texts == every.train.texts == every.lessons.texts
+    keys = [{step.name: step.key for step in plan(job)} for job in (every, some)]
+    changed = {name for name in keys[0] if keys[0][name] != keys[1][name]}
+    assert {"teacher-scores", "distil-1-1-distill", "static-1-static"} <= changed
+    assert not {"teacher-onnxruntime-int8-dynamic", "teacher-openvino-int8-static", "teacher-graph"} & changed

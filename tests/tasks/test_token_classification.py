@@ -285,7 +285,9 @@ def test_stages_alone(home: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     done = paredown("export", "teacher", *tagged[:2], "--output-dir", tmp_path / "c", cwd=home)
     assert done.returncode == 0, done.stderr
-    refused(paredown("distill", "teacher", *tagged, "--static", "--output-dir", tmp_path / "d", cwd=home), "--static")
+    static = ["--static", "--epochs", 20, "--learning-rate", 0.02, "--output-dir", tmp_path / "d"]
+    done = paredown("distill", "teacher", *tagged, *static, cwd=home)
+    assert done.returncode == 0, done.stderr
     done = paredown(
         "init", "teacher", *tagged, "--output", tmp_path / "r.yaml", cwd=home,
     )  # fmt: skip
@@ -329,10 +331,23 @@ def test_augment_is_refused_for_words(home: Path) -> None:
     refused(paredown("run", "augment.yaml", "--output-dir", "none", cwd=home), "augment", "tags")
 
 
-def test_what_answers_for_a_whole_text_is_refused(home: Path) -> None:
-    text = RECIPE.replace("  - name: cut\n", "  - {name: s, steps: [{static: {}}]}\n  - name: cut\n", 1)
-    (home / "static.yaml").write_text(text)
-    refused(paredown("run", "static.yaml", "--output-dir", "none", cwd=home), "'s'", "static", "token-classification")
+def test_a_static_student_learns_tags_and_stands_in_a_cascade(home: Path, tmp_path: Path) -> None:
+    """It has no layers, and sees the word before and the one after."""
+    models = """models:
+  - name: static
+    steps: [{static: {width: 16, pairs: 64, convolution: 3, max_pooling: true, epochs: 30, learning_rate: 0.01}}]
+  - {name: same}
+  - {name: both, cascade: {first: static, then: same, max_drop: 1}}
+targets: [{runtime: onnxruntime}]
+"""
+    begin, end = RECIPE.index("models:"), RECIPE.index("latency:")
+    (home / "static.yaml").write_text(RECIPE[:begin] + models + RECIPE[end:])
+    done = paredown("run", "static.yaml", "--output-dir", tmp_path / "run", cwd=home)
+    assert done.returncode == 0, done.stderr
+    found = {c["name"]: c for c in json.loads((tmp_path / "run" / "choice.json").read_text())["candidates"]}
+    static, same, both = (found[f"{name}/onnxruntime/fp32"] for name in ("static", "same", "both"))
+    assert static["metric_validation"] > 60
+    assert both["metric_validation"] > same["metric_validation"] - 1.5
 
 
 def test_answers_are_compared_word_by_word_whatever_tokens_a_model_has() -> None:

@@ -3,7 +3,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from paredown.benchmarks.statistics.thresholds import threshold_for
+from paredown.benchmarks.statistics.thresholds import lost_rows, threshold_for
 
 
 def test_the_threshold_is_the_lowest_that_keeps_the_loss() -> None:
@@ -53,3 +53,20 @@ def test_on_other_rows_no_more_is_lost_than_was_allowed(max_drop: float, overcon
     assert rule <= max_drop + 0.05
     assert counts > 1.2 * rule
     assert np.std(losses["rule"]) < np.std(losses["counts"])
+
+
+def test_of_points_the_rows_that_lose_some_are_told_from_those_that_lose_none() -> None:
+    """F1: 8 rows of one span each. The quick model finds another one in the last two, and one too many in the sixth."""
+    then = np.array([[2, 2]] * 8)
+    first = then.copy()
+    first[6:] = 0, 2
+    first[5] = 2, 3
+    lost = lost_rows(first, then)
+    assert np.array_equal(lost[:5], np.zeros(5))
+    f1 = 100 * first[:, 0].sum() / first[:, 1].sum()
+    assert 100 * lost.mean() == pytest.approx(100 - f1, rel=0.15)  # to first order
+    assert 0 < lost[5] < lost[6]
+    sure = np.linspace(0.99, 0.6, 8)
+    assert sure[5] < threshold_for(sure, first, then, np.zeros(8), 0.0) < sure[4]
+    assert threshold_for(sure, first, then, np.zeros(8), 100.0) < sure[7]
+    assert lost_rows(np.zeros((3, 2)), np.zeros((3, 2))).tolist() == [0, 0, 0]

@@ -14,7 +14,7 @@ from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save, with_new_head
 from paredown.compress.models.truncation import truncate
 from paredown.compress.pruning.prune import prune
-from paredown.export.onnx.cascade import combined, confidence, join
+from paredown.export.onnx.cascade import combined, join
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.opening import open_artifact
 from paredown.export.runtimes.base import ExportJob
@@ -79,9 +79,10 @@ def test_in_a_cascade_each_model_reads_its_own_part_of_a_row(tmp_path: Path) -> 
     }
     batch = collate(ROWS, 0)
     first, then = (open_artifact(artifact, 1)(batch)["logits"] for artifact in made.values())
-    for threshold in (float(np.median(confidence(first))), 2.0, 0.0):
+    sure = TASK.confidence(first, [])
+    for threshold in (float(np.median(sure)), 2.0, 0.0):
         joined = open_artifact(join(made["first"], made["then"], threshold, tmp_path / f"at-{threshold}"), 1)
-        assert np.allclose(joined(batch)["logits"], combined(first, then, threshold), atol=1e-4)
+        assert np.allclose(joined(batch)["logits"], combined(first, then, sure >= threshold), atol=1e-4)
 
 
 def test_it_stays_truncated_when_it_is_pruned(tmp_path: Path) -> None:
