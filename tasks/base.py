@@ -240,19 +240,12 @@ class Task:
         """Metrics that are reported beside the one that selects."""
         return {}
 
-    certainty: ClassVar[str] = "softmax"  # how logits become the probabilities that `confidence` reads
+    certainty: ClassVar[str] = "label"  # what `confidence` is of: a key of CONFIDENCE in `export/onnx/cascade.py`
 
     def confidence(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
-        """How sure a model is of its answers to rows that are `lengths` tokens long, (rows,) 0..1: the probability of
-        the likeliest label; where it answers for each token the least one, but for the first and the last token, which
-        are special ones. What a cascade asks of its first model; `export/onnx/cascade.py` has it in ONNX."""
-        sure = softmax(outputs).max(axis=-1)
-        if not self.per_token:
-            return sure
-        ends = np.cumsum(lengths, dtype=np.int64)
-        begins = ends - np.array(lengths)
-        sure[begins] = sure[ends - 1] = 1.0
-        return np.minimum.reduceat(sure, begins)
+        """How sure a model is of its answers to rows that are `lengths` tokens long, (rows,) 0..1: what a cascade asks
+        of its first model. The probability of the likeliest label."""
+        return softmax(outputs).max(axis=-1)
 
     def probabilities(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
         """(rows, labels) of rows that are `lengths` tokens long: what drift of the traffic is told by."""

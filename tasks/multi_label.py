@@ -43,7 +43,7 @@ class MultiLabelClassification(Task):
     def predicted(self, outputs: np.ndarray, gold: np.ndarray) -> None:
         return None
 
-    certainty = "sigmoid"
+    certainty = "labels"
 
     def confidence(self, outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
         """The least probability of what it says of each label."""

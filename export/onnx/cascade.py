@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,38 @@ from paredown.tasks.registry import task_named
 from ..artifact import Artifact
 from .metadata import finish
 
+INT64, BOOL, FLOAT = 7, 9, 1  # onnx.TensorProto's
 SHARED = 1024  # bytes of a tensor that is worth keeping once
 
 
 def combined(first: np.ndarray, then: np.ndarray, sure: np.ndarray) -> np.ndarray:
     """What a cascade answers: logits of `first` where `sure`, (lines of the outputs,) bool, else those of `then`."""
     return np.where(sure[:, None], first, then)
+
+
+def _of_label(node: Callable, constant: Callable, logits: str, mask: str) -> None:
+    node("Softmax", [logits], "probabilities", axis=-1)
+    node("ReduceMax", ["probabilities"], "confidence", axes=[-1], keepdims=0)
+
+
+def _of_labels(node: Callable, constant: Callable, logits: str, mask: str) -> None:
+    node("Abs", [logits], "decided")
+    node("Sigmoid", ["decided"], "probabilities")
+    node("ReduceMin", ["probabilities"], "confidence", axes=[-1], keepdims=0)
+
+
+def _of_tokens(node: Callable, constant: Callable, logits: str, mask: str) -> None:
+    node("Softmax", [logits], "probabilities", axis=-1)
+    node("ReduceMax", ["probabilities"], "of_each_token", axes=[-1], keepdims=0)
+    two, ends = (constant(*c) for c in (("two", INT64, [1], [2]), ("ends", INT64, [4], [0, 1, 0, 1])))
+    node("Slice", [mask, two, "whole", "one"], "inner_tokens")  # special tokens do not count, nor does padding
+    node("Pad", ["inner_tokens", ends], "inner_mask")
+    node("Cast", ["inner_mask"], "inner", to=BOOL)
+    node("Where", ["inner", "of_each_token", constant("certain", FLOAT, [], [1.0])], "of_inner_tokens")
+    node("ReduceMin", ["of_inner_tokens"], "confidence", axes=[1], keepdims=0)
+
+
+CONFIDENCE = {"label": _of_label, "labels": _of_labels, "tokens": _of_tokens}  # `Task.confidence` by `Task.certainty`
 
 
 def join(
@@ -71,28 +98,13 @@ def join(
     zero, one = constant("zero", int64, [1], [0]), constant("one", int64, [1], [1])
     flat = constant("flat", int64, [1], [-1])
     limit = constant("threshold", TensorProto.FLOAT, [], [threshold])
+    constant("whole", int64, [1], [np.iinfo(np.int64).max])
     logits = f"first.{output}"
     for name in first.inputs:
         node("Identity", [name], f"first.{name}", nodes)
     nodes.extend(quick.graph.node)
     task = task_named(then.task)
-    if task.certainty == "sigmoid":
-        node("Abs", [logits], "decided", nodes)
-        node("Sigmoid", ["decided"], "probabilities", nodes)
-        node("ReduceMin", ["probabilities"], "confidence", nodes, axes=[-1], keepdims=0)
-    else:
-        node("Softmax", [logits], "probabilities", nodes, axis=-1)
-        each = "of_each_token" if task.per_token else "confidence"
-        node("ReduceMax", ["probabilities"], each, nodes, axes=[-1], keepdims=0)
-    if task.per_token:
-        whole = constant("whole", int64, [1], [np.iinfo(np.int64).max])
-        ends = constant("ends", int64, [4], [0, 1, 0, 1])
-        node("Slice", [mask, constant("two", int64, [1], [2]), whole, one], "inner_tokens", nodes)
-        node("Pad", ["inner_tokens", ends], "inner_mask", nodes)  # special tokens do not count, nor does padding
-        node("Cast", ["inner_mask"], "inner", nodes, to=TensorProto.BOOL)
-        certain = constant("certain", TensorProto.FLOAT, [], [1.0])
-        node("Where", ["inner", "of_each_token", certain], "of_inner_tokens", nodes)
-        node("ReduceMin", ["of_inner_tokens"], "confidence", nodes, axes=[1], keepdims=0)
+    CONFIDENCE[task.certainty](partial(node, into=nodes), constant, logits, mask)
     node("Less", ["confidence", limit], "unsure", nodes)
     node("NonZero", ["unsure"], "unsure_rows", nodes)
     node("Reshape", ["unsure_rows", flat], "rows", nodes)
@@ -108,13 +120,13 @@ def join(
     node("Slice", ["their_mask", zero, "end", one], f"then.{mask}", ask)
     ask.extend(slow.graph.node)
     node("Unsqueeze", ["rows", one], "places", ask)
-    answers = f"then.{output}"
-    if task.per_token:  # padding again, as the first model has it
+    answers, axes = f"then.{output}", [axis for _, axis in sorted(task.output_axes.items())]
+    if len(axes) > 1:  # of each token: padding again, as the first model has it
         node("Gather", [logits, "rows"], "their_first_answers", ask, axis=0)
         node("Slice", ["their_first_answers", "end", "whole", one], "their_padding", ask)
         answers = node("Concat", [answers, "their_padding"], "their_answers", ask, axis=1)
     node("ScatterND", [logits, "places", answers], "answers_both", ask)
-    shape = [*(axis for _, axis in sorted(task.output_axes.items())), len(then.labels)]
+    shape = [*axes, len(then.labels)]
     float_of = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)  # noqa: E731
     yes = helper.make_graph(ask, "unsure", [], [float_of("answers_both")], list(slow.graph.initializer))
     keep: list = []

@@ -127,9 +127,9 @@ def _expected(job: Job, candidate: Candidate, reference: Candidate, done: Mappin
 
     first, then = parts_of(job, candidate)
     threshold = read_artifact(done[candidate.step].path).details["cascade"]["threshold"]
-    sure, lengths = confidence_of(job, first, done) >= threshold, lengths_of(job, first, done)
-    lines = np.repeat(sure, lengths) if job.task.per_token else sure
-    return combined(answers_of(first, done), answers_of(then, done), lines)
+    quick, sure = answers_of(first, done), confidence_of(job, first, done) >= threshold
+    lines = sure if len(sure) == len(quick) else np.repeat(sure, lengths_of(job, first, done))
+    return combined(quick, answers_of(then, done), lines)
 
 
 def _departure(candidate: Candidate, artifact: Artifact, batch: dict[str, np.ndarray], done: Mapping[str, Done]) -> str:

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -11,7 +12,9 @@ from paredown.benchmarks.measuring import interleaved
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.pipeline.job import prepare
 from paredown.pipeline.recipe.loader import read_recipe
-from paredown.pipeline.whole_job import FOUND_RECIPE, WholeJob, fitting_length, name_of
+from paredown.pipeline.whole_job import FOUND_RECIPE, WholeJob, _texts, fitting_length, name_of
+from paredown.tasks.registry import TASKS
+from paredown.tasks.rows import Rows
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +108,27 @@ def test_the_maximum_length_is_what_the_rows_need(tmp_path: Path) -> None:
 def test_a_name_is_made_of_the_directory() -> None:
     assert name_of("/models/my film critic (v2)") == "my-film-critic-v2"
     assert name_of("/") == "model"
+
+
+@pytest.mark.parametrize(
+    ("rows", "ms", "given", "wanted"),
+    [
+        (1500, 10.0, 0, {"recombined": 15_000}),  # few rows: ten times as many texts
+        (9000, 10.0, 0, {"recombined": 27_000}),
+        (9000, 25.0, 0, {"recombined": 9000}),  # 14,400 are answered in a tenth of the minutes
+        (9000, 10.0, 50_000, {"recombined": 0}),  # the user's own texts are more
+        (30_000, 25.0, 0, {"distillation_rows": 14_400}),  # fewer than there are
+        (3000, 300.0, 0, {"distillation_rows": 2000}),  # never less
+        (1500, 900.0, 0, {"distillation_rows": 1500}),
+    ],
+)
+def test_students_learn_from_what_the_teacher_answers_in_a_tenth_of_the_minutes(
+    rows: int, ms: float, given: int, wanted: dict[str, int]
+) -> None:
+    task = TASKS["text-classification"]
+    job = SimpleNamespace(
+        train=Rows("train", tuple(map(str, range(rows))), None, ("a", "b")), unlabeled=["text"] * given, task=task
+    )
+    baseline = SimpleNamespace(latency_ms=SimpleNamespace(p50=ms))
+    first = SimpleNamespace(job=job, choice=SimpleNamespace(baseline=baseline))
+    assert _texts(WholeJob("teacher", {}, minutes=30), first) == wanted  # type: ignore[arg-type]
