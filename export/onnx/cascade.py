@@ -22,7 +22,6 @@ from paredown.tasks.registry import task_named
 from ..artifact import Artifact
 from .metadata import finish
 
-INT64, BOOL, FLOAT = 7, 9, 1  # onnx.TensorProto's
 SHARED = 1024  # bytes of a tensor that is worth keeping once
 
 
@@ -43,13 +42,17 @@ def _of_labels(node: Callable, constant: Callable, logits: str, mask: str) -> No
 
 
 def _of_tokens(node: Callable, constant: Callable, logits: str, mask: str) -> None:
+    from onnx import TensorProto
+
     node("Softmax", [logits], "probabilities", axis=-1)
     node("ReduceMax", ["probabilities"], "of_each_token", axes=[-1], keepdims=0)
-    two, ends = (constant(*c) for c in (("two", INT64, [1], [2]), ("ends", INT64, [4], [0, 1, 0, 1])))
-    node("Slice", [mask, two, "whole", "one"], "inner_tokens")  # special tokens do not count, nor does padding
+    two, whole = (constant(n, TensorProto.INT64, [1], [v]) for n, v in (("two", 2), ("whole", np.iinfo(np.int64).max)))
+    ends = constant("ends", TensorProto.INT64, [4], [0, 1, 0, 1])
+    node("Slice", [mask, two, whole, "one"], "inner_tokens")  # special tokens do not count, nor does padding
     node("Pad", ["inner_tokens", ends], "inner_mask")
-    node("Cast", ["inner_mask"], "inner", to=BOOL)
-    node("Where", ["inner", "of_each_token", constant("certain", FLOAT, [], [1.0])], "of_inner_tokens")
+    node("Cast", ["inner_mask"], "inner", to=TensorProto.BOOL)
+    certain = constant("certain", TensorProto.FLOAT, [], [1.0])
+    node("Where", ["inner", "of_each_token", certain], "of_inner_tokens")
     node("ReduceMin", ["of_inner_tokens"], "confidence", axes=[1], keepdims=0)
 
 
@@ -98,7 +101,6 @@ def join(
     zero, one = constant("zero", int64, [1], [0]), constant("one", int64, [1], [1])
     flat = constant("flat", int64, [1], [-1])
     limit = constant("threshold", TensorProto.FLOAT, [], [threshold])
-    constant("whole", int64, [1], [np.iinfo(np.int64).max])
     logits = f"first.{output}"
     for name in first.inputs:
         node("Identity", [name], f"first.{name}", nodes)

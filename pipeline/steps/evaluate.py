@@ -127,9 +127,10 @@ def _expected(job: Job, candidate: Candidate, reference: Candidate, done: Mappin
 
     first, then = parts_of(job, candidate)
     threshold = read_artifact(done[candidate.step].path).details["cascade"]["threshold"]
-    quick, sure = answers_of(first, done), confidence_of(job, first, done) >= threshold
-    lines = sure if len(sure) == len(quick) else np.repeat(sure, lengths_of(job, first, done))
-    return combined(quick, answers_of(then, done), lines)
+    quick = answers_of(first, done)
+    lines = _lines(job, first, quick, done)
+    sure = np.repeat(job.task.confidence(quick, lines) >= threshold, lines)
+    return combined(quick, answers_of(then, done), sure)
 
 
 def _departure(candidate: Candidate, artifact: Artifact, batch: dict[str, np.ndarray], done: Mapping[str, Done]) -> str:
@@ -144,11 +145,14 @@ def answers_of(candidate: Candidate, done: Mapping[str, Done]) -> np.ndarray:
     return np.load(done[evaluation_name(candidate)].path / "validation.npy")
 
 
-def lengths_of(job: Job, candidate: Candidate, done: Mapping[str, Done]) -> list[int]:
-    """Tokens of the validation rows as an exported candidate reads them."""
+def _lines(job: Job, candidate: Candidate, answers: np.ndarray, done: Mapping[str, Done]) -> list[int]:
+    """How many lines of an exported candidate's answers each validation row has: one, or one for each token."""
+    if len(answers) == len(job.validation):
+        return [1] * len(answers)
     return [len(row) for row in read_artifact(done[candidate.step].path).encoder().ids(job.validation.texts)]
 
 
 def confidence_of(job: Job, candidate: Candidate, done: Mapping[str, Done]) -> np.ndarray:
     """`Task.confidence` of an evaluated candidate in its answers to the validation rows, (rows,)."""
-    return job.task.confidence(answers_of(candidate, done), lengths_of(job, candidate, done))
+    answers = answers_of(candidate, done)
+    return job.task.confidence(answers, _lines(job, candidate, answers, done))

@@ -17,12 +17,12 @@ def test_the_threshold_is_the_lowest_that_keeps_the_loss() -> None:
     assert rule(10.0) == pytest.approx((sure[7] + sure[8]) / 2)  # one lost row of ten: eight
     assert rule(20.0) == pytest.approx(sure[9], abs=1e-4)
     assert rule(20.0) < sure[9]
-    alike = np.repeat(sure[:5], 2)  # pairs of equals: one of each of the last three pairs is lost
+    tied = np.repeat(sure[:5], 2)  # pairs of equals: one of each of the last three pairs is lost
     lost = every.copy()
     lost[[5, 7, 9]] = False
-    assert alike[6] < threshold_for(alike, lost, every, none, 10.0) < alike[5]
-    alike[5] += 1e-6  # nearly equals: either may come out as the surer one elsewhere
-    assert threshold_for(alike, lost, every, none, 0.0) > alike[5]
+    assert tied[6] < threshold_for(tied, lost, every, none, 10.0) < tied[5]
+    tied[5] += 1e-6  # nearly equals: either may come out as the surer one elsewhere
+    assert threshold_for(tied, lost, every, none, 0.0) > tied[5]
     right[0] = False  # the surest row of all is wrong
     assert threshold_for(sure, right, every, none, 0.0) > 1
 

@@ -8,12 +8,11 @@ import torch
 from conftest import LABELS, TASK
 from transformers import PreTrainedModel
 
-from paredown.compress.config import Static, Trim
+from paredown.compress.config import Static
 from paredown.compress.data import dataset
 from paredown.compress.distillation.static_student import initial_student, static_student
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint, save
-from paredown.compress.pruning.vocabulary import trim
 from paredown.compress.types import TrainingData
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.opening import open_artifact
@@ -64,18 +63,6 @@ def test_exported_it_answers_as_in_pytorch_alone_and_in_a_batch(
     for batch_size in (1, 4):
         got = run_rows(open_artifact(artifact, 1), rows, 0, "logits", batch_size=batch_size)
         np.testing.assert_allclose(got / scale, want / scale, atol=rounding)
-
-
-def test_a_trimmed_vocabulary_changes_no_answer(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
-    """Buckets of new token numbers were other buckets: 75.7 % before trimming, 70.9 % after."""
-    model, texts = random_student(teacher), dataset.read(str(files["train"]), labelled=False).texts[:3]
-    before = [forward(model, teacher.encoder().pad([ids]))["logits"] for ids in teacher.encoder().ids(texts)]
-    text = trim(model, teacher.path / "tokenizer.json", texts, Trim(frequent=0))
-    saved = save(model, teacher, tmp_path / "trimmed", text)
-    assert saved.config["vocab_size"] < teacher.config["vocab_size"]
-    again, encoder = load(saved, TASK), saved.encoder()
-    for ids, want in zip(encoder.ids(texts), before, strict=True):
-        np.testing.assert_allclose(forward(again, encoder.pad([ids]))["logits"], want, atol=1e-6)
 
 
 def test_a_convolution_has_a_middle() -> None:

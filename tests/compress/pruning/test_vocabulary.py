@@ -7,7 +7,8 @@ import transformers
 from conftest import LABELS, TASK, make_checkpoint
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from paredown.compress.config import Trim
+from paredown.compress.config import Static, Trim
+from paredown.compress.distillation.static_student import initial_student
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load, save
 from paredown.compress.pruning.vocabulary import changed_share, trim
@@ -80,6 +81,21 @@ def test_text_of_the_data_keeps_its_tokens_and_its_answers(checkpoint: Checkpoin
         np.testing.assert_allclose(forward(again, encoder.pad([ids]))["logits"], want, atol=1e-6)
     before = (checkpoint.path / "tokenizer.json").read_text()
     assert changed_share(before, text, TEXTS) == 0
+
+
+def test_a_static_student_keeps_its_answers(checkpoint: Checkpoint, tmp_path) -> None:
+    """Buckets of new token numbers were other buckets: 75.7 % before trimming, 70.9 % after."""
+    settings = Static(width=8, pairs=64, convolution=3, max_pooling=True)
+    model = initial_student(load(checkpoint, TASK), settings, seed=0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    before = [forward(model, checkpoint.encoder().pad([ids]))["logits"] for ids in checkpoint.encoder().ids(TEXTS)]
+    text = trim(model, checkpoint.path / "tokenizer.json", TEXTS, Trim(frequent=0))
+    saved = save(model, checkpoint, tmp_path / "trimmed", text)
+    assert saved.config["vocab_size"] < checkpoint.config["vocab_size"]
+    again, encoder = load(saved, TASK), saved.encoder()
+    for ids, want in zip(encoder.ids(TEXTS), before, strict=True):
+        np.testing.assert_allclose(forward(again, encoder.pad([ids]))["logits"], want, atol=1e-6)
 
 
 def test_text_not_seen_before_still_has_tokens(checkpoint: Checkpoint, tmp_path) -> None:
