@@ -18,12 +18,18 @@ def expected_drops(drops: np.ndarray, errors: np.ndarray, distances: np.ndarray)
 
     `drops`: as counted, points; `errors`: their standard errors, over 0; `distances`: of the models' outputs from the
     teacher's, at least 0, in any unit. The rate is that of weighted least squares through the origin, and not below 0.
+    For each model it is taken mostly from those at a similar distance, as drops are not proportional to distance all the
+    way from a pruned model to a static student: by MISFIT more for each factor e between two distances.
     """
-    weights = distances / errors**2
-    if not weights.any():
+    apart = distances > 0
+    if not apart.any():
         return drops.astype(float)
-    rate = max(0.0, float((weights * drops).sum() / (weights * distances).sum()))
-    return _drawn(drops, errors, distances, rate, 1 / (weights * distances).sum())
+    rates, variances = drops[apart] / distances[apart], np.square(errors[apart] / distances[apart])
+    usual = MISFIT * max(0.0, float((rates / variances).sum() / (1 / variances).sum()))
+    factors = np.log(np.where(apart, distances, 1.0)[:, None] / distances[apart])
+    weights = 1 / (variances + usual**2 * (1 + np.square(factors)))  # (models, those apart)
+    rate = np.maximum(0.0, (weights * rates).sum(axis=1) / weights.sum(axis=1))
+    return _drawn(drops, errors, distances, rate, 1 / weights.sum(axis=1))
 
 
 def expected_as_rows_are_added(lost: np.ndarray, distances: np.ndarray) -> np.ndarray:
@@ -41,7 +47,13 @@ def expected_as_rows_are_added(lost: np.ndarray, distances: np.ndarray) -> np.nd
     return _drawn(drops, errors, distances, rate, (errors[-1] / distances[-1]) ** 2)
 
 
-def _drawn(drops: np.ndarray, errors: np.ndarray, distances: np.ndarray, rate: float, variance: float) -> np.ndarray:
+def _drawn(
+    drops: np.ndarray,
+    errors: np.ndarray,
+    distances: np.ndarray,
+    rate: np.ndarray | float,
+    variance: np.ndarray | float,
+) -> np.ndarray:
     """Drops drawn towards rate * distance; `variance`: of the rate."""
     predicted = rate * distances
     unsure = (MISFIT * predicted) ** 2 + variance * distances**2
