@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from paredown.compress.config import Distill, DistillationTraining, Finetune, Prune, Stage, Timed
@@ -148,7 +148,7 @@ class Job:
             self.recipe.max_length, self.recipe.seed, tuple(self.recipe.lengths),
         )  # fmt: skip
 
-    @property
+    @cached_property
     def lessons(self) -> Rows:
         """The training rows that students learn from."""
         count = self.recipe.data.distillation_rows
