@@ -4,9 +4,10 @@ Pruning is gradual, as in ZipLM (arXiv 2302.04089): each model is pruned from th
 latency table's dynamic program selects, and trained by distillation before the next one. What a model loses is
 estimated from the labels and from its answers' distance to the teacher's (`expected_drops`). Pruning goes on for a
 while past the models that lose too much alone: they may stand in front of slower ones (finalists.py). Then the step
-from the fastest good model is made smaller, and models are trained further. A static student comes first, for
-cascades. Every trial is an entry of `models` in a recipe, and its steps are steps of the run: what the search has
-trained is there when its models are exported and measured, when it is given more minutes, and after a kill.
+from the fastest good model is made smaller, and models are trained further. Where time is left then, Optuna proposes
+speed-ups and training settings (proposals.py). A static student comes first, for cascades. Every trial is an entry of
+`models` in a recipe, and its steps are steps of the run: what the search has trained is there when its models are
+exported and measured, when it is given more minutes, and after a kill.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from .finalists import Chain, Judgement, chains, finalists
 from .job import BASE_TARGET, SCORES, Candidate, Job, Step, chain_of, evaluation_name, table_name
 from .plan import prunable, search_steps, trial_steps, vocabulary_steps, window_steps
 from .progress import Report
+from .proposals import Proposal, Proposals
 from .recipe.schema import BASELINE, Cascade, Model, Search, Target
 from .recipe.schema import Step as Stage
 from .steps.compress import read_table
@@ -43,13 +45,15 @@ from .steps.evaluate import answers_of, confidence_of
 from .steps.step_keys import code_of, digest_of
 from .store import Done
 
-UPDATES = 1600  # optimiser steps of a pruned model's training, where there are two labels
+UPDATES = 1600  # optimiser steps of a pruned model's training, at least, where there are two labels
+LONGER, LONGER_SHARE = 2.0, 0.35  # times as many where the time allows, and how much of it the first one may take then
 MOST_EPOCHS = 10.0
 RATE = 2e-4  # learning rate of that training: docs/compression.md has what 3e-5 lost
 FIRST_SPEEDUP, FACTOR, LEAST_FACTOR = 2.0, 1.5, 1.08  # of the first pruning, of each further one; where it ends
 TRAININGS = 3  # of one shape
 HOPELESS = 1.0  # points above max_drop that no further training makes up for, and where pruning ends
 IMPROVED = 0.9  # of the distance to the teacher may be left after a further training, for another one
+PATIENCE = 4  # proposals of Optuna, one after another, that lead to nothing better
 FIRST_SHARE = 0.6  # of the time, at most, for the first pruned model
 TRAINING_COST = 3.2  # of a row in training, in the time that its score took: 3.2 of 26 tokens, 6 of 300
 STATIC_EPOCHS = 10  # more bring little: banking77 agrees with the teacher on 92.9 % of rows after 6, 93.0 after 12
@@ -67,7 +71,7 @@ HEADS = (0.25, 0.5, 0.75)  # shares of a window that are at the beginning of a t
 MOST_CHANNELS = 10.0  # times less to compute, of a convolutional network whose channels are pruned
 
 FOUND = "found.json"
-CODE = ("pipeline/search.py", "pipeline/finalists.py")  # what finds, beside the statistics
+CODE = ("pipeline/search.py", "pipeline/finalists.py", "pipeline/proposals.py")  # what finds, beside the statistics
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,7 @@ class Explorer:
     pruning_s: float = field(default_factory=lambda: PRUNING_S)
     found: Found = field(default_factory=Found)
     trials: list[Trial] = field(default_factory=list)
+    longer: float = 0.0  # times UPDATES; 0: not yet known
     trim: Trim | None = None  # how the vocabulary of every model is trimmed; None: it is not
     base: Trial | None = None  # what pruning starts from, where it is not the checkpoint: one that reads less
     stuck: set[float] = field(default_factory=set)  # speed-ups of shapes that further training did not bring nearer
@@ -229,13 +234,14 @@ class Explorer:
             self._try(Model(name=self._name(f"student-{number}"), steps=[Stage(distill=settings)]), 1.0)
         if self.top > 1:
             self._descend()
+            self._propose()
         self._select()
         return self.found
 
     def _epochs(self) -> float:
         """Epochs of a pruned model's training: enough optimiser steps for the labels, whatever the number of rows."""
         labels = max(2, len(self.job.checkpoint.labels))
-        updates = UPDATES * (1 + math.log10(labels / 2))
+        updates = max(1.0, self.longer) * UPDATES * (1 + math.log10(labels / 2))
         return round(min(MOST_EPOCHS, max(1.0, updates * Recover().batch_size / self.job.learned)), 1)
 
     def _static(self) -> None:
@@ -318,6 +324,34 @@ class Explorer:
             if before and further and trial.distance > IMPROVED * before.distance:
                 self.stuck.add(trial.speedup)
 
+    def _propose(self) -> None:
+        """What Optuna proposes from all trials, until the time is over or PATIENCE of them lead to nothing better."""
+        shapes = self._shapes()
+        least = LEAST_FACTOR * (self.base.speedup if self.base else 1.0)
+        if not shapes or shapes[-1].speedup <= least:
+            return
+        proposals, worse = Proposals(least, shapes[-1].speedup, self.job.recipe.seed), 0
+        for trial in self.trials:
+            training = list(chain_of(trial.model).values())[-1]
+            if isinstance(training, Recover):
+                made = Proposal(trial.speedup, training.learning_rate, training.epochs / self._epochs())
+                proposals.add(made, trial.distance)
+        while worse < PATIENCE:
+            number, wanted = proposals.ask()
+            shapes = self._shapes()
+            same = next((s for s in shapes if 1 / LEAST_FACTOR < wanted.speedup / s.speedup < LEAST_FACTOR), None)
+            slower = [s for s in shapes if s.speedup < wanted.speedup]
+            before = same or (slower[-1] if slower else self.base)
+            speedup = same.speedup if same else wanted.speedup
+            best = min((s.distance for s in shapes if s.speedup >= speedup), default=math.inf)
+            model = self._pruned(before, speedup, same is not None, wanted)
+            trial = self._try(model, speedup, same.trainings + 1 if same else 1) if model else None
+            if trial is None:
+                return
+            proposals.tell(number, trial.speedup, trial.distance)
+            worse = 0 if trial.distance <= IMPROVED * best else worse + 1
+        self.found.next += f"; {worse} proposals of Optuna, one after another, led to nothing better"
+
     def _next(self) -> tuple[Trial | None, float, bool] | None:
         """What to do next: the trial that is gone on from, the predicted speed-up, and whether it is only trained
         further; None where nothing is left.
@@ -381,10 +415,16 @@ class Explorer:
         base = self.table.base_ms if self.table is not None else 0.0
         return max(0.03, (self.full_ms / speedup - base) / max(self.full_ms - base, 1e-9))
 
-    def _pruned(self, before: Trial | None, wanted: float, further: bool) -> Model | None:
+    def _pruned(
+        self, before: Trial | None, wanted: float, further: bool, proposal: Proposal | None = None
+    ) -> Model | None:
         """`before` pruned to a predicted speed-up and trained, or only trained further; None where no time is left for
-        that."""
-        epochs, epoch_s = self._epochs(), self.epoch_s * self._share(wanted)
+        that. `proposal`: how it is trained, where that is not the search's own."""
+        if not self.longer:
+            taken = self._epochs() * self.epoch_s * self._share(wanted)
+            self.longer = min(LONGER, max(1.0, LONGER_SHARE * self.left / taken))
+        rate, times = (proposal.learning_rate, proposal.epochs) if proposal else (RATE, 1.0)
+        epochs, epoch_s = max(0.1, round(times * self._epochs(), 1)), self.epoch_s * self._share(wanted)
         shorter = self.base.speedup if self.base else 1.0  # rows of as many times fewer tokens
         fixed = 0.0 if further else self.pruning_s / shorter
         first = before is None or before is self.base
@@ -394,7 +434,7 @@ class Explorer:
             if fits < (FIRST_LEAST if first else LEAST_TRAINING) * epochs:
                 return None
             epochs = max(0.1, math.floor(10 * fits) / 10)
-        training = Recover(epochs=epochs, learning_rate=RATE)
+        training = Recover(epochs=epochs, learning_rate=rate)
         if further:
             stage = Stage(recover=training)
         else:

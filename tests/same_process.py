@@ -14,7 +14,9 @@ from paredown.benchmarks.measuring.worker import Worker, replies
 class SameProcess(Worker):
     """Answers as a process of its own would. Put in the place of `interleaved.Worker` where the times do not matter."""
 
-    def __init__(self, name: str, artifact: Path, rows: Path, threads: int | None) -> None:
+    def __init__(
+        self, name: str, artifact: Path, rows: Path, threads: int | None, parallel: tuple[int, int] = (1, 1)
+    ) -> None:
         self.name = name
         self.commands: deque[dict] = deque()
         self.replies = replies(self._received())

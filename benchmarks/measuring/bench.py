@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from paredown.export.artifact import Artifact
-from paredown.export.hardware import machine
+from paredown.export.hardware import cores, machine
 
 from ..statistics.metric_intervals import drop_upper_95, mcnemar_p, negative_flips, paired_drop
 from ..statistics.time_intervals import Statistic, as_wide, carried, ratio
 from .interleaved import Protocol, Sitting, Workload, sit
-from .latency import OFFLINE, SINGLE, LatencySettings, Progress, Timing, first_able, joules_a_row
+from .latency import SINGLE, LatencySettings, Progress, Timing, best_throughput, first_able, joules_a_row
 from .records import BENCH_SCHEMA, BenchEntry, BenchResult, Conditions, SweepPoint
 from .repetitions import failed, merged, spread
 from .sweep import sweep
@@ -102,7 +102,7 @@ def bench(
         if timing.cannot_run or able is None:
             entries.append(BenchEntry(**common, cannot_run=timing.cannot_run))
         else:
-            times = _times(timing, measured.timings[able], measured.conditions, settings.batch_size)
+            times = _times(timing, measured.timings[able], measured.conditions, settings)
             entries.append(BenchEntry(**common, **times, sweep=swept.get(name, [])))
     return BenchResult(
         version=BENCH_SCHEMA,
@@ -117,9 +117,9 @@ def bench(
     )
 
 
-def _times(timing: Timing, reference: Timing, conditions: Conditions, batch_size: int) -> dict[str, Any]:
+def _times(timing: Timing, reference: Timing, conditions: Conditions, settings: LatencySettings) -> dict[str, Any]:
     """The fields of `BenchEntry` that come from its samples."""
-    single, offline = timing.summary(SINGLE), timing.summary(OFFLINE)
+    single, best = timing.summary(SINGLE), best_throughput(timing, settings, cores())
     return {
         "p50_ms": single.p50,
         "p95_ms": single.p95,
@@ -129,8 +129,10 @@ def _times(timing: Timing, reference: Timing, conditions: Conditions, batch_size
         **_ratio(timing, reference, "ratio", "median", conditions),
         **_ratio(timing, reference, "ratio_mean", "mean", conditions),
         **_ratio(timing, reference, "ratio_p95", "p95", conditions),
-        "throughput_per_s": 1e3 * batch_size / offline.mean,
-        "batch_size": batch_size,
+        "throughput_per_s": best.per_s,
+        "instances": best.instances,
+        "threads": best.threads,
+        "batch_size": best.batch_size,
         "memory_mb": timing.memory_mb,
         "gpu_memory_mb": timing.gpu_memory_mb,
         "load_s": timing.load_s,

@@ -7,6 +7,7 @@ machine does to a round is done to all. repetitions.py makes a measurement of se
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 import sys
@@ -19,11 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from .latency import CONTROL, OFFLINE, SINGLE, LatencySettings, Progress, Scenario, Timing, first_able
+from paredown.export.hardware import cores
+
+from .latency import CONTROL, OFFLINE, PARALLEL, SINGLE, LatencySettings, Progress, Scenario, Timing, first_able
 from .system_monitor import QUIET, Busy, cpu_seconds, load_average, quiet, used_by_others
 from .worker import Worker, WorkerDied
 
 ROWS_PER_ROUND = 12
+PASSES = 20  # of different rows in a turn; one that is faster than all of them begins again
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,18 @@ class Protocol:
 
     settings: LatencySettings
     seed: int = 0
-    scenarios: Sequence[Scenario] = ()  # none: single-stream, and offline at `settings.batch_size`
+    scenarios: Sequence[Scenario] = ()  # none: single-stream, and offline and parallel at `settings.batch_size`
     control: bool = True  # time the first artefact that can run here a second time, as CONTROL
     check_load: bool = True  # measure the load before (and wait `settings.wait_s` for an idle machine) and during
 
     @property
     def timed(self) -> Sequence[Scenario]:
-        """The scenarios, the usual two where none were given."""
-        return self.scenarios or (Scenario(SINGLE), Scenario(OFFLINE, self.settings.batch_size))
+        """The scenarios, the usual ones where none were given."""
+        if self.scenarios:
+            return self.scenarios
+        instances, size = self.settings.parallel(cores())[0], self.settings.batch_size
+        parallel = [Scenario(PARALLEL, size, instances=instances)] if instances > 1 else []
+        return [Scenario(SINGLE), Scenario(OFFLINE, size), *parallel]
 
 
 @dataclass(frozen=True)
@@ -85,9 +93,10 @@ def sit(
 ) -> Sitting:
     """One sitting: a fresh process of every artefact, `settings.rounds` turns of each in random order.
 
-    Rows keep their natural length in single-stream and are padded to the longest of the batch in offline. `number`: of
-    this sitting, from 0. `failed`: artefacts that an earlier sitting could not measure, with the reason. An artefact
-    whose process ends or hangs is `cannot_run`; StepError when it is the first one, which the others are compared with.
+    Rows keep their natural length in single-stream; in batches they are of similar length, as the server and `predict`
+    have them, and padded to the longest. `number`: of this sitting, from 0. `failed`: artefacts that an earlier sitting
+    could not measure, with the reason. An artefact whose process ends or hangs is `cannot_run`; StepError when it is
+    the first one, which the others are compared with.
     """
     artifacts, rows = workload.artifacts, workload.rows
     report = progress or (lambda share, text: None)
@@ -104,7 +113,7 @@ def sit(
             key = id(rows[name])
             written[key] = written.get(key) or _written(rows[name], Path(scratch) / str(len(written)))
         opened = {name: (artifacts[name], written[id(rows[name])]) for name in artifacts}
-        _take_turns(opened, timings, protocol, len(next(iter(rows.values()))), number, report)
+        _take_turns(opened, timings, protocol, [len(row) for row in next(iter(rows.values()))], number, report)
     after = cpu_seconds()
     return Sitting(
         timings,
@@ -139,18 +148,20 @@ def _take_turns(
     artifacts: Mapping[str, tuple[Path, Path]],
     timings: Mapping[str, Timing],
     protocol: Protocol,
-    rows: int,
+    lengths: Sequence[int],
     process: int,
     report: Progress,
 ) -> None:
     """A fresh process for every artefact, `rounds` turns of each in random order, added to `timings`.
 
-    `artifacts`: the directory and the file of rows of each. `rows`: how many there are. `process`: its number.
+    `artifacts`: the directory and the file of rows of each. `lengths`: of the rows. `process`: its number.
     """
     settings, order = protocol.settings, random.Random(f"{protocol.seed}/{process}")
     turns = settings.processes * settings.rounds
     seconds = settings.min_seconds / turns
     workers: dict[str, Worker] = {}
+    instances = max(kind.instances for kind in protocol.timed)
+    each = settings.parallel(cores())[1]
 
     def dead(name: str, death: WorkerDied) -> None:
         if name in (CONTROL, first_able(timings)):
@@ -165,7 +176,7 @@ def _take_turns(
             for ahead in able[i : i + 2]:  # the next one starts while this one opens
                 if ahead not in workers:
                     opens = (ahead if ahead != CONTROL else first_able(timings)) or able[0]
-                    workers[ahead] = Worker(ahead, *artifacts[opens], settings.threads)
+                    workers[ahead] = Worker(ahead, *artifacts[opens], settings.threads, (instances, each))
             try:
                 _opened(timings[name], workers[name].receive())
             except WorkerDied as death:
@@ -175,11 +186,13 @@ def _take_turns(
                     workers.pop(name).stop()
         began, done, total = time.monotonic(), 0, settings.rounds * len(workers)
         for turn in range(settings.rounds):
-            batches = {kind.name: _batches(kind, rows, settings.min_repeats, turns, order) for kind in protocol.timed}
+            passes = {kind.name: _passes(kind, lengths, settings.min_repeats, turns, order) for kind in protocol.timed}
             for name in order.sample(list(workers), len(workers)):
                 try:
                     answers = {
-                        kind.name: workers[name].ask({"batches": batches[kind.name], "seconds": seconds})
+                        kind.name: workers[name].ask(
+                            {"passes": passes[kind.name], "seconds": seconds, "instances": kind.instances}
+                        )
                         for kind in protocol.timed
                     }
                 except WorkerDied as death:
@@ -208,6 +221,8 @@ def _ended(workers: Mapping[str, Worker]) -> Iterator[None]:
 def _add(timing: Timing, answers: Mapping[str, dict], process: int) -> None:
     """One turn's samples, by scenario."""
     for scenario, answer in answers.items():
+        if not answer["ms"]:  # several instances, of a runtime that has one
+            continue
         timing.turns[scenario].append(answer["ms"])
         timing.memory_mb = max(timing.memory_mb, answer["memory_mb"])
         if "gpu_memory_mb" in answer:
@@ -225,10 +240,25 @@ def _opened(timing: Timing, answer: dict) -> None:
         timing.cold_start_s = min(answer["cold_start_s"], timing.cold_start_s or answer["cold_start_s"])
 
 
-def _batches(scenario: Scenario, rows: int, min_repeats: int, turns: int, order: random.Random) -> list[list[int]]:
-    """Which rows each call of one turn has: enough calls that the turns together make min_repeats of them."""
+def _passes(
+    scenario: Scenario, lengths: Sequence[int], min_repeats: int, turns: int, order: random.Random
+) -> list[list[list[int]]]:
+    """Which rows each call of one turn has, pass by pass: each pass has a call from every part of all rows in the order
+    of their lengths, so that artefacts which make more of the passes have read rows of the same lengths. Enough calls
+    that the first passes of all turns together make min_repeats of them."""
     calls = max(ROWS_PER_ROUND, -(-min_repeats // turns))
     if scenario.rows > 1 and scenario.name != SINGLE:
         calls = max(2, -(-min_repeats // (turns * 4)))
-    among = scenario.among or range(rows)
-    return [[among[order.randrange(len(among))] for _ in range(scenario.rows)] for _ in range(calls)]
+    among = sorted(scenario.among or range(len(lengths)), key=lambda i: lengths[i])
+    if scenario.rows == 1:
+        pool = [[i] for i in among]
+    elif scenario.name == SINGLE or len(among) < scenario.rows:
+        pool = [[order.choice(among) for _ in range(scenario.rows)] for _ in range(calls * PASSES)]
+    else:
+        pool = [among[i : i + scenario.rows] for i in range(0, len(among) - scenario.rows + 1, scenario.rows)]
+    edges = [part * len(pool) // calls for part in range(calls + 1)]
+    passes = []
+    for _ in range(PASSES):
+        one = [pool[order.randrange(a, max(b, a + 1))] for a, b in itertools.pairwise(edges)]
+        passes.append(order.sample(one, len(one)))
+    return passes

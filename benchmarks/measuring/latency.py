@@ -1,7 +1,8 @@
 """Latency and throughput: settings, samples and their summaries.
 
 repetitions.py takes the samples. Scenario names follow MLPerf Inference: single-stream is one row a call, offline is a
-batch, server is single rows that arrive at random.
+batch of rows of similar length, server is single rows that arrive at random. Parallel is offline in several processes
+at once, which share the cores.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..statistics.time_intervals import by_process, factors, half_width
 
 Progress = Callable[[float, str], None]
-SINGLE, OFFLINE = "single_stream", "offline"
+SINGLE, OFFLINE, PARALLEL = "single_stream", "offline", "parallel"
+MOST_INSTANCES = 4  # processes of an artefact at once, each with its own copy of the model
 CONTROL = "(control: the first again)"
 
 
@@ -50,6 +52,11 @@ class LatencySettings(BaseModel):
     batch_size: Annotated[int, Field(ge=1)] = Field(
         default=8, description="rows a call in the throughput (offline) scenario"
     )
+    instances: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description=f"processes of an artefact that serve at once, in the parallel scenario, and share the cores; 1: "
+        f"not measured (default: as many as there are cores for, at most {MOST_INSTANCES})",
+    )
     processes: Annotated[int, Field(ge=1)] = Field(
         default=6,
         description="fresh processes of each artefact, each in a sitting of its own; the unit of every interval, so "
@@ -70,6 +77,11 @@ class LatencySettings(BaseModel):
     )
     sweep: Sweep = Field(default_factory=Sweep, description="batch sizes, threads and lengths to time besides")
 
+    def parallel(self, cores: int) -> tuple[int, int]:
+        """Instances and threads of each in the parallel scenario, on a machine with so many cores."""
+        count = self.instances or max(1, min(MOST_INSTANCES, cores // (self.threads or 1)))
+        return count, self.threads or max(1, cores // count)
+
     @model_validator(mode="before")
     @classmethod
     def _fixed_number(cls, given: Any) -> Any:
@@ -86,11 +98,12 @@ class LatencySettings(BaseModel):
 
 @dataclass(frozen=True)
 class Scenario:
-    """`rows` rows a call, drawn from those numbered in `among` (None: from all)."""
+    """`rows` rows a call, drawn from those numbered in `among` (None: from all), in `instances` processes at once."""
 
     name: str
     rows: int = 1
     among: tuple[int, ...] | None = None
+    instances: int = 1
 
 
 @dataclass(frozen=True)
@@ -146,6 +159,34 @@ class Timing:
         """It cannot run here, or its process ended: what was measured before does not count."""
         self.cannot_run, self.processes, self.joules = reason, [], {}
         self.turns = {scenario: [] for scenario in self.turns}
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Rows a second of a serving configuration: instances, threads of each, and rows a call."""
+
+    scenario: str
+    instances: int
+    threads: int
+    batch_size: int
+    call: Measurement  # milliseconds
+    per_s: float
+
+
+def best_throughput(timing: Timing, settings: LatencySettings, cores: int, p95_ms: float | None = None) -> Throughput:
+    """The serving configuration with the most rows a second of those whose p95 of a call is within `p95_ms`;
+    single-stream where none is. `cores`: of the machine that measured."""
+    instances, threads = settings.parallel(cores)
+    own = settings.threads or cores
+    shapes = {SINGLE: (1, own, 1), OFFLINE: (1, own, settings.batch_size)}
+    shapes[PARALLEL] = (instances, threads, settings.batch_size)
+    found = []
+    for scenario, (count, each, rows) in shapes.items():
+        if timing.turns.get(scenario):
+            call = timing.summary(scenario)
+            found.append(Throughput(scenario, count, each, rows, call, 1e3 * count * rows / call.mean))
+    kept = [option for option in found if p95_ms is None or option.call.p95 <= p95_ms]
+    return max(kept, key=lambda option: option.per_s) if kept else found[0]
 
 
 def first_able(timings: Mapping[str, Timing]) -> str | None:

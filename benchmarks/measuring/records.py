@@ -78,7 +78,11 @@ class BenchEntry(Record):
     ratio_mean_ci: Interval | None = None
     ratio_p95: float | None = None
     ratio_p95_ci: Interval | None = None
-    throughput_per_s: float | None = Field(default=None, description="rows, at `batch_size` rows a call")
+    throughput_per_s: float | None = Field(
+        default=None, description="rows, in `instances` processes of `threads` threads, at `batch_size` rows a call"
+    )
+    instances: int | None = None
+    threads: int | None = None
     batch_size: int | None = None
     memory_mb: float | None = None
     gpu_memory_mb: float | None = None

@@ -7,14 +7,18 @@ Runtime and PyTorch than alone. Speaks JSON lines: commands on stdin, answers on
 from __future__ import annotations
 
 import contextlib
+import importlib
+import itertools
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,10 +29,12 @@ from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import StepError
-from paredown.runtime.session import CannotRunHere
+from paredown.runtime.preprocessor import Preprocessor
+from paredown.runtime.session import CannotRunHere, Session
 
 from .system_monitor import Gpu, Joules
 
+Passes = Sequence[Sequence[Sequence[int]]]  # numbers of the rows of each call, in passes
 DEADLINE_S = 900.0  # for one answer, beside the seconds that it is asked to measure; an engine may be built when opened
 
 
@@ -41,9 +47,13 @@ class WorkerDied(StepError):
 
 
 class Worker:
-    """The process that has an artefact open, seen from the one that measures. WorkerDied when it ends or hangs."""
+    """The process that has an artefact open, seen from the one that measures. WorkerDied when it ends or hangs.
 
-    def __init__(self, name: str, artifact: Path, rows: Path, threads: int | None) -> None:
+    `parallel`: how many instances it can time at once, and the threads of each."""
+
+    def __init__(
+        self, name: str, artifact: Path, rows: Path, threads: int | None, parallel: tuple[int, int] = (1, 1)
+    ) -> None:
         self.name = name
         count = threads or cores()
         self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in stop()
@@ -57,7 +67,9 @@ class Worker:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": str(count), "PYTHONWARNINGS": "ignore"},
         )
-        self.send({"artifact": str(artifact), "rows": str(rows), "threads": count, "began": began})
+        self.send(
+            {"artifact": str(artifact), "rows": str(rows), "threads": count, "parallel": parallel, "began": began}
+        )
 
     def send(self, message: dict) -> None:
         assert self.process.stdin is not None
@@ -114,13 +126,17 @@ def main() -> None:
     """Open the artefact named in the first command, then time bursts until stdin closes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a runtime prints goes to stderr
-    for answer in replies(json.loads(line) for line in iter(sys.stdin.readline, "")):
+    commands = (json.loads(line) for line in iter(sys.stdin.readline, ""))
+    first = next(commands)
+    instances = Instances(first)
+    for answer in replies(itertools.chain([first], commands), instances):
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
-def replies(commands: Iterator[dict]) -> Iterator[dict]:
-    """An answer for each command: the first one opens an artefact, each further one times a burst."""
+def replies(commands: Iterator[dict], instances: Instances | None = None) -> Iterator[dict]:
+    """An answer for each command: the first one opens an artefact, each further one times a burst, in `instances`
+    where it asks for several: without a sample where there are none."""
     first = next(commands)
     began = time.perf_counter()
     artifact = read_artifact(Path(first["artifact"]))
@@ -141,16 +157,69 @@ def replies(commands: Iterator[dict]) -> Iterator[dict]:
     # One that idles beside a CPU's model is not charged to it.
     gpu = Gpu() if RUNTIMES[artifact.runtime].SPEC.gpu else None
     joules = Joules(gpu=gpu)
+    watch = Stopwatch(session, encoder, rows, joules)
     for burst in commands:
-        batches = [encoder.pad([rows[i] for i in batch]) for batch in burst["batches"]]
-        answer: dict = {"ms": timed(session, batches, burst["seconds"], joules), "memory_mb": peak_memory_mb()}
+        if burst.get("instances", 1) > 1:
+            ms = instances.timed(burst["passes"], burst["seconds"]) if instances else []
+            yield {"ms": ms, "memory_mb": peak_memory_mb()}
+            continue
+        watch.prepare(burst["passes"])
+        ms, spent = watch.timed(burst["passes"], burst["seconds"])
+        answer: dict = {"ms": ms, "memory_mb": peak_memory_mb()}
         on_gpu = gpu.memory_mb() if gpu else None
         if on_gpu is not None:
             answer["gpu_memory_mb"] = on_gpu
-        spent = joules.taken()
         if spent is not None:
-            answer["joules"] = spent / len(answer["ms"])
+            answer["joules"] = spent / len(ms)
         yield answer
+
+
+class Instances:
+    """Processes that have the same artefact open, each with its share of the cores. Forked before this one opens a
+    session, as threads do not survive that; they open theirs when they are first asked. None of a runtime on a GPU."""
+
+    def __init__(self, first: dict) -> None:
+        count, threads = first["parallel"]
+        spec = RUNTIMES[read_artifact(Path(first["artifact"])).runtime].SPEC
+        self.pipes: list[Connection] = []
+        if count < 2 or spec.gpu:
+            return
+        with contextlib.suppress(ImportError):  # said where the artefact is opened
+            importlib.import_module(spec.module)  # once for all
+        context = multiprocessing.get_context("fork")
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            self.pipes.append(ours)
+            context.Process(target=_instance, args=(first, threads, theirs, tuple(self.pipes)), daemon=True).start()
+            theirs.close()
+
+    def timed(self, passes: Passes, seconds: float) -> list[float]:
+        """Milliseconds of every call of all instances, while all of them run."""
+        for pipe in self.pipes:
+            pipe.send((passes, seconds))
+        for pipe in self.pipes:  # all are open, and have made their untimed pass
+            pipe.recv()
+        for pipe in self.pipes:
+            pipe.send(None)
+        return [ms for pipe in self.pipes for ms in pipe.recv()]
+
+
+def _instance(first: dict, threads: int, pipe: Connection, others: Sequence[Connection]) -> None:
+    """One of several instances: times bursts until the process that forked it ends."""
+    for other in others:  # held here as well, they would not end with that process
+        other.close()
+    watch = None
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            passes, seconds = pipe.recv()
+            if watch is None:
+                artifact = read_artifact(Path(first["artifact"]))
+                session = open_artifact(artifact, threads)
+                watch = Stopwatch(session, artifact.encoder(), _read(Path(first["rows"])))
+            watch.prepare(passes)
+            pipe.send(None)
+            pipe.recv()
+            pipe.send(watch.timed(passes, seconds)[0])
 
 
 def _read(path: Path) -> list:
@@ -161,25 +230,48 @@ def _read(path: Path) -> list:
     return [pixels[i : i + 1] for i in range(len(pixels))]
 
 
-def timed(session, batches: list[dict[str, np.ndarray]], seconds: float, joules: Joules | None = None) -> list[float]:
-    """Milliseconds of every call: one untimed pass, then whole passes over `batches` until `seconds` are over.
+class Stopwatch:
+    """Times calls of an open session on rows by their numbers, a pass of several calls after another.
 
-    The untimed pass matters: OpenVINO prepares its kernels anew for every length that it has not seen. `joules` is
-    read when it is over.
+    Calls of a shape that was not seen before are made untimed first: OpenVINO prepares its kernels anew for each.
     """
-    for batch in batches:
-        session(batch)
-    if joules is not None:
-        joules.taken()
-    samples: list[float] = []
-    stop = time.perf_counter() + seconds
-    while True:
+
+    def __init__(self, session: Session, encoder: Preprocessor, rows: list, joules: Joules | None = None) -> None:
+        self.session, self.encoder, self.rows, self.joules = session, encoder, rows, joules
+        self.seen: set[tuple[int, ...]] = set()
+
+    def prepare(self, passes: Passes) -> None:
+        """The first pass, untimed."""
+        for batch in self._batches(passes[0]):
+            self.session(batch)
+
+    def timed(self, passes: Passes, seconds: float) -> tuple[list[float], float | None]:
+        """Milliseconds of every call, and the joules of all where they can be read: whole passes, from the first one
+        on, until calls have taken `seconds`."""
+        samples: list[float] = []
+        total = None
+        for one in itertools.cycle(passes):
+            batches = self._batches(one)
+            if self.joules is not None:
+                self.joules.taken()
+            for batch in batches:
+                start = time.perf_counter()
+                self.session(batch)
+                samples.append((time.perf_counter() - start) * 1e3)
+            spent = self.joules.taken() if self.joules is not None else None
+            total = total if spent is None else spent + (total or 0.0)
+            if sum(samples) >= 1e3 * seconds:
+                break
+        return samples, total
+
+    def _batches(self, numbers: Sequence[Sequence[int]]) -> list[dict[str, np.ndarray]]:
+        batches = [self.encoder.pad([self.rows[i] for i in batch]) for batch in numbers]
         for batch in batches:
-            start = time.perf_counter()
-            session(batch)
-            samples.append((time.perf_counter() - start) * 1e3)
-        if time.perf_counter() >= stop:
-            return samples
+            shape = next(iter(batch.values())).shape
+            if shape not in self.seen:
+                self.seen.add(shape)
+                self.session(batch)
+        return batches
 
 
 def peak_memory_mb() -> float:

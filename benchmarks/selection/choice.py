@@ -52,12 +52,9 @@ class BatchLatency(Record):
     n: int
 
 
-class Scenario(Record):
-    name: str
-    batch_size: int
-
-
 class Serving(Record):
+    """The serving configuration of the throughput and the cost: processes, threads of each, rows a call."""
+
     instances: int
     threads: int
     batch_size: int
@@ -143,7 +140,6 @@ class CandidateResult(Record):
     profile: str | None = None
     sweep: list[SweepPoint] | None = None
     throughput_per_s: float | None = None
-    throughput_scenario: Scenario | None = None
     serving: Serving | None = None
     server_per_s: float | None = None
     new_tokens_per_s: float | None = None

@@ -18,8 +18,8 @@ def expected_drops(drops: np.ndarray, errors: np.ndarray, distances: np.ndarray)
 
     `drops`: as counted, points; `errors`: their standard errors, over 0; `distances`: of the models' outputs from the
     teacher's, at least 0, in any unit. The rate is that of weighted least squares through the origin, and not below 0.
-    For each model it is taken mostly from those at a similar distance, as drops are not proportional to distance all the
-    way from a pruned model to a static student: by MISFIT more for each factor e between two distances.
+    For each model it is taken mostly from those at a similar distance, as drops are not proportional to distance all
+    the way from a pruned model to a static student: by MISFIT more for each factor e between two distances.
     """
     apart = distances > 0
     if not apart.any():

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from paredown.benchmarks.measurements import Answers, CandidateMeasurement, CascadeDetails, Measurements
-from paredown.benchmarks.measuring.latency import OFFLINE, SINGLE, Measurement, Timing, joules_a_row, server_rate
+from paredown.benchmarks.measuring.latency import (
+    OFFLINE,
+    SINGLE,
+    Throughput,
+    Timing,
+    best_throughput,
+    joules_a_row,
+    server_rate,
+)
 from paredown.benchmarks.measuring.records import Interval
 from paredown.benchmarks.report.text import int8_products
 from paredown.benchmarks.selection.choice import (
@@ -21,12 +29,11 @@ from paredown.benchmarks.selection.choice import (
     CostRatio,
     Latency,
     Promise,
-    Scenario,
     Serving,
     Slice,
     known,
 )
-from paredown.benchmarks.selection.cost import Cost, Prices, payback
+from paredown.benchmarks.selection.cost import Cost, payback
 from paredown.benchmarks.selection.selection import Row
 from paredown.benchmarks.statistics.metric_intervals import (
     by_key,
@@ -162,13 +169,8 @@ def row_of(entry: CandidateMeasurement, against: Opponents, measurements: Measur
         promised_speedup=promise_of(entry, measurements),
         profile=entry.profile,
         sweep=entry.sweep,
-        throughput_per_s=spent.throughput_per_s,
-        throughput_scenario=spent.scenario,
-        serving=Serving(
-            instances=1,
-            threads=measurements.latency.threads or measurements.machine.cores,
-            batch_size=spent.scenario.batch_size,
-        ),
+        throughput_per_s=spent.at.per_s,
+        serving=Serving(instances=spent.at.instances, threads=spent.at.threads, batch_size=spent.at.batch_size),
         server_per_s=server_rate(samples, prices.server_p99_ms) if prices.server_p99_ms else None,
         new_tokens_per_s=entry.new_tokens_per_s,
         cost_per_million=spent.cost.total,
@@ -239,23 +241,21 @@ def _speedups(entry: CandidateMeasurement, against: Opponents) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class Spent:
-    """What serving a candidate costs, at which throughput."""
+    """What serving a candidate costs, at its best serving configuration."""
 
     cost: Cost
     costs: np.ndarray  # (processes,) as each process alone has it
-    scenario: Scenario
-    throughput_per_s: float  # rows
+    at: Throughput
 
 
 def _cost_of(entry: CandidateMeasurement, measurements: Measurements, compressed: bool = True) -> Spent:
     """The cost of a candidate that was timed; `compressed`: with what it took to make it."""
     timing, prices = known(entry.timing), measurements.prices
-    scenario, measured = _serving_scenario(timing, prices, measurements.latency.batch_size)
-    throughput = 1e3 * scenario.batch_size / measured.mean
+    best = best_throughput(timing, measurements.latency, measurements.machine.cores, prices.latency_limit_ms)
     spent = entry.compression_s if compressed else 0.0
-    cost = Cost.of(prices, throughput, known(entry.size_mb), spent, joules_a_row(timing))
-    times = by_process(timing.turns[scenario.name], timing.processes, "mean")
-    return Spent(cost, cost.total_at(times / times.mean()), scenario, throughput)
+    cost = Cost.of(prices, best.per_s, known(entry.size_mb), spent, joules_a_row(timing))
+    times = by_process(timing.turns[best.scenario], timing.processes, "mean")
+    return Spent(cost, cost.total_at(times / times.mean()), best)
 
 
 def _cost_ratio(costs: np.ndarray, against: Opponents) -> CostRatio:
@@ -367,17 +367,6 @@ def _mean_agreement(entry: CandidateMeasurement) -> float | None:
     """Mean of the rank correlations with the teacher's words, over the rows that have one."""
     found = [value for value in entry.attribution_agreement or () if value is not None]
     return float(np.mean(found)) if found else None
-
-
-def _serving_scenario(timing: Timing, prices: Prices, batch_size: int) -> tuple[Scenario, Measurement]:
-    """The one with more throughput among those whose p95 keeps the latency limit; single-stream when none does."""
-    options = [
-        (Scenario(name=name, batch_size=size), timing.summary(name))
-        for name, size in ((OFFLINE, batch_size), (SINGLE, 1))
-    ]
-    limit = prices.latency_limit_ms
-    kept = [option for option in options if limit is None or option[1].p95 <= limit]
-    return max(kept, key=lambda option: option[0].batch_size / option[1].mean) if kept else options[1]
 
 
 def _bits(answers: Answers | None) -> np.ndarray | None:

@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,7 +16,16 @@ from candidates import timed
 from paredown.benchmarks.measuring import interleaved, worker
 from paredown.benchmarks.measuring import system_monitor as conditions
 from paredown.benchmarks.measuring.interleaved import Protocol, Sitting, Workload, sit
-from paredown.benchmarks.measuring.latency import CONTROL, OFFLINE, SINGLE, LatencySettings, Sweep, Timing
+from paredown.benchmarks.measuring.latency import (
+    CONTROL,
+    OFFLINE,
+    PARALLEL,
+    SINGLE,
+    LatencySettings,
+    Scenario,
+    Sweep,
+    Timing,
+)
 from paredown.benchmarks.measuring.repetitions import failed, measure, merged, spread
 from paredown.benchmarks.measuring.sweep import sweep
 from paredown.benchmarks.measuring.system_monitor import QUIET, Busy, busy_now, quiet, used_by_others
@@ -23,7 +33,7 @@ from paredown.benchmarks.measuring.worker import Worker
 from paredown.compress.models.loading import Checkpoint
 from paredown.runtime.errors import StepError
 
-QUICK = LatencySettings(threads=1, processes=2, rounds=2, min_seconds=0.04, min_repeats=10, batch_size=3)
+QUICK = LatencySettings(threads=1, instances=2, processes=2, rounds=2, min_seconds=0.04, min_repeats=10, batch_size=3)
 ROWS = [[2, 5, 3], [2, 6, 7, 8, 3], [2, *range(4, 20), 3]] * 4
 
 
@@ -86,7 +96,7 @@ def test_measuring_real_artefacts(finished: Path) -> None:
             assert name.endswith("bf16")
             continue
         assert timing.processes == [0, 0, 1, 1]
-        for scenario in (SINGLE, OFFLINE):
+        for scenario in (SINGLE, OFFLINE, PARALLEL):
             assert len(timing.turns[scenario]) == 4
             assert all(ms > 0 for turn in timing.turns[scenario] for ms in turn)
             assert timing.summary(scenario).n >= 8
@@ -94,6 +104,67 @@ def test_measuring_real_artefacts(finished: Path) -> None:
         assert timing.cold_start_s is not None
         assert timing.cold_start_s > timing.load_s / 10
     assert seen == sorted(seen)
+
+
+def test_instances_run_at_the_same_time_and_end_with_the_process(two: dict[str, Path], tmp_path: Path) -> None:
+    """Each is timed for as long as is asked, all of them in that time; none outlives the worker, however it ends."""
+    (tmp_path / "rows").write_text(json.dumps(ROWS))
+    for end in ("stop", "kill"):
+        sitting = Worker("a", two["onnxruntime/fp32"], tmp_path / "rows", 1, (3, 1))
+        sitting.receive()
+        children = psutil.Process(sitting.process.pid).children()
+        assert len(children) == 3
+        answer = sitting.ask({"passes": [[[0, 1]]], "seconds": 0.5, "instances": 3})
+        assert sum(answer["ms"]) > 1.2e3  # of three times half a second
+        if end == "stop":
+            sitting.stop()
+        else:
+            sitting.process.kill()
+            sitting.process.wait()
+        _, alive = psutil.wait_procs(children, timeout=20)
+        assert not alive
+
+
+def test_rows_of_a_batch_have_similar_lengths() -> None:
+    lengths = [*range(5, 55)] * 2
+    order = random.Random(1)
+    passes = interleaved._passes(Scenario(OFFLINE, 10), lengths, 16, 1, order)
+    batches = [rows for one in passes for rows in one]
+    assert max(max(lengths[i] for i in rows) - min(lengths[i] for i in rows) for rows in batches) == 4
+    assert {i for rows in batches for i in rows} == set(range(100))
+    few = interleaved._passes(Scenario(OFFLINE, 8), [3, 4], 40, 1, order)  # fewer rows than a batch has
+    assert {len(rows) for one in few for rows in one} == {8}
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 13, 100, 1000])
+def test_every_pass_has_rows_of_all_lengths(count: int) -> None:
+    """So that a model that makes more passes in its time has read as many tokens a row."""
+    order = random.Random(1)
+    lengths = [int(2 ** order.uniform(1, 8)) for _ in range(count)]
+    passes = interleaved._passes(Scenario(SINGLE), lengths, 100, 4, order)
+    assert len({len(one) for one in passes}) == 1
+    assert len(passes[0]) == 25
+    means = [np.mean([lengths[i] for (i,) in one]) for one in passes]
+    assert np.std(means) <= 0.06 * np.mean(means)
+    if count == 1000:
+        assert len({i for one in passes for (i,) in one}) > 300
+
+
+def test_calls_are_timed_in_whole_passes_of_shapes_that_have_run_before() -> None:
+    """Over an encoder and a session that write down what they are asked."""
+    calls: list[int] = []
+
+    class Rows:
+        def pad(self, rows: list[list[int]]) -> dict[str, np.ndarray]:
+            return {"input_ids": np.array(rows)}
+
+    watch = worker.Stopwatch(lambda batch: calls.append(batch["input_ids"].shape[1]), Rows(), [[1], [1, 2], [3]])  # type: ignore[arg-type]
+    watch.prepare([[[0]], [[1]], [[2]]])
+    assert calls == [1, 1]  # its shape was new
+    calls.clear()
+    ms, joules = watch.timed([[[0]], [[1]], [[2]]], 2e-3)
+    assert joules is None
+    assert len(ms) == len(calls) - 1 > 3  # the first call of two tokens is untimed
 
 
 def test_a_sitting_survives_json_and_its_order_is_its_own(two: dict[str, Path]) -> None:
@@ -190,7 +261,7 @@ def test_a_worker_that_dies_is_left_out_and_the_others_go_on(
     gone = measured.timings[second]
     assert gone.cannot_run is not None
     assert gone.cannot_run.startswith("its process ended with -9 while it was measured")
-    assert gone.turns == {SINGLE: [], OFFLINE: []}
+    assert gone.turns == {SINGLE: [], OFFLINE: [], PARALLEL: []}
 
 
 def test_a_worker_that_hangs_is_left_out_after_a_deadline(

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from paredown.benchmarks.measuring.latency import LatencySettings, Measurement, server_rate
+from paredown.benchmarks.measuring.latency import (
+    OFFLINE,
+    PARALLEL,
+    SINGLE,
+    LatencySettings,
+    Measurement,
+    Timing,
+    best_throughput,
+    server_rate,
+)
 
 
 def test_a_measurement_has_unit_count_percentiles_and_interval() -> None:
@@ -29,3 +38,34 @@ def test_a_key_of_an_older_version_loads_and_says_that_it_does_nothing(capsys: p
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert said.startswith("warning: latency.extra_processes has no effect")
+
+
+@pytest.mark.parametrize(
+    ("limit", "scenario", "instances", "threads", "rows", "per_s"),
+    [
+        (None, PARALLEL, 4, 2, 8, 3200),
+        (9.0, OFFLINE, 1, 8, 8, 1000),
+        (2.0, SINGLE, 1, 8, 1, 500),
+        (0.1, SINGLE, 1, 8, 1, 500),
+    ],
+)
+def test_the_best_serving_configuration_keeps_the_latency_limit(
+    limit: float | None, scenario: str, instances: int, threads: int, rows: int, per_s: float
+) -> None:
+    timing = Timing({SINGLE: [[2.0] * 4] * 2, OFFLINE: [[8.0] * 4] * 2, PARALLEL: [[10.0] * 4] * 2})
+    best = best_throughput(timing, LatencySettings(), 8, limit)
+    assert (best.scenario, best.instances, best.threads, best.batch_size) == (scenario, instances, threads, rows)
+    assert best.per_s == pytest.approx(per_s)
+
+
+def test_a_runtime_that_has_one_instance_is_not_said_to_serve_in_several() -> None:
+    timing = Timing({SINGLE: [[2.0]] * 2, OFFLINE: [[8.0]] * 2, PARALLEL: []})
+    assert best_throughput(timing, LatencySettings(), 8).instances == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "cores", "found"),
+    [({}, 2, (2, 1)), ({}, 1, (1, 1)), ({}, 16, (4, 4)), ({"threads": 8}, 16, (2, 8)), ({"instances": 3}, 16, (3, 5))],
+)
+def test_instances_share_the_cores(given: dict, cores: int, found: tuple[int, int]) -> None:
+    assert LatencySettings(**given).parallel(cores) == found
