@@ -92,15 +92,16 @@ def _in_front(
 def finalists(found: Sequence[Chain], judge: Callable[[Chain], Judgement], max_drop: float) -> dict[Chain, Judgement]:
     """The chains to measure, the fastest first, each with its judgement.
 
-    The fastest that is expected to lose at most `max_drop`; the fastest whose bound is within each of MARGINS of it;
-    and of these two kinds the fastest single model, for it is the smallest. Where none is expected to, the one that is
-    expected to lose least.
+    The fastest that is expected to lose at most `max_drop`; the fastest whose bound is within each of MARGINS of it,
+    and the fastest single model whose bound is within it, for it is the smallest. One whose bound is not would end the
+    selection's sequence of tests before cascades that change more answers. Where none is expected to lose at most
+    `max_drop`, the one that is expected to lose least.
     """
     judged = {chain: judge(chain) for chain in found}
     ordered = sorted(found, key=lambda chain: (chain.ms, len(chain.names)))
     good = [chain for chain in ordered if judged[chain].expected <= max_drop]
     shown = [[chain for chain in good if judged[chain].upper <= part * max_drop] for part in MARGINS]
-    alone = [[chain for chain in kind if len(chain.names) == 1] for kind in (good, shown[0])]
-    picked = {chain for kind in (good, *shown, *alone) for chain in kind[:1]}
+    alone = [chain for chain in shown[0] if len(chain.names) == 1]
+    picked = {chain for kind in (good, *shown, alone) for chain in kind[:1]}
     least = min(ordered, key=lambda chain: judged[chain].expected)
     return {chain: judged[chain] for chain in ordered if chain in (picked or {least})}

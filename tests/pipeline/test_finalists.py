@@ -73,6 +73,13 @@ def test_the_fastest_of_each_kind_is_measured(models, sure) -> None:
     assert [chain.ms for chain, _ in judged] == sorted(chain.ms for chain, _ in judged)
 
 
+def test_a_single_model_whose_bound_is_too_high_is_not_measured_for_its_size() -> None:
+    """It would fail its test, and what changes more answers would not be tested after it."""
+    found = [model("cut", 0.5, 8), model("whole", 1.0, 0)]
+    picked = finalists([*found, Chain(("static", "whole"), 0.4, found[1].right, 1.0 - found[1].right)], judge, 1.0)
+    assert {chain.names for chain in picked} == {("static", "whole"), ("whole",)}
+
+
 def test_where_all_lose_too_much_the_one_that_loses_least_is_measured() -> None:
     picked = finalists([model("a", 0.1, 300), model("b", 0.5, 100)], judge, max_drop=1.0)
     assert [chain.names for chain in picked] == [("b",)]
