@@ -182,7 +182,7 @@ def best_throughput(timing: Timing, settings: LatencySettings, cores: int, p95_m
     shapes[PARALLEL] = (instances, threads, settings.batch_size)
     found = []
     for scenario, (count, each, rows) in shapes.items():
-        if timing.turns.get(scenario):
+        if len(timing.turns.get(scenario, ())) == len(timing.turns[SINGLE]) > 0:  # else one of the instances has ended
             call = timing.summary(scenario)
             found.append(Throughput(scenario, count, each, rows, call, 1e3 * count * rows / call.mean))
     kept = [option for option in found if p95_ms is None or option.call.p95 <= p95_ms]

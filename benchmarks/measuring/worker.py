@@ -176,13 +176,14 @@ def replies(commands: Iterator[dict], instances: Instances | None = None) -> Ite
 
 class Instances:
     """Processes that have the same artefact open, each with its share of the cores. Forked before this one opens a
-    session, as threads do not survive that; they open theirs when they are first asked. None of a runtime on a GPU."""
+    session, as threads do not survive that; they open theirs when they are first asked. None of a runtime on a GPU, nor
+    where a system cannot fork."""
 
     def __init__(self, first: dict) -> None:
         count, threads = first["parallel"]
         spec = RUNTIMES[read_artifact(Path(first["artifact"])).runtime].SPEC
         self.pipes: list[Connection] = []
-        if count < 2 or spec.gpu:
+        if count < 2 or spec.gpu or "fork" not in multiprocessing.get_all_start_methods():
             return
         with contextlib.suppress(ImportError):  # said where the artefact is opened
             importlib.import_module(spec.module)  # once for all
@@ -194,14 +195,21 @@ class Instances:
             theirs.close()
 
     def timed(self, passes: Passes, seconds: float) -> list[float]:
-        """Milliseconds of every call of all instances, while all of them run."""
-        for pipe in self.pipes:
-            pipe.send((passes, seconds))
-        for pipe in self.pipes:  # all are open, and have made their untimed pass
-            pipe.recv()
-        for pipe in self.pipes:
-            pipe.send(None)
-        return [ms for pipe in self.pipes for ms in pipe.recv()]
+        """Milliseconds of every call of all instances, while all of them run; none from the time on when one of them has
+        ended, for want of memory for example."""
+        try:
+            for pipe in self.pipes:
+                pipe.send((passes, seconds))
+            for pipe in self.pipes:  # all are open, and have made their untimed pass
+                pipe.recv()
+            for pipe in self.pipes:
+                pipe.send(None)
+            return [ms for pipe in self.pipes for ms in pipe.recv()]
+        except (EOFError, OSError):
+            for pipe in self.pipes:
+                pipe.close()
+            self.pipes = []
+            return []
 
 
 def _instance(first: dict, threads: int, pipe: Connection, others: Sequence[Connection]) -> None:

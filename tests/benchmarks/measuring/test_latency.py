@@ -59,8 +59,9 @@ def test_the_best_serving_configuration_keeps_the_latency_limit(
 
 
 def test_a_runtime_that_has_one_instance_is_not_said_to_serve_in_several() -> None:
-    timing = Timing({SINGLE: [[2.0]] * 2, OFFLINE: [[8.0]] * 2, PARALLEL: []})
-    assert best_throughput(timing, LatencySettings(), 8).instances == 1
+    for turns in ([], [[1.0]]):  # none at all; those before one of the instances ended
+        timing = Timing({SINGLE: [[2.0]] * 2, OFFLINE: [[8.0]] * 2, PARALLEL: turns})
+        assert best_throughput(timing, LatencySettings(), 8).instances == 1
 
 
 @pytest.mark.parametrize(
