@@ -195,8 +195,8 @@ class Instances:
             theirs.close()
 
     def timed(self, passes: Passes, seconds: float) -> list[float]:
-        """Milliseconds of every call of all instances, while all of them run; none from the time on when one of them has
-        ended, for want of memory for example."""
+        """Milliseconds of every call of all instances, while all of them run. None once one of them has ended, for want
+        of memory for example."""
         try:
             for pipe in self.pipes:
                 pipe.send((passes, seconds))
