@@ -48,7 +48,7 @@ class Protocol:
     settings: LatencySettings
     seed: int = 0
     scenarios: Sequence[Scenario] = ()  # none: single-stream, and offline and parallel at `settings.batch_size`
-    control: bool = True  # time the first artefact that can run here a second time, as CONTROL
+    control: bool = True  # time the first artefact that can run here again, in the first scenario, as CONTROL
     check_load: bool = True  # measure the load before (and wait `settings.wait_s` for an idle machine) and during
 
     @property
@@ -176,7 +176,8 @@ def _take_turns(
             for ahead in able[i : i + 2]:  # the next one starts while this one opens
                 if ahead not in workers:
                     opens = (ahead if ahead != CONTROL else first_able(timings)) or able[0]
-                    workers[ahead] = Worker(ahead, *artifacts[opens], settings.threads, (instances, each))
+                    parallel = (1, each) if ahead == CONTROL else (instances, each)
+                    workers[ahead] = Worker(ahead, *artifacts[opens], settings.threads, parallel)
             try:
                 _opened(timings[name], workers[name].receive())
             except WorkerDied as death:
@@ -193,7 +194,7 @@ def _take_turns(
                         kind.name: workers[name].ask(
                             {"passes": passes[kind.name], "seconds": seconds, "instances": kind.instances}
                         )
-                        for kind in protocol.timed
+                        for kind in protocol.timed[: 1 if name == CONTROL else None]
                     }
                 except WorkerDied as death:
                     dead(name, death)

@@ -24,7 +24,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from paredown.export.artifact import read_artifact
+from paredown.export.artifact import Artifact, read_artifact
 from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
 from paredown.export.runtimes.registry import RUNTIMES
@@ -138,8 +138,9 @@ def replies(commands: Iterator[dict], instances: Instances | None = None) -> Ite
     """An answer for each command: the first one opens an artefact, each further one times a burst, in `instances`
     where it asks for several: without a sample where there are none."""
     first = next(commands)
-    began = time.perf_counter()
     artifact = read_artifact(Path(first["artifact"]))
+    _imported(artifact)
+    began = time.perf_counter()
     try:
         session = open_artifact(artifact, first["threads"])
     except CannotRunHere as reason:
@@ -181,12 +182,11 @@ class Instances:
 
     def __init__(self, first: dict) -> None:
         count, threads = first["parallel"]
-        spec = RUNTIMES[read_artifact(Path(first["artifact"])).runtime].SPEC
+        artifact = read_artifact(Path(first["artifact"]))
         self.pipes: list[Connection] = []
-        if count < 2 or spec.gpu or "fork" not in multiprocessing.get_all_start_methods():
+        if count < 2 or RUNTIMES[artifact.runtime].SPEC.gpu or "fork" not in multiprocessing.get_all_start_methods():
             return
-        with contextlib.suppress(ImportError):  # said where the artefact is opened
-            importlib.import_module(spec.module)  # once for all
+        _imported(artifact)  # once for all
         context = multiprocessing.get_context("fork")
         for _ in range(count):
             ours, theirs = context.Pipe()
@@ -228,6 +228,14 @@ def _instance(first: dict, threads: int, pipe: Connection, others: Sequence[Conn
             pipe.send(None)
             pipe.recv()
             pipe.send(watch.timed(passes, seconds)[0])
+
+
+def _imported(artifact: Artifact) -> None:
+    """Import what opening the artefact needs, which takes longer than opening it. What is missing is said there."""
+    spec = RUNTIMES[artifact.runtime].SPEC
+    with contextlib.suppress(ImportError):
+        for name in (spec.module, *spec.imports):
+            importlib.import_module(name)
 
 
 def _read(path: Path) -> list:

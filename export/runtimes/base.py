@@ -36,6 +36,7 @@ class RuntimeSpec:
     gpu: bool = False  # needs an NVIDIA GPU to run
     builds_on_gpu: bool = False  # and to be exported
     engine: bool = False  # the model is compiled code; the ONNX graph that it was built from lies beside it
+    imports: tuple[str, ...] = ()  # modules that opening a model needs besides `module`
     cascade: bool = False  # a cascade can be exported for it
     plain_int8: str | None = None  # precision that other tools' default INT8 corresponds to, for comparison
     export_format: str | None = None  # its name in `paredown export --to`

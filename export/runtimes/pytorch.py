@@ -20,6 +20,7 @@ SPEC = RuntimeSpec(
     extra="compress",
     packages=(),
     precisions=dict.fromkeys(("single", "seq2seq", "causal_lm"), ("fp32",)),
+    imports=("paredown.compress.models.loading", "paredown.compress.models.inference"),
 )
 
 
