@@ -356,8 +356,9 @@ class Explorer:
         """What to do next: the trial that is gone on from, the predicted speed-up, and whether it is only trained
         further; None where nothing is left.
 
-        Deeper, until a model loses HOPELESS points too much (without cascades: too much); then between the fastest good
-        model and the next one; then further training of these two.
+        Deeper, until a model loses HOPELESS points too much (without cascades: too much); then once more training of
+        the first one that is not good, for it serves in cascades as well; then between the fastest good model and that
+        one; then further training of these two.
         """
         shapes = self._shapes()
         lost = {shape.speedup: self._expected(shape) for shape in shapes}
@@ -371,13 +372,18 @@ class Explorer:
             wanted = min(wanted, 0.95 * self.top * start)
             if self._worth_pruning(deepest.speedup if deepest else start, wanted):
                 return deepest or self.base, wanted, False
-        if bad is not None and self._worth_pruning(now, wanted := math.sqrt(now * bad.speedup)):
+        further = [
+            shape
+            for shape in (bad, good)
+            if shape and shape.trainings < TRAININGS and shape.speedup not in self.stuck
+            if lost[shape.speedup] <= self.max_drop + HOPELESS
+        ]
+        again = bad is not None and bad.trainings == 1 and any(shape is bad for shape in further)
+        if bad is not None and not again and self._worth_pruning(now, wanted := math.sqrt(now * bad.speedup)):
             return good or self.base, wanted, False
-        for shape in (bad, good):
-            able = shape and shape.trainings < TRAININGS and shape.speedup not in self.stuck
-            if shape and able and lost[shape.speedup] <= self.max_drop + HOPELESS:
-                self.found.next = f"training {shape.model.name} further"
-                return shape, shape.speedup, True
+        if further:
+            self.found.next = f"training {further[0].model.name} further"
+            return further[0], further[0].speedup, True
         why = f"{bad.model.name} loses too much" if bad else f"pruning reaches {self.top * start:.1f}x at most"
         self.found.next = f"little: the fastest good model is {now:.1f}x (predicted), and {why}"
         return None
