@@ -101,7 +101,7 @@ def test_the_search_ends_next_to_the_fastest_model_that_is_good_enough(job: Job)
 
 def test_cascades_of_the_models_that_were_trained_are_measured(job: Job) -> None:
     """Their parts are, and the inner one of a cascade of three stands before it, as a recipe has to have them."""
-    found = Simulated(job, minutes=600).explore()
+    found = Simulated(job, minutes=60).explore()
     known = {"trimmed"}
     for model in found.models:
         assert model.cascade is not None or model.steps[-1].stage[0] == "trim"
@@ -127,7 +127,7 @@ def test_the_same_models_with_other_thresholds_are_another_cascade() -> None:
 
 def test_more_minutes_never_find_a_slower_model_and_the_time_limit_is_kept(job: Job) -> None:
     speeds = []
-    for minutes in (2, 5, 10, 20, 40, 80):
+    for minutes in (2, 5, 10, 20, 40):
         explorer = Simulated(job, minutes)
         explorer.explore()
         assert sum(explorer.seconds.values()) <= 60 * minutes * 1.1
@@ -137,7 +137,7 @@ def test_more_minutes_never_find_a_slower_model_and_the_time_limit_is_kept(job: 
 
 
 def test_a_model_is_pruned_from_the_trained_one_before_it(job: Job) -> None:
-    explorer = Simulated(job, minutes=600)
+    explorer = Simulated(job, minutes=60)
     explorer.explore()
     first, second = (t.model for t in explorer.trials[1:3])
     assert second.steps[: len(first.steps)] == first.steps
@@ -150,7 +150,7 @@ def test_a_model_is_pruned_from_the_trained_one_before_it(job: Job) -> None:
 def test_of_long_texts_the_shortest_good_window_is_what_pruning_starts_from(job: Job) -> None:
     """Sentences of 6 to 16 tokens: windows of 4 (three quarters of `max_drop` are lost) and 8 (three eighths)."""
     with mock.patch("paredown.pipeline.search.WINDOWS", (4, 8)):
-        explorer = Simulated(job, minutes=600)
+        explorer = Simulated(job, minutes=60)
         found = explorer.explore()
     base = explorer.base
     assert base is not None
@@ -167,7 +167,7 @@ def test_of_long_texts_the_shortest_good_window_is_what_pruning_starts_from(job:
 @pytest.mark.parametrize(("lost", "frequent"), [(0.0, {2000}), (0.01, {8000}), (0.1, set())])
 def test_the_vocabulary_is_the_smallest_that_costs_little(job: Job, lost: float, frequent: set[int]) -> None:
     """Of the answers' probability `lost` is lost with 2,000 frequent tokens, half of that with more."""
-    explorer = Simulated(job, minutes=600)
+    explorer = Simulated(job, minutes=60)
     most = lost * job.recipe.choose.max_drop
     explorer.trimming = {2000: most, 8000: most / 2, 16000: most / 2}
     found = explorer.explore()
@@ -188,7 +188,7 @@ def test_a_tokenizer_that_cannot_be_trimmed_stays_whole(job: Job) -> None:
 
 
 def test_a_failed_trial_is_named_and_ends_nothing_else(job: Job) -> None:
-    found = Simulated(job, minutes=600, failing="pruned").explore()
+    found = Simulated(job, minutes=60, failing="pruned").explore()
     assert "not finite" in next(reason for name, reason in found.dropped.items() if name.startswith("pruned"))
     assert [model.name for model in found.models][:2] == ["static", "trimmed"]
 
