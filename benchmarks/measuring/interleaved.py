@@ -7,7 +7,6 @@ machine does to a round is done to all. repetitions.py makes a measurement of se
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import random
 import sys
@@ -27,6 +26,7 @@ from .system_monitor import QUIET, Busy, cpu_seconds, load_average, quiet, used_
 from .worker import Worker, WorkerDied
 
 ROWS_PER_ROUND = 12
+APART = 2**0.5 - 1  # what passes of one sitting begin apart: none of them begins where another did
 PASSES = 20  # of different rows in a turn; one that is faster than all of them begins again
 
 
@@ -186,8 +186,11 @@ def _take_turns(
                 if timings[name].cannot_run:
                     workers.pop(name).stop()
         began, done, total = time.monotonic(), 0, settings.rounds * len(workers)
+        start = random.Random(protocol.seed).random() + process / settings.processes
+        passes = {
+            kind.name: _passes(kind, lengths, settings.min_repeats, turns, order, start) for kind in protocol.timed
+        }
         for turn in range(settings.rounds):
-            passes = {kind.name: _passes(kind, lengths, settings.min_repeats, turns, order) for kind in protocol.timed}
             for name in order.sample(list(workers), len(workers)):
                 try:
                     answers = {
@@ -242,14 +245,17 @@ def _opened(timing: Timing, answer: dict) -> None:
 
 
 def _passes(
-    scenario: Scenario, lengths: Sequence[int], min_repeats: int, turns: int, order: random.Random
+    scenario: Scenario, lengths: Sequence[int], min_repeats: int, turns: int, order: random.Random, start: float
 ) -> list[list[list[int]]]:
-    """Which rows each call of one turn has, pass by pass: each pass has a call from every part of all rows in the order
-    of their lengths, so that artefacts which make more of the passes have read rows of the same lengths. Enough calls
-    that the first passes of all turns together make min_repeats of them."""
+    """Which rows each call of a turn has, pass by pass, in random order.
+
+    Each pass is a systematic sample of all rows in the order of their lengths, the first from `start` on: so that
+    artefacts which make more passes have read rows of the same lengths, and sittings too. Enough calls that the first
+    passes of all turns together make min_repeats of them.
+    """
     calls = max(ROWS_PER_ROUND, -(-min_repeats // turns))
     if scenario.rows > 1 and scenario.name != SINGLE:
-        calls = max(2, -(-min_repeats // (turns * 4)))
+        calls = max(1, max(2, -(-min_repeats // (turns * 4))) // scenario.instances)
     among = sorted(scenario.among or range(len(lengths)), key=lambda i: lengths[i])
     if scenario.rows == 1:
         pool = [[i] for i in among]
@@ -257,9 +263,9 @@ def _passes(
         pool = [[order.choice(among) for _ in range(scenario.rows)] for _ in range(calls * PASSES)]
     else:
         pool = [among[i : i + scenario.rows] for i in range(0, len(among) - scenario.rows + 1, scenario.rows)]
-    edges = [part * len(pool) // calls for part in range(calls + 1)]
     passes = []
-    for _ in range(PASSES):
-        one = [pool[order.randrange(a, max(b, a + 1))] for a, b in itertools.pairwise(edges)]
-        passes.append(order.sample(one, len(one)))
+    for number in range(PASSES):
+        shift = (start + number * APART) % 1
+        one = [pool[int((part + shift) / calls * len(pool))] for part in range(calls)]
+        passes.append(order.sample(one, calls))
     return passes

@@ -135,11 +135,11 @@ def test_instances_run_at_the_same_time_and_end_with_the_process(two: dict[str, 
 def test_rows_of_a_batch_have_similar_lengths() -> None:
     lengths = [*range(5, 55)] * 2
     order = random.Random(1)
-    passes = interleaved._passes(Scenario(OFFLINE, 10), lengths, 16, 1, order)
+    passes = interleaved._passes(Scenario(OFFLINE, 10), lengths, 16, 1, order, 0.5)
     batches = [rows for one in passes for rows in one]
     assert max(max(lengths[i] for i in rows) - min(lengths[i] for i in rows) for rows in batches) == 4
     assert {i for rows in batches for i in rows} == set(range(100))
-    few = interleaved._passes(Scenario(OFFLINE, 8), [3, 4], 40, 1, order)  # fewer rows than a batch has
+    few = interleaved._passes(Scenario(OFFLINE, 8), [3, 4], 40, 1, order, 0.5)  # fewer rows than a batch has
     assert {len(rows) for one in few for rows in one} == {8}
 
 
@@ -148,13 +148,27 @@ def test_every_pass_has_rows_of_all_lengths(count: int) -> None:
     """So that a model that makes more passes in its time has read as many tokens a row."""
     order = random.Random(1)
     lengths = [int(2 ** order.uniform(1, 8)) for _ in range(count)]
-    passes = interleaved._passes(Scenario(SINGLE), lengths, 100, 4, order)
+    passes = interleaved._passes(Scenario(SINGLE), lengths, 100, 4, order, 0.3)
     assert len({len(one) for one in passes}) == 1
     assert len(passes[0]) == 25
     means = [np.mean([lengths[i] for (i,) in one]) for one in passes]
     assert np.std(means) <= 0.06 * np.mean(means)
     if count == 1000:
         assert len({i for one in passes for (i,) in one}) > 300
+
+
+def test_sittings_together_read_batches_of_all_lengths() -> None:
+    """Where a pass is a single batch, as of several instances of a slow model, sittings differ, and their mean is that
+    of all rows."""
+    lengths = list(range(1, 1001))
+    first = [
+        interleaved._passes(Scenario(PARALLEL, 8, instances=2), lengths, 48, 12, random.Random(n), 0.2 + n / 6)[0]
+        for n in range(6)
+    ]
+    assert all(len(one) == 1 for one in first)
+    means = [np.mean([lengths[i] for i in one[0]]) for one in first]
+    assert np.mean(means) == pytest.approx(500, rel=0.1)
+    assert np.diff(np.sort(means)).min() > 50
 
 
 def test_calls_are_timed_in_whole_passes_of_shapes_that_have_run_before() -> None:
