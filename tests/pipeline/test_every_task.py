@@ -112,7 +112,7 @@ def test_a_search_finds_models(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     EXAMPLES[name].checkpoint(tmp_path / "base")
     data = ("--task", name, "--train", "train.jsonl", "--validation", "validation.jsonl")
     done("finetune", "base", *data, *QUICK, "--output-dir", "teacher", cwd=tmp_path)
-    text = RECIPE.format(task=name, more=f"search: {{minutes: 0.1}}\n{EXAMPLES[name].recipe}")
+    text = RECIPE.format(task=name, more=f"search: {{minutes: 0.3}}\n{EXAMPLES[name].recipe}")
     (tmp_path / "recipe.yaml").write_text(text.replace("fp32", "int8-dynamic"))
     job = prepare(read_recipe(tmp_path / "recipe.yaml"))
     assert job.recipe.search is not None
