@@ -58,14 +58,14 @@ def export_for(job: ExportJob, spec: RuntimeSpec) -> Artifact:
 
     job.out.mkdir(parents=True, exist_ok=True)
     reduce_range = not has_int8_isa()
-    names, found = write_graphs(job, lambda part, name: _write(part, job.out / f"{name}.onnx", reduce_range))
+    names, found = write_graphs(job, lambda part, name: _write(part, job.out / f"{name}.onnx", reduce_range, spec.gpu))
     details = {"opset": OPSET, **found}
     if job.precision.startswith("int8") and job.precision not in WEIGHTS_ONLY:
         details |= {"weights": "S8 per channel", "activations": "U8", "reduce_range": reduce_range}
     return finish_artifact(job, spec, tuple(f"{name}.onnx" for name in names), details)
 
 
-def _write(job: ExportJob, target: Path, reduce_range: bool) -> dict:
+def _write(job: ExportJob, target: Path, reduce_range: bool, gpu: bool) -> dict:
     """One graph in its precision, written to `target`; returns what was found, for the artefact's details."""
     from paredown.compress.quantization import int8, weight_only
 
@@ -79,7 +79,7 @@ def _write(job: ExportJob, target: Path, reduce_range: bool) -> dict:
             details |= int8.static(job.graph, target, rows, reduce_range=reduce_range)
         else:
             fused = Path(scratch) / "fused.onnx"
-            details["fused"] = fuse(job.graph, fused, job.checkpoint)
+            details["fused"] = fuse(job.graph, fused, job.checkpoint, gpu=gpu)
             if job.precision == "int8-dynamic":
                 details |= int8.dynamic(fused, target, rows, reduce_range=reduce_range)
             elif job.precision == "fp16":

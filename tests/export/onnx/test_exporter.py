@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import openvino
 import pytest
 from conftest import IMAGES, LABELS, TASK, example_inputs, make_checkpoint, task_of
@@ -170,6 +171,27 @@ def test_static_int8_needs_calibration_rows(teacher: Checkpoint, tmp_path: Path)
     for runtime in CPU:
         with pytest.raises(InputError, match="needs calibration rows"):
             RUNTIMES[runtime].export(ExportJob(plain, teacher, TASK, tmp_path / "out", 32, "int8-static", []))
+
+
+def test_layer_norms_are_not_fused_with_sums_on_a_cpu(teacher: Checkpoint, tmp_path: Path) -> None:
+    """Neither in the file nor when ONNX Runtime opens it, where its own optimizer would fuse an Add. A GPU's are, and
+    both give the same answers."""
+    plain = plain_onnx(teacher, TASK, tmp_path / "plain.onnx")
+    counts = {gpu: fusion.fuse(plain, tmp_path / f"{gpu}.onnx", teacher, gpu=gpu) for gpu in (False, True)}
+    assert "SkipLayerNormalization" not in counts[False]
+    assert counts[False]["LayerNormalization"] >= 2 * teacher.depth
+    assert counts[True]["SkipLayerNormalization"] == 2 * teacher.depth
+    found = []
+    for gpu in (False, True):
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "opened.onnx")
+        options.log_severity_level = 3  # that the file is for this machine
+        session = onnxruntime.InferenceSession(str(tmp_path / f"{gpu}.onnx"), options)
+        kinds = {node.op_type for node in onnx.load(tmp_path / "opened.onnx").graph.node}
+        assert ("SkipLayerNormalization" in kinds) == gpu
+        ids = np.array([ROWS[0]], dtype=np.int64)
+        found.append(session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0])
+    np.testing.assert_allclose(*found, atol=1e-5)
 
 
 def test_attention_that_stays_unfused_fails_the_export(
