@@ -30,7 +30,7 @@ from .run import Outcome, run
 from .store import write_atomic
 
 FOUND_RECIPE = "recipe.yaml"  # in the run directory: what was found, to be run again and edited
-SHORT = 8.0  # minutes: below, fewer processes measure
+SHORT = 15.0  # minutes: below, fewer processes measure
 FIRST_SHARE = 0.1  # of the minutes, for the first bundle, as long as that is not known
 LEAST_SHARE = 0.1  # of the minutes, for the search
 MEASURING_SHARE, MEASURING_S = 0.25, 420.0  # of the minutes, for export and measuring, and the most
