@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from paredown.compress.training.studies import seed_sampler
+from paredown.compress.training.studies import quiet_optuna, seed_sampler
 
 if TYPE_CHECKING:
     from optuna.distributions import FloatDistribution
@@ -27,12 +27,13 @@ class Proposal(NamedTuple):
 
 
 class Proposals:
-    """Proposals between two predicted speed-ups. The same trials in the same order lead to the same proposals."""
+    """Proposals between two predicted speed-ups. The same trials in the same order lead to the same proposals.
+
+    Raises InputError where Optuna is not installed.
+    """
 
     def __init__(self, least: float, most: float, seed: int) -> None:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        optuna = quiet_optuna()
         self.space: dict[str, FloatDistribution] = {
             name: optuna.distributions.FloatDistribution(*bounds, log=True)
             for name, bounds in zip(Proposal._fields, ((least, most), RATES, EPOCHS), strict=True)

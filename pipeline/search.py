@@ -378,7 +378,7 @@ class Explorer:
             if shape and shape.trainings < TRAININGS and shape.speedup not in self.stuck
             if lost[shape.speedup] <= self.max_drop + HOPELESS
         ]
-        again = bad is not None and bad.trainings == 1 and any(shape is bad for shape in further)
+        again = bool(further) and further[0] is bad and further[0].trainings == 1
         if bad is not None and not again and self._worth_pruning(now, wanted := math.sqrt(now * bad.speedup)):
             return good or self.base, wanted, False
         if further:

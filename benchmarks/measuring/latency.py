@@ -177,9 +177,8 @@ def best_throughput(timing: Timing, settings: LatencySettings, cores: int, p95_m
     """The serving configuration with the most rows a second of those whose p95 of a call is within `p95_ms`;
     single-stream where none is. `cores`: of the machine that measured."""
     instances, threads = settings.parallel(cores)
-    own = settings.threads or cores
-    shapes = {SINGLE: (1, own, 1), OFFLINE: (1, own, settings.batch_size)}
-    shapes[PARALLEL] = (instances, threads, settings.batch_size)
+    own, size = settings.threads or cores, settings.batch_size
+    shapes = {SINGLE: (1, own, 1), OFFLINE: (1, own, size), PARALLEL: (instances, threads, size)}
     found = []
     for scenario, (count, each, rows) in shapes.items():
         if len(timing.turns.get(scenario, ())) == len(timing.turns[SINGLE]) > 0:  # else one of the instances has ended

@@ -16,18 +16,24 @@ if TYPE_CHECKING:
 STARTUP = 6  # trials at random before the model of the others proposes
 
 
+def quiet_optuna() -> Any:
+    """The module, without its log: why a trial failed is in the study. InputError where it is not installed."""
+    try:
+        import optuna
+        import optuna.storages.journal
+    except ImportError as error:
+        raise missing_extra(error.name or "optuna", "compress") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
 def study_at(path: Path, name: str, **more: Any) -> optuna.Study:
     """The study in the journal file `path`, a new one where there is none; `more`: as `optuna.create_study` takes it.
 
     The end of a line that a kill or a full disk has truncated is removed: what follows would be written into it. Only
     one process may write. Raises InputError where Optuna is not installed, and for a damaged file.
     """
-    try:
-        import optuna
-        import optuna.storages.journal
-    except ImportError as error:
-        raise missing_extra(error.name or "optuna", "compress") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # why a trial failed is in the study
+    optuna = quiet_optuna()
     path.parent.mkdir(parents=True, exist_ok=True)
     _end_last_line(path)
     try:

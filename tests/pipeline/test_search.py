@@ -127,7 +127,7 @@ def test_the_same_models_with_other_thresholds_are_another_cascade() -> None:
 
 def test_more_minutes_never_find_a_slower_model_and_the_time_limit_is_kept(job: Job) -> None:
     speeds = []
-    for minutes in (2, 5, 10, 20, 40):
+    for minutes in (2, 5, 10, 20, 40, 80):
         explorer = Simulated(job, minutes)
         explorer.explore()
         assert sum(explorer.seconds.values()) <= 60 * minutes * 1.1
@@ -157,7 +157,7 @@ def test_of_long_texts_the_shortest_good_window_is_what_pruning_starts_from(job:
     assert base.model.steps[0].truncate == Truncate(first=2, last=6)
     assert 1.3 < base.speedup < 2
     pruned = [trial for trial in explorer.trials if any(step.prune for step in trial.model.steps)]
-    assert pruned
+    assert pruned[0].speedup > 1.5 * base.speedup
     for trial in pruned:
         assert trial.model.steps[0] == base.model.steps[0]
         assert trial.speedup > base.speedup

@@ -123,7 +123,6 @@ def test_instances_run_at_the_same_time_and_end_with_the_process(two: dict[str, 
             children[0].kill()
             assert sitting.ask({"passes": [[[0, 1]]], "seconds": 0.1, "instances": 3})["ms"] == []
             assert sitting.ask({"passes": [[[0, 1]]], "seconds": 0.1, "instances": 1})["ms"]
-        if end == "stop":
             sitting.stop()
         else:
             sitting.process.kill()
