@@ -28,9 +28,11 @@ def test_a_gate_on_it(finished: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     choice = json.loads((run_dir / "choice.json").read_text())
     assert choice["chosen"]["name"].startswith("teacher/")
-    assert "attribution_agreement" in next(
-        e["rejected_because"] for e in choice["candidates"] if e["name"] == "both/onnxruntime/fp32"
-    )
+    because = {e["name"]: e["rejected_because"] or "" for e in choice["candidates"]}
+    refused_by_it = [name for name, why in because.items() if "attribution_agreement" in why]
+    # which others cost too much is a matter of their times
+    assert refused_by_it
+    assert not any(name.startswith("teacher/") for name in refused_by_it)
 
 
 def test_it_is_for_whole_texts(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:

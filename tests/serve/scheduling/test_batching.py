@@ -15,7 +15,7 @@ from paredown.serve.scheduling.batching import Batcher
 from paredown.serve.scheduling.queued_request import ClientDisconnected, QueuedRequest
 
 LONG_S = 60
-TEXTS = [" ".join((GOOD + FILLER + BAD)[i % 20 :][: 1 + i % 7]) for i in range(40)]
+TEXTS = [" ".join(((GOOD, BAD)[i % 2] + FILLER)[i % 3 :][: 1 + i % 7]) for i in range(40)]  # neighbours differ
 
 
 @pytest.fixture(scope="module")
