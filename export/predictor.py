@@ -20,6 +20,8 @@ from paredown.runtime.selftest import (
     open_encoder,
     open_runtime,
     read_manifest,
+    threads_of,
+    usable_cores,
 )
 from paredown.tasks.parsing import is_text
 from paredown.tasks.registry import task_named
@@ -45,6 +47,9 @@ class Predictor:
         begin = time.monotonic()
         self.session = open_runtime(bundle, self.manifest, threads, alone)
         self.session_s = time.monotonic() - begin
+        # ONNX Runtime lets several threads call a session: many rows use the cores that a single one leaves
+        concurrent = threads is None and self.manifest["runtime"] == "onnxruntime" and not self.continues
+        self.calls = usable_cores() // threads_of(self.manifest) if concurrent else 1
         self.encoder = open_encoder(bundle, self.manifest)
         self.largest_difference = check_golden(bundle, self.manifest, self.session, self.encoder)
 
@@ -88,7 +93,7 @@ class Predictor:
             rows = self.encoder.ids(texts)
         except RowError as error:
             raise InputError(f"an image: {error}") from None
-        return run_rows(self.session, rows, self.encoder.pad_id, self.task.output)
+        return run_rows(self.session, rows, self.encoder.pad_id, self.task.output, calls=self.calls)
 
     def answer_example(self) -> None:
         """Answer the example row of the preprocessor, to see that the bundle answers at all."""

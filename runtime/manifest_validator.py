@@ -153,6 +153,16 @@ def validate(data, custom_formats={}, name_prefix=None):
                     raise JsonSchemaValueException('' + (name_prefix or 'data') + '.batch_size must be bigger than or equal to 1')
                 if data__batchsize > 1000000:
                     raise JsonSchemaValueException('' + (name_prefix or 'data') + '.batch_size must be smaller than or equal to 1000000')
+        if 'threads' in data_keys:
+            data_keys.remove('threads')
+            data__threads = data['threads']
+            if not isinstance(data__threads, int) or isinstance(data__threads, bool):
+                raise JsonSchemaValueException('' + (name_prefix or 'data') + '.threads must be integer')
+            if isinstance(data__threads, (int, float, Decimal)) and (not isinstance(data__threads, bool)):
+                if data__threads < 1:
+                    raise JsonSchemaValueException('' + (name_prefix or 'data') + '.threads must be bigger than or equal to 1')
+                if data__threads > 4096:
+                    raise JsonSchemaValueException('' + (name_prefix or 'data') + '.threads must be smaller than or equal to 4096')
         if 'golden' in data_keys:
             data_keys.remove('golden')
             data__golden = data['golden']

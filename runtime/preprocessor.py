@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -247,19 +248,26 @@ def run_rows(
     pad_id: int,
     output: str,
     batch_size: int = 16,
+    calls: int = 1,
 ) -> np.ndarray:
     """One model output for every row, in the rows' order: (rows, labels) float32; token ids stay int64.
 
     A model that answers for every token gives (tokens of all rows, labels), none of the padding; `per_row` parts them
     again. Always the same batches for the same rows: a dynamically quantised model answers a little
-    differently in other company, and a metric that is checked again elsewhere has to be the same number.
+    differently in other company, and a metric that is checked again elsewhere has to be the same number. `calls`: at
+    once, of a session that several threads may call.
     """
     found: list[np.ndarray] = [np.empty(0)] * len(rows)
-    for batch in by_length(rows, batch_size):
+
+    def run(batch: np.ndarray) -> None:
         part = np.asarray(session(collate([rows[i] for i in batch], pad_id))[output])
         part = part if part.dtype.kind == "i" else part.astype(np.float32)
         for i, answer in zip(batch, part, strict=True):
             found[i] = answer[: len(rows[i])] if answer.ndim > 1 else answer[None]
+
+    batches = by_length(rows, batch_size)
+    with ThreadPoolExecutor(calls) as pool:
+        list((pool.map if calls > 1 else map)(run, batches))
     if not found:
         raise ValueError("no rows to run")
     return np.concatenate(found)

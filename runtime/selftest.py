@@ -71,13 +71,25 @@ def open_encoder(bundle: Path, manifest: dict) -> Preprocessor:
         raise BundleError(f"{reader_file(manifest['inputs'])} does not open here: {_line(error)}") from None
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_of(manifest: dict) -> int:
+    """CPU threads with which the bundle's model answers a single row the fastest, as far as this machine has them."""
+    here = usable_cores()
+    return min(manifest.get("threads") or here, here)
+
+
 def open_runtime(bundle: Path, manifest: dict, threads: int | None = None, alone: bool = True) -> Session:
-    """The bundle's model in its runtime, on all cores or on `threads`. Check the files first. `alone`: open_session."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The bundle's model in its runtime, on `threads` (None: see threads_of). Check the files first. `alone`:
+    open_session."""
+    threads = threads or threads_of(manifest)
     try:
         runtime, precision = manifest["runtime"], manifest["precision"]
         files = [bundle / name for name in models_of(manifest)]
-        model, *decoder = (open_session(file, runtime, precision, threads or here, alone) for file in files)
+        model, *decoder = (open_session(file, runtime, precision, threads, alone) for file in files)
     except CannotRunHere as error:
         raise BundleError(f"the {manifest['precision']} model cannot run on this machine: {error}") from None
     except Exception as error:  # each runtime raises its own classes for a file that is no model

@@ -17,7 +17,7 @@ from ..statistics.time_intervals import Statistic, as_wide, carried, ratio
 from .interleaved import Protocol, Sitting, Workload, sit
 from .latency import SINGLE, LatencySettings, Progress, Timing, best_throughput, first_able, joules_a_row
 from .records import BENCH_SCHEMA, BenchEntry, BenchResult, Conditions, SweepPoint
-from .repetitions import failed, merged, spread
+from .repetitions import merged, spread
 from .sweep import sweep
 
 Steps = Callable[[str], AbstractContextManager[Progress]]  # announces one part of the work
@@ -74,13 +74,12 @@ def bench(
     def sweep_all() -> None:
         if settings.sweep.asked:
             with steps("sweep") as report:
-                swept.update(sweep(workload, settings, seed=seed, failed=failed(sittings), progress=report))
+                swept.update(sweep(workload, settings, seed=seed, before=sittings, progress=report))
 
     work = [lambda n=name, e=entrant: score(n, e) for name, entrant in zip(paths, entrants, strict=True)]
     for number, between in enumerate(spread([*work, sweep_all], settings.processes)):
         with steps(f"measure {number + 1} of {settings.processes}") as report:
-            known = failed(sittings)
-            sittings.append(sit(workload, Protocol(settings, seed), number=number, failed=known, progress=report))
+            sittings.append(sit(workload, Protocol(settings, seed), before=sittings, progress=report))
         for part in between:
             part()
     measured = merged(sittings)
@@ -125,6 +124,7 @@ def _times(timing: Timing, reference: Timing, conditions: Conditions, settings: 
         "p95_ms": single.p95,
         "p99_ms": single.p99,
         "mean_ms": single.mean,
+        "single_stream_threads": timing.threads or settings.threads or cores(),
         "n": single.n,
         **_ratio(timing, reference, "ratio", "median", conditions),
         **_ratio(timing, reference, "ratio_mean", "mean", conditions),

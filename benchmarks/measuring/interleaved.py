@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from paredown.export.hardware import cores
 
-from .latency import CONTROL, OFFLINE, PARALLEL, SINGLE, LatencySettings, Progress, Scenario, Timing, first_able
+from .latency import CONTROL, FEWER, OFFLINE, PARALLEL, SINGLE, LatencySettings, Progress, Scenario, Timing, first_able
 from .system_monitor import QUIET, Busy, cpu_seconds, load_average, quiet, used_by_others
 from .worker import Worker, WorkerDied
 
@@ -87,24 +87,26 @@ def sit(
     workload: Workload,
     protocol: Protocol,
     *,
-    number: int = 0,
-    failed: Mapping[str, str] | None = None,
+    before: Sequence[Sitting] = (),
     progress: Progress | None = None,
 ) -> Sitting:
     """One sitting: a fresh process of every artefact, `settings.rounds` turns of each in random order.
 
     Rows keep their natural length in single-stream; in batches they are of similar length, as the server and `predict`
-    have them, and padded to the longest. `number`: of this sitting, from 0. `failed`: artefacts that an earlier sitting
-    could not measure, with the reason. An artefact whose process ends or hangs is `cannot_run`; StepError when it is
-    the first one, which the others are compared with.
+    have them, and padded to the longest. `before`: the sittings before it. The first one times single-stream with all
+    threads and with fewer, and each artefact keeps the number that was faster. What one of them could not measure is
+    not measured again. An artefact whose process ends or hangs is `cannot_run`; StepError when it is the first one,
+    which the others are compared with.
     """
     artifacts, rows = workload.artifacts, workload.rows
     report = progress or (lambda share, text: None)
     timings = {name: Timing({kind.name: [] for kind in protocol.timed}) for name in artifacts}
-    for name, reason in (failed or {}).items():
+    for name, reason in failed(before).items():
         timings[name].cannot_run = reason
     if protocol.control and first_able(timings) is not None:
         timings[CONTROL] = Timing({kind.name: [] for kind in protocol.timed})
+    for name in timings if before else ():
+        timings[name].threads = before[0].timings[name].threads if name in before[0].timings else None
     busy_before = _busy_before(protocol.settings, report) if protocol.check_load else None
     began, load, seconds_before, busy, clock = time.time(), load_average(), cpu_seconds(), Busy.now(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
@@ -113,7 +115,7 @@ def sit(
             key = id(rows[name])
             written[key] = written.get(key) or _written(rows[name], Path(scratch) / str(len(written)))
         opened = {name: (artifacts[name], written[id(rows[name])]) for name in artifacts}
-        _take_turns(opened, timings, protocol, [len(row) for row in next(iter(rows.values()))], number, report)
+        _take_turns(opened, timings, protocol, [len(row) for row in next(iter(rows.values()))], len(before), report)
     after = cpu_seconds()
     return Sitting(
         timings,
@@ -124,6 +126,16 @@ def sit(
         load,
         (after[0] - seconds_before[0], after[1] - seconds_before[1]),
     )
+
+
+def failed(sittings: Sequence[Sitting]) -> dict[str, str]:
+    """Artefacts that one of the sittings could not measure, with the first reason."""
+    found: dict[str, str] = {}
+    for sitting in sittings:
+        for name, timing in sitting.timings.items():
+            if timing.cannot_run and name != CONTROL:
+                found.setdefault(name, timing.cannot_run)
+    return found
 
 
 def _busy_before(settings: LatencySettings, report: Progress) -> float | None:
@@ -160,8 +172,9 @@ def _take_turns(
     turns = settings.processes * settings.rounds
     seconds = settings.min_seconds / turns
     workers: dict[str, Worker] = {}
-    instances = max(kind.instances for kind in protocol.timed)
+    fewer = settings.fewer(cores())
     each = settings.parallel(cores())[1]
+    kinds = {name: _asked(protocol, name, timing.threads, fewer, process) for name, timing in timings.items()}
 
     def dead(name: str, death: WorkerDied) -> None:
         if name in (CONTROL, first_able(timings)):
@@ -176,8 +189,8 @@ def _take_turns(
             for ahead in able[i : i + 2]:  # the next one starts while this one opens
                 if ahead not in workers:
                     opens = (ahead if ahead != CONTROL else first_able(timings)) or able[0]
-                    parallel = (1, each) if ahead == CONTROL else (instances, each)
-                    workers[ahead] = Worker(ahead, *artifacts[opens], settings.threads, parallel)
+                    instances = max(kind.instances for kind in kinds[ahead])
+                    workers[ahead] = Worker(ahead, *artifacts[opens], settings.threads, (instances, each))
             try:
                 _opened(timings[name], workers[name].receive())
             except WorkerDied as death:
@@ -190,6 +203,7 @@ def _take_turns(
         passes = {
             kind.name: _passes(kind, lengths, settings.min_repeats, turns, order, start) for kind in protocol.timed
         }
+        passes[FEWER] = passes.get(SINGLE, [])
         for turn in range(settings.rounds):
             for name in order.sample(list(workers), len(workers)):
                 try:
@@ -197,15 +211,49 @@ def _take_turns(
                         kind.name: workers[name].ask(
                             {"passes": passes[kind.name], "seconds": seconds, "instances": kind.instances}
                         )
-                        for kind in protocol.timed[: 1 if name == CONTROL else None]
+                        for kind in kinds[name]
                     }
+                    _add(timings[name], answers, process, name)
                 except WorkerDied as death:
                     dead(name, death)
-                else:
-                    _add(timings[name], answers, process)
                 done += 1
                 left = (time.monotonic() - began) / done * (total - done)
                 report(done / total, f"round {turn + 1} of {settings.rounds}, {left:.0f} s left")
+    if fewer:
+        _settle_threads(timings, fewer)
+
+
+def _asked(protocol: Protocol, name: str, threads: int | None, fewer: int | None, process: int) -> list[Scenario]:
+    """What is asked of an artefact in each turn: the scenarios, of the control the first one; single-stream in the
+    first sitting with all threads and with `fewer`, later with those that it keeps (`threads`)."""
+    asked: list[Scenario] = []
+    for scenario in protocol.timed[: 1 if name == CONTROL else None]:
+        in_one = replace(scenario, instances=1)
+        if scenario.name != SINGLE or not fewer:
+            asked.append(scenario)
+        elif threads:
+            asked.append(in_one)
+        else:
+            asked += [scenario, *[replace(in_one, name=FEWER)] * (process == 0)]
+    return asked
+
+
+def _settle_threads(timings: Mapping[str, Timing], fewer: int) -> None:
+    """After the first sitting: the samples of single-stream are those of the number of threads that was faster; of the
+    control those of what it controls."""
+
+    def usual(turns: Sequence[Sequence[float]]) -> float:
+        return float(np.sort(np.concatenate(turns))[: -max(1, len(turns) * len(turns[0]) // 50)].mean())
+
+    first = first_able(timings)
+    for timing in timings.values():
+        turns, joules = timing.turns.pop(FEWER, []), timing.joules.pop(FEWER, [])
+        if len(turns) == len(timing.turns.get(SINGLE, ())) > 0:
+            theirs = timings[first] if first and timing is timings.get(CONTROL) else timing
+            if theirs.threads or (theirs is timing and usual(turns) < usual(timing.turns[SINGLE])):
+                timing.threads, timing.turns[SINGLE] = fewer, turns
+                if joules:
+                    timing.joules[SINGLE] = joules
 
 
 @contextlib.contextmanager
@@ -222,12 +270,14 @@ def _ended(workers: Mapping[str, Worker]) -> Iterator[None]:
             worker.stop()
 
 
-def _add(timing: Timing, answers: Mapping[str, dict], process: int) -> None:
+def _add(timing: Timing, answers: Mapping[str, dict], process: int, name: str) -> None:
     """One turn's samples, by scenario."""
+    if SINGLE in answers and not answers[SINGLE]["ms"]:
+        raise WorkerDied(name, "its instance with fewer threads ended while it was measured")
     for scenario, answer in answers.items():
-        if not answer["ms"]:  # several instances, of a runtime that has one
+        if not answer["ms"]:  # instances, of a runtime that has none
             continue
-        timing.turns[scenario].append(answer["ms"])
+        timing.turns.setdefault(scenario, []).append(answer["ms"])
         timing.memory_mb = max(timing.memory_mb, answer["memory_mb"])
         if "gpu_memory_mb" in answer:
             timing.gpu_memory_mb = max(timing.gpu_memory_mb or 0.0, answer["gpu_memory_mb"])
@@ -255,7 +305,7 @@ def _passes(
     """
     calls = max(ROWS_PER_ROUND, -(-min_repeats // turns))
     if scenario.rows > 1 and scenario.name != SINGLE:
-        calls = max(1, max(2, -(-min_repeats // (turns * 4))) // scenario.instances)
+        calls = max(1, max(2, -(-min_repeats // (turns * 4))) // max(1, scenario.instances))
     among = sorted(scenario.among or range(len(lengths)), key=lambda i: lengths[i])
     if scenario.rows == 1:
         pool = [[i] for i in among]

@@ -2,7 +2,8 @@
 
 repetitions.py takes the samples. Scenario names follow MLPerf Inference: single-stream is one row a call, offline is a
 batch of rows of similar length, server is single rows that arrive at random. Parallel is offline in several processes
-at once, which share the cores.
+at once, which share the cores. Single-stream is measured with the number of threads that is faster, all or those of
+one of these processes: a small model's operators are too short to be divided.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..statistics.time_intervals import by_process, factors, half_width
 
 Progress = Callable[[float, str], None]
 SINGLE, OFFLINE, PARALLEL = "single_stream", "offline", "parallel"
+FEWER = "single_stream_fewer_threads"  # until the first sitting has shown which is faster
 MOST_INSTANCES = 4  # processes of an artefact at once, each with its own copy of the model
 CONTROL = "(control: the first again)"
 
@@ -47,7 +49,8 @@ class LatencySettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     threads: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="CPU threads of each session (default: all)"
+        default=None,
+        description="CPU threads of each session (default: all; for one row a call fewer, where that is faster)",
     )
     batch_size: Annotated[int, Field(ge=1)] = Field(
         default=8, description="rows a call in the throughput (offline) scenario"
@@ -82,6 +85,11 @@ class LatencySettings(BaseModel):
         count = self.instances or max(1, min(MOST_INSTANCES, cores // (self.threads or 1)))
         return count, self.threads or max(1, cores // count)
 
+    def fewer(self, cores: int) -> int | None:
+        """Threads that single-stream is tried with beside all of them; None: no other number."""
+        each = self.parallel(cores)[1]
+        return each if each < (self.threads or cores) else None
+
     @model_validator(mode="before")
     @classmethod
     def _fixed_number(cls, given: Any) -> Any:
@@ -98,12 +106,13 @@ class LatencySettings(BaseModel):
 
 @dataclass(frozen=True)
 class Scenario:
-    """`rows` rows a call, drawn from those numbered in `among` (None: from all), in `instances` processes at once."""
+    """`rows` rows a call, drawn from those numbered in `among` (None: from all), in `instances` processes at once that
+    have their share of the cores each; 0: in one that has all of them."""
 
     name: str
     rows: int = 1
     among: tuple[int, ...] | None = None
-    instances: int = 1
+    instances: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,7 @@ class Timing:
     joules: dict[str, list[float]] = field(default_factory=dict)  # scenario -> J a call, turn by turn; RAPL, NVML
     first_call_ms: float | None = None
     cold_start_s: float | None = None  # from a new process to its first answer, while the next one opens
+    threads: int | None = None  # of single-stream, as the first sitting found; None: as in the settings
 
     def summary(self, scenario: str) -> Measurement:
         return Measurement.from_samples(self.turns[scenario], self.processes)
@@ -178,7 +188,7 @@ def best_throughput(timing: Timing, settings: LatencySettings, cores: int, p95_m
     single-stream where none is. `cores`: of the machine that measured."""
     instances, threads = settings.parallel(cores)
     own, size = settings.threads or cores, settings.batch_size
-    shapes = {SINGLE: (1, own, 1), OFFLINE: (1, own, size), PARALLEL: (instances, threads, size)}
+    shapes = {SINGLE: (1, timing.threads or own, 1), OFFLINE: (1, own, size), PARALLEL: (instances, threads, size)}
     found = []
     for scenario, (count, each, rows) in shapes.items():
         if len(timing.turns.get(scenario, ())) == len(timing.turns[SINGLE]) > 0:  # else one of the instances has ended

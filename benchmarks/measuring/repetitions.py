@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ..statistics.time_intervals import ratio
-from .interleaved import Protocol, Sitting, Workload, sit
+from .interleaved import Protocol, Sitting, Workload, failed, sit
 from .latency import CONTROL, Progress, Timing, first_able
 from .records import Conditions, Control
 
@@ -30,16 +30,6 @@ class Measured:
     @property
     def noisy(self) -> bool:
         return self.conditions.noisy
-
-
-def failed(sittings: Sequence[Sitting]) -> dict[str, str]:
-    """Artefacts that one of the sittings could not measure, with the first reason."""
-    found: dict[str, str] = {}
-    for sitting in sittings:
-        for name, timing in sitting.timings.items():
-            if timing.cannot_run and name != CONTROL:
-                found.setdefault(name, timing.cannot_run)
-    return found
 
 
 def merged(sittings: Sequence[Sitting]) -> Measured:
@@ -81,7 +71,7 @@ def merged(sittings: Sequence[Sitting]) -> Measured:
 def measure(workload: Workload, protocol: Protocol, progress: Progress | None = None) -> Measured:
     """`settings.processes` sittings, one right after another (see `sit`), and what they come to.
 
-    Who has other work to do puts it between: `sit`, `failed`, `spread`, `merged`.
+    Who has other work to do puts it between: `sit`, `spread`, `merged`.
     """
     sittings: list[Sitting] = []
     count = protocol.settings.processes
@@ -89,7 +79,7 @@ def measure(workload: Workload, protocol: Protocol, progress: Progress | None = 
         report = progress and (
             lambda share, text, n=number: progress((n + share) / count, f"process {n + 1} of {count}, {text}")
         )
-        sittings.append(sit(workload, protocol, number=number, failed=failed(sittings), progress=report))
+        sittings.append(sit(workload, protocol, before=sittings, progress=report))
     return merged(sittings)
 
 
@@ -124,6 +114,7 @@ def _joined(parts: Sequence[Timing]) -> Timing:
         joules={key: [joule for part in parts for joule in part.joules.get(key, ())] for key in measured},
         first_call_ms=min(first, default=None),
         cold_start_s=min(cold, default=None),
+        threads=parts[0].threads,
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
-from .interleaved import Protocol, Workload, sit
+from .interleaved import Protocol, Sitting, Workload, sit
 from .latency import LatencySettings, Progress, Scenario, Timing
 from .records import SweepPoint
 
@@ -18,13 +18,13 @@ def sweep(
     settings: LatencySettings,
     *,
     seed: int = 0,
-    failed: Mapping[str, str] | None = None,
+    before: Sequence[Sitting] = (),
     progress: Progress | None = None,
 ) -> dict[str, list[SweepPoint]]:
     """For each artefact its points.
 
     `tokens` is the bucket ("33 to 64") of a length, None elsewhere. Empty when `settings.sweep` asks for nothing, and
-    for those that are known to have `failed` (with the reason).
+    for those that a sitting `before` could not measure.
     """
     asked = settings.sweep
     lengths = [len(row) for row in next(iter(workload.rows.values()))]
@@ -44,7 +44,7 @@ def sweep(
         )
         report = progress and (lambda share, text, n=number: progress((n + share) / len(rounds), text))
         protocol = Protocol(short, seed, list(wanted), control=False, check_load=False)
-        sitting = sit(workload, protocol, number=number, failed=failed, progress=report)
+        sitting = sit(workload, protocol, before=before, progress=report)
         for name, timing in sitting.timings.items():
             if not timing.cannot_run:
                 found[name] += [_point(timing, scenario, threads, *shape) for scenario, shape in wanted.items()]

@@ -50,10 +50,10 @@ class WorkerDied(StepError):
 class Worker:
     """The process that has an artefact open, seen from the one that measures. WorkerDied when it ends or hangs.
 
-    `parallel`: how many instances it can time at once, and the threads of each."""
+    `parallel`: how many instances beside itself it can time at once, and the threads of each."""
 
     def __init__(
-        self, name: str, artifact: Path, rows: Path, threads: int | None, parallel: tuple[int, int] = (1, 1)
+        self, name: str, artifact: Path, rows: Path, threads: int | None, parallel: tuple[int, int] = (0, 1)
     ) -> None:
         self.name = name
         count = threads or cores()
@@ -130,6 +130,7 @@ def main() -> None:
     commands = (json.loads(line) for line in iter(sys.stdin.readline, ""))
     first = next(commands)
     instances = Instances(first)
+    first["began"] += instances.fork_s  # no part of a cold start
     for answer in replies(itertools.chain([first], commands), instances):
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
@@ -137,7 +138,7 @@ def main() -> None:
 
 def replies(commands: Iterator[dict], instances: Instances | None = None) -> Iterator[dict]:
     """An answer for each command: the first one opens an artefact, each further one times a burst, in `instances`
-    where it asks for several: without a sample where there are none."""
+    where it asks for some: without a sample where there are none."""
     first = next(commands)
     artifact = read_artifact(Path(first["artifact"]))
     _imported(artifact)
@@ -161,17 +162,16 @@ def replies(commands: Iterator[dict], instances: Instances | None = None) -> Ite
     joules = Joules(gpu=gpu)
     watch = Stopwatch(session, encoder, rows, joules)
     for burst in commands:
-        if burst.get("instances", 1) > 1:
-            ms = instances.timed(burst["passes"], burst["seconds"]) if instances else []
-            yield {"ms": ms, "memory_mb": peak_memory_mb()}
-            continue
-        watch.prepare(burst["passes"])
-        ms, spent = watch.timed(burst["passes"], burst["seconds"])
+        if count := burst.get("instances", 0):
+            ms, spent = instances.timed(burst["passes"], burst["seconds"], count) if instances else ([], None)
+        else:
+            watch.prepare(burst["passes"])
+            ms, spent = watch.timed(burst["passes"], burst["seconds"])
         answer: dict = {"ms": ms, "memory_mb": peak_memory_mb()}
         on_gpu = gpu.memory_mb() if gpu else None
         if on_gpu is not None:
             answer["gpu_memory_mb"] = on_gpu
-        if spent is not None:
+        if spent is not None and ms:
             answer["joules"] = spent / len(ms)
         yield answer
 
@@ -185,32 +185,37 @@ class Instances:
         count, threads = first["parallel"]
         artifact = read_artifact(Path(first["artifact"]))
         self.pipes: list[Connection] = []
-        if count < 2 or RUNTIMES[artifact.runtime].SPEC.gpu or "fork" not in multiprocessing.get_all_start_methods():
+        self.fork_s = 0.0
+        if count < 1 or RUNTIMES[artifact.runtime].SPEC.gpu or "fork" not in multiprocessing.get_all_start_methods():
             return
         _imported(artifact)  # once for all
+        began = time.perf_counter()
         context = multiprocessing.get_context("fork")
         for _ in range(count):
             ours, theirs = context.Pipe()
             self.pipes.append(ours)
             context.Process(target=_instance, args=(first, threads, theirs, tuple(self.pipes)), daemon=True).start()
             theirs.close()
+        self.fork_s = time.perf_counter() - began
 
-    def timed(self, passes: Passes, seconds: float) -> list[float]:
-        """Milliseconds of every call of all instances, while all of them run. None once one of them has ended, for want
-        of memory for example."""
+    def timed(self, passes: Passes, seconds: float, count: int) -> tuple[list[float], float | None]:
+        """Milliseconds of every call of `count` instances, while all of them run; of a single one also the joules of
+        all, where they can be read. No sample once one of them has ended, for want of memory for example."""
+        asked = self.pipes[:count]
         try:
-            for pipe in self.pipes:
+            for pipe in asked:
                 pipe.send((passes, seconds))
-            for pipe in self.pipes:  # all are open, and have made their untimed pass
+            for pipe in asked:  # all are open, and have made their untimed pass
                 pipe.recv()
-            for pipe in self.pipes:
+            for pipe in asked:
                 pipe.send(None)
-            return [ms for pipe in self.pipes for ms in pipe.recv()]
+            found = [pipe.recv() for pipe in asked]
         except (EOFError, OSError):
             for pipe in self.pipes:
                 pipe.close()
             self.pipes = []
-            return []
+            return [], None
+        return [ms for samples, _ in found for ms in samples], found[0][1] if len(found) == 1 else None
 
 
 def _instance(first: dict, threads: int, pipe: Connection, others: Sequence[Connection]) -> None:
@@ -224,11 +229,11 @@ def _instance(first: dict, threads: int, pipe: Connection, others: Sequence[Conn
             if watch is None:
                 artifact = read_artifact(Path(first["artifact"]))
                 session = open_artifact(artifact, threads)
-                watch = Stopwatch(session, artifact.encoder(), _read(Path(first["rows"])))
+                watch = Stopwatch(session, artifact.encoder(), _read(Path(first["rows"])), Joules(gpu=None))
             watch.prepare(passes)
             pipe.send(None)
             pipe.recv()
-            pipe.send(watch.timed(passes, seconds)[0])
+            pipe.send(watch.timed(passes, seconds))
 
 
 def _imported(artifact: Artifact) -> None:

@@ -164,7 +164,7 @@ def row_of(entry: CandidateMeasurement, against: Opponents, measurements: Measur
         mcnemar_p=mcnemar_p(base_correct, correct),
         negative_flips=negative_flips(base_correct, correct),
         negative_flip_share=flip_share(base_correct, correct),
-        **_latency(timing),
+        **_latency(timing, measurements),
         **_speedups(entry, against),
         promised_speedup=promise_of(entry, measurements),
         profile=entry.profile,
@@ -189,12 +189,18 @@ def row_of(entry: CandidateMeasurement, against: Opponents, measurements: Measur
     )
 
 
-def _latency(timing: Timing) -> dict[str, Any]:
+def _latency(timing: Timing, measurements: Measurements) -> dict[str, Any]:
     """The fields of `CandidateResult` that its samples give without an opponent."""
     single, offline = timing.summary(SINGLE), timing.summary(OFFLINE)
     return {
         "latency_ms": Latency(
-            p50=single.p50, p95=single.p95, p99=single.p99, mean=single.mean, n=single.n, p50_ci=(single.lo, single.hi)
+            p50=single.p50,
+            p95=single.p95,
+            p99=single.p99,
+            mean=single.mean,
+            n=single.n,
+            p50_ci=(single.lo, single.hi),
+            threads=timing.threads or measurements.latency.threads or measurements.machine.cores,
         ),
         "latency_batch_ms": BatchLatency(p50=offline.p50, p95=offline.p95, p99=offline.p99, n=offline.n),
         "memory_mb": timing.memory_mb,

@@ -57,7 +57,7 @@ STEADY = 0.04  # that the unpruned model may differ from itself by; a noisier me
 TRIES = 3
 Cut = tuple[Prune, int]  # pruning to a time, and how many layers it is given
 Answer = TypeVar("Answer")
-VERSION = 3  # of the way it is measured: what was measured in another is not remembered
+VERSION = 4  # of the way it is measured: what was measured in another is not remembered
 
 
 @dataclass(frozen=True)

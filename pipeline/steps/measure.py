@@ -15,7 +15,7 @@ from paredown.benchmarks.measuring import latency
 from paredown.benchmarks.measuring.interleaved import Protocol, Sitting, Workload, sit
 from paredown.benchmarks.measuring.latency import Timing
 from paredown.benchmarks.measuring.profile import PROFILED, Profile, profile, why_int8_is_slower, why_not_faster
-from paredown.benchmarks.measuring.repetitions import Measured, failed, merged
+from paredown.benchmarks.measuring.repetitions import Measured, merged
 from paredown.benchmarks.measuring.roofline import machine_rates, model_floor_ms
 from paredown.benchmarks.measuring.sweep import sweep
 from paredown.benchmarks.report.text import times
@@ -43,7 +43,7 @@ def measure(
     before = [_sitting(done, i) for i in range(number)]
     protocol = Protocol(job.recipe.latency, job.recipe.seed)
     workload = Workload(artifacts, _rows(job, artifacts))
-    sitting = sit(workload, protocol, number=number, failed=failed(before), progress=report)
+    sitting = sit(workload, protocol, before=before, progress=report)
     (out / FILE).write_text(json.dumps(sitting.to_json()))
     return {key: value for key, value in sitting.to_json().items() if key != "timings"}
 

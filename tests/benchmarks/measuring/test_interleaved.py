@@ -18,6 +18,7 @@ from paredown.benchmarks.measuring import system_monitor as conditions
 from paredown.benchmarks.measuring.interleaved import Protocol, Sitting, Workload, sit
 from paredown.benchmarks.measuring.latency import (
     CONTROL,
+    FEWER,
     OFFLINE,
     PARALLEL,
     SINGLE,
@@ -29,8 +30,9 @@ from paredown.benchmarks.measuring.latency import (
 from paredown.benchmarks.measuring.repetitions import failed, measure, merged, spread
 from paredown.benchmarks.measuring.sweep import sweep
 from paredown.benchmarks.measuring.system_monitor import QUIET, Busy, busy_now, quiet, used_by_others
-from paredown.benchmarks.measuring.worker import Worker
+from paredown.benchmarks.measuring.worker import Worker, WorkerDied
 from paredown.compress.models.loading import Checkpoint
+from paredown.export.hardware import cores
 from paredown.runtime.errors import StepError
 
 QUICK = LatencySettings(threads=1, instances=2, processes=2, rounds=2, min_seconds=0.04, min_repeats=10, batch_size=3)
@@ -109,6 +111,42 @@ def test_measuring_real_artefacts(finished: Path) -> None:
     assert seen == sorted(seen)
 
 
+@pytest.mark.skipif(cores() < 2, reason="a single core has no fewer threads")
+def test_single_stream_keeps_the_number_of_threads_that_the_first_sitting_found(two: dict[str, Path]) -> None:
+    settings = QUICK.model_copy(update={"threads": None, "instances": None})
+    first = sit(work(two), Protocol(settings))
+    later = sit(work(two), Protocol(settings), before=[first])
+    for name, timing in merged([first, later]).timings.items():
+        assert timing.threads == first.timings[name].threads == later.timings[name].threads
+        assert timing.threads in (None, settings.fewer(cores()))
+        assert FEWER not in timing.turns
+        assert len(timing.turns[SINGLE]) == 4
+    assert first.timings[CONTROL].threads == first.timings["onnxruntime/fp32"].threads
+
+
+def test_what_is_faster_with_fewer_threads_is_measured_with_them() -> None:
+    """A pause of the machine, one call in a hundred, decides nothing; a control goes with what it controls."""
+    slow, fast = [[2.0] * 100] * 2, [[1.0] * 99 + [400.0]] * 2
+    timings = {
+        "small": Timing({SINGLE: slow, FEWER: fast}, joules={SINGLE: [9.0], FEWER: [4.0]}),
+        "large": Timing({SINGLE: fast, FEWER: slow}, joules={SINGLE: [9.0], FEWER: [4.0]}),
+        "on a GPU": Timing({SINGLE: slow, OFFLINE: slow}),
+        "not here": Timing({SINGLE: []}, cannot_run="no such instructions"),
+        CONTROL: Timing({SINGLE: fast, FEWER: slow}),
+    }
+    interleaved._settle_threads(timings, 3)
+    assert [timing.threads for timing in timings.values()] == [3, None, None, None, 3]
+    assert (timings["small"].turns, timings["small"].joules) == ({SINGLE: fast}, {SINGLE: [4.0]})
+    assert (timings["large"].turns, timings["large"].joules) == ({SINGLE: fast}, {SINGLE: [9.0]})
+    assert timings["on a GPU"].turns == {SINGLE: slow, OFFLINE: slow}
+    assert timings[CONTROL].turns == {SINGLE: slow}
+
+
+def test_an_instance_that_ends_leaves_no_gap_in_single_stream() -> None:
+    with pytest.raises(WorkerDied, match="its instance with fewer threads ended"):
+        interleaved._add(Timing({SINGLE: []}), {SINGLE: {"ms": [], "memory_mb": 1}}, 0, "a")
+
+
 def test_instances_run_at_the_same_time_and_end_with_the_process(two: dict[str, Path], tmp_path: Path) -> None:
     """Each is timed for as long as is asked, all of them in that time; none outlives the worker, however it ends."""
     (tmp_path / "rows").write_text(json.dumps(ROWS))
@@ -122,7 +160,8 @@ def test_instances_run_at_the_same_time_and_end_with_the_process(two: dict[str, 
         if end == "stop":
             children[0].kill()
             assert sitting.ask({"passes": [[[0, 1]]], "seconds": 0.1, "instances": 3})["ms"] == []
-            assert sitting.ask({"passes": [[[0, 1]]], "seconds": 0.1, "instances": 1})["ms"]
+            assert sitting.ask({"passes": [[[0, 1]]], "seconds": 0.1, "instances": 1})["ms"] == []
+            assert sitting.ask({"passes": [[[0, 1]]], "seconds": 0.1, "instances": 0})["ms"]
             sitting.stop()
         else:
             sitting.process.kill()
@@ -318,7 +357,8 @@ def test_a_sweep_has_every_shape_that_was_asked_for(finished: Path) -> None:
     path = artefacts(finished, "distil-1")["distil-1/onnxruntime/fp32"]
     rows = [[2, 5, 3], [2, *range(4, 12), 3]]
     asked = QUICK.model_copy(update={"sweep": Sweep(batch_sizes=[1, 4], threads=[1], lengths=[4, 8, 16])})
-    found = sweep(work({"a": path, "b": path}, rows), asked, failed={"b": "its process ended"})
+    before = Sitting({"a": Timing({}), "b": Timing({}, cannot_run="its process ended")}, 0, 1, None, None, None, (1, 0))
+    found = sweep(work({"a": path, "b": path}, rows), asked, before=[before])
     shapes = [(e.batch_size, e.threads, e.tokens) for e in found["a"]]
     assert shapes == [(1, 1, None), (4, 1, None), (1, 1, "1 to 4"), (1, 1, "9 to 16"), (1, 1, None)]
     assert all(e.throughput_per_s > 0 for e in found["a"])

@@ -18,7 +18,7 @@ import onnx
 import pytest
 import torch
 import transformers
-from bundling import bundled
+from bundling import CHOICE, CHOSEN, LATENCY, bundled
 from conftest import TASK, make_checkpoint, paredown
 from manifests import change_manifest
 from tokenizers import Tokenizer
@@ -29,14 +29,14 @@ from paredown.compress.models.tokenizer_settings import probes
 from paredown.export.artifact import read_artifact
 from paredown.export.bundle.archive import pack, unpack, unpacked
 from paredown.export.bundle.writer import Contents, isa_needed, write_bundle
-from paredown.export.hardware import INT8_ISA
+from paredown.export.hardware import INT8_ISA, cores
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.predictor import Predictor
 from paredown.export.runtimes.base import ExportJob
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime import selftest as selftest_module
-from paredown.runtime.manifest import BundleError
-from paredown.runtime.selftest import selftest
+from paredown.runtime.manifest import BundleError, read_manifest
+from paredown.runtime.selftest import selftest, threads_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -100,6 +100,26 @@ def test_a_bundle_that_is_not_what_it_says_fails(bundle: Path, damage, word: str
     assert "Traceback" not in done.stderr
     with pytest.raises(BundleError):
         Predictor(bundle)
+
+
+@pytest.mark.skipif(cores() < 2, reason="a single core has no fewer threads")
+@pytest.mark.parametrize(("measured", "packed"), [(1, 1), (cores(), None), (None, None)])
+def test_a_bundle_is_opened_with_the_threads_that_were_fastest(
+    finished: Path, tmp_path: Path, measured: int | None, packed: int | None
+) -> None:
+    found = json.loads((finished / "measurements.json").read_text())["candidates"]
+    artifact = read_artifact(next(finished / c["artifact"] for c in found if c["name"] == "distil-1/onnxruntime/fp32"))
+    choice = CHOICE | {"chosen": CHOSEN | {"latency_ms": LATENCY | {"threads": measured}}}
+    texts = [f"a film {i % 7 * 'very '}good" for i in range(100)]
+    out = write_bundle(tmp_path / "bundle", artifact, Contents("x", choice, texts))
+    manifest = read_manifest(out)
+    assert manifest.get("threads") == packed
+    assert threads_of(manifest) == (packed or cores())
+    assert threads_of({"threads": 4096}) == cores()
+    few, all_cores = Predictor(out), Predictor(out, cores())
+    assert (few.calls, all_cores.calls) == (cores() if packed else 1, 1)
+    for ours, theirs in zip(few(texts), all_cores(texts), strict=True):
+        assert ours["scores"] == pytest.approx(theirs["scores"], abs=1e-5)
 
 
 def test_requirements_are_locked_with_all_that_they_bring(finished: Path) -> None:
