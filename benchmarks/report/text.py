@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from paredown.export.runtimes.registry import RUNTIMES
+
 from ..measurements import Details, Engine, Measurements
 from ..measuring.records import Conditions
 from ..selection.choice import CandidateResult, Choice, Promise, known
@@ -62,14 +64,14 @@ def short_times(point: float | None, interval: Sequence[float] | None, noisy: bo
 
 def factor(value: float) -> str:
     """A ratio with the digits that say something: 0.05, 0.83, 5.7, 18."""
-    return f"{value:.{0 if value >= 10 else 1 if value >= 1 else 2}f}"
+    return f"{value:.{0 if value >= 9.95 else 1 if value >= 0.995 else 2}f}"
 
 
 def sentence(choice: Choice) -> str:
     """The headline: how fast against both opponents, what the certificate says, size and cost."""
     chosen, base = choice.chosen, choice.baseline
     size = f"{chosen.size_mb:.0f} MB instead of {base.size_mb:.0f}"
-    return f"{speed_sentence(choice)} {certificate_sentence(choice)} {size}, and {_saving(chosen, choice.noisy)}."
+    return f"{speed_sentence(choice)} {certificate_sentence(choice)} {size}, and {saving(chosen, choice.noisy)}."
 
 
 def speed_sentence(choice: Choice) -> str:
@@ -123,7 +125,7 @@ def _loss(drop: float, metric: str) -> str:
     return f"{'loses' if drop > 0 else 'gains'} {abs(drop):.1f} points of {metric}"
 
 
-def _saving(chosen: CandidateResult, noisy: bool) -> str:
+def saving(chosen: CandidateResult, noisy: bool) -> str:
     """What a million requests cost against the checkpoint in PyTorch, in per cent, with its 95 % interval."""
     against = known(chosen.cost_vs_baseline)
     ratio, (lo, hi) = against.ratio, against.ci
@@ -162,6 +164,23 @@ def bounded(entry: CandidateResult, choice: Choice) -> str:
     """Its cell: the measured drop, and the bound at the stated confidence."""
     drop = f"{entry.drop_validation:+.1f}"
     return f"{drop} (< {entry.drop_upper:.1f})" if choice.rule.confidence else drop
+
+
+def why_not(entry: CandidateResult, choice: Choice) -> str:
+    """Why a candidate was not selected, in few words."""
+    rule, chosen = choice.rule, choice.chosen
+    if entry.drop_validation is None or entry.cost_per_million is None:
+        return entry.rejected_because or "not measured"
+    if not RUNTIMES[entry.runtime].SPEC.in_bundles:
+        return "needs torch"
+    if entry.rejected_because is None:
+        if entry.name in choice.tied_with:
+            return "a tie with the chosen one"
+        return "costs more" if entry.cost_per_million > known(chosen.cost_per_million) else "less value for money"
+    if entry.rejected_because.startswith(("loses", "could lose", "not tested")):
+        more = "loses" if entry.drop_validation > rule.max_drop else "may lose"
+        return f"{more} more than {rule.max_drop:g}"
+    return entry.rejected_because
 
 
 def control_warning(choice: Choice) -> str | None:

@@ -30,6 +30,9 @@ Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all rando
 TaskOption = Annotated[str, typer.Option(help="Task of the model.")]
 TextColumn = Annotated[str | None, typer.Option(help="Name of the text column (default: detected).")]
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column (default: detected).")]
+Everything = Annotated[
+    bool, typer.Option("--all", help="Show every candidate, and what other prices and limits would select.")
+]
 
 
 class ComparedRows(Settings):

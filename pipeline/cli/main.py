@@ -33,7 +33,7 @@ from . import results, robustness, tune
 from . import serve as serving
 from . import train as learning
 from .bundle import BundlePath
-from .common import LabelColumn, Seed, TaskOption, TextColumn, task_for, typed
+from .common import Everything, LabelColumn, Seed, TaskOption, TextColumn, task_for, typed
 from .options import fields, with_options
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ def run(
     baseline: Annotated[
         Path | None, typer.Option(help="An older run; the new bundle is tested against its bundle.")
     ] = None,
+    everything: Everything = False,
 ) -> None:
     """Run a recipe from the checkpoint to the bundle; run it again to resume."""
     from ..recipe.loader import read_recipe
@@ -173,13 +174,13 @@ def run(
         _show_plan(job, run_dir)
         return
     outcome = run_recipe(job, run_dir, baseline)
-    _show(outcome)
+    _show(outcome, everything)
     if baseline is not None:
         found = replacing.against(outcome.job, outcome.run_dir, baseline)
         out.print(f"{'replace' if found.replace else 'keep'} {baseline}: {found.why}", soft_wrap=True)
 
 
-def _show(outcome: Outcome) -> None:
+def _show(outcome: Outcome, everything: bool) -> None:
     """What a run came to: the search, the candidates, and where report and bundle are."""
     if not outcome.ran and not outcome.republished:
         out.print(f"Nothing to do: all {outcome.steps} steps were there already.")
@@ -193,10 +194,7 @@ def _show(outcome: Outcome) -> None:
             out.print(f"dropped: {name}: {reason}", soft_wrap=True)
         if searched.next:
             out.print(f"more minutes would go into: {searched.next}", soft_wrap=True)
-    results.show_choice(outcome.choice, outcome.measurements)
-    out.print(
-        f"report  {outcome.run_dir / 'report.html'}\nbundle  {outcome.run_dir / 'bundle'} (and .tar.gz)", soft_wrap=True
-    )
+    results.show_choice(outcome.choice, outcome.measurements, outcome.run_dir, everything)
     for line in outcome.failed:
         out.print(f"failed: {line}", soft_wrap=True)
 
@@ -231,6 +229,7 @@ def compress(
     task: Annotated[str | None, typer.Option(help="Task of the model (default: what its head is made for).")] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    everything: Everything = False,
 ) -> None:
     """Make a checkpoint small and fast without a recipe; run it again to resume."""
     from ..whole_job import FOUND_RECIPE, WholeJob, absolute, whole_job
@@ -243,7 +242,7 @@ def compress(
         students=[absolute(one) for one in student or ()], task=task, max_length=max_length, seed=seed,
     )  # fmt: skip
     outcome = whole_job(job, output_dir)
-    _show(outcome)
+    _show(outcome, everything)
     out.print(f"recipe  {outcome.run_dir / FOUND_RECIPE} (edit it, then: paredown run)", soft_wrap=True)
 
 

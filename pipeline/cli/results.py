@@ -19,7 +19,7 @@ from paredown.benchmarks.selection.selection import ChooseSettings
 from paredown.runtime.errors import InputError, StepError
 
 from ..spelling import checked
-from .common import ComparedRows
+from .common import ComparedRows, Everything
 from .options import fields, with_options
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def choose(
     candidate: Annotated[
         str | None, typer.Option(help="Name of the candidate to select, in place of the rule's.")
     ] = None,
+    everything: Everything = False,
 ) -> None:
     """Select again from the measurements of a run; report and bundle are rewritten.
 
@@ -123,7 +124,7 @@ def choose(
         words += [f"--no-limit {figure}" for figure in no_limit or []]
         words += [f"--candidate {candidate}"] if candidate else []
         publish(run_dir.resolve(), measurements, choice, " ".join([f"paredown choose {run_dir}", *words]))
-    show_choice(choice, measurements)
+    show_choice(choice, measurements, run_dir, everything)
 
 
 @app.command()
@@ -136,6 +137,7 @@ def report(
     output: Annotated[
         Path | None, typer.Option(help="File to write (default: in the run directory; md: printed).")
     ] = None,
+    everything: Everything = False,
 ) -> None:
     """Write the report of a run: HTML (with a table on the terminal), Markdown or an image."""
     from paredown.benchmarks.report.report import markdown, write_picture, write_report
@@ -157,7 +159,7 @@ def report(
     choice = read_choice(run_dir, measurements)
     command = f"paredown run {run_dir.resolve() / 'recipe.resolved.yaml'}"
     if format == "html":
-        show_choice(choice, measurements)
+        show_choice(choice, measurements, run_dir, everything)
         print(write_report(path, measurements, choice, command))
     elif format == "md":
         text = markdown(measurements, choice, command)
@@ -282,29 +284,8 @@ def _lift(settings: dict, figure: str) -> None:
     settings["budgets"] = {key: value for key, value in settings["budgets"].items() if key != figure}
 
 
-def show_choice(choice: Choice, measurements: Measurements) -> None:
-    """The table of all candidates and the selection in a sentence."""
-    from paredown.benchmarks.report.text import (
-        bound_title,
-        card_lines,
-        control_warning,
-        nearest_sentence,
-        sentence,
-        table_rows,
-    )
+def show_choice(choice: Choice, measurements: Measurements, run_dir: Path, everything: bool = False) -> None:
+    """The selected candidate, those beside it, and what to do next. `everything`: all candidates."""
+    from .result_view import result
 
-    table = Table()
-    table.add_column("candidate", no_wrap=True)
-    for title in (measurements.metric, bound_title(choice), "p50 ms", "speed-up", "MB"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column(f"{measurements.prices.currency} / million", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, overflow="ellipsis", max_width=36)
-    for cells in table_rows(choice):
-        table.add_row(*cells, style="bold green" if cells[0] == choice.chosen.name else None)
-    out.print(table)
-    out.print(sentence(choice))
-    for line in card_lines(choice, measurements.prices.currency):
-        out.print(f"- {line}", soft_wrap=True)
-    for line in (nearest_sentence(choice), control_warning(choice), *choice.notes):
-        if line:
-            out.print(line, soft_wrap=True)
+    out.print(result(choice, measurements, run_dir, out.width, everything))
