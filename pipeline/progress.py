@@ -1,85 +1,145 @@
-"""Progress of a run: bars on a terminal, JSON lines otherwise, both on stderr."""
+"""Progress of a run on stderr: bars on a terminal and in a notebook, lines of text otherwise, JSON lines in CI.
+
+The environment variable PAREDOWN_PROGRESS (the option --progress) asks for one of them.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Literal, get_args
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 Report = Callable[[float, str], None]
-QUIET_SECONDS = 5.0  # between two JSON lines of one step
+Mode = Literal["auto", "plain", "json", "none"]
+MODE = "PAREDOWN_PROGRESS"  # environment variable
+JSON_S, PLAIN_S = 5.0, 30.0  # seconds between two lines of one step
+
+
+def how(console: Console) -> Literal["bar", "plain", "json", "none"]:
+    """How progress is shown here."""
+    asked = os.environ.get(MODE, "auto")
+    if asked in get_args(Mode) and asked != "auto":
+        return asked  # pyright: ignore[reportReturnType]
+    if console.is_terminal or console.is_jupyter:
+        return "bar"
+    return "json" if os.environ.get("CI") else "plain"
 
 
 def tell(notes: Sequence[str]) -> None:
     """Notes on stderr, one a line: what was done with the data without being asked."""
     console = Console(stderr=True, markup=False)
-    for note in notes:
-        if console.is_terminal:
-            console.print(f"note: {note}", highlight=False, soft_wrap=True)
-        else:
+    shown = how(console)
+    for note in notes if shown != "none" else ():
+        if shown == "json":
             print(json.dumps({"event": "note", "text": note}), file=sys.stderr, flush=True)
+        else:
+            console.print(f"note: {note}", highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, as people say it: "40 s", "12 min", "2 h 5 min"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Reporter:
-    """One line per step, and how far the running one is."""
+    """One line per step, and how far all of them are.
 
-    def __init__(self, total: int) -> None:
+    `seconds`: what each step that is not there yet is expected to take, by name. Of those that are done it is known how
+    much longer they took, and the time left of the others is corrected by it.
+    """
+
+    def __init__(self, total: int, seconds: Mapping[str, float] | None = None) -> None:
         self.total, self.done = total, 0
         self.console = Console(stderr=True)
-        self.fancy = self.console.is_terminal
+        self.shown = how(self.console)
+        self.guesses = dict(seconds or {})
+        self.guessed = self.took = 0.0  # of the steps that were done here
 
     def cached(self, name: str) -> None:
         """A step that was found in the store."""
-        self.done += 1
+        self._over(name)
         self._line({"event": "cached", "step": name}, f"[dim]{self._count()} {name}: already there")
 
     def failed(self, name: str, reason: str, *, again: bool = False) -> None:
         """A step that gave no result to be trusted; `again`: one that failed in an earlier run and is not repeated."""
-        self.done += again
+        if again:
+            self._over(name)
         self._line({"event": "failed", "step": name, "reason": reason}, f"[red]{self._count()} {name}: failed[/]")
 
     def skipped(self, name: str, reason: str) -> None:
         """A step that stands on one that failed."""
-        self.done += 1
+        self._over(name)
         self._line({"event": "skipped", "step": name, "reason": reason}, f"[dim]{self._count()} {name}: skipped")
 
     @contextmanager
     def step(self, name: str) -> Iterator[Report]:
         """Announce a step, pass on its progress, and say how long it took."""
-        self.done += 1
+        guess = self._over(name)
         began = time.monotonic()
-        if self.fancy:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-            times = (TimeElapsedColumn(), TimeRemainingColumn())
-            with Progress(*columns, *times, console=self.console, transient=True) as bar:
-                task = bar.add_task(f"{self._count()} {name}", total=1.0, text="")
-                yield lambda share, text: bar.update(task, completed=share, text=text)
+        if self.shown == "bar":
+            with self._bar() as bar:
+                task = bar.add_task(f"{self._count()} {name}", total=1.0, text="", left="")
+                yield lambda share, text: self._show(bar, task, share, text, guess, began)
         else:
             self._line({"event": "start", "step": name}, "")
             last = began
 
             def report(share: float, text: str) -> None:
                 nonlocal last
-                if time.monotonic() - last >= QUIET_SECONDS:
-                    last = time.monotonic()
-                    self._line({"event": "progress", "step": name, "share": round(share, 3), "text": text}, "")
+                now = time.monotonic()
+                if now - last >= (JSON_S if self.shown == "json" else PLAIN_S):
+                    last = now
+                    left = self._left(share, guess, began)
+                    self._line(
+                        {"event": "progress", "step": name, "share": round(share, 3), "text": text},
+                        f"{self._count()} {name}: {share:.0%}, {text}{left and f'; {left}'}",
+                    )
 
             yield report
         seconds = time.monotonic() - began
+        self.guessed, self.took = self.guessed + guess, self.took + (seconds if guess else 0.0)
         self._line(
             {"event": "done", "step": name, "seconds": round(seconds, 1)}, f"{self._count()} {name}: {seconds:.1f} s"
         )
+
+    def _over(self, name: str) -> float:
+        """Count a step; what it was expected to take."""
+        self.done += 1
+        return self.guesses.pop(name, 0.0)
+
+    def _left(self, share: float, guess: float, began: float) -> str:
+        """The time that this step and those after it will take, "" where nothing is known of it."""
+        if not guess and not self.guesses:
+            return ""
+        slower = (self.took + 1) / (self.guessed + 1)
+        so_far = time.monotonic() - began
+        own = so_far / share - so_far if share > 0.05 else max(0.0, guess * slower - so_far)
+        return f"about {duration(own + slower * sum(self.guesses.values()))} left"
+
+    def _bar(self) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}"))
+        return Progress(
+            *columns, TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=self.console, transient=True
+        )
+
+    def _show(self, bar: Progress, task: TaskID, share: float, text: str, guess: float, began: float) -> None:
+        bar.update(task, completed=share, text=text, left=self._left(share, guess, began))
 
     def _count(self) -> str:
         return f"{self.done}/{self.total}"
 
     def _line(self, event: dict, text: str) -> None:
-        if self.fancy:
-            self.console.print(text, highlight=False)
-        else:
+        if self.shown == "json":
             print(json.dumps({**event, "of": f"{self.done}/{self.total}"}), file=sys.stderr, flush=True)
+        elif self.shown != "none" and text:
+            self.console.print(text, highlight=False, soft_wrap=True)

@@ -148,7 +148,9 @@ def _do_all(
 ) -> Results:
     """All steps, those that the store lacks done now. StepError when one that is `vital` fails, or when the steps that
     measure would find no candidate of the `job`. `known`: finished steps by key, which are not reported again."""
-    reporter, ledger, done, ran = Reporter(sum(step.key not in known for step in steps)), Ledger(), {}, 0
+    new = [step for step in steps if step.key not in known]
+    guesses = {step.name: step.seconds for step in new if store.peek(step.name, step.key) is None}
+    reporter, ledger, done, ran = Reporter(len(new), guesses), Ledger(), {}, 0
     for planned in steps:
         if planned.key in known:
             ledger.admit(planned)

@@ -25,6 +25,8 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     mine = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {mine[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(mine)]})
 
+os.environ["PAREDOWN_PROGRESS"] = "json"  # tests read the events, in CI or not
+
 import torch
 import transformers
 from filelock import FileLock

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -34,17 +35,19 @@ from . import serve as serving
 from . import train as learning
 from .bundle import BundlePath
 from .common import Everything, LabelColumn, Seed, TaskOption, TextColumn, task_for, typed
+from .help import VERBOSE, Grouped, arrange, for_all, hoisted
 from .options import fields, with_options
 
 if TYPE_CHECKING:
     from ..run import Outcome
 
 app = typer.Typer(
-    help="Find the cheapest version of a fine-tuned model that is still good enough.",
+    cls=Grouped,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.callback()(for_all)
 app.add_typer(learning.app)
 app.add_typer(tune.app)
 app.add_typer(augmenting.app)
@@ -87,7 +90,8 @@ def main() -> None:
 def _command() -> int:
     """The exit code of the command that was given."""
     try:
-        code = app(standalone_mode=False)  # typer makes an exit code of KeyboardInterrupt
+        # typer makes an exit code of KeyboardInterrupt
+        code = app(hoisted(sys.argv[1:]), prog_name="paredown", standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
@@ -135,6 +139,9 @@ def _mendable(error: ModuleNotFoundError | UnicodeEncodeError | OSError) -> obje
 
 
 def _say(line: str) -> None:
+    """An error in one line, after its traceback where that was asked for."""
+    if os.environ.get(VERBOSE) and sys.exc_info()[0] is not None:
+        traceback.print_exc()
     with contextlib.suppress(BrokenPipeError):
         print(line, file=sys.stderr, flush=True)
 
@@ -416,3 +423,6 @@ def _show_plan(recipe, run_dir: Path) -> None:
 
 if __name__ == "__main__":
     main()
+
+
+arrange(app)
