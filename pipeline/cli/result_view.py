@@ -32,7 +32,7 @@ from paredown.benchmarks.report.text import (
 from paredown.benchmarks.selection.choice import CandidateResult, Choice, known
 
 SHOWN = 5  # rows, unless all are asked for
-WIDE = 110  # columns from which on there is room for the speed-up, the cost and full names
+WIDE = 110  # columns from which on the speed-up, the cost and full names are shown
 SHORT = {"onnxruntime": "ORT", "openvino": "OpenVINO", "pytorch": "PyTorch", "int8-dynamic": "int8"}
 MARK = ">"
 
@@ -97,7 +97,7 @@ def next_commands(choice: Choice, run_dir: Path) -> list[Text]:
 
 
 def _table(entries: Sequence[CandidateResult], choice: Choice, currency: str, width: int) -> Table:
-    """One line a candidate. Figures are never cut: where there is little room, names and reasons are folded."""
+    """One line a candidate. Figures are whole at any width; names and reasons take several lines where they must."""
     wide = width >= WIDE
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", width=width)
     table.add_column("", no_wrap=True, width=1)
