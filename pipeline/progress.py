@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,13 @@ def tell(notes: Sequence[str]) -> None:
             print(json.dumps({"event": "note", "text": note}), file=sys.stderr, flush=True)
         else:
             console.print(f"note: {note}", highlight=False, soft_wrap=True)
+
+
+def suggest(*command: object) -> None:
+    """The command that usually comes next, on stderr; no value of it is None."""
+    console = Console(stderr=True, markup=False)
+    if how(console) in ("bar", "plain"):
+        console.print(f"Next: {shlex.join(map(str, command))}", highlight=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

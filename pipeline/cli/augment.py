@@ -10,6 +10,7 @@ import typer
 from paredown.compress.config import Augment
 
 from .. import single_stage
+from ..progress import suggest
 from ..single_stage import StageData
 from .common import out
 from .options import fields, with_options
@@ -59,3 +60,4 @@ def augment(
     """Data augmentation: augmented copies of training rows, reproducible by seed; give it training rows only."""
     rows, copies = single_stage.augment(data, settings, output)
     out.print(f"{output}: {rows} rows and {copies} changed copies", soft_wrap=True)
+    suggest("paredown", "finetune", "CHECKPOINT", "--train", output, "--output-dir", "teacher")

@@ -13,6 +13,7 @@ from rich.console import Console
 from paredown.runtime.errors import InputError, printable
 from paredown.runtime.manifest import SIGNATURE, BundleError
 
+from ..progress import suggest
 from .common import LabelColumn, TextColumn
 
 app = typer.Typer()
@@ -68,6 +69,7 @@ def verify(
         )
         if data is not None and found.metric is not None:
             out.print(printable(_judged(manifest["metric"], data, found.metric, found.rows)))
+    suggest("paredown", "serve", bundle)
 
 
 @app.command()
@@ -111,6 +113,12 @@ def pack(
             sign(path, private_key)
         LAYOUTS[layout](path, target)
     out.print(f"{output_dir}: {layout}{', signed' if private_key else ''}")
+    if layout == "triton":
+        suggest("tritonserver", "--model-repository", output_dir)
+    elif layout == "oci":
+        suggest("skopeo", "copy", f"oci:{output_dir}", "docker://REGISTRY/NAME:TAG")
+    else:
+        suggest("paredown", "verify", next(output_dir.glob("*.tar.gz"), output_dir))
 
 
 def check_key(public_key: Path | None) -> None:

@@ -14,8 +14,10 @@ from paredown.compress.config import Settings
 from paredown.tasks.base import Feature, Task
 from paredown.tasks.registry import task_named
 
+from ..progress import suggest
+
 if TYPE_CHECKING:
-    from ..single_stage import Made
+    from ..single_stage import Made, StageData
 
 out = Console(markup=False)
 
@@ -64,6 +66,18 @@ def task_for(name: str, *features: Feature, text: str | None = None, label: str 
     for feature in features:
         task.require(feature, f"--task {name}")
     return task.with_columns(text, label)
+
+
+def suggest_compress(checkpoint: Path, data: StageData) -> None:
+    """What comes after training, with the rows that it had; the task is taken from the checkpoint."""
+    validation = data.validation or "VALIDATION"
+    suggest("paredown", "compress", checkpoint, "--train", data.train, "--validation", validation)
+
+
+def suggest_export(checkpoint: Path, data: StageData) -> None:
+    """What comes after a compression step."""
+    rows = ["--train", data.train] if data.train else []
+    suggest("paredown", "export", checkpoint, *rows, "--output-dir", f"{checkpoint}-onnx")
 
 
 def say(made: Made, more: str = "") -> None:

@@ -11,7 +11,7 @@ from paredown.runtime.errors import StepError
 
 from .. import single_stage
 from ..single_stage import StageData
-from .common import OutputDir, Source, out, say
+from .common import OutputDir, Source, out, say, suggest_export
 from .options import fields, with_options
 
 app = typer.Typer()
@@ -80,6 +80,7 @@ def prune(
         promise = f"; promised {wanted:.2f}x in {target.runtime} {target.precision}, "
         promise += f"measured {got:.2f}x [{lo:.2f}, {hi:.2f}]"
     say(made, promise)
+    suggest_export(output_dir, data)
 
 
 @app.command()
@@ -108,6 +109,7 @@ def trim(
     changed = found["changed_tokens"]
     said = "" if changed is None else f"; {changed:.2%} of the held-out tokens changed"
     out.print(f"{output_dir}: {found['tokens']} tokens, {found['size_mb']:.1f} MB{said}", soft_wrap=True)
+    suggest_export(output_dir, data)
 
 
 @app.command()
@@ -121,6 +123,7 @@ def truncate(
     """Read only the first and the last tokens of longer texts, inside the model."""
     made = single_stage.truncate(checkpoint, data, settings, output_dir)
     say(made, f"; {made.result['truncated']:.0%} of the training rows are longer")
+    suggest_export(output_dir, data)
 
 
 @app.command()
@@ -174,3 +177,4 @@ def distill(
     """Knowledge distillation of a checkpoint, or of the mean logits of several teachers, into a smaller model."""
     made = single_stage.distill(checkpoint, data, given | {"static": static}, output_dir, teachers=teacher or ())
     say(made)
+    suggest_export(output_dir, data)

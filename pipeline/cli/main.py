@@ -22,7 +22,7 @@ from paredown.runtime.manifest import BundleError
 
 from ..extras import extra_of
 from ..interrupted import INTERRUPTED, stopped
-from ..progress import tell
+from ..progress import suggest, tell
 from ..recipe.schema import Data
 from ..results import compare_baseline as replacing
 from . import augment as augmenting
@@ -297,7 +297,8 @@ def init(
     if output.exists():
         raise InputError(f"{output}: exists already; remove it or choose another --output")
     tell(write_recipe(output, checkpoint, data, task_for(task), full=full))
-    out.print(f"{output}: look it over, then: paredown run {output}", soft_wrap=True)
+    out.print(str(output), soft_wrap=True)
+    suggest("paredown", "run", output)
 
 
 @app.command()

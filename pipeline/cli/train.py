@@ -12,7 +12,7 @@ from paredown.runtime.errors import InputError
 from .. import single_stage
 from ..single_stage import StageData
 from ..steps.continual import sentence
-from .common import MaxNewTokens, OutputDir, Source, out, say
+from .common import MaxNewTokens, OutputDir, Source, out, say, suggest_compress
 from .options import fields, with_options
 
 app = typer.Typer()
@@ -61,6 +61,7 @@ def finetune(
         rate = settings.learning_rate if "learning_rate" in settings.model_fields_set else 1e-3
         settings = settings.model_copy(update={"peft": peft, "learning_rate": rate})
     say(single_stage.finetune(checkpoint, data, settings, output_dir, max_new_tokens=max_new_tokens))
+    suggest_compress(output_dir, data)
 
 
 @app.command()
@@ -102,3 +103,4 @@ def update(
     """Continual learning: train on new rows and labels without forgetting; update.json has the metrics and the cost."""
     found = single_stage.update(checkpoint, data, settings, output_dir, new=new, new_validation=new_validation)
     out.print(f"{output_dir}: {sentence(found)}", soft_wrap=True)
+    suggest_compress(output_dir, data)

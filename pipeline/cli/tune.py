@@ -11,7 +11,7 @@ from paredown.compress.config import Finetune, Tune
 from .. import single_stage
 from ..single_stage import StageData
 from ..steps.tune import sentence
-from .common import OutputDir, Source, out
+from .common import OutputDir, Source, out, suggest_compress
 from .options import fields, with_options
 
 app = typer.Typer()
@@ -67,3 +67,4 @@ def tune(
     settings = settings.model_copy(update={"finetune": start})
     found = single_stage.tune(checkpoint, data, settings, output_dir)
     out.print(f"{output_dir}: {sentence(found)}", soft_wrap=True)
+    suggest_compress(output_dir, data)
