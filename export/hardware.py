@@ -13,6 +13,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from paredown.runtime.selftest import usable_cores
+
 # What INT8 and bf16 speed rests on; the names are Linux's CPU flags.
 ISA_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm")
 INT8_ISA = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"})
@@ -47,7 +49,7 @@ def fingerprint() -> str:
 
 def cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 def isa() -> list[str]:

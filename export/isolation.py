@@ -21,6 +21,7 @@ from typing import Any
 
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.manifest import BundleError, models_of, read_manifest
+from paredown.runtime.selftest import usable_cores
 
 from .runtimes.registry import RUNTIMES, check_installed
 
@@ -116,8 +117,7 @@ def _memory(manifest: dict) -> int | None:
     files = manifest["files"]
     folders = {Path(name).parent for name in models_of(manifest)}  # with its external data
     size = sum(entry["bytes"] for name, entry in files.items() if Path(name).parent in folders)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return MEMORY + MEMORY_EACH * size + MEMORY_CORE * cores
+    return MEMORY + MEMORY_EACH * size + MEMORY_CORE * usable_cores()
 
 
 def _late(seconds: float, rows_s: float) -> str:

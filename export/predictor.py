@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,13 @@ from paredown.runtime.selftest import (
     threads_of,
     usable_cores,
 )
+from paredown.runtime.session import Session
 from paredown.tasks.parsing import is_text
 from paredown.tasks.registry import task_named
 
-from .isolation import begin_rows
+from .isolation import begin_rows, limit_memory
+
+MOST_CALLS = 4  # at once, each with memory of its own
 
 
 class Predictor:
@@ -47,9 +51,8 @@ class Predictor:
         begin = time.monotonic()
         self.session = open_runtime(bundle, self.manifest, threads, alone)
         self.session_s = time.monotonic() - begin
-        # ONNX Runtime lets several threads call a session: many rows use the cores that a single one leaves
-        concurrent = threads is None and self.manifest["runtime"] == "onnxruntime" and not self.continues
-        self.calls = usable_cores() // threads_of(self.manifest) if concurrent else 1
+        self._bundle, self._alone = bundle, alone
+        self._spare = 1 if threads else usable_cores() // threads_of(self.manifest)  # times the cores of a single row
         self.encoder = open_encoder(bundle, self.manifest)
         self.largest_difference = check_golden(bundle, self.manifest, self.session, self.encoder)
 
@@ -63,9 +66,10 @@ class Predictor:
             return []
         if not all(map(is_text, [*texts, *seconds])):
             raise InputError("a text holds half a character (a lone surrogate) or U+001E; give UTF-8")
-        return self._answers(self.task.row_texts(texts, seconds))
+        return self.answers(self.task.row_texts(texts, seconds))
 
-    def _answers(self, rows: Sequence[str]) -> list[dict]:
+    def answers(self, rows: Sequence[str]) -> list[dict]:
+        """One answer for each row, as the task reads them: both texts of a pair in one."""
         outputs = self.continued(self.prompts(rows)) if self.continues else self._outputs(rows)
         return self.task.decode(outputs, self.labels, rows, self.encoder)
 
@@ -93,11 +97,21 @@ class Predictor:
             rows = self.encoder.ids(texts)
         except RowError as error:
             raise InputError(f"an image: {error}") from None
-        return run_rows(self.session, rows, self.encoder.pad_id, self.task.output, calls=self.calls)
+        session, calls = self.session, 1
+        if self._spare > 1 and len(rows) > 1:  # those cores that a single row leaves
+            if self.manifest["runtime"] == "onnxruntime":  # whose sessions several threads may call
+                calls = min(self._spare, MOST_CALLS)
+            else:
+                session = self._on_all_cores
+        return run_rows(session, rows, self.encoder.pad_id, self.task.output, calls=calls)
+
+    @cached_property
+    def _on_all_cores(self) -> Session:
+        return open_runtime(self._bundle, self.manifest, usable_cores(), self._alone)
 
     def answer_example(self) -> None:
         """Answer the example row of the preprocessor, to see that the bundle answers at all."""
-        self._answers([self.task.row_of(self.encoder.example)])
+        self.answers([self.task.row_of(self.encoder.example)])
 
     def score(self, source: str, text: str | None = None, label: str | None = None) -> tuple[float, int]:
         """The metric, in points, on labelled data (see `data.read`), and the number of rows (or pairs)."""
@@ -113,10 +127,31 @@ def open_job(bundle: Path, started: float, rows_s: float, threads: int | None = 
     predictor.answer_example()
 
 
+def best_labels(answer: dict, count: int | None) -> dict:
+    """The answer with the `count` highest of its scores, highest first; None: as it is."""
+    if count is None or "scores" not in answer:
+        return answer
+    best = sorted(answer["scores"].items(), key=lambda item: -item[1])[:count]
+    return answer | {"scores": dict(best)}
+
+
 def predict_job(
-    bundle: Path, started: float, rows_s: float, texts: list[str], images: list[str], pairs: list[str]
+    bundle: Path,
+    started: float,
+    rows_s: float,
+    texts: list[str],
+    images: list[str],
+    pairs: list[str],
+    rows: list[str],
+    top_k: int | None,
 ) -> list[dict]:
-    """`Predictor` on texts, or on image files, as a part of `child`."""
+    """`Predictor` on texts, on image files, or on rows as the task reads them, as a part of `child`."""
     predictor = Predictor(bundle)
+    if rows:
+        limit_memory(None)  # they are the user's own, and may be many
     begin_rows(rows_s)
-    return predictor(predictor.task.rows_of_images(images, "--image") if images else texts, pairs)
+    if rows:
+        answers = predictor.answers(rows)
+    else:
+        answers = predictor(predictor.task.rows_of_images(images, "--image") if images else texts, pairs)
+    return [best_labels(answer, top_k) for answer in answers]

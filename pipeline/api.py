@@ -208,7 +208,7 @@ class Bundle:
     def __init__(self, path: str | Path, *, public_key: str | Path | None = None, threads: int | None = None) -> None:
         """Raises BundleError where a check fails. `public_key`: PEM file; the bundle must be signed by its private key.
 
-        `threads`: of the runtime; None: as many as there are cores.
+        `threads`: of the runtime; None: those with which a single row is answered the fastest.
         """
         from paredown.export.bundle.archive import unpacked
         from paredown.export.predictor import Predictor

@@ -49,6 +49,7 @@ class Step:
     seconds: float  # a rough guess, for the plan that is printed
     work: Callable[[Path, Mapping[str, Done], Report], dict | None]
     takes_what_is_there: bool = False  # of the steps that it stands on those that failed are left out
+    title: str = ""  # what it does, for people who watch; none: its name
 
     @property
     def key(self) -> str:

@@ -57,6 +57,16 @@ from .store import Done
 
 if TYPE_CHECKING:
     from .steps.latency_table import Cut
+# what a stage does, for people who watch
+DOING = {
+    "finetune": "fine-tuning",
+    "prune": "pruning",
+    "recover": "training after pruning",
+    "distill": "distillation",
+    "static": "training a static student",
+    "trim": "trimming the vocabulary",
+    "truncate": "truncation",
+}
 
 
 def plan(job: Job) -> list[Step]:
@@ -86,9 +96,10 @@ def plan(job: Job) -> list[Step]:
             _add(steps, _evaluate_step(job, candidate, parts_of(job, candidate)[1], steps))
     if job.test is not None or job.recipe.robustness_rows:
         between += [further_step(job, candidate, steps) for candidate in candidates]
-    between.append(profile_step(job, candidates, steps))
+    first = sitting_step(job, candidates, 0, steps)
+    between.append(profile_step(job, candidates, steps, first))
     for number, work in enumerate(spread(between, job.recipe.latency.processes, lambda step: step.seconds)):
-        _add(steps, sitting_step(job, candidates, number, steps))
+        _add(steps, sitting_step(job, candidates, number, steps) if number else first)
         for step in work:
             _add(steps, step)
     return list(steps.values())
@@ -193,7 +204,8 @@ def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
             **code_of("compress"),
         }
         work = partial(compress, job, settings, before)
-        _add(steps, Step(name, inputs, _guess(job, settings), work))
+        title = f"{model.name}: {DOING[inputs['stage']]}"
+        _add(steps, Step(name, inputs, _guess(job, settings), work, title=title))
         before = name
     return before
 
@@ -211,7 +223,7 @@ def _scores_step(job: Job) -> Step:
     }
     rows = job.learned + len(job.validation)
     seconds = rows * len(job.teachers) / 180
-    return Step(SCORES, inputs, seconds, partial(score, job))
+    return Step(SCORES, inputs, seconds, partial(score, job), title="the teacher's answers, to learn from")
 
 
 def _origin_step(job: Job) -> Step:
@@ -224,7 +236,7 @@ def _origin_step(job: Job) -> Step:
             shutil.copyfile(path, out / path.name)
         return {"files": [path.name for path in files]}
 
-    return Step(ORIGIN, inputs, 0.1, work)
+    return Step(ORIGIN, inputs, 0.1, work, title="licence and model card of the checkpoint")
 
 
 def _cascade_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Step:
@@ -237,7 +249,8 @@ def _cascade_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Ste
         "after": {name: steps[name].key for part in parts for name in (part.step, evaluation_name(part))},
         **code_of("export", "benchmarks/statistics"),
     }
-    return Step(candidate.step, inputs, 2.0, partial(cascade, job, candidate))
+    title = f"{candidate.model.name}: threshold of the cascade"
+    return Step(candidate.step, inputs, 2.0, partial(cascade, job, candidate), title=title)
 
 
 def _table_steps(job: Job) -> list[Step]:
@@ -272,7 +285,8 @@ def _reachable_step(job: Job, target: Timed, chains: list[list[Cut]], table: Ste
         ],
         "after": {table.name: table.key},
     }
-    return Step(f"{table.name}-check", inputs, 1.0, partial(check_reachable, job, target, chains))
+    work = partial(check_reachable, job, target, chains)
+    return Step(f"{table.name}-check", inputs, 1.0, work, title="checking that the times can be reached")
 
 
 def _table_step(job: Job, target: Timed) -> Step:
@@ -286,7 +300,8 @@ def _table_step(job: Job, target: Timed) -> Step:
         "checkpoint": job.checkpoint.digest,
         **code_of("compress", "export", "benchmarks"),
     }
-    return Step(table_name(target), inputs, 60.0, partial(measure_table, job, target))
+    title = f"timing parts of the model in {target.runtime} {target.precision}"
+    return Step(table_name(target), inputs, 60.0, partial(measure_table, job, target), title=title)
 
 
 def _graph_step(job: Job, model: Model, before: str | None, steps: dict[str, Step]) -> Step:
@@ -299,7 +314,7 @@ def _graph_step(job: Job, model: Model, before: str | None, steps: dict[str, Ste
         report(0.0, "tracing")
         plain_onnx(checkpoint_after(job, before, done), job.task, out / "plain.onnx")
 
-    return Step(graph_name(model), inputs, 4.0, work)
+    return Step(graph_name(model), inputs, 4.0, work, title=f"{model.name}: ONNX graph")
 
 
 def _attribution_step(job: Job, model: Model, before: str | None, steps: dict[str, Step], earlier: list[Step]) -> Step:
@@ -316,9 +331,8 @@ def _attribution_step(job: Job, model: Model, before: str | None, steps: dict[st
         "attributing": digest_of("pipeline/steps/attribution.py"),
         **code_of("compress"),
     }
-    return Step(
-        attribution_name(model.name), inputs, 1.2 * job.recipe.explain_rows, partial(attribute, job, model, before)
-    )
+    seconds, work = 1.2 * job.recipe.explain_rows, partial(attribute, job, model, before)
+    return Step(attribution_name(model.name), inputs, seconds, work, title=f"{model.name}: token attributions")
 
 
 def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict[str, Step]) -> Step:
@@ -340,7 +354,8 @@ def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict
         **_after(job, steps, before),
         **code_of("compress", "export"),
     }
-    return Step(candidate.step, inputs, 60.0 if static else 6.0, partial(export, job, candidate, before))
+    title = f"{candidate.model.name}: export to {target.runtime} {target.precision}"
+    return Step(candidate.step, inputs, 60.0 if static else 6.0, partial(export, job, candidate, before), title=title)
 
 
 def _evaluate_step(job: Job, candidate: Candidate, reference: Candidate, steps: dict[str, Step]) -> Step:
@@ -358,7 +373,8 @@ def _evaluate_step(job: Job, candidate: Candidate, reference: Candidate, steps: 
         **code_of("compress", "export"),
     }
     seconds = len(job.validation) / 250
-    return Step(evaluation_name(candidate), inputs, seconds, partial(evaluate, job, candidate, reference))
+    title = f"{candidate.model.name}: {job.task.metric_name} in {candidate.target.runtime} {candidate.target.precision}"
+    return Step(evaluation_name(candidate), inputs, seconds, partial(evaluate, job, candidate, reference), title=title)
 
 
 def _after(job: Job, steps: dict[str, Step], before: str | None) -> dict:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 Report = Callable[[float, str], None]
@@ -62,8 +63,8 @@ def duration(seconds: float) -> str:
 class Reporter:
     """One line per step, and how far all of them are.
 
-    `seconds`: what each step that is not there yet is expected to take, by name. Of those that are done it is known how
-    much longer they took, and the time left of the others is corrected by it.
+    `seconds`: what each step is expected to take, by name; those that are found in the store count until then. Of those
+    that are done it is known how much longer they took, and the time left of the others is corrected by it.
     """
 
     def __init__(self, total: int, seconds: Mapping[str, float] | None = None) -> None:
@@ -73,30 +74,35 @@ class Reporter:
         self.guesses = dict(seconds or {})
         self.guessed = self.took = 0.0  # of the steps that were done here
 
-    def cached(self, name: str) -> None:
-        """A step that was found in the store."""
+    def cached(self, name: str, title: str = "") -> None:
+        """A step that was found in the store. `title`: what it does, where lines are for people."""
         self._over(name)
-        self._line({"event": "cached", "step": name}, f"[dim]{self._count()} {name}: already there")
+        self._line({"event": "cached", "step": name}, f"[dim]{self._count()} {escape(title or name)}: already there")
 
     def failed(self, name: str, reason: str, *, again: bool = False) -> None:
         """A step that gave no result to be trusted; `again`: one that failed in an earlier run and is not repeated."""
         if again:
             self._over(name)
-        self._line({"event": "failed", "step": name, "reason": reason}, f"[red]{self._count()} {name}: failed[/]")
+        self._line(
+            {"event": "failed", "step": name, "reason": reason},
+            f"[red]{self._count()} {escape(f'{name}: failed: {reason}')}[/]",
+        )
 
     def skipped(self, name: str, reason: str) -> None:
         """A step that stands on one that failed."""
         self._over(name)
-        self._line({"event": "skipped", "step": name, "reason": reason}, f"[dim]{self._count()} {name}: skipped")
+        self._line(
+            {"event": "skipped", "step": name, "reason": reason}, f"[dim]{self._count()} {escape(name)}: skipped"
+        )
 
     @contextmanager
-    def step(self, name: str) -> Iterator[Report]:
+    def step(self, name: str, title: str = "") -> Iterator[Report]:
         """Announce a step, pass on its progress, and say how long it took."""
-        guess = self._over(name)
+        guess, title = self._over(name), escape(title or name)
         began = time.monotonic()
         if self.shown == "bar":
             with self._bar() as bar:
-                task = bar.add_task(f"{self._count()} {name}", total=1.0, text="", left="")
+                task = bar.add_task(f"{self._count()} {title}", total=1.0, text="", left="")
                 yield lambda share, text: self._show(bar, task, share, text, guess, began)
         else:
             self._line({"event": "start", "step": name}, "")
@@ -110,14 +116,14 @@ class Reporter:
                     left = self._left(share, guess, began)
                     self._line(
                         {"event": "progress", "step": name, "share": round(share, 3), "text": text},
-                        f"{self._count()} {name}: {share:.0%}, {text}{left and f'; {left}'}",
+                        f"{self._count()} {title}: {share:.0%}, {escape(text)}{left and f'; {left}'}",
                     )
 
             yield report
         seconds = time.monotonic() - began
         self.guessed, self.took = self.guessed + guess, self.took + (seconds if guess else 0.0)
         self._line(
-            {"event": "done", "step": name, "seconds": round(seconds, 1)}, f"{self._count()} {name}: {seconds:.1f} s"
+            {"event": "done", "step": name, "seconds": round(seconds, 1)}, f"{self._count()} {title}: {seconds:.1f} s"
         )
 
     def _over(self, name: str) -> float:
@@ -127,7 +133,7 @@ class Reporter:
 
     def _left(self, share: float, guess: float, began: float) -> str:
         """The time that this step and those after it will take, "" where nothing is known of it."""
-        if not guess and not self.guesses:
+        if not guess and share <= 0.05:
             return ""
         slower = (self.took + 1) / (self.guessed + 1)
         so_far = time.monotonic() - began
@@ -141,7 +147,7 @@ class Reporter:
         )
 
     def _show(self, bar: Progress, task: TaskID, share: float, text: str, guess: float, began: float) -> None:
-        bar.update(task, completed=share, text=text, left=self._left(share, guess, began))
+        bar.update(task, completed=share, text=escape(text), left=self._left(share, guess, began))
 
     def _count(self) -> str:
         return f"{self.done}/{self.total}"

@@ -149,7 +149,7 @@ def _do_all(
     """All steps, those that the store lacks done now. StepError when one that is `vital` fails, or when the steps that
     measure would find no candidate of the `job`. `known`: finished steps by key, which are not reported again."""
     new = [step for step in steps if step.key not in known]
-    guesses = {step.name: step.seconds for step in new if store.peek(step.name, step.key) is None}
+    guesses = {step.name: step.seconds for step in new} if job is not None else {}  # a search has further steps
     reporter, ledger, done, ran = Reporter(len(new), guesses), Ledger(), {}, 0
     for planned in steps:
         if planned.key in known:
@@ -165,7 +165,7 @@ def _do_all(
         else:
             found: Done | Failed | None = store.find(step.name, step.key)
             if found is not None:
-                reporter.cached(step.name)
+                reporter.cached(step.name, step.title)
             elif (found := store.failure(step.name, step.key)) is not None:
                 reporter.failed(step.name, found.reason, again=True)
             else:
@@ -184,7 +184,7 @@ def _do_all(
 def _do(step: Step, store: Store, done: dict[str, Done], reporter: Reporter) -> Done | Failed:
     """Do a step. A failure is recorded, but for that of a step that measures: it may be the machine's."""
     try:
-        with reporter.step(step.name) as report:
+        with reporter.step(step.name, step.title) as report:
             return store.run(step.name, step.key, step.inputs, lambda out: step.work(out, done, report))
     except StepError as error:
         if step.takes_what_is_there or isinstance(error, DiskError):

@@ -124,7 +124,7 @@ def _times(timing: Timing, reference: Timing, conditions: Conditions, settings: 
         "p95_ms": single.p95,
         "p99_ms": single.p99,
         "mean_ms": single.mean,
-        "single_stream_threads": timing.threads or settings.threads or cores(),
+        "single_stream_threads": timing.threads or settings.threads,
         "n": single.n,
         **_ratio(timing, reference, "ratio", "median", conditions),
         **_ratio(timing, reference, "ratio_mean", "mean", conditions),

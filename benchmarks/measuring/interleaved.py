@@ -72,6 +72,7 @@ class Sitting:
     busy_during: float | None
     load_before: float | None
     cpu_seconds: tuple[float, float]  # of all CPUs meanwhile, and those of them that other guests took
+    fewer: int | None = None  # threads that single-stream was timed with beside all of them
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -93,10 +94,9 @@ def sit(
     """One sitting: a fresh process of every artefact, `settings.rounds` turns of each in random order.
 
     Rows keep their natural length in single-stream; in batches they are of similar length, as the server and `predict`
-    have them, and padded to the longest. `before`: the sittings before it. The first one times single-stream with all
-    threads and with fewer, and each artefact keeps the number that was faster. What one of them could not measure is
-    not measured again. An artefact whose process ends or hangs is `cannot_run`; StepError when it is the first one,
-    which the others are compared with.
+    have them, and padded to the longest. Single-stream is timed with all threads and with fewer (FEWER); `merged` keeps
+    the faster. `before`: the sittings before it; what one of them could not measure is not measured again. An artefact
+    whose process ends or hangs is `cannot_run`; StepError when it is the first one, which the others are compared with.
     """
     artifacts, rows = workload.artifacts, workload.rows
     report = progress or (lambda share, text: None)
@@ -105,8 +105,6 @@ def sit(
         timings[name].cannot_run = reason
     if protocol.control and first_able(timings) is not None:
         timings[CONTROL] = Timing({kind.name: [] for kind in protocol.timed})
-    for name in timings if before else ():
-        timings[name].threads = before[0].timings[name].threads if name in before[0].timings else None
     busy_before = _busy_before(protocol.settings, report) if protocol.check_load else None
     began, load, seconds_before, busy, clock = time.time(), load_average(), cpu_seconds(), Busy.now(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
@@ -125,6 +123,7 @@ def sit(
         used_by_others(busy, Busy.now()) if protocol.check_load else None,
         load,
         (after[0] - seconds_before[0], after[1] - seconds_before[1]),
+        protocol.settings.fewer(cores()),
     )
 
 
@@ -172,9 +171,8 @@ def _take_turns(
     turns = settings.processes * settings.rounds
     seconds = settings.min_seconds / turns
     workers: dict[str, Worker] = {}
-    fewer = settings.fewer(cores())
     each = settings.parallel(cores())[1]
-    kinds = {name: _asked(protocol, name, timing.threads, fewer, process) for name, timing in timings.items()}
+    kinds = {name: _asked(protocol, name) for name in timings}
 
     def dead(name: str, death: WorkerDied) -> None:
         if name in (CONTROL, first_able(timings)):
@@ -213,47 +211,23 @@ def _take_turns(
                         )
                         for kind in kinds[name]
                     }
-                    _add(timings[name], answers, process, name)
+                    _add(timings[name], answers, process)
                 except WorkerDied as death:
                     dead(name, death)
                 done += 1
                 left = (time.monotonic() - began) / done * (total - done)
                 report(done / total, f"round {turn + 1} of {settings.rounds}, {left:.0f} s left")
-    if fewer:
-        _settle_threads(timings, fewer)
 
 
-def _asked(protocol: Protocol, name: str, threads: int | None, fewer: int | None, process: int) -> list[Scenario]:
-    """What is asked of an artefact in each turn: the scenarios, of the control the first one; single-stream in the
-    first sitting with all threads and with `fewer`, later with those that it keeps (`threads`)."""
+def _asked(protocol: Protocol, name: str) -> list[Scenario]:
+    """What is asked of an artefact in each turn: the scenarios, of the control the first one; single-stream also with
+    fewer threads, where the settings leave them open."""
     asked: list[Scenario] = []
     for scenario in protocol.timed[: 1 if name == CONTROL else None]:
-        in_one = replace(scenario, instances=1)
-        if scenario.name != SINGLE or not fewer:
-            asked.append(scenario)
-        elif threads:
-            asked.append(in_one)
-        else:
-            asked += [scenario, *[replace(in_one, name=FEWER)] * (process == 0)]
+        asked.append(scenario)
+        if scenario.name == SINGLE and protocol.settings.fewer(cores()):
+            asked.append(replace(scenario, name=FEWER, instances=1))
     return asked
-
-
-def _settle_threads(timings: Mapping[str, Timing], fewer: int) -> None:
-    """After the first sitting: the samples of single-stream are those of the number of threads that was faster; of the
-    control those of what it controls."""
-
-    def usual(turns: Sequence[Sequence[float]]) -> float:
-        return float(np.sort(np.concatenate(turns))[: -max(1, len(turns) * len(turns[0]) // 50)].mean())
-
-    first = first_able(timings)
-    for timing in timings.values():
-        turns, joules = timing.turns.pop(FEWER, []), timing.joules.pop(FEWER, [])
-        if len(turns) == len(timing.turns.get(SINGLE, ())) > 0:
-            theirs = timings[first] if first and timing is timings.get(CONTROL) else timing
-            if theirs.threads or (theirs is timing and usual(turns) < usual(timing.turns[SINGLE])):
-                timing.threads, timing.turns[SINGLE] = fewer, turns
-                if joules:
-                    timing.joules[SINGLE] = joules
 
 
 @contextlib.contextmanager
@@ -270,10 +244,8 @@ def _ended(workers: Mapping[str, Worker]) -> Iterator[None]:
             worker.stop()
 
 
-def _add(timing: Timing, answers: Mapping[str, dict], process: int, name: str) -> None:
+def _add(timing: Timing, answers: Mapping[str, dict], process: int) -> None:
     """One turn's samples, by scenario."""
-    if SINGLE in answers and not answers[SINGLE]["ms"]:
-        raise WorkerDied(name, "its instance with fewer threads ended while it was measured")
     for scenario, answer in answers.items():
         if not answer["ms"]:  # instances, of a runtime that has none
             continue

@@ -21,7 +21,7 @@ from ..statistics.time_intervals import by_process, factors, half_width
 
 Progress = Callable[[float, str], None]
 SINGLE, OFFLINE, PARALLEL = "single_stream", "offline", "parallel"
-FEWER = "single_stream_fewer_threads"  # until the first sitting has shown which is faster
+FEWER = "single_stream_fewer_threads"  # until all sittings have shown which is faster
 MOST_INSTANCES = 4  # processes of an artefact at once, each with its own copy of the model
 CONTROL = "(control: the first again)"
 
@@ -160,7 +160,7 @@ class Timing:
     joules: dict[str, list[float]] = field(default_factory=dict)  # scenario -> J a call, turn by turn; RAPL, NVML
     first_call_ms: float | None = None
     cold_start_s: float | None = None  # from a new process to its first answer, while the next one opens
-    threads: int | None = None  # of single-stream, as the first sitting found; None: as in the settings
+    threads: int | None = None  # of single-stream, where fewer were faster; None: as in the settings
 
     def summary(self, scenario: str) -> Measurement:
         return Measurement.from_samples(self.turns[scenario], self.processes)

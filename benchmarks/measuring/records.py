@@ -71,7 +71,9 @@ class BenchEntry(Record):
     p95_ms: float | None = None
     p99_ms: float | None = None
     mean_ms: float | None = None
-    single_stream_threads: int | None = Field(default=None, description="CPU threads of one row a call")
+    single_stream_threads: int | None = Field(
+        default=None, description="CPU threads of one row a call; null: one for each core"
+    )
     n: int | None = Field(default=None, description="calls that were timed")
     ratio: float | None = Field(default=None, description="latency against the reference, medians; below 1 is faster")
     ratio_ci: Interval | None = None

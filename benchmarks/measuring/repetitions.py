@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..statistics.time_intervals import ratio
+import numpy as np
+
+from ..statistics.time_intervals import by_process, ratio
 from .interleaved import Protocol, Sitting, Workload, failed, sit
-from .latency import CONTROL, Progress, Timing, first_able
+from .latency import CONTROL, FEWER, SINGLE, Progress, Timing, first_able
 from .records import Conditions, Control
 
 WIDEST_CONTROL = 1.3  # hi / lo of the A/A control's interval; where it is wider, no ratio of the run is to be trusted
@@ -35,7 +37,8 @@ class Measured:
 def merged(sittings: Sequence[Sitting]) -> Measured:
     """All sittings of one measurement as one: samples in their order, and the conditions.
 
-    What one of them could not measure `cannot_run`, whatever the others found.
+    What one of them could not measure `cannot_run`, whatever the others found. Single-stream is that of the number of
+    threads which was faster, by the median over the processes: a sitting that something disturbed decides nothing.
     """
     reasons = failed(sittings)
     timings: dict[str, Timing] = {}
@@ -45,6 +48,8 @@ def merged(sittings: Sequence[Sitting]) -> Measured:
         if name in reasons:
             timings[name].fails(reasons[name])
     able = first_able(timings)
+    for name, timing in timings.items():  # the control comes last
+        _settle_threads(timing, sittings[0].fewer, timings[able] if name == CONTROL and able else None)
     control, why = None, "no artefact can run here"
     if able is not None and CONTROL in timings:
         scenario = next(iter(timings[able].turns))
@@ -99,14 +104,28 @@ def spread(
     return gaps
 
 
+def _settle_threads(timing: Timing, fewer: int | None, theirs: Timing | None) -> None:
+    """Single-stream with `fewer` threads takes the place of that with all where it took less time, in the median of the
+    processes' means; of a control where it did so of `theirs`, what it controls."""
+    turns, joules = timing.turns.pop(FEWER, []), timing.joules.pop(FEWER, [])
+    if not len(turns) == len(timing.turns.get(SINGLE, ())) > 0:  # of a GPU, or its process has ended
+        return
+    few, all_cores = (np.median(by_process(each, timing.processes, "mean")) for each in (turns, timing.turns[SINGLE]))
+    if few < all_cores if theirs is None else theirs.threads:
+        timing.threads, timing.turns[SINGLE] = fewer, turns
+        if joules:
+            timing.joules[SINGLE] = joules
+
+
 def _joined(parts: Sequence[Timing]) -> Timing:
     """The samples of several sittings; memory and opening are the worst of them, a first call and start the best."""
     gpu = [part.gpu_memory_mb for part in parts if part.gpu_memory_mb is not None]
     first = [part.first_call_ms for part in parts if part.first_call_ms is not None]
     cold = [part.cold_start_s for part in parts if part.cold_start_s is not None]
-    scenarios, measured = parts[0].turns, dict.fromkeys(key for part in parts for key in part.joules)
+    scenarios = dict.fromkeys(key for part in parts for key in part.turns)
+    measured = dict.fromkeys(key for part in parts for key in part.joules)
     return Timing(
-        {scenario: [turn for part in parts for turn in part.turns[scenario]] for scenario in scenarios},
+        {scenario: [turn for part in parts for turn in part.turns.get(scenario, ())] for scenario in scenarios},
         load_s=max(part.load_s for part in parts),
         memory_mb=max(part.memory_mb for part in parts),
         gpu_memory_mb=max(gpu, default=None),
@@ -114,7 +133,6 @@ def _joined(parts: Sequence[Timing]) -> Timing:
         joules={key: [joule for part in parts for joule in part.joules.get(key, ())] for key in measured},
         first_call_ms=min(first, default=None),
         cold_start_s=min(cold, default=None),
-        threads=parts[0].threads,
     )
 
 

@@ -177,31 +177,35 @@ def replies(commands: Iterator[dict], instances: Instances | None = None) -> Ite
 
 
 class Instances:
-    """Processes that have the same artefact open, each with its share of the cores. Forked before this one opens a
-    session, as threads do not survive that; they open theirs when they are first asked. None of a runtime on a GPU, nor
-    where a system cannot fork."""
+    """Processes that have the same artefact open, each with its share of the cores: one that is timed alone, and
+    several that are timed at once. Forked before this one opens a session, as threads do not survive that; they open
+    theirs when they are first asked. None of a runtime on a GPU, nor where a system cannot fork."""
 
     def __init__(self, first: dict) -> None:
         count, threads = first["parallel"]
         artifact = read_artifact(Path(first["artifact"]))
-        self.pipes: list[Connection] = []
+        self.pipes: dict[bool, list[Connection]] = {True: [], False: []}  # one alone, and those that run at once
         self.fork_s = 0.0
         if count < 1 or RUNTIMES[artifact.runtime].SPEC.gpu or "fork" not in multiprocessing.get_all_start_methods():
             return
         _imported(artifact)  # once for all
         began = time.perf_counter()
         context = multiprocessing.get_context("fork")
-        for _ in range(count):
+        alone = [True] * (artifact.generation is None)  # of one that writes, a row is no call
+        for group in (*alone, *[False] * count * (count > 1)):
             ours, theirs = context.Pipe()
-            self.pipes.append(ours)
-            context.Process(target=_instance, args=(first, threads, theirs, tuple(self.pipes)), daemon=True).start()
+            self.pipes[group].append(ours)
+            every = (*self.pipes[True], *self.pipes[False])
+            context.Process(target=_instance, args=(first, threads, theirs, every), daemon=True).start()
             theirs.close()
         self.fork_s = time.perf_counter() - began
 
     def timed(self, passes: Passes, seconds: float, count: int) -> tuple[list[float], float | None]:
         """Milliseconds of every call of `count` instances, while all of them run; of a single one also the joules of
         all, where they can be read. No sample once one of them has ended, for want of memory for example."""
-        asked = self.pipes[:count]
+        asked = self.pipes[count == 1]
+        if not asked:
+            return [], None
         try:
             for pipe in asked:
                 pipe.send((passes, seconds))
@@ -211,9 +215,9 @@ class Instances:
                 pipe.send(None)
             found = [pipe.recv() for pipe in asked]
         except (EOFError, OSError):
-            for pipe in self.pipes:
+            for pipe in asked:
                 pipe.close()
-            self.pipes = []
+            self.pipes[count == 1] = []
             return [], None
         return [ms for samples, _ in found for ms in samples], found[0][1] if len(found) == 1 else None
 

@@ -41,7 +41,7 @@ class Latency(Record):
     mean: float
     n: int = Field(description="calls")
     p50_ci: Interval
-    threads: int | None = Field(default=None, description="CPU threads of the session")
+    threads: int | None = Field(default=None, description="CPU threads of the session; null: one for each core")
 
 
 class BatchLatency(Record):

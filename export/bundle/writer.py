@@ -120,7 +120,7 @@ def write_bundle(out: Path, artifact: Artifact, contents: Contents) -> Path:
     (out / "requirements.txt").write_text(_locked(requirements, environment))
     (out / "choice.json").write_text(json.dumps(choice, indent=2) + "\n")
     chosen = choice["chosen"]
-    threads = (chosen.get("latency_ms") or {}).get("threads") or here["cores"]
+    threads = None if rules else (chosen.get("latency_ms") or {}).get("threads")
     manifest = {
         "schema": SCHEMA,
         "name": name,
@@ -138,7 +138,7 @@ def write_bundle(out: Path, artifact: Artifact, contents: Contents) -> Path:
         "pad_id": artifact.pad_id,
         "length_policy": {"truncate": side, "pad": "right", "pad_to": list(artifact.lengths) or "longest"},
         "batch_size": artifact.batch_size,
-        **({"threads": threads} if threads < here["cores"] else {}),
+        **({"threads": threads} if threads else {}),
         "golden": "golden.json",
         "requirements": requirements,
         "environment": {entry.name: {"version": entry.version, "bytes": entry.bytes} for entry in environment},

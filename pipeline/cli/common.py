@@ -15,6 +15,7 @@ from paredown.tasks.base import Feature, Task
 from paredown.tasks.registry import task_named
 
 from ..progress import suggest
+from ..spelling import option
 
 if TYPE_CHECKING:
     from ..single_stage import Made, StageData
@@ -71,13 +72,27 @@ def task_for(name: str, *features: Feature, text: str | None = None, label: str 
 def suggest_compress(checkpoint: Path, data: StageData) -> None:
     """What comes after training, with the rows that it had; the task is taken from the checkpoint."""
     validation = data.validation or "VALIDATION"
-    suggest("paredown", "compress", checkpoint, "--train", data.train, "--validation", validation)
+    columns = _given(data, "text_column", "label_column")
+    suggest("paredown", "compress", checkpoint, "--train", data.train, "--validation", validation, *columns)
 
 
 def suggest_export(checkpoint: Path, data: StageData) -> None:
     """What comes after a compression step."""
-    rows = ["--train", data.train] if data.train else []
-    suggest("paredown", "export", checkpoint, *rows, "--output-dir", f"{checkpoint}-onnx")
+    given = _given(data, "train", "task", "max_length", "text_column", "label_column")
+    suggest("paredown", "export", checkpoint, *given, "--output-dir", f"{checkpoint}-onnx")
+
+
+def suggest_bench(artifact: Path, checkpoint: str, data: StageData) -> None:
+    """What comes after an export."""
+    given = _given(data, "task", "max_length", "text_column", "label_column")
+    suggest("paredown", "bench", artifact, checkpoint, "--data", "TEST", *given)
+
+
+def _given(data: StageData, *names: str) -> list[object]:
+    """Options of these settings, where they are not the defaults."""
+    values = {name: getattr(data, name) for name in names}
+    fields = type(data).model_fields
+    return [part for name, value in values.items() if value != fields[name].default for part in (option(name), value)]
 
 
 def say(made: Made, more: str = "") -> None:

@@ -12,9 +12,8 @@ from paredown.compress.config import Int8
 from paredown.runtime.errors import InputError
 
 from .. import single_stage
-from ..progress import suggest
 from ..single_stage import Exported, ExportRequest, StageData
-from .common import OutputDir, Source, out
+from .common import OutputDir, Source, out, suggest_bench
 from .options import fields, with_options
 
 app = typer.Typer()
@@ -66,7 +65,7 @@ def quantize(
     if data.train is None and limits.model_fields_set:
         raise InputError("--max-drop, --max-kl: what INT8 costs is measured on rows: give --train F")
     request = request.model_copy(update={"int8": limits})
-    _say(checkpoint, single_stage.quantize(checkpoint, data, request, output_dir, method=method, runtime=runtime))
+    _say(checkpoint, data, single_stage.quantize(checkpoint, data, request, output_dir, method=method, runtime=runtime))
 
 
 @app.command()
@@ -89,14 +88,14 @@ def export(
     ],
 ) -> None:  # fmt: skip
     """Export a checkpoint to an artefact: the model, its tokenizer, config.json and artifact.json."""
-    _say(checkpoint, single_stage.export(checkpoint, data, request, output_dir))
+    _say(checkpoint, data, single_stage.export(checkpoint, data, request, output_dir))
 
 
-def _say(checkpoint: str, made: Exported) -> None:
+def _say(checkpoint: str, data: StageData, made: Exported) -> None:
     artifact = made.artifact
     costs = "".join(f"; {line}" for line in int8_lines(Details.model_validate(artifact.details)))
     out.print(
         f"{artifact.path}: {artifact.runtime} {artifact.precision}, {artifact.size_mb():.1f} MB; {made.parity}{costs}",
         soft_wrap=True,
     )
-    suggest("paredown", "bench", artifact.path, checkpoint, "--data", "TEST")
+    suggest_bench(artifact.path, checkpoint, data)

@@ -1,4 +1,4 @@
-"""The command line: `run`, `init`, `schema`, `predict`, `doctor`; errors and exit codes of all commands."""
+"""The command line: `run`, `compress`, `init`, `schema`, `doctor`; errors and exit codes of all commands."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from . import bundle as bundles
 from . import compress as stages
 from . import explain as explaining
 from . import export as exports
+from . import predict as predicting
 from . import results, robustness, tune
 from . import serve as serving
 from . import train as learning
-from .bundle import BundlePath
-from .common import Everything, LabelColumn, Seed, TaskOption, TextColumn, task_for, typed
+from .common import Everything, LabelColumn, Seed, TaskOption, TextColumn, task_for
 from .help import VERBOSE, Grouped, arrange, for_all, hoisted
 from .options import fields, with_options
 
@@ -55,6 +55,7 @@ app.add_typer(stages.app)
 app.add_typer(exports.app)
 app.add_typer(results.app)
 app.add_typer(bundles.app)
+app.add_typer(predicting.app)
 app.add_typer(robustness.app)
 app.add_typer(explaining.app)
 app.add_typer(serving.app)
@@ -331,42 +332,6 @@ def schema(
 
 
 @app.command()
-def predict(
-    bundle: BundlePath,
-    text: Annotated[list[str] | None, typer.Option(help="Text to classify; may be given several times.")] = None,
-    text_pair: Annotated[list[str] | None, typer.Option(help="The second text of each, for pairs of texts.")] = None,
-    image: Annotated[list[str] | None, typer.Option(help="Image file to classify; may be given several times.")] = None,
-    public_key: bundles.PublicKey = None,
-    deadline_s: bundles.DeadlineS = 120,
-) -> None:
-    """Predict texts or images with a bundle; one JSON line for each."""
-    from paredown.export.bundle.archive import unpacked
-    from paredown.export.isolation import ROWS_S, in_child
-
-    text, text_pair = ([typed(one) for one in given or ()] for given in (text, text_pair))
-    if bool(text) == bool(image):
-        raise InputError("give --text, or --image for a bundle that sees images")
-    bundles.check_key(public_key)
-    with unpacked(bundle, deadline_s) as path:
-        if public_key is not None:
-            from paredown.export.bundle.signature import check_signature
-
-            check_signature(path, public_key)
-        pairs = text_pair
-        answers = in_child("predict", path, deadline_s, ROWS_S, texts=text, images=image or [], pairs=pairs)
-        for i, answer in enumerate(answers):
-            row = {"image": image[i]} if image else {"text": text[i]}
-            row |= {"text_pair": pairs[i]} if pairs else {}
-            known = reads_unicode(sys.stdout.encoding)
-            print(printable(json.dumps({**row, **answer}, ensure_ascii=not known)))
-
-
-def reads_unicode(encoding: str | None) -> bool:
-    """Whether a stream of this encoding takes every letter, so that JSON need not escape any."""
-    return (encoding or "").lower().replace("-", "").replace("_", "").startswith("utf")
-
-
-@app.command()
 def doctor(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show cores, instruction sets, memory, GPUs and runtimes of this machine, and how to install what is missing."""
     from .doctor import examine
@@ -422,8 +387,7 @@ def _show_plan(recipe, run_dir: Path) -> None:
     out.print(f"About {left / 60:.0f} minutes on a machine like the one this was written on; nothing was done.")
 
 
+arrange(app)
+
 if __name__ == "__main__":
     main()
-
-
-arrange(app)

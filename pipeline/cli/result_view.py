@@ -7,6 +7,8 @@ name that `choose --candidate` takes.
 from __future__ import annotations
 
 import math
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,23 +36,24 @@ from paredown.benchmarks.selection.choice import CandidateResult, Choice, known
 SHOWN = 5  # rows, unless all are asked for
 WIDE = 110  # columns from which on the speed-up, the cost and full names are shown
 SHORT = {"onnxruntime": "ORT", "openvino": "OpenVINO", "pytorch": "PyTorch", "int8-dynamic": "int8"}
-MARK = ">"
+MARK, NAME = ">", 9  # letters of a metric's name at the head of its column
 
 
-def result(choice: Choice, measurements: Measurements, run_dir: Path, width: int, everything: bool) -> RenderableType:
-    """All of it, for so many columns. `everything`: every candidate, and what other prices and limits would select."""
+def result(choice: Choice, measurements: Measurements, width: int, everything: bool) -> RenderableType:
+    """All of it but for the next commands, for so many columns. `everything`: every candidate, and what other prices
+    and limits would select."""
     currency = measurements.prices.currency
     entries = by_cost(choice) if everything else nearest_rows(choice)
     parts: list[RenderableType] = [chosen_block(choice), Text(), _table(entries, choice, currency, width)]
     left = len(choice.candidates) - len(entries)
     notes = [_legend(choice)]
     if left:
-        notes.append(f"{left} more candidates: paredown report {run_dir} --all")
+        notes.append(f"{left} more candidates: --all")
     notes += [line for line in (nearest_sentence(choice), control_warning(choice), *choice.notes) if line]
     parts += [Text(note, style="dim" if i == 0 else "") for i, note in enumerate(notes)]
     if everything:
         parts += [Text(f"- {line}") for line in card_lines(choice, currency)]
-    return Group(*parts, Text(), *next_commands(choice, run_dir))
+    return Group(*parts)
 
 
 def chosen_block(choice: Choice) -> RenderableType:
@@ -81,19 +84,18 @@ def nearest_rows(choice: Choice) -> list[CandidateResult]:
 
 
 def next_commands(choice: Choice, run_dir: Path) -> list[Text]:
-    """What people do with a run, as they would type it."""
-    commands = [
-        (f"paredown serve {run_dir}/bundle", "answer over HTTP"),
-        (f"open {run_dir}/report.html", "all figures and charts"),
-        (f"paredown choose {run_dir} --max-drop {2 * choice.rule.max_drop or 1:g}", "allow another drop"),
+    """Where report and bundle are, and what people do with a run, to be pasted: each one line, however long."""
+    near = Path(os.path.relpath(run_dir))
+    path = near if ".." not in near.parts else run_dir
+    commands = [["paredown", "serve", str(path / "bundle")], ["paredown", "report", str(path), "--all"]]
+    if choice.rule.rule == "cheapest":
+        commands.append(["paredown", "choose", str(path), "--max-drop", f"{2 * choice.rule.max_drop or 1:g}"])
+    lines = [
+        ("Report: ", str(path / "report.html")),
+        ("Bundle: ", f"{path / 'bundle'} (and .tar.gz)"),
+        *(("Next:   ", shlex.join(command)) for command in commands),
     ]
-    if choice.rule.rule != "cheapest":
-        commands = commands[:2]
-    longest = max(len(command) for command, _ in commands)
-    return [
-        Text.assemble(("Next: " if i == 0 else "      ", "bold"), (command.ljust(longest), "cyan"), (f"  {why}", "dim"))
-        for i, (command, why) in enumerate(commands)
-    ]
+    return [Text.assemble((title, "bold"), (line, "cyan")) for title, line in lines]
 
 
 def _table(entries: Sequence[CandidateResult], choice: Choice, currency: str, width: int) -> Table:
@@ -104,7 +106,12 @@ def _table(entries: Sequence[CandidateResult], choice: Choice, currency: str, wi
     table.add_column("candidate" if wide else "model", overflow="fold", ratio=3 if wide else 1)
     if not wide:
         table.add_column("runtime", no_wrap=True)
-    figures = [(choice.chosen.metric, _metric), ("loss (max)", lambda e: _loss(e, choice)), ("ms", _latency)]
+    metric = choice.chosen.metric  # the legend has its name too
+    figures = [
+        (metric if wide or len(metric) <= NAME else "metric", _metric),
+        ("loss (max)", lambda e: _loss(e, choice)),
+        ("ms", _latency),
+    ]
     if wide:
         figures.append(("speed-up", lambda e: short_times(e.speedup_vs_baseline, e.speedup_ci, choice.noisy)))
     figures.append(("MB", lambda e: "" if e.size_mb is None else _mb(e.size_mb)))

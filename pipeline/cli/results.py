@@ -147,6 +147,8 @@ def report(
     from ..results.publish import read_choice
     from ..store import lock
 
+    if everything and format != "html":
+        raise InputError(f"--all is of the table on the terminal; --format {format} has every candidate")
     path = output or run_dir / {"html": "report.html", "md": "report.md"}.get(format, f"frontier.{format}")
     if not path.absolute().parent.is_dir():
         raise InputError(f"--output {path}: no such directory")
@@ -191,7 +193,7 @@ def bench(
             "wait_s",
             of=LatencySettings,
             help={
-                "threads": "CPU threads (default: all).",
+                "threads": "CPU threads (default: all; for one row a call fewer, where that is faster).",
                 "batch_size": "Batch size of the throughput scenario.",
                 "min_seconds": "Total time of the calls for each artefact and scenario, in seconds.",
                 "min_repeats": "Minimum number of calls for each artefact and scenario.",
@@ -286,6 +288,9 @@ def _lift(settings: dict, figure: str) -> None:
 
 def show_choice(choice: Choice, measurements: Measurements, run_dir: Path, everything: bool = False) -> None:
     """The selected candidate, those beside it, and what to do next. `everything`: all candidates."""
-    from .result_view import result
+    from .result_view import next_commands, result
 
-    out.print(result(choice, measurements, run_dir, out.width, everything))
+    out.print(result(choice, measurements, out.width, everything))
+    out.print()
+    for line in next_commands(choice, run_dir):
+        out.print(line, soft_wrap=True)

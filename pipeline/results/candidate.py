@@ -200,7 +200,7 @@ def _latency(timing: Timing, measurements: Measurements) -> dict[str, Any]:
             mean=single.mean,
             n=single.n,
             p50_ci=(single.lo, single.hi),
-            threads=timing.threads or measurements.latency.threads or measurements.machine.cores,
+            threads=timing.threads or measurements.latency.threads,
         ),
         "latency_batch_ms": BatchLatency(p50=offline.p50, p95=offline.p95, p99=offline.p99, n=offline.n),
         "memory_mb": timing.memory_mb,

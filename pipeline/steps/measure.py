@@ -61,11 +61,12 @@ def profiled(job: Job, candidates: list[Candidate], out: Path, done: Mapping[str
     rows, settings = _rows(job, artifacts), job.recipe.latency
     threads = settings.threads or cores()
     swept = sweep(Workload(artifacts, rows), settings, seed=job.recipe.seed, progress=report)
-    seen = _profiles(candidates, artifacts, rows, threads, report)
+    best = {name: timing.threads or threads for name, timing in merged([_sitting(done, 0)]).timings.items()}
+    seen = _profiles(candidates, artifacts, rows, best, report)
     return {
         "sweep": {name: [point.model_dump() for point in points] for name, points in swept.items()},
         "seen": {name: asdict(found) for name, found in seen.items()},
-        "floor_ms": _floors(job, candidates, seen, artifacts, rows, threads),
+        "floor_ms": _floors(job, candidates, seen, artifacts, rows, best),
         "new_tokens_per_s": _new_tokens_per_s(artifacts, rows, threads),
         "tokenizer_ms": latency.tokenizer_ms(encoder.ids, texts),
         "tokens_median": None if encoder.shape else float(np.median([len(row) for row in encoder.ids(texts)])),
@@ -154,14 +155,14 @@ def _new_tokens_per_s(artifacts: dict[str, Path], rows: dict, threads: int) -> d
 
 
 def _profiles(
-    candidates: list[Candidate], artifacts: dict[str, Path], rows: dict, threads: int, report: Report
+    candidates: list[Candidate], artifacts: dict[str, Path], rows: dict, threads: Mapping[str, int], report: Report
 ) -> dict[str, Profile]:
     """Where the time of every artefact of a CPU runtime goes."""
     found = {}
     for c in candidates:
         if c.name in artifacts and c.target.runtime in PROFILED:
             report(1.0, f"where the time goes in {c.name}")
-            found[c.name] = profile(read_artifact(artifacts[c.name]), rows[c.name], threads)
+            found[c.name] = profile(read_artifact(artifacts[c.name]), rows[c.name], threads[c.name])
     return found
 
 
@@ -171,11 +172,11 @@ def _floors(
     seen: dict[str, Profile],
     artifacts: dict[str, Path],
     rows: dict,
-    threads: int,
+    threads: Mapping[str, int],
 ) -> dict[str, float]:
     """Milliseconds that the products of an ONNX graph would take at this machine's best (roofline.py), for what has
     tokens."""
-    found, rates = {}, machine_rates(threads, seconds=0.3)
+    found, rates = {}, {count: machine_rates(count, seconds=0.3) for count in {threads[name] for name in seen}}
     for c in candidates:
         if c.name not in seen or c.target.runtime != "onnxruntime":
             continue
@@ -186,5 +187,7 @@ def _floors(
         asked = artifact.details["cascade"]["asked"] if c.model.cascade is not None else []
         whole = job.checkpoint.truncation
         windows = [part.model.window or (sum(whole) if whole else None) for part in models_of(job, c)]
-        found[c.name] = model_floor_ms(artifact.path / artifact.files[0], lengths, rates, asked, windows)
+        found[c.name] = model_floor_ms(
+            artifact.path / artifact.files[0], lengths, rates[threads[c.name]], asked, windows
+        )
     return found

@@ -24,7 +24,8 @@ def further_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Step
         **code_of("compress", "export"),
     }
     rows = 3 * job.recipe.robustness_rows + (len(job.test) if job.test else 0)
-    return Step(further_name(candidate), inputs, rows / 250, partial(further, job, candidate))
+    title = f"{candidate.name}: test rows and perturbed rows"
+    return Step(further_name(candidate), inputs, rows / 250, partial(further, job, candidate), title=title)
 
 
 def sitting_step(job: Job, candidates: list[Candidate], number: int, steps: dict[str, Step]) -> Step:
@@ -38,12 +39,13 @@ def sitting_step(job: Job, candidates: list[Candidate], number: int, steps: dict
     }
     inputs["after"] |= {sitting_name(i): steps[sitting_name(i)].key for i in range(number)}
     seconds = len(candidates) * (2 * settings.min_seconds * 1.4 / settings.processes + 2.5)
-    return Step(
-        sitting_name(number), inputs, seconds, partial(measure, job, candidates, number), takes_what_is_there=True
-    )
+    title = f"measuring latency, {number + 1} of {settings.processes}"
+    work = partial(measure, job, candidates, number)
+    return Step(sitting_name(number), inputs, seconds, work, takes_what_is_there=True, title=title)
 
 
-def profile_step(job: Job, candidates: list[Candidate], steps: dict[str, Step]) -> Step:
+def profile_step(job: Job, candidates: list[Candidate], steps: dict[str, Step], first: Step) -> Step:
+    """Where the time goes; `first`: the first sitting, which shows how many threads each candidate is best with."""
     settings = job.recipe.latency
     inputs = {
         "stage": "profile",
@@ -51,6 +53,7 @@ def profile_step(job: Job, candidates: list[Candidate], steps: dict[str, Step]) 
         "sweep": settings.sweep.model_dump(),
         **_measured(job, candidates, steps),
     }
+    inputs["after"] |= {first.name: first.key}
     shapes = len(settings.sweep.batch_sizes) + len(settings.sweep.threads) + len(settings.sweep.lengths)
     return Step(
         PROFILE,
@@ -58,6 +61,7 @@ def profile_step(job: Job, candidates: list[Candidate], steps: dict[str, Step]) 
         len(candidates) * (1.0 + 1.5 * shapes),
         partial(profiled, job, candidates),
         takes_what_is_there=True,
+        title="where the time goes",
     )
 
 

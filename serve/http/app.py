@@ -51,15 +51,21 @@ OPERATIONS: list[Operation[Endpoints]] = [
         schemas.PredictRequest,
     ),
     Operation("GET", "/v2", Endpoints.server, "Metadata of the server", schemas.ServerMetadata),
-    Operation("GET", "/v2/health/live", Endpoints.live, "Liveness", schemas.ServerLive, public=True),
-    Operation(
-        "GET",
-        "/v2/health/ready",
-        Endpoints.ready,
-        "Readiness of the server",
-        schemas.ServerReady,
-        not_ready=schemas.ServerReady,
-        public=True,
+    *(
+        Operation("GET", path, Endpoints.live, "Liveness", schemas.ServerLive, public=True)
+        for path in ("/v2/health/live", "/healthz")
+    ),
+    *(
+        Operation(
+            "GET",
+            path,
+            Endpoints.ready,
+            "Readiness of the server",
+            schemas.ServerReady,
+            not_ready=schemas.ServerReady,
+            public=True,
+        )
+        for path in ("/v2/health/ready", "/health")
     ),
     Operation(
         "POST",

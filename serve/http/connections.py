@@ -15,6 +15,8 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from .middleware import HEALTH
+
 log = logging.getLogger("paredown")
 HEADERS_S = 10  # seconds for the head of a request, from the connection or the last response
 HEAD_BYTES = 32_768  # of a request's head: request line and headers; also of trailers and of chunk extensions
@@ -28,7 +30,6 @@ BUFFER_BYTES = 2**26  # received and not parsed, on all connections together
 TURN_REQUESTS, TURN_PIPELINED = 16, 4  # requests that begin in one iteration of the event loop, beside health checks
 RESERVED = 64  # file descriptors for models, logs and metrics
 LOG_S = 10  # seconds between two warnings
-HEALTH = "/v2/health/"
 HEAD_TOO_LARGE = f"the head of a request has at most {HEAD_BYTES} bytes and {HEAD_FIELDS} headers"
 
 
@@ -223,7 +224,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         start, self._running = super()._start_asgi_task, cycle
-        if self._in_turn or cycle.scope["path"].startswith(HEALTH):
+        if self._in_turn or cycle.scope["path"] in HEALTH:
             start(cycle, app)
         else:
             self.shared.schedule(self.loop, lambda: start(cycle, app))

@@ -14,6 +14,8 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from paredown.export.predictor import best_labels
+
 from ..config import Settings
 from ..errors import HTTPError
 from ..models.control import ModelControl
@@ -144,6 +146,7 @@ class Endpoints:
             texts = served.model.inputs.texts(given, self.settings)
             queued, _, answers = await self._answer(request, served, texts, [], deadline)
             about = {"model": name, "version": served.model.version}
+        answers = [best_labels(answer, asked.top_k) for answer in answers]
         content = {"predictions": answers, **about} if many else {**answers[0], **about}
         return JSONResponse(content, headers=_timing(queued))
 

@@ -21,7 +21,7 @@ from ..monitoring.metrics import Metrics
 
 log = logging.getLogger("paredown.request")
 REQUEST_ID = "X-Request-Id"
-HEALTH = "/v2/health/"
+HEALTH = ("/v2/health/live", "/v2/health/ready", "/healthz", "/health")  # answered under any load, and while it stops
 OPEN_SHARE = 4  # public paths and requests without the key: one in flight for each so many others
 
 _PROCESS, _NUMBERS = secrets.token_hex(4), itertools.count()  # of request ids: one system call for all of them
@@ -96,7 +96,7 @@ class RequestMiddleware:
 
     def _kind(self, path: str, has_key: bool) -> str:
         """Which limit a request counts against: "health", "models", or "open" (no key is needed, or none was given)."""
-        if path.startswith(HEALTH):
+        if path in HEALTH:
             return "health"
         return "models" if has_key and path not in self.public else "open"
 

@@ -170,6 +170,7 @@ class PredictRequest(BaseModel):
     text_pair: str | list[str] | None = None
     model: str | None = Field(None, description="default: the first by name")
     version: str | None = Field(None, description="default: the latest")
+    top_k: int | None = Field(None, ge=1, description="labels whose scores are given, highest first; default: all")
 
     @model_validator(mode="after")
     def one_of_text_and_image(self) -> Self:

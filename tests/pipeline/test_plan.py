@@ -5,9 +5,10 @@ from conftest import write_recipe
 
 from paredown.compress.models.loading import Checkpoint
 from paredown.pipeline.job import Step, prepare
-from paredown.pipeline.plan import plan, search_steps
+from paredown.pipeline.plan import DOING, plan, search_steps
 from paredown.pipeline.recipe.loader import read_recipe
 from paredown.pipeline.recipe.schema import Search
+from paredown.pipeline.recipe.schema import Step as RecipeStep
 
 TWICE = """models:
   - name: twice
@@ -29,6 +30,10 @@ def test_whether_a_time_can_be_reached_is_asked_first_and_of_the_layers_that_are
         (step.inputs["stage"], step.inputs.get("cuts")) for step in search_steps(job, Search(minutes=1, speedup=3))
     ]
     assert stages[:3] == [("table", None), ("reachable", [[[3.0, None, False, 32, 3]]]), ("scores", None)]
+
+
+def test_every_stage_has_words_for_people_who_watch() -> None:
+    assert DOING.keys() == RecipeStep.model_fields.keys()
 
 
 def test_what_int8_may_cost_is_in_the_key_of_int8_exports_alone(

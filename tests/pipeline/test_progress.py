@@ -56,11 +56,14 @@ def test_steps_that_are_there_already_take_no_time(clock: Clock, capsys: pytest.
     assert "4/4 first: 50%, half; about 2 min left" in capsys.readouterr().err  # 50 + 100
 
 
-def test_without_a_guess_nothing_is_said_of_the_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_guess_the_time_left_follows_from_the_share(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Reporter(1).step("trim") as report:
         clock.now = 40
-        report(0.5, "half")
-    assert capsys.readouterr().err.splitlines()[0] == "1/1 trim: 50%, half"
+        report(0.0, "begins")
+        clock.now = 80
+        report(0.5, "half [of it]")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["1/1 trim: 0%, begins", "1/1 trim: 50%, half [of it]; about 80 s left"]
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,11 @@ from writing import make_writer
 
 from paredown.compress.models.loading import Checkpoint
 from paredown.compress.models.tokenizer_settings import probes
+from paredown.export import predictor as predictor_module
 from paredown.export.artifact import read_artifact
 from paredown.export.bundle.archive import pack, unpack, unpacked
 from paredown.export.bundle.writer import Contents, isa_needed, write_bundle
-from paredown.export.hardware import INT8_ISA, cores
+from paredown.export.hardware import INT8_ISA
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.predictor import Predictor
 from paredown.export.runtimes.base import ExportJob
@@ -102,24 +103,33 @@ def test_a_bundle_that_is_not_what_it_says_fails(bundle: Path, damage, word: str
         Predictor(bundle)
 
 
-@pytest.mark.skipif(cores() < 2, reason="a single core has no fewer threads")
-@pytest.mark.parametrize(("measured", "packed"), [(1, 1), (cores(), None), (None, None)])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("threads", [1, None])
 def test_a_bundle_is_opened_with_the_threads_that_were_fastest(
-    finished: Path, tmp_path: Path, measured: int | None, packed: int | None
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, threads: int | None
 ) -> None:
+    """Many rows use the cores that a single one leaves, in several calls, or in a session that has them all."""
+    for module in (selftest_module, predictor_module):
+        monkeypatch.setattr(module, "usable_cores", lambda: 3)
+    opened: list[int] = []
+    open_session = selftest_module.open_session
+    monkeypatch.setattr(selftest_module, "open_session", lambda *a: opened.append(a[3]) or open_session(*a))
     found = json.loads((finished / "measurements.json").read_text())["candidates"]
-    artifact = read_artifact(next(finished / c["artifact"] for c in found if c["name"] == "distil-1/onnxruntime/fp32"))
-    choice = CHOICE | {"chosen": CHOSEN | {"latency_ms": LATENCY | {"threads": measured}}}
+    name = f"distil-1/{runtime}/fp32"
+    artifact = read_artifact(next(finished / c["artifact"] for c in found if c["name"] == name))
+    choice = CHOICE | {"chosen": CHOSEN | {"latency_ms": LATENCY | {"threads": threads}}}
     texts = [f"a film {i % 7 * 'very '}good" for i in range(100)]
     out = write_bundle(tmp_path / "bundle", artifact, Contents("x", choice, texts))
     manifest = read_manifest(out)
-    assert manifest.get("threads") == packed
-    assert threads_of(manifest) == (packed or cores())
-    assert threads_of({"threads": 4096}) == cores()
-    few, all_cores = Predictor(out), Predictor(out, cores())
-    assert (few.calls, all_cores.calls) == (cores() if packed else 1, 1)
-    for ours, theirs in zip(few(texts), all_cores(texts), strict=True):
+    assert manifest.get("threads") == threads
+    assert (threads_of(manifest), threads_of({"threads": 4096})) == (threads or 3, 3)
+    opened.clear()
+    as_measured, all_cores = Predictor(out), Predictor(out, 3)
+    assert opened == [threads or 3, 3]
+    for ours, theirs in zip(as_measured(texts), all_cores(texts), strict=True):
         assert ours["scores"] == pytest.approx(theirs["scores"], abs=1e-5)
+    as_measured(texts)
+    assert opened[2:] == ([3] if threads and runtime == "openvino" else [])  # once
 
 
 def test_requirements_are_locked_with_all_that_they_bring(finished: Path) -> None:

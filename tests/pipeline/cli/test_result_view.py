@@ -18,7 +18,7 @@ from rich.console import Console
 from paredown.benchmarks.report.text import why_not
 from paredown.benchmarks.selection.choice import Choice
 from paredown.benchmarks.selection.selection import ChooseSettings
-from paredown.pipeline.cli.result_view import nearest_rows, result
+from paredown.pipeline.cli.result_view import nearest_rows, next_commands, result
 from paredown.pipeline.results.publish import decide
 
 WIDTHS = (80, 120, 200)
@@ -41,7 +41,7 @@ def choice() -> Choice:
 def shown(choice: Choice, width: int, everything: bool = False, colours: bool = False) -> str:
     file = io.StringIO()
     console = Console(file=file, width=width, force_terminal=colours, markup=False)
-    console.print(result(choice, MEASUREMENTS, Path("runs/mine"), width, everything))
+    console.print(result(choice, MEASUREMENTS, width, everything))
     return file.getvalue()
 
 
@@ -64,11 +64,11 @@ def test_five_rows_with_both_opponents_and_all_on_request(choice: Choice) -> Non
     names = [entry.name for entry in nearest_rows(choice)]
     assert len(names) == 5
     assert {"teacher/pytorch/fp32", "teacher/onnxruntime/int8-dynamic", choice.chosen.name} <= set(names)
-    assert "5 more candidates: paredown report runs/mine --all" in shown(choice, 200)
+    assert "5 more candidates: --all" in shown(choice, 200)
     everything = shown(choice, 200, everything=True)
     assert all(entry.name in everything for entry in choice.candidates)
     assert "max_drop" in everything
-    assert "max_drop" not in shown(choice, 200).split("Next:")[0]
+    assert "max_drop" not in shown(choice, 200)
 
 
 def test_reasons_are_short_and_said_once(choice: Choice) -> None:
@@ -86,10 +86,27 @@ def test_reasons_are_short_and_said_once(choice: Choice) -> None:
 
 
 def test_the_next_commands_are_of_this_run(choice: Choice) -> None:
-    text = shown(choice, 80)
-    for command in ("serve runs/mine/bundle", "open runs/mine/report.html", "choose runs/mine --max-drop 2"):
-        assert command in text
-    assert "--max-drop" not in shown(decide(MEASUREMENTS, ChooseSettings(rule="knee")), 80)
+    run_dir = Path("runs/my run").resolve()
+    lines = [line.plain for line in next_commands(choice, run_dir)]
+    assert lines == [
+        "Report: runs/my run/report.html",
+        "Bundle: runs/my run/bundle (and .tar.gz)",
+        "Next:   paredown serve 'runs/my run/bundle'",
+        "Next:   paredown report 'runs/my run' --all",
+        "Next:   paredown choose 'runs/my run' --max-drop 2",
+    ]
+    assert next_commands(choice, Path("/elsewhere"))[0].plain == "Report: /elsewhere/report.html"
+    knee = decide(MEASUREMENTS, ChooseSettings(rule="knee"))
+    assert not any("--max-drop" in line.plain for line in next_commands(knee, run_dir))
+
+
+def test_a_long_name_of_a_metric_takes_no_place_from_the_others(choice: Choice) -> None:
+    named = [e.model_copy(update={"metric": "next-token accuracy"}) for e in choice.candidates]
+    chosen = next(e for e in named if e.name == choice.chosen.name)
+    text = shown(choice.model_copy(update={"candidates": named, "chosen": chosen}), 80)
+    assert "next-token accuracy lost on validation" in " ".join(text.split())
+    assert "teacher " in text
+    assert "costs more" in text
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -111,6 +128,7 @@ def test_a_real_run_on_a_real_terminal(finished: Path, tmp_path: Path, width: in
     assert "\x1b[1;32m" in coloured  # bold green, which dark and light terminals show
     lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", coloured).replace("\r", "").splitlines()]
     assert lines[0].startswith("Chosen: ")
-    commands = next(i for i, line in enumerate(lines) if line.startswith("Next: "))
-    assert max(map(len, lines[1 : commands - 2])) <= width
+    commands = next(i for i, line in enumerate(lines) if line.startswith("Report: "))
+    assert max(map(len, lines[1:commands])) <= width
+    assert sum(line.startswith("Next: ") for line in lines) == 3
     assert sum(line.startswith(">") for line in lines) == 1

@@ -28,11 +28,13 @@ def test_a_gate_on_it(finished: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     choice = json.loads((run_dir / "choice.json").read_text())
     assert choice["chosen"]["name"].startswith("teacher/")
-    because = {e["name"]: e["rejected_because"] or "" for e in choice["candidates"]}
-    refused_by_it = [name for name, why in because.items() if "attribution_agreement" in why]
-    # which others cost too much is a matter of their times
+    entries = {e["name"]: e for e in choice["candidates"]}
+    refused_by_it = [name for name, e in entries.items() if "attribution_agreement" in (e["rejected_because"] or "")]
     assert refused_by_it
     assert not any(name.startswith("teacher/") for name in refused_by_it)
+    both = entries["both/onnxruntime/fp32"]  # by the gate, or where times made it dearer than its second model, by that
+    assert both["rejected_because"] is not None
+    assert both["attribution_agreement"] < 0.9999
 
 
 def test_it_is_for_whole_texts(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:

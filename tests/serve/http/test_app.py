@@ -34,7 +34,8 @@ def tensor(texts: list, **changes: object) -> dict:
 
 
 def test_metadata_health_and_index(client: TestClient) -> None:
-    assert client.get("/v2/health/ready").json()["ready"] is True
+    assert client.get("/v2/health/ready").json() == client.get("/health").json() == {"ready": True}
+    assert client.get("/v2/health/live").json() == client.get("/healthz").json() == {"live": True}
     assert "binary_tensor_data" in client.get("/v2").json()["extensions"]
     assert client.post("/v2/repository/index").json() == [
         {"name": "tiny", "version": "1", "state": "READY", "reason": ""}
@@ -91,6 +92,10 @@ def test_predict_takes_a_text_or_several(client: TestClient, bundle: Path) -> No
     ).json()
     assert several["predictions"][0]["label"] == one.json()["label"]
     assert len(several["predictions"]) == 2
+    best = client.post("/predict", json={"text": ["dull awful weak", "good"], "top_k": 1}).json()["predictions"]
+    assert [list(answer["scores"]) for answer in best] == [[answer["label"]] for answer in several["predictions"]]
+    for wrong in (0, -1, "many"):
+        assert client.post("/predict", json={"text": "a", "top_k": wrong}).status_code == 400
     assert client.post("/predict", json={"text": "a", "model": "x"}).status_code == 404
     assert client.post("/predict", json={"text": ""}).status_code == 200
 
@@ -249,8 +254,9 @@ def test_the_door_is_shut_while_draining_and_when_it_is_crowded(bundle: Path) ->
         reply = client.post("/predict", json={"text": "good"})
         assert reply.status_code == 503
         assert reply.headers["Connection"] == "close"
-        assert client.get("/v2/health/ready").status_code == 503
-        assert client.get("/v2/health/live").status_code == 200
+        for ready, live in (("/v2/health/ready", "/v2/health/live"), ("/health", "/healthz")):
+            assert client.get(ready).json() == {"ready": False}
+            assert client.get(live).status_code == 200
 
 
 def test_a_bug_is_an_error_with_the_id_under_which_it_was_logged(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +298,7 @@ def test_who_has_no_key_takes_no_place_of_those_who_have(bundle: Path) -> None:
         assert client.get("/openapi.json").status_code == 429
         assert client.get("/", headers={"X-API-Key": "k"}).status_code == 429
         assert client.post("/predict", json={"text": "a"}).status_code == 429
-        assert client.get("/v2/health/ready").status_code == 200
+        assert client.get("/v2/health/ready").status_code == client.get("/health").status_code == 200
         assert client.post("/predict", json={"text": "a"}, headers={"X-API-Key": "k"}).status_code == 200
         in_flight.by_kind["open"] = 0
         assert client.get("/openapi.json").status_code == 200
