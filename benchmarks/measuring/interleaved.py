@@ -27,6 +27,7 @@ from .worker import Worker, WorkerDied
 
 ROWS_PER_ROUND = 12
 APART = 2**0.5 - 1  # what passes of one sitting begin apart: none of them begins where another did
+MUCH_SLOWER = 1.3  # times as long with fewer threads, in every turn so far: it is not timed so again
 PASSES = 20  # of different rows in a turn; one that is faster than all of them begins again
 
 
@@ -113,7 +114,8 @@ def sit(
             key = id(rows[name])
             written[key] = written.get(key) or _written(rows[name], Path(scratch) / str(len(written)))
         opened = {name: (artifacts[name], written[id(rows[name])]) for name in artifacts}
-        _take_turns(opened, timings, protocol, [len(row) for row in next(iter(rows.values()))], len(before), report)
+        lengths = [len(row) for row in next(iter(rows.values()))]
+        _take_turns(opened, timings, protocol, lengths, before, report)
     after = cpu_seconds()
     return Sitting(
         timings,
@@ -160,19 +162,20 @@ def _take_turns(
     timings: Mapping[str, Timing],
     protocol: Protocol,
     lengths: Sequence[int],
-    process: int,
+    before: Sequence[Sitting],
     report: Progress,
 ) -> None:
     """A fresh process for every artefact, `rounds` turns of each in random order, added to `timings`.
 
-    `artifacts`: the directory and the file of rows of each. `lengths`: of the rows. `process`: its number.
+    `artifacts`: the directory and the file of rows of each. `lengths`: of the rows. `before`: earlier sittings.
     """
+    process = len(before)
     settings, order = protocol.settings, random.Random(f"{protocol.seed}/{process}")
     turns = settings.processes * settings.rounds
     seconds = settings.min_seconds / turns
     workers: dict[str, Worker] = {}
     each = settings.parallel(cores())[1]
-    kinds = {name: _asked(protocol, name) for name in timings}
+    kinds = {name: _asked(protocol, name, first_able(timings), before) for name in timings}
 
     def dead(name: str, death: WorkerDied) -> None:
         if name in (CONTROL, first_able(timings)):
@@ -219,15 +222,24 @@ def _take_turns(
                 report(done / total, f"round {turn + 1} of {settings.rounds}, {left:.0f} s left")
 
 
-def _asked(protocol: Protocol, name: str) -> list[Scenario]:
+def _asked(protocol: Protocol, name: str, first: str | None, before: Sequence[Sitting]) -> list[Scenario]:
     """What is asked of an artefact in each turn: the scenarios, of the control the first one; single-stream also with
-    fewer threads, where the settings leave them open."""
+    fewer threads, where the settings leave them open and it was not much slower so in every turn `before`; of the
+    control where what it controls, the `first`, was not."""
     asked: list[Scenario] = []
     for scenario in protocol.timed[: 1 if name == CONTROL else None]:
         asked.append(scenario)
         if scenario.name == SINGLE and protocol.settings.fewer(cores()):
-            asked.append(replace(scenario, name=FEWER, instances=1))
+            turns = _turns_of((first or name) if name == CONTROL else name, before)
+            if not turns or any(np.mean(few) < MUCH_SLOWER * np.mean(all_cores) for few, all_cores in turns):
+                asked.append(replace(scenario, name=FEWER, instances=1))
     return asked
+
+
+def _turns_of(name: str, before: Sequence[Sitting]) -> list[tuple[Sequence[float], Sequence[float]]]:
+    """An artefact's turns of single-stream in earlier sittings, with fewer threads and with all."""
+    timings = [sitting.timings[name] for sitting in before if name in sitting.timings]
+    return [turns for t in timings for turns in zip(t.turns.get(FEWER, ()), t.turns.get(SINGLE, ()), strict=False)]
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ def money(value: float) -> str:
 def times(point: float, lo: float, hi: float, noisy: bool) -> str:
     """A ratio in words: "5.7 times"; of a noisy run its range, "18 to 214 times", or its weakest end, "at least 18
     times", where the other end says nothing."""
-    if not noisy:
+    if not noisy or factor(lo) == factor(hi):
         return f"{factor(point)} times"
     if lo > 1 and hi > OPEN_RANGE * lo:
         return f"at least {factor(lo)} times"

@@ -154,6 +154,24 @@ def test_one_sitting_that_something_disturbs_does_not_choose_the_threads() -> No
     assert timings[CONTROL].turns == {SINGLE: slow * 3}
 
 
+def test_what_is_much_slower_with_fewer_threads_is_not_timed_so_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One turn that says otherwise keeps it in; a control is asked what the first one is asked."""
+    monkeypatch.setattr(interleaved, "cores", lambda: 2)
+
+    def asked(name: str, *turns: tuple[float, float]) -> list[str]:
+        found = Timing({SINGLE: [[all_cores] * 9 for all_cores, _ in turns], FEWER: [[few] * 9 for _, few in turns]})
+        before = [Sitting({"first": found}, 1000.0, 20.0, 0.1, None, 1.0, (1000, 10), fewer=1)] if turns else []
+        protocol = Protocol(QUICK.model_copy(update={"threads": None}))
+        return [scenario.name for scenario in interleaved._asked(protocol, name, "first", before)]
+
+    every = [SINGLE, FEWER, OFFLINE, PARALLEL]
+    assert asked("first") == asked("first", (1, 0.8)) == asked("first", (1, 1.2), (1, 9)) == every
+    assert asked("first", (1, 2), (1, 1.8)) == [SINGLE, OFFLINE, PARALLEL]
+    assert asked("other", (1, 2)) == every
+    assert asked(CONTROL, (1, 1)) == [SINGLE, FEWER]
+    assert asked(CONTROL, (1, 2)) == [SINGLE]
+
+
 def test_an_instance_that_ended_has_no_say() -> None:
     cut_short = Timing({SINGLE: [[2.0] * 9] * 2, FEWER: [[1.0] * 9]}, processes=[0, 0])
     found = merged([Sitting({"a": cut_short}, 1000.0, 20.0, 0.1, None, 1.0, (1000, 10), fewer=1)]).timings["a"]

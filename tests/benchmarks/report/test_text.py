@@ -54,6 +54,8 @@ def test_a_noisy_run_has_ranges_and_never_a_bare_ratio() -> None:
     assert "(95 %:" not in text
     assert [cells[4] for cells in table_rows(noisy)] == ["99 to 1140x"]
     assert short_times(7.7, [6.9, 8.4], False) == "7.7x"
+    assert short_times(1.0, [1.0, 1.0], True) == "1.0x"
+    assert short_times(9.99, [9.97, 10.2], True) == "10x"
     assert "the control is [0.25, 3.65]" in (control_warning(noisy) or "")
     assert control_warning(choice()) is None
 
