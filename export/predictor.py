@@ -142,8 +142,8 @@ def predict_job(
     texts: list[str],
     images: list[str],
     pairs: list[str],
-    rows: list[str],
-    top_k: int | None,
+    rows: Sequence[str] = (),
+    top_k: int | None = None,
 ) -> list[dict]:
     """`Predictor` on texts, on image files, or on rows as the task reads them, as a part of `child`."""
     predictor = Predictor(bundle)
