@@ -184,27 +184,30 @@ class Instances:
     def __init__(self, first: dict) -> None:
         count, threads = first["parallel"]
         artifact = read_artifact(Path(first["artifact"]))
-        self.pipes: dict[bool, list[Connection]] = {True: [], False: []}  # one alone, and those that run at once
+        self.pipes: dict[int, list[Connection]] = {}  # how many run at once -> theirs
         self.fork_s = 0.0
         if count < 1 or RUNTIMES[artifact.runtime].SPEC.gpu or "fork" not in multiprocessing.get_all_start_methods():
             return
         _imported(artifact)  # once for all
         began = time.perf_counter()
         context = multiprocessing.get_context("fork")
-        alone = [True] * (artifact.generation is None)  # of one that writes, a row is no call
-        for group in (*alone, *[False] * count * (count > 1)):
-            ours, theirs = context.Pipe()
-            self.pipes[group].append(ours)
-            every = (*self.pipes[True], *self.pipes[False])
-            context.Process(target=_instance, args=(first, threads, theirs, every), daemon=True).start()
-            theirs.close()
+        every: list[Connection] = []
+        for size in sorted({1, count}):
+            if size == 1 and artifact.generation is not None:  # of one that writes, a row is no call
+                continue
+            for _ in range(size):
+                ours, theirs = context.Pipe()
+                every.append(ours)
+                context.Process(target=_instance, args=(first, threads, theirs, tuple(every)), daemon=True).start()
+                theirs.close()
+            self.pipes[size] = every[-size:]
         self.fork_s = time.perf_counter() - began
 
     def timed(self, passes: Passes, seconds: float, count: int) -> tuple[list[float], float | None]:
         """Milliseconds of every call of `count` instances, while all of them run; of a single one also the joules of
         all, where they can be read. No sample once one of them has ended, for want of memory for example."""
-        asked = self.pipes[count == 1]
-        if not asked:
+        asked = self.pipes.get(count)
+        if asked is None:
             return [], None
         try:
             for pipe in asked:
@@ -217,7 +220,7 @@ class Instances:
         except (EOFError, OSError):
             for pipe in asked:
                 pipe.close()
-            self.pipes[count == 1] = []
+            del self.pipes[count]
             return [], None
         return [ms for samples, _ in found for ms in samples], found[0][1] if len(found) == 1 else None
 

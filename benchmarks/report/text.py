@@ -253,7 +253,7 @@ def _or_nothing(name: str | None) -> str:
 
 
 def table_rows(choice: Choice) -> Iterable[tuple[str, ...]]:
-    """Cells of the terminal's table, cheapest first: candidate, metric, drop, p50, speed-up, MB, cost, note."""
+    """Cells of the table in Markdown, cheapest first: candidate, metric, drop, p50, speed-up, MB, cost, note."""
     for entry in by_cost(choice):
         if entry.metric_validation is None:
             size = "" if entry.size_mb is None else f"{entry.size_mb:.1f}"  # none where a step failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from importlib import metadata
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -59,7 +60,7 @@ class Grouped(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         order = [name for commands in GROUPS.values() for name in commands]
-        return sorted(super().list_commands(ctx), key=lambda name: order.index(name) if name in order else len(order))
+        return sorted(super().list_commands(ctx), key=order.index)
 
 
 def arrange(app: typer.Typer) -> None:
@@ -93,7 +94,7 @@ def hoisted(arguments: Sequence[str]) -> list[str]:
         if word == "--":
             rest += [word, *words]
         elif word == "--progress":
-            front += [word, *[value for value in [next(words, None)] if value is not None]]
+            front += [word, *islice(words, 1)]
         else:
             (front if word.partition("=")[0] in FOR_ALL else rest).append(word)
     return [*front, *rest]

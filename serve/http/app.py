@@ -26,7 +26,7 @@ from ..monitoring.sampling import RequestSampler
 from ..scheduling.queued_request import ClientDisconnected
 from . import schemas
 from .endpoints import Endpoints
-from .middleware import InFlight, RequestMiddleware, error_response
+from .middleware import LIVE, READY, InFlight, RequestMiddleware, error_response
 from .openapi import Operation, document
 
 
@@ -51,10 +51,7 @@ OPERATIONS: list[Operation[Endpoints]] = [
         schemas.PredictRequest,
     ),
     Operation("GET", "/v2", Endpoints.server, "Metadata of the server", schemas.ServerMetadata),
-    *(
-        Operation("GET", path, Endpoints.live, "Liveness", schemas.ServerLive, public=True)
-        for path in ("/v2/health/live", "/healthz")
-    ),
+    *(Operation("GET", path, Endpoints.live, "Liveness", schemas.ServerLive, public=True) for path in LIVE),
     *(
         Operation(
             "GET",
@@ -65,7 +62,7 @@ OPERATIONS: list[Operation[Endpoints]] = [
             not_ready=schemas.ServerReady,
             public=True,
         )
-        for path in ("/v2/health/ready", "/health")
+        for path in READY
     ),
     Operation(
         "POST",

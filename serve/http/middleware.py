@@ -21,7 +21,8 @@ from ..monitoring.metrics import Metrics
 
 log = logging.getLogger("paredown.request")
 REQUEST_ID = "X-Request-Id"
-HEALTH = ("/v2/health/live", "/v2/health/ready", "/healthz", "/health")  # answered under any load, and while it stops
+LIVE, READY = ("/v2/health/live", "/healthz"), ("/v2/health/ready", "/health")
+HEALTH = (*LIVE, *READY)  # answered under any load, and while it stops
 OPEN_SHARE = 4  # public paths and requests without the key: one in flight for each so many others
 
 _PROCESS, _NUMBERS = secrets.token_hex(4), itertools.count()  # of request ids: one system call for all of them
