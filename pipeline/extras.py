@@ -14,7 +14,7 @@ EXTRAS = {
     "images": ("PIL",),
     "explain": ("captum", "fairlearn"),
     "sign": ("model_signing", "OpenSSL"),
-    "serve": ("starlette", "uvicorn", "uvloop", "httptools", "prometheus_client"),
+    "serve": ("starlette", "uvicorn", "uvloop", "httptools", "prometheus_client", "fastapi_offline"),
     "load": ("aiohttp",),
     "plot": ("matplotlib",),
     "track": ("mlflow", "tensorboard", "wandb"),

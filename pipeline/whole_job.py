@@ -35,10 +35,8 @@ FIRST_SHARE = 0.1  # of the minutes, for the first bundle, as long as that is no
 LEAST_SHARE = 0.1  # of the minutes, for the search
 MEASURING_SHARE, MEASURING_S = 0.25, 420.0  # of the minutes, for export and measuring, and the most
 RECOMBINED = (10.0, 6.0, 3.0, 2.0, 1.0, 0.5)  # times the training rows: texts that are made, as time allows
-ENOUGH = 15_000  # of these texts, where they are more than three times the rows
 FEWEST = 2000  # training rows that students learn from, whatever the time
 SCORING_SHARE = 0.1  # of the minutes, for the teacher's answers to them
-BATCHED = 2.0  # times the rows of one a call that it answers in batches
 LENGTHS, TRUNCATED, SAMPLE = (128, 256, 512), 0.01, 2000  # tokens; share of the training rows; how many are tokenised
 FIRST_LATENCY = {"processes": 2, "rounds": 2, "min_seconds": 0.5, "min_repeats": 12}
 SHORT_LATENCY = {"processes": 4, "rounds": 2, "min_seconds": 0.5, "min_repeats": 40}
@@ -139,16 +137,15 @@ def _texts(job: WholeJob, first: Outcome) -> dict[str, int]:
     """How many training rows students learn from, and how many texts are made of them, by the time that the checkpoint
     takes to answer them. None are made where the task has none, or as much unlabelled text is given."""
     train, given = first.job.train, first.job.unlabeled
-    latency = first.choice.baseline.latency_ms
-    if latency is None or not first.job.task.supports(Feature.CACHED_SCORES):
+    throughput = first.choice.baseline.throughput_per_s
+    if throughput is None or not first.job.task.supports(Feature.CACHED_SCORES):
         return {}
-    fits = int(SCORING_SHARE * 60 * job.minutes * BATCHED / (latency.p50 / 1000))
+    fits = int(SCORING_SHARE * 60 * job.minutes * throughput)
     if fits < len(train):
         return {"distillation_rows": max(fits, min(len(train), FEWEST))}
     if not recombines(first.job.task, train):
         return {}
-    counts = [int(times * len(train)) for times in RECOMBINED if times <= 3 or times * len(train) <= ENOUGH]
-    few = len(given) if given else 0
+    counts, few = [int(times * len(train)) for times in RECOMBINED], len(given) if given else 0
     return {"recombined": next((count for count in counts if few < count <= fits), 0)}
 
 

@@ -118,11 +118,12 @@ def _settle_threads(timing: Timing, fewer: int | None, theirs: Timing | None) ->
 
 
 def _joined(parts: Sequence[Timing]) -> Timing:
-    """The samples of several sittings; memory and opening are the worst of them, a first call and start the best."""
+    """The samples of several sittings, of scenarios that have some (where a system cannot fork, parallel has none);
+    memory and opening are the worst of them, a first call and start the best."""
     gpu = [part.gpu_memory_mb for part in parts if part.gpu_memory_mb is not None]
     first = [part.first_call_ms for part in parts if part.first_call_ms is not None]
     cold = [part.cold_start_s for part in parts if part.cold_start_s is not None]
-    scenarios = dict.fromkeys(key for part in parts for key in part.turns)
+    scenarios = dict.fromkeys(key for part in parts for key, turns in part.turns.items() if turns)
     measured = dict.fromkeys(key for part in parts for key in part.joules)
     return Timing(
         {scenario: [turn for part in parts for turn in part.turns.get(scenario, ())] for scenario in scenarios},

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from ..config import Settings
@@ -24,7 +24,7 @@ from ..models.manager import ModelManager
 from ..monitoring.metrics import Metrics
 from ..monitoring.sampling import RequestSampler
 from ..scheduling.queued_request import ClientDisconnected
-from . import schemas
+from . import docs, schemas
 from .endpoints import Endpoints
 from .middleware import LIVE, READY, InFlight, RequestMiddleware, error_response
 from .openapi import Operation, document
@@ -35,12 +35,30 @@ async def openapi(endpoints: Endpoints, request: Request) -> Response:
     return Response(openapi_document(), media_type="application/json")
 
 
+async def docs_page(endpoints: Endpoints, request: Request) -> Response:
+    """GET /docs; as `openapi`."""
+    return HTMLResponse(docs.PAGE, headers={"Content-Security-Policy": docs.POLICY})
+
+
+async def docs_asset(endpoints: Endpoints, request: Request) -> Response:
+    """The files that /docs is made of."""
+    path = request.url.path
+    return Response(docs.asset(path), media_type="text/css" if path == docs.STYLE else "text/javascript")
+
+
 _MODEL, _VERSION = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
 
 # Every route of the server, once: the application and the OpenAPI document are made from this table.
 OPERATIONS: list[Operation[Endpoints]] = [
     Operation("GET", "/", Endpoints.root, "A page to try the model", str, media_type="text/html", public=True),
     Operation("GET", "/openapi.json", openapi, "This document", dict[str, Any], public=True),
+    Operation(
+        "GET", "/docs", docs_page, "This document as pages, to try each path", str, media_type="text/html", public=True
+    ),
+    *(
+        Operation("GET", path, docs_asset, "Swagger UI's files", str, media_type=kind, not_found=True, public=True)
+        for path, kind in ((docs.SCRIPT, "text/javascript"), (docs.STYLE, "text/css"))
+    ),
     Operation("GET", "/metrics", Endpoints.metrics_text, "Prometheus metrics", str, media_type="text/plain"),
     Operation(
         "POST",

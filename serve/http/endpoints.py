@@ -24,6 +24,7 @@ from ..models.manager import ModelManager, ServedModel
 from ..monitoring.metrics import Metrics
 from ..monitoring.sampling import RequestSampler
 from ..scheduling.queued_request import ClientDisconnected, QueuedRequest
+from .docs import POLICY
 from .middleware import InFlight
 from .protocol_v2 import HEADER_LENGTH, binary_outputs, decode, encode
 from .request_body import read_body
@@ -49,7 +50,7 @@ class Endpoints:
     samples: RequestSampler | None
 
     async def root(self, request: Request) -> Response:
-        return HTMLResponse(_page(), headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
+        return HTMLResponse(_page(), headers={"Content-Security-Policy": POLICY})
 
     async def metrics_text(self, request: Request) -> Response:
         return Response(self.metrics.text(self.models.queued(), self.control.drift_reports()), media_type=TEXT_PLAIN)

@@ -106,6 +106,8 @@ class ModelMetadata(BaseModel):
     outputs: list[TensorMetadata]
     labels: list[str]
     max_length: int = Field(description="tokens of a row")
+    metric: dict[str, Any] | None = Field(description="of the bundle's manifest: validation, test, certificate")
+    examples: list[dict[str, str]] = Field(description="bodies for POST /predict")
     drift: DriftReport | None = Field(description="null: the bundle has no reference rows")
 
 

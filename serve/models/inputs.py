@@ -10,7 +10,7 @@ import numpy as np
 
 from paredown.export.predictor import Predictor
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import MARK, PIXELS
+from paredown.runtime.preprocessor import MARK, PAIR, PIXELS
 from paredown.tasks.base import Feature
 from paredown.tasks.parsing import is_text
 
@@ -69,6 +69,10 @@ class TextInputs(_Inputs):
                 400, f"inputs: either {texts} (BYTES), or '{IDS}' and '{MASK}' (INT64); got {', '.join(sorted(values))}"
             )
         return None, self._token_ids(values[IDS], values.get(MASK), settings)
+
+    def fields(self, row: str) -> dict[str, str]:
+        """A row as the fields of a request."""
+        return dict(zip(self.names, row.split(PAIR), strict=False))
 
     def texts(self, given: Mapping[str, list[bytes]], settings: Settings) -> list[str]:
         """The rows of texts by input name, before they are tokenised. HTTPError 400, 413."""
@@ -136,6 +140,10 @@ class ImageInputs(_Inputs):
         if not np.isfinite(given).all():
             raise HTTPError(400, f"{PIXELS}: a number is not finite")
         return None, [given[i : i + 1] for i in range(len(given))]
+
+    def fields(self, row: str) -> dict[str, str]:
+        """Nothing: an image is no line of text."""
+        return {}
 
     def texts(self, given: Mapping[str, list[bytes]], settings: Settings) -> list[str]:
         """The rows, data URIs, of images by input name, before any pixel is decoded. HTTPError 400, 413."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import math
 import threading
 from functools import partial
@@ -19,6 +20,8 @@ from paredown.runtime.preprocessor import RowError, collate
 from ..errors import HTTPError
 from ..scheduling import batch_planner
 from .inputs import inputs_of
+
+EXAMPLES, LONGEST = 4, 300  # requests that the page offers, and characters of each
 
 ONE_AT_A_TIME = threading.Lock()  # a call of any model uses every thread that the worker may use
 
@@ -130,4 +133,13 @@ class Model:
             "outputs": [{"name": n, "datatype": kind, "shape": shape} for n, (kind, shape) in self.outputs.items()],
             "labels": list(self.labels),
             "max_length": self.max_length,
+            "metric": self.predictor.manifest.get("metric"),
+            "examples": self.examples,
         }
+
+    @property
+    def examples(self) -> list[dict[str, str]]:
+        """Bodies of POST /predict: the first golden rows that are short; none of images."""
+        rows = json.loads((self.bundle / self.predictor.manifest["golden"]).read_text(encoding="utf-8"))["rows"]
+        short = [row["text"] for row in rows if len(row.get("text", "")) <= LONGEST]
+        return [fields for text in short[:EXAMPLES] if (fields := self.inputs.fields(text))]

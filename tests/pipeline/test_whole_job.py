@@ -111,24 +111,24 @@ def test_a_name_is_made_of_the_directory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "ms", "given", "wanted"),
+    ("rows", "throughput", "given", "wanted"),
     [
-        (1500, 10.0, 0, {"recombined": 15_000}),  # few rows: ten times as many texts
-        (9000, 10.0, 0, {"recombined": 27_000}),
-        (9000, 25.0, 0, {"recombined": 9000}),  # 14,400 are answered in a tenth of the minutes
-        (9000, 10.0, 50_000, {"recombined": 0}),  # the user's own texts are more
-        (30_000, 25.0, 0, {"distillation_rows": 14_400}),  # fewer than there are
-        (3000, 300.0, 0, {"distillation_rows": 2000}),  # never less
-        (1500, 900.0, 0, {"distillation_rows": 1500}),
+        (1500, 200.0, 0, {"recombined": 15_000}),  # ten times as many texts at most
+        (9000, 600.0, 0, {"recombined": 90_000}),
+        (9000, 80.0, 0, {"recombined": 9000}),  # 14,400 are answered in a tenth of the minutes
+        (9000, 200.0, 50_000, {"recombined": 0}),  # the user's own texts are more
+        (30_000, 80.0, 0, {"distillation_rows": 14_400}),  # fewer than there are
+        (3000, 6.7, 0, {"distillation_rows": 2000}),  # never less
+        (1500, 2.2, 0, {"distillation_rows": 1500}),
     ],
 )
 def test_students_learn_from_what_the_teacher_answers_in_a_tenth_of_the_minutes(
-    rows: int, ms: float, given: int, wanted: dict[str, int]
+    rows: int, throughput: float, given: int, wanted: dict[str, int]
 ) -> None:
     task = TASKS["text-classification"]
     job = SimpleNamespace(
         train=Rows("train", tuple(map(str, range(rows))), None, ("a", "b")), unlabeled=["text"] * given, task=task
     )
-    baseline = SimpleNamespace(latency_ms=SimpleNamespace(p50=ms))
+    baseline = SimpleNamespace(throughput_per_s=throughput)
     first = SimpleNamespace(job=job, choice=SimpleNamespace(baseline=baseline))
     assert _texts(WholeJob("teacher", {}, minutes=30), first) == wanted  # type: ignore[arg-type]

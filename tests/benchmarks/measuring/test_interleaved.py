@@ -99,7 +99,7 @@ def test_measuring_real_artefacts(finished: Path) -> None:
         assert timing.processes == [0, 0, 1, 1]
         for scenario in (SINGLE, OFFLINE, PARALLEL):
             if name == CONTROL and scenario != SINGLE:
-                assert not timing.turns[scenario]
+                assert scenario not in timing.turns
                 continue
             assert len(timing.turns[scenario]) == 4
             assert all(ms > 0 for turn in timing.turns[scenario] for ms in turn)
@@ -170,6 +170,13 @@ def test_what_is_much_slower_with_fewer_threads_is_not_timed_so_again(monkeypatc
     assert asked("other", (1, 2)) == every
     assert asked(CONTROL, (1, 1)) == [SINGLE, FEWER]
     assert asked(CONTROL, (1, 2)) == [SINGLE]
+
+
+def test_a_scenario_that_nothing_could_measure_is_left_out() -> None:
+    """Parallel, on a system that cannot fork: an empty one would read as a damaged measurement."""
+    alone = Timing({SINGLE: [[2.0] * 9] * 2, PARALLEL: []}, processes=[0, 0])
+    found = merged([Sitting({"a": alone}, 1000.0, 20.0, 0.1, None, 1.0, (1000, 10))]).timings["a"]
+    assert found.turns == {SINGLE: [[2.0] * 9] * 2}
 
 
 def test_an_instance_that_ended_has_no_say() -> None:

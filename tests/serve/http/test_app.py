@@ -60,6 +60,28 @@ def test_metadata_health_and_index(client: TestClient) -> None:
     assert client.post("/v2/health/live").status_code == 405
 
 
+def test_metadata_has_what_the_page_shows(client: TestClient, bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    metadata = client.get("/v2/models/tiny").json()
+    assert metadata["metric"] == manifest["metric"]
+    golden = [row["text"] for row in json.loads((bundle / manifest["golden"]).read_text())["rows"]]
+    assert metadata["examples"] == [{"text": text} for text in golden[:4]]
+    for body in metadata["examples"]:
+        assert client.post("/predict", json=body).status_code == 200
+
+
+def test_the_documentation_needs_no_network(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+    assert "://" not in page.text
+    for path, kind in (("swagger-ui-bundle.js", "text/javascript"), ("swagger-ui.css", "text/css")):
+        assert f'"docs/{path}"' in page.text
+        file = client.get(f"/docs/{path}")
+        assert file.headers["Content-Type"].startswith(kind)
+        assert len(file.content) > 100_000
+    assert client.get("/docs/redoc.standalone.js").status_code == 404  # no other file of the package
+
+
 def test_inference_gives_the_bundles_answers_and_echoes_the_id(client: TestClient, bundle: Path) -> None:
     texts = ["a brilliant moving film", "dull awful weak"]
     predictor = Predictor(bundle, 1)
