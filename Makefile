@@ -7,7 +7,7 @@ DEMO := build/demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE  # else every process compiles torch again: 22 s instead of 8 on a slow machine
 
-.PHONY: demo test test-all coverage check lint results validator clean
+.PHONY: demo pictures test test-all coverage check lint results validator clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -31,6 +31,10 @@ $(DEMO)/teacher/config.json: $(DEMO)/train.csv
 # docs/results.md: three data sets, hours on 2 cores; give BANKING77=DIR, a directory with its train.csv and test.csv.
 results: | $(INSTALLED)
 	$(BIN)/python benchmarks/results/run.py build/results --banking77 $(BANKING77)
+
+# docs/images, from the demo's run; wants Chromium (apt-get install chromium).
+pictures: | $(INSTALLED)
+	$(BIN)/python benchmarks/results/pictures.py $(or $(RUN),runs/demo) docs/images
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import ConfigDict, Field
 
 from .measuring.latency import LatencySettings, Timing
@@ -56,6 +57,7 @@ class Made(Open):
     training_s: float | None = None
     rows_per_s: float | None = None
     changed_tokens: float | None = Field(default=None, description="share of the tokens of validation, 0 to 1")
+    layers: list[dict[str, int]] = Field(default=[], description="heads and neurons (ffn) of each layer, where pruned")
 
 
 class Adapted(Open):
@@ -145,6 +147,15 @@ class CascadeDetails(Open):
 
 
 Details.model_rebuild()
+
+
+def correct_rows(answers: Answers | None) -> np.ndarray | None:
+    """(rows,) bool, or (rows, 2) float64 of points gained and possible: `Task.correct`."""
+    if answers is None:
+        return None
+    if isinstance(answers, list):
+        return np.array(answers, dtype=np.float64)
+    return np.frombuffer(answers.encode(), dtype=np.uint8) == ord("1")
 
 
 class CandidateMeasurement(Record):

@@ -369,7 +369,7 @@ def prune(
         made = single_stage.prune(stage.checkpoint, stage.data, settings, stage.output_dir, argument)
         if made.failed:
             raise StepError(f"prune, recover: {made.failed}; the pruned model before it is in {made.path}")
-    return CompressedModel(made.path, stage.data.task, stage.kept)
+    return CompressedModel(made.path, made.task.name, stage.kept)
 
 
 def distill(
@@ -403,7 +403,7 @@ def distill(
         else:
             given["student"] = during.enter_context(_checkpoint(student))
         made = single_stage.distill(stage.checkpoint, stage.data, given, stage.output_dir, argument)
-    return CompressedModel(made.path, stage.data.task, stage.kept)
+    return CompressedModel(made.path, made.task.name, stage.kept)
 
 
 def export(
@@ -470,6 +470,7 @@ def bench(
     from paredown.benchmarks.measuring.latency import LatencySettings
     from paredown.tasks.registry import task_named
 
+    from .model_checks import task_of
     from .results import side_by_side
     from .spelling import argument, checked
 
@@ -479,7 +480,7 @@ def bench(
         files = during.enter_context(_written({"data": data}))
         scratch = Path(during.enter_context(tempfile.TemporaryDirectory(prefix="paredown-")))
         paths = [during.enter_context(_checkpoint(model)) for model in models]
-        kind = task_named(task or _task_of(paths[0])).with_columns(text, label)
+        kind = (task_named(task) if task else task_of(paths[0])).with_columns(text, label)
         timing = checked(LatencySettings, settings, argument)
         found = side_by_side.run(paths, files["data"], timing, max_length, scratch, kind)
     return BenchResult(**found.to_json())
@@ -518,18 +519,19 @@ class _Stage:
 def _stage(
     model: Model, data: Mapping[str, Data | None], output_dir: str | Path | None, task: str | None, **settings: Any
 ) -> Iterator[_Stage]:
+    from .model_checks import task_of
     from .single_stage import StageData
     from .spelling import argument, checked
 
     out, kept = _output(output_dir)
     with _checkpoint(model) as source, _written(data) as files:
-        rows = checked(StageData, {**files, **settings, "task": task or _task_of(source)}, argument)
+        rows = checked(StageData, {**files, **settings, "task": task or task_of(source).name}, argument)
         yield _Stage(source, rows, out, kept)
 
 
 def _exported(artifact: Artifact, stage: _Stage) -> ExportedModel:
     return ExportedModel(
-        artifact.path, stage.data.task, artifact.runtime, artifact.precision, artifact.size_mb(), stage.kept
+        artifact.path, artifact.task, artifact.runtime, artifact.precision, artifact.size_mb(), stage.kept
     )
 
 
@@ -611,18 +613,6 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     raise InputError(f"rows: a value of the type {type(value).__name__} cannot be written as JSON")
-
-
-def _task_of(source: str) -> str:
-    """The task that a checkpoint, an exported model or a bundle is made for."""
-    from .whole_job import task_of
-
-    for file in (Path(source) / name for name in ("artifact.json", "manifest.json", "bundle/manifest.json")):
-        if file.is_file():
-            return str(json.loads(file.read_text())["task"])
-    if Path(source).is_file():
-        raise InputError(f"{source}: give task=, a file does not say it")
-    return task_of(source).name
 
 
 def _yaml(value: Any) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from paredown.compress.config import Distill, DistillationTraining, Prune, Stage
 from paredown.compress.distillation.compatibility import check_student, same_length, same_tokens
@@ -11,6 +13,7 @@ from paredown.compress.models.architectures import CONVOLUTIONAL, check_pruning
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Task
+from paredown.tasks.registry import TASKS, task_named
 
 from .recipe.schema import Model
 from .spelling import Where
@@ -24,6 +27,25 @@ class Start:
     task: Task
     max_length: int
     unlabeled: bool  # whether there are unlabelled rows
+
+
+def task_of(source: str, default: str | None = None) -> Task:
+    """The task that a checkpoint, an exported model or a bundle is made for; of a checkpoint the first that its head
+    fits. `default`: the name of the task where nothing says it. Raises InputError."""
+    for file in (Path(source) / name for name in ("artifact.json", "manifest.json", "bundle/manifest.json")):
+        if file.is_file():
+            return task_named(str(json.loads(file.read_text(encoding="utf-8"))["task"]))
+    found = None
+    try:
+        if not Path(source).is_file():
+            checkpoint = open_checkpoint(source)
+            found = next((task for task in TASKS.values() if checkpoint.has_head(task)), None)
+    except InputError:
+        if default is None:
+            raise
+    if found is None and default is None:
+        raise InputError(f"{source}: nothing says what task it is for; give the task, or fine-tune it first")
+    return found or task_named(str(default))
 
 
 def check_steps(model: Model, start: Start, where: Where) -> None:

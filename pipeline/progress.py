@@ -64,11 +64,13 @@ class Reporter:
     """One line per step, and how far all of them are.
 
     `seconds`: what each step is expected to take, by name; those that are found in the store count until then. Of those
-    that are done it is known how much longer they took, and the time left of the others is corrected by it.
+    that are done it is known how much longer they took, and the time left of the others is corrected by it. `limit`:
+    seconds that are left of a search, which does further steps until then.
     """
 
-    def __init__(self, total: int, seconds: Mapping[str, float] | None = None) -> None:
+    def __init__(self, total: int, seconds: Mapping[str, float] | None = None, limit: float | None = None) -> None:
         self.total, self.done = total, 0
+        self.ends = None if limit is None else time.monotonic() + limit
         self.console = Console(stderr=True)
         self.shown = how(self.console)
         self.guesses = dict(seconds or {})
@@ -132,7 +134,10 @@ class Reporter:
         return self.guesses.pop(name, 0.0)
 
     def _left(self, share: float, guess: float, began: float) -> str:
-        """The time that this step and those after it will take, "" where nothing is known of it."""
+        """The time that this step and those after it will take, or that is left of a search; "" where nothing is known
+        of it."""
+        if self.ends is not None:
+            return f"about {duration(max(0.0, self.ends - time.monotonic()))} of the search left"
         if not guess and share <= 0.05:
             return ""
         slower = (self.took + 1) / (self.guessed + 1)

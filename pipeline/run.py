@@ -126,7 +126,8 @@ def _search(job: Job, settings: Search, store: Store) -> Results:
     known: dict[str, Done] = {}
 
     def execute(steps: list[Step]) -> Results:
-        results = _do_all(steps, store, known=known)
+        spent = sum(done.seconds for done in known.values())
+        results = _do_all(steps, store, known=known, limit=60 * settings.minutes - spent)
         known.update({step.key: results.done[step.name] for step in steps if step.name in results.done})
         return results
 
@@ -145,12 +146,14 @@ def _do_all(
     vital: Collection[str] = (),
     job: Job | None = None,
     known: Mapping[str, Done] = MappingProxyType({}),
+    limit: float | None = None,
 ) -> Results:
     """All steps, those that the store lacks done now. StepError when one that is `vital` fails, or when the steps that
-    measure would find no candidate of the `job`. `known`: finished steps by key, which are not reported again."""
+    measure would find no candidate of the `job`. `known`: finished steps by key, which are not reported again; `limit`:
+    seconds that are left of the search that these are steps of."""
     new = [step for step in steps if step.key not in known]
     guesses = {step.name: step.seconds for step in new} if job is not None else {}  # a search has further steps
-    reporter, ledger, done, ran = Reporter(len(new), guesses), Ledger(), {}, 0
+    reporter, ledger, done, ran = Reporter(len(new), guesses, limit), Ledger(), {}, 0
     for planned in steps:
         if planned.key in known:
             ledger.admit(planned)

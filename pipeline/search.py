@@ -52,6 +52,7 @@ RATE = 2e-4  # learning rate of that training: docs/compression.md has what 3e-5
 FIRST_SPEEDUP, FACTOR, LEAST_FACTOR = 2.0, 1.5, 1.08  # of the first pruning, of each further one; where it ends
 TRAININGS = 3  # of one shape
 HOPELESS = 1.0  # points above max_drop that no further training makes up for, and where pruning ends
+EQUAL = 0.3  # points that two models' losses may differ by chance alone: the search continues with the faster one
 IMPROVED = 0.9  # of the distance to the teacher may be left after a further training, for another one
 PATIENCE = 4  # proposals of Optuna, one after another, that lead to nothing better
 FIRST_SHARE = 0.6  # of the time, at most, for the first pruned model
@@ -359,15 +360,17 @@ class Explorer:
         further; None where nothing is left.
 
         Deeper, until a model loses HOPELESS points too much (without cascades: too much); then once more training of
-        the first one that is not good, for it serves in cascades as well; then between the fastest good model and that
-        one; then further training of these two.
+        the one that is nearest to good, of equals (EQUAL) the fastest, for it serves in cascades as well; then between
+        the fastest good model and that one; then further training of these two.
         """
         shapes = self._shapes()
         lost = {shape.speedup: self._expected(shape) for shape in shapes}
         good = next((s for s in reversed(shapes) if lost[s.speedup] <= self.max_drop), None)
         start = self.base.speedup if self.base else 1.0
         now, deepest = good.speedup if good else start, shapes[-1] if shapes else None
-        bad = next((s for s in shapes if s.speedup > now), None)
+        faster = [s for s in shapes if s.speedup > now]
+        least = min((lost[s.speedup] for s in faster), default=0.0)
+        bad = next((s for s in reversed(faster) if lost[s.speedup] <= least + EQUAL), None)
         room = HOPELESS if self.job.task.supports(Feature.CASCADE) else 0.0
         if deepest is None or lost[deepest.speedup] <= self.max_drop + room:
             wanted = deepest.speedup * FACTOR if deepest else max(self.settings.speedup or 0, start * FIRST_SPEEDUP)

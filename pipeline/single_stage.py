@@ -55,7 +55,7 @@ from paredown.tasks.rows import Rows
 
 from .inputs import StageInputs
 from .job import has_scores
-from .model_checks import Start, check_steps
+from .model_checks import Start, check_steps, task_of
 from .progress import Report, Reporter, tell
 from .recipe.schema import Model, Step
 from .recipe.task_support import features_of_stage
@@ -69,6 +69,9 @@ from .store import new_directory
 JUDGED = 200  # rows that an artefact is compared with its checkpoint on
 
 
+NEW_HEAD = "text-classification"  # the task of a model that is trained, where none is given
+
+
 class StageData(Settings):
     """The rows of a stage, and how they are read."""
 
@@ -79,16 +82,19 @@ class StageData(Settings):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
         default=13, description="seed of all random number generators"
     )
-    task: str = Field(default="text-classification", description="task of the model")
+    task: str | None = Field(default=None, description="task of the model (default: what the checkpoint is made for)")
     text_column: str | None = Field(default=None, description="name of the text column (default: detected)")
     label_column: str | None = Field(default=None, description="name of the label column (default: detected)")
 
-    def task_with(self, where: Where = option, *features: Feature) -> Task:
-        """The task, its rows in the columns that are named. InputError where it does not support one of the
-        features."""
-        task = task_named(self.task, where("", "task"))
+    def task_with(self, checkpoint: str | None, where: Where = option, *features: Feature) -> Task:
+        """The task, its rows in the columns that are named; by default that of the checkpoint, without one (None)
+        NEW_HEAD. InputError where it does not support one of the features."""
+        if self.task is not None:
+            task = task_named(self.task, where("", "task"))
+        else:
+            task = task_named(NEW_HEAD) if checkpoint is None else task_of(checkpoint)
         for feature in features:
-            task.require(feature, f"{where('', 'task')} {self.task}")
+            task.require(feature, f"{where('', 'task')} {task.name}")
         return task.with_columns(self.text_column, self.label_column)
 
     @property
@@ -174,7 +180,7 @@ def finetune(
     max_new_tokens: int | None = None,
 ) -> Made:
     """Train on labelled rows. A base model gets a new head. `max_new_tokens`: of what the model generates."""
-    task = data.task_with(where)
+    task = data.task_with(None, where)
     _require_features("finetune", settings, task, where)
     source = generating(open_checkpoint(checkpoint), task, max_new_tokens, where)
     names = source.labels if source.has_head(task) else label_names_of(task, data.training)
@@ -190,7 +196,7 @@ def finetune(
 def prune(checkpoint: str, data: StageData, settings: Prune, output_dir: Path, where: Where = option) -> Made:
     """Structured pruning, and the training after it where the settings have `recover`: when that fails, the pruned
     model is kept. With a latency target the result has `measured`: the speed-up and its 95 % interval."""
-    task = data.task_with(where)
+    task = data.task_with(checkpoint, where)
     _require_features("prune", settings, task, where)
     source = open_checkpoint(checkpoint, task)
     if not settings.timed and not {"heads", "ffn", "layers", "channels"} & settings.model_fields_set:
@@ -223,7 +229,7 @@ def prune(checkpoint: str, data: StageData, settings: Prune, output_dir: Path, w
 
 def trim(checkpoint: str, data: StageData, settings: Trim, output_dir: Path, where: Where = option) -> Made:
     """Reduce the vocabulary; the result has `tokens`, `size_mb` and `changed_tokens` (`stages.trim`)."""
-    task = data.task_with(where)
+    task = data.task_with(checkpoint, where)
     _require_features("trim", settings, task, where)
     source = open_checkpoint(checkpoint, task)
     pairs = None if task.columns.partner else False  # whose texts, each by itself, may well stand in train
@@ -237,7 +243,7 @@ def trim(checkpoint: str, data: StageData, settings: Trim, output_dir: Path, whe
 
 def truncate(checkpoint: str, data: StageData, settings: Truncate, output_dir: Path, where: Where = option) -> Made:
     """Read the first and the last tokens of longer texts; the result has `truncated` (`stages.truncate`)."""
-    task = data.task_with(where)
+    task = data.task_with(checkpoint, where)
     _require_features("truncate", settings, task, where)
     source = open_checkpoint(checkpoint, task)
     stages.check_window(source, settings)
@@ -257,7 +263,7 @@ def distill(
 ) -> Made:
     """Knowledge distillation. `given`: keys of `Distill`, or with `static: True` of `Static`; None where a key is not
     given. `teachers`: further ones; the student learns the mean of all logits."""
-    task = data.task_with(where)
+    task = data.task_with(checkpoint, where)
     source = open_checkpoint(checkpoint, task)
     others = [open_checkpoint(path, task) for path in teachers]
     if others:
@@ -293,7 +299,7 @@ def update(
     new_validation: str | None = None,
 ) -> dict:
     """Continual learning on the rows of `new`; `data` has the old ones. The content of update.json."""
-    task = data.task_with(option, Feature.UPDATE)
+    task = data.task_with(checkpoint, option, Feature.UPDATE)
     source = open_checkpoint(checkpoint, task)
     arrivals = continual.read_arrivals(task, source.labels, new, new_validation)
     old = read_rows(task, data.training, names=source.labels)
@@ -310,7 +316,7 @@ def update(
 
 def tune(checkpoint: str, data: StageData, settings: Tune, output_dir: Path) -> dict:
     """Hyperparameter search for fine-tuning; the same call resumes it. The content of tune.json."""
-    task = data.task_with(option, Feature.TUNE)
+    task = data.task_with(None, option, Feature.TUNE)
     source = open_checkpoint(checkpoint).for_task(task)
     labels = source.labels if source.has_head(task) else label_names_of(task, data.training)
     inputs = _inputs(source, task, data, labels, labelled=True)
@@ -334,7 +340,7 @@ def augment(data: StageData, settings: Augment, output: Path) -> tuple[int, int]
     """Write the training rows and their augmented copies; returns how many there are of each."""
     if output.exists() or output.suffix != ".jsonl":
         raise InputError(f"--output {output}: a new file that ends in .jsonl is expected")
-    task = data.task_with(option, Feature.AUGMENT)
+    task = data.task_with(None, option, Feature.AUGMENT)
     try:
         labels = label_names_of(task, data.training)
     except InputError as error:
@@ -353,7 +359,7 @@ def export(
     them, is for the comparison, and a part of it for INT8."""
     from paredown.export.onnx.exporter import plain_onnx
 
-    task = data.task_with(where)
+    task = data.task_with(checkpoint, where)
     wanted = _format(request, data.max_length, task, where)
     source = generating(open_checkpoint(checkpoint, task), task, request.max_new_tokens, where)
     if wanted.precision == "int8-static" and data.train is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Feature, Task
-from paredown.tasks.registry import TASKS, task_named
+from paredown.tasks.registry import task_named
 from paredown.tasks.rows import some_of
 
+from .data_summary import summary
 from .job import recombines
+from .model_checks import task_of
+from .progress import tell
 from .recipe.schema import Recipe
 from .run import Outcome, run
 from .store import write_atomic
@@ -102,8 +106,10 @@ def whole_job(job: WholeJob, run_dir: Path | None = None) -> Outcome:
     InputError, StepError."""
     if not job.minutes > 0:
         raise InputError(f"minutes: {job.minutes:g}: more than 0 are expected")
+    seen, length = _look(job)
+    tell(seen)
     if job.max_length is None and "max_length" not in job.more:
-        job = replace(job, max_length=_length_of(job))
+        job = replace(job, max_length=length)
     run_dir = run_dir or Path("runs") / name_of(job.checkpoint)
     keys = job.models()
     if "search" not in keys:
@@ -116,11 +122,15 @@ def whole_job(job: WholeJob, run_dir: Path | None = None) -> Outcome:
     return outcome
 
 
-def _length_of(job: WholeJob) -> int:
-    """`fitting_length` of the training rows."""
+def _look(job: WholeJob) -> tuple[list[str], int]:
+    """What the data and the checkpoint are, a line each, and `fitting_length` of the training rows."""
     checkpoint, data = open_checkpoint(job.checkpoint, job.kind), dict(job.data) | dict(job.more.get("data") or {})
-    rows = read_rows(job.kind, data["train"], text=data.get("text"), label=data.get("label"), names=checkpoint.labels)
-    return fitting_length(checkpoint, rows.texts)
+    read = partial(read_rows, job.kind, text=data.get("text"), label=data.get("label"), names=checkpoint.labels)
+    splits = {name: read(data[name]) if data.get(name) else None for name in ("train", "validation", "test")}
+    train = splits["train"]
+    assert train is not None
+    length = job.max_length or fitting_length(checkpoint, train.texts)
+    return summary(checkpoint, job.kind, splits, length), length
 
 
 def fitting_length(checkpoint: Checkpoint, texts: Sequence[str]) -> int:
@@ -147,15 +157,6 @@ def _texts(job: WholeJob, first: Outcome) -> dict[str, int]:
         return {}
     counts, few = [int(times * len(train)) for times in RECOMBINED], len(given) if given else 0
     return {"recombined": next((count for count in counts if few < count <= fits), 0)}
-
-
-def task_of(source: str) -> Task:
-    """The first task that the head of a checkpoint is made for. Raises InputError."""
-    checkpoint = open_checkpoint(source)
-    found = [task for task in TASKS.values() if checkpoint.has_head(task)]
-    if not found:
-        raise InputError(f"{source}: '{checkpoint.architecture}' is of no known task; give the task")
-    return found[0]
 
 
 def absolute(source: str) -> str:

@@ -109,6 +109,18 @@ class Rows:
             labels = number[labels]
         return replace(self, labels=labels, names=every)
 
+    def label_counts(self) -> np.ndarray | None:
+        """How many rows (words of tags) have each of `names`, (names,) int64; None of what has no labels to count."""
+        labels = self.labels
+        if labels is None or not len(labels) or labels.dtype == np.float64:
+            return None
+        if labels.ndim > 1:
+            return labels.sum(axis=0)
+        if labels.dtype == object and not isinstance(labels[0], np.ndarray):  # answers, texts
+            return None
+        every = self.every_label()
+        return np.bincount(every[every >= 0], minlength=len(self.names))
+
     def every_label(self) -> np.ndarray:
         """All labels, those of words in one row, int64; where a text may have several, 1 and 0."""
         return np.concatenate([np.atleast_1d(label) for label in self.gold])

@@ -6,7 +6,7 @@ import numpy as np
 
 from paredown.benchmarks.measurements import CandidateMeasurement, Measurements
 from paredown.benchmarks.measuring.latency import OFFLINE, SINGLE
-from paredown.benchmarks.selection.choice import CandidateResult, Choice, FrontierArrays, Latency
+from paredown.benchmarks.selection.choice import CandidateResult, CheapestArrays, Choice, FrontierArrays, Latency
 from paredown.benchmarks.selection.selection import ChooseSettings, Row
 from paredown.benchmarks.statistics.metric_intervals import drop_upper_95, paired_drop
 from paredown.benchmarks.statistics.time_intervals import by_process
@@ -147,13 +147,13 @@ def choice_of(chosen: CandidateResult, baseline: CandidateResult, **changes) -> 
         "control": None, "noisy": False, "noisy_because": "the control is [0.25, 3.65]", "processes": 6, "sittings": 6,
         "busy_before": [], "busy_during": [], "steal_share": None, "load_before": None, "seconds": 9.0, "covers": "all",
     }  # fmt: skip
-    frontier = dict.fromkeys(FrontierArrays.model_fields, ())
+    frontier, cheapest = (dict.fromkeys(arrays.model_fields, ()) for arrays in (FrontierArrays, CheapestArrays))
     price = {"now": 0.1, "lower": None, "upper": None}
     fields = {
         "chosen": chosen, "baseline": baseline, "candidates": [chosen],
         "noisy": False, "plain_int8": "teacher/onnxruntime/int8-dynamic", "certificate": CERTIFICATE, "nearest": None,
         "rule": rule, "conditions": conditions, "control": None, "why": "the cheapest", "tied_with": [],
         "runner_up": None, "pareto": [], "pareto_clear": [], "notes": [],
-        "card": {"lambda": [], "price_per_hour": price, "limits": [], "frontier": frontier},
+        "card": {"lambda": [], "price_per_hour": price, "limits": [], "frontier": frontier, "cheapest": cheapest},
     }  # fmt: skip
     return Choice.model_validate(fields | changes)

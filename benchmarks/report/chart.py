@@ -16,6 +16,7 @@ class Point(Record):
     """A candidate in the charts; what was not measured is null."""
 
     name: str
+    label: str = Field(description="a name that fits beside a point")
     number: int = Field(description="its place in the table")
     cost: float | None
     p50: float
@@ -32,6 +33,8 @@ class Point(Record):
     test: float | None
     f1: float | None
     bound: float
+    kept: float | None = Field(description="the baseline's metric less the bound by which the rule judges it, points")
+    intervals: dict[str, tuple[float, float]] = Field(description="95 %, by key of the point")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from paredown.runtime.errors import missing_extra
 
 from ..measurements import Measurements
 from ..measuring.records import Record
-from ..selection.choice import CandidateResult, Choice, FrontierArrays, LambdaRange, known
+from ..selection.choice import CandidateResult, CheapestArrays, Choice, FrontierArrays, LambdaRange, Rule, known
 from .chart import Point, chart
+from .figures import confusions, latencies, parts
 from .text import (
     bound_title,
     bounded,
@@ -58,9 +59,11 @@ class PageData(Record):
     )
     frontier: FrontierArrays
     ranges: list[LambdaRange] = Field(validation_alias="lambda", serialization_alias="lambda")
+    cheapest: CheapestArrays
+    rule: Rule
+    base: float = Field(description="the metric of the checkpoint on validation, points")
     currency: str
     metric: str
-    now: float | None = Field(description="what a point is worth by the rule")
 
 
 def write_report(path: Path, measurements: Measurements, choice: Choice, command: str) -> Path:
@@ -109,6 +112,9 @@ def write_report(path: Path, measurements: Measurements, choice: Choice, command
         flips=measurements.entry(choice.chosen.name).flips,
         data=page_data(measurements, choice, points),
         script=SCRIPT.read_text(encoding="utf-8"),
+        parts=parts(measurements, choice.chosen),
+        latencies=latencies(measurements, choice, [entry.name for entry in rows]),
+        confusions=confusions(measurements, choice),
         learned=learned(measurements),
         trimmed=trimmed(measurements),
         promises=promises(choice),
@@ -121,9 +127,14 @@ def write_report(path: Path, measurements: Measurements, choice: Choice, command
 
 
 def _point(number: int, entry: CandidateResult, choice: Choice, colours: dict[str, str]) -> Point:
-    latency = known(entry.latency_ms)
+    latency, base = known(entry.latency_ms), known(choice.baseline.metric_validation)
+    arrays = choice.card.cheapest
+    costs = dict(zip(arrays.names, arrays.cost_ci, strict=True))
+    found = {"p50": latency.p50_ci, "value": entry.metric_validation_ci, "test": entry.metric_test_ci}
+    found["cost"] = costs.get(entry.name)
     return Point(
         name=entry.name,
+        label=_label(entry, choice),
         number=number,
         cost=entry.cost_per_million,
         p50=latency.p50,
@@ -139,8 +150,17 @@ def _point(number: int, entry: CandidateResult, choice: Choice, colours: dict[st
         memory=entry.memory_mb,
         test=entry.metric_test,
         f1=entry.macro_f1,
-        bound=known(choice.baseline.metric_validation) - known(entry.drop_upper_95),
+        bound=base - known(entry.drop_upper_95),
+        kept=None if entry.drop_upper is None else base - entry.drop_upper,
+        intervals={key: interval for key, interval in found.items() if interval is not None},
     )
+
+
+def _label(entry: CandidateResult, choice: Choice) -> str:
+    """The model, with its runtime and precision where it was measured in several."""
+    model, _, target = entry.name.partition("/")
+    others = [other for other in choice.candidates if other.name.startswith(f"{model}/")]
+    return f"{model}, {target.replace('/', ' ')}" if len(others) > 1 else model
 
 
 def page_data(measurements: Measurements, choice: Choice, points: list[Point]) -> str:
@@ -157,7 +177,9 @@ def page_data(measurements: Measurements, choice: Choice, points: list[Point]) -
         axes=axes,
         frontier=choice.card.frontier,
         ranges=choice.card.ranges,
-        now=choice.rule.value_per_point,
+        cheapest=choice.card.cheapest,
+        rule=choice.rule,
+        base=known(choice.baseline.metric_validation),
         **words,
     )
     return data.model_dump_json(by_alias=True).replace("<", "\\u003c")
@@ -178,9 +200,9 @@ def markdown(measurements: Measurements, choice: Choice, command: str) -> str:
         bold = cells[0] == chosen.name
         shown = [*cells[:-1], cells[-1] if bold else escaped(cells[-1])]
         lines.append("| " + " | ".join(f"**{c}**" if bold and c else c for c in shown) + " |")
-    for kind, parts in (chosen.slices or {}).items():
+    for kind, groups in (chosen.slices or {}).items():
         lines += ["", f"By {kind}:", "", "| | rows | metric | drop (95 %) |", "| --- | ---: | ---: | ---: |"]
-        for part in parts[:10]:
+        for part in groups[:10]:
             drop = "{:+.1f} [{:+.1f}, {:+.1f}]".format(part.drop, *part.drop_ci)
             lines.append(f"| {escaped(part.name)} | {part.rows} | {part.metric:.1f} | {drop} |")
     if promised := promises(choice):

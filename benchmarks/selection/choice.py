@@ -242,6 +242,22 @@ class FrontierArrays(Record):
     cost_half: list[list[float]]
 
 
+class CheapestArrays(Record):
+    """What rule `cheapest` reads of the candidates that it could select: what the report's sliders compute with."""
+
+    names: list[str]
+    cost: list[float]
+    cost_ci: list[tuple[float, float] | None] = Field(description="95 %; null with a single process")
+    value: list[float]
+    steps: list[int]
+    p95: list[float]
+    size: list[float]
+    costs_tie: list[list[bool]]
+    values_tie: list[list[bool]]
+    confidences: list[float]
+    upper: list[list[float]] = Field(description="bounds of the drops, points: of each confidence, of each candidate")
+
+
 class Card(Record):
     """Where another value of a point, price or limit changes the selection."""
 
@@ -249,6 +265,7 @@ class Card(Record):
     price_per_hour: PriceChange
     limits: list[LimitChange]
     frontier: FrontierArrays
+    cheapest: CheapestArrays
 
 
 class Rule(Record):

@@ -210,6 +210,17 @@ def _in_sequence(judged: Sequence[Row], baseline: _Answers, confidence: float) -
     return upper, behind
 
 
+def bounds_in_sequence(rows: Sequence[Row], baseline: Row, confidence: float) -> list[float]:
+    """The bounds of all rows by which rule `cheapest` judges them at a confidence, points; inf where none was
+    evaluated."""
+    judged = [row for row in rows if len(row.correct) and not unchanged(row, baseline)]
+    bounds = [row.drop for row in judged]
+    if confidence and judged:
+        bounds, _ = _in_sequence(judged, _Answers.of(baseline), confidence)
+    found = dict(zip((row.name for row in judged), bounds, strict=True))
+    return [found.get(row.name, row.drop if len(row.correct) else math.inf) for row in rows]
+
+
 def unchanged(row: Row, baseline: Row) -> bool:
     """True for the checkpoint itself in a runtime and precision that changed no answer."""
     if row.steps or row.correct.shape != baseline.correct.shape:

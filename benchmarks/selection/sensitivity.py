@@ -8,14 +8,25 @@ import numpy as np
 
 from paredown.runtime.errors import StepError
 
-from .choice import Card, Change, FrontierArrays, LambdaRange, LimitChange, Moves, PriceChange
+from ..statistics.time_intervals import factors, half_width
+from .choice import Card, Change, CheapestArrays, FrontierArrays, LambdaRange, LimitChange, Moves, PriceChange, known
 from .constraints import FIGURES, Budgets, Limit, gate_of, value_of
-from .selection import ChooseSettings, Frontier, Row, pick, reasons_of
+from .selection import (
+    ChooseSettings,
+    Frontier,
+    Row,
+    bounds_in_sequence,
+    costs_tie,
+    pick,
+    reasons_of,
+    values_tie,
+)
 
 FARTHEST = 100.0  # times the price, up and down, that is tried
+CONFIDENCES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # that the report's slider offers
 
 
-def card(rows: Sequence[Row], settings: ChooseSettings, price_per_hour: float) -> Card:
+def card(rows: Sequence[Row], baseline: Row, settings: ChooseSettings, price_per_hour: float) -> Card:
     """What `choice.json` has under "card"."""
     reasons = reasons_of(rows, settings)
     able = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
@@ -24,6 +35,7 @@ def card(rows: Sequence[Row], settings: ChooseSettings, price_per_hour: float) -
         price_per_hour=_price(rows, settings, price_per_hour),
         limits=_limits(rows, settings),
         frontier=frontier_arrays(able),
+        cheapest=cheapest_arrays(rows, baseline, settings),
     )
 
 
@@ -46,6 +58,37 @@ def frontier_arrays(able: Sequence[Row]) -> FrontierArrays:
     """`Frontier` with names, for the report's slider."""
     arrays = {key: value.tolist() for key, value in vars(Frontier.of(able)).items()}
     return FrontierArrays(names=[row.name for row in able], **arrays)
+
+
+def cheapest_arrays(rows: Sequence[Row], baseline: Row, settings: ChooseSettings) -> CheapestArrays:
+    """What rule `cheapest` reads, of the candidates that keep every limit but those that the report moves: p95 and
+    size."""
+    moved = settings.budgets.model_copy(update={"p95_ms": None, "size_mb": None})
+    reasons = reasons_of(rows, settings.model_copy(update={"budgets": moved}))
+    places = [
+        i
+        for i, (row, reason) in enumerate(zip(rows, reasons, strict=True))
+        if reason is None and len(row.correct) and None not in (value_of(row.result, "p95_ms"), row.result.size_mb)
+    ]
+    able, levels = [rows[i] for i in places], sorted({*CONFIDENCES, settings.confidence})
+    bounds = [bounds_in_sequence(rows, baseline, level) for level in levels]
+    spread = [float(half_width(np.log(row.costs))) for row in able]
+    return CheapestArrays(
+        names=[row.name for row in able],
+        cost=[row.cost for row in able],
+        cost_ci=[
+            (row.cost * factors(half)[0], row.cost * factors(half)[1]) if np.isfinite(half) else None
+            for row, half in zip(able, spread, strict=True)
+        ],
+        value=[row.value for row in able],
+        steps=[row.steps for row in able],
+        p95=[known(value_of(row.result, "p95_ms")) for row in able],
+        size=[known(row.result.size_mb) for row in able],
+        costs_tie=[[costs_tie(a, b) for b in able] for a in able],
+        values_tie=[[values_tie(a, b) for b in able] for a in able],
+        confidences=levels,
+        upper=[[of[i] for i in places] for of in bounds],
+    )
 
 
 def _name(rows: Sequence[Row], settings: ChooseSettings) -> str | None:

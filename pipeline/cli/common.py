@@ -31,6 +31,9 @@ MaxNewTokens = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random number generators.")]
 TaskOption = Annotated[str, typer.Option(help="Task of the model.")]
+CheckpointTask = Annotated[
+    str | None, typer.Option(help="Task of the model (default: what the checkpoint is made for).")
+]
 TextColumn = Annotated[str | None, typer.Option(help="Name of the text column (default: detected).")]
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column (default: detected).")]
 Everything = Annotated[
@@ -44,12 +47,15 @@ class ComparedRows(Settings):
     data: str = Field(description="labelled rows")
     text_column: str | None = Field(default=None, description="name of the text column (default: detected)")
     label_column: str | None = Field(default=None, description="name of the label column (default: detected)")
-    task: str = Field(default="text-classification", description="task of the model")
+    task: str | None = Field(default=None, description="task of the models (default: what the first one is made for)")
     max_length: int = Field(default=128, description="maximum input length in tokens, for models that do not state one")
 
-    def task_with(self, *features: Feature) -> Task:
-        """The task, its rows in the columns that are named. InputError as `task_for`."""
-        return task_for(self.task, *features, text=self.text_column, label=self.label_column)
+    def task_with(self, model: str, *features: Feature) -> Task:
+        """The task, by default that of a model, its rows in the columns that are named. InputError as `task_for`."""
+        from ..model_checks import task_of
+
+        name = self.task or task_of(model, "text-classification").name
+        return task_for(name, *features, text=self.text_column, label=self.label_column)
 
 
 def typed(text: str) -> str:

@@ -112,7 +112,7 @@ def fairness(
         from fairlearn.metrics import MetricFrame, count
     except ImportError as error:
         raise missing_extra(error.name or "fairlearn", "explain") from None
-    kind, found = compared.task_with(Feature.FAIRNESS), []
+    kind, found = compared.task_with(models[0], Feature.FAIRNESS), []
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InputError(f"--json {json_file}: no such directory")
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:

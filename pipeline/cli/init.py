@@ -18,6 +18,7 @@ from paredown.compress.models.loading import open_checkpoint
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Task
 
+from ..data_summary import summary
 from ..recipe.schema import Data, Recipe, Step
 from ..store import write_atomic
 from ..whole_job import WholeJob, fitting_length, name_of
@@ -26,19 +27,24 @@ from ..whole_job import WholeJob, fitting_length, name_of
 def write_recipe(out: Path, checkpoint: str, data: Data, task: Task, *, full: bool = False) -> tuple[str, ...]:
     """Check the inputs and write a recipe for them to `out`; paths in it are relative to it. Raises InputError.
 
-    `full`: with every field. Returns notes on the data: what a run of it leaves out and holds out.
+    `full`: with every field. Returns notes on the data: what it is (`summary`), what a run of it leaves out and holds
+    out.
     """
     found = open_checkpoint(checkpoint, task)
-    read = partial(read_rows, task, names=found.labels)
+    read = partial(read_rows, task, text=data.text, label=data.label, names=found.labels)
     given = (read(data.train), read(data.validation), read(data.test) if data.test else None)
     for rows in given:
         if rows is not None:
             dataset.require_two_classes(rows, found.labels)
-    more = dataset.read_unlabeled(data.unlabeled, columns=task.columns) if data.unlabeled else None
+    more = None
+    if data.unlabeled:
+        more = dataset.read_unlabeled(data.unlabeled, columns=task.columns, text=data.text, label=data.label)
     notes = divided(*given, more).notes
     splits = {name: getattr(data, name) for name in ("train", "validation", "test", "unlabeled")}
     paths = {name: _beside(source, out) for name, source in splits.items() if source is not None}
+    paths |= {key: name for key, name in (("text", data.text), ("label", data.label)) if name is not None}
     length = fitting_length(found, given[0].texts)
+    seen = summary(found, task, dict(zip(("train", "validation", "test"), given, strict=True)), length)
     job = WholeJob(_beside(checkpoint, out), paths, task=task.name, max_length=length)
     recipe = job.recipe(name=name_of(checkpoint), **job.models())
     body = _lines(recipe, 0) if full else _short(recipe)
@@ -49,7 +55,7 @@ def write_recipe(out: Path, checkpoint: str, data: Data, task: Task, *, full: bo
     except OSError as error:
         raise InputError(f"{out}: cannot write there: {error.strerror}; choose another --output") from None
     write_atomic(out, head + "\n".join(body) + "\n")
-    return notes
+    return (*seen, *notes)
 
 
 def _short(recipe: Recipe) -> list[str]:

@@ -34,7 +34,7 @@ from . import predict as predicting
 from . import results, robustness, tune
 from . import serve as serving
 from . import train as learning
-from .common import Everything, LabelColumn, Seed, TaskOption, TextColumn, task_for
+from .common import CheckpointTask, Everything, LabelColumn, Seed, TextColumn, task_for
 from .help import VERBOSE, Grouped, arrange, for_all, hoisted
 from .options import fields, with_options
 
@@ -234,7 +234,7 @@ def compress(
         typer.Option(min=4, help="Maximum input length, in tokens (default: 128, 256 or 512, as the rows need)."),
     ] = None,
     seed: Seed = 13,
-    task: Annotated[str | None, typer.Option(help="Task of the model (default: what its head is made for).")] = None,
+    task: CheckpointTask = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     everything: Everything = False,
@@ -290,14 +290,18 @@ def init(
     ],
     output: Annotated[Path, typer.Option(help="Where to write the recipe.")] = Path("recipe.yaml"),
     full: Annotated[bool, typer.Option("--full", help="Write every field with its default and its meaning.")] = False,
-    task: TaskOption = "text-classification",
+    task: CheckpointTask = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Write the recipe of `compress` for a checkpoint and its data, to be edited."""
+    from ..model_checks import task_of
     from .init import write_recipe
 
     if output.exists():
         raise InputError(f"{output}: exists already; remove it or choose another --output")
-    tell(write_recipe(output, checkpoint, data, task_for(task), full=full))
+    data = data.model_copy(update={"text": text_column, "label": label_column})
+    tell(write_recipe(output, checkpoint, data, task_for(task) if task else task_of(checkpoint), full=full))
     out.print(str(output), soft_wrap=True)
     suggest("paredown", "run", output)
 

@@ -130,6 +130,12 @@ def choose(
 @app.command()
 def report(
     run_dir: RunDir,
+    other: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[other_run_dir]", help="Another run: print how it compares with the first one.", show_default=False
+        ),
+    ] = None,
     format: Annotated[
         Literal["html", "md", "svg", "png"],
         typer.Option(help="Format: the HTML report, Markdown for a pull request, or an image of the frontier."),
@@ -139,7 +145,8 @@ def report(
     ] = None,
     everything: Everything = False,
 ) -> None:
-    """Write the report of a run: HTML (with a table on the terminal), Markdown or an image."""
+    """Write the report of a run: HTML (with a table on the terminal), Markdown or an image; or compare two runs."""
+    from paredown.benchmarks.report.compare import Run, compared
     from paredown.benchmarks.report.report import markdown, write_picture, write_report
 
     from ..results.journal import finish, unfinished
@@ -154,11 +161,20 @@ def report(
         raise InputError(f"--output {path}: no such directory")
     if path.is_dir():
         raise InputError(f"--output {path}: a directory; name the file to write")
-    if unfinished(run_dir):
-        with lock(run_dir):
-            finish(run_dir)
+    for each in filter(None, (run_dir, other)):
+        if unfinished(each):
+            with lock(each):
+                finish(each)
     measurements = read_measurements(run_dir)
     choice = read_choice(run_dir, measurements)
+    if other is not None:
+        if format in ("svg", "png") or everything:
+            raise InputError("two runs are compared as Markdown; leave out --format and --all")
+        theirs = read_measurements(other)
+        runs = [Run(str(run_dir), measurements, choice), Run(str(other), theirs, read_choice(other, theirs))]
+        text = compared(*runs)
+        print(text, end="") if output is None else output.write_text(text, encoding="utf-8")
+        return
     command = f"paredown run {run_dir.resolve() / 'recipe.resolved.yaml'}"
     if format == "html":
         show_choice(choice, measurements, run_dir, everything)
@@ -227,7 +243,8 @@ def bench(
         )
     settings = checked(LatencySettings, given)
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
-        result = side_by_side.run(artifacts, rows.data, settings, rows.max_length, Path(scratch), rows.task_with())
+        task = rows.task_with(artifacts[0])
+        result = side_by_side.run(artifacts, rows.data, settings, rows.max_length, Path(scratch), task)
     _show_bench(result)
     if json_file is not None:
         from ..store import write_atomic

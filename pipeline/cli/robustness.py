@@ -44,7 +44,7 @@ def robustness(
 ) -> None:
     """Compare the metric on original and perturbed rows: typos, capitals, doubled texts, deleted or swapped words,
     synonyms."""
-    kind = rows.task_with(Feature.ROBUSTNESS)
+    kind = rows.task_with(models[0], Feature.ROBUSTNESS)
     changes = perturbations.MEASURED | {"deletion": perturbations.deletion, "swap": perturbations.swap}
     if synonyms is not None:
         changes["synonyms"] = perturbations.synonyms(perturbations.read_synonyms(synonyms))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from paredown.benchmarks.measurements import Answers, CandidateMeasurement, CascadeDetails, Measurements
+from paredown.benchmarks.measurements import CandidateMeasurement, CascadeDetails, Measurements, correct_rows
 from paredown.benchmarks.measuring.latency import (
     OFFLINE,
     SINGLE,
@@ -148,7 +148,7 @@ def row_of(entry: CandidateMeasurement, against: Opponents, measurements: Measur
         "steps": entry.steps,
     }
     steps = len(entry.steps) + (entry.precision != "fp32")
-    correct, base_correct = _bits(entry.correct_validation), _bits(against.base.correct_validation)
+    correct, base_correct = correct_rows(entry.correct_validation), correct_rows(against.base.correct_validation)
     if entry.failed or entry.cannot_run or entry.timing is None or correct is None or base_correct is None:
         reason = entry.failed or f"cannot run here: {entry.cannot_run}"
         return Row(CandidateResult(**common), steps, np.zeros(0, bool), np.zeros(0), cannot=reason)
@@ -307,7 +307,7 @@ def _cannot(entry: CandidateMeasurement, cost: float, measurements: Measurements
 
 def _quality(entry: CandidateMeasurement, base: CandidateMeasurement, measurements: Measurements) -> dict[str, Any]:
     """The fields of quality beside the metric: groups of rows, changed texts; of whole texts: macro F1, calibration."""
-    correct, base_correct = known(_bits(entry.correct_validation)), known(_bits(base.correct_validation))
+    correct, base_correct = known(correct_rows(entry.correct_validation)), known(correct_rows(base.correct_validation))
     slices = {kind: _parts(kind, base_correct, correct, keys) for kind, keys in measurements.keys.items()}
     figures: dict[str, Any] = {
         "beside_validation": entry.beside_validation,
@@ -323,7 +323,7 @@ def _quality(entry: CandidateMeasurement, base: CandidateMeasurement, measuremen
         if slices.get(kind):
             figures[f"{kind}_drop"] = max(part.drop for part in slices[kind])
     for change in MEASURED:
-        ours, theirs = (_bits(e.robustness.get(change)) for e in (entry, base))
+        ours, theirs = (correct_rows(e.robustness.get(change)) for e in (entry, base))
         if ours is not None and theirs is not None:
             figures |= {f"{change}_metric": points(ours), f"{change}_drop": paired_drop(theirs, ours)[0]}
     return figures
@@ -342,15 +342,18 @@ def gate_bounds(measurements: Measurements) -> dict[str, dict[str, float | None]
         for entry, bound in zip(entries, bounds, strict=True):
             found[entry.name][f"{figure}_drop_upper_95"] = float(bound)
 
-    correct, theirs = [known(_bits(entry.correct_validation)) for entry in entries], _bits(base.correct_validation)
+    correct, theirs = (
+        [known(correct_rows(entry.correct_validation)) for entry in entries],
+        correct_rows(base.correct_validation),
+    )
     for kind in GROUPED:
         keys = np.array(measurements.keys.get(kind, ()))
         parts = [keys == key for key in np.unique(keys)]
         if parts and theirs is not None:
             add(kind, np.max([upper_bounds(theirs[p], [ours[p] for ours in correct], 0.95) for p in parts], axis=0))
     for change in MEASURED:
-        before = _bits(base.robustness.get(change))
-        after = [_bits(entry.robustness.get(change)) for entry in entries]
+        before = correct_rows(base.robustness.get(change))
+        after = [correct_rows(entry.robustness.get(change)) for entry in entries]
         judged = [one for one in after if one is not None]
         if before is not None and len(judged) == len(entries):
             add(change, upper_bounds(before, judged, 0.95))
@@ -375,15 +378,6 @@ def _mean_agreement(entry: CandidateMeasurement) -> float | None:
     return float(np.mean(found)) if found else None
 
 
-def _bits(answers: Answers | None) -> np.ndarray | None:
-    """(rows,) bool, or (rows, 2) float64 of points gained and possible: `Task.correct`."""
-    if answers is None:
-        return None
-    if isinstance(answers, list):
-        return np.array(answers, dtype=np.float64)
-    return np.frombuffer(answers.encode(), dtype=np.uint8) == ord("1")
-
-
 def certified(measurements: Measurements, result: CandidateResult, looks: int, at: str) -> CandidateResult:
     """The candidate with what the test rows say of it: figures that stay null for those that were not selected.
 
@@ -391,7 +385,7 @@ def certified(measurements: Measurements, result: CandidateResult, looks: int, a
     all of them together (Bonferroni). Unchanged where the run has no test rows.
     """
     entry, base = measurements.entry(result.name), measurements.entry(measurements.baseline)
-    ours, theirs = _bits(entry.correct_test), _bits(base.correct_test)
+    ours, theirs = correct_rows(entry.correct_test), correct_rows(base.correct_test)
     if ours is None or theirs is None:
         return result
     drop = paired_drop(theirs, ours)[0]

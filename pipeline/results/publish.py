@@ -55,7 +55,7 @@ def decide(
         certificate=selected.chosen.certificate,
         plain_int8=against.plain_int8 and against.plain_int8.name,
         noisy=against.noisy,
-        card=card(rows, settings, measurements.prices.price_per_hour),
+        card=card(rows, rows[baseline], settings, measurements.prices.price_per_hour),
         control=measurements.conditions.control,
         conditions=measurements.conditions,
         notes=measurements.notes,

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error."""
+"""Structured logs: one JSON object a line on standard error; on a terminal the same in words."""
 
 from __future__ import annotations
 
@@ -28,13 +28,25 @@ class JsonLines(logging.Formatter):
         return ENCODE(line)
 
 
+class Lines(logging.Formatter):
+    """For people: time of day, message, and its fields as `name value`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        values = getattr(record, "fields", {}).items()
+        fields = ", ".join(f"{name} {' '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in values)
+        line = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {level}{record.getMessage()}"
+        line += f": {fields}" if fields else ""
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
 def start_logging() -> None:
     """For the loggers of paredown, and for the warnings and errors of uvicorn and asyncio (no more files to open)."""
     # What no line shows, and each request would pay for: docs.python.org/3/howto/logging.html#optimization
     logging._srcfile = None  # type: ignore[assignment]
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(Lines() if sys.stderr.isatty() else JsonLines())
     for name, level in (("paredown", logging.INFO), ("uvicorn", logging.WARNING), ("asyncio", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

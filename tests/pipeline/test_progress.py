@@ -56,6 +56,14 @@ def test_steps_that_are_there_already_take_no_time(clock: Clock, capsys: pytest.
     assert "4/4 first: 50%, half; about 2 min left" in capsys.readouterr().err  # 50 + 100
 
 
+def test_in_a_search_it_is_the_searchs_time_that_is_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter(1, limit=600)
+    with reporter.step("trim") as report:
+        clock.now += 120
+        report(0.5, "half")
+    assert "about 8 min of the search left" in capsys.readouterr().err
+
+
 def test_without_a_guess_the_time_left_follows_from_the_share(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Reporter(1).step("trim") as report:
         clock.now = 40

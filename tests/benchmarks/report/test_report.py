@@ -1,5 +1,6 @@
 """The page as a reader has it: a real browser opens it, moves the slider, prints it."""
 
+import html
 import json
 import re
 import shutil
@@ -14,22 +15,31 @@ from conftest import paredown, refused
 from paredown.benchmarks.measurements import Flip, Measurements
 from paredown.benchmarks.report.chart import Point
 from paredown.benchmarks.report.report import AXES, SCRIPT, PageData, markdown, write_report
-from paredown.benchmarks.selection.choice import Choice, FrontierArrays, LambdaRange, Promise
-from paredown.benchmarks.selection.selection import Row, choose, with_bounds
+from paredown.benchmarks.selection.choice import CheapestArrays, Choice, FrontierArrays, LambdaRange, Promise
+from paredown.benchmarks.selection.choice import Rule as RuleRecord
+from paredown.benchmarks.selection.selection import ChooseSettings, Row, choose, with_bounds
 from paredown.benchmarks.selection.sensitivity import card
 from paredown.pipeline.results.measurements import read_measurements
 from paredown.pipeline.results.publish import read_choice
+from paredown.runtime.errors import StepError
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
 )
 browser = pytest.mark.skipif(not BROWSER, reason="no Chromium here: apt-get install chromium")
 SLIDE = """<script>
-const slider = document.getElementById("lambda"), found = [];
-for (let i = 0; i < 50; i++) {
-  slider.value = Number(slider.min) + (slider.max - slider.min) * i / 49;
-  slider.dispatchEvent(new Event("input"));
-  found.push([10 ** Number(slider.value), document.getElementById("picked").dataset.name]);
+const random = (() => { let seed = 1; return () => (seed = seed * 16807 % 2147483647) / 2147483647; })();
+const ids = IDS, found = [];
+for (let i = 0; i < 60; i++) {
+  const seen = {};
+  for (const id of ids) {
+    const slider = document.getElementById(id), low = Number(slider.min), high = Number(slider.max);
+    slider.value = slider.step === "1" ? low + Math.floor(random() * (high - low + 1))
+      : low + (high - low) * Math.min(1, 1.2 * random());
+    seen[id] = Number(slider.value) >= high - 1e-9 && id !== "confidence" ? null : Number(slider.value);
+    slider.dispatchEvent(new Event("input"));
+  }
+  found.push([seen, document.getElementById("picked").dataset.name]);
 }
 document.body.append(Object.assign(document.createElement("pre"), { id: "found", textContent: JSON.stringify(found) }));
 </script>"""
@@ -57,21 +67,74 @@ def noisy_rows() -> list[Row]:
     return rows
 
 
-@browser
-def test_the_slider_picks_what_choose_picks_at_fifty_values(finished: Path, tmp_path: Path) -> None:
+def slid(finished: Path, page: Path, rows: list[Row], chosen: ChooseSettings, ids: list[str]) -> list:
+    """What the report's sliders selected at sixty values: [{id: value, null at its end}, name]."""
     measurements, choice = run_of(finished)
-    rows = with_bounds(noisy_rows(), noisy_rows()[0], settings())
-    choice = choice.model_copy(update={"card": card(rows, settings(), 0.1)})
-    page = write_report(tmp_path / "report.html", measurements, choice, "true")
-    page.write_text(page.read_text().replace("</body>", f"{SLIDE}</body>"))
+    rule = RuleRecord(**chosen.model_dump(exclude={"budgets"}), budgets={})
+    choice = choice.model_copy(update={"card": card(rows, rows[0], chosen, 0.1), "rule": rule})
+    write_report(page, measurements, choice, "true")
+    page.write_text(page.read_text().replace("</body>", SLIDE.replace("IDS", json.dumps(ids)) + "</body>"))
     seen = re.search(r'<pre id="found">(.*?)</pre>', opened(page))
     assert seen is not None
-    found = json.loads(seen[1])
-    assert len(found) == 50
-    for value, name in found:
-        picked = choose(rows, rows[0], settings(rule="lambda", value_per_point=value)).chosen.name
-        assert name == picked, value
-    assert len({name for _, name in found}) >= 4
+    return json.loads(html.unescape(seen[1]))
+
+
+@browser
+def test_the_slider_of_a_points_worth_picks_what_choose_picks(finished: Path, tmp_path: Path) -> None:
+    chosen = settings(rule="lambda", value_per_point=0.1)
+    rows = with_bounds(noisy_rows(), noisy_rows()[0], chosen)
+    names = set()
+    for values, name in slid(finished, tmp_path / "report.html", rows, chosen, ["lambda"]):
+        if values["lambda"] is not None:
+            worth = chosen.model_copy(update={"value_per_point": 10 ** values["lambda"]})
+            assert name == choose(rows, rows[0], worth).chosen.name, values
+            names.add(name)
+    assert len(names) >= 4
+
+
+@browser
+def test_the_sliders_of_the_limits_pick_what_choose_picks(finished: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    rows = [
+        r.updated(size_mb=float(random.uniform(5, 50)), latency_ms=r.result.latency_ms.model_copy(update={"p95": p95}))
+        for r, p95 in zip(noisy_rows(), random.uniform(1, 20, 12).tolist(), strict=True)
+        if r.result.latency_ms is not None
+    ]
+    rows = with_bounds(rows, rows[-1], settings())
+    rows = [rows[-1], *rows[:-1]]  # the baseline is the best and the dearest
+    names = set()
+    for values, name in slid(
+        finished, tmp_path / "report.html", rows, settings(), ["max_drop", "confidence", "p95", "size"]
+    ):
+        limits = {
+            key: None if values[id] is None else 10 ** values[id]
+            for id, key in (("p95", "p95_ms"), ("size", "size_mb"))
+        }
+        level = [0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99][values["confidence"]]
+        if values["max_drop"] is None:
+            continue
+        try:
+            picked = choose(
+                rows, rows[0], settings(max_drop=values["max_drop"], confidence=level, budgets=limits)
+            ).chosen.name
+        except StepError:
+            picked = ""
+        assert name == picked, values
+        names.add(name)
+    assert len(names) >= 4
+
+
+@browser
+def test_tables_are_sorted_by_a_click(finished: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    click = "<script>document.querySelectorAll('table.sortable th button')[8].click()</script>"
+    page.write_text((finished / "report.html").read_text().replace("</body>", f"{click}</body>"))
+    table = re.search(r'<table class="sortable">.*?</table>', opened(page), re.DOTALL)
+    assert table is not None
+    sizes = [float(found) for found in re.findall(r"<td>([\d.]+)<small>\d+</small></td>\s*</tr>", table[0])]
+    assert len(sizes) > 2
+    assert sizes == sorted(sizes)
+    assert 'aria-sort="ascending"' in table[0]
 
 
 @browser
@@ -83,9 +146,11 @@ def test_the_page_of_a_run_can_be_read_with_a_keyboard_and_asks_the_network_for_
     _, choice = run_of(finished)
     points = re.findall(r'<g tabindex="0" role="img" aria-label="([^"]+)"', page)
     measured = [c.name for c in choice.candidates if c.metric_validation is not None]
-    assert sorted(p.split(":")[0] for p in points) == sorted(measured)
+    assert {p.split(":")[0] for p in points} <= set(measured)  # those far below what is allowed are not drawn
+    assert {c.name for c in choice.candidates if c.rejected_because is None} <= {p.split(":")[0] for p in points}
     assert 'id="static" hidden' in page
-    assert "aria-valuetext" in page
+    assert page.index('id="live"') < page.index("Why this one")
+    assert f'data-name="{choice.chosen.name}">Selected' in page
     for heading in ("What would change the pick", "Why it is not faster", "Quality beside", "Vocabulary", "Reproduce"):
         assert heading in page
 
@@ -128,7 +193,14 @@ def test_the_frontier_as_a_picture(finished: Path, tmp_path: Path) -> None:
 
 def test_the_script_reads_fields_of_the_records() -> None:
     script = SCRIPT.read_text()
-    for variable, record in (("data", PageData), ("f", FrontierArrays), ("p", Point), ("r", LambdaRange)):
+    for variable, record in (
+        ("data", PageData),
+        ("f", FrontierArrays),
+        ("s", CheapestArrays),
+        ("rule", RuleRecord),
+        ("p", Point),
+        ("r", LambdaRange),
+    ):
         fields = {field.serialization_alias or name for name, field in record.model_fields.items()}
         read = {*re.findall(rf"(?<![\w.$]){variable}\.(\w+)", script)}
         assert read, variable

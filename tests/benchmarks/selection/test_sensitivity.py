@@ -10,7 +10,7 @@ from paredown.benchmarks.selection.sensitivity import card, lambda_ranges
 
 
 def moved(rows: list[Row], what: str, **values) -> LimitChange:
-    return next(e for e in card(rows, settings(**values), 0.1).limits if e.limit.startswith(what))
+    return next(e for e in card(rows, rows[0], settings(**values), 0.1).limits if e.limit.startswith(what))
 
 
 def test_lambda_ranges_cover_everything_and_say_what_the_rule_picks() -> None:
@@ -32,7 +32,7 @@ def test_how_far_the_price_may_move() -> None:
     stored = row("big", 0.2, 850)  # all of it follows the hour
     small = row("small", 0.3, 850)
     small = Row(small.result, 1, small.correct, small.costs, unhurried=0.25)  # mostly storage
-    price = card([stored, small], settings(), 0.1).price_per_hour
+    price = card([stored, small], stored, settings(), 0.1).price_per_hour
     assert price.lower is None  # cheaper hours make the first one better still
     # 0.2 f > 0.05 f + 0.25 from f = 5/3 on; the two tie a little before that
     assert known(price.upper).at == pytest.approx(0.1 * 5 / 3, rel=0.02)
@@ -62,7 +62,20 @@ def test_how_far_the_limits_may_move() -> None:
 
 def test_the_frontier_is_what_the_rule_looks_at() -> None:
     rows = [row("a", 0.5, 850), row("b", 0.2, 842), row("out", 0.1, 820, memory_mb=None)]
-    found = card(rows, settings(budgets={"memory_mb": 200}), 0.1).frontier
+    found = card(rows, rows[0], settings(budgets={"memory_mb": 200}), 0.1).frontier
     assert found.names == ["a", "b"]
     again = Frontier(**{key: np.array(value) for key, value in found if key != "names"})
     assert again.pick(1.0) == Frontier.of(rows[:2]).pick(1.0)
+
+
+def test_what_the_sliders_read_is_what_the_rule_reads() -> None:
+    """A candidate that breaks a limit which no slider moves is left out; one over a budget that one moves is not."""
+    rows = [row("base", 1.0, 850, steps=0), row("a", 0.5, 848), row("big", 0.2, 842, size_mb=30.0)]
+    rows.append(row("out", 0.1, 820, memory_mb=None))
+    chosen = settings(confidence=0.85, budgets={"memory_mb": 200, "size_mb": 20})
+    found = card(rows, rows[0], chosen, 0.1).cheapest
+    assert found.names == ["base", "a", "big"]
+    assert found.confidences == [0.0, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99]
+    for level, upper in zip(found.confidences, found.upper, strict=True):
+        bounded = with_bounds(rows, rows[0], settings(confidence=level))
+        assert upper == [r.drop_upper for r in bounded[:3]]

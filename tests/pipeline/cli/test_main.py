@@ -233,6 +233,22 @@ def test_init_writes_a_recipe_that_runs(teacher: Checkpoint, files: dict, tmp_pa
     )
 
 
+def test_init_says_what_it_saw_and_takes_names_of_columns(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    renamed = {}
+    for name, file in files.items():
+        renamed[name] = tmp_path / file.name
+        renamed[name].write_text(file.read_text().replace("text,label", "Body,Kind", 1))
+    ask = ["init", teacher.path, "--train", renamed["train"], "--validation", renamed["validation"]]
+    refused(paredown(*ask, "--output", tmp_path / "r.yaml"), "no text column among Body, Kind", "--text-column")
+    ask += ["--text-column", "Body", "--label-column", "Kind", "--output", tmp_path / "r.yaml"]
+    done = paredown(*ask)
+    assert done.returncode == 0, done.stderr
+    for said in ("train: ", "tokens in the median", "validation: ", "checkpoint: accuracy "):
+        assert said in done.stderr
+    done = paredown("run", tmp_path / "r.yaml", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_doctor_names_the_machine_and_what_is_missing() -> None:
     done = paredown("doctor", "--json")
     found = json.loads(done.stdout)
