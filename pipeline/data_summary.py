@@ -11,12 +11,12 @@ import numpy as np
 from paredown.benchmarks.statistics.bounds import one_sided
 from paredown.compress.models.loading import Checkpoint
 from paredown.export.hardware import importable
-from paredown.tasks.base import Feature, Task
+from paredown.tasks.base import Task
 from paredown.tasks.rows import Rows
 from paredown.tasks.scores import softmax
 
 NAMED = 6  # labels of which each is named, at most
-SCORED = 200  # validation rows that the checkpoint answers
+SCORED, LEAST, TOKENS = 200, 20, 20_000  # validation rows that the checkpoint answers, and their tokens, at most
 CHANGED = 0.05  # of the answers, that a compressed model gives otherwise: what few rows are judged by
 CONFIDENCE = 0.8  # of the selection
 OVERCONFIDENT = 10.0  # points that the mean confidence is over the accuracy
@@ -24,13 +24,14 @@ HARDLY = 0.2  # of the errors of always answering the most frequent label, that 
 
 
 def summary(checkpoint: Checkpoint, task: Task, splits: dict[str, Rows | None], max_length: int) -> list[str]:
-    """A line on each split, one on what the checkpoint answers, and the doubts (`doubts`, `_of_checkpoint`)."""
+    """A line on each split, one on what the checkpoint answers, and the doubts (`doubts`, `_of_checkpoint`). `splits`:
+    as the selection has them (`compress.data.splits.divided`)."""
     encoder, given = checkpoint.encoder(max_length), {name: rows for name, rows in splits.items() if rows is not None}
     lines = []
     for name, rows in given.items():
         lengths = None if encoder.shape else [len(ids) for ids in encoder.ids(rows.sample(2000).texts)]
         lines.append(f"{name}: {described(rows, lengths)}")
-    if importable("torch") and task.supports(Feature.CACHED_SCORES) and given["validation"].labels is not None:
+    if importable("torch") and given["validation"].label_counts() is not None:
         lines += _of_checkpoint(checkpoint, task, given["validation"], max_length)
     return lines + doubts(given)
 
@@ -63,7 +64,10 @@ def doubts(splits: dict[str, Rows]) -> list[str]:
             shown = ", ".join(none[:NAMED]) + (f" and {len(none) - NAMED} more" if len(none) > NAMED else "")
             lost = "no student learns it from labels" if name == "train" else "what is lost there is not seen"
             found.append(f"{name}: no row of {shown}: {lost}")
-    rows = len(splits["validation"])
+    validation = splits["validation"]
+    if validation.label_counts() is None or validation.gold.ndim > 1 or validation.gold.dtype == object:
+        return found  # no answer is right or wrong as a whole
+    rows = len(validation)
     chance = 100 * one_sided(CONFIDENCE) * math.sqrt(CHANGED / rows)
     if chance > 1:
         wanted, sure = math.ceil(CHANGED * (100 * one_sided(CONFIDENCE)) ** 2 / 100) * 100, f"{100 * CONFIDENCE:.0f} %"
@@ -80,7 +84,10 @@ def _of_checkpoint(checkpoint: Checkpoint, task: Task, validation: Rows, max_len
     from paredown.compress.models.inference import teacher_scores
     from paredown.compress.models.loading import load
 
-    rows, encoder = validation.sample(SCORED), checkpoint.encoder(max_length)
+    encoder, rows = checkpoint.encoder(max_length), validation.sample(SCORED)
+    if not encoder.shape:  # long rows: fewer
+        mean = max(1, sum(map(len, encoder.ids(rows.texts))) // len(rows))
+        rows = rows.sample(max(LEAST, TOKENS // mean))
     outputs = teacher_scores(load(checkpoint, task), checkpoint.read(encoder.ids(rows.texts)))
     gold = task.gold(rows, encoder)
     lines = [f"checkpoint: {task.metric_name} {task.metric(outputs, gold):.1f} on {len(rows)} validation rows"]

@@ -34,7 +34,10 @@ def task_of(source: str, default: str | None = None) -> Task:
     fits. `default`: the name of the task where nothing says it. Raises InputError."""
     for file in (Path(source) / name for name in ("artifact.json", "manifest.json", "bundle/manifest.json")):
         if file.is_file():
-            return task_named(str(json.loads(file.read_text(encoding="utf-8"))["task"]))
+            try:
+                return task_named(json.loads(file.read_text(encoding="utf-8"))["task"])
+            except (ValueError, KeyError, TypeError):
+                raise InputError(f"{file}: damaged; export it, or unpack the bundle, again") from None
     found = None
     try:
         if not Path(source).is_file():
@@ -44,7 +47,7 @@ def task_of(source: str, default: str | None = None) -> Task:
         if default is None:
             raise
     if found is None and default is None:
-        raise InputError(f"{source}: nothing says what task it is for; give the task, or fine-tune it first")
+        raise InputError(f"{source}: its task is not known; give it, or train a model: paredown finetune")
     return found or task_named(str(default))
 
 

@@ -320,8 +320,9 @@ class Explorer:
         while (wanted := self._next()) is not None:
             before, speedup, further = wanted
             model = self._pruned(before, speedup, further)
-            trainings = before.trainings + 1 if before and further else 1
-            trial = self._try(model, speedup, trainings) if model else None
+            if model is None or any(trial.model.steps == model.steps for trial in self.trials):
+                return  # no time is left, or of the shapes that there are none lies between
+            trial = self._try(model, speedup, before.trainings + 1 if before and further else 1)
             if trial is None:
                 return
             if before and further and trial.distance > IMPROVED * before.distance:
@@ -361,7 +362,7 @@ class Explorer:
 
         Deeper, until a model loses HOPELESS points too much (without cascades: too much); then once more training of
         the one that is nearest to good, of equals (EQUAL) the fastest, for it serves in cascades as well; then between
-        the fastest good model and that one; then further training of these two.
+        the fastest good model and the next one; then further training of the nearest and the good one.
         """
         shapes = self._shapes()
         lost = {shape.speedup: self._expected(shape) for shape in shapes}
@@ -370,7 +371,8 @@ class Explorer:
         now, deepest = good.speedup if good else start, shapes[-1] if shapes else None
         faster = [s for s in shapes if s.speedup > now]
         least = min((lost[s.speedup] for s in faster), default=0.0)
-        bad = next((s for s in reversed(faster) if lost[s.speedup] <= least + EQUAL), None)
+        near = next((s for s in reversed(faster) if lost[s.speedup] <= least + EQUAL), None)
+        bad = faster[0] if faster else None
         room = HOPELESS if self.job.task.supports(Feature.CASCADE) else 0.0
         if deepest is None or lost[deepest.speedup] <= self.max_drop + room:
             wanted = deepest.speedup * FACTOR if deepest else max(self.settings.speedup or 0, start * FIRST_SPEEDUP)
@@ -379,11 +381,11 @@ class Explorer:
                 return deepest or self.base, wanted, False
         further = [
             shape
-            for shape in (bad, good)
+            for shape in (near, good)
             if shape and shape.trainings < TRAININGS and shape.speedup not in self.stuck
             if lost[shape.speedup] <= self.max_drop + HOPELESS
         ]
-        again = bool(further) and further[0] is bad and further[0].trainings == 1
+        again = bool(further) and further[0] is near and further[0].trainings == 1
         if bad is not None and not again and self._worth_pruning(now, wanted := math.sqrt(now * bad.speedup)):
             return good or self.base, wanted, False
         if further:

@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 
 from paredown.compress.data.dataset import read_rows
+from paredown.compress.data.splits import divided
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import InputError
@@ -106,11 +107,11 @@ def whole_job(job: WholeJob, run_dir: Path | None = None) -> Outcome:
     InputError, StepError."""
     if not job.minutes > 0:
         raise InputError(f"minutes: {job.minutes:g}: more than 0 are expected")
-    seen, length = _look(job)
+    run_dir = run_dir or Path("runs") / name_of(job.checkpoint)
+    seen, length = _look(job, resumed=(run_dir / "steps").exists())
     tell(seen)
     if job.max_length is None and "max_length" not in job.more:
         job = replace(job, max_length=length)
-    run_dir = run_dir or Path("runs") / name_of(job.checkpoint)
     keys = job.models()
     if "search" not in keys:
         return run(job.recipe(**keys, latency=LATENCY), run_dir)
@@ -122,14 +123,17 @@ def whole_job(job: WholeJob, run_dir: Path | None = None) -> Outcome:
     return outcome
 
 
-def _look(job: WholeJob) -> tuple[list[str], int]:
-    """What the data and the checkpoint are, a line each, and `fitting_length` of the training rows."""
+def _look(job: WholeJob, *, resumed: bool) -> tuple[list[str], int]:
+    """What the data and the checkpoint are, a line each (of one that is `resumed` it was said), and `fitting_length`
+    of the training rows."""
     checkpoint, data = open_checkpoint(job.checkpoint, job.kind), dict(job.data) | dict(job.more.get("data") or {})
     read = partial(read_rows, job.kind, text=data.get("text"), label=data.get("label"), names=checkpoint.labels)
-    splits = {name: read(data[name]) if data.get(name) else None for name in ("train", "validation", "test")}
-    train = splits["train"]
-    assert train is not None
+    train, validation = read(data["train"]), read(data["validation"])
+    apart = divided(train, validation, read(data["test"]) if data.get("test") else None, None)
     length = job.max_length or fitting_length(checkpoint, train.texts)
+    splits = {"train": train, "validation": apart.validation, "test": apart.test}
+    if resumed:
+        return [], length
     return summary(checkpoint, job.kind, splits, length), length
 
 

@@ -41,9 +41,8 @@ def compared(old: Run, new: Run) -> str:
     lines += ["", "| candidate in both | loss, points | times PyTorch | MB |", "| --- | --- | --- | --- |"]
     for name in both:
         one, two = (next(e for e in run.choice.candidates if e.name == name) for run in (old, new))
-        if one.metric_validation is not None and two.metric_validation is not None:
-            cells = [f"{cell(old, one)} -> {cell(new, two)}" for cell in (_loss, _speedup, _size)]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+        cells = [f"{cell(old, one)} -> {cell(new, two)}" for cell in (_loss, _speedup, _size)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     for run, other in ((old, new), (new, old)):
         there = {entry.name for entry in other.choice.candidates}
         only = [entry.name for entry in run.choice.candidates if entry.name not in there]
@@ -64,14 +63,18 @@ def _quality(old: Run, new: Run) -> list[str]:
             drop, _ = paired_drop(before, after)
             low, high = drop_interval(before, after)
             what = "better" if high < 0 else "worse" if low > 0 else "no different within the noise"
-            points = f"{-drop:+.2f} points [{-high:+.2f}, {-low:+.2f}] (95 %, paired)"
+            points = f"{0.0 - drop:+.2f} points [{-high:+.2f}, {-low:+.2f}] (95 %, paired)"
             return [f"On the same {len(before)} {split} rows {new.name} is {what}: {points}."]
     return ["The two did not see the same rows: their metrics are not paired."]
 
 
 def _same_validation(old: Run, new: Run) -> bool:
-    one, two = (run.measurements.gold_validation for run in (old, new))
-    return one is not None and one == two
+    """The same file, labels and first texts."""
+    one, two = (
+        (m.data.get("validation"), m.rows.validation, m.gold_validation, m.golden_texts)
+        for m in (old.measurements, new.measurements)
+    )
+    return one == two and one[0] is not None
 
 
 def _caveats(old: Run, new: Run) -> list[str]:
@@ -83,6 +86,11 @@ def _caveats(old: Run, new: Run) -> list[str]:
     changed = [
         f"{name} {one.versions.get(name)} -> {v}" for name, v in two.versions.items() if one.versions.get(name) != v
     ]
+    ours, theirs = (
+        run.choice.rule.model_dump() | {"price_per_hour": run.measurements.prices.price_per_hour} for run in (old, new)
+    )
+    rules = [f"{key} {ours[key]} -> {theirs[key]}" for key in ours if ours[key] != theirs[key]]
+    lines += [f"Another rule: {', '.join(rules)}."] if rules else []
     lines += [f"Other versions: {', '.join(changed)}."] if changed else []
     lines += [f"{run.name} was measured on a noisy machine." for run in (old, new) if run.choice.noisy]
     bundles = f"{old.name}/bundle {new.name}/bundle"
@@ -90,12 +98,16 @@ def _caveats(old: Run, new: Run) -> list[str]:
 
 
 def _loss(run: Run, entry: CandidateResult) -> str:
-    upper = "" if entry.drop_upper is None else f" (< {entry.drop_upper:.1f})"
+    if entry.metric_validation is None:
+        return "not evaluated"
+    upper = f" (< {entry.drop_upper:.1f})" if run.choice.rule.confidence and entry.drop_upper is not None else ""
     return f"{known(entry.drop_validation):.1f}{upper}"
 
 
 def _speedup(run: Run, entry: CandidateResult) -> str:
-    return short_times(entry.speedup_vs_baseline, entry.speedup_ci, run.choice.noisy)
+    return (
+        "" if entry.latency_ms is None else short_times(entry.speedup_vs_baseline, entry.speedup_ci, run.choice.noisy)
+    )
 
 
 def _size(run: Run, entry: CandidateResult) -> str:

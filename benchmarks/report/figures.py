@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from paredown.compress.config import Recover
+
 from ..measurements import CandidateMeasurement, Measurements
 from ..measuring.latency import SINGLE
 from ..selection.choice import CandidateResult, Choice
@@ -24,6 +26,7 @@ SETTINGS = {
     "finetune": ("epochs",),
     "recover": ("epochs",),
 }
+REMADE = ("distill", "static")  # stages after which the layers are others than those that were pruned before
 PERCENTILES = (5, 25, 50, 75, 95)
 WIDTH, NAMES, ROW, BAR = 860, 330, 26, 60  # pixels: of a picture, of its names, of a line, of a bar
 LETTERS = 44  # that fit NAMES
@@ -76,7 +79,8 @@ def _models(measurements: Measurements, entry: CandidateMeasurement) -> list[Can
 
 
 def _part(entry: CandidateMeasurement, asked: float) -> Part:
-    layers = next((made.layers for made in reversed(entry.made.values()) if made.layers), [])
+    remade = _remade(entry.steps)
+    layers = [] if remade else next((made.layers for made in reversed(entry.made.values()) if made.layers), [])
     most = [max((layer[key] for layer in layers), default=1) or 1 for key in ("heads", "ffn")]
     bars = [
         Bar(
@@ -89,14 +93,20 @@ def _part(entry: CandidateMeasurement, asked: float) -> Part:
     return Part(entry.model, "; ".join(map(_words, entry.steps)) or "the checkpoint", asked, entry.parameters, bars)
 
 
+def _remade(steps: Sequence[Mapping[str, Any]]) -> bool:
+    """The layers were made anew after the last pruning."""
+    stages = [step["stage"] for step in steps if step["stage"] in ("prune", *REMADE)]
+    return bool(stages) and stages[-1] in REMADE
+
+
 def _words(step: Mapping[str, Any]) -> str:
     """A step of a recipe in words: `prune (speedup 2), trained 1.4 epochs`."""
     given = [f"{key} {step[key]}" for key in SETTINGS.get(step["stage"], ()) if step.get(key) is not None]
-    trained = step.get("recover")
+    trained = None if step.get("recover") is None else Recover.model_validate(step["recover"])
     return (
         step["stage"]
         + (f" ({', '.join(given)})" if given else "")
-        + (f", trained {trained['epochs']:g} epochs" if isinstance(trained, Mapping) and "epochs" in trained else "")
+        + (f", trained {trained.epochs:g} epochs" if trained else "")
     )
 
 

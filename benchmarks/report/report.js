@@ -93,7 +93,9 @@
       return i < 0 ? p.kept : data.base - s.upper[level][i];
     };
     const bounds = (p) => ky === "value" ? (kept(p) === null ? null : [Math.min(kept(p), p.value), p.value]) : p.intervals[ky];
-    const xs = points.flatMap((p) => [p[kx], ...(p.intervals[kx] || [])]).filter((v) => v > 0).map(Math.log);
+    const at = points.map((p) => p[kx]), widest = 3;  // times what is there: an interval may be much wider
+    const ends = points.flatMap((p) => p.intervals[kx] || []);
+    const xs = [...at, ...ends.map((v) => Math.min(widest * Math.max(...at), Math.max(Math.min(...at) / widest, v)))].map(Math.log);
     const ys = [...points.flatMap((p) => [p[ky], ...(bounds(p) || [])]), ...(floor === null ? [] : [floor])];
     const [x0, x1] = [Math.min(...xs) - 0.15, Math.max(...xs) + 0.15];
     const margin = Math.max(0.3, 0.08 * (Math.max(...ys) - Math.min(...ys)));
@@ -131,7 +133,7 @@
         (p.chosen ? ", chosen" : "") + (p.able ? "" : ", cannot be selected");
       const g = drawn("g", { tabindex: 0, role: "img", "aria-label": words, "data-name": p.name });
       if (span) g.append(drawn("line", { class: "interval", stroke: p.colour, x1: px, x2: px, y1: y(span[0]), y2: y(span[1]) }));
-      if (across) g.append(drawn("line", { class: "interval", stroke: p.colour, x1: x(Math.max(across[0], Math.exp(x0))), x2: x(across[1]), y1: py, y2: py }));
+      if (across) g.append(drawn("line", { class: "interval", stroke: p.colour, x1: x(Math.max(across[0], Math.exp(x0))), x2: x(Math.min(across[1], Math.exp(x1))), y1: py, y2: py }));
       g.append(drawn("circle", { cx: px, cy: py, r: 6, fill: p.able ? p.colour : "transparent", stroke: p.colour }));
       if (p.chosen) g.append(drawn("circle", { class: "ring", cx: px, cy: py, r: 11 }));
       if (best && !p.chosen) g.append(drawn("rect", { class: "ring", x: px - 13, y: py - 13, width: 26, height: 26 }));

@@ -12,7 +12,7 @@ from paredown.compress.config import Augment
 from .. import single_stage
 from ..progress import suggest
 from ..single_stage import StageData
-from .common import out
+from .common import NEW_TASK, out
 from .options import fields, with_options
 
 app = typer.Typer()
@@ -30,7 +30,7 @@ def augment(
             "text_column",
             "label_column",
             train=...,
-            help={"train": "Training rows: .csv, .jsonl, .parquet or a datasets name."},
+            help={"train": "Training rows: .csv, .jsonl, .parquet or a datasets name.", "task": NEW_TASK},
         ),
     ],
     output: Annotated[Path, typer.Option(help="JSONL file to write: the original rows, then the augmented ones.")],

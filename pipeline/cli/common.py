@@ -31,6 +31,7 @@ MaxNewTokens = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random number generators.")]
 TaskOption = Annotated[str, typer.Option(help="Task of the model.")]
+NEW_TASK = "Task of the model (default: text-classification)."
 CheckpointTask = Annotated[
     str | None, typer.Option(help="Task of the model (default: what the checkpoint is made for).")
 ]

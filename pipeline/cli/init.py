@@ -39,12 +39,12 @@ def write_recipe(out: Path, checkpoint: str, data: Data, task: Task, *, full: bo
     more = None
     if data.unlabeled:
         more = dataset.read_unlabeled(data.unlabeled, columns=task.columns, text=data.text, label=data.label)
-    notes = divided(*given, more).notes
+    apart = divided(*given, more)
     splits = {name: getattr(data, name) for name in ("train", "validation", "test", "unlabeled")}
     paths = {name: _beside(source, out) for name, source in splits.items() if source is not None}
     paths |= {key: name for key, name in (("text", data.text), ("label", data.label)) if name is not None}
     length = fitting_length(found, given[0].texts)
-    seen = summary(found, task, dict(zip(("train", "validation", "test"), given, strict=True)), length)
+    seen = summary(found, task, {"train": given[0], "validation": apart.validation, "test": apart.test}, length)
     job = WholeJob(_beside(checkpoint, out), paths, task=task.name, max_length=length)
     recipe = job.recipe(name=name_of(checkpoint), **job.models())
     body = _lines(recipe, 0) if full else _short(recipe)
@@ -55,7 +55,7 @@ def write_recipe(out: Path, checkpoint: str, data: Data, task: Task, *, full: bo
     except OSError as error:
         raise InputError(f"{out}: cannot write there: {error.strerror}; choose another --output") from None
     write_atomic(out, head + "\n".join(body) + "\n")
-    return (*seen, *notes)
+    return (*seen, *apart.notes)
 
 
 def _short(recipe: Recipe) -> list[str]:

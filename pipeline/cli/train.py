@@ -12,7 +12,7 @@ from paredown.runtime.errors import InputError
 from .. import single_stage
 from ..single_stage import StageData
 from ..steps.continual import sentence
-from .common import MaxNewTokens, OutputDir, Source, out, say, suggest_compress
+from .common import NEW_TASK, MaxNewTokens, OutputDir, Source, out, say, suggest_compress
 from .options import fields, with_options
 
 app = typer.Typer()
@@ -25,7 +25,7 @@ PATIENCE = "Early-stopping patience, in evaluations on validation rows."
 @with_options
 def finetune(
     checkpoint: Source,
-    data: Annotated[StageData, fields(*DATA, train=...)],
+    data: Annotated[StageData, fields(*DATA, train=..., help={"task": NEW_TASK})],
     output_dir: OutputDir,
     settings: Annotated[
         Finetune,

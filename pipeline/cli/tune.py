@@ -11,7 +11,7 @@ from paredown.compress.config import Finetune, Tune
 from .. import single_stage
 from ..single_stage import StageData
 from ..steps.tune import sentence
-from .common import OutputDir, Source, out, suggest_compress
+from .common import NEW_TASK, OutputDir, Source, out, suggest_compress
 from .options import fields, with_options
 
 app = typer.Typer()
@@ -33,7 +33,10 @@ def tune(
             "label_column",
             train=...,
             validation=...,
-            help={"validation": "Labelled rows to compare the best settings with the given ones."},
+            help={
+                "validation": "Labelled rows to compare the best settings with the given ones.",
+                "task": NEW_TASK,
+            },
         ),
     ],
     output_dir: OutputDir,

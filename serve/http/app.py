@@ -42,7 +42,7 @@ async def docs_page(endpoints: Endpoints, request: Request) -> Response:
 
 async def docs_asset(endpoints: Endpoints, request: Request) -> Response:
     """The files that /docs is made of."""
-    path = request.url.path
+    path = request.scope["path"]
     return Response(docs.asset(path), media_type="text/css" if path == docs.STYLE else "text/javascript")
 
 

@@ -10,8 +10,8 @@ from ..errors import HTTPError
 
 SCRIPT, STYLE = "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"
 POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:"  # Content-Security-Policy of a page of the server
-# Relative paths: a proxy may serve all of it under a path of its own.
-PAGE = """<!doctype html>
+# Relative paths, and the address that the page came from as the server: a proxy may serve all of it under a path.
+PAGE = r"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -20,7 +20,12 @@ PAGE = """<!doctype html>
 <title>paredown: API</title>
 <div id="swagger-ui"></div>
 <script src="docs/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null});</script>
+<script>
+fetch("openapi.json").then(reply => reply.json()).then(spec => SwaggerUIBundle({
+  spec: {...spec, servers: [{url: new URL(".", location).href.replace(/\/$/, "")}]},
+  dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null,
+}));
+</script>
 </html>
 """
 

@@ -70,6 +70,7 @@ class Model:
         self.inputs = inputs_of(self.predictor, self.name)
         self.tokens_per_unit = self.inputs.tokens_per_unit
         self.output = self.task.output
+        self.examples = self._examples()
         ordinary = self.tokenise([self.predictor.encoder.example])[0]
         self.slack, self.seconds_per_token = batch_planner.measure(
             partial(self._alone, most=1), ordinary, self.max_length
@@ -137,8 +138,7 @@ class Model:
             "examples": self.examples,
         }
 
-    @property
-    def examples(self) -> list[dict[str, str]]:
+    def _examples(self) -> list[dict[str, str]]:
         """Bodies of POST /predict: the first golden rows that are short; none of images."""
         rows = json.loads((self.bundle / self.predictor.manifest["golden"]).read_text(encoding="utf-8"))["rows"]
         short = [row["text"] for row in rows if len(row.get("text", "")) <= LONGEST]

@@ -8,6 +8,8 @@ import sys
 import time
 from functools import lru_cache
 
+from paredown.runtime.errors import printable
+
 ENCODE = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps would make one for each line
 
 
@@ -37,7 +39,8 @@ class Lines(logging.Formatter):
         fields = ", ".join(f"{name} {' '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in values)
         line = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {level}{record.getMessage()}"
         line += f": {fields}" if fields else ""
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = printable(line).replace("\n", "\\n")  # a client chooses the path of its request
+        return f"{line}\n{printable(self.formatException(record.exc_info))}" if record.exc_info else line
 
 
 def start_logging() -> None:

@@ -64,7 +64,7 @@ class Simulated(Explorer):
             trainings += isinstance(settings, Recover)
             static |= isinstance(settings, Static)
         pruned = sum(isinstance(s, Prune) for s in chain_of(model).values())
-        lost = self.hardness * (speedup - 1) ** 2 * 0.8 ** (trainings - pruned)
+        lost = self._loses(speedup) * 0.8 ** (trainings - pruned)
         ends = next((s for s in chain_of(model).values() if isinstance(s, Truncate)), None)
         if ends is not None:
             lost += self.max_drop * 3 / (ends.first + ends.last)
@@ -73,6 +73,10 @@ class Simulated(Explorer):
         right[:wrong] = False
         outputs = np.where(right[:, None], [4.0, 0.0], [0.0, 0.1])
         return list(outputs), right, self.job.task.confidence(outputs, [])
+
+    def _loses(self, speedup: float) -> float:
+        """Points that a model of this speed-up loses after one training of each pruning."""
+        return self.hardness * (speedup - 1) ** 2
 
     def _distances(self, outputs: Sequence[np.ndarray]) -> np.ndarray:
         return (np.stack(outputs)[:, 0] < 1).astype(float)
@@ -97,6 +101,23 @@ def test_the_search_ends_next_to_the_fastest_model_that_is_good_enough(job: Job)
     assert found.next.startswith("little: the fastest good model is")
     assert found.next.endswith("proposals of Optuna, one after another, led to nothing better")
     assert len(found.trained) + len(found.dropped) == len(explorer.trials)
+
+
+class Plateau(Simulated):
+    """Models of 1.9 to 4 times lose the same, a little too much; faster ones fail."""
+
+    def _loses(self, speedup: float) -> float:
+        return 0.2 if speedup < 1.9 else 1.4 if speedup < 4 else 9.0
+
+
+def test_of_models_that_lose_the_same_the_fastest_is_trained_further_and_nothing_is_done_twice(job: Job) -> None:
+    explorer = Plateau(job, minutes=600)
+    explorer.explore()
+    steps = [trial.model.steps for trial in explorer.trials]
+    assert all(one not in steps[:i] for i, one in enumerate(steps))
+    further = next(trial for trial in explorer.trials if trial.trainings == 2)
+    once = [t.speedup for t in explorer.trials[: explorer.trials.index(further)] if 1.9 <= t.speedup < 4]
+    assert further.speedup == max(once) > 2
 
 
 def test_cascades_of_the_models_that_were_trained_are_measured(job: Job) -> None:

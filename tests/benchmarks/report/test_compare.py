@@ -34,5 +34,25 @@ def test_what_differs_is_said() -> None:
     assert "did not see the same rows" in text
     assert "Another machine: , 2 cores; another, 8 cores." in text
     assert "Other versions: onnxruntime None -> 1.31." in text
+    looser = run("new", 4)
+    rule = looser.choice.rule.model_copy(update={"max_drop": 2.0, "confidence": 0.0})
+    text = compared(run("old", 5), Run("new", looser.measurements, looser.choice.model_copy(update={"rule": rule})))
+    assert "Another rule: max_drop 1.0 -> 2.0, confidence 0.8 -> 0.0." in text
+    assert "| a/onnxruntime/int8-dynamic | 1.2 (< 1.5) -> 1.0 | 9.0x" in text
     with pytest.raises(InputError, match="new: metric f1; old has accuracy"):
         compared(run("old", 5), run("new", 4, metric="f1"))
+
+
+def test_a_candidate_that_failed_in_one_of_them_is_a_row() -> None:
+    new = run("new", 5)
+    failed = result("a/onnxruntime/int8-dynamic", rejected_because="export failed")
+    new = Run("new", new.measurements, new.choice.model_copy(update={"candidates": [failed]}))
+    assert "| a/onnxruntime/int8-dynamic | 1.2 (< 1.5) -> not evaluated | 9.0x -> " in compared(run("old", 5), new)
+
+
+def test_other_validation_rows_with_the_same_labels_are_no_pairs() -> None:
+    same = {"gold_validation": [0, 1], "data": {"validation": "v.csv"}, "golden_texts": ["a"]}
+    old = run("old", 5, test_digest=None, **same)
+    assert "On the same 400 validation rows" in compared(old, run("new", 4, test_digest=None, **same))
+    other = run("new", 4, test_digest=None, **{**same, "golden_texts": ["b"]})
+    assert "did not see the same rows" in compared(old, other)

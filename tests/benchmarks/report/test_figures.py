@@ -72,3 +72,11 @@ def test_confusions_of_the_chosen_one_beside_the_checkpoints() -> None:
     found = confusions(run, choice_of(result(STATIC), result("teacher/pytorch/fp32")))
     assert [(x.gold, x.predicted, x.rows, x.before) for x in found] == [("no", "yes", 30, 12), ("yes", "no", 10, 0)]
     assert confusions(cascades(), choice_of(result(STATIC), result("teacher/pytorch/fp32"))) == []
+
+
+def test_layers_of_a_pruning_that_was_distilled_away_are_not_shown() -> None:
+    steps = [{"stage": "prune", "speedup": 2.0, "recover": {}}, {"stage": "distill", "layers": 3}]
+    made = {"pruned-1-prune": {"layers": LAYERS}}
+    (part,) = parts(measured(candidate(PRUNED, 1.0, steps=steps, made=made)), result(PRUNED))
+    assert part.layers == []
+    assert part.made == "prune (speedup 2.0), trained 2 epochs; distill (layers 3)"

@@ -74,6 +74,7 @@ def test_the_documentation_needs_no_network(client: TestClient) -> None:
     page = client.get("/docs")
     assert "default-src 'self'" in page.headers["Content-Security-Policy"]
     assert "://" not in page.text
+    assert 'new URL(".", location)' in page.text  # requests go where the page came from, behind a proxy's path too
     for path, kind in (("swagger-ui-bundle.js", "text/javascript"), ("swagger-ui.css", "text/css")):
         assert f'"docs/{path}"' in page.text
         file = client.get(f"/docs/{path}")

@@ -25,6 +25,12 @@ def test_a_line_for_people_has_them_in_words() -> None:
     assert re.fullmatch(r"\d\d:\d\d:\d\d warning: anyone", Lines().format(record(logging.WARNING, "anyone")))
 
 
+def test_what_a_client_sent_moves_no_cursor_and_makes_no_line() -> None:
+    line = Lines().format(record(logging.INFO, "request", path="/\x1b]0;owned\x07\n12:00:00 serving"))
+    assert line.isprintable()
+    assert "\\u001b]0;owned\\u0007\\n12:00:00 serving" in line
+
+
 def test_a_traceback_follows_its_line() -> None:
     try:
         raise ValueError("no such thing")
