@@ -128,12 +128,12 @@ def _look(job: WholeJob, *, resumed: bool) -> tuple[list[str], int]:
     of the training rows."""
     checkpoint, data = open_checkpoint(job.checkpoint, job.kind), dict(job.data) | dict(job.more.get("data") or {})
     read = partial(read_rows, job.kind, text=data.get("text"), label=data.get("label"), names=checkpoint.labels)
-    train, validation = read(data["train"]), read(data["validation"])
-    apart = divided(train, validation, read(data["test"]) if data.get("test") else None, None)
+    train = read(data["train"])
     length = job.max_length or fitting_length(checkpoint, train.texts)
-    splits = {"train": train, "validation": apart.validation, "test": apart.test}
     if resumed:
         return [], length
+    apart = divided(train, read(data["validation"]), read(data["test"]) if data.get("test") else None, None)
+    splits = {"train": train, "validation": apart.validation, "test": apart.test}
     return summary(checkpoint, job.kind, splits, length), length
 
 

@@ -37,15 +37,13 @@ def compared(old: Run, new: Run) -> str:
     ]
     lines += ["", f"| | {old.name} | {new.name} |", "| --- | --- | --- |"]
     lines += [f"| {title} | {figure(old)} | {figure(new)} |" for title, figure in _FIGURES.items()]
-    both = [entry.name for entry in new.choice.candidates if entry.name in {e.name for e in old.choice.candidates}]
+    before, after = ({entry.name: entry for entry in run.choice.candidates} for run in (old, new))
     lines += ["", "| candidate in both | loss, points | times PyTorch | MB |", "| --- | --- | --- | --- |"]
-    for name in both:
-        one, two = (next(e for e in run.choice.candidates if e.name == name) for run in (old, new))
-        cells = [f"{cell(old, one)} -> {cell(new, two)}" for cell in (_loss, _speedup, _size)]
+    for name in (name for name in after if name in before):
+        cells = [f"{cell(old, before[name])} -> {cell(new, after[name])}" for cell in (_loss, _speedup, _size)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    for run, other in ((old, new), (new, old)):
-        there = {entry.name for entry in other.choice.candidates}
-        only = [entry.name for entry in run.choice.candidates if entry.name not in there]
+    for run, mine, theirs in ((old, before, after), (new, after, before)):
+        only = [name for name in mine if name not in theirs]
         lines += ["", f"Only in {run.name}: {', '.join(only)}."] if only else []
     return "\n".join([*lines, ""])
 
