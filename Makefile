@@ -1,4 +1,4 @@
-# make demo | test | test-all | coverage | check | validator: each does all the set-up it needs, and may be run again.
+# make demo | test | test-all | coverage | check | site | notebook | pythons | validator: each does all the set-up it needs, and may be run again.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,11 +7,11 @@ DEMO := build/demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE  # else every process compiles torch again: 22 s instead of 8 on a slow machine
 
-.PHONY: demo pictures test test-all coverage check lint results validator clean
+.PHONY: demo pictures site notebook pythons test test-all coverage check lint results validator clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[compress,images,explain,cpu,rtx,serve,load,sign,plot,track,demo,dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[compress,images,explain,cpu,rtx,serve,load,sign,plot,track,demo,docs,dev]"
 	rm -rf $(VENV)/types && mkdir -p $(VENV)/types && ln -s ../.. $(VENV)/types/paredown
 	touch $@
 
@@ -35,6 +35,28 @@ results: | $(INSTALLED)
 # docs/images, from the demo's run; wants Chromium (apt-get install chromium).
 pictures: | $(INSTALLED)
 	$(BIN)/python benchmarks/results/pictures.py $(or $(RUN),runs/demo) docs/images
+
+# The documentation as a site, in build/site/index.html; without network.
+site: | $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# docs/notebook.ipynb, executed on the demo's run.
+notebook: demo
+	rm -rf build/notebook && mkdir -p build/notebook/runs
+	ln -s $(abspath $(DEMO))/train.csv $(abspath $(DEMO))/test.csv build/notebook
+	ln -s $(abspath $(DEMO))/teacher build/notebook/checkpoint
+	ln -s $(abspath runs/demo) build/notebook/runs/demo
+	$(BIN)/python benchmarks/results/notebook.py build/notebook
+
+# Other versions of Python, each in an environment of its own: PYTHONS="python3.12 /path/to/python3.13".
+PYTHONS ?= python3.12 python3.13
+pythons:
+	set -e; for python in $(PYTHONS); do \
+		venv=build/$$($$python -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
+		test -x $$venv/bin/python || $$python -m venv $$venv; \
+		$$venv/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[compress,images,explain,cpu,serve,load,sign,plot,track,demo,docs,dev]"; \
+		$$venv/bin/python -m pytest -m "not slow" tests/test_api.py tests/pipeline/test_run.py tests/runtime tests/serve; \
+	done
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"

@@ -224,6 +224,11 @@ class Measurements(Record):
     tokenizer_ms: float
     tokens_median: float | None
     compression_s: float
+    measured_at: str = Field(default="", description="when the last sitting ended, UTC, ISO 8601")
+    commit: str | None = Field(
+        default=None,
+        description="git commit of the working directory when it was published, + where tracked files differ",
+    )
     control: Timing | None
     baseline: str = Field(description="name of the candidate that is the checkpoint as given, PyTorch fp32")
     checkpoint: str

@@ -76,6 +76,14 @@ def gpus() -> list[str]:
     return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
 
 
+def all_cores() -> None:
+    """The same number of PyTorch threads whatever ran before in this process: sums in another order are other
+    weights."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cores()))
+
+
 def version(package: str) -> str | None:
     """The installed version of a distribution, or None."""
     try:

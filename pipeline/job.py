@@ -36,6 +36,7 @@ from .store import Done, key_of
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
 SCORES = f"{BASELINE}-scores"
 ORIGIN = f"{BASELINE}-origin"  # licence and card of the checkpoint
+ROW_S = 1 / 500  # MiniLM-L6, 27 tokens a row, 2 cores with AMX
 RECOVER = "-recover"  # after the name of the pruning step that it trains
 PLAIN_INT8 = {name: r.SPEC.plain_int8 for name, r in RUNTIMES.items() if r.SPEC.plain_int8}
 
@@ -89,6 +90,7 @@ class Job:
     teachers: tuple[Checkpoint, ...]  # the checkpoint itself, then the recipe's further ones
     notes: tuple[str, ...] = ()  # what was left out or held out of the data, and why
     certificate_split: Certificate | None = None  # what `test` is; None where there is none
+    row_s: float = ROW_S  # seconds that the checkpoint takes for a row, in a batch
 
     @property
     def models(self) -> list[Model]:

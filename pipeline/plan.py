@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paredown.benchmarks.measuring.repetitions import spread
-from paredown.compress.config import Distill, DistillationTraining, Finetune, Prune, Stage, Static, Timed, Trim
+from paredown.compress.config import Distill, Prune, Stage, Timed, Trim
 from paredown.compress.models.architectures import FAMILIES
 from paredown.compress.models.loading import open_checkpoint
 from paredown.compress.models.model_card import origin_files
@@ -19,6 +19,7 @@ from paredown.export.hardware import cores, fingerprint, gpus, has_int8_isa
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.tasks.base import Feature
 
+from . import estimates
 from .job import (
     BASE_TARGET,
     ORIGIN,
@@ -154,7 +155,7 @@ def _comparison(
         "after": {name: steps[name].key for name in (whole.step, evaluation_name(whole))},
         **code_of("compress"),
     }
-    _add(steps, Step(name, inputs, times * len(job.validation) / 180, work))
+    _add(steps, Step(name, inputs, estimates.scoring(job, times * len(job.validation)), work))
     return list(steps.values())
 
 
@@ -187,6 +188,7 @@ def _add_evaluations(
 def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
     """Add the model's chain; returns the name of its last step, None for the original checkpoint."""
     before: str | None = None
+    share = estimates.compute_left(model, job.checkpoint.depth)
     for name, settings in chain_of(model).items():
         inputs = {
             "stage": type(settings).__name__.lower(),
@@ -205,7 +207,7 @@ def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
         }
         work = partial(compress, job, settings, before)
         title = f"{model.name}: {DOING[inputs['stage']]}"
-        _add(steps, Step(name, inputs, _guess(job, settings), work, title=title))
+        _add(steps, Step(name, inputs, estimates.stage(job, settings, share), work, title=title))
         before = name
     return before
 
@@ -221,8 +223,7 @@ def _scores_step(job: Job) -> Step:
         "teachers": [teacher.digest for teacher in job.teachers],
         **code_of("compress"),
     }
-    rows = job.learned + len(job.validation)
-    seconds = rows * len(job.teachers) / 180
+    seconds = estimates.scoring(job, (job.learned + len(job.validation)) * len(job.teachers))
     return Step(SCORES, inputs, seconds, partial(score, job), title="the teacher's answers, to learn from")
 
 
@@ -250,7 +251,7 @@ def _cascade_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Ste
         **code_of("export", "benchmarks/statistics"),
     }
     title = f"{candidate.model.name}: threshold of the cascade"
-    return Step(candidate.step, inputs, 2.0, partial(cascade, job, candidate), title=title)
+    return Step(candidate.step, inputs, 0.5, partial(cascade, job, candidate), title=title)
 
 
 def _table_steps(job: Job) -> list[Step]:
@@ -301,7 +302,7 @@ def _table_step(job: Job, target: Timed) -> Step:
         **code_of("compress", "export", "benchmarks"),
     }
     title = f"timing parts of the model in {target.runtime} {target.precision}"
-    return Step(table_name(target), inputs, 60.0, partial(measure_table, job, target), title=title)
+    return Step(table_name(target), inputs, estimates.LATENCY_TABLE_S, partial(measure_table, job, target), title=title)
 
 
 def _graph_step(job: Job, model: Model, before: str | None, steps: dict[str, Step]) -> Step:
@@ -314,7 +315,7 @@ def _graph_step(job: Job, model: Model, before: str | None, steps: dict[str, Ste
         report(0.0, "tracing")
         plain_onnx(checkpoint_after(job, before, done), job.task, out / "plain.onnx")
 
-    return Step(graph_name(model), inputs, 4.0, work, title=f"{model.name}: ONNX graph")
+    return Step(graph_name(model), inputs, 1.5, work, title=f"{model.name}: ONNX graph")
 
 
 def _attribution_step(job: Job, model: Model, before: str | None, steps: dict[str, Step], earlier: list[Step]) -> Step:
@@ -337,7 +338,6 @@ def _attribution_step(job: Job, model: Model, before: str | None, steps: dict[st
 
 def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict[str, Step]) -> Step:
     target = candidate.target
-    static = target.precision == "int8-static"
     spec = RUNTIMES[target.runtime].SPEC
     int8 = target.precision.startswith("int8") and target.precision not in WEIGHTS_ONLY
     inputs = {
@@ -355,7 +355,8 @@ def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict
         **code_of("compress", "export"),
     }
     title = f"{candidate.model.name}: export to {target.runtime} {target.precision}"
-    return Step(candidate.step, inputs, 60.0 if static else 6.0, partial(export, job, candidate, before), title=title)
+    seconds = estimates.exporting(job, candidate)
+    return Step(candidate.step, inputs, seconds, partial(export, job, candidate, before), title=title)
 
 
 def _evaluate_step(job: Job, candidate: Candidate, reference: Candidate, steps: dict[str, Step]) -> Step:
@@ -372,7 +373,7 @@ def _evaluate_step(job: Job, candidate: Candidate, reference: Candidate, steps: 
         "scoring": [digest_of(f"pipeline/steps/{name}.py") for name in ("evaluate", "parity")],
         **code_of("compress", "export"),
     }
-    seconds = len(job.validation) / 250
+    seconds = estimates.answering(job, len(job.validation), candidate)
     title = f"{candidate.model.name}: {job.task.metric_name} in {candidate.target.runtime} {candidate.target.precision}"
     return Step(evaluation_name(candidate), inputs, seconds, partial(evaluate, job, candidate, reference), title=title)
 
@@ -388,12 +389,3 @@ def _digest_of(settings: Stage) -> str | None:
 
 def _add(steps: dict[str, Step], step: Step) -> None:
     steps[step.name] = step
-
-
-def _guess(job: Job, settings: Stage) -> float:
-    """Seconds of a training stage, from 40 rows a second measured for MiniLM-L6 in float32 on 2 cores."""
-    if isinstance(settings, Finetune):
-        return settings.epochs * len(job.train) / 40
-    if not isinstance(settings, DistillationTraining):
-        return 60.0 if isinstance(settings, Prune) else 5.0
-    return 30 + settings.epochs * job.rows_of(settings) / (1500 if isinstance(settings, Static) else 60)

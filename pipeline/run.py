@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shlex
 import traceback
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,6 +15,7 @@ from paredown.benchmarks.measurements import Adapted, Measurements, SearchSummar
 from paredown.benchmarks.selection.choice import Choice
 from paredown.runtime.errors import InputError, StepError
 
+from .estimates import row_seconds
 from .failures import Failure, Ledger, require_some, sentences, steps_behind
 from .job import Job, Step, prepare
 from .plan import plan
@@ -23,13 +23,11 @@ from .progress import Reporter, tell
 from .recipe.schema import Recipe, Search
 from .results.journal import PUBLISHED, STAMP, finish
 from .results.measurements import measurements_of, read_measurements
-from .results.publish import decide, is_published, publish, read_choice
+from .results.publish import RESOLVED, decide, is_published, publish, read_choice, typed
 from .results.trackers import track
 from .search import Found, Results, explore, found_models, search_step, with_models
 from .steps.adapt import adapt_steps, adapted
 from .store import DiskError, Done, Failed, Store, disk_error, key_of, lock, write_atomic
-
-RESOLVED = "recipe.resolved.yaml"
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,9 @@ def default_run_dir(recipe: Recipe, file: Path) -> Path:
     return Path("runs") / (recipe.name if "name" in recipe.model_fields_set else file.stem)
 
 
-def run(recipe: Recipe, run_dir: Path, older: Path | None = None) -> Outcome:
+def run(recipe: Recipe, run_dir: Path, older: Path | None = None, told: Collection[str] = ()) -> Outcome:
     """Do the job of a recipe in `run_dir`; what an earlier run (`older`: or one elsewhere) finished is not done again.
+    `told`: notes on the data that were said before.
 
     A step that gives no result to be trusted ends nothing but the candidates that stand on it, and is not tried again.
     Raises InputError for bad input, StepError when the checkpoint itself fails or no candidate is left: then what an
@@ -61,7 +60,7 @@ def run(recipe: Recipe, run_dir: Path, older: Path | None = None) -> Outcome:
     """
     run_dir = run_dir.resolve()
     job = prepare(recipe, try_models=False)
-    tell(job.notes)
+    tell([note for note in job.notes if note not in told])
     with lock(run_dir):
         try:
             finish(run_dir)
@@ -90,9 +89,9 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
     if job.recipe.search is not None:
         searched = _search(job, job.recipe.search, store)
         job = with_models(job, found_models(searched.done["search"]) if "search" in searched.done else [])
-    steps = plan(job)
+    steps = planned(job, store, plan)
     wanted = {"recipe": job.recipe.model_dump(mode="json"), "groups": job.validation.groups, "notes": job.notes}
-    final = key_of({"steps": [step.key for step in steps], **wanted})
+    final = key_of({"steps": sorted(step.key for step in steps), **wanted})
     results = _do_all(steps, store, vital=steps_behind(job, job.candidates[0]), job=job)
     failed = searched.failed | results.failed
     fresh = results.ran > 0 or not is_published(run_dir, final)
@@ -107,7 +106,7 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
         if unpublished:  # first: where the rule finds nothing, another rule may
             write_atomic(run_dir / "measurements.json", text)
         choice = decide(measurements, job.recipe.choose, run_dir)
-        command = f"paredown run {shlex.quote(str(run_dir / RESOLVED))}"
+        command = f"paredown run {typed(run_dir / RESOLVED)} --output-dir {typed(run_dir)}"
         publish(run_dir, measurements, choice, command, {"measurements.json": text, RESOLVED: recipe, STAMP: final})
         track(job.recipe.report_to, choice, job.recipe.name, run_dir)
     measurements = read_measurements(run_dir)
@@ -115,6 +114,32 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
     ran = changed.ran + searched.ran + results.ran
     seconds = sum(step.seconds for step in results.done.values())
     return Outcome(run_dir, choice, measurements, len(steps), ran, fresh, job, seconds, sentences(job, failed))
+
+
+def planned(job: Job, store: Store, plans: Callable[[Job], list[Step]]) -> list[Step]:
+    """The steps that `plans` gives. Where there is work to do, what they take is estimated from what a row costs here,
+    which is measured."""
+    steps = plans(job)
+    if not _work_left(steps, store) or not job.checkpoint.has_head(job.task):
+        return steps
+    try:
+        return plans(replace(job, row_s=row_seconds(job)))
+    except Exception:  # an estimate ends no run: the step that meets the same error says what it is
+        return steps
+
+
+def _work_left(steps: list[Step], store: Store) -> bool:
+    """Whether a step is neither there nor known to fail. Files are not verified."""
+    ledger = Ledger()
+    for given in steps:
+        step = ledger.admit(given)
+        if isinstance(step, Failure) or store.has(step.name, step.key):
+            continue
+        failure = store.failure(step.name, step.key)
+        if failure is None:
+            return True
+        ledger.failed[step.name] = Failure.of(step.name, failure)
+    return False
 
 
 def _search(job: Job, settings: Search, store: Store) -> Results:

@@ -179,7 +179,8 @@ def finetune(
     where: Where = option,
     max_new_tokens: int | None = None,
 ) -> Made:
-    """Train on labelled rows. A base model gets a new head. `max_new_tokens`: of what the model generates."""
+    """Train on labelled rows. A base model gets a new head. `max_new_tokens`: of what the model generates. The result
+    has the validation loss after each epoch, none without such rows."""
     task = data.task_with(None, where)
     _require_features("finetune", settings, task, where)
     source = generating(open_checkpoint(checkpoint), task, max_new_tokens, where)
@@ -189,8 +190,9 @@ def finetune(
     _require_validation(settings, inputs, where)
     inputs = replace(inputs, task=task.for_rows(inputs.train, inputs.validation))
     with writing(output_dir, "finetune") as (target, report):
-        result = stages.finetune(inputs, settings, target, report)
-        return _made(inputs.after(target), output_dir, result)
+        losses: list[float] = []
+        result = stages.finetune(inputs, settings, target, report, losses)
+        return _made(inputs.after(target), output_dir, result | {"validation_loss": losses})
 
 
 def prune(checkpoint: str, data: StageData, settings: Prune, output_dir: Path, where: Where = option) -> Made:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,11 +25,13 @@ FAILED = "failed.json"  # in the place of the marker: the step ran, and gave no 
 
 @dataclass(frozen=True)
 class Done:
-    """A finished step: its directory, what its work returned, and the seconds it took when it ran."""
+    """A finished step: its directory, what its work returned, the seconds it took when it ran, and when it ended (UTC,
+    ISO 8601; empty where an older version did it)."""
 
     path: Path
     result: dict
     seconds: float
+    at: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ class Store:
             shutil.rmtree(path)
         return found
 
+    def has(self, name: str, key: str) -> bool:
+        """Whether the marker of a finished step is here or in the older store; nothing is verified."""
+        roots = [self.root, *([] if self.older is None else [self.older])]
+        return any((root / self._path(name, key).name / MARKER).is_file() for root in roots)
+
     def peek(self, name: str, key: str) -> Done | None:
         """As `find`, but nothing is removed and nothing brought from the older store: for those without the lock."""
         path = self._path(name, key)
@@ -74,7 +82,7 @@ class Store:
                 (path / file).stat().st_size == size and _sha256(path / file) == sha
                 for file, (sha, size) in marker["files"].items()
             )
-            return Done(path, marker["result"], marker["seconds"]) if intact else None
+            return Done(path, marker["result"], marker["seconds"], marker.get("at", "")) if intact else None
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
@@ -114,7 +122,10 @@ class Store:
             shutil.rmtree(path, ignore_errors=True)
             scratch.rename(path)
             seconds = time.monotonic() - began
-            marker = {"key": key, "inputs": inputs, "files": files, "result": result, "seconds": round(seconds, 3)}
+            at = datetime.now(UTC).isoformat(timespec="seconds")
+            marker = {
+                "key": key, "inputs": inputs, "files": files, "result": result, "seconds": round(seconds, 3), "at": at
+            }  # fmt: skip
             write_atomic(path / MARKER, json.dumps(marker, indent=1))
         except OSError as error:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -122,7 +133,7 @@ class Store:
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
-        return Done(path, result, seconds)
+        return Done(path, result, seconds, at)
 
     def fail(self, name: str, key: str, inputs: dict, reason: str, traceback: str = "") -> Failed:
         """Record that a step gave no result to be trusted: it is not tried again until its directory is deleted.

@@ -118,7 +118,8 @@ def whole_job(job: WholeJob, run_dir: Path | None = None) -> Outcome:
     first = run(job.recipe(models=keys["models"], latency=FIRST_LATENCY), run_dir)
     keys["search"]["minutes"] = job.search_minutes(first.seconds / 60)
     keys["data"] = dict(job.data) | _texts(job, first)
-    outcome = run(job.recipe(**keys, latency=SHORT_LATENCY if job.minutes < SHORT else LATENCY), run_dir)
+    latency = SHORT_LATENCY if job.minutes < SHORT else LATENCY
+    outcome = run(job.recipe(**keys, latency=latency), run_dir, told=first.job.notes)
     write_atomic(run_dir / FOUND_RECIPE, short_recipe(outcome.job.recipe))
     return outcome
 

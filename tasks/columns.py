@@ -39,6 +39,7 @@ PAIRS = Columns(
     ("text", "sentence1", "question1", "premise", "question", "text1"),
     second=("text_pair", "sentence2", "question2", "hypothesis", "answer", "text2", "sentence"),
 )
+SECOND = ("text_pair", "sentence2", "question2", "hypothesis", "text2")  # names that only a second text has
 LABELS = Columns(label=("labels", *LABEL_COLUMNS), several=True)
 NUMBERS = Columns(label=NUMBER_COLUMNS, number=True)
 PAIR_NUMBERS = replace(PAIRS, label=NUMBER_COLUMNS, number=True)

@@ -22,8 +22,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from paredown.export.hardware import isa
+
 SCRIPTS = Path(__file__).with_name("compression")
 CALIBRATION_ROWS = 300
+OPTIMUM_ISA = "--avx512_vnni" if "avx512_vnni" in isa() else "--avx2"  # what its documentation says for such a CPU
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ PEERS = (
     Peer("optimum-onnx", ("optimum-onnx[onnxruntime]", "torch==2.13.0"),
          (("{bin}/optimum-cli", "export", "onnx", "--model", "{checkpoint}", "--task", "text-classification",
            "{work}/plain"),
-          ("{bin}/optimum-cli", "onnxruntime", "quantize", "--avx2", "--onnx_model", "{work}/plain", "-o",
+          ("{bin}/optimum-cli", "onnxruntime", "quantize", OPTIMUM_ISA, "--onnx_model", "{work}/plain", "-o",
            "{work}/int8"))),
     Peer("Olive", ("olive-ai[auto-opt]", "requests", "torch==2.13.0", "transformers", "onnxruntime", "optimum-onnx"),
          (("{bin}/olive", "auto-opt", "--model_name_or_path", "{checkpoint}", "--task", "text-classification",

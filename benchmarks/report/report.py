@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from paredown.export.bundle.model_card import escaped
+from paredown.export.hardware import version
 from paredown.runtime.errors import missing_extra
 
 from ..measurements import Measurements
@@ -15,6 +17,7 @@ from ..measuring.records import Record
 from ..selection.choice import CandidateResult, CheapestArrays, Choice, FrontierArrays, LambdaRange, Rule, known
 from .chart import Point, chart
 from .figures import confusions, latencies, parts
+from .opportunities import opportunities
 from .text import (
     bound_title,
     bounded,
@@ -66,8 +69,18 @@ class PageData(Record):
     metric: str
 
 
-def write_report(path: Path, measurements: Measurements, choice: Choice, command: str) -> Path:
-    """Write the page to `path`; `command` is what reproduces the run."""
+@dataclass(frozen=True)
+class Reproduction:
+    """How the page's run is made again: the command that made this selection, the run directory as it is typed, and the
+    recipe's text."""
+
+    command: str
+    run: str = "RUN_DIR"
+    recipe: str = ""
+
+
+def write_report(path: Path, measurements: Measurements, choice: Choice, again: Reproduction) -> Path:
+    """Write the page to `path`."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -120,7 +133,10 @@ def write_report(path: Path, measurements: Measurements, choice: Choice, command
         promises=promises(choice),
         promise_kept=promise_kept,
         engines=engines(measurements),
-        command=command,
+        opportunities=opportunities(measurements, choice),
+        before=measurements.entry(choice.baseline.name).parameters,
+        version=version("paredown") or "",
+        again=again,
     )
     path.write_text(page, encoding="utf-8")
     return path

@@ -177,10 +177,15 @@ def why_not(entry: CandidateResult, choice: Choice) -> str:
         if entry.name in choice.tied_with:
             return "a tie with the chosen one"
         return "costs more" if entry.cost_per_million > known(chosen.cost_per_million) else "less value for money"
-    if entry.rejected_because.startswith(("loses", "could lose", "not tested")):
+    if lost_too_much(entry):
         more = "loses" if entry.drop_validation > rule.max_drop else "may lose"
         return f"{more} more than {rule.max_drop:g}"
     return entry.rejected_because
+
+
+def lost_too_much(entry: CandidateResult) -> bool:
+    """Whether a candidate was refused for what it loses, or could lose."""
+    return (entry.rejected_because or "").startswith(("loses", "could lose", "not tested"))
 
 
 def control_warning(choice: Choice) -> str | None:

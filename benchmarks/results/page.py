@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loop_page import looped
 
-from paredown.benchmarks.report.text import promise_line
+from paredown.benchmarks.report.text import promise_line, short_times
 from paredown.benchmarks.selection.choice import Promise
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,24 +156,29 @@ def side_by_side(bench: dict) -> str:
     lines = [
         "## Other toolkits on the same checkpoint",
         "",
-        "Rotten Tomatoes, by `python benchmarks/peers/compression.py build/results/rotten-tomatoes/teacher BUNDLE "
+        "banking77, by `python benchmarks/peers/compression.py build/results/banking77/teacher BUNDLE --max-length 64 "
         "--train ... --data ... --output-dir build/peers`: each toolkit in an environment of its own, by the "
         f"flow that its own documentation gives; one interleaved run. {machine['cpu']}, {machine['cores']} cores, "
         f"{', '.join(machine['isa'])}. Control {bench['control']['ratio']:.2f} [{lo:.2f}, {hi:.2f}].",
         "",
-        "| | accuracy | loss (95 % at most) | times faster, median (95 %) | in the mean | MB | minutes to make |",
+        "| | accuracy | loss (95 % at most) | times as fast, median (95 %) | in the mean | MB | minutes to make |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for entry in bench["artifacts"]:
-        lo, hi = entry["ratio_ci"]
         took = peers.get(entry["label"], {}).get("seconds")
         lines.append(
             f"| {entry['label']} | {entry['metric']:.1f} | {entry['drop']:+.1f} ({entry['drop_upper_95']:.1f}) "
-            f"| {1 / entry['ratio']:.1f}x [{1 / hi:.1f}, {1 / lo:.1f}] | {1 / entry['ratio_mean']:.1f}x "
+            f"| {_speedup(entry, 'ratio', bench['noisy'])} | {_speedup(entry, 'ratio_mean', bench['noisy'])} "
             f"| {entry['size_mb']:.1f} | {'' if took is None else f'{took / 60:.1f}'} |"
         )
     lines += [f"| {e['name']} | | | {e['failed']} | | | |" for e in bench["peers"] if "failed" in e]
     return "\n".join([*lines, ""])
+
+
+def _speedup(entry: dict, key: str, noisy: bool) -> str:
+    lo, hi = (1 / ratio for ratio in reversed(entry[f"{key}_ci"]))
+    text = short_times(1 / entry[key], (lo, hi), noisy)
+    return text if noisy else f"{text} [{lo:.1f}, {hi:.1f}]"
 
 
 def measured_again(found: dict) -> str:

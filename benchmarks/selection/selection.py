@@ -244,8 +244,7 @@ def too_much(row: Row, settings: ChooseSettings) -> str | None:
 def nearest_miss(able: Sequence[Row], picked: Row, settings: ChooseSettings) -> NearestMiss | None:
     """The candidate cheaper than the selected one that came nearest to `max_drop`, where nothing was compressed.
 
-    `rows_needed`: about how many validation rows would settle it, from the width of its bound, which shrinks with the
-    square root of the rows; None where it already loses too much.
+    `rows_needed`: see there.
     """
     if settings.rule != "cheapest" or picked.steps:
         return None
@@ -254,14 +253,21 @@ def nearest_miss(able: Sequence[Row], picked: Row, settings: ChooseSettings) -> 
         return None
     row = min(misses, key=lambda r: (r.drop_upper, r.behind is not None))
     drop, upper, rows = row.drop, row.drop_upper, len(row.correct)
-    margin = settings.max_drop - drop
     return NearestMiss(
         name=row.name,
         drop_validation=drop,
         drop_upper=upper,
         validation_rows=rows,
-        rows_needed=math.ceil(rows * ((upper - drop) / margin) ** 2) if margin > 0 else None,
+        rows_needed=rows_needed(rows, drop, upper, settings.max_drop),
     )
+
+
+def rows_needed(rows: int, drop: float, upper: float, most: float) -> int | None:
+    """About how many validation rows would show that a candidate loses at most `most` points, where `rows` of them
+    bound its `drop` by `upper`: the bound's width shrinks with the square root. None where it already loses too much.
+    """
+    margin = most - drop
+    return math.ceil(rows * ((upper - drop) / margin) ** 2) if margin > 0 else None
 
 
 def reasons_of(rows: Sequence[Row], settings: ChooseSettings) -> list[str | None]:

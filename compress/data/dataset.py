@@ -14,7 +14,7 @@ from paredown.runtime.causal_decoding import NAMES
 from paredown.runtime.errors import InputError, nearest
 from paredown.runtime.preprocessor import PAIR, Preprocessor
 from paredown.tasks.base import Task
-from paredown.tasks.columns import GOLD_COLUMNS, TEXT, Columns
+from paredown.tasks.columns import GOLD_COLUMNS, SECOND, TEXT, TEXT_COLUMNS, Columns
 from paredown.tasks.labels import LabelColumn, distinct, indicator_row, refuse_indicators, written
 from paredown.tasks.parsing import answers_of, image_of, listed, number, tags, text_of, words
 from paredown.tasks.rows import Rows
@@ -156,12 +156,26 @@ def _text_columns(source: str, there: Sequence[str], given: str | None, columns:
         usual = columns.partner if given is None else (second,)
         return [one, *[name for name in usual if name in there and name != one][:1]]
     if not columns.second:
+        if given is None:
+            _refuse_second(source, there, columns)
         return [_find(source, there, given, columns.text, "text")]
     first, _, second = (given or "").partition(",")
     if given is not None and not (first.strip() and second.strip()):
         raise InputError(f"{source}: data.text (--text-column) '{given}': two columns are expected: FIRST,SECOND")
     one = _find(source, there, first.strip() or None, columns.text, "text")
     return [one, _find(source, [c for c in there if c != one], second.strip() or None, columns.second, "text")]
+
+
+def _refuse_second(source: str, there: Sequence[str], columns: Columns) -> None:
+    """InputError where a task reads single texts and a column that has the name of a second text would be ignored."""
+    second = next((name for name in SECOND if name in there), None)
+    if second is not None and columns.text == TEXT_COLUMNS and not (columns.of_words or columns.own):
+        task = "text-pair-regression" if columns.number else "text-pair-classification"
+        pairs = "" if columns.several else f"for rows of two texts give --task {task} (`task:` of a recipe); "
+        raise InputError(
+            f"{source}: column '{second}' has second texts, and single texts are read; {pairs}"
+            "for one of the two name its column with data.text (--text-column)"
+        )
 
 
 def read_unlabeled(source: str, *, columns: Columns = TEXT, text: str | None = None, label: str | None = None) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -52,6 +53,20 @@ class Checkpoint:
         names = tuple(str(named.get(str(i), f"LABEL_{i}")) for i in range(count))
         task = task_of_architecture(self.architecture)
         return names if task is None else task.labels_of(names, self.width)
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """Number of parameters in its files, buffers of floats among them; None where they are not safetensors."""
+        if any(file.suffix != ".safetensors" for file in self.weights):
+            return None
+        from safetensors import safe_open
+
+        count = 0
+        for file in self.weights:
+            with safe_open(file, "numpy") as tensors:
+                slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118, it is no dictionary
+                count += sum(math.prod(s.get_shape()) for s in slices if s.get_dtype().startswith(("F", "BF")))
+        return count
 
     @property
     def pad_id(self) -> int:

@@ -42,6 +42,7 @@ class Monitor:
     judge: ValidationLoss | None = None  # for early stopping
     progress: Progress | None = None
     callbacks: Sequence[TrainerCallback] = ()
+    by_epoch: list[float] | None = None  # where it is given, the validation loss after each epoch comes into it
 
 
 def finetune(
@@ -52,16 +53,19 @@ def finetune(
     seed: int = 0,
     progress: Progress | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    by_epoch: list[float] | None = None,
 ) -> PreTrainedModel:
     """Train `model` in place on labelled rows, with their cross-entropy (numbers: their squared error); returns it.
 
-    `patience` stops on the validation rows of `data`. Adapters are merged when it returns.
+    `patience` stops on the validation rows of `data`, whose loss after each epoch is appended to `by_epoch`. Adapters
+    are merged when it returns.
     """
     assert data.labels is not None
     with standard_units(model, data.ids, data.labels) as unit:
         judged = None if data.validation is None else (data.validation[0], unit(data.validation[1]))
         scaled = replace(data, labels=unit(data.labels), validation=judged)
-        return _finetune(model, scaled, settings, seed, Monitor(progress=progress, callbacks=callbacks))
+        monitor = Monitor(progress=progress, callbacks=callbacks, by_epoch=by_epoch)
+        return _finetune(model, scaled, settings, seed, monitor)
 
 
 def _finetune(
@@ -164,6 +168,9 @@ def fit(  # noqa: C901
                         every = max(1, round(len(rows) / settings.batch_size / settings.evaluations_per_epoch))
                         best = _Best(monitor.judge, settings.patience, every)
                         trainer.add_callback(best)
+                    if monitor.judge is not None and monitor.by_epoch is not None:
+                        monitor.by_epoch.clear()
+                        trainer.add_callback(_ByEpoch(monitor.judge, monitor.by_epoch))
                     if monitor.progress:
                         trainer.add_callback(_Report(monitor.progress, settings.batch_size))
                     for callback in monitor.callbacks:
@@ -234,6 +241,16 @@ class _Report(TrainerCallback):
         now, most = state.global_step, state.max_steps
         speed = now * self.batch_size / max(1e-9, time.monotonic() - self.begin)
         self.progress(now / max(1, most), f"step {now} of {most}, {speed:.0f} rows/s")
+
+
+class _ByEpoch(TrainerCallback):
+    """The validation loss after each epoch."""
+
+    def __init__(self, judge: ValidationLoss, found: list[float]) -> None:
+        self.judge, self.found = judge, found
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.found.append(float(self.judge(kwargs["model"])))
 
 
 class _Best(TrainerCallback):

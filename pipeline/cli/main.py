@@ -363,21 +363,23 @@ def doctor(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.
 def _show_plan(recipe, run_dir: Path) -> None:
     from ..job import prepare
     from ..plan import plan, search_steps
-    from ..run import states
+    from ..run import planned, states
     from ..search import Found, search_step
     from ..steps.adapt import adapt_steps, adapted
     from ..store import Store, writable
 
+    def ahead_of(job):
+        return [*search_steps(job, searching), search_step(job, searching, Found())] if searching else plan(job)
+
     writable(run_dir)
     job, store = prepare(recipe), Store(run_dir / "steps")
     table, left = Table("step", "state", "about"), 0.0
-    searching, steps = recipe.search, adapt_steps(job)
+    searching, steps = recipe.search, planned(job, store, adapt_steps)
     shown, done = states(steps, store)
     ahead = len(done) < len(steps)
     if not ahead:
         job = adapted(job, done)
-        ahead_of = [*search_steps(job, searching), search_step(job, searching, Found())] if searching else plan(job)
-        shown |= states(ahead_of, store)[0]
+        shown |= states(planned(job, store, ahead_of), store)[0]
     for name, (state, seconds) in shown.items():
         left += seconds
         table.add_row(name, state, f"{seconds:.0f} s" if seconds else "")
@@ -388,7 +390,7 @@ def _show_plan(recipe, run_dir: Path) -> None:
         out.print("Then what this leaves is compressed and measured.")
     elif searching:
         out.print("Then what the search has found is exported and measured.")
-    out.print(f"About {left / 60:.0f} minutes on a machine like the one this was written on; nothing was done.")
+    out.print(f"About {left / 60:.0f} minutes, by what a row takes here; nothing was done.")
 
 
 arrange(app)

@@ -151,7 +151,7 @@ def report(
 
     from ..results.journal import finish, unfinished
     from ..results.measurements import read_measurements
-    from ..results.publish import read_choice
+    from ..results.publish import RESOLVED, read_choice, reproduction, typed
     from ..store import lock
 
     if everything and format != "html":
@@ -175,12 +175,12 @@ def report(
         text = compared(*runs)
         print(text, end="") if output is None else output.write_text(text, encoding="utf-8")
         return
-    command = f"paredown run {run_dir.resolve() / 'recipe.resolved.yaml'}"
+    again = f"paredown run {typed(run_dir / RESOLVED)} --output-dir {typed(run_dir)}"
     if format == "html":
         show_choice(choice, measurements, run_dir, everything)
-        print(write_report(path, measurements, choice, command))
+        print(write_report(path, measurements, choice, reproduction(run_dir, again)))
     elif format == "md":
-        text = markdown(measurements, choice, command)
+        text = markdown(measurements, choice, again)
         if output is None:
             print(text, end="")
         else:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from paredown.compress.config import Finetune, Update
 from paredown.runtime.errors import InputError
 
 from .. import single_stage
+from ..progress import tell
 from ..single_stage import StageData
 from ..steps.continual import sentence
 from .common import NEW_TASK, MaxNewTokens, OutputDir, Source, out, say, suggest_compress
@@ -18,6 +21,7 @@ from .options import fields, with_options
 app = typer.Typer()
 
 DATA = ("train", "validation", "max_length", "seed", "task", "text_column", "label_column")
+FALLING = 0.02  # of the loss, from one epoch to the next, that counts
 PATIENCE = "Early-stopping patience, in evaluations on validation rows."
 
 
@@ -60,8 +64,25 @@ def finetune(
         peft = settings.peft if rank is None else settings.peft.model_copy(update={"rank": rank})
         rate = settings.learning_rate if "learning_rate" in settings.model_fields_set else 1e-3
         settings = settings.model_copy(update={"peft": peft, "learning_rate": rate})
-    say(single_stage.finetune(checkpoint, data, settings, output_dir, max_new_tokens=max_new_tokens))
+    made = single_stage.finetune(checkpoint, data, settings, output_dir, max_new_tokens=max_new_tokens)
+    tell(epoch_notes(made.result["validation_loss"], advice=settings.patience is None))
+    say(made)
     suggest_compress(output_dir, data)
+
+
+def epoch_notes(losses: Sequence[float], *, advice: bool = True) -> list[str]:
+    """What the validation loss after each epoch says, in a line; none of fewer than two epochs. `advice`: how many
+    epochs would be better, where no early stopping has seen to it."""
+    if len(losses) < 2:
+        return []
+    said, best = "validation loss after each epoch: " + ", ".join(f"{loss:.3f}" for loss in losses), np.argmin(losses)
+    if not advice:
+        return [said]
+    if losses[-1] < (1 - FALLING) * losses[-2]:
+        return [f"{said}; it is still falling: more --epochs may help"]
+    if best < len(losses) - 1:
+        return [f"{said}; it was lowest after epoch {best + 1}: fewer --epochs, or --patience, may do as well"]
+    return [said]
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from ..job import (
     has_scores,
     parts_of,
     rows_digest,
+    sitting_name,
     table_name,
 )
 from ..recipe.schema import Model
@@ -71,6 +73,7 @@ def measurements_of(
     candidates, texts = [], job.validation.texts
     encoder, most, gold = job.checkpoint.encoder(), job.task.reference_rows, job.task.row_labels(job.validation)
     lost = failures_of(job, failed)
+    sittings = [done[name] for i in range(job.recipe.latency.processes) if (name := sitting_name(i)) in done]
     for candidate in job.candidates:
         common = {
             "name": candidate.name,
@@ -93,7 +96,7 @@ def measurements_of(
             "details": export.result["details"],
             "compression_s": sum(done[name].seconds for name in _made_by(job, candidate)),
             "reference": candidate.target in job.compared_with,
-            "parameters": done[chain[-1]].result["parameters"] if chain else None,
+            "parameters": _parameters(job, candidate, done),
             "made": _made(chain, done),
             **evaluated.result,
             **({} if further is None else further.result),
@@ -130,12 +133,37 @@ def measurements_of(
         conditions=found.conditions,
         **{key: looked[key] for key in ("tokenizer_ms", "tokens_median")},
         compression_s=sum(d.seconds for d in done.values()),
+        measured_at=max((sitting.at for sitting in sittings), default=""),
+        commit=commit_of(Path.cwd()),
         control=timings[CONTROL],
         baseline=job.candidates[0].name,
         checkpoint=str(job.checkpoint.path),
         origin=Origin(path=done[ORIGIN].path.relative_to(run_dir).as_posix(), files=done[ORIGIN].result["files"]),
         candidates=candidates,
     )
+
+
+def commit_of(directory: Path) -> str | None:
+    """The git commit that a directory is at, with a "+" where tracked files differ; None outside of a repository, or
+    without git."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(directory), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _parameters(job: Job, candidate: Candidate, done: Mapping[str, Done]) -> int | None:
+    """Of a model; None of a cascade, whose models have their own."""
+    chain = list(chain_of(candidate.model))
+    if chain:
+        return done[chain[-1]].result["parameters"]
+    return None if candidate.model.cascade is not None else job.checkpoint.parameters
 
 
 def _timing_of(candidate: Candidate, timings: Mapping[str, Timing]) -> dict[str, Any]:

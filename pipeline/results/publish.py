@@ -4,17 +4,20 @@ directory, so another rule needs no new run."""
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+import yaml
 from pydantic import TypeAdapter
 
 from paredown.benchmarks.measurements import Measurements
 from paredown.benchmarks.measuring.records import Record
-from paredown.benchmarks.report.report import write_report
+from paredown.benchmarks.report.report import Reproduction, write_report
 from paredown.benchmarks.selection.choice import CHOICE_SCHEMA, CandidateResult, Choice, Selection, known
 from paredown.benchmarks.selection.selection import ChooseSettings, choose, with_bounds
 from paredown.benchmarks.selection.sensitivity import card
@@ -29,6 +32,7 @@ from paredown.runtime.selftest import BundleError, check_files, read_manifest
 from .candidate import certified, gate_bounds, opponents_of, row_of
 from .journal import PUBLISHED, STAMP, publication
 
+RESOLVED = "recipe.resolved.yaml"
 CERTIFIED = "certified.json"  # which candidates were evaluated on the test rows, and when; it outlives every choice
 
 
@@ -140,7 +144,8 @@ def publish(
     content = choice.to_json()
     origin, names = _origin(run_dir, measurements)
     with publication(run_dir) as scratch:
-        report = write_report(scratch / "report.html", measurements, choice, command)
+        again = reproduction(run_dir, command, beside.get(RESOLVED))
+        report = write_report(scratch / "report.html", measurements, choice, again)
         bundle = write_bundle(
             scratch / "bundle",
             read_artifact(run_dir / known(measurements.entry(choice.chosen.name).artifact)),
@@ -157,6 +162,32 @@ def publish(
         texts = {"choice.json": json.dumps(content, indent=2) + "\n", **_noted(measurements, choice, run_dir), **beside}
         for name, text in texts.items():
             (scratch / name).write_text(text, encoding="utf-8")
+
+
+def reproduction(run_dir: Path, command: str, recipe: str | None = None) -> Reproduction:
+    """How a report's run is made again. `recipe`: the text of its recipe, read where it is None; its files are shown by
+    their names alone, for a report is handed on."""
+    file = run_dir / RESOLVED
+    if recipe is None and file.is_file():
+        recipe = file.read_text(encoding="utf-8")
+    if recipe:
+        recipe = yaml.safe_dump(_named(yaml.safe_load(recipe)), sort_keys=False, allow_unicode=True)
+    return Reproduction(command, typed(run_dir), recipe or "")
+
+
+def _named(value: Any) -> Any:
+    """The keys and values of a recipe, absolute paths by their last part."""
+    if isinstance(value, dict):
+        return {key: _named(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_named(part) for part in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def typed(path: Path) -> str:
+    """A path as it is typed here: relative, below the working directory."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def _origin(run_dir: Path, measurements: Measurements) -> tuple[Path, list[str]]:

@@ -12,9 +12,10 @@ from paredown.compress.config import Augment, Finetune, Tune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import without
 from paredown.compress.models.loading import load, open_checkpoint
-from paredown.export.hardware import cores
+from paredown.export.hardware import all_cores, cores
 from paredown.runtime.errors import InputError, nearest
 
+from ..estimates import TRAINING
 from ..job import Job, Step, rows_digest
 from ..progress import Report
 from ..recipe.schema import Adapt, Arrivals
@@ -63,9 +64,9 @@ def adapt_steps(job: Job) -> list[Step]:
         if isinstance(settings, Augment):
             inputs["given"] = [_digest(path) for path in (settings.synonyms, settings.masked_model, *settings.through)]
         if isinstance(settings, Tune):
-            seconds = 60 * settings.minutes + 2 * settings.finetune.epochs * rows / 40
+            seconds = 60 * settings.minutes + 2 * settings.finetune.epochs * rows * TRAINING * job.row_s
         else:
-            seconds = 10.0 if isinstance(settings, Augment) else settings.epochs * rows / 40
+            seconds = 10.0 if isinstance(settings, Augment) else settings.epochs * rows * TRAINING * job.row_s
         steps.append(Step(_name(number, entry), inputs, seconds, partial(_adapt, job, number)))
     return steps
 
@@ -76,7 +77,7 @@ def adapted(job: Job, done: Mapping[str, Done]) -> Job:
 
 
 def _adapt(job: Job, number: int, out: Path, done: Mapping[str, Done], report: Report) -> dict:
-    stages.all_cores()
+    all_cores()
     settings = job.recipe.adapt[number].stage[1]
     job = _before(job, number, done)
     length, source, task = job.recipe.max_length, job.checkpoint, job.task

@@ -6,6 +6,7 @@ from functools import partial
 
 from paredown.export.hardware import fingerprint
 
+from ..estimates import answering, sitting
 from ..job import Candidate, Job, Step, evaluation_name, further_name, rows_digest, sitting_name
 from .evaluate import further
 from .measure import PROFILE, measure, profiled
@@ -24,8 +25,9 @@ def further_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Step
         **code_of("compress", "export"),
     }
     rows = 3 * job.recipe.robustness_rows + (len(job.test) if job.test else 0)
+    seconds = answering(job, rows, candidate)
     title = f"{candidate.name}: test rows and perturbed rows"
-    return Step(further_name(candidate), inputs, rows / 250, partial(further, job, candidate), title=title)
+    return Step(further_name(candidate), inputs, seconds, partial(further, job, candidate), title=title)
 
 
 def sitting_step(job: Job, candidates: list[Candidate], number: int, steps: dict[str, Step]) -> Step:
@@ -38,7 +40,7 @@ def sitting_step(job: Job, candidates: list[Candidate], number: int, steps: dict
         **_measured(job, candidates, steps),
     }
     inputs["after"] |= {sitting_name(i): steps[sitting_name(i)].key for i in range(number)}
-    seconds = len(candidates) * (2 * settings.min_seconds * 1.4 / settings.processes + 2.5)
+    seconds = sitting(job, candidates)
     title = f"measuring latency, {number + 1} of {settings.processes}"
     work = partial(measure, job, candidates, number)
     return Step(sitting_name(number), inputs, seconds, work, takes_what_is_there=True, title=title)
@@ -58,7 +60,7 @@ def profile_step(job: Job, candidates: list[Candidate], steps: dict[str, Step], 
     return Step(
         PROFILE,
         inputs,
-        len(candidates) * (1.0 + 1.5 * shapes),
+        len(candidates) * (0.6 + 1.5 * shapes),
         partial(profiled, job, candidates),
         takes_what_is_there=True,
         title="where the time goes",

@@ -5,7 +5,6 @@ The step of a run, the command and the function of the Python API call the same 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from paredown.compress.pruning.latency_allocation import LatencyTable
 from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.compress.types import TrainingData
 from paredown.export.artifact import Artifact
-from paredown.export.hardware import cores
+from paredown.export.hardware import all_cores
 from paredown.export.runtimes.base import ExportJob
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.export.runtimes.tensorrt_config import Engine
@@ -53,14 +52,17 @@ if TYPE_CHECKING:
 INT8 = ("int8-dynamic", "int8-static")  # precisions whose cost is measured on rows
 
 
-def finetune(inputs: StageInputs, settings: Finetune, out: Path, report: Report) -> dict:
-    """Fine-tune on the labelled rows; a checkpoint without a head for the task gets a new one."""
+def finetune(
+    inputs: StageInputs, settings: Finetune, out: Path, report: Report, by_epoch: list[float] | None = None
+) -> dict:
+    """Fine-tune on the labelled rows; a checkpoint without a head for the task gets a new one. The validation loss
+    after each epoch is appended to `by_epoch`."""
     from paredown.compress.training.trainer import finetune as train
 
     all_cores()
     model = loaded(inputs)
     data, clock = inputs.training_data(), _Clock(report)
-    train(model, data, settings, seed=inputs.seed, progress=clock)
+    train(model, data, settings, seed=inputs.seed, progress=clock, by_epoch=by_epoch)
     result = clock.result(settings, len(data.ids))
     save(model, inputs.checkpoint, out)
     return result | _size(model)
@@ -232,13 +234,6 @@ def loaded(inputs: StageInputs) -> PreTrainedModel:
     if inputs.checkpoint.has_head(inputs.task):
         return load(inputs.checkpoint, inputs.task)
     return with_new_head(inputs.checkpoint, inputs.task, inputs.labels, inputs.seed)
-
-
-def all_cores() -> None:
-    """The same number of threads whatever ran before in this process: sums in another order are other weights."""
-    import torch
-
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cores()))
 
 
 class _Clock:

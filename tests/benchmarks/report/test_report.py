@@ -14,13 +14,13 @@ from conftest import paredown, refused
 
 from paredown.benchmarks.measurements import Flip, Measurements
 from paredown.benchmarks.report.chart import Point
-from paredown.benchmarks.report.report import AXES, SCRIPT, PageData, markdown, write_report
+from paredown.benchmarks.report.report import AXES, SCRIPT, PageData, Reproduction, markdown, write_report
 from paredown.benchmarks.selection.choice import CheapestArrays, Choice, FrontierArrays, LambdaRange, Promise
 from paredown.benchmarks.selection.choice import Rule as RuleRecord
 from paredown.benchmarks.selection.selection import ChooseSettings, Row, choose, with_bounds
 from paredown.benchmarks.selection.sensitivity import card
 from paredown.pipeline.results.measurements import read_measurements
-from paredown.pipeline.results.publish import read_choice
+from paredown.pipeline.results.publish import read_choice, reproduction
 from paredown.runtime.errors import StepError
 
 BROWSER = next(
@@ -72,7 +72,7 @@ def slid(finished: Path, page: Path, rows: list[Row], chosen: ChooseSettings, id
     measurements, choice = run_of(finished)
     rule = RuleRecord(**chosen.model_dump(exclude={"budgets"}), budgets={})
     choice = choice.model_copy(update={"card": card(rows, rows[0], chosen, 0.1), "rule": rule})
-    write_report(page, measurements, choice, "true")
+    write_report(page, measurements, choice, Reproduction("true"))
     page.write_text(page.read_text().replace("</body>", SLIDE.replace("IDS", json.dumps(ids)) + "</body>"))
     seen = re.search(r'<pre id="found">(.*?)</pre>', opened(page))
     assert seen is not None
@@ -162,7 +162,10 @@ def test_texts_of_the_data_cannot_become_elements_of_the_page(finished: Path, tm
     entries = [entry.model_copy(update={"flips": flips}) for entry in measurements.candidates]
     prices = measurements.prices.model_copy(update={"currency": bad})
     measurements = measurements.model_copy(update={"candidates": entries, "prices": prices})
-    assert bad not in write_report(tmp_path / "report.html", measurements, choice, bad).read_text()
+    assert (
+        bad
+        not in write_report(tmp_path / "report.html", measurements, choice, Reproduction(bad, recipe=bad)).read_text()
+    )
 
 
 def test_markdown_has_the_table_the_card_and_what_was_promised(finished: Path, tmp_path: Path) -> None:
@@ -172,7 +175,7 @@ def test_markdown_has_the_table_the_card_and_what_was_promised(finished: Path, t
     choice = choice.model_copy(update={"candidates": [*others, last.model_copy(update={"promised_speedup": promise})]})
     text = markdown(measurements, choice, "paredown run x")
     assert "promised 2.00x of the unpruned model, measured 1.40x [1.30, 1.60]: missed (aim: within 15 %)." in text
-    page = write_report(tmp_path / "report.html", measurements, choice, "true").read_text()
+    page = write_report(tmp_path / "report.html", measurements, choice, Reproduction("true")).read_text()
     assert '<td class="note">missed (aim: within 15 %)</td>' in page
     assert text.count("\n| ") >= len(choice.candidates)
     assert f"| **{choice.chosen.name}** |" in text
@@ -206,3 +209,16 @@ def test_the_script_reads_fields_of_the_records() -> None:
         assert read, variable
         assert read <= fields, variable
     assert {key for axis in AXES.values() for key in axis} <= Point.model_fields.keys()
+
+
+def test_it_says_how_it_is_made_again_and_the_recipe_names_files_alone(finished: Path, tmp_path: Path) -> None:
+    measurements, choice = run_of(finished)
+    again = reproduction(finished, "paredown run it")
+    assert "models:" in again.recipe
+    assert not re.search(r"[ '\"]/", again.recipe)
+    page = write_report(tmp_path / "report.html", measurements, choice, again).read_text()
+    assert measurements.measured_at[:10] in page
+    assert (f"git commit {measurements.commit}" in page) == (measurements.commit is not None)
+    parameters = measurements.entry(choice.baseline.name).parameters
+    assert parameters is not None
+    assert f"{parameters / 1e6:.1f} M parameters" in page

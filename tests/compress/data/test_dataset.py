@@ -9,10 +9,12 @@ import pytest
 from conftest import LABELS, write_csv
 
 from paredown.compress.data import dataset
-from paredown.compress.data.dataset import read_rows
+from paredown.compress.data.dataset import ColumnNames, read, read_rows
 from paredown.compress.models.loading import Checkpoint
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import PAIR
+from paredown.tasks.columns import LABELS as SEVERAL
+from paredown.tasks.columns import NUMBERS, TEXT, Columns
 from paredown.tasks.registry import TASKS
 from paredown.tasks.rows import Rows
 
@@ -93,6 +95,28 @@ def test_columns_are_found_or_given(tmp_path: Path) -> None:
     assert dataset.read(str(path), named=dataset.ColumnNames("other"), names=LABELS).texts == ("x",)
     with pytest.raises(InputError, match=r"no column 'sentense'; did you mean 'sentence'\?"):
         dataset.read(str(path), named=dataset.ColumnNames("sentense"), names=LABELS)
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "task"),
+    [
+        ("text,text_pair,label", TEXT, "text-pair-classification"),
+        ("premise,hypothesis,label", TEXT, "text-pair-classification"),
+        ("text,text2,score", NUMBERS, "text-pair-regression"),
+        ("sentence1,sentence2,labels", SEVERAL, None),
+    ],
+)
+def test_a_second_text_is_not_ignored(header: str, columns: Columns, task: str | None, tmp_path: Path) -> None:
+    """The head of a model for pairs is that of one for single texts: a task that is taken from it may be wrong."""
+    file = tmp_path / "rows.csv"
+    file.write_text(f"{header}\na,b,1\nc,d,0\n")
+    first, second, _ = header.split(",")
+    with pytest.raises(InputError, match=f"column '{second}' has second texts.*--text-column") as error:
+        read(str(file), columns=columns)
+    assert ("--task" in str(error.value)) == (task is not None)
+    assert task is None or f"--task {task} " in str(error.value)
+    alone = read(str(file), columns=columns, named=ColumnNames(first), labelled=False)
+    assert alone.texts == ("a", "c")
 
 
 def test_labels_are_optional_only_when_asked(tmp_path: Path) -> None:

@@ -46,6 +46,10 @@ def test_a_whole_checkpoint_needs_no_structure_file(untrained: Checkpoint, tmp_p
     assert torch.equal(logits(load(saved, TASK)), logits(load(untrained, TASK)))
 
 
+def test_parameters_are_counted_from_the_files(untrained: Checkpoint) -> None:
+    assert untrained.parameters == sum(parameter.numel() for parameter in load(untrained, TASK).parameters())
+
+
 def test_an_architecture_without_fused_attention_loads(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "c").path
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,6 +14,7 @@ from conftest import make_checkpoint, paredown, refused
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.export.artifact import read_artifact
 from paredown.pipeline.cli import main as cli
+from paredown.pipeline.cli.train import epoch_notes
 from paredown.pipeline.steps import tune as tuning
 from paredown.runtime.errors import StepError
 
@@ -252,3 +254,29 @@ def test_every_command_that_reads_rows_takes_the_names_of_columns() -> None:
         if options & {"train", "data"}:
             assert "text_column" in options, name
             assert "label_column" in options or name in ("load", "predict"), name
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([], None),
+        ([0.5], None),
+        ([0.5, 0.4], "still falling: more --epochs"),
+        ([0.5, 0.4, 0.45], "lowest after epoch 2: fewer --epochs"),
+        ([0.5, 0.4, 0.399], "0.399"),
+    ],
+)
+def test_what_the_loss_after_each_epoch_says(losses: list[float], words: str | None) -> None:
+    found = epoch_notes(losses)
+    assert (not found) if words is None else words in found[0]
+    assert losses != [0.5, 0.4, 0.399] or "--epochs" not in found[0]
+
+
+def test_finetune_says_the_validation_loss_after_each_epoch(files: dict, tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "base")
+    ask = ["--train", files["train"], "--validation", files["validation"], "--epochs", 2]
+    done = paredown("finetune", base.path, *ask, "--output-dir", tmp_path / "tuned")
+    assert done.returncode == 0, done.stderr
+    notes = [json.loads(line)["text"] for line in done.stderr.splitlines() if '"note"' in line]
+    (losses,) = [note for note in notes if note.startswith("validation loss after each epoch: ")]
+    assert len(re.findall(r"\d\.\d{3}", losses)) == 2

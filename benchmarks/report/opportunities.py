@@ -1,0 +1,91 @@
+"""What would allow a cheaper candidate than the selected one, and what that would gain."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from paredown.export.runtimes.registry import RUNTIMES
+
+from ..measurements import Measurements
+from ..selection.choice import CandidateResult, Choice, known
+from ..selection.selection import rows_needed
+from .text import factor, lost_too_much, money
+
+SHOWN, LEAST_GAIN, MOST_ROWS = 3, 1.05, 20.0  # times cheaper; times the validation rows
+
+
+@dataclass(frozen=True)
+class Opportunity:
+    """What to change, what it would gain, and how."""
+
+    what: str
+    gain: str
+    how: str
+
+
+def opportunities(measurements: Measurements, choice: Choice) -> list[Opportunity]:
+    """A larger loss, more validation rows, more minutes of search. Of the first two those that gain something beyond
+    the ones before; what more minutes gain nobody knows before."""
+    currency = measurements.prices.currency
+    found = [*_larger_loss(choice, currency), *_more_rows(choice, currency, measurements.rows.validation)]
+    search = measurements.search
+    if search is not None and search.next and not search.next.startswith("little"):
+        found.append(Opportunity("More minutes", "unknown", f"next in the search: {search.next}"))
+    return found
+
+
+def _larger_loss(choice: Choice, currency: str) -> list[Opportunity]:
+    """The cheaper candidates by the loss that they need to be allowed."""
+    found, best = [], known(choice.chosen.cost_per_million)
+    for entry in sorted(_cheaper(choice), key=lambda e: known(e.drop_upper)):
+        cost, most = known(entry.cost_per_million), math.ceil(round(10 * known(entry.drop_upper), 6)) / 10
+        if best < LEAST_GAIN * cost or len(found) == SHOWN:
+            continue
+        best, how = cost, f"paredown choose RUN_DIR --max-drop {most:g}; expected: {entry.name}"
+        found.append(Opportunity(f"Allow a loss of {most:g} points", _gain(entry, choice, currency), how))
+    return found
+
+
+def _more_rows(choice: Choice, currency: str, now: int) -> list[Opportunity]:
+    """The cheaper candidates whose measured loss is allowed and whose bound is not, by the rows that could show it.
+    `now`: the validation rows that there are."""
+    wanted = []
+    for entry in _cheaper(choice):
+        if (entry.rejected_because or "").startswith("not tested"):  # its bound is that of the one before it
+            continue
+        drop = known(entry.drop_validation)
+        rows = rows_needed(now, drop, known(entry.drop_upper), choice.rule.max_drop)
+        if rows is not None and rows <= MOST_ROWS * now:
+            wanted.append((rows, entry))
+    found, best = [], known(choice.chosen.cost_per_million)
+    for rows, entry in sorted(wanted, key=lambda pair: pair[0]):
+        cost = known(entry.cost_per_million)
+        if best < LEAST_GAIN * cost or len(found) == SHOWN:
+            continue
+        best, how = cost, f"if {entry.name} loses {known(entry.drop_validation):.1f} points on these too"
+        found.append(Opportunity(f"{rows:,} validation rows in place of {now:,}", _gain(entry, choice, currency), how))
+    return found
+
+
+def _cheaper(choice: Choice) -> list[CandidateResult]:
+    """Measured candidates that a bundle can hold, cheaper than the selected one, with a bound over `max_drop`."""
+    if choice.rule.rule != "cheapest":
+        return []
+    return [
+        entry
+        for entry in choice.candidates
+        if entry.drop_upper is not None
+        and entry.cost_per_million is not None
+        and RUNTIMES[entry.runtime].SPEC.in_bundles
+        and entry.cost_per_million < known(choice.chosen.cost_per_million)
+        and lost_too_much(entry)
+    ]
+
+
+def _gain(entry: CandidateResult, choice: Choice, currency: str) -> str:
+    """The costs; their ratio only where the run was not noisy."""
+    now, then = known(choice.chosen.cost_per_million), known(entry.cost_per_million)
+    text = f"{money(then)} {currency} per million requests instead of {money(now)}"
+    text += "" if choice.noisy else f", {factor(now / then)} times less"
+    return f"{text}; {entry.size_mb:.1f} MB instead of {choice.chosen.size_mb:.1f}"
