@@ -22,9 +22,9 @@ from .recipe.schema import Model
 
 PROBE_S, PROBED, FIRST = 3.0, 2048, 16  # seconds; rows, at most and at first
 # Times as long as the checkpoint takes for a row in the probe:
-SCORING, TRAINING, STATIC = 0.75, 2.1, 0.15  # a row of long work; of training; of a static student's training
-ALONE = {"pytorch": 1.7, "int8": 0.45, "other": 1.3}  # a row in a call of its own
-TRIMMING, ROUNDING = 0.03, 1280.0  # counting a row's tokens; calibration of INT8 and its checks
+SCORING, TRAINING, STATIC = 0.95, 2.6, 0.18  # a row of long work; of training; of a static student's training
+ALONE = {"pytorch": 2.1, "int8": 0.55, "other": 1.6}  # a row in a call of its own
+TRIMMING, ROUNDING = 0.03, 1700.0  # counting a row's tokens; calibration of INT8 and its checks
 CASCADE = 0.4  # a cascade's mean time, where the checkpoint's is 1
 LATENCY_TABLE_S, PRUNING_S, LOADING_S = 75.0, 35.0, 3.0
 OPENING_S, TURNS = 2.8, 1.8  # seconds of a process; what turns of several candidates take beside the time of calls

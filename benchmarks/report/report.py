@@ -25,6 +25,7 @@ from .text import (
     card_lines,
     conditions_line,
     control_warning,
+    data_notes,
     engines,
     learned,
     money,
@@ -109,6 +110,7 @@ def write_report(path: Path, measurements: Measurements, choice: Choice, again: 
         sentence=sentence(choice),
         noisy=control_warning(choice),
         nearest=nearest_sentence(choice),
+        notes=data_notes(measurements),
         short_times=lambda point, interval: short_times(point, interval, choice.noisy),
         bound_title=bound_title(choice),
         bounded=lambda entry: bounded(entry, choice),
@@ -207,7 +209,7 @@ def markdown(measurements: Measurements, choice: Choice, command: str) -> str:
     titles = (measurements.metric, bound_title(choice), "p50 ms", "speed-up", "MB", f"{currency} / million")
     head = f"| candidate | {' | '.join(titles)} | |"
     lines = [f"**{sentence(choice)}**", ""]
-    for warning in (control_warning(choice), nearest_sentence(choice), *choice.notes):
+    for warning in (control_warning(choice), nearest_sentence(choice), *data_notes(measurements)):
         lines += [f"> {warning}", ""] if warning else []
     lines += [f"It is {choice.why}. " + (f"Ties with {', '.join(choice.tied_with)}." if choice.tied_with else "")]
     lines += ["", *(f"- {line}" for line in card_lines(choice, currency)), ""]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from paredown.export.runtimes.registry import RUNTIMES
 
@@ -196,6 +197,14 @@ def control_warning(choice: Choice) -> str | None:
         f"The machine was noisy: {choice.conditions.noisy_because}. Ratios are stated as ranges (95 %). Measure "
         "on a quieter machine, let it wait for quiet (latency.wait_s), or measure more processes."
     )
+
+
+def data_notes(measurements: Measurements) -> list[str]:
+    """What was done with the data without being asked; files by their names, for a report is handed on."""
+    notes = measurements.notes
+    for source in sorted(measurements.data.values(), key=len, reverse=True):
+        notes = [note.replace(source, Path(source).name) for note in notes]
+    return notes
 
 
 def card_lines(choice: Choice, currency: str) -> list[str]:

@@ -222,3 +222,13 @@ def test_it_says_how_it_is_made_again_and_the_recipe_names_files_alone(finished:
     parameters = measurements.entry(choice.baseline.name).parameters
     assert parameters is not None
     assert f"{parameters / 1e6:.1f} M parameters" in page
+
+
+def test_what_was_done_with_the_data_is_said_below_and_names_files_alone(finished: Path, tmp_path: Path) -> None:
+    measurements, choice = run_of(finished)
+    source = measurements.data["validation"]
+    measurements = measurements.model_copy(update={"notes": [f"{source}: 3 rows left out"]})
+    page = write_report(tmp_path / "report.html", measurements, choice, Reproduction("true")).read_text()
+    assert f"<li>{Path(source).name}: 3 rows left out</li>" in page
+    assert f"> {Path(source).name}: 3 rows left out" in markdown(measurements, choice, "true")
+    assert source not in page
