@@ -70,8 +70,8 @@ def _kept(settings: Stage, depth: int) -> float:
     if isinstance(settings, Static):
         return STATIC / TRAINING
     if isinstance(settings, Prune):
-        layers = settings.layers if settings.layers is not None else depth
-        left = (layers if isinstance(layers, int) else len(layers)) / max(depth, 1)
+        layers = depth if settings.layers is None else settings.layers
+        left = (layers if isinstance(layers, int) else len(layers)) / depth if depth else 1.0  # 0: a convolutional net
         return left * (settings.heads + 2 * settings.ffn) / 3 * settings.channels / (settings.speedup or 1.0)
     if isinstance(settings, Distill) and settings.student is None:
         layers = settings.layers if isinstance(settings.layers, int) else len(settings.layers)
