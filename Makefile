@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := build/demo
+EXTRAS := compress,images,explain,cpu,serve,load,sign,plot,track,demo,docs,dev
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE  # else every process compiles torch again: 22 s instead of 8 on a slow machine
 
@@ -11,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE  # else every process compiles torch again: 22 
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[compress,images,explain,cpu,rtx,serve,load,sign,plot,track,demo,docs,dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[$(EXTRAS),rtx]"
 	rm -rf $(VENV)/types && mkdir -p $(VENV)/types && ln -s ../.. $(VENV)/types/paredown
 	touch $@
 
@@ -54,7 +55,7 @@ pythons:
 	set -e; for python in $(PYTHONS); do \
 		venv=build/$$($$python -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
 		test -x $$venv/bin/python || $$python -m venv $$venv; \
-		$$venv/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[compress,images,explain,cpu,serve,load,sign,plot,track,demo,docs,dev]"; \
+		$$venv/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[$(EXTRAS)]"; \
 		$$venv/bin/python -m pytest -m "not slow" tests/test_api.py tests/pipeline/test_run.py tests/runtime tests/serve; \
 	done
 

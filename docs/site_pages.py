@@ -17,8 +17,6 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-
-
 PACKAGE = ROOT / "build" / "site-source" / "paredown"  # links to the folders that are the package
 FOLDERS = ("runtime", "tasks", "compress", "export", "benchmarks", "serve", "pipeline")
 
@@ -44,9 +42,7 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     """Links as they are on the site: everything beside the page, where the repository has folders."""
     for source, page in COPIED.items():
         markdown = re.sub(rf"\]\((?:\.\./)?{re.escape(source)}", f"]({page}", markdown)
-    return re.sub(
-        r"\]\((?:\.\./recipes|docs)/", lambda found: "](recipes/" if "recipes" in found[0] else "](", markdown
-    )
+    return markdown.replace("](docs/", "](").replace("](../recipes/", "](recipes/")
 
 
 def commands() -> str:

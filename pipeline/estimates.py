@@ -84,12 +84,17 @@ def scoring(job: Job, rows: int) -> float:
     return LOADING_S + SCORING * rows * job.row_s
 
 
+def training(job: Job, rows: float) -> float:
+    """Seconds of training the checkpoint itself on so many rows, each of every epoch."""
+    return TRAINING * rows * job.row_s
+
+
 def stage(job: Job, settings: Stage, share: float) -> float:
     """Seconds of one stage. `share`: `compute_left` of the model that it trains."""
     if isinstance(settings, Finetune):
-        return LOADING_S + TRAINING * settings.epochs * len(job.train) * job.row_s
+        return LOADING_S + training(job, settings.epochs * len(job.train))
     if isinstance(settings, DistillationTraining):
-        return LOADING_S + TRAINING * share * settings.epochs * job.rows_of(settings) * job.row_s
+        return LOADING_S + share * training(job, settings.epochs * job.rows_of(settings))
     if isinstance(settings, Prune):
         return PRUNING_S
     return 1.0 + TRIMMING * job.learned * job.row_s if isinstance(settings, Trim | Truncate) else LOADING_S

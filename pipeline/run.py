@@ -12,6 +12,7 @@ from types import MappingProxyType
 import yaml
 
 from paredown.benchmarks.measurements import Adapted, Measurements, SearchSummary
+from paredown.benchmarks.report.report import RESOLVED, rerun
 from paredown.benchmarks.selection.choice import Choice
 from paredown.runtime.errors import InputError, StepError
 
@@ -23,7 +24,7 @@ from .progress import Reporter, tell
 from .recipe.schema import Recipe, Search
 from .results.journal import PUBLISHED, STAMP, finish
 from .results.measurements import measurements_of, read_measurements
-from .results.publish import RESOLVED, decide, is_published, publish, read_choice, typed
+from .results.publish import decide, is_published, publish, read_choice, typed
 from .results.trackers import track
 from .search import Found, Results, explore, found_models, search_step, with_models
 from .steps.adapt import adapt_steps, adapted
@@ -89,7 +90,7 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
     if job.recipe.search is not None:
         searched = _search(job, job.recipe.search, store)
         job = with_models(job, found_models(searched.done["search"]) if "search" in searched.done else [])
-    steps = planned(job, store, plan)
+    steps = with_estimates(job, store, plan)
     wanted = {"recipe": job.recipe.model_dump(mode="json"), "groups": job.validation.groups, "notes": job.notes}
     final = key_of({"steps": sorted(step.key for step in steps), **wanted})
     results = _do_all(steps, store, vital=steps_behind(job, job.candidates[0]), job=job)
@@ -106,7 +107,7 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
         if unpublished:  # first: where the rule finds nothing, another rule may
             write_atomic(run_dir / "measurements.json", text)
         choice = decide(measurements, job.recipe.choose, run_dir)
-        command = f"paredown run {typed(run_dir / RESOLVED)} --output-dir {typed(run_dir)}"
+        command = rerun(typed(run_dir))
         publish(run_dir, measurements, choice, command, {"measurements.json": text, RESOLVED: recipe, STAMP: final})
         track(job.recipe.report_to, choice, job.recipe.name, run_dir)
     measurements = read_measurements(run_dir)
@@ -116,11 +117,11 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
     return Outcome(run_dir, choice, measurements, len(steps), ran, fresh, job, seconds, sentences(job, failed))
 
 
-def planned(job: Job, store: Store, plans: Callable[[Job], list[Step]]) -> list[Step]:
+def with_estimates(job: Job, store: Store, plans: Callable[[Job], list[Step]]) -> list[Step]:
     """The steps that `plans` gives. Where there is work to do, what they take is estimated from what a row costs here,
     which is measured."""
     steps = plans(job)
-    if not _work_left(steps, store) or not job.checkpoint.has_head(job.task):
+    if not _work_left(steps, store):
         return steps
     try:
         return plans(replace(job, row_s=row_seconds(job)))

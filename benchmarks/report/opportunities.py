@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from paredown.export.runtimes.registry import RUNTIMES
@@ -12,6 +13,7 @@ from ..selection.choice import CandidateResult, Choice, known
 from ..selection.selection import rows_needed
 from .text import factor, lost_too_much, money
 
+Wanted = tuple[str, CandidateResult, str]  # what to change, the candidate that it would allow, and how
 SHOWN, LEAST_GAIN, MOST_ROWS = 3, 1.05, 20.0  # times cheaper; times the validation rows
 
 
@@ -28,26 +30,37 @@ def opportunities(measurements: Measurements, choice: Choice) -> list[Opportunit
     """A larger loss, more validation rows, more minutes of search. Of the first two those that gain something beyond
     the ones before; what more minutes gain nobody knows before."""
     currency = measurements.prices.currency
-    found = [*_larger_loss(choice, currency), *_more_rows(choice, currency, measurements.rows.validation)]
+    found = [
+        Opportunity(what, _gain(entry, choice, currency), how)
+        for wanted in (_larger_loss(choice), _more_rows(choice, measurements.rows.validation))
+        for what, entry, how in _gaining(wanted, choice)
+    ]
     search = measurements.search
     if search is not None and search.next and not search.next.startswith("little"):
         found.append(Opportunity("More minutes", "unknown", f"next in the search: {search.next}"))
     return found
 
 
-def _larger_loss(choice: Choice, currency: str) -> list[Opportunity]:
-    """The cheaper candidates by the loss that they need to be allowed."""
+def _gaining(wanted: Iterable[Wanted], choice: Choice) -> list[Wanted]:
+    """Of what is wanted, the least first, those whose candidates are cheaper than the ones before; SHOWN at most."""
     found, best = [], known(choice.chosen.cost_per_million)
+    for what, entry, how in wanted:
+        cost = known(entry.cost_per_million)
+        if best >= LEAST_GAIN * cost:
+            best = cost
+            found.append((what, entry, how))
+    return found[:SHOWN]
+
+
+def _larger_loss(choice: Choice) -> Iterator[Wanted]:
+    """The cheaper candidates by the loss that they need to be allowed."""
     for entry in sorted(_cheaper(choice), key=lambda e: known(e.drop_upper)):
-        cost, most = known(entry.cost_per_million), math.ceil(round(10 * known(entry.drop_upper), 6)) / 10
-        if best < LEAST_GAIN * cost or len(found) == SHOWN:
-            continue
-        best, how = cost, f"paredown choose RUN_DIR --max-drop {most:g}; expected: {entry.name}"
-        found.append(Opportunity(f"Allow a loss of {most:g} points", _gain(entry, choice, currency), how))
-    return found
+        most = math.ceil(round(10 * known(entry.drop_upper), 6)) / 10
+        how = f"paredown choose RUN_DIR --max-drop {most:g}; expected: {entry.name}"
+        yield f"Allow a loss of {most:g} points", entry, how
 
 
-def _more_rows(choice: Choice, currency: str, now: int) -> list[Opportunity]:
+def _more_rows(choice: Choice, now: int) -> Iterator[Wanted]:
     """The cheaper candidates whose measured loss is allowed and whose bound is not, by the rows that could show it.
     `now`: the validation rows that there are."""
     wanted = []
@@ -58,14 +71,9 @@ def _more_rows(choice: Choice, currency: str, now: int) -> list[Opportunity]:
         rows = rows_needed(now, drop, known(entry.drop_upper), choice.rule.max_drop)
         if rows is not None and rows <= MOST_ROWS * now:
             wanted.append((rows, entry))
-    found, best = [], known(choice.chosen.cost_per_million)
     for rows, entry in sorted(wanted, key=lambda pair: pair[0]):
-        cost = known(entry.cost_per_million)
-        if best < LEAST_GAIN * cost or len(found) == SHOWN:
-            continue
-        best, how = cost, f"if {entry.name} loses {known(entry.drop_validation):.1f} points on these too"
-        found.append(Opportunity(f"{rows:,} validation rows in place of {now:,}", _gain(entry, choice, currency), how))
-    return found
+        how = f"if {entry.name} loses {known(entry.drop_validation):.1f} points on these too"
+        yield f"{rows:,} validation rows in place of {now:,}", entry, how
 
 
 def _cheaper(choice: Choice) -> list[CandidateResult]:

@@ -43,6 +43,7 @@ from .text import (
 
 TEMPLATE = Path(__file__).with_name("report.html")
 SCRIPT = Path(__file__).with_name("report.js")
+RESOLVED = "recipe.resolved.yaml"  # in a run directory: the recipe with every default
 # What the interactive chart can show, label by key of a point.
 AXES: dict[Literal["x", "y"], dict[str, str]] = {
     "x": {"cost": "{currency} per million requests", "p50": "p50 latency, ms", "p95": "p95 latency, ms",
@@ -68,6 +69,11 @@ class PageData(Record):
     base: float = Field(description="the metric of the checkpoint on validation, points")
     currency: str
     metric: str
+
+
+def rerun(run: str) -> str:
+    """The command that makes a run again, from what its directory lacks. `run`: the directory as it is typed."""
+    return f"paredown run {run}/{RESOLVED} --output-dir {run}"
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,7 @@ def write_report(path: Path, measurements: Measurements, choice: Choice, again: 
         before=measurements.entry(choice.baseline.name).parameters,
         version=version("paredown") or "",
         again=again,
+        rerun=rerun(again.run),
     )
     path.write_text(page, encoding="utf-8")
     return path

@@ -169,7 +169,7 @@ def _text_columns(source: str, there: Sequence[str], given: str | None, columns:
 def _refuse_second(source: str, there: Sequence[str], columns: Columns) -> None:
     """InputError where a task reads single texts and a column that has the name of a second text would be ignored."""
     second = next((name for name in SECOND if name in there), None)
-    if second is not None and columns.text == TEXT_COLUMNS and not (columns.of_words or columns.own):
+    if second is not None and columns.text == TEXT_COLUMNS and not columns.own:
         task = "text-pair-regression" if columns.number else "text-pair-classification"
         pairs = "" if columns.several else f"for rows of two texts give --task {task} (`task:` of a recipe); "
         raise InputError(

@@ -363,7 +363,7 @@ def doctor(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.
 def _show_plan(recipe, run_dir: Path) -> None:
     from ..job import prepare
     from ..plan import plan, search_steps
-    from ..run import planned, states
+    from ..run import states, with_estimates
     from ..search import Found, search_step
     from ..steps.adapt import adapt_steps, adapted
     from ..store import Store, writable
@@ -374,12 +374,12 @@ def _show_plan(recipe, run_dir: Path) -> None:
     writable(run_dir)
     job, store = prepare(recipe), Store(run_dir / "steps")
     table, left = Table("step", "state", "about"), 0.0
-    searching, steps = recipe.search, planned(job, store, adapt_steps)
+    searching, steps = recipe.search, with_estimates(job, store, adapt_steps)
     shown, done = states(steps, store)
     ahead = len(done) < len(steps)
     if not ahead:
         job = adapted(job, done)
-        shown |= states(planned(job, store, ahead_of), store)[0]
+        shown |= states(with_estimates(job, store, ahead_of), store)[0]
     for name, (state, seconds) in shown.items():
         left += seconds
         table.add_row(name, state, f"{seconds:.0f} s" if seconds else "")

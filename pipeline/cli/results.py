@@ -147,11 +147,11 @@ def report(
 ) -> None:
     """Write the report of a run: HTML (with a table on the terminal), Markdown or an image; or compare two runs."""
     from paredown.benchmarks.report.compare import Run, compared
-    from paredown.benchmarks.report.report import markdown, write_picture, write_report
+    from paredown.benchmarks.report.report import markdown, rerun, write_picture, write_report
 
     from ..results.journal import finish, unfinished
     from ..results.measurements import read_measurements
-    from ..results.publish import RESOLVED, read_choice, reproduction, typed
+    from ..results.publish import read_choice, reproduction, typed
     from ..store import lock
 
     if everything and format != "html":
@@ -175,7 +175,7 @@ def report(
         text = compared(*runs)
         print(text, end="") if output is None else output.write_text(text, encoding="utf-8")
         return
-    again = f"paredown run {typed(run_dir / RESOLVED)} --output-dir {typed(run_dir)}"
+    again = rerun(typed(run_dir))
     if format == "html":
         show_choice(choice, measurements, run_dir, everything)
         print(write_report(path, measurements, choice, reproduction(run_dir, again)))

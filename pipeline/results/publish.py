@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from paredown.benchmarks.measurements import Measurements
 from paredown.benchmarks.measuring.records import Record
-from paredown.benchmarks.report.report import Reproduction, write_report
+from paredown.benchmarks.report.report import RESOLVED, Reproduction, write_report
 from paredown.benchmarks.selection.choice import CHOICE_SCHEMA, CandidateResult, Choice, Selection, known
 from paredown.benchmarks.selection.selection import ChooseSettings, choose, with_bounds
 from paredown.benchmarks.selection.sensitivity import card
@@ -32,7 +32,6 @@ from paredown.runtime.selftest import BundleError, check_files, read_manifest
 from .candidate import certified, gate_bounds, opponents_of, row_of
 from .journal import PUBLISHED, STAMP, publication
 
-RESOLVED = "recipe.resolved.yaml"
 CERTIFIED = "certified.json"  # which candidates were evaluated on the test rows, and when; it outlives every choice
 
 

@@ -15,7 +15,7 @@ from paredown.compress.models.loading import load, open_checkpoint
 from paredown.export.hardware import all_cores, cores
 from paredown.runtime.errors import InputError, nearest
 
-from ..estimates import TRAINING
+from ..estimates import training
 from ..job import Job, Step, rows_digest
 from ..progress import Report
 from ..recipe.schema import Adapt, Arrivals
@@ -64,9 +64,9 @@ def adapt_steps(job: Job) -> list[Step]:
         if isinstance(settings, Augment):
             inputs["given"] = [_digest(path) for path in (settings.synonyms, settings.masked_model, *settings.through)]
         if isinstance(settings, Tune):
-            seconds = 60 * settings.minutes + 2 * settings.finetune.epochs * rows * TRAINING * job.row_s
+            seconds = 60 * settings.minutes + training(job, 2 * settings.finetune.epochs * rows)
         else:
-            seconds = 10.0 if isinstance(settings, Augment) else settings.epochs * rows * TRAINING * job.row_s
+            seconds = 10.0 if isinstance(settings, Augment) else training(job, settings.epochs * rows)
         steps.append(Step(_name(number, entry), inputs, seconds, partial(_adapt, job, number)))
     return steps
 

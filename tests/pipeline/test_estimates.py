@@ -55,16 +55,18 @@ def test_a_row_is_timed_where_there_is_work_left(
     assert estimates.row_seconds(job) > 0
     timed = mock.Mock(return_value=7.0)
     monkeypatch.setattr(running, "row_seconds", timed)
-    running.planned(job, Store(finished / "steps"), plan)
-    running.planned(job, Store(tmp_path / "steps", finished / "steps"), plan)
+    running.with_estimates(job, Store(finished / "steps"), plan)
+    running.with_estimates(job, Store(tmp_path / "steps", finished / "steps"), plan)
     assert not timed.called
     wanted = {step.name: step.seconds for step in plan(replace(job, row_s=7.0))}
-    assert {step.name: step.seconds for step in running.planned(job, Store(tmp_path / "none"), plan)} == wanted
+    assert {step.name: step.seconds for step in running.with_estimates(job, Store(tmp_path / "none"), plan)} == wanted
 
 
 def test_an_estimate_ends_no_run(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "row_seconds", mock.Mock(side_effect=RuntimeError))
-    assert [step.name for step in running.planned(job, Store(tmp_path), plan)] == [step.name for step in plan(job)]
+    assert [step.name for step in running.with_estimates(job, Store(tmp_path), plan)] == [
+        step.name for step in plan(job)
+    ]
 
 
 def test_a_dry_run_says_how_long_it_would_take_here(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
