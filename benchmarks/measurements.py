@@ -35,7 +35,7 @@ class Machine(Open):
 
 
 class RowCounts(Record):
-    """Rows of each split."""
+    """Rows of each split; a pair of texts is one row."""
 
     train: int
     unlabeled: int

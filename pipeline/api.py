@@ -305,6 +305,8 @@ def compress(
     budgets: Mapping[str, float] | None = None,
     task: str | None = None,
     max_length: int | None = None,
+    text: str | None = None,
+    label: str | None = None,
     seed: int = 13,
     recipe: Mapping[str, Any] | None = None,
     output_dir: str | Path | None = None,
@@ -314,6 +316,7 @@ def compress(
     `minutes`: of the whole job. `students`: checkpoints of smaller students to try. `max_drop`: points of the metric
     that may be lost. `budgets`: hard limits such as {"p95_ms": 20, "size_mb": 10}. `task`: default: what the checkpoint
     is made for. `max_length`: in tokens; default: 128, 256 or 512, as 99 % of the training rows need.
+    `text` and `label`: names of the columns (default: detected).
     `recipe`: further keys of a recipe, such as {"targets": [...], "latency": {...}}. Raises InputError, StepError.
 
     >>> result = paredown.compress("checkpoint", train="train.csv", validation="validation.csv", minutes=30)
@@ -322,9 +325,10 @@ def compress(
     from .whole_job import WholeJob, absolute, whole_job
 
     given = {"train": train, "validation": validation, "test": test, "unlabeled": unlabeled}
+    columns = {key: name for key, name in {"text": text, "label": label}.items() if name is not None}
     with _checkpoint(checkpoint) as source, _written(given) as files:
         job = WholeJob(
-            absolute(source), {key: absolute(file) for key, file in files.items()}, minutes=minutes,
+            absolute(source), {key: absolute(file) for key, file in files.items()} | columns, minutes=minutes,
             max_drop=max_drop, budgets=dict(budgets or {}), students=[absolute(str(one)) for one in students],
             task=task, max_length=max_length, seed=seed, more=dict(recipe or {}),
         )  # fmt: skip
@@ -345,12 +349,15 @@ def prune(
     recover_epochs: float = 0.0,
     task: str | None = None,
     max_length: int = 128,
+    text: str | None = None,
+    label: str | None = None,
     seed: int = 13,
     output_dir: str | Path | None = None,
 ) -> CompressedModel:
     """Structured pruning of attention heads, FFN neurons, layers or channels, the least important first.
 
-    `data`: rows that importance is measured on; labels are not needed. `speedup`: how many times faster, measured on
+    `data`: rows that importance is measured on; labels are not needed; `text` and `label` name their
+    columns (default: detected). `speedup`: how many times faster, measured on
     this machine; else `heads`, `ffn` and `channels` (of a convolutional network) are shares to keep, 0..1, and
     `layers` how many or which. `even`: all layers get the same shape. `importance`: fisher, or a published score.
     `recover_epochs`: of fine-tuning with knowledge distillation after pruning.
@@ -365,7 +372,7 @@ def prune(
     given = {"speedup": speedup, "heads": heads, "ffn": ffn, "layers": kept, "even": even, "recover": recover}
     given |= {"channels": channels, "importance": importance}
     settings = checked(Prune, given, argument)
-    with _stage(model, {"train": data}, output_dir, task, max_length=max_length, seed=seed) as stage:
+    with _stage(model, {"train": data}, output_dir, task, **_reading(max_length, text, label), seed=seed) as stage:
         made = single_stage.prune(stage.checkpoint, stage.data, settings, stage.output_dir, argument)
         if made.failed:
             raise StepError(f"prune, recover: {made.failed}; the pruned model before it is in {made.path}")
@@ -382,6 +389,8 @@ def distill(
     learning_rate: float | None = None,
     task: str | None = None,
     max_length: int = 128,
+    text: str | None = None,
+    label: str | None = None,
     seed: int = 13,
     output_dir: str | Path | None = None,
 ) -> CompressedModel:
@@ -392,7 +401,7 @@ def distill(
 
     rows = {"train": data, "unlabeled": unlabeled}
     with (
-        _stage(teacher, rows, output_dir, task, max_length=max_length, seed=seed) as stage,
+        _stage(teacher, rows, output_dir, task, **_reading(max_length, text, label), seed=seed) as stage,
         contextlib.ExitStack() as during,
     ):
         given: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
@@ -414,6 +423,8 @@ def export(
     data: Data | None = None,
     task: str | None = None,
     max_length: int = 128,
+    text: str | None = None,
+    label: str | None = None,
     output_dir: str | Path | None = None,
 ) -> ExportedModel:
     """A checkpoint as the model of a runtime, compared with the checkpoint. `precision`: fp32, fp16, bf16, int8 (the
@@ -425,7 +436,7 @@ def export(
     usual = "int8-static" if to != "onnx" else "int8-dynamic"
     given = {"to": to, "precision": usual if precision == "int8" else precision}
     request = checked(single_stage.ExportRequest, given, argument)
-    with _stage(model, {"train": data}, output_dir, task, max_length=max_length) as stage:
+    with _stage(model, {"train": data}, output_dir, task, **_reading(max_length, text, label)) as stage:
         made = single_stage.export(stage.checkpoint, stage.data, request, stage.output_dir, _data_argument)
     return _exported(made.artifact, stage)
 
@@ -438,6 +449,8 @@ def quantize(
     runtime: Literal["onnxruntime", "openvino"] = "onnxruntime",
     task: str | None = None,
     max_length: int = 128,
+    text: str | None = None,
+    label: str | None = None,
     output_dir: str | Path | None = None,
 ) -> ExportedModel:
     """Post-training INT8 quantisation. `data`: training rows; "static" is calibrated on them, and with them what INT8
@@ -445,7 +458,7 @@ def quantize(
     from . import single_stage
 
     request = single_stage.ExportRequest()
-    with _stage(model, {"train": data}, output_dir, task, max_length=max_length) as stage:
+    with _stage(model, {"train": data}, output_dir, task, **_reading(max_length, text, label)) as stage:
         made = single_stage.quantize(
             stage.checkpoint, stage.data, request, stage.output_dir, _data_argument, method=method, runtime=runtime
         )
@@ -513,6 +526,11 @@ class _Stage:
     data: StageData
     output_dir: Path
     kept: Any  # a temporary directory, which goes with the result
+
+
+def _reading(max_length: int, text: str | None, label: str | None) -> dict[str, Any]:
+    """How the rows of a stage are read."""
+    return {"max_length": max_length, "text_column": text, "label_column": label}
 
 
 @contextlib.contextmanager

@@ -46,15 +46,20 @@ class Ledger:
     """
 
     failed: dict[str, Failure] = field(default_factory=dict)  # by step, those that stand on a failed one too
+    direct: dict[str, set[str]] = field(default_factory=dict)  # the steps whose keys are in a step's inputs
     _names: dict[str, str] = field(default_factory=dict)  # of the steps, by the keys that they were planned with
-    _behind: dict[str, set[str]] = field(default_factory=dict)  # every step that a step stands on, however far back
+    _behind: dict[str, set[str]] = field(default_factory=dict)
+
+    def behind(self, name: str) -> set[str]:
+        """Every step that an admitted step stands on, however far back."""
+        return self._behind[name]
 
     def admit(self, step: Step) -> Step | Failure:
         """The step as it can be done now, or the failure that it is skipped for. Call it in the order of the plan."""
         direct = {self._names[text] for text in _texts(step.inputs) if text in self._names}
         self._names[step.key] = step.name
         behind = direct.union(*(self._behind[name] for name in direct))
-        self._behind[step.name] = behind
+        self.direct[step.name], self._behind[step.name] = direct, behind
         lost = [name for name in self.failed if name in direct]
         if lost and not step.takes_what_is_there:
             self.failed[step.name] = self.failed[lost[0]]

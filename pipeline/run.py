@@ -24,7 +24,7 @@ from .progress import Reporter, tell
 from .recipe.schema import Recipe, Search
 from .results.journal import PUBLISHED, STAMP, finish
 from .results.measurements import measurements_of, read_measurements
-from .results.publish import decide, is_published, publish, read_choice, typed
+from .results.publish import as_typed, decide, is_published, publish, read_choice
 from .results.trackers import track
 from .search import Found, Results, explore, found_models, search_step, with_models
 from .steps.adapt import adapt_steps, adapted
@@ -88,7 +88,7 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
         known, job = job.notes, adapted(job, changed.done)
         tell([note for note in job.notes if note not in known])
     if job.recipe.search is not None:
-        searched = _search(job, job.recipe.search, store)
+        searched = run_search(job, job.recipe.search, store)
         job = with_models(job, found_models(searched.done["search"]) if "search" in searched.done else [])
     steps = with_estimates(job, store, plan)
     wanted = {"recipe": job.recipe.model_dump(mode="json"), "groups": job.validation.groups, "notes": job.notes}
@@ -107,7 +107,7 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
         if unpublished:  # first: where the rule finds nothing, another rule may
             write_atomic(run_dir / "measurements.json", text)
         choice = decide(measurements, job.recipe.choose, run_dir)
-        command = rerun(typed(run_dir))
+        command = rerun(as_typed(run_dir))
         publish(run_dir, measurements, choice, command, {"measurements.json": text, RESOLVED: recipe, STAMP: final})
         track(job.recipe.report_to, choice, job.recipe.name, run_dir)
     measurements = read_measurements(run_dir)
@@ -143,8 +143,8 @@ def _work_left(steps: list[Step], store: Store) -> bool:
     return False
 
 
-def _search(job: Job, settings: Search, store: Store) -> Results:
-    """The step `search`: found in the store, or done now with the trials that it takes."""
+def run_search(job: Job, settings: Search, store: Store) -> Results:
+    """The step `search` of a recipe: found in the store, or done now with the trials that it takes."""
     found = Found()
     step = search_step(job, settings, found)
     if (kept := store.find(step.name, step.key)) is not None:
@@ -198,7 +198,7 @@ def _do_all(
             elif (found := store.failure(step.name, step.key)) is not None:
                 reporter.failed(step.name, found.reason, again=True)
             else:
-                found, ran = _do(step, store, done, reporter), ran + 1
+                found, ran = attempt(step, store, done, reporter), ran + 1
             if isinstance(found, Done):
                 done[step.name] = found
                 continue
@@ -210,7 +210,7 @@ def _do_all(
     return Results(done, ledger.failed, ran)
 
 
-def _do(step: Step, store: Store, done: dict[str, Done], reporter: Reporter) -> Done | Failed:
+def attempt(step: Step, store: Store, done: dict[str, Done], reporter: Reporter) -> Done | Failed:
     """Do a step. A failure is recorded, but for that of a step that measures: it may be the machine's."""
     try:
         with reporter.step(step.name, step.title) as report:
@@ -228,23 +228,6 @@ def _do(step: Step, store: Store, done: dict[str, Done], reporter: Reporter) -> 
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no message'}"
         reporter.failed(step.name, reason)
         return store.fail(step.name, step.key, step.inputs, reason, traceback.format_exc())
-
-
-def states(steps: list[Step], store: Store) -> tuple[dict[str, tuple[str, float]], dict[str, Done]]:
-    """What a run would find of each step, in words, and the seconds it would take; the finished ones. Read-only."""
-    ledger, found, done = Ledger(), {}, {}
-    for planned in steps:
-        step = ledger.admit(planned)
-        if isinstance(step, Failure):
-            found[planned.name] = f"skipped: {step.step} failed", 0.0
-        elif there := store.peek(step.name, step.key):
-            done[step.name], found[step.name] = there, ("already there", 0.0)
-        elif failure := store.failure(step.name, step.key):
-            ledger.failed[step.name] = Failure.of(step.name, failure)
-            found[step.name] = f"failed: {failure.reason} (to try it again, delete {failure.path})", 0.0
-        else:
-            found[step.name] = "to do", step.seconds
-    return found, done
 
 
 def resolved(recipe: Recipe) -> str:

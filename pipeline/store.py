@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from paredown.export.bundle.archive import copy_tree
@@ -52,7 +55,12 @@ def key_of(inputs: dict) -> str:
 
 
 class Store:
-    """Directories `NAME-KEY` below one root. A step is there when its marker is, and its files still hash as noted."""
+    """Directories `NAME-KEY` below one root. A step is there when its marker is, and its files still hash as noted.
+
+    Several processes may work on one store, on several machines too where the file system is shared: a step is made in
+    a directory of its process, and that is renamed when it is complete, marker and all. Of two processes that make the
+    same step the second one waits, where the file system has locks; else both make it, and the first result is taken.
+    """
 
     def __init__(self, root: Path, older: Path | None = None) -> None:
         """`older`: another store whose steps count too; what is needed of it is linked (or copied) here."""
@@ -60,13 +68,9 @@ class Store:
         self.older = older
 
     def find(self, name: str, key: str) -> Done | None:
-        """The finished step, its files verified; a damaged one is removed and counts as missing."""
-        path = self._path(name, key)
-        self._borrow(path)
-        found = self.peek(name, key)
-        if found is None and path.exists() and self.failure(name, key) is None:
-            shutil.rmtree(path)
-        return found
+        """The finished step, its files verified; a damaged one counts as missing, and the next `run` replaces it."""
+        self._borrow(self._path(name, key))
+        return self.peek(name, key)
 
     def has(self, name: str, key: str) -> bool:
         """Whether the marker of a finished step is here or in the older store; nothing is verified."""
@@ -74,17 +78,8 @@ class Store:
         return any((root / self._path(name, key).name / MARKER).is_file() for root in roots)
 
     def peek(self, name: str, key: str) -> Done | None:
-        """As `find`, but nothing is removed and nothing brought from the older store: for those without the lock."""
-        path = self._path(name, key)
-        try:
-            marker = json.loads((path / MARKER).read_bytes())
-            intact = marker["key"] == key and all(
-                (path / file).stat().st_size == size and _sha256(path / file) == sha
-                for file, (sha, size) in marker["files"].items()
-            )
-            return Done(path, marker["result"], marker["seconds"], marker.get("at", "")) if intact else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
+        """As `find`, but nothing is brought from the older store: for those who only read."""
+        return _intact(self._path(name, key), key)
 
     def failure(self, name: str, key: str) -> Failed | None:
         """The failure that was recorded for a step; None where it has not failed. Those of the older store are left."""
@@ -99,59 +94,87 @@ class Store:
         """Bring a finished step of the older store here, whole or not at all; its files are never written again."""
         if self.older is None or path.exists() or not (self.older / path.name / MARKER).is_file():
             return
-        self.root.mkdir(parents=True, exist_ok=True)
-        scratch = self.root / f".tmp-{path.name}"
-        shutil.rmtree(scratch, ignore_errors=True)
-        copy_tree(self.older / path.name, scratch, _link)
-        scratch.rename(path)
+        with self._scratch(path) as scratch:
+            scratch.rmdir()
+            copy_tree(self.older / path.name, scratch, _link)
+            self._publish(scratch, path, json.loads((scratch / MARKER).read_bytes())["key"])
 
     def run(self, name: str, key: str, inputs: dict, work: Callable[[Path], dict | None]) -> Done:
-        """Do the work in a temporary directory beside, then: fsync, hash, rename, marker last."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        scratch = self.root / f".tmp-{name}"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        began = time.monotonic()
+        """Do the work in a directory of this process, fsync and hash its files, write the marker, rename. Where another
+        process makes the same step, wait for it and take its result."""
+        path = self._path(name, key)
         try:
-            result = work(scratch) or {}
-            files = {}
-            for file in sorted(p for p in scratch.rglob("*") if p.is_file()):
-                _fsync(file)
-                files[file.relative_to(scratch).as_posix()] = [_sha256(file), file.stat().st_size]
-            path = self._path(name, key)
-            shutil.rmtree(path, ignore_errors=True)
-            scratch.rename(path)
-            seconds = time.monotonic() - began
-            at = datetime.now(UTC).isoformat(timespec="seconds")
-            marker = {
-                "key": key, "inputs": inputs, "files": files, "result": result, "seconds": round(seconds, 3), "at": at
-            }  # fmt: skip
-            write_atomic(path / MARKER, json.dumps(marker, indent=1))
+            with self._scratch(path) as scratch, _claimed(self.root / f".tmp-{path.name}.lock"):
+                if (there := self.peek(name, key)) is not None:
+                    return there
+                began = time.monotonic()
+                result = work(scratch) or {}
+                files = {}
+                for file in sorted(p for p in scratch.rglob("*") if p.is_file()):
+                    _fsync(file)
+                    files[file.relative_to(scratch).as_posix()] = [_sha256(file), file.stat().st_size]
+                seconds = time.monotonic() - began
+                at = datetime.now(UTC).isoformat(timespec="seconds")
+                marker = {
+                    "key": key, "inputs": inputs, "files": files, "result": result, "seconds": round(seconds, 3),
+                    "at": at,
+                }  # fmt: skip
+                write_atomic(scratch / MARKER, json.dumps(marker, indent=1))
+                return self._publish(scratch, path, key) or Done(path, result, seconds, at)
         except OSError as error:
-            shutil.rmtree(scratch, ignore_errors=True)
             raise disk_error(error, self.root) from error
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
-        return Done(path, result, seconds, at)
 
-    def fail(self, name: str, key: str, inputs: dict, reason: str, traceback: str = "") -> Failed:
-        """Record that a step gave no result to be trusted: it is not tried again until its directory is deleted.
+    def fail(self, name: str, key: str, inputs: dict, reason: str, traceback: str = "") -> Done | Failed:
+        """Record that a step gave no result to be trusted: it is not tried again until its directory is deleted. The
+        result of another process that had one meanwhile is returned in its place.
 
         `traceback`: of an error that nobody foresaw, for whoever mends it.
         """
         path = self._path(name, key)
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-        if traceback:
-            (path / "traceback.txt").write_text(traceback, encoding="utf-8")
-        write_atomic(path / FAILED, json.dumps({"key": key, "inputs": inputs, "reason": reason}, indent=1))
-        return Failed(path, reason)
+        with self._scratch(path) as scratch:
+            if traceback:
+                (scratch / "traceback.txt").write_text(traceback, encoding="utf-8")
+            write_atomic(scratch / FAILED, json.dumps({"key": key, "inputs": inputs, "reason": reason}, indent=1))
+            there = self._publish(scratch, path, key)
+        return there or Failed(path, reason)
+
+    @contextmanager
+    def _scratch(self, path: Path) -> Iterator[Path]:
+        """An empty directory for a step of this process alone; removed where it was not published."""
+        scratch = self.root / f".tmp-{path.name}-{platform.node()}-{os.getpid()}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _publish(self, scratch: Path, path: Path, key: str) -> Done | None:
+        """Give a complete directory its name, unless an intact step of this key has it, which is returned. A failure
+        or a damaged step makes way."""
+        while True:
+            try:
+                scratch.rename(path)
+                return None
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+            if (there := _intact(path, key)) is not None:
+                return there
+            aside = scratch.with_name(f"{scratch.name}.old")
+            with suppress(FileNotFoundError):  # another process was quicker
+                path.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
 
     def clean(self) -> None:
-        """Remove what a killed run left half done. Call it under the lock."""
+        """Remove what killed processes of this machine left half done."""
+        mine = re.compile(rf"\.tmp-.*-{re.escape(platform.node())}-(\d+)(\.old)?")
         for scratch in self.root.glob(".tmp-*"):
-            shutil.rmtree(scratch, ignore_errors=True)
+            found = mine.fullmatch(scratch.name)
+            if found is not None and not psutil.pid_exists(int(found[1])):
+                shutil.rmtree(scratch, ignore_errors=True)
+            elif scratch.suffix == ".lock":
+                _remove_free(scratch)
 
     def _path(self, name: str, key: str) -> Path:
         """The directory of a step: under its name, or under that of another model's step with the same key."""
@@ -160,6 +183,44 @@ class Store:
             same = sorted(path for path in self.root.glob(f"[!.]*-{key[:16]}") if (path / MARKER).is_file())
             return same[0] if same else mine
         return mine
+
+
+def _intact(path: Path, key: str) -> Done | None:
+    """The finished step of a key in a directory, its files verified."""
+    try:
+        marker = json.loads((path / MARKER).read_bytes())
+        intact = marker["key"] == key and all(
+            (path / file).stat().st_size == size and _sha256(path / file) == sha
+            for file, (sha, size) in marker["files"].items()
+        )
+        return Done(path, marker["result"], marker["seconds"], marker.get("at", "")) if intact else None
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def _claimed(file: Path) -> Iterator[None]:
+    """Hold a lock file, waiting for it; without where the file system has no locks. It ends with its process."""
+    claim = FileLock(file)
+    try:
+        claim.acquire()
+    except (NotImplementedError, OSError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        claim.release()
+
+
+def _remove_free(file: Path) -> None:
+    """Remove a lock file that no process holds."""
+    try:
+        with FileLock(file, timeout=0):
+            file.unlink(missing_ok=True)
+    except (Timeout, NotImplementedError, OSError):
+        return
 
 
 def writable(run_dir: Path) -> None:

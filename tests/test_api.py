@@ -128,6 +128,25 @@ def test_the_whole_job_without_a_recipe(teacher: Checkpoint, files: dict[str, Pa
     assert (tmp_path / "run" / "recipe.resolved.yaml").is_file()
 
 
+def test_columns_are_named(teacher: Checkpoint, files: dict[str, Path], tmp_path: Path) -> None:
+    """A column with the name of a second text is refused where it would be ignored, unless the text's is named."""
+    rows = [{"text": row["text"], "text_pair": "another", "sort": row["label"]} for row in rows_of(files["train"])]
+    calls = [
+        lambda **more: paredown.prune(teacher.path, rows, ffn=0.5, max_length=32, **more),
+        lambda **more: paredown.distill(teacher.path, 1, rows, epochs=0.1, max_length=32, **more),
+        lambda **more: paredown.export(teacher.path, precision="int8", data=rows, max_length=32, **more),
+        lambda **more: paredown.quantize(teacher.path, rows, max_length=32, **more),
+    ]
+    for call in calls:
+        with pytest.raises(paredown.InputError, match="second texts"):
+            call()
+        assert call(text="text", label="sort").path.is_dir()
+    with pytest.raises(paredown.InputError, match="second texts"):
+        paredown.compress(teacher.path, train=rows, validation=rows, output_dir=tmp_path / "run")
+    with pytest.raises(paredown.InputError, match="no column 'nowhere'"):
+        paredown.compress(teacher.path, train=rows, validation=rows, text="nowhere", output_dir=tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("call", "why"),
     [

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from paredown.export.runtimes.registry import RUNTIMES
 
 from ..measurements import Measurements
-from ..selection.choice import CandidateResult, Choice, known
-from ..selection.selection import rows_needed
-from .text import factor, lost_too_much, money
+from ..selection.choice import CandidateResult, Choice, Rule, known
+from ..selection.constraints import gate_of
+from ..selection.selection import ChooseSettings, rows_needed
+from .text import LOST, factor, money
 
 Wanted = tuple[str, CandidateResult, str]  # what to change, the candidate that it would allow, and how
-SHOWN, LEAST_GAIN, MOST_ROWS = 3, 1.05, 20.0  # times cheaper; times the validation rows
+SHOWN, LEAST_GAIN, MOST_ROWS, MOST_LOSS = 3, 1.05, 20.0, 3.0  # times cheaper; times the validation rows; of max_drop
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ def opportunities(measurements: Measurements, choice: Choice) -> list[Opportunit
     currency = measurements.prices.currency
     found = [
         Opportunity(what, _gain(entry, choice, currency), how)
-        for wanted in (_larger_loss(choice), _more_rows(choice, measurements.rows.validation))
+        for wanted in (_larger_loss(choice, measurements.choose), _more_rows(choice, measurements.rows.validation))
         for what, entry, how in _gaining(wanted, choice)
     ]
     search = measurements.search
@@ -43,21 +45,49 @@ def opportunities(measurements: Measurements, choice: Choice) -> list[Opportunit
 
 def _gaining(wanted: Iterable[Wanted], choice: Choice) -> list[Wanted]:
     """Of what is wanted, the least first, those whose candidates are cheaper than the ones before; SHOWN at most."""
-    found, best = [], known(choice.chosen.cost_per_million)
+    found, best = [], _cost(choice.chosen)
     for what, entry, how in wanted:
-        cost = known(entry.cost_per_million)
+        cost = _cost(entry)
         if best >= LEAST_GAIN * cost:
             best = cost
             found.append((what, entry, how))
     return found[:SHOWN]
 
 
-def _larger_loss(choice: Choice) -> Iterator[Wanted]:
-    """The cheaper candidates by the loss that they need to be allowed."""
-    for entry in sorted(_cheaper(choice), key=lambda e: known(e.drop_upper)):
+def _larger_loss(choice: Choice, recipe: ChooseSettings) -> Iterator[Wanted]:
+    """The cheapest candidate of each loss that would have to be allowed, up to MOST_LOSS times `max_drop` or a point
+    more than it."""
+    now, cheapest = choice.rule.max_drop, {}
+    for entry in _cheaper(choice):
         most = math.ceil(round(10 * known(entry.drop_upper), 6)) / 10
-        how = f"paredown choose RUN_DIR --max-drop {most:g}; expected: {entry.name}"
+        if most <= max(MOST_LOSS * now, now + 1) and _cost(entry) < _cost(cheapest.get(most, choice.chosen)):
+            cheapest[most] = entry
+    for most, entry in sorted(cheapest.items()):
+        how = f"{choose_again(choice.rule, recipe, most)}; expected: {entry.name}"
         yield f"Allow a loss of {most:g} points", entry, how
+
+
+def choose_again(rule: Rule, recipe: ChooseSettings, max_drop: float) -> str:
+    """The command that selects by rule `cheapest` at another `max_drop`, and otherwise as `rule`, which need not be
+    that of the recipe."""
+    words = [f"paredown choose RUN_DIR --max-drop {max_drop:g}"]
+    if recipe.rule != "cheapest":
+        words.append("--rule cheapest")
+    if recipe.confidence != rule.confidence:
+        words.append(f"--confidence {rule.confidence:g}")
+    budgets = recipe.budgets.model_dump(exclude_none=True)
+    lifted = {*budgets, *(gate_of(gate).figure for gate in recipe.gates)}
+    lifted -= {*rule.budgets, *(gate_of(gate).figure for gate in rule.gates)}
+    words += [f"--no-limit {figure}" for figure in sorted(lifted)]
+    words += [
+        f"--{key.replace('_', '-')} {value:g}" for key, value in rule.budgets.items() if budgets.get(key) != value
+    ]
+    words += [f"--gate {shlex.quote(gate)}" for gate in rule.gates if gate not in recipe.gates]
+    return " ".join(words)
+
+
+def _cost(entry: CandidateResult) -> float:
+    return known(entry.cost_per_million)
 
 
 def _more_rows(choice: Choice, now: int) -> Iterator[Wanted]:
@@ -65,7 +95,7 @@ def _more_rows(choice: Choice, now: int) -> Iterator[Wanted]:
     `now`: the validation rows that there are."""
     wanted = []
     for entry in _cheaper(choice):
-        if (entry.rejected_because or "").startswith("not tested"):  # its bound is that of the one before it
+        if entry.rejected_for == "untested":  # its bound is that of the one before it
             continue
         drop = known(entry.drop_validation)
         rows = rows_needed(now, drop, known(entry.drop_upper), choice.rule.max_drop)
@@ -86,14 +116,14 @@ def _cheaper(choice: Choice) -> list[CandidateResult]:
         if entry.drop_upper is not None
         and entry.cost_per_million is not None
         and RUNTIMES[entry.runtime].SPEC.in_bundles
-        and entry.cost_per_million < known(choice.chosen.cost_per_million)
-        and lost_too_much(entry)
+        and _cost(entry) < _cost(choice.chosen)
+        and entry.rejected_for in LOST
     ]
 
 
 def _gain(entry: CandidateResult, choice: Choice, currency: str) -> str:
     """The costs; their ratio only where the run was not noisy."""
-    now, then = known(choice.chosen.cost_per_million), known(entry.cost_per_million)
+    now, then = _cost(choice.chosen), _cost(entry)
     text = f"{money(then)} {currency} per million requests instead of {money(now)}"
     text += "" if choice.noisy else f", {factor(now / then)} times less"
     return f"{text}; {entry.size_mb:.1f} MB instead of {choice.chosen.size_mb:.1f}"

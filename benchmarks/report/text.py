@@ -6,6 +6,7 @@ No ratio is stated without its interval; that of a noisy run is its interval.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..measuring.records import Conditions
 from ..selection.choice import CandidateResult, Choice, Promise, known
 
 OPEN_RANGE = 20  # a ratio whose ends differ by more than this many times is "at least" its lower end
+LOST = ("loss", "untested")  # rejected for what it loses, or could lose
 PROMISE = 15  # per cent that a measured speed-up may be off the promised one
 # Titles of the table of quality: the figure that must be there, and the cell; `e` is the candidate.
 QUALITY = {
@@ -178,15 +180,10 @@ def why_not(entry: CandidateResult, choice: Choice) -> str:
         if entry.name in choice.tied_with:
             return "a tie with the chosen one"
         return "costs more" if entry.cost_per_million > known(chosen.cost_per_million) else "less value for money"
-    if lost_too_much(entry):
+    if entry.rejected_for in LOST:
         more = "loses" if entry.drop_validation > rule.max_drop else "may lose"
         return f"{more} more than {rule.max_drop:g}"
     return entry.rejected_because
-
-
-def lost_too_much(entry: CandidateResult) -> bool:
-    """Whether a candidate was refused for what it loses, or could lose."""
-    return (entry.rejected_because or "").startswith(("loses", "could lose", "not tested"))
 
 
 def control_warning(choice: Choice) -> str | None:
@@ -202,7 +199,7 @@ def control_warning(choice: Choice) -> str | None:
 def data_notes(measurements: Measurements) -> list[str]:
     """What was done with the data without being asked; files by their names, for a report is handed on."""
     notes = measurements.notes
-    for source in sorted(measurements.data.values(), key=len, reverse=True):
+    for source in sorted(filter(os.path.isabs, measurements.data.values()), key=len, reverse=True):
         notes = [note.replace(source, Path(source).name) for note in notes]
     return notes
 

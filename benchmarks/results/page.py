@@ -14,6 +14,10 @@ from paredown.benchmarks.selection.choice import Promise
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "results.md"
 TITLES = {"rotten-tomatoes": "Rotten Tomatoes", "banking77": "banking77", "imdb": "IMDb"}
+TOOLKITS = {  # what names a toolkit by its package
+    "onnxruntime": "onnxruntime", "nncf": "NNCF", "openvino": "OpenVINO", "optimum-onnx": "optimum-onnx",
+    "olive-ai": "Olive", "neural-compressor": "neural-compressor",
+}  # fmt: skip
 AIMS = {"rotten-tomatoes": 10, "banking77": 8, "imdb": 10}  # times faster than PyTorch at a point of loss or less
 
 NOTES = {  # why an aim is missed, and what was tried
@@ -153,13 +157,18 @@ def side_by_side(bench: dict) -> str:
     """What `benchmarks/peers/compression.py` found."""
     machine, (lo, hi) = bench["machine"], bench["control"]["ratio_ci"]
     peers = {entry["name"]: entry for entry in bench["peers"]}
+    noisy = ": noisy, so ratios are 95 % ranges" if bench["noisy"] else ""
+    pinned = [package.partition("==") for entry in bench["peers"] for package in entry.get("packages", ())]
+    installed = {name.lower().replace("_", "-"): version for name, _, version in reversed(pinned)}
+    versions = [f"{title} {installed[name]}" for name, title in TOOLKITS.items() if name in installed]
     lines = [
         "## Other toolkits on the same checkpoint",
         "",
         "banking77, by `python benchmarks/peers/compression.py build/results/banking77/teacher BUNDLE --max-length 64 "
         "--train ... --data ... --output-dir build/peers`: each toolkit in an environment of its own, by the "
         f"flow that its own documentation gives; one interleaved run. {machine['cpu']}, {machine['cores']} cores, "
-        f"{', '.join(machine['isa'])}. Control {bench['control']['ratio']:.2f} [{lo:.2f}, {hi:.2f}].",
+        f"{', '.join(machine['isa'])}. Control {bench['control']['ratio']:.2f} [{lo:.2f}, {hi:.2f}]{noisy}. "
+        f"Versions: {', '.join(versions)}. The bundle is what `compress` selected in 30 minutes.",
         "",
         "| | accuracy | loss (95 % at most) | times as fast, median (95 %) | in the mean | MB | minutes to make |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -10,6 +10,7 @@ from ..measuring.records import Conditions, Control, Interval, Record, SweepPoin
 
 CHOICE_SCHEMA = 1  # raised when a key is renamed, removed or changes its meaning
 T = TypeVar("T")
+Rejected = Literal["unable", "limit", "loss", "untested"]
 
 
 def known(value: T | None) -> T:
@@ -184,6 +185,11 @@ class CandidateResult(Record):
     why_worse: str | None = None
     non_inferior: bool | None = None
     rejected_because: str | None = None
+    rejected_for: Rejected | None = Field(
+        default=None,
+        description="unable: it can never be selected here; limit: a budget or gate; loss: it loses, or could lose, "
+        "more than max_drop; untested: a candidate that changes fewer answers could lose more than max_drop",
+    )
 
 
 class NearestMiss(Record):

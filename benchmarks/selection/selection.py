@@ -21,7 +21,7 @@ from paredown.runtime.errors import InputError, StepError, nearest
 
 from ..statistics.metric_intervals import Z95_TWO_SIDED, paired_drop, upper_bounds
 from ..statistics.time_intervals import half_width
-from .choice import CandidateResult, NearestMiss, Selection, known
+from .choice import CandidateResult, NearestMiss, Rejected, Selection, known
 from .choice import Rule as RuleRecord
 from .constraints import Budgets, broken, excess, gate_of, limits_of
 
@@ -142,10 +142,11 @@ def choose(rows: Sequence[Row], baseline: Row, settings: ChooseSettings, named: 
     candidates = []
     for row, reason in zip(rows, reasons, strict=True):
         bound = row.result.drop_upper_95
-        if reason is None and settings.rule == "cheapest" and row is not picked:
-            reason = too_much(row, settings)
+        kind: Rejected | None = None if reason is None else "unable" if row.cannot else "limit"
+        if reason is None and settings.rule == "cheapest" and row is not picked and (reason := too_much(row, settings)):
+            kind = "untested" if row.drop <= settings.max_drop and row.behind else "loss"
         inferior = None if bound is None else bound <= settings.max_drop
-        candidates.append(row.updated(non_inferior=inferior, rejected_because=reason).result)
+        candidates.append(row.updated(non_inferior=inferior, rejected_because=reason, rejected_for=kind).result)
     return Selection(
         chosen=next(entry for entry in candidates if entry.name == picked.name),
         baseline=baseline.result,

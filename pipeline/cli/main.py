@@ -30,6 +30,7 @@ from . import bundle as bundles
 from . import compress as stages
 from . import explain as explaining
 from . import export as exports
+from . import graph as graphs
 from . import predict as predicting
 from . import results, robustness, tune
 from . import serve as serving
@@ -53,6 +54,7 @@ app.add_typer(tune.app)
 app.add_typer(augmenting.app)
 app.add_typer(stages.app)
 app.add_typer(exports.app)
+app.add_typer(graphs.app)
 app.add_typer(results.app)
 app.add_typer(bundles.app)
 app.add_typer(predicting.app)
@@ -309,9 +311,10 @@ def init(
 @app.command()
 def schema(
     of: Annotated[
-        Literal["recipe", "choice", "measurements", "bench", "manifest", "artifact"],
+        Literal["recipe", "choice", "measurements", "bench", "manifest", "artifact", "plan"],
         typer.Option(
-            help="A recipe, choice.json, measurements.json, what `bench --json` writes, manifest.json or artifact.json."
+            help="A recipe, choice.json, measurements.json, what `bench --json` writes, manifest.json, artifact.json, "
+            "or what `plan` prints."
         ),
     ] = "recipe",
 ) -> None:
@@ -322,6 +325,7 @@ def schema(
     from paredown.export.artifact import artifact_schema
     from paredown.runtime.manifest import SCHEMA_FILE
 
+    from ..graph import Plan
     from ..recipe.loader import schema as recipe_schema
 
     written = {
@@ -331,6 +335,7 @@ def schema(
         "bench": lambda: schema_of(BenchResult),
         "manifest": SCHEMA_FILE.read_text,
         "artifact": artifact_schema,
+        "plan": lambda: schema_of(Plan, "serialization"),
     }
     print(written[of](), end="")
 
@@ -361,35 +366,23 @@ def doctor(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.
 
 
 def _show_plan(recipe, run_dir: Path) -> None:
+    from ..graph import planned_run
     from ..job import prepare
-    from ..plan import plan, search_steps
-    from ..run import states, with_estimates
-    from ..search import Found, search_step
-    from ..steps.adapt import adapt_steps, adapted
-    from ..store import Store, writable
-
-    def ahead_of(job):
-        return [*search_steps(job, searching), search_step(job, searching, Found())] if searching else plan(job)
+    from ..store import writable
 
     writable(run_dir)
-    job, store = prepare(recipe), Store(run_dir / "steps")
-    table, left = Table("step", "state", "about"), 0.0
-    searching, steps = recipe.search, with_estimates(job, store, adapt_steps)
-    shown, done = states(steps, store)
-    ahead = len(done) < len(steps)
-    if not ahead:
-        job = adapted(job, done)
-        shown |= states(with_estimates(job, store, ahead_of), store)[0]
-    for name, (state, seconds) in shown.items():
-        left += seconds
-        table.add_row(name, state, f"{seconds:.0f} s" if seconds else "")
+    found = planned_run(prepare(recipe), run_dir)
+    table = Table("step", "state", "about")
+    for step in found.steps:
+        state = "already there" if step.state == "done" else step.state
+        said = f"{state}: {step.reason}" if step.reason else state
+        table.add_row(step.name, said, f"{step.seconds:.0f} s" if step.seconds else "")
     out.print(table)
-    for note in job.notes:
+    for note in found.notes:
         out.print(f"note: {note}", soft_wrap=True)
-    if ahead:
-        out.print("Then what this leaves is compressed and measured.")
-    elif searching:
-        out.print("Then what the search has found is exported and measured.")
+    if found.then:
+        out.print(f"Then {found.then}.")
+    left = sum(step.seconds for step in found.steps)
     out.print(f"About {left / 60:.0f} minutes, by what a row takes here; nothing was done.")
 
 

@@ -93,7 +93,7 @@ def choose(
 
     from ..results.journal import finish
     from ..results.measurements import read_measurements
-    from ..results.publish import decide, publish
+    from ..results.publish import as_typed, decide, publish
     from ..store import lock
 
     read_measurements(run_dir)  # a directory that is no run is not locked, and not written to
@@ -122,8 +122,8 @@ def choose(
         words = [f"--{k.replace('_', '-')} {v}" for k, v in (given | limits).items() if v is not None]
         words += [f"--gate {shlex.quote(text)}" for text in gates]
         words += [f"--no-limit {figure}" for figure in no_limit or []]
-        words += [f"--candidate {candidate}"] if candidate else []
-        publish(run_dir.resolve(), measurements, choice, " ".join([f"paredown choose {run_dir}", *words]))
+        words += [f"--candidate {shlex.quote(candidate)}"] if candidate else []
+        publish(run_dir.resolve(), measurements, choice, " ".join([f"paredown choose {as_typed(run_dir)}", *words]))
     show_choice(choice, measurements, run_dir, everything)
 
 
@@ -147,11 +147,11 @@ def report(
 ) -> None:
     """Write the report of a run: HTML (with a table on the terminal), Markdown or an image; or compare two runs."""
     from paredown.benchmarks.report.compare import Run, compared
-    from paredown.benchmarks.report.report import markdown, rerun, write_picture, write_report
+    from paredown.benchmarks.report.report import markdown, write_picture, write_report
 
     from ..results.journal import finish, unfinished
     from ..results.measurements import read_measurements
-    from ..results.publish import read_choice, reproduction, typed
+    from ..results.publish import read_choice, reproduction
     from ..store import lock
 
     if everything and format != "html":
@@ -175,12 +175,11 @@ def report(
         text = compared(*runs)
         print(text, end="") if output is None else output.write_text(text, encoding="utf-8")
         return
-    again = rerun(typed(run_dir))
     if format == "html":
         show_choice(choice, measurements, run_dir, everything)
-        print(write_report(path, measurements, choice, reproduction(run_dir, again)))
+        print(write_report(path, measurements, choice, reproduction(run_dir)))
     elif format == "md":
-        text = markdown(measurements, choice, again)
+        text = markdown(measurements, choice, reproduction(run_dir).command)
         if output is None:
             print(text, end="")
         else:

@@ -114,10 +114,10 @@ def measurements_of(
         labels=list(job.checkpoint.labels),
         machine=Machine(**machine()),
         rows=RowCounts(
-            train=len(job.train),
-            unlabeled=len(job.unlabeled) if job.unlabeled else 0,
-            validation=len(job.validation),
-            test=len(job.test) if job.test else 0,
+            train=len(job.train.starts),
+            unlabeled=len(job.unlabeled.starts) if job.unlabeled else 0,
+            validation=len(job.validation.starts),
+            test=len(job.test.starts) if job.test else 0,
         ),
         data=_sources(job),
         notes=list(job.notes),
@@ -177,8 +177,12 @@ def _timing_of(candidate: Candidate, timings: Mapping[str, Timing]) -> dict[str,
 
 
 def _sources(job: Job) -> dict[str, str]:
-    """Where the rows of each split come from; of rows held out of validation, that they are."""
+    """Where the rows of each split, and those of each update, come from; of rows held out of validation, that they
+    are."""
     found = {split: source for split, source in job.recipe.data.model_dump().items() if split in SPLITS and source}
+    for number, entry in enumerate(job.recipe.adapt, start=1):
+        new = {} if entry.update is None else entry.update.model_dump(include={"new", "new_validation", "new_test"})
+        found |= {f"adapt-{number} {split}": source for split, source in new.items() if source}
     return found if job.test is None else {**found, "test": found.get("test", job.test.source)}
 
 

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from paredown.benchmarks.measurements import Measurements
 from paredown.benchmarks.measuring.records import Record
-from paredown.benchmarks.report.report import RESOLVED, Reproduction, write_report
+from paredown.benchmarks.report.report import RESOLVED, Reproduction, rerun, write_report
 from paredown.benchmarks.selection.choice import CHOICE_SCHEMA, CandidateResult, Choice, Selection, known
 from paredown.benchmarks.selection.selection import ChooseSettings, choose, with_bounds
 from paredown.benchmarks.selection.sensitivity import card
@@ -163,15 +163,23 @@ def publish(
             (scratch / name).write_text(text, encoding="utf-8")
 
 
-def reproduction(run_dir: Path, command: str, recipe: str | None = None) -> Reproduction:
-    """How a report's run is made again. `recipe`: the text of its recipe, read where it is None; its files are shown by
-    their names alone, for a report is handed on."""
-    file = run_dir / RESOLVED
+def reproduction(run_dir: Path, command: str | None = None, recipe: str | None = None) -> Reproduction:
+    """How a report's run is made again. `command`: what made it, by default the run's own. `recipe`: the text of its
+    recipe, read where it is None; its files are shown by their names alone, for a report is handed on. InputError where
+    the file is damaged."""
+    file, run = run_dir / RESOLVED, as_typed(run_dir)
     if recipe is None and file.is_file():
-        recipe = file.read_text(encoding="utf-8")
-    if recipe:
-        recipe = yaml.safe_dump(_named(yaml.safe_load(recipe)), sort_keys=False, allow_unicode=True)
-    return Reproduction(command, typed(run_dir), recipe or "")
+        recipe = file.read_text(encoding="utf-8", errors="replace")
+    if recipe is None:
+        return Reproduction(command or f"paredown report {run}", run)
+    try:
+        content = yaml.safe_load(recipe)
+    except yaml.YAMLError:
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: damaged; run the recipe again, finished steps are kept, or remove the file")
+    recipe = yaml.safe_dump(_named(content), sort_keys=False, allow_unicode=True)
+    return Reproduction(command or rerun(run), run, recipe)
 
 
 def _named(value: Any) -> Any:
@@ -183,7 +191,7 @@ def _named(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def typed(path: Path) -> str:
+def as_typed(path: Path) -> str:
     """A path as it is typed here: relative, below the working directory."""
     here = Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
@@ -219,7 +227,7 @@ def _about(origin: Path, measurements: Measurements) -> About:
 def read_choice(run_dir: Path, measurements: Measurements) -> Choice:
     """choice.json of the run that `measurements` are of. InputError names the command that makes it."""
     file = run_dir / "choice.json"
-    again = f"make it with: paredown choose {run_dir}"
+    again = f"make it with: paredown choose {as_typed(run_dir)}"
     try:
         data = json.loads(file.read_text())
         names = {entry["name"] for entry in data["candidates"]}

@@ -59,6 +59,8 @@ def commands(
         (["compress", given, *rows, *out], "compress,cpu"),
         (["run", recipe, "--dry-run"], "compress,cpu"),
         (["run", recipe, *out], "compress,cpu"),
+        (["plan", recipe, *out], "compress,cpu"),
+        (["step", recipe, "teacher-scores", *out], "compress,cpu"),
         (["finetune", given, *train, *out], "compress"),
         (["update", given, *train, "--new", files["test"], *out], "compress"),
         (["tune", given, *rows, "--minutes", "1", *out], "compress"),

@@ -13,7 +13,7 @@ from paredown.pipeline import run as running
 from paredown.pipeline.job import Job, prepare
 from paredown.pipeline.plan import plan
 from paredown.pipeline.recipe.loader import read_recipe
-from paredown.pipeline.recipe.schema import Model
+from paredown.pipeline.recipe.schema import Model, Target
 from paredown.pipeline.store import Store
 
 
@@ -45,6 +45,16 @@ def test_a_dearer_checkpoint_makes_longer_work_and_the_same_keys(job: Job) -> No
     assert {name: step.key for name, step in cheap.items()} == {name: step.key for name, step in dear.items()}
     stages = {step.inputs["stage"] for name, step in dear.items() if step.seconds > 1.2 * cheap[name].seconds}
     assert {"scores", "distill", "export", "evaluate", "measure"} <= stages
+
+
+def test_products_that_stay_in_float_are_not_calibrated(job: Job) -> None:
+    """`int8-weight` stores weights in INT8 and multiplies in float."""
+    plain = job.candidates[0]
+    seconds = {
+        precision: estimates.exporting(job, replace(plain, target=Target(runtime="onnxruntime", precision=precision)))
+        for precision in ("fp32", "int8-weight", "int8-dynamic")
+    }
+    assert seconds["int8-weight"] == seconds["fp32"] != seconds["int8-dynamic"]
 
 
 def test_a_row_is_timed_where_there_is_work_left(

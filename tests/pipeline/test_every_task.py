@@ -17,7 +17,7 @@ from paredown.benchmarks.measuring import interleaved
 from paredown.pipeline import search as searching
 from paredown.pipeline.job import prepare
 from paredown.pipeline.recipe.loader import read_recipe
-from paredown.pipeline.run import _search
+from paredown.pipeline.run import run_search
 from paredown.pipeline.store import Store
 from paredown.tasks.base import Feature
 from paredown.tasks.registry import TASKS
@@ -116,7 +116,7 @@ def test_a_search_finds_models(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "recipe.yaml").write_text(text.replace("fp32", "int8-dynamic"))
     job = prepare(read_recipe(tmp_path / "recipe.yaml"))
     assert job.recipe.search is not None
-    found = _search(job, job.recipe.search, Store(tmp_path / "found"))
+    found = run_search(job, job.recipe.search, Store(tmp_path / "found"))
     assert not found.failed
     (search,) = found.done.values()
     assert search.result["trials"] >= 1, search.result

@@ -108,9 +108,9 @@ def test_killed_anywhere_it_goes_on_to_the_same_result(where: str, finished: Pat
     shutil.copytree(finished / "steps", run_dir / "steps", ignore=shutil.ignore_patterns(f"{where}-*"))
     command = [sys.executable, "-m", "paredown", "run", str(recipe), "--output-dir", str(run_dir)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    scratch = run_dir / ".tmp-publish" if where == "publish" else run_dir / "steps" / f".tmp-{where}"
+    folder, scratch = (run_dir, ".tmp-publish") if where == "publish" else (run_dir / "steps", f".tmp-{where}-*")
     deadline = time.monotonic() + 120
-    while not scratch.exists():
+    while not any(folder.glob(scratch)):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.001)

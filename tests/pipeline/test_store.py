@@ -1,12 +1,19 @@
+import contextlib
 import json
 import os
+import platform
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from paredown.pipeline.store import Store, key_of, lock, new_directory, write_atomic
+from paredown.pipeline import store as store_module
+from paredown.pipeline.store import Done, Store, key_of, lock, new_directory, write_atomic
 from paredown.runtime.errors import InputError
 
 
@@ -45,7 +52,88 @@ def test_a_step_that_is_not_whole_counts_as_missing(tmp_path: Path, damage: str)
     else:
         marker.write_text(json.dumps(json.loads(marker.read_text()) | {"key": "0" * 64}))
     assert store.find("s", key) is None
-    assert not path.exists()
+    assert path.exists()  # another process may be reading it
+    assert store.run("s", key, {}, work).path == path
+    assert store.find("s", key) is not None
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def writes(text: str, store: Store, key: str, also: Callable[[], object] = lambda: None) -> Done:
+    def work(out: Path) -> dict:
+        (out / "f").write_text(text)
+        also()
+        return {"text": text}
+
+    return store.run("s", key, {}, work)
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_of_two_that_make_the_same_step_the_first_wins(
+    tmp_path: Path, locks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system with locks the second one makes nothing; without them its own result is dropped."""
+    if not locks:
+        monkeypatch.setattr(store_module, "_claimed", lambda file: contextlib.nullcontext())
+    key, made, both = key_of({}), [], threading.Barrier(2)
+    monkeypatch.setattr(store_module.os, "getpid", threading.get_ident)  # two threads for two processes
+
+    def process(text: str) -> None:
+        both.wait()
+        made.append((text, writes(text, Store(tmp_path), key, lambda: time.sleep(0.3)).result["text"]))
+
+    threads = [threading.Thread(target=process, args=(text,)) for text in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (first,) = {result for _, result in made}
+    (path,) = tmp_path.iterdir()
+    assert (path / "f").read_text() == first
+    assert json.loads((path / "step.json").read_text())["result"] == {"text": first}
+
+
+def test_a_result_takes_the_place_of_a_failure_and_not_the_other_way_round(tmp_path: Path) -> None:
+    store, key = Store(tmp_path), key_of({})
+    failed = store.fail("s", key, {}, "no memory")
+    assert failed == store.failure("s", key)
+    done = writes("a", store, key)
+    assert store.failure("s", key) is None
+    assert store.fail("s", key, {}, "no memory").path == done.path
+    assert store.find("s", key) is not None
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from paredown.pipeline import store
+made = store.Store(Path(sys.argv[1]))
+name = sys.argv[2]
+original = getattr(store, name, None) or getattr(Path, name)
+def kill(*args, **kwargs):
+    if sys.argv[3] == "after":
+        original(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(store if hasattr(store, name) else Path, name, kill)
+made.run("s", "0" * 64, {}, lambda out: {"n": (out / "f").write_text("whole")})
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("event", ["_fsync", "_sha256", "write_atomic", "rename"])
+def test_a_killed_process_leaves_the_whole_step_or_none(tmp_path: Path, event: str, moment: str) -> None:
+    store = Store(tmp_path)
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, event, moment], check=False)
+    assert done.returncode == -signal.SIGKILL
+    found = store.find("s", "0" * 64)
+    assert (found is not None) == ((event, moment) == ("rename", "after"))
+    other = tmp_path / f".tmp-s-elsewhere-{os.getpid()}"
+    mine = tmp_path / f".tmp-s-{platform.node()}-{os.getpid()}"
+    for kept in (other, mine):  # another machine's, and that of a process that lives
+        kept.mkdir()
+    store.clean()
+    left = {path.name for path in tmp_path.iterdir()} - {other.name, mine.name}
+    assert left == ({found.path.name} if found else set())
+    assert writes("again", store, "0" * 64).result in ({"n": 5}, {"text": "again"})
 
 
 def test_work_that_fails_leaves_nothing(tmp_path: Path) -> None:

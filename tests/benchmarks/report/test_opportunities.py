@@ -1,13 +1,18 @@
 """What the report says would allow a cheaper candidate."""
 
+import json
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+from conftest import paredown
 
 from paredown.benchmarks.measurements import SearchSummary
-from paredown.benchmarks.report.opportunities import opportunities
-from paredown.benchmarks.selection.choice import CandidateResult, Choice
-from paredown.benchmarks.selection.selection import rows_needed
+from paredown.benchmarks.report.opportunities import choose_again, opportunities
+from paredown.benchmarks.selection.choice import CandidateResult, Choice, Rule
+from paredown.benchmarks.selection.constraints import Budgets
+from paredown.benchmarks.selection.selection import ChooseSettings, rows_needed
 from paredown.pipeline.results.measurements import read_measurements
 from paredown.pipeline.results.publish import read_choice
 
@@ -26,6 +31,7 @@ def with_candidates(choice: Choice, *given: tuple[str, float, float, float]) -> 
     def refused(name: str, cost: float, drop: float, upper: float) -> CandidateResult:
         reason = f"{'loses' if drop > 1 else 'could lose'} {upper:.2f} points, max_drop is 1"
         changed = {"cost_per_million": cost, "drop_validation": drop, "drop_upper": upper, "rejected_because": reason}
+        changed["rejected_for"] = "loss"
         changed["runtime"] = name.split("/")[1]
         return chosen.model_copy(update={"name": name, **changed})
 
@@ -62,6 +68,44 @@ def test_what_more_minutes_would_go_into_is_one_and_other_rules_have_no_limit(me
     search = SearchSummary(trials=1, trained=[], dropped={}, next="pruning to 2.0x")
     (found,) = opportunities(measurements.model_copy(update={"search": search}), choice)
     assert found.how.endswith("pruning to 2.0x")
+
+
+def test_each_loss_is_said_once_with_its_cheapest_candidate_and_none_far_beyond_the_limit(measured: tuple) -> None:
+    measurements, choice = measured
+    choice = with_candidates(
+        choice,
+        ("first/onnxruntime/int8-dynamic", 0.8, 1.2, 1.41),
+        ("cheapest/onnxruntime/int8-dynamic", 0.5, 1.2, 1.44),
+        ("over-a-budget/onnxruntime/int8-dynamic", 0.1, 1.2, 1.44),
+        ("far/onnxruntime/int8-dynamic", 0.01, 8.0, 8.5),
+    )
+    over = choice.candidates[3].model_copy(update={"rejected_for": "limit"})
+    choice = choice.model_copy(update={"candidates": [*choice.candidates[:3], over, choice.candidates[4]]})
+    (found,) = opportunities(measurements, choice)
+    assert found.what == "Allow a loss of 1.5 points"
+    assert "expected: cheapest/" in found.how
+
+
+def test_the_command_selects_as_this_choice_was_made(finished: Path, tmp_path: Path) -> None:
+    """Whatever the recipe says: the rule, the confidence, limits that were added, changed or lifted."""
+    recipe = ChooseSettings(
+        rule="knee", budgets=Budgets(size_mb=50, p95_ms=9), gates=["p99_ms <= 20 ms", "memory_mb <= 900 MB"]
+    )
+    made = Rule(
+        rule="cheapest", max_drop=1, confidence=0.9, value_per_point=None,
+        gates=["p99_ms <= 20 ms", "macro_f1_drop <= 2 points"], budgets={"size_mb": 40},
+    )  # fmt: skip
+    words = shlex.split(choose_again(made, recipe, 1.5))
+    assert words[:3] == ["paredown", "choose", "RUN_DIR"]
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    file = tmp_path / "run" / "measurements.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"choose": recipe.model_dump(mode="json")}))
+    unlimited = made.model_copy(update={"budgets": {"size_mb": 4000}, "gates": []})
+    words = shlex.split(choose_again(unlimited, recipe, 100))
+    done = paredown("choose", tmp_path / "run", *words[3:])
+    assert done.returncode == 0, done.stderr
+    rule = json.loads((tmp_path / "run" / "choice.json").read_text())["rule"]
+    assert rule == unlimited.model_copy(update={"max_drop": 100.0}).model_dump(mode="json")
 
 
 @pytest.mark.parametrize(("drop", "rows"), [(0.0, 4000), (0.5, 4000), (1.0, None), (1.5, None)])

@@ -15,6 +15,7 @@ from conftest import paredown, refused
 from paredown.benchmarks.measurements import Flip, Measurements
 from paredown.benchmarks.report.chart import Point
 from paredown.benchmarks.report.report import AXES, SCRIPT, PageData, Reproduction, markdown, write_report
+from paredown.benchmarks.report.text import data_notes
 from paredown.benchmarks.selection.choice import CheapestArrays, Choice, FrontierArrays, LambdaRange, Promise
 from paredown.benchmarks.selection.choice import Rule as RuleRecord
 from paredown.benchmarks.selection.selection import ChooseSettings, Row, choose, with_bounds
@@ -224,6 +225,26 @@ def test_it_says_how_it_is_made_again_and_the_recipe_names_files_alone(finished:
     assert f"{parameters / 1e6:.1f} M parameters" in page
 
 
+def test_a_run_without_its_recipe_is_not_said_to_be_made_again(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "a run", symlinks=True)
+    again = reproduction(tmp_path / "a run")
+    assert again.command == f"paredown run {again.run}/recipe.resolved.yaml --output-dir {again.run}"
+    assert again.run.endswith("a run'")
+    (tmp_path / "a run" / "recipe.resolved.yaml").unlink()
+    measurements, choice = run_of(finished)
+    again = reproduction(tmp_path / "a run")
+    assert again.command == f"paredown report {again.run}"
+    assert "paredown run" not in write_report(tmp_path / "report.html", measurements, choice, again).read_text()
+
+
+@pytest.mark.parametrize("content", ["models: [", "a text", "", "{a: 1}: b"])
+def test_a_damaged_recipe_of_a_run_is_one_error(content: str, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    (tmp_path / "run" / "recipe.resolved.yaml").write_text(content)
+    done = paredown("report", tmp_path / "run", "--format", "md")
+    refused(done, "recipe.resolved.yaml", "damaged", "run the recipe again")
+
+
 def test_what_was_done_with_the_data_is_said_below_and_names_files_alone(finished: Path, tmp_path: Path) -> None:
     measurements, choice = run_of(finished)
     source = measurements.data["validation"]
@@ -232,3 +253,11 @@ def test_what_was_done_with_the_data_is_said_below_and_names_files_alone(finishe
     assert f"<li>{Path(source).name}: 3 rows left out</li>" in page
     assert f"> {Path(source).name}: 3 rows left out" in markdown(measurements, choice, "true")
     assert source not in page
+
+
+def test_names_of_the_hub_keep_their_owner_in_notes(finished: Path) -> None:
+    measurements, _ = run_of(finished)
+    data = {"train": "owner/rows:train", "adapt-1 new": "/data/new.csv"}
+    notes = ["owner/rows:train: 3 rows repeat", "/data/new.csv: 2 rows left out"]
+    measurements = measurements.model_copy(update={"notes": notes, "data": data})
+    assert data_notes(measurements) == ["owner/rows:train: 3 rows repeat", "new.csv: 2 rows left out"]

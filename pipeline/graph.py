@@ -1,0 +1,234 @@
+"""The steps of a run for schedulers: which there are, what each waits for, and one of them done alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from paredown.benchmarks.measuring.records import Record
+from paredown.runtime.errors import InputError, StepError, nearest
+
+from .failures import Failure, Ledger, require_some
+from .job import Job, Step, prepare
+from .plan import plan, search_steps
+from .progress import Reporter
+from .recipe.schema import Recipe
+from .run import attempt, run_search, with_estimates
+from .search import Found, found_models, search_step, with_models
+from .steps.adapt import adapt_steps, adapted
+from .store import Done, Failed, Store
+
+PLAN_SCHEMA = 1  # raised when a key is renamed, removed or changes its meaning
+SEARCH = "search"
+SHOWN = 5  # differences of two plans that an error names
+
+State = Literal["done", "to do", "failed", "skipped"]
+
+
+class PlannedStep(Record):
+    """A step of a run."""
+
+    name: str
+    title: str = Field(description="what it does")
+    key: str = Field(description="sha256 of its inputs, under which its result is kept")
+    after: list[str] = Field(description="steps that come first")
+    measures: bool = Field(description="its result is of the machine that does it: nothing may run beside it there")
+    seconds: float = Field(description="an estimate for this machine")
+    state: State
+    reason: str | None = Field(description="why it failed, or is skipped")
+    inputs: dict[str, Any] = Field(description="what the key is of: settings, rows, versions, code, steps before it")
+
+
+class Plan(Record):
+    """What `paredown plan` prints: the steps that are known now, in an order in which they can be done."""
+
+    version: int = Field(default=PLAN_SCHEMA, validation_alias="schema", serialization_alias="schema")
+    name: str
+    run_dir: str
+    steps: list[PlannedStep]
+    notes: list[str] = Field(description="what was done with the data without being asked")
+    then: str = Field(
+        description="what is planned when these steps are done; empty: these are all, and `run` publishes"
+    )
+
+
+@dataclass(frozen=True)
+class Known:
+    """The steps that can be planned now, and the job as those that are done have left it."""
+
+    job: Job
+    steps: list[Step]
+    then: str = ""
+
+
+def known_steps(job: Job, store: Store, *, estimated: bool = True) -> Known:
+    """The steps that can be planned with what the store has: those of `adapt`, then those before the search and the
+    search itself, then all others. Read-only. `estimated`: their seconds, by what a row takes here, which is timed."""
+
+    def planned(job: Job, steps_of: Any) -> list[Step]:
+        return with_estimates(job, store, steps_of) if estimated else steps_of(job)
+
+    steps, settings = planned(job, adapt_steps), job.recipe.search
+    done = {step.name: there for step in steps if (there := store.peek(step.name, step.key)) is not None}
+    if len(done) < len(steps):
+        return Known(job, steps, "what this leaves is compressed and measured")
+    job = adapted(job, done)
+    if settings is None:
+        return Known(job, [*steps, *planned(job, plan)])
+    steps += planned(job, lambda job: [*search_steps(job, settings), search_step(job, settings, Found())])
+    found = store.peek(steps[-1].name, steps[-1].key)
+    if found is None:
+        return Known(job, steps, "what the search has found is exported and measured")
+    before = {step.name for step in steps}
+    job = with_models(job, found_models(found))
+    return Known(job, [*steps, *(step for step in planned(job, plan) if step.name not in before)])
+
+
+def planned_run(job: Job, run_dir: Path) -> Plan:
+    """The plan of a job in `run_dir`, as far as it is known. Makes nothing. Raises InputError."""
+    store = Store(run_dir.resolve() / "steps")
+    known = known_steps(job, store)
+    ledger, steps = Ledger(), []
+    for planned in known.steps:
+        step = ledger.admit(planned)
+        state, reason = _state(step, store, ledger)
+        step = planned if isinstance(step, Failure) else step
+        steps.append(
+            PlannedStep(
+                name=step.name, title=step.title or step.name, key=step.key, after=sorted(ledger.direct[step.name]),
+                measures="machine" in step.inputs, seconds=step.seconds if state == "to do" else 0.0, state=state,
+                reason=reason, inputs=step.inputs,
+            )
+        )  # fmt: skip
+    return Plan(name=job.recipe.name, run_dir=str(run_dir), steps=steps, then=known.then, notes=list(known.job.notes))
+
+
+def _state(step: Step | Failure, store: Store, ledger: Ledger) -> tuple[State, str | None]:
+    if isinstance(step, Failure):
+        return "skipped", str(step)
+    if store.peek(step.name, step.key) is not None:
+        return "done", None
+    failure = store.failure(step.name, step.key)
+    if failure is None:
+        return "to do", None
+    ledger.failed[step.name] = Failure.of(step.name, failure)
+    return "failed", f"{failure.reason} (to try it again, delete {failure.path})"
+
+
+def dot(plan: Plan) -> str:
+    """The plan as a graph of Graphviz: steps that measure as boxes, steps that are done filled."""
+    lines = ["digraph plan {", "  rankdir=LR;", "  node [style=rounded];"]
+    colours = {"done": "palegreen", "failed": "salmon", "skipped": "lightgrey"}
+    for step in plan.steps:
+        parts = [f"label={json.dumps(step.name)}", f"shape={'box' if step.measures else 'ellipse'}"]
+        parts += [f"style=filled, fillcolor={colours[step.state]}"] if step.state in colours else []
+        lines.append(f"  {json.dumps(step.name)} [{', '.join(parts)}];")
+        lines += [f"  {json.dumps(before)} -> {json.dumps(step.name)};" for before in step.after]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def read_plan(file: Path) -> Plan:
+    """What `paredown plan` has written. Raises InputError."""
+    try:
+        return Plan.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        raise InputError(f"{file}: no plan; make it with: paredown plan RECIPE > {file}") from None
+
+
+def do_step(recipe: Recipe, run_dir: Path, name: str, wanted: Plan | None = None) -> tuple[Done, bool]:
+    """Do one step of a run in `run_dir`, or find it there: its result, and whether it was not there before.
+
+    Several processes may do steps of one run, on several machines where its directory is shared. `wanted`: a plan whose
+    key of this step this machine has to reach. InputError where it does not, where there is no such step, or where one
+    that comes before is missing; StepError where the step, or one that it stands on, has failed.
+    """
+    job, store = prepare(recipe, try_models=False), Store(run_dir.resolve() / "steps")
+    store.clean()
+    known = known_steps(job, store, estimated=False)
+    by_name = {step.name: step for step in known.steps}
+    if name not in by_name:
+        later = f"; {known.then} when these are done" if known.then else ""
+        raise InputError(f"no step '{name}'; {nearest(name, by_name)}{later}")
+    if wanted is not None:
+        _require_same(known.steps, name, wanted)
+    step, done, ledger = _ready(known, by_name[name], store)
+    if (there := store.find(step.name, step.key)) is not None:
+        return there, False
+    found: Done | Failed | None = store.failure(step.name, step.key)
+    if found is None and name == SEARCH:
+        assert known.job.recipe.search is not None
+        found = run_search(known.job, known.job.recipe.search, store).done[SEARCH]
+    elif found is None:
+        if step.takes_what_is_there:
+            require_some(known.job, ledger.failed)
+        found = attempt(step, store, done, Reporter(1, {step.name: step.seconds}))
+    if isinstance(found, Failed):
+        raise StepError(f"{name}: {found.reason} (to try it again, delete {found.path})")
+    return found, True
+
+
+def _with_those_behind(steps: Sequence[Step], name: str) -> list[Step]:
+    """A step and those that it stands on, it last."""
+    ledger = Ledger()
+    for step in steps:
+        ledger.admit(step)
+    return [step for step in steps if step.name in ledger.behind(name) or step.name == name]
+
+
+def _ready(known: Known, step: Step, store: Store) -> tuple[Step, dict[str, Done], Ledger]:
+    """A step as it can be done, the results that it stands on, and which of these failed."""
+    ledger, done, missing = Ledger(), dict[str, Done](), []
+    for planned in _with_those_behind(known.steps, step.name):
+        ready = ledger.admit(planned)
+        if planned is step or isinstance(ready, Failure):
+            continue
+        if (there := store.find(ready.name, ready.key)) is not None:
+            done[ready.name] = there
+        elif (failure := store.failure(ready.name, ready.key)) is not None:
+            ledger.failed[ready.name] = Failure.of(ready.name, failure)
+        else:
+            missing.append(ready.name)
+    if missing:
+        raise InputError(f"step {step.name} stands on {', '.join(missing)}: do {missing[0]} first")
+    if isinstance(ready, Failure):
+        raise StepError(f"step {step.name} is not done: {ready} {ready.advice}")
+    return ready, done, ledger
+
+
+def _require_same(steps: Sequence[Step], name: str, wanted: Plan) -> None:
+    """InputError where this machine plans a step, or one that it stands on, with other inputs than `wanted`: with
+    another version of a library, another number of threads, other rows."""
+    theirs = {step.name: step for step in wanted.steps}
+    if name not in theirs:
+        raise InputError(f"the plan has no step '{name}'; {nearest(name, theirs)}")
+    for step in _with_those_behind(steps, name):
+        if step.name not in theirs:
+            raise InputError(f"step {name} stands on {step.name} here, which the plan does not have; plan again")
+        there = {key: value for key, value in theirs[step.name].inputs.items() if key != "without"}
+        found = [line for line in _differences(there, step.inputs) if not line.startswith("after.")]
+        if found:
+            more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+            raise InputError(
+                f"step {step.name} is another one here than in the plan: {'; '.join(found[:SHOWN])}{more}; use "
+                "the same versions and files, and machines of the same kind, or plan again"
+            )
+
+
+def _differences(there: Any, here: Any, path: str = "") -> list[str]:
+    """What differs between two JSON-like values, by the path of keys."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        keys = dict.fromkeys([*there, *here])
+        pairs = ((f"{path}.{key}".lstrip("."), there.get(key), here.get(key)) for key in keys)
+        return [line for key, a, b in pairs for line in _differences(a, b, key)]
+    same = json.dumps(there, sort_keys=True) == json.dumps(here, sort_keys=True)
+    return [] if same else [f"{path} is {_short(here)}, the plan has {_short(there)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
