@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from paredown.compress.data.dataset import read_rows
+from paredown.runtime.answers import best_scores
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import RowError, run_rows
@@ -127,14 +128,6 @@ def open_job(bundle: Path, started: float, rows_s: float, threads: int | None = 
     predictor.answer_example()
 
 
-def best_labels(answer: dict, count: int | None) -> dict:
-    """The answer with the `count` highest of its scores, highest first; None: as it is."""
-    if count is None or "scores" not in answer:
-        return answer
-    best = sorted(answer["scores"].items(), key=lambda item: -item[1])[:count]
-    return answer | {"scores": dict(best)}
-
-
 def predict_job(
     bundle: Path,
     started: float,
@@ -154,4 +147,4 @@ def predict_job(
         answers = predictor.answers(rows)
     else:
         answers = predictor(predictor.task.rows_of_images(images, "--image") if images else texts, pairs)
-    return [best_labels(answer, top_k) for answer in answers]
+    return [best_scores(answer, top_k) for answer in answers]

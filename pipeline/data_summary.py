@@ -11,9 +11,9 @@ import numpy as np
 from paredown.benchmarks.statistics.bounds import one_sided
 from paredown.compress.models.loading import Checkpoint
 from paredown.export.hardware import importable
+from paredown.runtime.answers import softmax
 from paredown.tasks.base import Task
 from paredown.tasks.rows import Rows
-from paredown.tasks.scores import softmax
 
 NAMED = 6  # labels of which each is named, at most
 SCORED, LEAST, TOKENS = 200, 20, 20_000  # validation rows that the checkpoint answers, and their tokens, at most

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 from rich.console import Console
@@ -29,7 +30,7 @@ def how(console: Console) -> Literal["bar", "plain", "json", "none"]:
     asked = os.environ.get(MODE, "auto")
     if asked in get_args(Mode) and asked != "auto":
         return asked  # pyright: ignore[reportReturnType]
-    if console.is_terminal or console.is_jupyter:
+    if console.is_terminal or (console.is_jupyter and find_spec("ipywidgets")):  # rich draws bars with these there
         return "bar"
     return "json" if os.environ.get("CI") else "plain"
 
@@ -75,14 +76,19 @@ class Reporter:
         self.shown = how(self.console)
         self.guesses = dict(seconds or {})
         self.guessed = self.took = 0.0  # of the steps that were done here
+        self.found = 0  # steps in a row that were there, of which people have not been told
 
-    def cached(self, name: str, title: str = "") -> None:
-        """A step that was found in the store. `title`: what it does, where lines are for people."""
+    def cached(self, name: str) -> None:
+        """A step that was found in the store. People are told of those in a row by one line."""
         self._over(name)
-        self._line({"event": "cached", "step": name}, f"[dim]{self._count()} {escape(title or name)}: already there")
+        self.found += 1
+        self._line({"event": "cached", "step": name}, "")
+        if self.done == self.total:
+            self._say_found()
 
     def failed(self, name: str, reason: str, *, again: bool = False) -> None:
         """A step that gave no result to be trusted; `again`: one that failed in an earlier run and is not repeated."""
+        self._say_found()
         if again:
             self._over(name)
         self._line(
@@ -92,6 +98,7 @@ class Reporter:
 
     def skipped(self, name: str, reason: str) -> None:
         """A step that stands on one that failed."""
+        self._say_found()
         self._over(name)
         self._line(
             {"event": "skipped", "step": name, "reason": reason}, f"[dim]{self._count()} {escape(name)}: skipped"
@@ -100,6 +107,7 @@ class Reporter:
     @contextmanager
     def step(self, name: str, title: str = "") -> Iterator[Report]:
         """Announce a step, pass on its progress, and say how long it took."""
+        self._say_found()
         guess, title = self._over(name), escape(title or name)
         began = time.monotonic()
         if self.shown == "bar":
@@ -127,6 +135,12 @@ class Reporter:
         self._line(
             {"event": "done", "step": name, "seconds": round(seconds, 1)}, f"{self._count()} {title}: {seconds:.1f} s"
         )
+
+    def _say_found(self) -> None:
+        if self.found and self.shown in ("bar", "plain"):
+            there = "1 step was" if self.found == 1 else f"{self.found} steps were"
+            self.console.print(f"[dim]{self._count()} {there} there already", highlight=False)
+        self.found = 0
 
     def _over(self, name: str) -> float:
         """Count a step; what it was expected to take."""

@@ -194,7 +194,7 @@ def _do_all(
         else:
             found: Done | Failed | None = store.find(step.name, step.key)
             if found is not None:
-                reporter.cached(step.name, step.title)
+                reporter.cached(step.name)
             elif (found := store.failure(step.name, step.key)) is not None:
                 reporter.failed(step.name, found.reason, again=True)
             else:

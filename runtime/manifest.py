@@ -80,11 +80,12 @@ def inside(name: str) -> str:
     return name
 
 
-def check_files(bundle: Path, manifest: dict) -> None:
+def check_files(bundle: Path, manifest: dict, cache: Path | None = None) -> None:
     """Every file of the manifest is there, regular, of the right size and sha256, and nothing else is; the model
-    refers to no others. No runtime has opened anything when this has passed."""
+    refers to no others. No runtime has opened anything when this has passed. `cache`: a directory that is left out."""
     expected = manifest["files"]
     found = {p.relative_to(bundle).as_posix(): p for p in sorted(bundle.rglob("*")) if p.is_symlink() or not p.is_dir()}
+    found = {name: path for name, path in found.items() if cache is None or not path.is_relative_to(cache)}
     for name in (MANIFEST, DIGEST):
         found.pop(name, None)
     if SIGNATURE in found and not found[SIGNATURE].is_symlink():

@@ -13,13 +13,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from paredown.runtime.answers import classes, softmax
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import PAIR, Preprocessor
 
 from . import perturbations
 from .columns import TEXT, Columns
 from .rows import Rows
-from .scores import kl, points, softmax
+from .scores import kl, points
 
 Tensor = tuple[str, Any, list[int]]  # of the Open Inference Protocol: datatype, values, shape
 NO_LABEL = -100  # the label of a token, or of a row, that is not trained on; torch's ignore_index
@@ -309,14 +310,7 @@ class Task:
         self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (rows, labels) -> one {label, score, scores} a row; scores are softmax probabilities."""
-        return [
-            {
-                "label": labels[int(row.argmax())],
-                "score": float(row.max()),
-                "scores": {label: float(p) for label, p in zip(labels, row, strict=True)},
-            }
-            for row in softmax(outputs)
-        ]
+        return classes(outputs, labels)
 
     def tensor_types(self, labels: int) -> dict[str, tuple[str, list[int]]]:
         """Outputs of the Open Inference Protocol: name -> (datatype, shape)."""
@@ -350,8 +344,6 @@ class Task:
         return f"into {len(manifest['labels'])} labels"
 
     limits = "it has no way to say that none of them fits."
-    output_name = "logits"  # in that Python
-    answer_code = 'manifest["labels"][logits[0].argmax()]'  # Python that prints the answer, in a bundle's directory
     rows_are = "texts"
 
     def listed_labels(self, labels: Sequence[str]) -> Sequence[str]:
@@ -367,9 +359,9 @@ class Task:
         """The options of `paredown predict` that give one row."""
         return '--text "..." --text-pair "..."' if self.reads_pairs else '--text "..."'
 
-    def row_code(self) -> str:
-        """One row as Python: a text, or two with the separator that the preprocessor splits at."""
-        return r'"...\x1e..."' if self.reads_pairs else '"..."'
+    def model_arguments(self) -> str:
+        """One row as Python, for `Model` of a bundle."""
+        return '"...", "..."' if self.reads_pairs else '"..."'
 
     vectors = False  # outputs are vectors: drift is told by their product with the mean of the reference rows
     generates = False  # outputs are made token by token

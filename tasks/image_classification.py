@@ -76,7 +76,7 @@ class ImageClassification(Task):
     def predict_options(self) -> str:
         return "--image FILE"
 
-    def row_code(self) -> str:
+    def model_arguments(self) -> str:
         return '"data:image/png;base64,..."'
 
     def describe_length(self, manifest: dict) -> str:

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from paredown.runtime.answers import several_labels, sigmoid
 from paredown.runtime.preprocessor import Preprocessor
 
 from .base import MULTI_LABEL, NO_LABEL, Feature, Task, Tensor
 from .columns import LABELS
 from .rows import Rows
-from .scores import kl, sigmoid
+from .scores import kl
 
 ONE_LABEL = "a row may have several labels"
 
@@ -66,7 +67,7 @@ class MultiLabelClassification(Task):
         self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (rows, labels) -> one {labels, scores} a row: the labels whose probability is over 0.5."""
-        return label_scores(outputs, labels)
+        return several_labels(outputs, labels)
 
     def tensors(
         self,
@@ -78,13 +79,12 @@ class MultiLabelClassification(Task):
     ) -> dict[str, Tensor]:
         shape = list(outputs.shape)
         return {
-            "label": ("BYTES", [";".join(answer["labels"]) for answer in label_scores(outputs, labels)], shape[:1]),
+            "label": ("BYTES", [";".join(answer["labels"]) for answer in several_labels(outputs, labels)], shape[:1]),
             "scores": ("FP32", sigmoid(outputs), shape),
             self.output: ("FP32", outputs, shape),
         }
 
     limits = "each label is decided by itself, at a probability of 0.5."
-    answer_code = '[label for label, logit in zip(manifest["labels"], logits[0]) if logit > 0]'
 
     def missing_setting(self, architecture: str, config: Mapping[str, Any]) -> tuple[str, str, str] | None:
         if "problem_type" in config or not architecture.endswith(self.heads):
@@ -101,17 +101,6 @@ def labels_right(logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """
     said = logits > 0
     return np.stack([2 * (said & (gold == 1)).sum(axis=1), said.sum(axis=1) + gold.sum(axis=1)], axis=1).astype(float)
-
-
-def label_scores(logits: np.ndarray, labels: tuple[str, ...]) -> list[dict]:
-    """logits (rows, labels) -> one {labels, scores} a row."""
-    return [
-        {
-            "labels": [label for label, p in zip(labels, row, strict=True) if p > 0.5],
-            "scores": {label: float(p) for label, p in zip(labels, row, strict=True)},
-        }
-        for row in sigmoid(logits)
-    ]
 
 
 def _yes_or_no(logits: np.ndarray) -> np.ndarray:

@@ -16,7 +16,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from paredown.runtime.preprocessor import PAIR, Preprocessor
+from paredown.runtime.answers import LONGEST, contexts, likeliest_part, parts
+from paredown.runtime.preprocessor import Preprocessor
 
 from . import perturbations
 from .base import COMPARES_ROWS, NO_LABEL, PER_TOKEN_AXES, Feature, Match, Task, TaskWithoutClasses, Tensor
@@ -26,7 +27,6 @@ from .scores import kl, padded
 
 ENDS = ("start", "end")  # the names of a model's two outputs
 NOWHERE = -1e4  # a logit of what cannot be chosen, which half precision can hold too
-LONGEST = 30  # tokens of an answer, as in transformers' and SQuAD's own scripts
 
 Answer = tuple[int, str]  # where it begins in the context, characters; and its text
 
@@ -42,7 +42,7 @@ class Asked:
 
 def asked(rows: Rows, encoder: Preprocessor) -> Asked:
     """What `right` compares with, for this tokenizer and its longest input."""
-    return Asked(_contexts(rows.texts), encoder.places(rows.texts), list(rows.gold))
+    return Asked(contexts(rows.texts), encoder.places(rows.texts), list(rows.gold))
 
 
 def ends(rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
@@ -71,41 +71,9 @@ def right(outputs: np.ndarray, gold: Asked) -> np.ndarray:
     for i, (part, context, places, answers) in enumerate(
         zip(parts, gold.contexts, gold.places, gold.answers, strict=True)
     ):
-        start, end, _ = best(part, places)
+        start, end, _ = likeliest_part(part, places)
         rows[i, 0] = max(words_f1(context[start:end], text) for _, text in answers or ((0, ""),))
     return rows
-
-
-def best(logits: np.ndarray, places: np.ndarray) -> tuple[int, int, float]:
-    """(tokens, 2) logits -> the likeliest answer: first character, end (0, 0 for none), probability of these two ends.
-
-    Two tokens of the context, LONGEST apart at most; or the row's first token for both, which says that there is none.
-    """
-    shifted = logits.astype(np.float64) - logits.max(axis=0)
-    logs = shifted - np.log(np.exp(shifted).sum(axis=0))
-    none = float(logs[0].sum())
-    there = np.flatnonzero(places[:, 0] >= 0)
-    if not len(there):
-        return 0, 0, float(np.exp(none))
-    both = logs[there, 0][:, None] + logs[there, 1][None, :]
-    apart = np.arange(len(there))[None, :] - np.arange(len(there))[:, None]
-    both[(apart < 0) | (apart >= LONGEST)] = -np.inf
-    first, last = np.unravel_index(both.argmax(), both.shape)
-    if both[first, last] <= none:
-        return 0, 0, float(np.exp(none))
-    return int(places[there[first], 0]), int(places[there[last], 1]), float(np.exp(both[first, last]))
-
-
-def decode(outputs: np.ndarray, texts: Sequence[str], encoder: Preprocessor) -> list[dict]:
-    """outputs (tokens of all texts, 2) -> for each row {answer, start, end, score}: characters of the context; "" where
-    it does not say."""
-    answers, line = [], 0
-    for context, places in zip(_contexts(texts), encoder.places(texts), strict=True):
-        start, end, score = best(outputs[line : line + len(places)], places)
-        line += len(places)
-        start, end = _bare(context, start, end)
-        answers.append({"answer": context[start:end], "start": start, "end": end, "score": score})
-    return answers
 
 
 def says(outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
@@ -138,16 +106,6 @@ def words_f1(said: str, true: str) -> float:
 def _words(text: str) -> list[str]:
     plain = text.lower().translate(str.maketrans("", "", string.punctuation))
     return re.sub(r"\b(a|an|the)\b", " ", plain).split()
-
-
-def _contexts(texts: Sequence[str]) -> list[str]:
-    return [text.partition(PAIR)[2] for text in texts]
-
-
-def _bare(context: str, start: int, end: int) -> tuple[int, int]:
-    """Without blanks at the ends, which some tokenizers keep with a word."""
-    found = context[start:end]
-    return start + len(found) - len(found.lstrip()), end - (len(found) - len(found.rstrip()))
 
 
 EACH_TOKEN = "its answer is a part of a text"
@@ -232,7 +190,7 @@ class QuestionAnswering(TaskWithoutClasses):
         self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (tokens of all rows, 2) -> {answer, start, end, score} for each row."""
-        return decode(outputs, texts, encoder)
+        return parts(outputs, texts, encoder)
 
     def tensor_types(self, labels: int) -> dict[str, tuple[str, list[int]]]:
         places = {name: ("INT64", [-1]) for name in ENDS}
@@ -259,7 +217,6 @@ class QuestionAnswering(TaskWithoutClasses):
         return "for a part of the context"
 
     limits = f"an answer is {LONGEST} tokens long at most, and a long context is truncated."
-    answer_code = "logits[0].argmax(0).tolist()  # its first and its last token"
 
     def labels_of(self, named: tuple[str, ...], width: int) -> tuple[str, ...]:
         return ENDS

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from paredown.runtime.answers import values
 from paredown.runtime.preprocessor import Preprocessor
 
 from .base import COMPARES_ROWS, MULTI_LABEL, Feature, Task, TaskWithoutClasses, Tensor
@@ -61,7 +62,7 @@ class TextRegression(TaskWithoutClasses):
         self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (rows, 1) -> one {value} a row."""
-        return [{"value": float(row[0])} for row in outputs]
+        return values(outputs)
 
     def tensor_types(self, labels: int) -> dict[str, tuple[str, list[int]]]:
         return {"value": ("FP32", [-1]), self.output: ("FP32", [-1, labels])}
@@ -83,7 +84,6 @@ class TextRegression(TaskWithoutClasses):
         return "into a number"
 
     limits = "it gives a number, and does not say how sure it is of it."
-    answer_code = "float(logits[0, 0])"
 
     def fits_shape(self, shape: tuple[int, ...], rows: int, tokens: int, labels: int) -> bool:
         return shape in ((rows, labels), (rows,))

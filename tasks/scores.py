@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from paredown.runtime.answers import softmax
+
 FLOOR = 1e-9  # a probability below it counts as this: no row costs more than 21 nats
 
 
@@ -24,22 +26,11 @@ def spread(outputs: np.ndarray) -> float:
     return deviation if deviation > 1e-6 * size else size or 1.0
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
-
-
 def mean_probabilities(outputs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
     """Outputs (tokens of all rows, labels) of rows `lengths` tokens long -> (rows, labels): the mean of the
     probabilities of a row's tokens."""
     parts = np.split(softmax(outputs), np.cumsum(lengths)[:-1])
     return np.stack([part.mean(axis=0) for part in parts])
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """The probability of each label by itself."""
-    return 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
 
 
 def kl(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

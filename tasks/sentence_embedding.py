@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from paredown.runtime.answers import vectors
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import Preprocessor
 
@@ -76,11 +77,6 @@ def right(outputs: np.ndarray, gold: Pairs) -> np.ndarray:
         _, once = np.unique(gold.passage, return_index=True)
         gained = 1 / _places(queries, passages[once], gold.passage)
     return np.stack([gained, np.ones(len(gained))], axis=1).astype(np.float64)
-
-
-def decode(outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor) -> list[dict]:
-    """outputs (rows, width) -> one {embedding} per row, to seven decimals, which is what float32 tells."""
-    return [{"embedding": row} for row in outputs.astype(np.float64).round(7).tolist()]
 
 
 def same_direction(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -230,7 +226,7 @@ class SentenceEmbedding(TaskWithoutClasses):
         self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (rows, width) -> one {embedding} a row."""
-        return decode(outputs, labels, texts, encoder)
+        return vectors(outputs)
 
     def tensor_types(self, labels: int) -> dict[str, tuple[str, list[int]]]:
         return {"embedding": ("FP32", [-1, labels])}
@@ -249,7 +245,6 @@ class SentenceEmbedding(TaskWithoutClasses):
         return f"each a vector of {len(manifest['labels'])} numbers and of length 1, so that products are cosines"
 
     limits = "vectors of two models are not to be compared: embed again what was embedded by another."
-    answer_code = "logits[0]  # its vector"
 
     def listed_labels(self, labels: Sequence[str]) -> tuple[str, ...]:
         """None: they are the numbers of a vector's components."""

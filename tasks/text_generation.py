@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from paredown.runtime.answers import continuations
 from paredown.runtime.causal_decoding import NAMES, NEXT
 from paredown.runtime.preprocessor import Preprocessor
 
@@ -47,19 +48,6 @@ def nats(outputs: np.ndarray, lengths: Sequence[int]) -> float:
     """Mean negative log-likelihood of the tokens that come after another, of rows that are `lengths` tokens long."""
     count = sum(lengths) - len(lengths)
     return float(-outputs[:, 0].sum(dtype=np.float64) / count) if count else 0.0  # the last of a row counts 0
-
-
-def decode(outputs: np.ndarray, texts: Sequence[str], encoder: Preprocessor) -> list[dict]:
-    """outputs (rows, new tokens) as `Decoder.continued` gives them -> {text} for each: what comes after its prompt.
-
-    The prompt's tokens are decoded too and taken off again: many tokenizers drop a blank at the beginning of a text.
-    """
-    answers = []
-    for prompt, row in zip(encoder.prompts(texts), outputs, strict=True):
-        before = encoder.tokenizer.decode(prompt)
-        both = encoder.tokenizer.decode([*prompt, *(int(token) for token in row[row >= 0])])
-        answers.append({"text": both[len(before) :]})
-    return answers
 
 
 def _of_rows(outputs: np.ndarray, gold: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -143,7 +131,7 @@ class TextGeneration(TaskWithoutClasses):
         self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (rows, new tokens) as `Decoder.continued` gives them -> one {text} a row."""
-        return decode(outputs, texts, encoder)
+        return continuations(outputs, texts, encoder)
 
     def tensor_types(self, labels: int) -> dict[str, tuple[str, list[int]]]:
         return {"text": ("BYTES", [-1])}
@@ -162,7 +150,6 @@ class TextGeneration(TaskWithoutClasses):
         return f"continued by {manifest['generation']['max_new_tokens']} tokens at most, each time the likeliest"
 
     limits = "what it writes is likely, and need not be true."
-    answer_code = 'encoder.tokenizer.decode([i for i in session.continued(encoder.prompts(["..."]))[0] if i >= 0])'
 
     def labels_of(self, named: tuple[str, ...], width: int) -> tuple[str, ...]:
         return NAMES

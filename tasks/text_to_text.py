@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from paredown.runtime.answers import texts_of, written
 from paredown.runtime.errors import missing_extra
 from paredown.runtime.preprocessor import Preprocessor
 
@@ -40,11 +41,6 @@ def targets(rows: Rows, encoder: Preprocessor) -> list[np.ndarray]:
     return [np.array(ids, dtype=np.int64) for ids in encoder.ids(list(rows.gold))]
 
 
-def written(sequences: np.ndarray, encoder: Preprocessor) -> list[str]:
-    """(rows, tokens) int -> the texts; blanks at the ends do not count."""
-    return [encoder.text(row).strip() for row in sequences]
-
-
 def rouge(sequences: np.ndarray, gold: Wanted) -> np.ndarray:
     """sequences (rows, tokens) int -> (rows, 2) float64: ROUGE-L F1 of what was written, and 1."""
     rows = np.ones((len(sequences), 2))
@@ -63,11 +59,6 @@ def beside(sequences: np.ndarray, gold: Wanted) -> dict[str, float]:
         "BLEU": float(sacrebleu.corpus_bleu(said, [gold.texts]).score),
         "exact": 100 * sum(a == b.strip() for a, b in zip(said, gold.texts, strict=True)) / len(said),
     }
-
-
-def decode(sequences: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor) -> list[dict]:
-    """sequences (rows, tokens) int -> one {text} per row."""
-    return [{"text": text} for text in written(sequences, encoder)]
 
 
 def tokens_of(sequences: np.ndarray) -> np.ndarray:
@@ -184,7 +175,7 @@ class TextToText(TaskWithoutClasses):
         self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (rows, tokens) int -> one {text} a row."""
-        return decode(outputs, labels, texts, encoder)
+        return texts_of(outputs, encoder)
 
     def tensor_types(self, labels: int) -> dict[str, tuple[str, list[int]]]:
         return {"text": ("BYTES", [-1]), self.output: ("INT64", [-1, -1])}
@@ -206,8 +197,6 @@ class TextToText(TaskWithoutClasses):
         return f"answered with a text of {manifest['generation']['max_new_tokens']} tokens at most"
 
     limits = "it writes the likeliest token each time, and may write what the text does not say."
-    output_name = "sequences"
-    answer_code = "encoder.text(sequences[0])"
 
     def labels_of(self, named: tuple[str, ...], width: int) -> tuple[str, ...]:
         return ()

@@ -11,19 +11,16 @@ from typing import ClassVar
 
 import numpy as np
 
+from paredown.runtime.answers import OUTSIDE, entities, softmax, spans
 from paredown.runtime.preprocessor import Preprocessor
 
 from . import perturbations
 from .base import COMPARES_ROWS, NO_LABEL, PER_TOKEN_AXES, Feature, Match, Task, Tensor
 from .columns import WORDS
 from .rows import Rows
-from .scores import mean_probabilities, padded, softmax
+from .scores import mean_probabilities, padded
 
-OUTSIDE = "O"
 SURE = 20.0  # of a logit, above the others
-AROUND = ".,;:!?()[]{}<>\"'`«»“”„’"  # not part of a span where it is only stuck to it
-
-Span = tuple[str, int, int]  # label, first word, last word
 
 
 @dataclass(frozen=True)
@@ -69,58 +66,6 @@ def found(outputs: np.ndarray, gold: Aligned) -> np.ndarray:
         got = spans([gold.names[best[place]] if place >= 0 else OUTSIDE for place in places])
         rows[i] = 2 * len(want & got), len(want) + len(got)
     return rows
-
-
-def spans(tags: Sequence[str]) -> set[Span]:
-    """The spans of a row of tags, as conlleval reads them: an I- after another kind of span, or after O, begins one.
-
-    Tags without a prefix (parts of speech) are a span each, so that F1 is the share of words that are right.
-    """
-    if not any(tag[1:2] == "-" for tag in tags):
-        return {(tag, i, i) for i, tag in enumerate(tags) if tag != OUTSIDE}
-    result, before, kind, begin = set(), OUTSIDE, "", 0
-    for i, tag in enumerate([*tags, OUTSIDE]):
-        prefix, _, now = tag.partition("-")
-        other = now != kind
-        if before != OUTSIDE and (before in "ES" or prefix in "BSO" or other):
-            result.add((kind, begin, i - 1))
-        if prefix in "BS" or (prefix != OUTSIDE and (before in "ESO" or other)):
-            begin = i
-        before, kind = prefix, now
-    return result
-
-
-def decode(
-    probabilities: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
-) -> list[dict]:
-    """probabilities (tokens of all texts, labels) -> for each text {entities: [{label, text, start, end, score}]}.
-
-    start and end are characters, the score is the mean probability of the words' tags. Free text has punctuation stuck
-    to its words: it is left out of a span, and no word begins with it.
-    """
-    answers, line = [], 0
-    for text, words in zip(texts, encoder.words(texts, AROUND), strict=True):
-        rows = probabilities[line : line + words.tokens]
-        line += max(1, words.tokens)  # a text without tokens is asked about as one of padding
-        best = [int(rows[first].argmax()) if first >= 0 else -1 for first in words.first]
-        score = [float(rows[first].max()) if first >= 0 else 0.0 for first in words.first]
-        entities = []
-        tags = [labels[tag] if tag >= 0 else OUTSIDE for tag in best]
-        for label, a, b in sorted(spans(tags), key=lambda span: span[1]):
-            start, end = _trimmed(text, words.spans[a], words.spans[b])
-            mean = float(np.mean(score[a : b + 1]))
-            entities.append({"label": label, "text": text[start:end], "start": start, "end": end, "score": mean})
-        answers.append({"entities": entities})
-    return answers
-
-
-def _trimmed(text: str, first: tuple[int, int], last: tuple[int, int]) -> tuple[int, int]:
-    start, end = first[0], last[1]
-    if text[slice(*first)].strip(AROUND):
-        start = first[1] - len(text[slice(*first)].lstrip(AROUND))
-    if text[slice(*last)].strip(AROUND):
-        end = last[0] + len(text[slice(*last)].rstrip(AROUND))
-    return start, end
 
 
 EACH_WORD = "it answers for each word"
@@ -189,7 +134,7 @@ class TokenClassification(Task):
         self, outputs: np.ndarray, labels: tuple[str, ...], texts: Sequence[str], encoder: Preprocessor
     ) -> list[dict]:
         """outputs (tokens of all texts, labels) -> {entities: [{label, text, start, end, score}]} for each text."""
-        return decode(softmax(outputs), labels, texts, encoder)
+        return entities(outputs, labels, texts, encoder)
 
     def tensor_types(self, labels: int) -> dict[str, tuple[str, list[int]]]:
         wide = [-1, -1, labels]
@@ -212,4 +157,3 @@ class TokenClassification(Task):
         }
 
     limits = "words are separated by white space, and a word that is cut off has no label."
-    answer_code = '[manifest["labels"][i] for i in logits[0].argmax(-1)]'

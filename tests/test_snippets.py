@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 
 import paredown
-from paredown.tasks.scores import softmax
+from paredown.runtime.answers import softmax
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "other-languages.md").read_text()

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from paredown.runtime.answers import softmax
 from paredown.runtime.preprocessor import Preprocessor
 from paredown.tasks.base import Tensor
 from paredown.tasks.classification import TextClassification
-from paredown.tasks.scores import softmax
 
 
 class StarRating(TextClassification):

@@ -19,10 +19,10 @@ from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.compress.pruning.importance import kl_to, log_probabilities
 from paredown.compress.types import TrainingData
+from paredown.runtime.answers import softmax
 from paredown.runtime.preprocessor import batches_of, run_rows
 from paredown.tasks.registry import TASKS
 from paredown.tasks.rows import some_of
-from paredown.tasks.scores import softmax
 
 RATES = (3e-5, 1e-4)
 

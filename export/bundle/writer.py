@@ -53,6 +53,7 @@ METRIC_KEYS = (
 CODE = "paredown_bundle"  # the package of our own code in a bundle: a copy of `paredown.runtime`
 MODULES = (
     "__init__",
+    "model",
     "selftest",
     "answers",
     "formats",

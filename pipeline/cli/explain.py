@@ -146,7 +146,7 @@ def fairness(
 def _answer(model, ids: list[int]) -> np.ndarray:
     """Probabilities of one row."""
     from paredown.compress.models.inference import forward
-    from paredown.tasks.scores import softmax
+    from paredown.runtime.answers import softmax
 
     row = np.array([ids], dtype=np.int64)
     return softmax(forward(model, {"input_ids": row, "attention_mask": np.ones_like(row)})["logits"])[0]

@@ -25,9 +25,9 @@ from paredown.benchmarks.statistics.calibration import calibration_error
 from paredown.benchmarks.statistics.metric_intervals import worst_flips
 from paredown.compress.config import Prune
 from paredown.export.hardware import machine
+from paredown.runtime.answers import softmax
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import Preprocessor
-from paredown.tasks.scores import softmax
 
 from ..failures import Failure, failures_of
 from ..job import (

@@ -14,7 +14,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from paredown.export.predictor import best_labels
+from paredown.runtime.answers import best_scores
 
 from ..config import Settings
 from ..errors import HTTPError
@@ -147,7 +147,7 @@ class Endpoints:
             texts = served.model.inputs.texts(given, self.settings)
             queued, _, answers = await self._answer(request, served, texts, [], deadline)
             about = {"model": name, "version": served.model.version}
-        answers = [best_labels(answer, asked.top_k) for answer in answers]
+        answers = [best_scores(answer, asked.top_k) for answer in answers]
         content = {"predictions": answers, **about} if many else {**answers[0], **about}
         return JSONResponse(content, headers=_timing(queued))
 

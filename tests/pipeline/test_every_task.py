@@ -94,8 +94,14 @@ def test_from_finetune_to_serve(name: str, tmp_path: Path, monkeypatch: pytest.M
         reply = client.post("/predict", json=body)
         assert reply.status_code == 200, reply.text
         served = reply.json()
+    code = "import json, sys; from paredown_bundle import Model; print(json.dumps(Model('.')(*sys.argv[1:])))"
+    command = [sys.executable, "-c", code, *map(str, body.values())]
+    own = json.loads(subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=True).stdout)
+    assert own.keys() == answer.keys()
     for field in example.said:
         assert served[field] == pytest.approx(answer[field], abs=1e-4), field
+        assert own[field] == pytest.approx(answer[field], abs=1e-4), field
+    assert done("verify", bundle, cwd=tmp_path)  # nothing was written into it
 
 
 def test_every_example_is_of_a_task() -> None:

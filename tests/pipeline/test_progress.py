@@ -1,6 +1,7 @@
 """How far a run is, and the time that is left."""
 
 import pytest
+from rich.console import Console
 
 from paredown.pipeline import progress
 from paredown.pipeline.progress import MODE, Reporter, duration
@@ -80,3 +81,30 @@ def test_without_a_guess_the_time_left_follows_from_the_share(clock: Clock, caps
 )
 def test_times_are_said_as_people_say_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_steps_in_a_row_that_were_there_are_one_line(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter(5)
+    for name in ("a", "b"):
+        reporter.cached(name)
+    with reporter.step("c"):
+        pass
+    reporter.cached("d")
+    reporter.skipped("e", "d failed")
+    assert capsys.readouterr().err.splitlines() == [
+        "2/5 2 steps were there already", "3/5 c: 0.0 s", "4/5 1 step was there already", "5/5 e: skipped"
+    ]  # fmt: skip
+    reporter = Reporter(3)
+    for name in ("a", "b", "c"):
+        reporter.cached(name)
+    assert capsys.readouterr().err.splitlines() == ["3/3 3 steps were there already"]
+
+
+def test_a_notebook_without_widgets_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rich would warn for every bar."""
+    monkeypatch.delenv(MODE, raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    console = Console(force_jupyter=True, force_terminal=False)
+    for there, shown in ((None, "plain"), (object(), "bar")):
+        monkeypatch.setattr(progress, "find_spec", lambda name, there=there: there)
+        assert progress.how(console) == shown

@@ -22,10 +22,10 @@ from paredown.export.opening import open_artifact
 from paredown.export.predictor import Predictor
 from paredown.export.runtimes.base import ExportJob
 from paredown.export.runtimes.registry import RUNTIMES
+from paredown.runtime.answers import softmax
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import read_manifest
 from paredown.runtime.preprocessor import collate, run_rows
-from paredown.tasks.scores import softmax
 
 ROWS = [[2, 5, 11, 20, 3], [2, 6, 3], [2, *range(4, 24), 3], [2, 9, 9, 3], [2, 7, 3]]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import paredown, refused
 
-from paredown.export.predictor import best_labels
+from paredown.runtime.answers import best_scores
 
 TEXTS = ["a good film", "a dull, awful film", 'sharp "and" moving']
 
@@ -101,9 +101,9 @@ def test_what_cannot_be_answered(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_best_labels_come_first() -> None:
+def test_the_best_scores_come_first() -> None:
     answer = {"label": "b", "score": 0.6, "scores": {"a": 0.1, "b": 0.6, "c": 0.3}}
-    assert list(best_labels(answer, 2)["scores"].items()) == [("b", 0.6), ("c", 0.3)]
-    assert list(best_labels(answer, 9)["scores"]) == ["b", "c", "a"]
-    assert best_labels(answer, None) is answer
-    assert best_labels({"value": 1.5}, 2) == {"value": 1.5}
+    assert list(best_scores(answer, 2)["scores"].items()) == [("b", 0.6), ("c", 0.3)]
+    assert list(best_scores(answer, 9)["scores"]) == ["b", "c", "a"]
+    assert best_scores(answer, None) is answer
+    assert best_scores({"value": 1.5}, 2) == {"value": 1.5}
