@@ -182,10 +182,11 @@ def _with_those_behind(steps: Sequence[Step], name: str) -> list[Step]:
 
 def _ready(known: Known, step: Step, store: Store) -> tuple[Step, dict[str, Done], Ledger]:
     """A step as it can be done, the results that it stands on, and which of these failed."""
+    *before, _ = _with_those_behind(known.steps, step.name)
     ledger, done, missing = Ledger(), dict[str, Done](), []
-    for planned in _with_those_behind(known.steps, step.name):
+    for planned in before:
         ready = ledger.admit(planned)
-        if planned is step or isinstance(ready, Failure):
+        if isinstance(ready, Failure):
             continue
         if (there := store.find(ready.name, ready.key)) is not None:
             done[ready.name] = there
@@ -195,6 +196,7 @@ def _ready(known: Known, step: Step, store: Store) -> tuple[Step, dict[str, Done
             missing.append(ready.name)
     if missing:
         raise InputError(f"step {step.name} stands on {', '.join(missing)}: do {missing[0]} first")
+    ready = ledger.admit(step)
     if isinstance(ready, Failure):
         raise StepError(f"step {step.name} is not done: {ready} {ready.advice}")
     return ready, done, ledger

@@ -109,20 +109,6 @@ def test_ends_are_a_choice_among_real_tokens() -> None:
     torch.testing.assert_close(got, want)
 
 
-def test_the_end_is_not_before_the_start_and_not_far_behind_it() -> None:
-    places = np.array([[-1, -1], *([i, i + 1] for i in range(40))])
-    logits = np.full((41, 2), -5.0)
-    logits[10, 0], logits[5, 1], logits[12, 1] = 5, 6, 4
-    assert question_answering.best(logits, places)[:2] == (9, 12)
-    logits[12, 1], logits[40, 1] = -5, 9  # 31 tokens
-    start, end, _ = question_answering.best(logits, places)
-    assert (start, end) != (9, 40)
-    assert end - start <= question_answering.LONGEST
-    logits[0] = 20
-    assert question_answering.best(logits, places)[:2] == (0, 0)
-    assert question_answering.best(logits[:1], places[:1])[:2] == (0, 0)  # nothing of the context is left
-
-
 @pytest.mark.parametrize(
     ("said", "true", "want"),
     [("The Good, film!", "good film", 1), ("good", "good film", 2 / 3), ("", "", 1), ("film", "", 0), ("the", "", 1)],

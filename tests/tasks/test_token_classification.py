@@ -23,6 +23,7 @@ from paredown.compress.pruning.prune import prune
 from paredown.compress.types import TrainingData
 from paredown.export.predictor import Predictor
 from paredown.pipeline.results.side_by_side import adopted, correct
+from paredown.runtime.answers import spans
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import batches_of, per_row, run_rows
 from paredown.tasks import token_classification
@@ -91,7 +92,7 @@ def test_spans_and_f1_are_those_of_seqeval() -> None:
 
 
 def test_tags_without_prefixes_are_scored_word_by_word() -> None:
-    assert token_classification.spans(["NOUN", "VERB", "O"]) == {("NOUN", 0, 0), ("VERB", 1, 1)}
+    assert spans(["NOUN", "VERB", "O"]) == {("NOUN", 0, 0), ("VERB", 1, 1)}
 
 
 def test_a_label_stands_at_the_first_token_of_its_word(teacher: Checkpoint, tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from conftest import paredown, refused
 
-from paredown.runtime.answers import best_scores
-
 TEXTS = ["a good film", "a dull, awful film", 'sharp "and" moving']
 
 
@@ -99,11 +97,3 @@ def test_what_cannot_be_answered(
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     refused(paredown("predict", finished / "bundle", *words, cwd=tmp_path), *said)
     assert not list(tmp_path.iterdir())
-
-
-def test_the_best_scores_come_first() -> None:
-    answer = {"label": "b", "score": 0.6, "scores": {"a": 0.1, "b": 0.6, "c": 0.3}}
-    assert list(best_scores(answer, 2)["scores"].items()) == [("b", 0.6), ("c", 0.3)]
-    assert list(best_scores(answer, 9)["scores"]) == ["b", "c", "a"]
-    assert best_scores(answer, None) is answer
-    assert best_scores({"value": 1.5}, 2) == {"value": 1.5}
