@@ -109,7 +109,7 @@ def test_a_step_waits_for_those_before_it_and_for_no_failed_one(
     with pytest.raises(InputError, match="did you mean 'measure-"):
         do_step(given, run_dir, "measure-00")
     with pytest.raises(InputError, match=r"stands on .*: do .* first"):
-        do_step(given, run_dir, "measure-0")
+        do_step(given, run_dir, "measure-1")
 
     def failing(*args: object) -> dict:
         raise StepError("no disk, no model")

@@ -1,18 +1,14 @@
-import contextlib
 import json
 import os
 import platform
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from paredown.pipeline import store as store_module
 from paredown.pipeline.store import Done, Store, key_of, lock, new_directory, write_atomic
 from paredown.runtime.errors import InputError
 
@@ -67,29 +63,38 @@ def writes(text: str, store: Store, key: str, also: Callable[[], object] = lambd
     return store.run("s", key, {}, work)
 
 
+RACE = """
+import contextlib, sys, time
+from pathlib import Path
+from paredown.pipeline import store
+
+root, ready, text, locks = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+if locks == "False":
+    store._claimed = lambda file: contextlib.nullcontext()
+
+def work(out):
+    print("made", flush=True)
+    time.sleep(0.5)
+    return {"text": (out / "f").write_text(text) and text}
+
+(ready / text).touch()
+while len(list(ready.iterdir())) < 2:
+    time.sleep(0.001)
+print(store.Store(root).run("s", "0" * 64, {}, work).result["text"])
+"""
+
+
 @pytest.mark.parametrize("locks", [True, False])
-def test_of_two_that_make_the_same_step_the_first_wins(
-    tmp_path: Path, locks: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_two_that_make_the_same_step_the_first_wins(tmp_path: Path, locks: bool) -> None:
     """On a file system with locks the second one makes nothing; without them its own result is dropped."""
-    if not locks:
-        monkeypatch.setattr(store_module, "_claimed", lambda file: contextlib.nullcontext())
-    key, made, both = key_of({}), [], threading.Barrier(2)
-    monkeypatch.setattr(store_module.os, "getpid", threading.get_ident)  # two threads for two processes
-
-    def process(text: str) -> None:
-        both.wait()
-        made.append((text, writes(text, Store(tmp_path), key, lambda: time.sleep(0.3)).result["text"]))
-
-    threads = [threading.Thread(target=process, args=(text,)) for text in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    (first,) = {result for _, result in made}
-    (path,) = tmp_path.iterdir()
+    (tmp_path / "ready").mkdir()
+    command = [sys.executable, "-c", RACE, tmp_path / "store", tmp_path / "ready"]
+    both = [subprocess.Popen([*command, text, str(locks)], stdout=subprocess.PIPE, text=True) for text in "ab"]
+    said = [process.communicate(timeout=60)[0].split() for process in both]
+    (path,) = (tmp_path / "store").iterdir()
+    (first,) = {lines[-1] for lines in said}
     assert (path / "f").read_text() == first
-    assert json.loads((path / "step.json").read_text())["result"] == {"text": first}
+    assert sum(lines.count("made") for lines in said) == (1 if locks else 2)
 
 
 def test_a_result_takes_the_place_of_a_failure_and_not_the_other_way_round(tmp_path: Path) -> None:
