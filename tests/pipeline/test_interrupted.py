@@ -39,8 +39,10 @@ def interrupted(process: subprocess.Popen, home: Path, when: Callable[[], object
     finally:
         process.kill()
         process.wait()
-    (line,) = (line for line in (home / "err").read_text().splitlines() if not line.startswith(("{", "warning: ")))
-    return line
+    said = (home / "err").read_text().splitlines()
+    lines = [line for line in said if not line.startswith(("{", "warning: "))]
+    assert len(lines) == 1, lines
+    return lines[0]
 
 
 def test_while_the_program_is_imported(tmp_path: Path) -> None:
