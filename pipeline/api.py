@@ -395,7 +395,8 @@ def distill(
     output_dir: str | Path | None = None,
 ) -> CompressedModel:
     """Knowledge distillation. `student`: a number of the teacher's layers, "static" (a bag of embeddings), or another
-    checkpoint. `data`: rows to learn on; labels are not needed. Hinton et al. 2015, arXiv 1503.02531."""
+    checkpoint. `data`: rows to learn on; labels are not needed; `text` and `label` name columns.
+    Hinton et al. 2015, arXiv 1503.02531."""
     from . import single_stage
     from .spelling import argument
 
@@ -428,7 +429,8 @@ def export(
     output_dir: str | Path | None = None,
 ) -> ExportedModel:
     """A checkpoint as the model of a runtime, compared with the checkpoint. `precision`: fp32, fp16, bf16, int8 (the
-    runtime's usual kind), int8-dynamic, int8-static, ...; `data`: training rows that INT8 is calibrated and judged on.
+    runtime's usual kind), int8-dynamic, int8-static, ...; `data`: training rows that INT8 is calibrated and judged on;
+    `text` and `label` name its columns.
     """
     from . import single_stage
     from .spelling import argument, checked
@@ -454,7 +456,7 @@ def quantize(
     output_dir: str | Path | None = None,
 ) -> ExportedModel:
     """Post-training INT8 quantisation. `data`: training rows; "static" is calibrated on them, and with them what INT8
-    costs is measured: matrix products that cost too much stay in float."""
+    costs is measured: matrix products that cost too much stay in float. `text` and `label` name its columns."""
     from . import single_stage
 
     request = single_stage.ExportRequest()

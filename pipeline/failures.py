@@ -56,7 +56,10 @@ class Ledger:
 
     def admit(self, step: Step) -> Step | Failure:
         """The step as it can be done now, or the failure that it is skipped for. Call it in the order of the plan."""
-        direct = {self._names[text] for text in _texts(step.inputs) if text in self._names}
+        given = dict(step.inputs)
+        named = given.pop("after", {})  # by their names: several steps may have one key
+        direct = {name if name in self.direct else self._names.get(key) for name, key in named.items()} - {None}
+        direct |= {self._names[text] for text in _texts(given) if text in self._names}
         self._names[step.key] = step.name
         behind = direct.union(*(self._behind[name] for name in direct))
         self.direct[step.name], self._behind[step.name] = direct, behind

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from paredown.benchmarks.measuring.records import Record
+from paredown.export.hardware import machine
 from paredown.runtime.errors import InputError, StepError, nearest
 
 from .failures import Failure, Ledger, require_some
@@ -23,8 +24,9 @@ from .search import Found, found_models, search_step, with_models
 from .steps.adapt import adapt_steps, adapted
 from .store import Done, Failed, Store
 
-PLAN_SCHEMA = 1  # raised when a key is renamed, removed or changes its meaning
+PLAN_SCHEMA: Literal[1] = 1  # raised when a key is renamed, removed or changes its meaning
 SEARCH = "search"
+TIMED = ("table", "measure", "profile", SEARCH, "adapt-tune")  # stages; so is pruning to a time
 SHOWN = 5  # differences of two plans that an error names
 
 State = Literal["done", "to do", "failed", "skipped"]
@@ -37,7 +39,7 @@ class PlannedStep(Record):
     title: str = Field(description="what it does")
     key: str = Field(description="sha256 of its inputs, under which its result is kept")
     after: list[str] = Field(description="steps that come first")
-    measures: bool = Field(description="its result is of the machine that does it: nothing may run beside it there")
+    timed: bool = Field(description="it times something: nothing may run beside it on its machine")
     seconds: float = Field(description="an estimate for this machine")
     state: State
     reason: str | None = Field(description="why it failed, or is skipped")
@@ -47,9 +49,10 @@ class PlannedStep(Record):
 class Plan(Record):
     """What `paredown plan` prints: the steps that are known now, in an order in which they can be done."""
 
-    version: int = Field(default=PLAN_SCHEMA, validation_alias="schema", serialization_alias="schema")
+    version: Literal[1] = Field(default=PLAN_SCHEMA, validation_alias="schema", serialization_alias="schema")
     name: str
     run_dir: str
+    machine: dict[str, Any] = Field(description="that the plan was made on")
     steps: list[PlannedStep]
     notes: list[str] = Field(description="what was done with the data without being asked")
     then: str = Field(
@@ -84,9 +87,9 @@ def known_steps(job: Job, store: Store, *, estimated: bool = True) -> Known:
     found = store.peek(steps[-1].name, steps[-1].key)
     if found is None:
         return Known(job, steps, "what the search has found is exported and measured")
-    before = {step.name for step in steps}
+    before = {(step.name, step.key) for step in steps}
     job = with_models(job, found_models(found))
-    return Known(job, [*steps, *(step for step in planned(job, plan) if step.name not in before)])
+    return Known(job, [*steps, *(step for step in planned(job, plan) if (step.name, step.key) not in before)])
 
 
 def planned_run(job: Job, run_dir: Path) -> Plan:
@@ -101,11 +104,23 @@ def planned_run(job: Job, run_dir: Path) -> Plan:
         steps.append(
             PlannedStep(
                 name=step.name, title=step.title or step.name, key=step.key, after=sorted(ledger.direct[step.name]),
-                measures="machine" in step.inputs, seconds=step.seconds if state == "to do" else 0.0, state=state,
+                timed=_timed(step), seconds=step.seconds if state == "to do" else 0.0, state=state,
                 reason=reason, inputs=step.inputs,
             )
         )  # fmt: skip
-    return Plan(name=job.recipe.name, run_dir=str(run_dir), steps=steps, then=known.then, notes=list(known.job.notes))
+    return Plan(
+        name=job.recipe.name,
+        run_dir=str(run_dir),
+        machine=machine(),
+        steps=steps,
+        then=known.then,
+        notes=list(known.job.notes),
+    )
+
+
+def _timed(step: Step) -> bool:
+    """Whether a step times models, or has a limit of minutes."""
+    return step.inputs.get("stage") in TIMED or step.inputs.get("table") is not None
 
 
 def _state(step: Step | Failure, store: Store, ledger: Ledger) -> tuple[State, str | None]:
@@ -121,15 +136,15 @@ def _state(step: Step | Failure, store: Store, ledger: Ledger) -> tuple[State, s
 
 
 def dot(plan: Plan) -> str:
-    """The plan as a graph of Graphviz: steps that measure as boxes, steps that are done filled."""
+    """The plan as a graph of Graphviz: steps that time something as boxes, steps that are done filled."""
     lines = ["digraph plan {", "  rankdir=LR;", "  node [style=rounded];"]
     colours = {"done": "palegreen", "failed": "salmon", "skipped": "lightgrey"}
     for step in plan.steps:
-        parts = [f"label={json.dumps(step.name)}", f"shape={'box' if step.measures else 'ellipse'}"]
+        parts = [f"label={json.dumps(step.name)}", f"shape={'box' if step.timed else 'ellipse'}"]
         parts += [f"style=filled, fillcolor={colours[step.state]}"] if step.state in colours else []
         lines.append(f"  {json.dumps(step.name)} [{', '.join(parts)}];")
         lines += [f"  {json.dumps(before)} -> {json.dumps(step.name)};" for before in step.after]
-    return "\n".join([*lines, "}"]) + "\n"
+    return "\n".join([*lines, "}"])
 
 
 def read_plan(file: Path) -> Plan:
@@ -141,7 +156,7 @@ def read_plan(file: Path) -> Plan:
 
 
 def do_step(recipe: Recipe, run_dir: Path, name: str, wanted: Plan | None = None) -> tuple[Done, bool]:
-    """Do one step of a run in `run_dir`, or find it there: its result, and whether it was not there before.
+    """Do one step of a run in `run_dir`, or find it there: its result, and whether it was done now.
 
     Several processes may do steps of one run, on several machines where its directory is shared. `wanted`: a plan whose
     key of this step this machine has to reach. InputError where it does not, where there is no such step, or where one
@@ -156,20 +171,19 @@ def do_step(recipe: Recipe, run_dir: Path, name: str, wanted: Plan | None = None
         raise InputError(f"no step '{name}'; {nearest(name, by_name)}{later}")
     if wanted is not None:
         _require_same(known.steps, name, wanted)
-    step, done, ledger = _ready(known, by_name[name], store)
-    if (there := store.find(step.name, step.key)) is not None:
-        return there, False
-    found: Done | Failed | None = store.failure(step.name, step.key)
-    if found is None and name == SEARCH:
+    if name == SEARCH:  # with all that it needs
         assert known.job.recipe.search is not None
-        found = run_search(known.job, known.job.recipe.search, store).done[SEARCH]
-    elif found is None:
-        if step.takes_what_is_there:
-            require_some(known.job, ledger.failed)
-        found = attempt(step, store, done, Reporter(1, {step.name: step.seconds}))
+        results = run_search(known.job, known.job.recipe.search, store)
+        if name not in results.done:
+            raise StepError(str(results.failed[name]))
+        return results.done[name], results.ran > 0
+    step, done, ledger = _ready(known, by_name[name], store)
+    if step.takes_what_is_there:
+        require_some(known.job, ledger.failed)
+    found, now = attempt(step, store, done, Reporter(1, {step.name: step.seconds}))
     if isinstance(found, Failed):
         raise StepError(f"{name}: {found.reason} (to try it again, delete {found.path})")
-    return found, True
+    return found, now
 
 
 def _with_those_behind(steps: Sequence[Step], name: str) -> list[Step]:
@@ -212,7 +226,10 @@ def _require_same(steps: Sequence[Step], name: str, wanted: Plan) -> None:
         if step.name not in theirs:
             raise InputError(f"step {name} stands on {step.name} here, which the plan does not have; plan again")
         there = {key: value for key, value in theirs[step.name].inputs.items() if key != "without"}
-        found = [line for line in _differences(there, step.inputs) if not line.startswith("after.")]
+        here = dict(step.inputs)
+        if there.get("machine") != here.get("machine"):  # its digest
+            there["machine"], here["machine"] = wanted.machine, machine()
+        found = [line for line in _differences(there, here) if not line.startswith("after.")]
         if found:
             more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
             raise InputError(

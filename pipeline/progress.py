@@ -104,6 +104,11 @@ class Reporter:
             {"event": "skipped", "step": name, "reason": reason}, f"[dim]{self._count()} {escape(name)}: skipped"
         )
 
+    def waits(self, title: str) -> None:
+        """Another process does the step that is next."""
+        self._say_found()
+        self._line({"event": "waits", "step": title}, f"{escape(title)}: another process does it; waiting")
+
     @contextmanager
     def step(self, name: str, title: str = "") -> Iterator[Report]:
         """Announce a step, pass on its progress, and say how long it took."""

@@ -6,6 +6,7 @@ import json
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -192,13 +193,8 @@ def _do_all(
             reporter.skipped(planned.name, str(step))
             failure = step
         else:
-            found: Done | Failed | None = store.find(step.name, step.key)
-            if found is not None:
-                reporter.cached(step.name)
-            elif (found := store.failure(step.name, step.key)) is not None:
-                reporter.failed(step.name, found.reason, again=True)
-            else:
-                found, ran = attempt(step, store, done, reporter), ran + 1
+            found, new_one = attempt(step, store, done, reporter)
+            ran += new_one
             if isinstance(found, Done):
                 done[step.name] = found
                 continue
@@ -210,7 +206,29 @@ def _do_all(
     return Results(done, ledger.failed, ran)
 
 
-def attempt(step: Step, store: Store, done: dict[str, Done], reporter: Reporter) -> Done | Failed:
+def attempt(step: Step, store: Store, done: Mapping[str, Done], reporter: Reporter) -> tuple[Done | Failed, bool]:
+    """Find a step or its recorded failure, or do it now; whether it was done. Where another process does the same step,
+    it is waited for."""
+    found = _known(step, store, reporter)
+    if found is not None:
+        return found, False
+    with store.claim(step.key, partial(reporter.waits, step.title or step.name)):
+        found = _known(step, store, reporter)
+        return (_do(step, store, done, reporter), True) if found is None else (found, False)
+
+
+def _known(step: Step, store: Store, reporter: Reporter) -> Done | Failed | None:
+    found = store.find(step.name, step.key)
+    if found is not None:
+        reporter.cached(step.name)
+        return found
+    failed = store.failure(step.name, step.key)
+    if failed is not None:
+        reporter.failed(step.name, failed.reason, again=True)
+    return failed
+
+
+def _do(step: Step, store: Store, done: Mapping[str, Done], reporter: Reporter) -> Done | Failed:
     """Do a step. A failure is recorded, but for that of a step that measures: it may be the machine's."""
     try:
         with reporter.step(step.name, step.title) as report:

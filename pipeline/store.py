@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,7 @@ from paredown.export.bundle.archive import copy_tree
 from paredown.runtime.errors import InputError, StepError
 
 MARKER = "step.json"
+SOON_S = 1.0  # seconds after which a process that waits for another one says so
 FAILED = "failed.json"  # in the place of the marker: the step ran, and gave no result to be trusted
 
 
@@ -58,8 +60,8 @@ class Store:
     """Directories `NAME-KEY` below one root. A step is there when its marker is, and its files still hash as noted.
 
     Several processes may work on one store, on several machines too where the file system is shared: a step is made in
-    a directory of its process, and that is renamed when it is complete, marker and all. Of two processes that make the
-    same step the second one waits, where the file system has locks; else both make it, and the first result is taken.
+    a directory of its process, and that is renamed when it is complete, marker and all. `claim` makes the second of two
+    processes wait, where the file system has locks; where both make a step, the first result is taken.
     """
 
     def __init__(self, root: Path, older: Path | None = None) -> None:
@@ -87,7 +89,7 @@ class Store:
         try:
             marker = json.loads((path / FAILED).read_bytes())
             return Failed(path, str(marker["reason"])) if marker["key"] == key else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
 
     def _borrow(self, path: Path) -> None:
@@ -101,12 +103,10 @@ class Store:
 
     def run(self, name: str, key: str, inputs: dict, work: Callable[[Path], dict | None]) -> Done:
         """Do the work in a directory of this process, fsync and hash its files, write the marker, rename. Where another
-        process makes the same step, wait for it and take its result."""
+        process was quicker, its result is taken."""
         path = self._path(name, key)
         try:
-            with self._scratch(path) as scratch, _claimed(self.root / f".tmp-{path.name}.lock"):
-                if (there := self.peek(name, key)) is not None:
-                    return there
+            with self._scratch(path) as scratch:
                 began = time.monotonic()
                 result = work(scratch) or {}
                 files = {}
@@ -139,9 +139,31 @@ class Store:
         return there or Failed(path, reason)
 
     @contextmanager
+    def claim(self, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the steps of a key while one is made: another process waits, and finds it. `waiting` is called where
+        this one has to wait. It ends with its process; on a file system without locks nothing is held."""
+        file = self.root / f".tmp-{key[:16]}.lock"
+        lock, held = FileLock(file, fallback_to_soft=False), True
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=SOON_S)
+            except Timeout:
+                waiting()
+                lock.acquire()
+        except (NotImplementedError, OSError):
+            held = False
+        try:
+            yield
+        finally:
+            if held:
+                file.unlink(missing_ok=True)
+                lock.release()
+
+    @contextmanager
     def _scratch(self, path: Path) -> Iterator[Path]:
         """An empty directory for a step of this process alone; removed where it was not published."""
-        scratch = self.root / f".tmp-{path.name}-{platform.node()}-{os.getpid()}"
+        scratch = self.root / f".tmp-{path.name}-{_place()}-{os.getpid()}"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         try:
@@ -164,11 +186,15 @@ class Store:
             aside = scratch.with_name(f"{scratch.name}.old")
             with suppress(FileNotFoundError):  # another process was quicker
                 path.rename(aside)
+                if _intact(aside, key) is not None:  # published in between
+                    with suppress(OSError):
+                        aside.rename(path)
+                        continue
             shutil.rmtree(aside, ignore_errors=True)
 
     def clean(self) -> None:
-        """Remove what killed processes of this machine left half done."""
-        mine = re.compile(rf"\.tmp-.*-{re.escape(platform.node())}-(\d+)(\.old)?")
+        """Remove what killed processes of this machine left half done; what others left stays."""
+        mine = re.compile(rf"\.tmp-.*-{_place()}-(\d+)(\.old)?")
         for scratch in self.root.glob(".tmp-*"):
             found = mine.fullmatch(scratch.name)
             if found is not None and not psutil.pid_exists(int(found[1])):
@@ -198,26 +224,21 @@ def _intact(path: Path, key: str) -> Done | None:
         return None
 
 
-@contextmanager
-def _claimed(file: Path) -> Iterator[None]:
-    """Hold a lock file, waiting for it; without where the file system has no locks. It ends with its process."""
-    claim = FileLock(file)
-    try:
-        claim.acquire()
-    except (NotImplementedError, OSError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-        claim.release()
+@cache
+def _place() -> str:
+    """Within which numbers of processes are unique: this machine, or the container on it."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(Path("/etc/machine-id").read_text())
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
 
 
 def _remove_free(file: Path) -> None:
     """Remove a lock file that no process holds."""
     try:
-        with FileLock(file, timeout=0):
+        with FileLock(file, timeout=0, fallback_to_soft=False):
             file.unlink(missing_ok=True)
     except (Timeout, NotImplementedError, OSError):
         return

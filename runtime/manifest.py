@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from .manifest_validator import JsonSchemaValueException, validate
@@ -84,8 +86,7 @@ def check_files(bundle: Path, manifest: dict, cache: Path | None = None) -> None
     """Every file of the manifest is there, regular, of the right size and sha256, and nothing else is; the model
     refers to no others. No runtime has opened anything when this has passed. `cache`: a directory that is left out."""
     expected = manifest["files"]
-    found = {p.relative_to(bundle).as_posix(): p for p in sorted(bundle.rglob("*")) if p.is_symlink() or not p.is_dir()}
-    found = {name: path for name, path in found.items() if cache is None or not path.is_relative_to(cache)}
+    found = {path.relative_to(bundle).as_posix(): path for path in _files_in(bundle, cache)}
     for name in (MANIFEST, DIGEST):
         found.pop(name, None)
     if SIGNATURE in found and not found[SIGNATURE].is_symlink():
@@ -108,6 +109,19 @@ def check_files(bundle: Path, manifest: dict, cache: Path | None = None) -> None
             check_model_file(bundle / name, manifest["runtime"])
         except ValueError as error:
             raise BundleError(f"{_shown(name)}: {error}") from None
+
+
+def _files_in(bundle: Path, cache: Path | None) -> Iterator[Path]:
+    """Everything but directories, links to directories too."""
+
+    def refuse(error: OSError) -> None:
+        raise BundleError(f"{error.filename}: {error.strerror}")
+
+    for folder, folders, names in os.walk(bundle, onerror=refuse):
+        here = Path(folder)
+        links = [name for name in folders if (here / name).is_symlink()]
+        folders[:] = [name for name in folders if here / name != cache]
+        yield from (here / name for name in (*links, *names))
 
 
 def _shown(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,17 +41,24 @@ class Model:
         where a file is not as packed, or this machine cannot run the model."""
         bundle = Path(bundle).resolve()
         cache = Path(__file__).resolve().parent / "__pycache__"  # Python's, where the bundle's own copy of this runs
+        try:
+            self._open(bundle, cache, threads)
+        finally:
+            if cache.is_relative_to(bundle):
+                shutil.rmtree(cache, ignore_errors=True)  # a bundle stays as it was packed
+
+    def _open(self, bundle: Path, cache: Path, threads: int | None) -> None:
         self.manifest: dict[str, Any] = read_manifest(bundle)
         check_files(bundle, self.manifest, cache)
         check_machine(self.manifest)
         self._session, self._encoder = open_model(bundle, self.manifest, threads)
         self._decode = DECODE[self.manifest["answer"]]
-        if self.manifest["answer"] == "label" and not isinstance(self._session, Decoder):
+        golden = json.loads((bundle / self.manifest["golden"]).read_text())["rows"]
+        self._pairs = PAIR in golden[0]["text"]
+        if self.manifest["answer"] == "label":
             example = self._session(self._encoder.pad(self._encoder.ids([self._encoder.example])))
             if example[self.manifest["outputs"][0]].ndim == 3:  # an answer for every token
                 self._decode = answers.entities
-        if cache.is_relative_to(bundle):
-            shutil.rmtree(cache, ignore_errors=True)  # a bundle stays as it was packed
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -69,16 +77,16 @@ class Model:
         scores}; {labels, scores}; {value}; {embedding}; {entities}; {answer, start, end, score}; {text}.
 
         `seconds`: the other text of each, for a task that reads two (the context of a question). `top_k`: of `scores`
-        the highest. `batch_size`: rows of a call; INT8 answers depend a little on the rows beside them. ValueError for
-        other numbers of texts. An image is a data URI.
+        the highest. `batch_size`: rows of a call; INT8 answers depend a little on the rows beside them. An image is a
+        data URI. ValueError for second texts that are missing or too many, and for a text that is no UTF-8.
         """
         if isinstance(texts, str):
-            return self([texts], None if seconds is None else [str(seconds)], top_k=top_k, batch_size=batch_size)[0]
-        if isinstance(seconds, str) or (seconds is not None and len(seconds) != len(texts)):
-            raise ValueError(f"{len(texts)} texts need as many second texts")
-        if not texts:
+            if seconds is not None and not isinstance(seconds, str):
+                raise ValueError("one text has one second text, not a list")
+            return self([texts], None if seconds is None else [seconds], top_k=top_k, batch_size=batch_size)[0]
+        rows = self._rows(texts, seconds)
+        if not rows:
             return []
-        rows = list(texts) if seconds is None else [f"{a}{PAIR}{b}" for a, b in zip(texts, seconds, strict=True)]
         session, encoder = self._session, self._encoder
         if isinstance(session, Decoder):
             outputs = session.continued(encoder.prompts(rows, session.room))
@@ -86,3 +94,15 @@ class Model:
             outputs = run_rows(session, encoder.ids(rows), encoder.pad_id, self.manifest["outputs"][0], batch_size)
         found = self._decode(outputs, self.labels, rows, encoder)
         return [answers.best_scores(answer, top_k) for answer in found]
+
+    def _rows(self, texts: Sequence[str], seconds: str | Sequence[str] | None) -> list[str]:
+        """Texts, or pairs of texts, as the preprocessor reads them."""
+        if self._pairs != (seconds is not None):
+            wanted = "needs a second text for each" if self._pairs else "takes no second text"
+            raise ValueError(f"a model for {self.manifest['task']} {wanted}")
+        if isinstance(seconds, str) or (seconds is not None and len(seconds) != len(texts)):
+            raise ValueError(f"{len(texts)} texts need as many second texts")
+        for text in (*texts, *(seconds or ())):
+            if PAIR in text or text.encode("utf-8", "ignore").decode() != text:
+                raise ValueError("a text holds half a character (a lone surrogate) or U+001E; give UTF-8")
+        return list(texts) if seconds is None else [f"{a}{PAIR}{b}" for a, b in zip(texts, seconds, strict=True)]

@@ -66,7 +66,7 @@ def shell(command: str, folder: Path, *arguments: str, **changes: str) -> subpro
     env = {**defaults, **os.environ, **changes}
     if changes:  # paredown switches it off for this process
         env.pop("ORT_DISABLE_TELEMETRY", None)
-    line = ["bash", "-c", f'{command} "$@"', "bash", *arguments]
+    line = ["timeout", "900", "bash", "-c", f'{command} "$@"', "bash", *arguments]
     return subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 

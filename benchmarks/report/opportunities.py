@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from paredown.export.runtimes.registry import RUNTIMES
@@ -75,15 +75,23 @@ def choose_again(rule: Rule, recipe: ChooseSettings, max_drop: float) -> str:
         words.append("--rule cheapest")
     if recipe.confidence != rule.confidence:
         words.append(f"--confidence {rule.confidence:g}")
-    budgets = recipe.budgets.model_dump(exclude_none=True)
-    lifted = {*budgets, *(gate_of(gate).figure for gate in recipe.gates)}
-    lifted -= {*rule.budgets, *(gate_of(gate).figure for gate in rule.gates)}
-    words += [f"--no-limit {figure}" for figure in sorted(lifted)]
-    words += [
-        f"--{key.replace('_', '-')} {value:g}" for key, value in rule.budgets.items() if budgets.get(key) != value
-    ]
-    words += [f"--gate {shlex.quote(gate)}" for gate in rule.gates if gate not in recipe.gates]
+    theirs = limits_by_figure(recipe.budgets.model_dump(exclude_none=True), recipe.gates)
+    ours = limits_by_figure(rule.budgets, rule.gates)
+    for figure in sorted({*theirs, *ours}):
+        lifted = bool(theirs.get(figure, set()) - ours.get(figure, set()))
+        words += [f"--no-limit {figure}"] if lifted else []
+        words += sorted(ours.get(figure, set()) - (set() if lifted else theirs.get(figure, set())))
     return " ".join(words)
+
+
+def limits_by_figure(budgets: Mapping[str, float], gates: Sequence[str]) -> dict[str, set[str]]:
+    """The limits on each figure as options of `paredown choose`."""
+    found: dict[str, set[str]] = {}
+    for figure, value in budgets.items():
+        found.setdefault(figure, set()).add(f"--{figure.replace('_', '-')} {value:g}")
+    for gate in gates:
+        found.setdefault(gate_of(gate).figure, set()).add(f"--gate {shlex.quote(gate)}")
+    return found
 
 
 def _cost(entry: CandidateResult) -> float:

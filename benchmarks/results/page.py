@@ -168,7 +168,7 @@ def side_by_side(bench: dict) -> str:
         "--train ... --data ... --output-dir build/peers`: each toolkit in an environment of its own, by the "
         f"flow that its own documentation gives; one interleaved run. {machine['cpu']}, {machine['cores']} cores, "
         f"{', '.join(machine['isa'])}. Control {bench['control']['ratio']:.2f} [{lo:.2f}, {hi:.2f}]{noisy}. "
-        f"Versions: {', '.join(versions)}. The bundle is what `compress` selected in 30 minutes.",
+        f"Versions: {', '.join(versions)}.",
         "",
         "| | accuracy | loss (95 % at most) | times as fast, median (95 %) | in the mean | MB | minutes to make |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -42,9 +42,7 @@ def step(
     output_dir: OfRun = None,
     plan: Annotated[
         Path | None,
-        typer.Option(
-            help="What `paredown plan` has printed; a machine that would do another step than it says refuses."
-        ),
+        typer.Option(help="Output of `paredown plan`: refuse where the step's inputs differ on this machine."),
     ] = None,
 ) -> None:
     """Do one step of a recipe; those that it waits for have to be done. `run` then selects and packs."""

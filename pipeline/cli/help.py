@@ -21,7 +21,7 @@ GROUPS = {
         "init": "paredown init teacher --train train.csv --validation validation.csv --output recipe.yaml",
         "run": "paredown run recipe.yaml",
         "plan": "paredown plan recipe.yaml --format dot",
-        "step": "paredown step recipe.yaml scores",
+        "step": "paredown step recipe.yaml teacher-scores",
         "finetune": "paredown finetune bert-base-uncased --train train.csv --output-dir teacher",
         "tune": "paredown tune bert-base-uncased --train train.csv --validation dev.csv --minutes 60 --output-dir best",
         "update": "paredown update teacher --train train.csv --new new.csv --output-dir updated",

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import tempfile
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -144,6 +145,7 @@ def report(
         Path | None, typer.Option(help="File to write (default: in the run directory; md: printed).")
     ] = None,
     everything: Everything = False,
+    in_browser: Annotated[bool, typer.Option("--open", help="Open the HTML report in a browser.")] = False,
 ) -> None:
     """Write the report of a run: HTML (with a table on the terminal), Markdown or an image; or compare two runs."""
     from paredown.benchmarks.report.compare import Run, compared
@@ -156,6 +158,8 @@ def report(
 
     if everything and format != "html":
         raise InputError(f"--all is of the table on the terminal; --format {format} has every candidate")
+    if in_browser and (format != "html" or other is not None):
+        raise InputError("--open is of the HTML report of one run; leave out --format and the second run")
     path = output or run_dir / {"html": "report.html", "md": "report.md"}.get(format, f"frontier.{format}")
     if not path.absolute().parent.is_dir():
         raise InputError(f"--output {path}: no such directory")
@@ -178,6 +182,8 @@ def report(
     if format == "html":
         show_choice(choice, measurements, run_dir, everything)
         print(write_report(path, measurements, choice, reproduction(run_dir)))
+        if in_browser and not webbrowser.open(path.resolve().as_uri()):
+            raise StepError(f"no browser was found here; open {path} yourself")
     elif format == "md":
         text = markdown(measurements, choice, reproduction(run_dir).command)
         if output is None:

@@ -237,6 +237,8 @@ def read_choice(run_dir: Path, measurements: Measurements) -> Choice:
         choice = Choice.model_validate(data)
         if names != {entry.name for entry in measurements.candidates} or choice.chosen.name not in names:
             raise ValueError("other candidates")
+        if any(entry.rejected_because and not entry.rejected_for for entry in choice.candidates):
+            raise ValueError("of an older paredown")
     except ValueError:
         raise InputError(f"{file}: not of these measurements, or of an older paredown; {again}") from None
     return choice

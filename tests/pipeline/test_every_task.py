@@ -19,6 +19,7 @@ from paredown.pipeline.job import prepare
 from paredown.pipeline.recipe.loader import read_recipe
 from paredown.pipeline.run import run_search
 from paredown.pipeline.store import Store
+from paredown.runtime import Model
 from paredown.tasks.base import Feature
 from paredown.tasks.registry import TASKS
 
@@ -98,6 +99,9 @@ def test_from_finetune_to_serve(name: str, tmp_path: Path, monkeypatch: pytest.M
     command = [sys.executable, "-c", code, *map(str, body.values())]
     own = json.loads(subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=True).stdout)
     assert own.keys() == answer.keys()
+    if task.reads_pairs:
+        with pytest.raises(ValueError, match="needs a second text"):
+            Model(bundle)("alone")
     for field in example.said:
         assert served[field] == pytest.approx(answer[field], abs=1e-4), field
         assert own[field] == pytest.approx(answer[field], abs=1e-4), field

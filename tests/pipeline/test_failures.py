@@ -59,3 +59,15 @@ def test_an_error_that_nobody_foresaw_costs_its_candidate_and_not_the_run(tmp_pa
         with pytest.raises(type(error)):
             _do_all([replace(step("c"), work=ended)], Store(tmp_path))
     assert not list(tmp_path.glob("c-*"))
+
+
+def test_models_that_share_a_step_stand_each_on_its_own_name() -> None:
+    """Two names, one key: the work of each asks for the step by the name in its `after`."""
+    ledger = Ledger()
+    first = step("a-1-prune")
+    same = replace(first, name="b-1-prune")
+    assert first.key == same.key
+    for each in (first, same, step("a-attributions", first), step("b-2-trim", same)):
+        ledger.admit(each)
+    assert ledger.direct["a-attributions"] == {"a-1-prune"}
+    assert ledger.direct["b-2-trim"] == {"b-1-prune"}

@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from conftest import SMALL, paredown, refused, write_recipe
@@ -52,7 +54,7 @@ def test_two_workers_make_each_step_once(recipe: Path, tmp_path: Path) -> None:
     assert not run_dir.exists()
     ready = []
     for step in before.steps:
-        if not step.measures and set(step.after) <= set(ready):
+        if "machine" not in step.inputs and set(step.after) <= set(ready):
             ready.append(step.name)
     command = [sys.executable, "-c", WORKER, recipe, run_dir, *ready]
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
@@ -91,13 +93,28 @@ def test_a_machine_that_would_do_another_step_refuses_and_names_the_difference(r
     done = paredown("plan", recipe, "--output-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
-    for step in plan["steps"]:
-        if "versions" in step["inputs"]:
-            step["inputs"]["versions"]["torch"] = "1.0"
-    file.write_text(json.dumps(plan))
     last = plan["steps"][-1]["name"]
-    done = paredown("step", recipe, last, "--output-dir", tmp_path / "run", "--plan", file)
-    refused(done, "versions.torch is", 'the plan has "1.0"', "plan again")
+
+    def changed(change: Callable[[dict], None]) -> CompletedProcess[str]:
+        other = json.loads(done.stdout)
+        change(other)
+        file.write_text(json.dumps(other))
+        return paredown("step", recipe, last, "--output-dir", tmp_path / "run", "--plan", file)
+
+    def older(plan: dict) -> None:
+        for step in plan["steps"]:
+            if "versions" in step["inputs"]:
+                step["inputs"]["versions"]["torch"] = "1.0"
+
+    def elsewhere(plan: dict) -> None:
+        plan["machine"]["memory_gb"] = 1.5
+        for step in plan["steps"]:
+            if "machine" in step["inputs"]:
+                step["inputs"]["machine"] = "0" * 64
+
+    refused(changed(older), "versions.torch is", 'the plan has "1.0"', "plan again")
+    refused(changed(elsewhere), "machine.memory_gb is", "the plan has 1.5")
+    refused(changed(lambda plan: plan.update(schema=2)), "no plan")
     file.write_text("{}")
     refused(paredown("step", recipe, last, "--plan", file), "no plan", "paredown plan RECIPE")
 
@@ -126,7 +143,7 @@ def test_a_step_waits_for_those_before_it_and_for_no_failed_one(
     monkeypatch.undo()
     states = {step.name: step for step in planned(recipe, run_dir).steps}
     assert states[chain.name].state == "failed"
-    later = [name for name, step in states.items() if chain.name in step.after and not step.measures]
+    later = [name for name, step in states.items() if chain.name in step.after and not step.timed]
     assert {states[name].state for name in later} == {"skipped"}
     with pytest.raises(StepError, match=f"step {later[0]} is not done: step {chain.name}: no disk"):
         do_step(given, run_dir, later[0])

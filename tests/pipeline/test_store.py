@@ -1,6 +1,5 @@
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from paredown.pipeline import store as store_module
 from paredown.pipeline.store import Done, Store, key_of, lock, new_directory, write_atomic
 from paredown.runtime.errors import InputError
 
@@ -68,9 +68,7 @@ import contextlib, sys, time
 from pathlib import Path
 from paredown.pipeline import store
 
-root, ready, text, locks = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
-if locks == "False":
-    store._claimed = lambda file: contextlib.nullcontext()
+root, ready, text, locks, name = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
 
 def work(out):
     print("made", flush=True)
@@ -80,16 +78,22 @@ def work(out):
 (ready / text).touch()
 while len(list(ready.iterdir())) < 2:
     time.sleep(0.001)
-print(store.Store(root).run("s", "0" * 64, {}, work).result["text"])
+found = store.Store(root)
+with found.claim("0" * 64) if locks == "True" else contextlib.nullcontext():
+    print((found.find(name, "0" * 64) or found.run(name, "0" * 64, {}, work)).result["text"])
 """
 
 
-@pytest.mark.parametrize("locks", [True, False])
-def test_of_two_that_make_the_same_step_the_first_wins(tmp_path: Path, locks: bool) -> None:
-    """On a file system with locks the second one makes nothing; without them its own result is dropped."""
+@pytest.mark.parametrize(("locks", "names"), [(True, "ss"), (True, "st"), (False, "ss")])
+def test_of_two_that_make_the_same_step_the_first_wins(tmp_path: Path, locks: bool, names: str) -> None:
+    """On a file system with locks the second one makes nothing, under another name of the same step too; without them
+    its own result is dropped."""
     (tmp_path / "ready").mkdir()
     command = [sys.executable, "-c", RACE, tmp_path / "store", tmp_path / "ready"]
-    both = [subprocess.Popen([*command, text, str(locks)], stdout=subprocess.PIPE, text=True) for text in "ab"]
+    both = [
+        subprocess.Popen([*command, text, str(locks), name], stdout=subprocess.PIPE, text=True)
+        for text, name in zip("ab", names, strict=True)
+    ]
     said = [process.communicate(timeout=60)[0].split() for process in both]
     (path,) = (tmp_path / "store").iterdir()
     (first,) = {lines[-1] for lines in said}
@@ -132,7 +136,7 @@ def test_a_killed_process_leaves_the_whole_step_or_none(tmp_path: Path, event: s
     found = store.find("s", "0" * 64)
     assert (found is not None) == ((event, moment) == ("rename", "after"))
     other = tmp_path / f".tmp-s-elsewhere-{os.getpid()}"
-    mine = tmp_path / f".tmp-s-{platform.node()}-{os.getpid()}"
+    mine = tmp_path / f".tmp-s-{store_module._place()}-{os.getpid()}"
     for kept in (other, mine):  # another machine's, and that of a process that lives
         kept.mkdir()
     store.clean()

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from paredown.runtime import Model
+from paredown.runtime.answers import ANSWERS
+from paredown.runtime.model import DECODE
 from paredown.runtime.selftest import BundleError
 
 
@@ -20,12 +22,23 @@ def test_one_text_or_several(finished: Path) -> None:
     assert len(model(texts, batch_size=1)) == 3
 
 
-def test_second_texts_have_to_be_as_many(finished: Path) -> None:
-    model = Model(finished / "bundle")
-    with pytest.raises(ValueError, match="2 texts need as many second texts"):
-        model(["a", "b"], ["c"])
-    with pytest.raises(ValueError, match="2 texts need as many second texts"):
-        model(["a", "b"], "c")
+@pytest.mark.parametrize(
+    ("texts", "seconds", "why"),
+    [
+        ("a", "b", "takes no second text"),
+        (["a", "b"], ["c", "d"], "takes no second text"),
+        ("a", ["b"], "not a list"),
+        ("a\x1eb", None, "U\\+001E"),
+        ("\ud800", None, "lone surrogate"),
+    ],
+)
+def test_what_predict_refuses_is_refused(texts: object, seconds: object, why: str, finished: Path) -> None:
+    with pytest.raises(ValueError, match=why):
+        Model(finished / "bundle")(texts, seconds)  # pyright: ignore[reportArgumentType]
+
+
+def test_every_kind_of_answer_is_decoded() -> None:
+    assert DECODE.keys() == ANSWERS.keys()
 
 
 def test_a_bundle_that_is_not_whole_is_not_opened(tmp_path: Path) -> None:

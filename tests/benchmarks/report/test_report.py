@@ -225,6 +225,18 @@ def test_it_says_how_it_is_made_again_and_the_recipe_names_files_alone(finished:
     assert f"{parameters / 1e6:.1f} M parameters" in page
 
 
+def test_it_opens_in_a_browser(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(browser))
+    page = tmp_path / "report.html"
+    done = paredown("report", finished, "--output", page, "--open")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "opened").read_text().strip() == page.as_uri()
+    refused(paredown("report", finished, "--format", "md", "--open"), "--open", "--format")
+
+
 def test_a_run_without_its_recipe_is_not_said_to_be_made_again(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "a run", symlinks=True)
     again = reproduction(tmp_path / "a run")
