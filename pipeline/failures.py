@@ -58,7 +58,8 @@ class Ledger:
         """The step as it can be done now, or the failure that it is skipped for. Call it in the order of the plan."""
         given = dict(step.inputs)
         named = given.pop("after", {})  # by their names: several steps may have one key
-        direct = {name if name in self.direct else self._names.get(key) for name, key in named.items()} - {None}
+        direct = {name for name in named if name in self.direct}
+        direct |= {self._names[key] for name, key in named.items() if name not in self.direct and key in self._names}
         direct |= {self._names[text] for text in _texts(given) if text in self._names}
         self._names[step.key] = step.name
         behind = direct.union(*(self._behind[name] for name in direct))

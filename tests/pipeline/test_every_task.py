@@ -98,7 +98,7 @@ def test_from_finetune_to_serve(name: str, tmp_path: Path, monkeypatch: pytest.M
     code = "import json, sys; from paredown_bundle import Model; print(json.dumps(Model('.')(*sys.argv[1:])))"
     command = [sys.executable, "-c", code, *map(str, body.values())]
     own = json.loads(subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=True).stdout)
-    assert own.keys() == answer.keys()
+    assert set(example.said) <= own.keys() <= answer.keys()
     if task.reads_pairs:
         with pytest.raises(ValueError, match="needs a second text"):
             Model(bundle)("alone")
