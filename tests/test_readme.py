@@ -116,7 +116,8 @@ def shown() -> Iterator[tuple[str, str]]:
     ("page", "line"), [(p, line) for p, line in shown() if line.startswith("paredown ") and "..." not in line]
 )
 def test_commands_that_are_shown_can_be_typed(page: str, line: str) -> None:
-    _, name, *rest = shlex.split(line)
+    _, name, *words = shlex.split(line)
+    rest = list(itertools.takewhile(lambda word: word not in (">", "|"), words))  # the rest is the shell's
     command = get_command(app).commands[name]  # pyright: ignore[reportAttributeAccessIssue]
     command.make_context(name, rest, resilient_parsing=not rest)
 

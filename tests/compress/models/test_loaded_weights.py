@@ -63,7 +63,7 @@ def test_weights_that_have_no_place_are_named_and_can_be_taken_out(made: Path, e
     error = refusal(made)
     assert f"has no place for {named}" in error
     follow(error)
-    assert torch.equal(logits(made), wanted)
+    torch.testing.assert_close(logits(made), wanted)  # a kernel's last bit depends on where weights lie in memory
 
 
 def test_a_deeper_model_under_a_smaller_number_of_layers_is_refused(made: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_deeper_model_under_a_smaller_number_of_layers_is_refused(made: Path) 
 def test_heads_of_pretraining_and_buffers_are_no_harm(made: Path, name: str) -> None:
     wanted = logits(made)
     change(made, lambda weights: weights.update({name: torch.ones(4)}))
-    assert torch.equal(logits(made), wanted)
+    torch.testing.assert_close(logits(made), wanted)
 
 
 def test_another_head_is_no_harm_where_a_new_one_is_made(made: Path) -> None:
@@ -101,7 +101,7 @@ def test_names_of_what_was_around_the_model_can_be_taken_off(made: Path, prefix:
     error = refusal(made)
     assert f"begin with '{prefix}'" in error
     follow(error)
-    assert torch.equal(logits(made), wanted)
+    torch.testing.assert_close(logits(made), wanted)
 
 
 def test_sizes_that_differ_are_named(made: Path) -> None:
@@ -178,7 +178,7 @@ def test_what_transformers_does_not_honour_is_refused(made: Path, config: dict) 
 def test_null_is_absent_and_attention_of_transformers_own_is_no_harm(made: Path, config: dict) -> None:
     wanted = logits(made)
     change(made, lambda weights: None, **config)
-    assert torch.equal(logits(made), wanted)
+    torch.testing.assert_close(logits(made), wanted)
     assert with_new_head(open_checkpoint(made), TASK, ("a", "b", "c"), 0).config.num_labels == 3
 
 
@@ -233,7 +233,7 @@ def test_a_state_dict_is_converted_in_place(made: Path) -> None:
     torch.save({"state_dict": weights}, made / "model.pt")
     (made / "model.safetensors").unlink()
     follow(refusal(made))
-    assert torch.equal(logits(made), wanted)
+    torch.testing.assert_close(logits(made), wanted)
 
 
 def test_what_training_leaves_is_no_pickle_of_weights(made: Path) -> None:
@@ -255,7 +255,7 @@ def test_an_index_without_its_shards_is_a_leftover(made: Path) -> None:
     wanted, name = logits(made), next(iter(header(made / "model.safetensors")))
     index = made / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {name: "model-00001-of-00002.safetensors"}}))
-    assert torch.equal(logits(made), wanted)
+    torch.testing.assert_close(logits(made), wanted)
     shutil.copyfile(made / "model.safetensors", made / "model-00001-of-00002.safetensors")
     assert "sharded weights beside model.safetensors" in refusal(made)
 
