@@ -25,6 +25,11 @@ SCHEMA = 1  # of artifact.json; raised when a key is renamed, removed or changes
 GRAPH = "graph.onnx"  # beside an engine, what it was built from: for the parity gate, not shipped
 
 
+def multiplies_int8(precision: str) -> bool:
+    """Whether the matrix products themselves are INT8, and so are calibrated: not where only weights are stored so."""
+    return precision.startswith("int8") and precision not in WEIGHTS_ONLY
+
+
 def values_of(details: object, key: str) -> list:
     """Every value of a key in `Artifact.details`, however deep: a cascade has the details of its models inside."""
     if not isinstance(details, dict):

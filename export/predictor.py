@@ -13,7 +13,7 @@ from paredown.compress.data.dataset import read_rows
 from paredown.runtime.answers import best_scores
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import RowError, run_rows
+from paredown.runtime.preprocessor import RowError, is_text, run_rows
 from paredown.runtime.selftest import (
     BundleError,
     check_files,
@@ -26,7 +26,6 @@ from paredown.runtime.selftest import (
     usable_cores,
 )
 from paredown.runtime.session import Session
-from paredown.tasks.parsing import is_text
 from paredown.tasks.registry import task_named
 
 from .isolation import begin_rows, limit_memory

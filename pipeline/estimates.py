@@ -12,7 +12,7 @@ from functools import partial
 
 from paredown.compress.config import Distill, DistillationTraining, Finetune, Prune, Stage, Static, Trim, Truncate
 from paredown.compress.models.loading import load
-from paredown.export.artifact import WEIGHTS_ONLY
+from paredown.export.artifact import multiplies_int8
 from paredown.export.hardware import all_cores
 from paredown.runtime.preprocessor import run_rows
 from paredown.tasks.base import Feature
@@ -106,15 +106,10 @@ def exporting(job: Job, candidate: Candidate) -> float:
     target = candidate.target
     if target.runtime == "pytorch":
         return 0.2
-    if not _int8(target.precision):
+    if not multiplies_int8(target.precision):
         return LOADING_S
     times = 4 if target.precision == "int8-static" else 1
     return times * (1.0 + ROUNDING * compute_left(candidate.model, job.checkpoint.depth) * job.row_s)
-
-
-def _int8(precision: str) -> bool:
-    """Whether the matrix products themselves are INT8."""
-    return precision.startswith("int8") and precision not in WEIGHTS_ONLY
 
 
 def answering(job: Job, rows: int, candidate: Candidate) -> float:
@@ -125,7 +120,7 @@ def answering(job: Job, rows: int, candidate: Candidate) -> float:
 def alone_s(job: Job, candidate: Candidate) -> float:
     """Seconds of one row in a call of its own."""
     target = candidate.target
-    kind = "pytorch" if target.runtime == "pytorch" else "int8" if _int8(target.precision) else "other"
+    kind = "pytorch" if target.runtime == "pytorch" else "int8" if multiplies_int8(target.precision) else "other"
     return ALONE[kind] * compute_left(candidate.model, job.checkpoint.depth) * job.row_s
 
 

@@ -20,12 +20,11 @@ from .plan import plan, search_steps
 from .progress import Reporter
 from .recipe.schema import Recipe
 from .run import attempt, run_search, with_estimates
-from .search import Found, found_models, search_step, with_models
+from .search import SEARCH, Found, found_models, search_step, with_models
 from .steps.adapt import adapt_steps, adapted
 from .store import Done, Failed, Store
 
 PLAN_SCHEMA: Literal[1] = 1  # raised when a key is renamed, removed or changes its meaning
-SEARCH = "search"
 TIMED = ("table", "measure", "profile", SEARCH, "adapt-tune")  # stages; so is pruning to a time
 SHOWN = 5  # differences of two plans that an error names
 

@@ -14,7 +14,7 @@ from paredown.compress.config import Distill, Prune, Stage, Timed, Trim
 from paredown.compress.models.architectures import FAMILIES
 from paredown.compress.models.loading import open_checkpoint
 from paredown.compress.models.model_card import origin_files
-from paredown.export.artifact import WEIGHTS_ONLY
+from paredown.export.artifact import multiplies_int8
 from paredown.export.hardware import cores, fingerprint, gpus, has_int8_isa
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.tasks.base import Feature
@@ -339,7 +339,7 @@ def _attribution_step(job: Job, model: Model, before: str | None, steps: dict[st
 def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict[str, Step]) -> Step:
     target = candidate.target
     spec = RUNTIMES[target.runtime].SPEC
-    int8 = target.precision.startswith("int8") and target.precision not in WEIGHTS_ONLY
+    int8 = multiplies_int8(target.precision)
     inputs = {
         "stage": "export",
         "runtime": target.runtime,

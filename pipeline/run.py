@@ -27,7 +27,7 @@ from .results.journal import PUBLISHED, STAMP, finish
 from .results.measurements import measurements_of, read_measurements
 from .results.publish import as_typed, decide, is_published, publish, read_choice
 from .results.trackers import track
-from .search import Found, Results, explore, found_models, search_step, with_models
+from .search import SEARCH, Found, Results, explore, found_models, search_step, with_models
 from .steps.adapt import adapt_steps, adapted
 from .store import DiskError, Done, Failed, Store, disk_error, key_of, lock, write_atomic
 
@@ -90,7 +90,7 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
         tell([note for note in job.notes if note not in known])
     if job.recipe.search is not None:
         searched = run_search(job, job.recipe.search, store)
-        job = with_models(job, found_models(searched.done["search"]) if "search" in searched.done else [])
+        job = with_models(job, found_models(searched.done[SEARCH]) if SEARCH in searched.done else [])
     steps = with_estimates(job, store, plan)
     wanted = {"recipe": job.recipe.model_dump(mode="json"), "groups": job.validation.groups, "notes": job.notes}
     final = key_of({"steps": sorted(step.key for step in steps), **wanted})
@@ -164,7 +164,7 @@ def run_search(job: Job, settings: Search, store: Store) -> Results:
 
 def _found(searched: Results) -> SearchSummary | None:
     """What measurements.json says of the search; None where there was none."""
-    return SearchSummary(**searched.done["search"].result) if searched.done else None
+    return SearchSummary(**searched.done[SEARCH].result) if searched.done else None
 
 
 def _do_all(

@@ -45,6 +45,7 @@ from .steps.evaluate import answers_of, confidence_of
 from .steps.step_keys import code_of, digest_of
 from .store import Done
 
+SEARCH = "search"  # the step
 UPDATES = 1600  # optimiser steps of a pruned model's training, at least, where there are two labels
 LONGER, LONGER_SHARE = 2.0, 0.35  # times as many where the time allows, and how much of it the first one may take then
 MOST_EPOCHS = 10.0
@@ -144,7 +145,7 @@ def search_step(job: Job, settings: Search, found: Found) -> Step:
         "after": {step.name: step.key for step in search_steps(job, settings)},
         "code": {**{name: digest_of(name) for name in CODE}, **code_of("compress", "benchmarks/statistics")["code"]},
     }
-    return Step("search", inputs, 60 * settings.minutes, partial(_keep, found))
+    return Step(SEARCH, inputs, 60 * settings.minutes, partial(_keep, found))
 
 
 def _keep(found: Found, out: Path, done: Mapping[str, Done], report: Report) -> dict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +11,8 @@ import numpy as np
 
 from . import answers
 from .causal_decoding import Decoder
-from .preprocessor import PAIR, Preprocessor, run_rows
-from .selftest import check_files, check_machine, open_model, read_manifest
+from .preprocessor import PAIR, Preprocessor, is_text, run_rows
+from .selftest import check_files, check_machine, golden_rows, open_model, read_manifest
 
 Decode = Callable[[np.ndarray, Sequence[str], Sequence[str], Preprocessor], list[dict]]
 DECODE: dict[str, Decode] = {  # by the manifest's `answer`
@@ -53,7 +52,7 @@ class Model:
         check_machine(self.manifest)
         self._session, self._encoder = open_model(bundle, self.manifest, threads)
         self._decode = DECODE[self.manifest["answer"]]
-        golden = json.loads((bundle / self.manifest["golden"]).read_text())["rows"]
+        golden, _ = golden_rows(bundle, self.manifest)
         self._pairs = PAIR in golden[0]["text"]
         if self.manifest["answer"] == "label":
             example = self._session(self._encoder.pad(self._encoder.ids([self._encoder.example])))
@@ -102,7 +101,6 @@ class Model:
             raise ValueError(f"a model for {self.manifest['task']} {wanted}")
         if isinstance(seconds, str) or (seconds is not None and len(seconds) != len(texts)):
             raise ValueError(f"{len(texts)} texts need as many second texts")
-        for text in (*texts, *(seconds or ())):
-            if PAIR in text or text.encode("utf-8", "ignore").decode() != text:
-                raise ValueError("a text holds half a character (a lone surrogate) or U+001E; give UTF-8")
+        if not all(map(is_text, (*texts, *(seconds or ())))):
+            raise ValueError("a text holds half a character (a lone surrogate) or U+001E; give UTF-8")
         return list(texts) if seconds is None else [f"{a}{PAIR}{b}" for a, b in zip(texts, seconds, strict=True)]

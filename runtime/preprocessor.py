@@ -29,6 +29,15 @@ INPUTS = ("input_ids", "attention_mask", PIXELS)  # what a model of either kind 
 Batch = dict[str, np.ndarray]  # a model's inputs by name, (rows, ...)
 
 
+def is_text(value: str) -> bool:
+    """False for a string that UTF-8 cannot write, which no tokenizer takes, and for one that would be read as two."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return PAIR not in value
+
+
 class RowError(ValueError):
     """A row that the preprocessor cannot read: an image that is broken, too large, or none."""
 

@@ -114,7 +114,7 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Prepro
     """Tokens, outputs and answers of the golden rows are those that were packed; returns the largest difference, of a
     text-to-text model the share of rows, 0..1, with another text."""
     output, labels, worst = manifest["outputs"][0], manifest["labels"], 0.0
-    rows, tolerance = _golden(bundle, manifest)
+    rows, tolerance = golden_rows(bundle, manifest)
     kind, writes, others = ANSWERS[manifest["answer"]], len(models_of(manifest)) > 1, 0
     for i, row in enumerate(rows):
         try:
@@ -151,7 +151,7 @@ def check_golden(bundle: Path, manifest: dict, session: Session, encoder: Prepro
     return worst
 
 
-def _golden(bundle: Path, manifest: dict) -> tuple[list[dict], float]:
+def golden_rows(bundle: Path, manifest: dict) -> tuple[list[dict], float]:
     """The golden rows, and the tolerance for the manifest's runtime."""
     name, runtime = manifest["golden"], manifest["runtime"]
     try:

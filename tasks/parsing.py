@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from paredown.runtime.errors import InputError, missing_extra
-from paredown.runtime.preprocessor import PAIR
+from paredown.runtime.preprocessor import PAIR, is_text
 
 from .labels import ClassName, canonical, written
 
@@ -53,15 +53,6 @@ def image_of(value: object, folder: Path, where: str) -> str:
     except ValueError as error:
         raise InputError(f"{where}: {shown}: {error}; mend the file or remove the row") from None
     raise InputError(f"{where}: the path of an image file, or a data URI, is expected")
-
-
-def is_text(value: str) -> bool:
-    """False for a string that UTF-8 cannot write, which no tokenizer takes, and for one that would be read as two."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return PAIR not in value
 
 
 def comparable(text: str) -> str:

@@ -38,7 +38,7 @@ from paredown.pipeline.cli import bundle as bundles
 from paredown.runtime.errors import InputError, said
 from paredown.runtime.manifest import BundleError, check_files, digest_line, read_manifest, write_manifest
 from paredown.runtime.model_scan import check_model_file
-from paredown.runtime.selftest import _golden
+from paredown.runtime.selftest import golden_rows
 from paredown.serve.config import Settings
 from paredown.serve.http.middleware import InFlight
 from paredown.serve.server import Server
@@ -257,7 +257,7 @@ def test_golden_rows(bundle: Path, tries: Callable, tmp_path: Path) -> None:
         raw = json.dumps(altered(GOLDEN, chance)).encode()
         (tmp_path / "golden.json").write_bytes(damaged(raw, chance) if chance.random() < 0.3 else raw)
         with contextlib.suppress(BundleError):
-            _golden(tmp_path, manifest)
+            golden_rows(tmp_path, manifest)
 
 
 def test_model_files(bundle: Path, tries: Callable, tmp_path: Path) -> None:

@@ -75,8 +75,8 @@ def choose_again(rule: Rule, recipe: ChooseSettings, max_drop: float) -> str:
         words.append("--rule cheapest")
     if recipe.confidence != rule.confidence:
         words.append(f"--confidence {rule.confidence:g}")
-    theirs = limits_by_figure(recipe.budgets.model_dump(exclude_none=True), recipe.gates)
-    ours = limits_by_figure(rule.budgets, rule.gates)
+    theirs = _limits_by_figure(recipe.budgets.model_dump(exclude_none=True), recipe.gates)
+    ours = _limits_by_figure(rule.budgets, rule.gates)
     for figure in sorted({*theirs, *ours}):
         lifted = bool(theirs.get(figure, set()) - ours.get(figure, set()))
         words += [f"--no-limit {figure}"] if lifted else []
@@ -84,7 +84,7 @@ def choose_again(rule: Rule, recipe: ChooseSettings, max_drop: float) -> str:
     return " ".join(words)
 
 
-def limits_by_figure(budgets: Mapping[str, float], gates: Sequence[str]) -> dict[str, set[str]]:
+def _limits_by_figure(budgets: Mapping[str, float], gates: Sequence[str]) -> dict[str, set[str]]:
     """The limits on each figure as options of `paredown choose`."""
     found: dict[str, set[str]] = {}
     for figure, value in budgets.items():

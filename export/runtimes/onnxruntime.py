@@ -9,7 +9,7 @@ from pathlib import Path
 from paredown.runtime.session import Session
 from paredown.tasks.base import Task
 
-from ..artifact import WEIGHTS_ONLY, Artifact
+from ..artifact import WEIGHTS_ONLY, Artifact, multiplies_int8
 from ..hardware import has_int8_isa
 from .base import ExportJob, RuntimeSpec
 from .common import finish_artifact, open_as_bundles_do, why_unavailable, write_graphs
@@ -60,7 +60,7 @@ def export_for(job: ExportJob, spec: RuntimeSpec) -> Artifact:
     reduce_range = not has_int8_isa()
     names, found = write_graphs(job, lambda part, name: _write(part, job.out / f"{name}.onnx", reduce_range, spec.gpu))
     details = {"opset": OPSET, **found}
-    if job.precision.startswith("int8") and job.precision not in WEIGHTS_ONLY:
+    if multiplies_int8(job.precision):
         details |= {"weights": "S8 per channel", "activations": "U8", "reduce_range": reduce_range}
     return finish_artifact(job, spec, tuple(f"{name}.onnx" for name in names), details)
 

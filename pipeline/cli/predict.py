@@ -15,8 +15,7 @@ import typer
 from paredown.compress.data.dataset import read_rows
 from paredown.runtime.errors import InputError, printable
 from paredown.runtime.manifest import read_manifest
-from paredown.runtime.preprocessor import PAIR, PIXELS
-from paredown.tasks.parsing import is_text
+from paredown.runtime.preprocessor import PAIR, PIXELS, is_text
 from paredown.tasks.registry import task_named
 
 from . import bundle as bundles

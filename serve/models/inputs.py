@@ -10,9 +10,8 @@ import numpy as np
 
 from paredown.export.predictor import Predictor
 from paredown.runtime.errors import InputError
-from paredown.runtime.preprocessor import MARK, PAIR, PIXELS
+from paredown.runtime.preprocessor import MARK, PAIR, PIXELS, is_text
 from paredown.tasks.base import Feature
-from paredown.tasks.parsing import is_text
 
 from ..config import Settings
 from ..errors import HTTPError
