@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import entry_points
+from types import MappingProxyType
 
 from paredown.runtime.errors import InputError, nearest
 
@@ -18,32 +21,38 @@ from .text_to_text import TextToText
 from .token_classification import TokenClassification
 
 PLUGINS = "paredown.tasks"  # the entry-point group by which an installed package brings a task of its own
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        TextClassification(),
-        TextPairClassification(),
-        MultiLabelClassification(),
-        TextRegression(),
-        TextPairRegression(),
-        TokenClassification(),
-        QuestionAnswering(),
-        SentenceEmbedding(),
-        TextToText(),
-        TextGeneration(),
-        ImageClassification(),
-    )
-}
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {  # ours; what it holds does not depend on what was looked up before
+        task.name: task
+        for task in (
+            TextClassification(),
+            TextPairClassification(),
+            MultiLabelClassification(),
+            TextRegression(),
+            TextPairRegression(),
+            TokenClassification(),
+            QuestionAnswering(),
+            SentenceEmbedding(),
+            TextToText(),
+            TextGeneration(),
+            ImageClassification(),
+        )
+    }
+)
 
 
 def task_named(name: str, where: str = "task") -> Task:
     """The task of this name, ours or that of an installed package. InputError begins with `where`."""
-    if name in TASKS:
-        return TASKS[name]
-    for point in entry_points(group=PLUGINS, name=name):
-        TASKS[name] = point.load()()
-        return TASKS[name]
+    found = TASKS.get(name) or _of_another_package(name)
+    if found:
+        return found
     raise InputError(f"{where}: {name!r} is no task; {nearest(name, TASKS)}")
+
+
+@cache
+def _of_another_package(name: str) -> Task | None:
+    points = tuple(entry_points(group=PLUGINS, name=name))
+    return points[0].load()() if points else None
 
 
 def task_of_architecture(architecture: str) -> Task | None:
