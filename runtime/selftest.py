@@ -45,7 +45,7 @@ def check_machine(manifest: dict) -> list[str]:
         try:
             installed = metadata.version(package)
         except metadata.PackageNotFoundError:
-            raise BundleError(f"{package} is not installed; pip install -r requirements.txt") from None
+            raise BundleError(f"{package} is not installed; pip install --no-deps -r requirements.txt") from None
         if installed != packed:
             notes.append(f"{package} is {installed}, the bundle was packed with {packed}")
     return notes

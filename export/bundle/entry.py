@@ -20,7 +20,7 @@ try:
 except Exception as error:  # numpy or tokenizers not installed; a file beside this one missing or damaged
     if __name__ != "__main__":
         raise
-    sys.exit(f"FAILED: {error}; pip install -r requirements.txt, and unpack the bundle again if that is done")
+    sys.exit(f"FAILED: {error}; pip install --no-deps -r requirements.txt, and unpack the bundle again if that is done")
 
 __all__ = ["check_files", "main", "open_model", "read_manifest"]
 

@@ -8,6 +8,9 @@ from email.message import Message
 from importlib import metadata
 from typing import cast
 
+# package -> what it names and a bundle does not use: its tokenizer is a file, the client of the hub would be 19 MB more
+UNUSED = {"tokenizers": frozenset({"huggingface-hub"})}
+
 
 @dataclass(frozen=True)
 class Installed:
@@ -23,7 +26,7 @@ class Installed:
 def installed(packages: Iterable[str]) -> list[Installed]:
     """The distributions of `packages` and everything they need here, sorted by name; extras are not followed.
 
-    What is not installed is left out.
+    What is not installed, or not used by a bundle (UNUSED), is left out.
     """
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
@@ -38,7 +41,7 @@ def installed(packages: Iterable[str]) -> list[Installed]:
             distribution = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             continue
-        needs = set()
+        needs: set[str] = set()
         for line in distribution.requires or []:
             try:
                 requirement = Requirement(line)
@@ -46,6 +49,7 @@ def installed(packages: Iterable[str]) -> list[Installed]:
                 continue
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 needs.add(canonicalize_name(requirement.name))
+        needs -= UNUSED.get(name, set())
         waiting.extend(needs)
         sizes = (file.locate() for file in distribution.files or [])
         found[name] = Installed(

@@ -12,6 +12,8 @@ import typer
 from typer.core import TyperGroup
 from typer.models import CommandInfo
 
+from paredown.runtime.errors import InputError, nearest
+
 from ..progress import MODE, Mode
 
 # group -> command -> an example
@@ -53,16 +55,42 @@ GROUPS = {
         "load": "paredown load http://127.0.0.1:8080 --rps 50 --text 'a good film'",
     },
 }
+PREFIX = "PAREDOWN"  # of environment variables: PAREDOWN_SERVE_PORT is --port of `serve`
 VERBOSE = "PAREDOWN_VERBOSE"  # environment variable; any value
 FOR_ALL = ("-q", "--quiet", "-v", "--verbose", "--progress")  # options that may stand before or after the command
 
 
 class Grouped(TyperGroup):
-    """Commands in the order of GROUPS."""
+    """Commands in the order of GROUPS. Each option that is not given is read from $PAREDOWN_COMMAND_OPTION; no variable
+    of a command is left unread."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         order = [name for commands in GROUPS.values() for name in commands]
         return sorted(super().list_commands(ctx), key=order.index)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        for option in command.params if command else ():
+            option.show_envvar = False  # in the help: a third line for each option
+        return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        known = [variable_of(name, option.name) for option in command.params if option.param_type_name == "option"]
+        for given in variables(name):
+            if given not in known:
+                raise InputError(f"${given}: `paredown {name}` has no such option; {nearest(given, known)}")
+        return name, command, rest
+
+
+def variable_of(command: str, option: str) -> str:
+    """The environment variable of an option, as click names it."""
+    return f"{PREFIX}_{command}_{option}".upper().replace("-", "_")
+
+
+def variables(command: str) -> list[str]:
+    """The variables of this command's options that the environment has."""
+    return sorted(name for name in os.environ if name.startswith(variable_of(command, "")))
 
 
 def arrange(app: typer.Typer) -> None:
@@ -72,7 +100,10 @@ def arrange(app: typer.Typer) -> None:
     for command in commands_of(app):
         name = name_of(command)
         command.rich_help_panel = groups[name]
-        command.epilog = f"Example: {examples[name]}\n\n-q, -v and --progress: see paredown --help"
+        command.epilog = (
+            f"Example: {examples[name]}\n\n-q, -v and --progress: see paredown --help. "
+            f"Options may also stand in the environment: {variable_of(name, '...')}"
+        )
 
 
 def commands_of(app: typer.Typer) -> list[CommandInfo]:
@@ -124,7 +155,14 @@ def for_all(
         ),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Show the version and exit.",
+            callback=_version,
+            is_eager=True,
+            allow_from_autoenv=False,  # $PAREDOWN_VERSION is a likely name for something else
+        ),
     ] = False,
 ) -> None:
     """Find the cheapest version of a fine-tuned model that is still good enough."""

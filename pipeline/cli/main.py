@@ -36,7 +36,7 @@ from . import results, robustness, tune
 from . import serve as serving
 from . import train as learning
 from .common import CheckpointTask, Everything, LabelColumn, Seed, TextColumn, task_for
-from .help import VERBOSE, Grouped, arrange, for_all, hoisted
+from .help import PREFIX, VERBOSE, Grouped, arrange, commands_of, for_all, hoisted, name_of, variables
 from .options import fields, with_options
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ app = typer.Typer(
     cls=Grouped,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": PREFIX},
 )
 app.callback()(for_all)
 app.add_typer(learning.app)
@@ -101,12 +101,12 @@ def _command() -> int:
     except TyperException as error:  # an unknown option, a value of the wrong kind
         message = " ".join(error.format_message().split())
         if message:  # empty after the help that a bare `paredown` prints
-            _say(said(message))
+            _say(said(message + _from_environment()))
         return 2
     except Abort:
         return INTERRUPTED
     except InputError as error:
-        _say(said(error))
+        _say(said(f"{error}{_from_environment()}"))
         return 2
     except (StepError, BundleError) as error:  # of a run with a reason for each candidate: not to be shortened
         _say(printable(f"error: {error}") if isinstance(error, StepError) else said(error))
@@ -123,6 +123,13 @@ def _command() -> int:
     except KeyboardInterrupt:
         _say(stopped())
         return INTERRUPTED
+
+
+def _from_environment() -> str:
+    """Which options nobody typed, for the end of an error of the input."""
+    commands = {command for command in map(name_of, commands_of(app)) if command in sys.argv[1:]}
+    found = [name for command in sorted(commands) for name in variables(command)]
+    return f" (from the environment: {', '.join(found)})" if found else ""
 
 
 def _mendable(error: ModuleNotFoundError | UnicodeEncodeError | OSError) -> object:

@@ -153,7 +153,7 @@ def test_selftest_alone_names_what_it_lacks_itself(
 
 
 def test_selftest_alone_without_its_libraries(finished: Path) -> None:
-    refused_alone(finished / "bundle", "No module named 'numpy'; pip install -r requirements.txt", "-S")
+    refused_alone(finished / "bundle", "No module named 'numpy'; pip install --no-deps -r requirements.txt", "-S")
 
 
 def refused_alone(bundle: Path, word: str, *flags: str) -> None:

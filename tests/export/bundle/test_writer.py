@@ -281,10 +281,10 @@ def fresh(home: Path, bundle: Path) -> tuple[Path, list]:
     python = home / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", python, "--quiet", "--disable-pip-version-check", "install"]
     pip += ["--no-compile", "-c", ROOT / "constraints.txt"]
-    subprocess.run([*pip, "-r", bundle / "requirements.txt"], check=True, capture_output=True)
+    subprocess.run([*pip, "--no-deps", "-r", bundle / "requirements.txt"], check=True, capture_output=True)
     listed = {path.name.split("-")[0] for path in home.glob("lib/*/site-packages/*.dist-info")}
     assert "numpy" in listed
-    assert not {"torch", "transformers"} & listed
+    assert not {"torch", "transformers", "huggingface_hub"} & listed
     return python, pip
 
 

@@ -1,5 +1,6 @@
 """The help of the program, and the options that all of its commands have."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -44,6 +45,24 @@ def test_examples_can_be_typed(name: str) -> None:
 )
 def test_options_of_all_commands_may_stand_anywhere(given: str, found: str) -> None:
     assert " ".join(hoisted(given.split())) == found
+
+
+def test_options_are_read_from_the_environment(finished: Path) -> None:
+    """PAREDOWN_COMMAND_OPTION; what is typed counts first, a wrong value and an unknown option are named."""
+    ask = ["predict", finished / "bundle", "--text", "a good film"]
+
+    def answered(*more: str, **env: str) -> str:
+        done = paredown(*ask, *more, env={f"PAREDOWN_{name}": value for name, value in env.items()})
+        assert (done.returncode == 0) is (not done.stderr), done.stderr
+        return done.stdout or done.stderr
+
+    assert len(json.loads(answered(PREDICT_TOP_K="1"))["scores"]) == 1
+    assert len(json.loads(answered("--top-k", "2", PREDICT_TOP_K="1"))["scores"]) == 2
+    refused = answered(PREDICT_TOP_K="many")
+    assert refused.startswith("error: Invalid value for '--top-k'")
+    assert refused.endswith("(from the environment: PAREDOWN_PREDICT_TOP_K)\n")
+    assert answered(PREDICT_TOPK="1").startswith("error: $PAREDOWN_PREDICT_TOPK: `paredown predict` has no such option")
+    assert json.loads(answered(SERVE_PORT="none", VERSION="1.2", PREDICTION="x"))["label"]  # not of this command
 
 
 def test_the_version_and_completion() -> None:
