@@ -208,6 +208,10 @@ class Measurements(Record):
     metric: str
     labels: list[str]
     machine: Machine
+    hosts: dict[str, int] = Field(
+        default={},
+        description="machines that did steps of this run, first the one that measured, and how many each did",
+    )
     rows: RowCounts
     data: dict[str, str] = Field(default={}, description="where the rows of each split come from")
     notes: list[str] = Field(default=[])

@@ -9,10 +9,13 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from paredown.runtime.errors import InputError
 from paredown.runtime.selftest import usable_cores
 
 # What INT8 and bf16 speed rests on; the names are Linux's CPU flags.
@@ -42,9 +45,9 @@ def machine() -> dict:
     }
 
 
-def fingerprint() -> str:
-    """sha256 of `machine()`: measurements made under another one do not count here."""
-    return hashlib.sha256(json.dumps(machine(), sort_keys=True).encode()).hexdigest()
+def fingerprint(of: Mapping[str, Any] | None = None) -> str:
+    """sha256 of a `machine()`, by default this one: measurements made under another one do not count there."""
+    return hashlib.sha256(json.dumps(of or machine(), sort_keys=True).encode()).hexdigest()
 
 
 def cores() -> int:
@@ -59,9 +62,10 @@ def isa() -> list[str]:
     return [flag for flag in ISA_FLAGS if flag in flags]
 
 
-def has_int8_isa() -> bool:
-    """True where a U8 x S8 product does not saturate (VNNI, AMX, Arm dot product)."""
-    return bool(INT8_ISA & set(isa()))
+def has_int8_isa(of: Mapping[str, Any] | None = None) -> bool:
+    """True where a U8 x S8 product does not saturate (VNNI, AMX, Arm dot product): on a `machine()`, by default this
+    one."""
+    return bool(INT8_ISA & set(isa() if of is None else of["isa"]))
 
 
 def gpus() -> list[str]:
@@ -76,12 +80,23 @@ def gpus() -> list[str]:
     return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
 
 
+def training_threads() -> int:
+    """PyTorch's threads in training and scoring: $OMP_NUM_THREADS, or one for each core. InputError where that variable
+    is no number: keys of steps hold it."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if not given:
+        return cores()
+    if not given.isdecimal() or not int(given):
+        raise InputError(f"$OMP_NUM_THREADS is {given!r}: a number of threads is expected, 1 or more; or unset it")
+    return int(given)
+
+
 def all_cores() -> None:
     """The same number of PyTorch threads whatever ran before in this process: sums in another order are other
     weights."""
     import torch
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cores()))
+    torch.set_num_threads(training_threads())
 
 
 def version(package: str) -> str | None:

@@ -268,11 +268,14 @@ def load_bundle(path: str | Path, *, public_key: str | Path | None = None, threa
     return Bundle(path, public_key=public_key, threads=threads)
 
 
-def run(recipe: str | Path | Mapping[str, Any], output_dir: str | Path | None = None) -> RunResult:
+def run(
+    recipe: str | Path | Mapping[str, Any], output_dir: str | Path | None = None, *, on: str = "local"
+) -> RunResult:
     """Do the job of a recipe: a YAML file, or its content as a dictionary (paths relative to the current directory).
 
-    Finished steps are kept in `output_dir` (default: runs/NAME), and the same call goes on after them. Raises
-    InputError, StepError.
+    Finished steps are kept in `output_dir` (default: runs/NAME), and the same call goes on after them. `on`: where the
+    steps are done: in this process ("local"), or on a Ray cluster ("ray": that of $RAY_ADDRESS or of this machine;
+    "ray://HOST:PORT"), whose machines have to see `output_dir` under the same path. Raises InputError, StepError.
     """
     from .recipe.loader import read_recipe
     from .run import default_run_dir
@@ -288,7 +291,7 @@ def run(recipe: str | Path | Mapping[str, Any], output_dir: str | Path | None = 
     else:
         file = Path(recipe)
         job = read_recipe(file)
-    outcome = run_recipe(job, default_run_dir(job, file) if output_dir is None else Path(output_dir))
+    outcome = run_recipe(job, default_run_dir(job, file) if output_dir is None else Path(output_dir), on=on)
     return _result(outcome)
 
 

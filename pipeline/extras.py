@@ -15,6 +15,7 @@ EXTRAS = {
     "explain": ("captum", "fairlearn"),
     "sign": ("model_signing", "OpenSSL"),
     "serve": ("starlette", "uvicorn", "uvloop", "httptools", "prometheus_client", "fastapi_offline"),
+    "ray": ("ray",),
     "load": ("aiohttp",),
     "plot": ("matplotlib",),
     "track": ("mlflow", "tensorboard", "wandb"),

@@ -54,8 +54,8 @@ class Ledger:
         """Every step that an admitted step stands on, however far back."""
         return self._behind[name]
 
-    def admit(self, step: Step) -> Step | Failure:
-        """The step as it can be done now, or the failure that it is skipped for. Call it in the order of the plan."""
+    def place(self, step: Step) -> None:
+        """Note what a step stands on. Call it in the order of the plan."""
         given = dict(step.inputs)
         named = given.pop("after", {})  # by their names: several steps may have one key
         direct = {name for name in named if name in self.direct}
@@ -64,6 +64,12 @@ class Ledger:
         self._names[step.key] = step.name
         behind = direct.union(*(self._behind[name] for name in direct))
         self.direct[step.name], self._behind[step.name] = direct, behind
+
+    def admit(self, step: Step) -> Step | Failure:
+        """The step as it can be done now, or the failure that it is skipped for; those that it stands on have ended."""
+        if step.name not in self.direct:
+            self.place(step)
+        direct, behind = self.direct[step.name], self._behind[step.name]
         lost = [name for name in self.failed if name in direct]
         if lost and not step.takes_what_is_there:
             self.failed[step.name] = self.failed[lost[0]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,22 +10,21 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from paredown.benchmarks.measuring.records import Record
-from paredown.export.hardware import machine
 from paredown.runtime.errors import InputError, StepError, nearest
 
-from .failures import Failure, Ledger, require_some
+from .failures import Failure, Ledger
 from .job import Job, Step, prepare
+from .one_step import do_planned, require_same
 from .plan import plan, search_steps
 from .progress import Reporter
 from .recipe.schema import Recipe
-from .run import attempt, run_search, with_estimates
+from .run import run_search, with_estimates
 from .search import SEARCH, Found, found_models, search_step, with_models
 from .steps.adapt import adapt_steps, adapted
 from .store import Done, Failed, Store
 
 PLAN_SCHEMA: Literal[1] = 1  # raised when a key is renamed, removed or changes its meaning
 TIMED = ("table", "measure", "profile", SEARCH, "adapt-tune")  # stages; so is pruning to a time
-SHOWN = 5  # differences of two plans that an error names
 
 State = Literal["done", "to do", "failed", "skipped"]
 
@@ -110,7 +108,7 @@ def planned_run(job: Job, run_dir: Path) -> Plan:
     return Plan(
         name=job.recipe.name,
         run_dir=str(run_dir),
-        machine=machine(),
+        machine=dict(job.machine),
         steps=steps,
         then=known.then,
         notes=list(known.job.notes),
@@ -169,84 +167,17 @@ def do_step(recipe: Recipe, run_dir: Path, name: str, wanted: Plan | None = None
         later = f"; {known.then} when these are done" if known.then else ""
         raise InputError(f"no step '{name}'; {nearest(name, by_name)}{later}")
     if wanted is not None:
-        _require_same(known.steps, name, wanted)
+        if name not in (theirs := {step.name: step.inputs for step in wanted.steps}):
+            raise InputError(f"the plan has no step '{name}'; {nearest(name, theirs)}")
+        require_same(known.steps, name, theirs, wanted.machine, known.job.machine)
     if name == SEARCH:  # with all that it needs
         assert known.job.recipe.search is not None
         results = run_search(known.job, known.job.recipe.search, store)
         if name not in results.done:
             raise StepError(str(results.failed[name]))
         return results.done[name], results.ran > 0
-    step, done, ledger = _ready(known, by_name[name], store)
-    if step.takes_what_is_there:
-        require_some(known.job, ledger.failed)
-    found, now = attempt(step, store, done, Reporter(1, {step.name: step.seconds}))
+    step = by_name[name]
+    found, now = do_planned(known.job, known.steps, step, store, Reporter(1, {name: step.seconds}))
     if isinstance(found, Failed):
         raise StepError(f"{name}: {found.reason} (to try it again, delete {found.path})")
     return found, now
-
-
-def _with_those_behind(steps: Sequence[Step], name: str) -> list[Step]:
-    """A step and those that it stands on, it last."""
-    ledger = Ledger()
-    for step in steps:
-        ledger.admit(step)
-    return [step for step in steps if step.name in ledger.behind(name) or step.name == name]
-
-
-def _ready(known: Known, step: Step, store: Store) -> tuple[Step, dict[str, Done], Ledger]:
-    """A step as it can be done, the results that it stands on, and which of these failed."""
-    *before, _ = _with_those_behind(known.steps, step.name)
-    ledger, done, missing = Ledger(), dict[str, Done](), []
-    for planned in before:
-        ready = ledger.admit(planned)
-        if isinstance(ready, Failure):
-            continue
-        if (there := store.find(ready.name, ready.key)) is not None:
-            done[ready.name] = there
-        elif (failure := store.failure(ready.name, ready.key)) is not None:
-            ledger.failed[ready.name] = Failure.of(ready.name, failure)
-        else:
-            missing.append(ready.name)
-    if missing:
-        raise InputError(f"step {step.name} stands on {', '.join(missing)}: do {missing[0]} first")
-    ready = ledger.admit(step)
-    if isinstance(ready, Failure):
-        raise StepError(f"step {step.name} is not done: {ready} {ready.advice}")
-    return ready, done, ledger
-
-
-def _require_same(steps: Sequence[Step], name: str, wanted: Plan) -> None:
-    """InputError where this machine plans a step, or one that it stands on, with other inputs than `wanted`: with
-    another version of a library, another number of threads, other rows."""
-    theirs = {step.name: step for step in wanted.steps}
-    if name not in theirs:
-        raise InputError(f"the plan has no step '{name}'; {nearest(name, theirs)}")
-    for step in _with_those_behind(steps, name):
-        if step.name not in theirs:
-            raise InputError(f"step {name} stands on {step.name} here, which the plan does not have; plan again")
-        there = {key: value for key, value in theirs[step.name].inputs.items() if key != "without"}
-        here = dict(step.inputs)
-        if there.get("machine") != here.get("machine"):  # its digest
-            there["machine"], here["machine"] = wanted.machine, machine()
-        found = [line for line in _differences(there, here) if not line.startswith("after.")]
-        if found:
-            more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-            raise InputError(
-                f"step {step.name} is another one here than in the plan: {'; '.join(found[:SHOWN])}{more}; use "
-                "the same versions and files, and machines of the same kind, or plan again"
-            )
-
-
-def _differences(there: Any, here: Any, path: str = "") -> list[str]:
-    """What differs between two JSON-like values, by the path of keys."""
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        keys = dict.fromkeys([*there, *here])
-        pairs = ((f"{path}.{key}".lstrip("."), there.get(key), here.get(key)) for key in keys)
-        return [line for key, a, b in pairs for line in _differences(a, b, key)]
-    same = json.dumps(there, sort_keys=True) == json.dumps(here, sort_keys=True)
-    return [] if same else [f"{path} is {_short(here)}, the plan has {_short(there)}"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from paredown.compress.config import Distill, DistillationTraining, Finetune, Prune, Stage, Timed
 from paredown.compress.data import dataset
@@ -16,7 +17,7 @@ from paredown.compress.models.architectures import EXPORTABLE
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.compress.models.model_card import origin_files
 from paredown.compress.training.augmentation import recombined
-from paredown.export.hardware import importable
+from paredown.export.hardware import importable, machine, training_threads
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.export.runtimes.tensorrt_config import Engine
 from paredown.runtime.errors import InputError, missing_extra
@@ -90,6 +91,8 @@ class Job:
     teachers: tuple[Checkpoint, ...]  # the checkpoint itself, then the recipe's further ones
     notes: tuple[str, ...] = ()  # what was left out or held out of the data, and why
     certificate_split: Certificate | None = None  # what `test` is; None where there is none
+    machine: Mapping[str, Any] = field(default_factory=machine)  # that measures, and that the result is for
+    threads: int = field(default_factory=training_threads)  # of training and scoring
     row_s: float = ROW_S  # seconds that the checkpoint takes for a row, in a batch
 
     @property

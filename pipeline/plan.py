@@ -15,7 +15,7 @@ from paredown.compress.models.architectures import FAMILIES
 from paredown.compress.models.loading import open_checkpoint
 from paredown.compress.models.model_card import origin_files
 from paredown.export.artifact import multiplies_int8
-from paredown.export.hardware import cores, fingerprint, gpus, has_int8_isa
+from paredown.export.hardware import fingerprint, has_int8_isa
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.tasks.base import Feature
 
@@ -199,7 +199,7 @@ def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
             "validation": rows_digest(job.validation),
             "unlabeled": rows_digest(job.unlabeled),
             "student": _digest_of(settings),
-            "threads": cores(),
+            "threads": job.threads,
             **_after(job, steps, before),
             "scores": steps[SCORES].key if has_scores(job, settings) else None,
             "table": steps[table_name(settings.target)].key if isinstance(settings, Prune) and settings.timed else None,
@@ -219,7 +219,7 @@ def _scores_step(job: Job) -> Step:
         "train": rows_digest(job.lessons),
         "validation": rows_digest(job.validation),
         "unlabeled": rows_digest(job.unlabeled),
-        "threads": cores(),
+        "threads": job.threads,
         "teachers": [teacher.digest for teacher in job.teachers],
         **code_of("compress"),
     }
@@ -297,7 +297,7 @@ def _table_step(job: Job, target: Timed) -> Step:
         "max_length": job.recipe.max_length,
         "lengths": job.recipe.lengths,
         "train": rows_digest(job.train),
-        "machine": fingerprint(),
+        "machine": fingerprint(job.machine),
         "checkpoint": job.checkpoint.digest,
         **code_of("compress", "export", "benchmarks"),
     }
@@ -348,8 +348,8 @@ def _export_step(job: Job, candidate: Candidate, before: str | None, steps: dict
         "lengths": job.recipe.lengths,
         "calibration": [rows_digest(job.train), job.recipe.calibration_rows] if int8 else None,
         "int8": job.recipe.int8.model_dump() if int8 else None,
-        "int8_isa": has_int8_isa() if int8 else None,
-        "engine": [job.engine.model_dump(), gpus()] if spec.engine else None,
+        "int8_isa": has_int8_isa(job.machine) if int8 else None,
+        "engine": [job.engine.model_dump(), job.machine["gpus"]] if spec.engine else None,
         "graph": None if not spec.in_bundles else steps[graph_name(candidate.model)].key,
         **_after(job, steps, before),
         **code_of("compress", "export"),
@@ -368,7 +368,7 @@ def _evaluate_step(job: Job, candidate: Candidate, reference: Candidate, steps: 
         "stage": "evaluate",
         "validation": rows_digest(job.validation),
         "tolerance": None if candidate == reference else vars(tolerance),
-        "machine": fingerprint(),
+        "machine": fingerprint(job.machine),
         "after": after,
         "scoring": [digest_of(f"pipeline/steps/{name}.py") for name in ("evaluate", "parity")],
         **code_of("compress", "export"),

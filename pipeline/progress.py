@@ -76,6 +76,8 @@ class Reporter:
         self.shown = how(self.console)
         self.guesses = dict(seconds or {})
         self.guessed = self.took = 0.0  # of the steps that were done here
+        self.bars: Progress | None = None
+        self.users = 0  # steps that have a bar
         self.found = 0  # steps in a row that were there, of which people have not been told
 
     def cached(self, name: str) -> None:
@@ -116,9 +118,12 @@ class Reporter:
         guess, title = self._over(name), escape(title or name)
         began = time.monotonic()
         if self.shown == "bar":
-            with self._bar() as bar:
+            with self._live() as bar:
                 task = bar.add_task(f"{self._count()} {title}", total=1.0, text="", left="")
-                yield lambda share, text: self._show(bar, task, share, text, guess, began)
+                try:
+                    yield lambda share, text: self._show(bar, task, share, text, guess, began)
+                finally:
+                    bar.remove_task(task)
         else:
             self._line({"event": "start", "step": name}, "")
             last = began
@@ -163,6 +168,21 @@ class Reporter:
         so_far = time.monotonic() - began
         own = so_far / share - so_far if share > 0.05 else max(0.0, guess * slower - so_far)
         return f"about {duration(own + slower * sum(self.guesses.values()))} left"
+
+    @contextmanager
+    def _live(self) -> Iterator[Progress]:
+        """The bars of the steps that are being done: several where there are several machines."""
+        if self.bars is None:
+            self.bars = self._bar()
+            self.bars.start()
+        bars, self.users = self.bars, self.users + 1
+        try:
+            yield bars
+        finally:
+            self.users -= 1
+            if not self.users:
+                self.bars.stop()
+                self.bars = None
 
     def _bar(self) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}"))

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import json
-import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-
-import yaml
 
 from paredown.benchmarks.measurements import Adapted, Measurements, SearchSummary
 from paredown.benchmarks.report.report import RESOLVED, rerun
 from paredown.benchmarks.selection.choice import Choice
+from paredown.export.hardware import fingerprint
 from paredown.runtime.errors import InputError, StepError
 
+from .engine import HERE, Engine, Planned, Plans, Results, do_all
 from .estimates import row_seconds
-from .failures import Failure, Ledger, require_some, sentences, steps_behind
+from .failures import Failure, Ledger, sentences, steps_behind
 from .job import Job, Step, prepare
 from .plan import plan
-from .progress import Reporter, tell
-from .recipe.schema import Recipe, Search
+from .progress import tell
+from .recipe.loader import resolved
+from .recipe.schema import MeasureOn, Recipe, Search
 from .results.journal import PUBLISHED, STAMP, finish
 from .results.measurements import measurements_of, read_measurements
 from .results.publish import as_typed, decide, is_published, publish, read_choice
 from .results.trackers import track
-from .search import SEARCH, Found, Results, explore, found_models, search_step, with_models
+from .search import SEARCH, Found, explore, found_models, search_step, with_models
 from .steps.adapt import adapt_steps, adapted
-from .store import DiskError, Done, Failed, Store, disk_error, key_of, lock, write_atomic
+from .store import Done, Store, disk_error, key_of, lock, write_atomic
+
+LOCAL, RAY = "local", "ray"  # where steps are done
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,11 @@ def default_run_dir(recipe: Recipe, file: Path) -> Path:
     return Path("runs") / (recipe.name if "name" in recipe.model_fields_set else file.stem)
 
 
-def run(recipe: Recipe, run_dir: Path, older: Path | None = None, told: Collection[str] = ()) -> Outcome:
+def run(
+    recipe: Recipe, run_dir: Path, older: Path | None = None, told: Collection[str] = (), on: str = LOCAL
+) -> Outcome:
     """Do the job of a recipe in `run_dir`; what an earlier run (`older`: or one elsewhere) finished is not done again.
-    `told`: notes on the data that were said before.
+    `told`: notes on the data that were said before; `on`: where the steps are done, as `opened` has it.
 
     A step that gives no result to be trusted ends nothing but the candidates that stand on it, and is not tried again.
     Raises InputError for bad input, StepError when the checkpoint itself fails or no candidate is left: then what an
@@ -63,10 +66,10 @@ def run(recipe: Recipe, run_dir: Path, older: Path | None = None, told: Collecti
     run_dir = run_dir.resolve()
     job = prepare(recipe, try_models=False)
     tell([note for note in job.notes if note not in told])
-    with lock(run_dir):
+    with lock(run_dir), opened(on, job, run_dir) as (job, engine):
         try:
             finish(run_dir)
-            return _run(job, run_dir, older)
+            return _run(job, run_dir, older, engine)
         except OSError as error:
             raise disk_error(error, run_dir) from error
         except StepError as error:
@@ -75,7 +78,32 @@ def run(recipe: Recipe, run_dir: Path, older: Path | None = None, told: Collecti
             raise StepError(f"{error}{there}") from error
 
 
-def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
+def require_here(wanted: MeasureOn | None) -> None:
+    """InputError where a recipe is to be measured on another machine than this one."""
+    if wanted is not None and not wanted.matches(None, fingerprint()):
+        raise InputError(
+            f"measure_on: the machine {wanted} is to measure, and this one has fingerprint {fingerprint()[:8]}; reach "
+            f"it with --on {RAY}, or run there"
+        )
+
+
+@contextmanager
+def opened(on: str, job: Job, run_dir: Path) -> Iterator[tuple[Job, Engine]]:
+    """Where steps are done, and the job as it is planned there: `local`, or a Ray cluster: `ray`, the one of
+    $RAY_ADDRESS or of this machine, or its address, `ray://HOST:PORT`. Raises InputError."""
+    if on == LOCAL:
+        require_here(job.recipe.measure_on)
+        yield job, HERE
+    elif on == RAY or on.startswith(f"{RAY}://"):
+        from .ray_cluster import cluster
+
+        with cluster(None if on == RAY else on, job, run_dir) as (job, engine):
+            yield job, engine
+    else:
+        raise InputError(f"--on {on}: {LOCAL}, {RAY} or {RAY}://HOST:PORT is expected")
+
+
+def _run(job: Job, run_dir: Path, older: Path | None, engine: Engine) -> Outcome:
     store = Store(run_dir / "steps", None if older is None else older.resolve() / "steps")
     store.clean()
     recipe = resolved(job.recipe)
@@ -84,17 +112,18 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
         write_atomic(run_dir / RESOLVED, recipe)
     changed, searched = Results({}, {}, 0), Results({}, {}, 0)
     if job.recipe.adapt:
-        steps = adapt_steps(job)
-        changed = _do_all(steps, store, vital=[step.name for step in steps])
+        planned = replace(Planned.of(job, adapt_steps), adapted=False)
+        changed = do_all(planned, store, engine, vital=[step.name for step in planned.steps])
         known, job = job.notes, adapted(job, changed.done)
         tell([note for note in job.notes if note not in known])
     if job.recipe.search is not None:
-        searched = run_search(job, job.recipe.search, store)
+        searched = run_search(job, job.recipe.search, store, engine)
         job = with_models(job, found_models(searched.done[SEARCH]) if SEARCH in searched.done else [])
     steps = with_estimates(job, store, plan)
     wanted = {"recipe": job.recipe.model_dump(mode="json"), "groups": job.validation.groups, "notes": job.notes}
     final = key_of({"steps": sorted(step.key for step in steps), **wanted})
-    results = _do_all(steps, store, vital=steps_behind(job, job.candidates[0]), job=job)
+    vital = steps_behind(job, job.candidates[0])
+    results = do_all(Planned(job, plan, steps), store, engine, vital=vital, whole=True)
     failed = searched.failed | results.failed
     fresh = results.ran > 0 or not is_published(run_dir, final)
     if fresh:
@@ -118,7 +147,7 @@ def _run(job: Job, run_dir: Path, older: Path | None) -> Outcome:
     return Outcome(run_dir, choice, measurements, len(steps), ran, fresh, job, seconds, sentences(job, failed))
 
 
-def with_estimates(job: Job, store: Store, plans: Callable[[Job], list[Step]]) -> list[Step]:
+def with_estimates(job: Job, store: Store, plans: Plans) -> list[Step]:
     """The steps that `plans` gives. Where there is work to do, what they take is estimated from what a row costs here,
     which is measured."""
     steps = plans(job)
@@ -144,7 +173,7 @@ def _work_left(steps: list[Step], store: Store) -> bool:
     return False
 
 
-def run_search(job: Job, settings: Search, store: Store) -> Results:
+def run_search(job: Job, settings: Search, store: Store, engine: Engine = HERE) -> Results:
     """The step `search` of a recipe: found in the store, or done now with the trials that it takes."""
     found = Found()
     step = search_step(job, settings, found)
@@ -152,102 +181,17 @@ def run_search(job: Job, settings: Search, store: Store) -> Results:
         return Results({step.name: kept}, {}, 0)
     known: dict[str, Done] = {}
 
-    def execute(steps: list[Step]) -> Results:
+    def execute(plans: Plans) -> Results:
         spent = sum(done.seconds for done in known.values())
-        results = _do_all(steps, store, known=known, limit=60 * settings.minutes - spent)
-        known.update({step.key: results.done[step.name] for step in steps if step.name in results.done})
+        planned = Planned.of(job, plans)
+        results = do_all(planned, store, engine, known=known, limit=60 * settings.minutes - spent)
+        known.update({step.key: results.done[step.name] for step in planned.steps if step.name in results.done})
         return results
 
     explore(job, settings, execute, found)
-    return _do_all([step], store)
+    return do_all(Planned(job, lambda _: [step], [step]), store)
 
 
 def _found(searched: Results) -> SearchSummary | None:
     """What measurements.json says of the search; None where there was none."""
     return SearchSummary(**searched.done[SEARCH].result) if searched.done else None
-
-
-def _do_all(
-    steps: list[Step],
-    store: Store,
-    vital: Collection[str] = (),
-    job: Job | None = None,
-    known: Mapping[str, Done] = MappingProxyType({}),
-    limit: float | None = None,
-) -> Results:
-    """All steps, those that the store lacks done now. StepError when one that is `vital` fails, or when the steps that
-    measure would find no candidate of the `job`. `known`: finished steps by key, which are not reported again; `limit`:
-    seconds that are left of the search that these are steps of."""
-    new = [step for step in steps if step.key not in known]
-    guesses = {step.name: step.seconds for step in new} if job is not None else {}  # a search has further steps
-    reporter, ledger, done, ran = Reporter(len(new), guesses, limit), Ledger(), {}, 0
-    for planned in steps:
-        if planned.key in known:
-            ledger.admit(planned)
-            done[planned.name] = known[planned.key]
-            continue
-        if planned.takes_what_is_there and job is not None:
-            require_some(job, ledger.failed)
-        step = ledger.admit(planned)
-        if isinstance(step, Failure):
-            reporter.skipped(planned.name, str(step))
-            failure = step
-        else:
-            found, new_one = attempt(step, store, done, reporter)
-            ran += new_one
-            if isinstance(found, Done):
-                done[step.name] = found
-                continue
-            given = list(step.inputs.get("after", {}))
-            kept = done[given[0]].path if len(given) == 1 else None
-            failure = ledger.failed[step.name] = Failure.of(step.name, found, kept)
-        if planned.name in vital:
-            raise StepError(f"{failure} {failure.advice}")
-    return Results(done, ledger.failed, ran)
-
-
-def attempt(step: Step, store: Store, done: Mapping[str, Done], reporter: Reporter) -> tuple[Done | Failed, bool]:
-    """Find a step or its recorded failure, or do it now; whether it was done. Where another process does the same step,
-    it is waited for."""
-    found = _known(step, store, reporter)
-    if found is not None:
-        return found, False
-    with store.claim(step.key, partial(reporter.waits, step.title or step.name)):
-        found = _known(step, store, reporter)
-        return (_do(step, store, done, reporter), True) if found is None else (found, False)
-
-
-def _known(step: Step, store: Store, reporter: Reporter) -> Done | Failed | None:
-    found = store.find(step.name, step.key)
-    if found is not None:
-        reporter.cached(step.name)
-        return found
-    failed = store.failure(step.name, step.key)
-    if failed is not None:
-        reporter.failed(step.name, failed.reason, again=True)
-    return failed
-
-
-def _do(step: Step, store: Store, done: Mapping[str, Done], reporter: Reporter) -> Done | Failed:
-    """Do a step. A failure is recorded, but for that of a step that measures: it may be the machine's."""
-    try:
-        with reporter.step(step.name, step.title) as report:
-            return store.run(step.name, step.key, step.inputs, lambda out: step.work(out, done, report))
-    except StepError as error:
-        if step.takes_what_is_there or isinstance(error, DiskError):
-            raise StepError(f"step {step.name}: {error}") from error
-        reporter.failed(step.name, str(error))
-        return store.fail(step.name, step.key, step.inputs, str(error))
-    except (InputError, OSError, MemoryError):
-        raise
-    except Exception as error:  # of torch, an exporter, a runtime: one candidate's, and the others go on
-        if step.takes_what_is_there:
-            raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no message'}"
-        reporter.failed(step.name, reason)
-        return store.fail(step.name, step.key, step.inputs, reason, traceback.format_exc())
-
-
-def resolved(recipe: Recipe) -> str:
-    """The recipe with every default written out and every path absolute; it runs as it stands."""
-    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)

@@ -32,7 +32,7 @@ from paredown.export.hardware import has_int8_isa
 from paredown.runtime.errors import InputError
 from paredown.tasks.base import Feature
 
-from .failures import Failure
+from .engine import Plans, Results
 from .finalists import Chain, Judgement, chains, finalists
 from .job import BASE_TARGET, SCORES, Candidate, Job, Step, chain_of, evaluation_name, table_name
 from .plan import prunable, search_steps, trial_steps, vocabulary_steps, window_steps
@@ -75,15 +75,6 @@ MOST_CHANNELS = 10.0  # times less to compute, of a convolutional network whose 
 
 FOUND = "found.json"
 CODE = ("pipeline/search.py", "pipeline/finalists.py", "pipeline/proposals.py")  # what finds, beside the statistics
-
-
-@dataclass(frozen=True)
-class Results:
-    """What the steps of a plan came to, by name."""
-
-    done: dict[str, Done]
-    failed: dict[str, Failure]  # those that stand on a failed one too
-    ran: int  # how many were done now, failed ones among them
 
 
 @dataclass(frozen=True)
@@ -141,7 +132,7 @@ def search_step(job: Job, settings: Search, found: Found) -> Step:
         "int8": job.recipe.int8.model_dump(),
         "calibration_rows": job.recipe.calibration_rows,
         "parity": vars(job.recipe.tolerance(settings.target.precision)),
-        "int8_isa": has_int8_isa(),
+        "int8_isa": has_int8_isa(job.machine),
         "after": {step.name: step.key for step in search_steps(job, settings)},
         "code": {**{name: digest_of(name) for name in CODE}, **code_of("compress", "benchmarks/statistics")["code"]},
     }
@@ -164,12 +155,12 @@ def with_models(job: Job, models: list[Model]) -> Job:
     return replace(job, recipe=job.recipe.model_copy(update={"models": [*job.recipe.models, *models], "search": None}))
 
 
-def explore(job: Job, settings: Search, execute: Callable[[list[Step]], Results], found: Found) -> None:
+def explore(job: Job, settings: Search, execute: Callable[[Plans], Results], found: Found) -> None:
     """Search within the time limit, and fill `found`. `execute` does steps of the run, or finds them in its store."""
     from paredown.compress.models.loading import load
     from paredown.compress.pruning.prune import options, shape_of
 
-    start = execute(search_steps(job, settings))
+    start = execute(partial(search_steps, settings=settings))
     if start.failed:
         found.dropped["search"] = str(next(iter(start.failed.values())))
         return
@@ -196,7 +187,7 @@ class Explorer:
 
     job: Job
     settings: Search
-    execute: Callable[[list[Step]], Results]
+    execute: Callable[[Plans], Results]
     table: LatencyTable | None
     full_ms: float
     top: float
@@ -272,14 +263,13 @@ class Explorer:
             return
         for frequent in FREQUENT:
             settings = Trim(frequent=frequent)
-            steps = vocabulary_steps(self.job, settings)
             try:
-                results = self.execute(steps)
+                results = self.execute(partial(vocabulary_steps, settings=settings))
             except InputError:  # a tokenizer that cannot be trimmed: all tokens stay
                 return
             self.spend(results.done)
             if not results.failed:
-                found = results.done[steps[-1].name].result
+                found = results.last.result
                 if (found["drop"] + 100 * found["distance"]) / 2 <= TRIM_SHARE * self.max_drop:
                     self.trim = settings
                     return
@@ -306,12 +296,11 @@ class Explorer:
     def _truncated(self, window: int, shorter: float) -> Trial | None:
         """The checkpoint where it reads a window of `shorter` times fewer tokens."""
         ends = [(round(window * share), window - round(window * share)) for share in HEADS]
-        steps = window_steps(self.job, ends)
-        results = self.execute(steps)
+        results = self.execute(partial(window_steps, ends=ends))
         if results.failed:
             return None
         self.spend(results.done)
-        first, last = ends[int(np.argmin(results.done[steps[-1].name].result["distances"]))]
+        first, last = ends[int(np.argmin(results.last.result["distances"]))]
         settings = Truncate(first=first, last=last)
         model = Model(name=self._name(f"truncated-{first}-{last}"), steps=[Stage(truncate=settings)])
         return self._try(model, shorter)
@@ -477,7 +466,7 @@ class Explorer:
         """Train and evaluate a model; None where it fails."""
         judged = self._trimmed(model)  # what would be measured
         try:
-            results = self.execute(trial_steps(self.job, judged, self._targets))
+            results = self.execute(partial(trial_steps, model=judged, targets=self._targets))
         except InputError as error:  # a speed-up that this shape cannot reach, for example
             self.found.dropped[model.name] = str(error)
             return None
@@ -565,7 +554,7 @@ class Explorer:
     def _whole(self, trimmed: Model) -> Chain:
         """The checkpoint with its vocabulary trimmed, as a last model."""
         model = trimmed if trimmed.steps else Model(name=BASELINE)
-        results = self.execute(trial_steps(self.job, model, self._targets))
+        results = self.execute(partial(trial_steps, model=model, targets=self._targets))
         outputs, right, _ = self._evaluated(Model(name=BASELINE) if results.failed else model, results.done)
         self.outputs[trimmed.name] = outputs
         return Chain((trimmed.name,), self.full_ms, right, self._distances(outputs))

@@ -30,13 +30,14 @@ FAILED = "failed.json"  # in the place of the marker: the step ran, and gave no 
 
 @dataclass(frozen=True)
 class Done:
-    """A finished step: its directory, what its work returned, the seconds it took when it ran, and when it ended (UTC,
-    ISO 8601; empty where an older version did it)."""
+    """A finished step: its directory, what its work returned, the seconds it took when it ran, when it ended (UTC, ISO
+    8601), and the machine that did it; the last two are empty where an older version did it."""
 
     path: Path
     result: dict
     seconds: float
     at: str = ""
+    host: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,12 @@ class Store:
     processes wait, where the file system has locks; where both make a step, the first result is taken.
     """
 
-    def __init__(self, root: Path, older: Path | None = None) -> None:
-        """`older`: another store whose steps count too; what is needed of it is linked (or copied) here."""
+    def __init__(self, root: Path, older: Path | None = None, host: str = "") -> None:
+        """`older`: another store whose steps count too; what is needed of it is linked (or copied) here. `host`: the
+        name of this machine for people."""
         self.root = root
         self.older = older
+        self.host = host or platform.node()
 
     def find(self, name: str, key: str) -> Done | None:
         """The finished step, its files verified; a damaged one counts as missing, and the next `run` replaces it."""
@@ -117,10 +120,10 @@ class Store:
                 at = datetime.now(UTC).isoformat(timespec="seconds")
                 marker = {
                     "key": key, "inputs": inputs, "files": files, "result": result, "seconds": round(seconds, 3),
-                    "at": at,
+                    "at": at, "host": self.host,
                 }  # fmt: skip
                 write_atomic(scratch / MARKER, json.dumps(marker, indent=1))
-                return self._publish(scratch, path, key) or Done(path, result, seconds, at)
+                return self._publish(scratch, path, key) or Done(path, result, seconds, at, self.host)
         except OSError as error:
             raise disk_error(error, self.root) from error
 
@@ -219,7 +222,9 @@ def _intact(path: Path, key: str) -> Done | None:
             (path / file).stat().st_size == size and _sha256(path / file) == sha
             for file, (sha, size) in marker["files"].items()
         )
-        return Done(path, marker["result"], marker["seconds"], marker.get("at", "")) if intact else None
+        if not intact:
+            return None
+        return Done(path, marker["result"], marker["seconds"], marker.get("at", ""), marker.get("host", ""))
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
 

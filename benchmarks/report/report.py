@@ -27,6 +27,7 @@ from .text import (
     control_warning,
     data_notes,
     engines,
+    hosts_line,
     learned,
     money,
     nearest_sentence,
@@ -130,6 +131,7 @@ def write_report(path: Path, measurements: Measurements, choice: Choice, again: 
         note=lambda entry: note(entry, choice),
         card=card_lines(choice, currency),
         conditions=conditions_line(choice.conditions),
+        hosts=hosts_line(measurements.hosts),
         flips=measurements.entry(choice.chosen.name).flips,
         data=page_data(measurements, choice, points),
         script=SCRIPT.read_text(encoding="utf-8"),
@@ -233,7 +235,11 @@ def markdown(measurements: Measurements, choice: Choice, command: str) -> str:
     if promised := promises(choice):
         lines += ["", *(f"- {promise_line(name, promise)}" for name, promise in promised.items())]
     machine = measurements.machine
-    lines += ["", f"{machine.cpu}, {machine.cores} cores; {conditions_line(choice.conditions)}.", ""]
+    lines += [
+        "",
+        f"{machine.cpu}, {machine.cores} cores; {conditions_line(choice.conditions)}.{hosts_line(measurements.hosts)}",
+        "",
+    ]
     return "\n".join([*lines, "```console", f"$ {command}", "```", ""])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -243,6 +243,14 @@ def card_lines(choice: Choice, currency: str) -> list[str]:
             f"{chosen.payback_requests:,.0f} requests{days}."
         )
     return lines
+
+
+def hosts_line(hosts: Mapping[str, int]) -> str:
+    """Which machines did the steps of a run, the one that measured first; empty for one machine."""
+    if len(hosts) < 2:
+        return ""
+    counts = ", ".join(f"{name} ({count} steps)" for name, count in hosts.items())
+    return f" Measured by {next(iter(hosts))}; machines of this run: {counts}."
 
 
 def conditions_line(conditions: Conditions, what: str = "the checkpoint") -> str:

@@ -29,7 +29,7 @@ def installed(packages: Iterable[str]) -> list[Installed]:
     What is not installed, or not used by a bundle (UNUSED), is left out.
     """
     from packaging.requirements import InvalidRequirement, Requirement
-    from packaging.utils import canonicalize_name
+    from packaging.utils import NormalizedName, canonicalize_name
 
     found: dict[str, Installed] = {}
     waiting = [canonicalize_name(package) for package in packages]
@@ -41,7 +41,7 @@ def installed(packages: Iterable[str]) -> list[Installed]:
             distribution = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             continue
-        needs: set[str] = set()
+        needs: set[NormalizedName] = set()
         for line in distribution.requires or []:
             try:
                 requirement = Requirement(line)

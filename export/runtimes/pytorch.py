@@ -46,7 +46,7 @@ def export(job: ExportJob) -> Artifact:
     reader = reader_file(task.inputs)
     return Artifact(
         path=job.out,
-        name=job.out.name,
+        name=f"{SPEC.name}-{job.precision}",
         task=task.name,
         runtime=SPEC.name,
         precision="fp32",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paredown.export.hardware import BF16_ISA, INT8_ISA, importable, machine, version
+from paredown.export.hardware import BF16_ISA, INT8_ISA, fingerprint, importable, machine, version
 
 # module -> (what it is for, the extra that brings it)
 PARTS = {
@@ -42,7 +42,8 @@ def examine() -> dict:
             "version": (found or "installed") if here else None,
             "get": None if here else f"pip install 'paredown[{extra}]'",
         }
-    return {"machine": machine(), "parts": parts, "providers": _providers(), "advice": advice(machine(), parts)}
+    here = {"machine": machine(), "fingerprint": fingerprint()}
+    return here | {"parts": parts, "providers": _providers(), "advice": advice(machine(), parts)}
 
 
 def advice(here: dict, parts: dict) -> list[str]:

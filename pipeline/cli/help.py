@@ -71,11 +71,13 @@ class Grouped(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
         for option in command.params if command else ():
-            option.show_envvar = False  # in the help: a third line for each option
+            option.show_envvar = False  # pyright: ignore[reportAttributeAccessIssue]; in the help: a third line for each option
         return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
+        assert name is not None
+        assert command is not None
         known = [variable_of(name, option.name) for option in command.params if option.param_type_name == "option"]
         for given in variables(name):
             if given not in known:

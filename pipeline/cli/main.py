@@ -174,6 +174,9 @@ def run(
     baseline: Annotated[
         Path | None, typer.Option(help="An older run; the new bundle is tested against its bundle.")
     ] = None,
+    on: Annotated[
+        str, typer.Option(help="Where the steps are done: local, ray (see docs/how-to.md) or ray://HOST:PORT.")
+    ] = "local",
     everything: Everything = False,
 ) -> None:
     """Run a recipe from the checkpoint to the bundle; run it again to resume."""
@@ -190,7 +193,7 @@ def run(
     if dry_run:
         _show_plan(job, run_dir)
         return
-    outcome = run_recipe(job, run_dir, baseline)
+    outcome = run_recipe(job, run_dir, baseline, on=on)
     _show(outcome, everything)
     if baseline is not None:
         found = replacing.against(outcome.job, outcome.run_dir, baseline)

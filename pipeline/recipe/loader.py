@@ -183,3 +183,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
         if found is not None:
             return found
     return None
+
+
+def resolved(recipe: Recipe) -> str:
+    """The recipe with every default written out and every path absolute; it runs as it stands."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)

@@ -246,6 +246,28 @@ def _targets_of(given: dict) -> list[Target]:
     return default_targets(given.get("task", "text-classification"))  # a task that is wrong is an error of its own
 
 
+class MeasureOn(Settings):
+    """The machine that a run measures on; one of the two."""
+
+    label: str | None = Field(default=None, description="its label in a Ray cluster: ray start --labels paredown=NAME")
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")] | None = Field(
+        default=None, description="the beginning of its fingerprint, as `paredown doctor` prints it"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> MeasureOn:
+        if (self.label is None) is (self.fingerprint is None):
+            raise ValueError("label or fingerprint is expected, one of them")
+        return self
+
+    def matches(self, label: str | None, fingerprint: str) -> bool:
+        """Whether it is the machine with this label and fingerprint."""
+        return label == self.label if self.label is not None else fingerprint.startswith(self.fingerprint or "")
+
+    def __str__(self) -> str:
+        return f"labelled {self.label}" if self.label is not None else f"of fingerprint {self.fingerprint}"
+
+
 class Recipe(Settings):
     """The whole job."""
 
@@ -296,6 +318,9 @@ class Recipe(Settings):
         default_factory=dict, description="limits of the parity gate, where the defaults do not fit"
     )
     latency: LatencySettings = Field(default_factory=LatencySettings, description="how latency is measured")
+    measure_on: MeasureOn | None = Field(
+        default=None, description="the machine that measures (default: this one); another one is reached with --on ray"
+    )
     cost: Prices = Field(default_factory=Prices, description="what serving costs")
     choose: ChooseSettings = Field(default_factory=ChooseSettings, description="selection rule")
     report_to: list[Sink] = Field(default_factory=list, description="experiment trackers that receive the results")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from paredown.benchmarks.measuring.latency import CONTROL, Timing
 from paredown.benchmarks.statistics.calibration import calibration_error
 from paredown.benchmarks.statistics.metric_intervals import worst_flips
 from paredown.compress.config import Prune
-from paredown.export.hardware import machine
 from paredown.runtime.answers import softmax
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import Preprocessor
@@ -112,7 +112,8 @@ def measurements_of(
         task=job.recipe.task,
         metric=job.task.metric_name,
         labels=list(job.checkpoint.labels),
-        machine=Machine(**machine()),
+        machine=Machine(**job.machine),
+        hosts=_hosts(sittings, done),
         rows=RowCounts(
             train=len(job.train.starts),
             unlabeled=len(job.unlabeled.starts) if job.unlabeled else 0,
@@ -141,6 +142,12 @@ def measurements_of(
         origin=Origin(path=done[ORIGIN].path.relative_to(run_dir).as_posix(), files=done[ORIGIN].result["files"]),
         candidates=candidates,
     )
+
+
+def _hosts(sittings: Sequence[Done], done: Mapping[str, Done]) -> dict[str, int]:
+    """How many steps each machine did, that of the sittings first."""
+    counts = Counter(step.host for step in done.values())
+    return {name: counts[name] for name in dict.fromkeys(step.host for step in (*sittings, *done.values())) if name}
 
 
 def commit_of(directory: Path) -> str | None:

@@ -12,7 +12,7 @@ from paredown.compress.config import Augment, Finetune, Tune
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.data.splits import without
 from paredown.compress.models.loading import load, open_checkpoint
-from paredown.export.hardware import all_cores, cores
+from paredown.export.hardware import all_cores
 from paredown.runtime.errors import InputError, nearest
 
 from ..estimates import training
@@ -42,7 +42,7 @@ def adapt_steps(job: Job) -> list[Step]:
             "train": rows_digest(job.train),
             "validation": rows_digest(job.validation),
             "after": {steps[-1].name: steps[-1].key} if steps else {},
-            "threads": cores(),
+            "threads": job.threads,
             **code_of("compress"),
         }
         rows = len(job.train)

@@ -19,7 +19,7 @@ def further_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Step
         "test": rows_digest(job.test),
         "validation": rows_digest(job.validation) if job.recipe.robustness_rows else None,
         "robustness": job.recipe.robustness_rows,
-        "machine": fingerprint(),
+        "machine": fingerprint(job.machine),
         "after": {name: steps[name].key for name in (candidate.step, evaluation_name(candidate))},
         "scoring": digest_of("pipeline/steps/evaluate.py"),
         **code_of("compress", "export"),
@@ -72,7 +72,7 @@ def _measured(job: Job, candidates: list[Candidate], steps: dict[str, Step]) -> 
     return {
         "validation": rows_digest(job.validation),
         "seed": job.recipe.seed,
-        "machine": fingerprint(),
+        "machine": fingerprint(job.machine),
         "candidates": [candidate.name for candidate in candidates],  # results are kept under these
         "after": {name: steps[name].key for c in candidates for name in (c.step, evaluation_name(c))},
         "measuring": digest_of("pipeline/steps/measure.py"),

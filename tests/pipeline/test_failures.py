@@ -1,13 +1,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from paredown.pipeline.engine import Planned, do_all
 from paredown.pipeline.failures import Failure, Ledger
-from paredown.pipeline.job import Step
+from paredown.pipeline.job import Job, Step
 from paredown.pipeline.progress import Report
-from paredown.pipeline.run import _do_all
 from paredown.pipeline.store import Done, Store
 from paredown.runtime.errors import InputError
 
@@ -16,6 +17,10 @@ def step(name: str, *after: Step, takes: bool = False) -> Step:
     """A step that stands on others by their keys."""
     inputs = {"name": name, "after": {one.name: one.key for one in after}}
     return Step(name, inputs, 0.0, lambda out, done, report: None, takes_what_is_there=takes)
+
+
+def planned(*steps: Step) -> Planned:
+    return Planned(cast("Job", None), lambda job: [*steps], [*steps])
 
 
 def test_what_stands_on_a_failed_step_is_skipped_with_its_reason_and_what_measures_goes_on() -> None:
@@ -44,7 +49,7 @@ def test_an_error_that_nobody_foresaw_costs_its_candidate_and_not_the_run(tmp_pa
         raise RuntimeError("a kernel gave\nup")
 
     a = replace(step("a"), work=broken)
-    found = _do_all([a, step("b"), step("on-a", a)], Store(tmp_path))
+    found = do_all(planned(a, step("b"), step("on-a", a)), Store(tmp_path))
     assert set(found.done) == {"b"}
     assert {name: str(failure) for name, failure in found.failed.items()} == {
         "a": "step a: RuntimeError: a kernel gave up",
@@ -57,7 +62,7 @@ def test_an_error_that_nobody_foresaw_costs_its_candidate_and_not_the_run(tmp_pa
             raise error
 
         with pytest.raises(type(error)):
-            _do_all([replace(step("c"), work=ended)], Store(tmp_path))
+            do_all(planned(replace(step("c"), work=ended)), Store(tmp_path))
     assert not list(tmp_path.glob("c-*"))
 
 

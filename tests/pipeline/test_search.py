@@ -13,14 +13,14 @@ from paredown.benchmarks.measuring import interleaved
 from paredown.compress.config import Prune, Recover, Static, Truncate
 from paredown.compress.models.loading import Checkpoint
 from paredown.compress.pruning.latency_allocation import LatencyTable
+from paredown.pipeline.engine import Planned, Plans, Results, do_all
 from paredown.pipeline.failures import Failure
 from paredown.pipeline.finalists import Chain
-from paredown.pipeline.job import Job, Step, chain_of, prepare
+from paredown.pipeline.job import Job, chain_of, prepare
 from paredown.pipeline.plan import plan, trial_steps
 from paredown.pipeline.recipe.loader import read_recipe
 from paredown.pipeline.recipe.schema import Model, Recipe, Search
-from paredown.pipeline.run import _do_all
-from paredown.pipeline.search import Explorer, Found, Results, add_cascades, search_step, with_models
+from paredown.pipeline.search import Explorer, Found, add_cascades, search_step, with_models
 from paredown.pipeline.store import Done, Store
 from paredown.runtime.errors import InputError
 
@@ -39,9 +39,9 @@ class Simulated(Explorer):
         self.trimming: dict[int, float] = {}  # distance by the number of frequent tokens
         self.epoch_s = 60.0
 
-    def trained(self, steps: list[Step]) -> Results:
+    def trained(self, plans: Plans) -> Results:
         done, pruned = {}, 1.0
-        for step in steps:
+        for step in plans(self.job):
             settings = step.inputs.get("settings", {})
             pruned *= settings.get("speedup") or 1.0
             epochs, share = settings.get("epochs", 0), 0.05 if "pairs" in settings else 0.6 * self._share(pruned)
@@ -198,10 +198,10 @@ def test_the_vocabulary_is_the_smallest_that_costs_little(job: Job, lost: float,
 
 def test_a_tokenizer_that_cannot_be_trimmed_stays_whole(job: Job) -> None:
     class Untrimmable(Simulated):
-        def trained(self, steps: list[Step]) -> Results:
-            if any(step.inputs.get("stage") == "vocabulary" for step in steps):
+        def trained(self, plans: Plans) -> Results:
+            if any(step.inputs.get("stage") == "vocabulary" for step in plans(self.job)):
                 raise InputError("tokenizer.json: a model of kind 'Other'")
-            return super().trained(steps)
+            return super().trained(plans)
 
     found = Untrimmable(job, minutes=60).explore()
     assert found.trained
@@ -285,4 +285,4 @@ def test_a_finished_search_is_found_under_its_key(searched: tuple[Path, str]) ->
     assert job.recipe.search is not None
     step = search_step(job, job.recipe.search, Found())
     assert Store(home / "run" / "steps").peek(step.name, step.key) is not None
-    assert _do_all([step], Store(home / "run" / "steps")).ran == 0
+    assert do_all(Planned(job, lambda _: [step], [step]), Store(home / "run" / "steps")).ran == 0

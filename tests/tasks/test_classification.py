@@ -15,9 +15,9 @@ from serving import client_of
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import load, open_checkpoint
+from paredown.pipeline.engine import Planned, do_all
 from paredown.pipeline.job import prepare
 from paredown.pipeline.recipe.loader import read_recipe
-from paredown.pipeline.run import _do_all
 from paredown.pipeline.steps.adapt import adapt_steps, adapted
 from paredown.pipeline.store import Store
 from paredown.runtime.preprocessor import PAIR
@@ -149,7 +149,7 @@ def test_adapting_keeps_both_texts(ran: Path, tmp_path: Path) -> None:
     text = (ran / "recipe.yaml").read_text().replace("models:", adapt).replace("./", f"{ran}/")
     (tmp_path / "recipe.yaml").write_text(text)
     job = prepare(read_recipe(tmp_path / "recipe.yaml"))
-    done = _do_all(adapt_steps(job), Store(tmp_path / "run" / "steps")).done
+    done = do_all(Planned.of(job, adapt_steps), Store(tmp_path / "run" / "steps")).done
     texts = adapted(job, done).train.texts
     assert len(texts) > 1.5 * len(job.train)
     assert all(text.count(PAIR) == 1 for text in texts)

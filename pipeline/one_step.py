@@ -1,0 +1,104 @@
+"""One step of a run, done by a process that plans the run again: what it stands on, and whether it is the same step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from paredown.runtime.errors import InputError, StepError
+
+from .engine import attempt, kept_result
+from .failures import Failure, Ledger, require_some
+from .job import Job, Step
+from .progress import Reporter
+from .store import Done, Failed, Store
+
+SHOWN = 5  # differences of two plans that an error names
+
+
+def do_planned(
+    job: Job, steps: Sequence[Step], step: Step, store: Store, reporter: Reporter
+) -> tuple[Done | Failed, bool]:
+    """Do a step of a plan whose earlier steps the store has, or find it there; whether it was done now. InputError
+    where one of these is missing, StepError where one failed."""
+    step, done, ledger = _ready(steps, step, store)
+    if step.takes_what_is_there:
+        require_some(job, ledger.failed)
+    found = kept_result(step, store, reporter)
+    return attempt(step, store, done, reporter) if found is None else (found, False)
+
+
+def _with_those_behind(steps: Sequence[Step], name: str) -> list[Step]:
+    """A step and those that it stands on, it last."""
+    ledger = Ledger()
+    for step in steps:
+        ledger.admit(step)
+    return [step for step in steps if step.name in ledger.behind(name) or step.name == name]
+
+
+def _ready(steps: Sequence[Step], step: Step, store: Store) -> tuple[Step, dict[str, Done], Ledger]:
+    """A step as it can be done, the results that it stands on, and which of these failed."""
+    *before, _ = _with_those_behind(steps, step.name)
+    ledger, done, missing = Ledger(), dict[str, Done](), []
+    for planned in before:
+        ready = ledger.admit(planned)
+        if isinstance(ready, Failure):
+            continue
+        if (there := store.find(ready.name, ready.key)) is not None:
+            done[ready.name] = there
+        elif (failure := store.failure(ready.name, ready.key)) is not None:
+            ledger.failed[ready.name] = Failure.of(ready.name, failure)
+        else:
+            missing.append(ready.name)
+    if missing:
+        raise InputError(f"step {step.name} stands on {', '.join(missing)}: do {missing[0]} first")
+    ready = ledger.admit(step)
+    if isinstance(ready, Failure):
+        raise StepError(f"step {step.name} is not done: {ready} {ready.advice}")
+    return ready, done, ledger
+
+
+def require_same(
+    steps: Sequence[Step],
+    name: str,
+    theirs: Mapping[str, Mapping[str, Any]],
+    their_machine: Mapping[str, Any],
+    machine: Mapping[str, Any],
+) -> None:
+    """InputError where a step, or one that it stands on, was planned here with other inputs than elsewhere: with
+    another version of a library, another number of threads, other rows. `theirs`: inputs by the name of the step."""
+    for step in _with_those_behind(steps, name):
+        if step.name not in theirs:
+            raise InputError(f"step {name} stands on {step.name} here, which the plan does not have; plan again")
+        there = {key: value for key, value in theirs[step.name].items() if key != "without"}
+        here = dict(step.inputs)
+        if there.get("machine") != here.get("machine"):  # its digest
+            there["machine"], here["machine"] = their_machine, machine
+        found = [line for line in differences(there, here) if not line.startswith("after.")]
+        if found:
+            raise InputError(
+                f"step {step.name} is another one here than in the plan: {found_in(found)}; use "
+                "the same versions and files, and machines of the same kind, or plan again"
+            )
+
+
+def found_in(differences: Sequence[str]) -> str:
+    """The first of some differences, in one line."""
+    more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+    return "; ".join(differences[:SHOWN]) + more
+
+
+def differences(there: Any, here: Any, path: str = "") -> list[str]:
+    """What differs between two JSON-like values, by the path of keys."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        keys = dict.fromkeys([*there, *here])
+        pairs = ((f"{path}.{key}".lstrip("."), there.get(key), here.get(key)) for key in keys)
+        return [line for key, a, b in pairs for line in differences(a, b, key)]
+    same = json.dumps(there, sort_keys=True) == json.dumps(here, sort_keys=True)
+    return [] if same else [f"{path} is {_short(here)}, the plan has {_short(there)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,215 @@
+"""A run on a Ray cluster of several raylets of this machine. They share its file system: what NFS does is not tried."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import SMALL, paredown, refused, write_recipe
+
+from paredown.compress.models.loading import Checkpoint
+from paredown.pipeline import ray_cluster
+from paredown.pipeline.job import Step
+from paredown.pipeline.ray_cluster import Node, RayCluster, belongs_on_machine
+from paredown.pipeline.recipe.schema import MeasureOn
+from paredown.runtime.errors import InputError
+
+pytest.importorskip("ray")
+WAIT_S = 300
+BROKEN = """  - name: broken
+    steps:
+      - distill: {layers: 1, epochs: 1, learning_rate: 1.0e+30}
+targets:
+"""
+
+FAST = {"targets:\n": BROKEN, "processes: 3": "processes: 1"}
+
+
+@contextmanager
+def cluster_of(*labels: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A head without a label and one node for each label, of one core each; the cluster, and the nodes by label."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        yield cluster, {label: cluster.add_node(num_cpus=1, labels={"paredown": label}) for label in labels}
+    finally:
+        cluster.shutdown()
+
+
+SEPARATELY = """
+import json, sys
+from pathlib import Path
+from paredown.pipeline.graph import do_step, planned_run
+from paredown.pipeline.job import prepare
+from paredown.pipeline.recipe.loader import read_recipe
+from paredown.runtime.errors import StepError
+
+recipe, run_dir = read_recipe(Path(sys.argv[1])), Path(sys.argv[2])
+steps = planned_run(prepare(recipe, try_models=False), run_dir).steps
+ready = []
+for step in steps:
+    if "machine" not in step.inputs and step.inputs.get("int8_isa") is None and set(step.after) <= set(ready):
+        try:
+            do_step(recipe, run_dir, step.name)
+            ready.append(step.name)
+        except StepError:
+            pass
+known = planned_run(prepare(recipe, try_models=False), run_dir).steps  # now that one has failed
+print(json.dumps([step.key for step in known if step.state not in ("failed", "skipped")]))
+"""
+
+
+def asked(script: str, *args: object) -> str:
+    """What a script prints; one thread trains."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", script, *map(str, args)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+
+
+def started(recipe: Path, run_dir: Path, *more: str, address: str = "") -> subprocess.Popen:
+    """`paredown run`, in a process group of its own; one thread trains."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PAREDOWN_PROGRESS": "json", "RAY_ADDRESS": address}
+    command = [sys.executable, "-m", "paredown", "run", recipe, "--output-dir", run_dir, *more]
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def ended(run: subprocess.Popen) -> list[dict]:
+    """The events of a run that ends well."""
+    _, said = run.communicate(timeout=WAIT_S)
+    assert run.returncode == 0, said
+    return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+
+
+def markers(run_dir: Path) -> dict[str, dict]:
+    """What the store says of each finished step, by the name of its directory."""
+    return {path.parent.name: json.loads(path.read_text()) for path in (run_dir / "steps").glob("*/step.json")}
+
+
+@pytest.fixture
+def recipe(teacher: Checkpoint, files: dict, tmp_path: Path) -> Path:
+    return write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL, **FAST)
+
+
+def test_a_run_on_a_cluster_is_the_run_of_one_machine(recipe: Path, tmp_path: Path) -> None:
+    """The same keys as in the plan of one machine, and the same files of each step that it can do; all that belongs on
+    the serving machine was done there, and nothing else; a failure is recorded and not tried again."""
+    planned = json.loads(asked(SEPARATELY, recipe, tmp_path / "here"))
+    recipe.write_text(recipe.read_text() + "\nmeasure_on: {label: edge}\n")
+    with cluster_of("edge") as (cluster, nodes):
+        edge = nodes["edge"].node_id
+        events = ended(started(recipe, tmp_path / "there", "--on", "ray", address=cluster.address))
+    here, there = markers(tmp_path / "here"), markers(tmp_path / "there")
+    assert {name.rpartition("-")[2] for name in there} == {key[:16] for key in planned}
+    for name, step in here.items():
+        assert there[name]["files"] == step["files"], name
+    assert len(here) > 5
+    for name, step in there.items():
+        belongs = belongs_on_machine(Step(name, step["inputs"], 0.0, lambda *_: None))
+        assert (edge[:8] in step["host"]) is belongs, name
+    said = [event for event in events if event.get("step") == "broken-1-distill"]
+    assert [event["event"] for event in said if event["event"] != "progress"] == ["start", "failed"]
+    assert "is not finite" in said[-1]["reason"] or "nan" in said[-1]["reason"], said
+    assert (tmp_path / "there" / "bundle" / "manifest.json").is_file()
+    hosts = json.loads((tmp_path / "there" / "measurements.json").read_text())["hosts"]
+    assert edge[:8] in next(iter(hosts))
+    assert sum(hosts.values()) == len(there)
+
+
+def until(found: Callable[[], Any]) -> Any:
+    """What `found` gives as soon as it is something."""
+    end = time.monotonic() + WAIT_S
+    while time.monotonic() < end:
+        if there := found():
+            return there
+        time.sleep(0.05)
+    raise AssertionError("it did not come")
+
+
+def workers_of(step: str) -> list[psutil.Process]:
+    """Ray's processes that do a step now."""
+    return [p for p in psutil.process_iter(["cmdline"]) if f"ray::{step}" in " ".join(p.info["cmdline"] or [])]
+
+
+@pytest.mark.slow
+def test_killed_workers_machines_and_drivers_lose_nothing(recipe: Path, tmp_path: Path) -> None:
+    """A worker is killed, then the machine that it ran on, then the driver; the last one is started again."""
+    recipe.write_text(recipe.read_text().replace("epochs: 2", "epochs: 60") + "\nmeasure_on: {label: edge}\n")
+    run_dir = tmp_path / "run"
+    with cluster_of("edge", "big") as (cluster, nodes):
+        driver = started(recipe, run_dir, "--on", "ray", address=cluster.address)
+        (worker,) = until(lambda: workers_of("distil-1-1-distill"))
+        worker.kill()
+        until(lambda: [p for p in workers_of("distil-1-1-distill") if p.pid != worker.pid])
+        cluster.remove_node(nodes["big"], allow_graceful=False)
+        until(lambda: workers_of("measure-1"))
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        before = markers(run_dir)
+        events = ended(started(recipe, run_dir, "--on", "ray", address=cluster.address))
+    after = markers(run_dir)
+    assert {name: after[name]["at"] for name in before} == {name: before[name]["at"] for name in before}
+    assert {event["step"] for event in events if event["event"] == "cached"} == {
+        name.rpartition("-")[0] for name in before
+    }
+    assert not [path for path in (run_dir / "steps").glob(".tmp-*") if path.is_dir()]
+
+
+def test_what_a_cluster_lacks_is_said(recipe: Path, tmp_path: Path) -> None:
+    given = ["run", recipe, "--output-dir", tmp_path / "run"]
+    refused(paredown(*given, "--on", "rey"), "--on rey: local, ray or ray://HOST:PORT")
+    plain = recipe.read_text()
+    recipe.write_text(plain + "\nmeasure_on: {label: edge, fingerprint: 0123456789}\n")
+    refused(paredown(*given), "label or fingerprint is expected, one of them")
+    recipe.write_text(plain + "\nmeasure_on: {label: edge}\n")
+    refused(paredown(*given), "measure_on", "labelled edge", "--on ray")
+    with cluster_of("big") as (cluster, _):
+        done = paredown(*given, "--on", "ray", env={"RAY_ADDRESS": cluster.address})
+        refused(done, "no machine of the cluster is labelled edge", ": big, ", "--labels paredown=NAME")
+    assert not (tmp_path / "run" / "steps").exists()
+
+
+def node(**given: Any) -> Node:
+    code = {"code": {"compress": "ab12"}, "versions": {"torch": "2.13.0"}}
+    return replace(Node("id", "one", {}, 4, {"cores": 4}, code, shared=True), **given)
+
+
+def test_a_machine_with_another_version_or_directory_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "_code", lambda: node().code)
+    ray_cluster._check([node(), node()])
+    other = {**node().code, "versions": {"torch": "2.12.0"}}
+    with pytest.raises(InputError, match=r'two: versions.torch is "2.12.0", here it is "2.13.0"'):
+        ray_cluster._check([node(), node(host="two", code=other)])
+    with pytest.raises(InputError, match="two: it does not see the run directory"):
+        ray_cluster._check([node(), node(host="two", shared=False)])
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_nothing_runs_beside_a_step_that_belongs_on_the_measuring_machine(apart: bool) -> None:
+    """Where that machine also trains, it does one or the other."""
+    tasks = ray_cluster._Tasks(RayCluster(None, Path(), node(), apart, 1), None, None, None, None)  # type: ignore[arg-type]
+    trains, measures = (Step("a", inputs, 0.0, lambda *_: None) for inputs in ({"machine": None}, {"machine": "ab"}))
+
+    def running(*alone: bool) -> None:
+        tasks.running = {i: ray_cluster._Task(trains, None, None, each) for i, each in enumerate(alone)}  # type: ignore[arg-type]
+
+    for those, taken in (((), (True, True)), ((False,), (True, apart)), ((True,), (apart, False))):
+        running(*those)
+        assert (tasks.takes(trains), tasks.takes(measures)) == taken, those
+
+
+def test_a_machine_is_named_by_its_label_or_its_fingerprint() -> None:
+    assert MeasureOn(label="edge").matches("edge", "0123")
+    assert not MeasureOn(label="edge").matches(None, "0123")
+    assert MeasureOn(fingerprint="01234567").matches(None, "0123456789")
+    assert not MeasureOn(fingerprint="11234567").matches("edge", "0123456789")
