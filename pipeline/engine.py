@@ -119,7 +119,7 @@ def do_all(
             done[step.name] = known[step.key]
     waiting = [step for step in planned.steps if step.name not in done]
     reporter = Reporter(len(waiting), {step.name: step.seconds for step in waiting} if whole else {}, limit)
-    settled, started, ran = set(done), 0, 0
+    settled, busy, ran = set(done), dict[str, str](), 0  # busy: keys by name; two models may share a step
 
     def settle(step: Step, found: Done | Failed | Failure) -> None:
         settled.add(step.name)
@@ -134,11 +134,16 @@ def do_all(
             raise StepError(f"{found} {found.advice}")
 
     with engine.workers(planned, store, reporter) as workers:
-        while waiting or started:
-            ready = (step for step in waiting if ledger.direct[step.name] <= settled and workers.takes(step))
+        while waiting or busy:
+            ready = (
+                step
+                for step in waiting
+                if ledger.direct[step.name] <= settled and workers.takes(step) and step.key not in busy.values()
+            )
             if (step := next(ready, None)) is None:
                 for ended, found, new in workers.wait():
-                    started, ran = started - 1, ran + new
+                    del busy[ended.name]
+                    ran += new
                     settle(ended, found)
                 continue
             waiting.remove(step)
@@ -151,8 +156,8 @@ def do_all(
             elif (there := kept_result(admitted, store, reporter)) is not None:
                 settle(admitted, there)
             else:
+                busy[step.name] = step.key
                 workers.start(admitted, done)
-                started += 1
     return Results({step.name: done[step.name] for step in planned.steps if step.name in done}, ledger.failed, ran)
 
 

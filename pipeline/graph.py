@@ -18,7 +18,7 @@ from .one_step import do_planned, require_same
 from .plan import plan, search_steps
 from .progress import Reporter
 from .recipe.schema import Recipe
-from .run import run_search, with_estimates
+from .run import require_here, run_search, with_estimates
 from .search import SEARCH, Found, found_models, search_step, with_models
 from .steps.adapt import adapt_steps, adapted
 from .store import Done, Failed, Store
@@ -91,6 +91,7 @@ def known_steps(job: Job, store: Store, *, estimated: bool = True) -> Known:
 
 def planned_run(job: Job, run_dir: Path) -> Plan:
     """The plan of a job in `run_dir`, as far as it is known. Makes nothing. Raises InputError."""
+    require_here(job.recipe.measure_on)
     store = Store(run_dir.resolve() / "steps")
     known = known_steps(job, store)
     ledger, steps = Ledger(), []
@@ -159,6 +160,7 @@ def do_step(recipe: Recipe, run_dir: Path, name: str, wanted: Plan | None = None
     key of this step this machine has to reach. InputError where it does not, where there is no such step, or where one
     that comes before is missing; StepError where the step, or one that it stands on, has failed.
     """
+    require_here(recipe.measure_on)
     job, store = prepare(recipe, try_models=False), Store(run_dir.resolve() / "steps")
     store.clean()
     known = known_steps(job, store, estimated=False)

@@ -60,6 +60,15 @@ class Step:
         return key_of({**self.inputs, "after": list(self.inputs.get("after", {}).values())})
 
 
+OF_MACHINE = ("machine", "int8_isa", "engine", "table")  # inputs of steps that belong on the machine that measures
+
+
+def belongs_on_machine(step: Step) -> bool:
+    """Whether a step's key names something of the machine that measures: it is done there, and alone. Pruning to a time
+    is: it corrects the latency table by what it times."""
+    return any(step.inputs.get(name) is not None for name in OF_MACHINE)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One way to make the model smaller: a model's steps, a runtime and a precision."""
@@ -192,9 +201,10 @@ def _with_recombined(task: Task, train: Rows, unlabeled: Rows | None, recipe: Re
     return replace(unlabeled, texts=(*unlabeled.texts, *made))
 
 
-def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
+def prepare(recipe: Recipe, *, try_models: bool = True, measures: bool = True) -> Job:
     """Open the checkpoint, read all data, and check what can be checked now. Raises InputError. `try_models`: load all
     models too, where PyTorch is installed, and run each on a text of the longest input that it is promised to take.
+    `measures`: the runtimes of the targets have to be here.
     """
     if not importable("torch"):  # whatever the targets are: every run trains or exports
         raise missing_extra("torch", "compress,cpu")
@@ -233,7 +243,8 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
         if rows is not None:
             dataset.require_two_classes(rows, checkpoint.labels)
             dataset.check_known(encoder, rows)
-    _check_installed(recipe)
+    if measures:
+        check_installed(recipe)
     if try_models and importable("torch") and importable("transformers"):
         names = {
             settings.student
@@ -248,7 +259,7 @@ def prepare(recipe: Recipe, *, try_models: bool = True) -> Job:
     )  # fmt: skip
 
 
-def _check_installed(recipe: Recipe) -> None:
+def check_installed(recipe: Recipe) -> None:
     """InputError for a runtime, or captum, that the recipe needs and that is not installed."""
     for target in recipe.targets:
         reason = RUNTIMES[target.runtime].available(building=True)

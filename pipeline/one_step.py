@@ -14,15 +14,25 @@ from .job import Job, Step
 from .progress import Reporter
 from .store import Done, Failed, Store
 
+
+class NotThereError(InputError):
+    """A step that another one stands on is not in the store, or not yet to be seen on this machine."""
+
+
 SHOWN = 5  # differences of two plans that an error names
 
 
 def do_planned(
-    job: Job, steps: Sequence[Step], step: Step, store: Store, reporter: Reporter
+    job: Job, steps: Sequence[Step], step: Step, store: Store, reporter: Reporter, key: str | None = None
 ) -> tuple[Done | Failed, bool]:
     """Do a step of a plan whose earlier steps the store has, or find it there; whether it was done now. InputError
-    where one of these is missing, StepError where one failed."""
+    where one of these is missing, or where its key is not `key`; StepError where one failed."""
     step, done, ledger = _ready(steps, step, store)
+    if key not in (None, step.key):
+        failed = ", ".join(ledger.failed) or "none"
+        raise InputError(
+            f"step {step.name}: another key than in the plan; of the steps before it failed here: {failed}"
+        )
     if step.takes_what_is_there:
         require_some(job, ledger.failed)
     found = kept_result(step, store, reporter)
@@ -52,7 +62,7 @@ def _ready(steps: Sequence[Step], step: Step, store: Store) -> tuple[Step, dict[
         else:
             missing.append(ready.name)
     if missing:
-        raise InputError(f"step {step.name} stands on {', '.join(missing)}: do {missing[0]} first")
+        raise NotThereError(f"step {step.name} stands on {', '.join(missing)}: do {missing[0]} first")
     ready = ledger.admit(step)
     if isinstance(ready, Failure):
         raise StepError(f"step {step.name} is not done: {ready} {ready.advice}")

@@ -7,9 +7,14 @@ passes through Ray's object store. https://docs.ray.io/en/latest/ray-core/walkth
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
+import signal
+import socket
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -23,8 +28,8 @@ from paredown.export.hardware import fingerprint, machine, training_threads
 from paredown.runtime.errors import InputError, StepError, missing_extra
 
 from .engine import Planned, Plans
-from .job import Job, Step, prepare
-from .one_step import differences, do_planned, found_in, require_same
+from .job import Job, Step, belongs_on_machine, check_installed, prepare
+from .one_step import NotThereError, differences, do_planned, found_in, require_same
 from .progress import Report, Reporter, tell
 from .recipe.loader import resolved
 from .recipe.schema import MeasureOn, Recipe
@@ -33,9 +38,11 @@ from .steps.step_keys import code_of
 from .store import Done, Failed, Store
 
 LABEL = "paredown"  # of a node: ray start --labels paredown=edge-arm64
-OF_MACHINE = ("machine", "int8_isa", "engine")  # inputs of steps that belong on the machine that measures
+KEPT = "what is done is kept"
 TRIES = 3  # a task whose worker or machine is lost is tried again as often
-TOLD_S = 1.0  # seconds between two looks at the progress of the tasks
+CONNECT_S = 10.0  # until an address is given up
+TOLD_S = 1.0  # seconds between two readings of the progress of the tasks
+SEEN_S = 90.0  # until a network file system shows everywhere what was written: it keeps names for a minute
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,8 @@ class Node:
     cores: int  # that Ray gives out there
     machine: dict
     code: dict  # versions and code, as keys of steps have them
-    shared: bool  # it sees the run directory
+    held: str  # what the run directory's .lock says there; "" where there is none
+    lacks: str = ""  # why a target of the recipe cannot be run there
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class Asked:
     machine: dict  # that measures
     threads: int
     inputs: dict[str, dict]  # of the driver's steps, by name
+    hosts: Mapping[str, str]  # names of machines by Ray's numbers
 
 
 @contextmanager
@@ -70,41 +79,71 @@ def cluster(address: str | None, job: Job, run_dir: Path) -> Iterator[tuple[Job,
     $RAY_ADDRESS, of this machine, or a new one here. InputError where a machine has other versions or does not see the
     run directory, or where none is the one that the recipe measures on."""
     try:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports to its vendor
         import ray
+        import ray.exceptions
     except ImportError:
         raise missing_extra("ray", "ray") from None
+    if ray.is_initialized():
+        raise InputError("Ray is in use in this process: call ray.shutdown() first")
+    if address is not None and job.recipe.measure_on is None:
+        raise InputError(
+            f"--on {address}: this process is outside the cluster: name the machine that measures, measure_on"
+        )
+    _require_reachable(address or os.environ.get("RAY_ADDRESS", ""))
+    ended = signal.getsignal(signal.SIGTERM)
     try:
-        context = ray.init(address=address, log_to_driver=False, include_dashboard=None, namespace="paredown")
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        context = ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, namespace="paredown")
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
         raise InputError(
             f"--on {address or 'ray'}: no Ray cluster at {where}: {' '.join(str(error).split())}"
         ) from None
     try:
-        nodes = _nodes(ray, run_dir)
-        _check(nodes)
+        if ended is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ended)  # Ray has set its own
+        nodes = _nodes(ray, job.recipe, run_dir)
+        _check(nodes, (run_dir / ".lock").read_text())
         measuring = _measuring(job.recipe.measure_on, nodes, ray)
+        if measuring.lacks:
+            raise InputError(f"{measuring.host}: {measuring.lacks}")
         computing = [node for node in nodes if node.id != measuring.id and node.cores] or [measuring]
-        given = os.environ.get("OMP_NUM_THREADS")
-        threads = training_threads() if given else min(node.cores for node in computing)
+        least = min(node.cores for node in computing)
+        if not least:
+            raise InputError("the cluster has no cores for paredown: start its machines without --num-cpus 0")
+        threads = training_threads() if os.environ.get("OMP_NUM_THREADS") else least
         names = ", ".join(f"{node.host} ({node.cores} cores)" for node in nodes)
         link = f"; dashboard: http://{context.dashboard_url}" if getattr(context, "dashboard_url", "") else ""
-        tell([f"Ray: {names}; {measuring.host} measures{link}"])
+        tell([f"Ray: {names}; {measuring.host} measures; {threads} threads train{link}"])
         here = replace(job, machine=measuring.machine, threads=threads)
-        yield here, RayCluster(ray, run_dir, measuring, computing[0] is not measuring, threads)
+        cpus = min(threads, least)
+        yield here, RayCluster(
+            ray, run_dir, measuring, computing[0] is not measuring, threads, cpus,
+            sum(node.cores // cpus for node in computing), {node.id: node.host for node in nodes},
+        )  # fmt: skip
     finally:
         ray.shutdown()
 
 
-def _nodes(ray: Any, run_dir: Path) -> list[Node]:
-    """The machines of the cluster, each asked by a task on it."""
+def _require_reachable(address: str) -> None:
+    """InputError where nothing listens at the address of a cluster: Ray would try for minutes."""
+    if address in ("", "auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(f"--on ray: no Ray cluster at {address} (HOST:PORT is expected): {error}") from None
+
+
+def _nodes(ray: Any, recipe: Recipe, run_dir: Path) -> list[Node]:
+    """The machines of the cluster, each asked by a task on it. Where two have one host name, Ray's number is added."""
     about = ray.remote(num_cpus=0, max_retries=TRIES)(_about)
     living = [node for node in ray.nodes() if node["Alive"]]
-    found = [about.options(scheduling_strategy=_on(ray, node["NodeID"])).remote(str(run_dir)) for node in living]
-    told = []
+    found = [about.options(scheduling_strategy=_on(ray, node["NodeID"])).remote(recipe, run_dir) for node in living]
+    named, told = Counter(node["NodeManagerHostname"] for node in living), []
     for node, answer in zip(living, found, strict=True):
-        host = f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"
+        host = node["NodeManagerHostname"]
+        host = host if named[host] == 1 else f"{host} ({node['NodeID'][:8]})"
         try:
             said = ray.get(answer)
         except ray.exceptions.RayError as error:
@@ -114,22 +153,30 @@ def _nodes(ray: Any, run_dir: Path) -> list[Node]:
     return told
 
 
-def _about(run_dir: str) -> dict:
+def _about(recipe: Recipe, run_dir: Path) -> dict:
     """What a machine says of itself."""
-    return {"machine": machine(), "code": _code(), "shared": (Path(run_dir) / ".lock").is_file()}
+    lacks = held = ""
+    with suppress(OSError):
+        held = (run_dir / ".lock").read_text()
+    try:
+        check_installed(recipe)
+    except InputError as error:
+        lacks = str(error)
+    return {"machine": machine(), "code": _code(), "held": held, "lacks": lacks}
 
 
 def _code() -> dict:
     return code_of("compress", "export", "benchmarks", "pipeline/steps")
 
 
-def _check(nodes: list[Node]) -> None:
-    """InputError for a machine whose keys of steps would be others, or that sees another run directory."""
+def _check(nodes: list[Node], held: str) -> None:
+    """InputError for a machine whose keys of steps would be others, or that sees another run directory: `held` is what
+    its .lock says here."""
     ours = _code()
     for node in nodes:
         if found := differences(ours, node.code):
             raise InputError(f"{node.host}: {found_in(found)}".replace("the plan has", "here it is"))
-        if not node.shared:
+        if node.held != held:
             raise InputError(
                 f"{node.host}: it does not see the run directory; give an --output-dir that all machines share, under "
                 "the same path"
@@ -168,7 +215,10 @@ class RayCluster:
     run_dir: Path
     measuring: Node
     apart: bool  # other machines train
-    threads: int
+    threads: int  # of a training
+    cpus: int  # that a training is given
+    slots: int  # trainings that fit at the same time
+    hosts: Mapping[str, str]  # names by Ray's numbers
 
     def workers(self, planned: Planned, store: Store, reporter: Reporter) -> AbstractContextManager[_Tasks]:
         """Tasks for the steps of a plan; those that still run when it is left are cancelled."""
@@ -179,10 +229,11 @@ class RayCluster:
 def _tasks(cluster: RayCluster, planned: Planned, store: Store, reporter: Reporter) -> Iterator[_Tasks]:
     asked = Asked(
         cluster.run_dir, resolved(planned.job.recipe), planned.adapted, planned.plans, dict(planned.job.machine),
-        cluster.threads, {step.name: step.inputs for step in planned.steps},
+        cluster.threads, {step.name: step.inputs for step in planned.steps}, cluster.hosts,
     )  # fmt: skip
     ray = cluster.ray
-    board = ray.remote(num_cpus=0)(Board).remote()
+    here = _on(ray, ray.get_runtime_context().get_node_id())
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
     tasks = _Tasks(cluster, store, reporter, ray.put(asked), board)
     try:
         yield tasks
@@ -213,7 +264,6 @@ class _Task:
     step: Step
     shown: ExitStack
     report: Report
-    alone: bool  # on the machine that measures
 
 
 @dataclass
@@ -226,19 +276,20 @@ class _Tasks:
     asked: Any
     board: Any
     running: dict[Any, _Task] = field(default_factory=dict)
+    alone: bool = False  # one of them is on the machine that measures
 
     def takes(self, step: Step) -> bool:
         """A step that belongs on the machine that measures waits until nothing runs there: in the order of the plan."""
-        alone = [task.alone for task in self.running.values()]
         if belongs_on_machine(step):
-            return not any(alone) and (self.cluster.apart or not self.running)
-        return self.cluster.apart or not any(alone)
+            return not self.alone and (self.cluster.apart or not self.running)
+        trainings = len(self.running) - self.alone
+        return trainings < self.cluster.slots and (self.cluster.apart or not self.alone)
 
     def start(self, step: Step, done: Mapping[str, Done]) -> None:
         """Submit a step."""
         ray, alone = self.cluster.ray, belongs_on_machine(step)
         work = ray.remote(max_retries=TRIES, retry_exceptions=False)(_work)
-        options: dict[str, Any] = {"num_cpus": self.cluster.threads, "name": step.name}
+        options: dict[str, Any] = {"num_cpus": self.cluster.cpus, "name": step.name}
         if alone:
             node = self.cluster.measuring
             options |= {"num_cpus": node.cores, "scheduling_strategy": _on(ray, node.id)}
@@ -247,19 +298,35 @@ class _Tasks:
         shown = ExitStack()
         report = shown.enter_context(self.reporter.step(step.name, step.title))
         ref = work.options(**options).remote(self.asked, step.name, step.key, alone, self.board)
-        self.running[ref] = _Task(step, shown, report, alone)
+        self.running[ref] = _Task(step, shown, report)
+        self.alone |= alone
 
     def wait(self) -> Iterable[tuple[Step, Done | Failed, bool]]:
         """Steps that have ended; none after a second without one."""
         ray = self.cluster.ray
         ended, _ = ray.wait([*self.running], num_returns=1, timeout=TOLD_S)
+        if not ended:
+            self._require_machines()
         with suppress(ray.exceptions.RayError):
             told = ray.get(self.board.read.remote(), timeout=10)
             for task in self.running.values():
                 if task.step.name in told:
                     task.report(*told[task.step.name])
         for ref in ended:
-            yield self._result(self.running.pop(ref), ref)
+            task = self.running.pop(ref)
+            self.alone &= not belongs_on_machine(task.step)
+            yield self._result(task, ref)
+
+    def _require_machines(self) -> None:
+        """StepError where no machine is left that could do what runs: its task would wait without end."""
+        living = {node["NodeID"] for node in self.cluster.ray.nodes() if node["Alive"]}
+        there, others = self.cluster.measuring.id in living, living - {self.cluster.measuring.id}
+        if self.alone and not there:
+            raise StepError(
+                f"{self.cluster.measuring.host}, which measures, is gone; start it, and run it again: {KEPT}"
+            )
+        if len(self.running) > self.alone and not (others if self.cluster.apart else there):
+            raise StepError(f"no machine of the cluster is left that trains; start one, and run it again: {KEPT}")
 
     def _result(self, task: _Task, ref: Any) -> tuple[Step, Done | Failed, bool]:
         step, ray = task.step, self.cluster.ray
@@ -267,16 +334,19 @@ class _Tasks:
             new = ray.get(ref)
         except ray.exceptions.RayTaskError as error:  # raised by the step itself
             _close(task, error)
-            raise (error.cause if isinstance(error.cause, Exception) else error) from None
+            raise (error.cause if isinstance(error.cause, Exception) else error) from error
         except ray.exceptions.RayError as error:
             _close(task, error)
             reason = " ".join(str(error).split())[:300]
+            tried = f" in {TRIES + 1} tries" if isinstance(error, ray.exceptions.WorkerCrashedError) else ""
             raise StepError(
-                f"step {step.name}: its worker was lost {TRIES + 1} times: {reason}; what is done is kept: run it again"
-            ) from None
-        found = self.store.find(step.name, step.key) or self.store.failure(step.name, step.key)
-        if found is None:
-            raise StepError(f"step {step.name}: its result is not in {self.store.root}: is that one file system?")
+                f"step {step.name}: not done on the cluster{tried}: {reason}; run it again: {KEPT}"
+            ) from error
+        end = time.monotonic() + SEEN_S
+        while (found := self.store.find(step.name, step.key) or self.store.failure(step.name, step.key)) is None:
+            if time.monotonic() > end:
+                raise StepError(f"step {step.name}: its result is not in {self.store.root}: is that one file system?")
+            _look_again(self.store)
         if isinstance(found, Failed):
             _close(task, StepError(found.reason))
             self.reporter.failed(step.name, found.reason)
@@ -299,20 +369,26 @@ def _close(task: _Task, error: BaseException | None = None) -> None:
         task.shown.__exit__(type(error) if error else None, error, None)
 
 
-def belongs_on_machine(step: Step) -> bool:
-    """Whether a step's key names something of the machine that measures: it is done there, and alone."""
-    return any(step.inputs.get(name) is not None for name in OF_MACHINE)
+def _look_again(store: Store) -> None:
+    """Have a network file system list the directory anew, after a second."""
+    time.sleep(TOLD_S)
+    list(store.root.iterdir())
 
 
 def _work(asked: Asked, name: str, key: str, alone: bool, board: Any) -> bool:
     """The task: do a step, or find it done; whether it was done now."""
-    if alone:
-        os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it; measuring sets its own
-    else:
-        os.environ["OMP_NUM_THREADS"] = str(asked.threads)
     import ray
 
-    store = Store(asked.run_dir / "steps", host=f"{platform.node()} ({ray.get_runtime_context().get_node_id()[:8]})")
+    os.environ["OMP_NUM_THREADS"] = str(asked.threads)  # of trainings; those that time set their own
+    host = asked.hosts.get(ray.get_runtime_context().get_node_id(), platform.node())
+    try:
+        return _done(asked, name, key, alone, board, host)
+    except InputError as error:
+        raise InputError(f"{host}: {error}") from error
+
+
+def _done(asked: Asked, name: str, key: str, alone: bool, board: Any, host: str) -> bool:
+    store = Store(asked.run_dir / "steps", host=host)
     store.clean()
     job = replace(_prepared(asked.recipe), machine=asked.machine, threads=asked.threads)
     if asked.adapted and job.recipe.adapt:
@@ -323,13 +399,19 @@ def _work(asked: Asked, name: str, key: str, alone: bool, board: Any) -> bool:
         found = found_in(differences(asked.machine, machine()))
         raise InputError(f"step {name}: this machine is not the one that was planned for: {found}")
     step = next(step for step in steps if step.name == name)
-    _, new = do_planned(job, steps, step, store, _Told(board))
-    return new
+    end = time.monotonic() + SEEN_S
+    while True:
+        try:
+            return do_planned(job, steps, step, store, _Told(board), key)[1]
+        except NotThereError:
+            if time.monotonic() > end:
+                raise
+            _look_again(store)
 
 
 @lru_cache(maxsize=4)
 def _prepared(recipe: str) -> Job:
-    return prepare(Recipe.model_validate(yaml.safe_load(recipe)), try_models=False)
+    return prepare(Recipe.model_validate(yaml.safe_load(recipe)), try_models=False, measures=False)
 
 
 class _Told(Reporter):

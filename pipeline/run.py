@@ -63,8 +63,10 @@ def run(
     Raises InputError for bad input, StepError when the checkpoint itself fails or no candidate is left: then what an
     earlier run has published stays as it was.
     """
+    if on not in (LOCAL, RAY) and not on.startswith(f"{RAY}://"):
+        raise InputError(f"--on {on}: {LOCAL}, {RAY} or {RAY}://HOST:PORT is expected")
     run_dir = run_dir.resolve()
-    job = prepare(recipe, try_models=False)
+    job = prepare(recipe, try_models=False, measures=on == LOCAL)
     tell([note for note in job.notes if note not in told])
     with lock(run_dir), opened(on, job, run_dir) as (job, engine):
         try:
@@ -81,26 +83,25 @@ def run(
 def require_here(wanted: MeasureOn | None) -> None:
     """InputError where a recipe is to be measured on another machine than this one."""
     if wanted is not None and not wanted.matches(None, fingerprint()):
+        run_there = "" if wanted.fingerprint is None else ", or run there"
         raise InputError(
             f"measure_on: the machine {wanted} is to measure, and this one has fingerprint {fingerprint()[:8]}; reach "
-            f"it with --on {RAY}, or run there"
+            f"it with --on {RAY}{run_there}"
         )
 
 
 @contextmanager
 def opened(on: str, job: Job, run_dir: Path) -> Iterator[tuple[Job, Engine]]:
     """Where steps are done, and the job as it is planned there: `local`, or a Ray cluster: `ray`, the one of
-    $RAY_ADDRESS or of this machine, or its address, `ray://HOST:PORT`. Raises InputError."""
+    $RAY_ADDRESS or of this machine, or its address, `ray://HOST:PORT`. InputError where it measures elsewhere."""
     if on == LOCAL:
         require_here(job.recipe.measure_on)
         yield job, HERE
-    elif on == RAY or on.startswith(f"{RAY}://"):
+    else:
         from .ray_cluster import cluster
 
         with cluster(None if on == RAY else on, job, run_dir) as (job, engine):
             yield job, engine
-    else:
-        raise InputError(f"--on {on}: {LOCAL}, {RAY} or {RAY}://HOST:PORT is expected")
 
 
 def _run(job: Job, run_dir: Path, older: Path | None, engine: Engine) -> Outcome:

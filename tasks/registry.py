@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 
 from paredown.runtime.errors import InputError, nearest
@@ -43,16 +43,16 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 
 def task_named(name: str, where: str = "task") -> Task:
     """The task of this name, ours or that of an installed package. InputError begins with `where`."""
-    found = TASKS.get(name) or _of_another_package(name)
-    if found:
-        return found
+    if name in TASKS:
+        return TASKS[name]
+    for point in entry_points(group=PLUGINS, name=name):
+        return _loaded(point)
     raise InputError(f"{where}: {name!r} is no task; {nearest(name, TASKS)}")
 
 
 @cache
-def _of_another_package(name: str) -> Task | None:
-    points = tuple(entry_points(group=PLUGINS, name=name))
-    return points[0].load()() if points else None
+def _loaded(point: EntryPoint) -> Task:
+    return point.load()()
 
 
 def task_of_architecture(architecture: str) -> Task | None:

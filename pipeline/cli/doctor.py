@@ -17,6 +17,7 @@ PARTS = {
     "tensorrt_rtx_bindings": ("TensorRT for RTX", "rtx"),
     "onnxruntime_ep_nv_tensorrt_rtx": ("its libraries", "rtx"),
     "cuda.bindings": ("running TensorRT engines", "rtx"),
+    "ray": ("running on a cluster", "ray"),
     "PIL": ("images", "images"),
     "starlette": ("serving", "serve"),
     "uvicorn": ("serving", "serve"),

@@ -76,8 +76,8 @@ class Grouped(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        assert name is not None
-        assert command is not None
+        if name is None or command is None:  # completion of a command that there is not
+            return name, command, rest
         known = [variable_of(name, option.name) for option in command.params if option.param_type_name == "option"]
         for given in variables(name):
             if given not in known:
@@ -143,10 +143,19 @@ def _version(asked: bool) -> None:
 
 def for_all(
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress and no notes: the result and errors only.")
+        bool,
+        typer.Option(
+            "--quiet", "-q", allow_from_autoenv=False, help="No progress and no notes: the result and errors only."
+        ),
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log messages of libraries, and the traceback of an error.")
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            allow_from_autoenv=False,
+            help="Log messages of libraries, and the traceback of an error.",
+        ),
     ] = False,
     progress: Annotated[
         Mode | None,

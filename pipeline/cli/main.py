@@ -181,10 +181,13 @@ def run(
 ) -> None:
     """Run a recipe from the checkpoint to the bundle; run it again to resume."""
     from ..recipe.loader import read_recipe
-    from ..run import default_run_dir
+    from ..run import LOCAL, default_run_dir
     from ..run import run as run_recipe
 
     job = read_recipe(recipe)
+    if on != LOCAL and (baseline is not None or dry_run):
+        given = "--dry-run shows the plan" if dry_run else "--baseline compares two bundles"
+        raise InputError(f"{given} of this machine: leave --on {on} out")
     if baseline is not None:
         replacing.old_bundle(baseline)
     run_dir = output_dir or default_run_dir(job, recipe)
@@ -361,6 +364,7 @@ def doctor(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.
         return
     here = found["machine"]
     out.print(f"{here['cpu']} ({here['arch']}), {here['cores']} cores, {here['memory_gb']} GiB, {here['os']}")
+    out.print(f"fingerprint       {found['fingerprint'][:16]}")
     out.print(f"instruction sets  {', '.join(here['isa']) or 'none that matter'}")
     out.print(f"GPUs              {'; '.join(here['gpus']) or 'none'}")
     table = Table("part", "for", "version", "get it with")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from paredown.benchmarks.measuring.latency import LatencySettings
 from paredown.benchmarks.selection.cost import Prices
@@ -246,11 +246,18 @@ def _targets_of(given: dict) -> list[Target]:
     return default_targets(given.get("task", "text-classification"))  # a task that is wrong is an error of its own
 
 
+def _in_quotes(given: object) -> object:
+    """ValueError for what YAML has read as a number: 01234567 is octal to it."""
+    if isinstance(given, int | float):
+        raise ValueError("put it in quotes: YAML reads digits as a number")
+    return given
+
+
 class MeasureOn(Settings):
     """The machine that a run measures on; one of the two."""
 
     label: str | None = Field(default=None, description="its label in a Ray cluster: ray start --labels paredown=NAME")
-    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")] | None = Field(
+    fingerprint: Annotated[str, BeforeValidator(_in_quotes), Field(pattern="^[0-9a-f]{8,64}$")] | None = Field(
         default=None, description="the beginning of its fingerprint, as `paredown doctor` prints it"
     )
 

@@ -19,7 +19,7 @@ from conftest import SMALL, paredown, refused, write_recipe
 from paredown.compress.models.loading import Checkpoint
 from paredown.pipeline import ray_cluster
 from paredown.pipeline.job import Step
-from paredown.pipeline.ray_cluster import Node, RayCluster, belongs_on_machine
+from paredown.pipeline.ray_cluster import Node, RayCluster
 from paredown.pipeline.recipe.schema import MeasureOn
 from paredown.runtime.errors import InputError
 
@@ -115,8 +115,9 @@ def test_a_run_on_a_cluster_is_the_run_of_one_machine(recipe: Path, tmp_path: Pa
         assert there[name]["files"] == step["files"], name
     assert len(here) > 5
     for name, step in there.items():
-        belongs = belongs_on_machine(Step(name, step["inputs"], 0.0, lambda *_: None))
-        assert (edge[:8] in step["host"]) is belongs, name
+        stage = step["inputs"]["stage"]
+        serving = stage in ("evaluate", "further", "measure", "profile", "table") or "int8" in name
+        assert (edge[:8] in step["host"]) is serving, name
     said = [event for event in events if event.get("step") == "broken-1-distill"]
     assert [event["event"] for event in said if event["event"] != "progress"] == ["start", "failed"]
     assert "is not finite" in said[-1]["reason"] or "nan" in said[-1]["reason"], said
@@ -172,7 +173,17 @@ def test_what_a_cluster_lacks_is_said(recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(plain + "\nmeasure_on: {label: edge, fingerprint: 0123456789}\n")
     refused(paredown(*given), "label or fingerprint is expected, one of them")
     recipe.write_text(plain + "\nmeasure_on: {label: edge}\n")
-    refused(paredown(*given), "measure_on", "labelled edge", "--on ray")
+    refused(paredown(*given), "measure_on", "labelled edge", "reach it with --on ray")
+    refused(paredown("plan", recipe), "measure_on", "labelled edge")
+    refused(paredown("step", recipe, "teacher-origin"), "measure_on", "labelled edge")
+    refused(paredown(*given, "--on", "ray", "--dry-run"), "--dry-run shows the plan of this machine")
+    nobody = {"RAY_ADDRESS": "127.0.0.1:1"}
+    refused(paredown(*given, "--on", "ray", env=nobody), "no Ray cluster at 127.0.0.1:1")
+    recipe.write_text(plain + "\nmeasure_on: {fingerprint: 01234567}\n")
+    refused(paredown(*given), "put it in quotes")
+    recipe.write_text(plain)
+    refused(paredown(*given, "--on", "ray://127.0.0.1:1"), "name the machine that measures, measure_on")
+    recipe.write_text(plain + "\nmeasure_on: {label: edge}\n")
     with cluster_of("big") as (cluster, _):
         done = paredown(*given, "--on", "ray", env={"RAY_ADDRESS": cluster.address})
         refused(done, "no machine of the cluster is labelled edge", ": big, ", "--labels paredown=NAME")
@@ -181,30 +192,28 @@ def test_what_a_cluster_lacks_is_said(recipe: Path, tmp_path: Path) -> None:
 
 def node(**given: Any) -> Node:
     code = {"code": {"compress": "ab12"}, "versions": {"torch": "2.13.0"}}
-    return replace(Node("id", "one", {}, 4, {"cores": 4}, code, shared=True), **given)
+    return replace(Node("id", "one", {}, 4, {"cores": 4}, code, "process 7"), **given)
 
 
 def test_a_machine_with_another_version_or_directory_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_cluster, "_code", lambda: node().code)
-    ray_cluster._check([node(), node()])
+    ray_cluster._check([node(), node()], "process 7")
     other = {**node().code, "versions": {"torch": "2.12.0"}}
     with pytest.raises(InputError, match=r'two: versions.torch is "2.12.0", here it is "2.13.0"'):
-        ray_cluster._check([node(), node(host="two", code=other)])
+        ray_cluster._check([node(), node(host="two", code=other)], "process 7")
     with pytest.raises(InputError, match="two: it does not see the run directory"):
-        ray_cluster._check([node(), node(host="two", shared=False)])
+        ray_cluster._check([node(), node(host="two", held="process 8, of another run")], "process 7")
 
 
 @pytest.mark.parametrize("apart", [True, False])
 def test_nothing_runs_beside_a_step_that_belongs_on_the_measuring_machine(apart: bool) -> None:
     """Where that machine also trains, it does one or the other."""
-    tasks = ray_cluster._Tasks(RayCluster(None, Path(), node(), apart, 1), None, None, None, None)  # type: ignore[arg-type]
-    trains, measures = (Step("a", inputs, 0.0, lambda *_: None) for inputs in ({"machine": None}, {"machine": "ab"}))
-
-    def running(*alone: bool) -> None:
-        tasks.running = {i: ray_cluster._Task(trains, None, None, each) for i, each in enumerate(alone)}  # type: ignore[arg-type]
-
-    for those, taken in (((), (True, True)), ((False,), (True, apart)), ((True,), (apart, False))):
-        running(*those)
+    tasks = ray_cluster._Tasks(RayCluster(None, Path(), node(), apart, 1, 1, 2, {}), None, None, None, None)  # type: ignore[arg-type]
+    trains, measures = (Step("a", inputs, 0.0, lambda *_: None) for inputs in ({"table": None}, {"table": "ab"}))
+    cases = (((), (True, True)), ((trains,), (True, apart)), ((measures,), (apart, False)))
+    for those, taken in (*cases, ((trains, trains), (False, apart))):  # two fit
+        tasks.running = {i: ray_cluster._Task(step, None, None) for i, step in enumerate(those)}  # type: ignore[arg-type]
+        tasks.alone = measures in those
         assert (tasks.takes(trains), tasks.takes(measures)) == taken, those
 
 

@@ -62,7 +62,8 @@ def test_options_are_read_from_the_environment(finished: Path) -> None:
     assert refused.startswith("error: Invalid value for '--top-k'")
     assert refused.endswith("(from the environment: PAREDOWN_PREDICT_TOP_K)\n")
     assert answered(PREDICT_TOPK="1").startswith("error: $PAREDOWN_PREDICT_TOPK: `paredown predict` has no such option")
-    assert json.loads(answered(SERVE_PORT="none", VERSION="1.2", PREDICTION="x"))["label"]  # not of this command
+    others = {"SERVE_PORT": "none", "VERSION": "1.2", "VERBOSE": "debug", "PREDICTION": "x"}  # not of this command
+    assert json.loads(answered(**others))["label"]
 
 
 def test_the_version_and_completion() -> None:
@@ -71,6 +72,8 @@ def test_the_version_and_completion() -> None:
     assert paredown("--version").stdout == f"paredown {version('paredown')}\n"
     words = {"_PAREDOWN_COMPLETE": "complete_bash", "COMP_WORDS": "paredown trim --fr", "COMP_CWORD": "2"}
     assert paredown(env=words).stdout.split() == ["--frequent"]
+    unknown = paredown(env={**words, "COMP_WORDS": "paredown tirm --fr"})
+    assert (unknown.stdout, unknown.stderr) == ("", "")
 
 
 def test_an_error_has_its_traceback_when_that_is_asked_for(tmp_path: Path) -> None:
