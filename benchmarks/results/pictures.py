@@ -1,4 +1,5 @@
-"""The pictures of docs/images, from a run: its result on a terminal, its report, its server's page.
+"""The pictures of docs/images, from a run: its result on a terminal, its report (on paper too), its server's page;
+and the first page of the site.
 
     python benchmarks/results/pictures.py RUN_DIR [docs/images]
 
@@ -31,6 +32,7 @@ COLUMNS = 80
 NARROWEST = 500  # pixels that Chromium's window has at least
 DARK = "--blink-settings=preferredColorScheme=0"
 WAIT_S = 60.0
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
@@ -41,6 +43,12 @@ def main() -> None:
     page(report, out / "report.png", 1400, 1250)
     page(report, out / "report-dark.png", 1400, 1250, DARK)
     page(report, out / "report-phone.png", 400, 1600)
+    browse(f"--print-to-pdf={out / 'report-print.pdf'}", "--no-pdf-header-footer", report)
+    with tempfile.TemporaryDirectory() as built:
+        environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+        mkdocs = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", built]
+        subprocess.run(mkdocs, check=True, cwd=ROOT, env=environment)
+        page((Path(built) / "index.html").as_uri(), out / "site.png", 1400, 1000)
     with served(run / "bundle") as url:
         page(url, out / "server.png", 900, 960)
         page(url + "docs", out / "api.png", 900, 960)
@@ -65,19 +73,24 @@ def terminal(run: Path, out: Path) -> None:
     console.save_svg(str(out), title="paredown")
 
 
-def page(url: str, out: Path, width: int, height: int, *more: str) -> None:
-    """A screenshot of a page; one narrower than Chromium's window stands in a frame."""
+def browse(*options: str) -> None:
+    """Have Chromium do something without a window."""
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         sys.exit("no Chromium here: apt-get install chromium")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=8000"]
+    subprocess.run([browser, *flags, *options], check=True, capture_output=True)
+
+
+def page(url: str, out: Path, width: int, height: int, *more: str) -> None:
+    """A screenshot of a page; one narrower than Chromium's window stands in a frame."""
     with tempfile.TemporaryDirectory() as scratch:
         if width < NARROWEST:
             frame = Path(scratch) / "frame.html"
             frame.write_text(f'<body style="margin:0"><iframe src="{url}" width={width} height={height} frameborder=0>')
             url = frame.as_uri()
         size = f"--window-size={max(width, NARROWEST)},{height}"
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=8000"]
-        subprocess.run([browser, *flags, size, f"--screenshot={out}", *more, url], check=True, capture_output=True)
+        browse("--hide-scrollbars", size, f"--screenshot={out}", *more, url)
     with Image.open(out) as image:
         image.crop((0, 0, width, height)).convert("P", palette=Image.Palette.ADAPTIVE).save(out, optimize=True)
 

@@ -73,7 +73,7 @@ def test_the_version_and_completion() -> None:
     words = {"_PAREDOWN_COMPLETE": "complete_bash", "COMP_WORDS": "paredown trim --fr", "COMP_CWORD": "2"}
     assert paredown(env=words).stdout.split() == ["--frequent"]
     unknown = paredown(env={**words, "COMP_WORDS": "paredown tirm --fr"})
-    assert (unknown.stdout, unknown.stderr) == ("", "")
+    assert (unknown.returncode, unknown.stdout.strip(), unknown.stderr) == (0, "", "")
 
 
 def test_an_error_has_its_traceback_when_that_is_asked_for(tmp_path: Path) -> None:
