@@ -7,6 +7,7 @@ DIRECTORY has what the notebook reads: `checkpoint`, `train.csv`, `test.csv` and
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def main() -> None:
 
 def executed(directory: Path) -> nbformat.NotebookNode:
     """The notebook with its output, run in `directory`. CellExecutionError where a cell fails."""
+    os.environ["PYTHONWARNINGS"] = "ignore"  # of libraries, in the kernel: they name paths of this machine
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(
         notebook, timeout=TIMEOUT_S, kernel_name="python3", resources={"metadata": {"path": str(directory)}},
