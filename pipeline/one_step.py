@@ -43,7 +43,7 @@ def _with_those_behind(steps: Sequence[Step], name: str) -> list[Step]:
     """A step and those that it stands on, it last."""
     ledger = Ledger()
     for step in steps:
-        ledger.admit(step)
+        ledger.place(step)
     return [step for step in steps if step.name in ledger.behind(name) or step.name == name]
 
 
@@ -99,14 +99,14 @@ def found_in(differences: Sequence[str]) -> str:
     return "; ".join(differences[:SHOWN]) + more
 
 
-def differences(there: Any, here: Any, path: str = "") -> list[str]:
-    """What differs between two JSON-like values, by the path of keys."""
+def differences(there: Any, here: Any, path: str = "", other: str = "the plan has") -> list[str]:
+    """What differs between two JSON-like values, by the path of keys; `other`: how a sentence names the first one."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         keys = dict.fromkeys([*there, *here])
         pairs = ((f"{path}.{key}".lstrip("."), there.get(key), here.get(key)) for key in keys)
-        return [line for key, a, b in pairs for line in differences(a, b, key)]
+        return [line for key, a, b in pairs for line in differences(a, b, key, other)]
     same = json.dumps(there, sort_keys=True) == json.dumps(here, sort_keys=True)
-    return [] if same else [f"{path} is {_short(here)}, the plan has {_short(there)}"]
+    return [] if same else [f"{path} is {_short(here)}, {other} {_short(there)}"]
 
 
 def _short(value: Any) -> str:

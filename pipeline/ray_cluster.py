@@ -174,8 +174,8 @@ def _check(nodes: list[Node], held: str) -> None:
     its .lock says here."""
     ours = _code()
     for node in nodes:
-        if found := differences(ours, node.code):
-            raise InputError(f"{node.host}: {found_in(found)}".replace("the plan has", "here it is"))
+        if found := differences(ours, node.code, other="here it is"):
+            raise InputError(f"{node.host}: {found_in(found)}")
         if node.held != held:
             raise InputError(
                 f"{node.host}: it does not see the run directory; give an --output-dir that all machines share, under "
