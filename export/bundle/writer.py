@@ -1,6 +1,6 @@
 """Writes a bundle: model, manifest, golden rows, self-test, card and SBOM. Without torch.
 
-docs/bundle.md lists what is in it; `archive` packs it, `layouts` makes of it what Triton and container engines read.
+docs/bundle.md lists what is in it; `archive` packs it, `layouts` what other systems read.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from .common import LabelColumn, TextColumn
 app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
 NO_COUNT = ("R2", "Spearman", "MRR")  # they hang on how far these rows are spread, or on how many passages there are
+LayoutName = Literal["plain", "archive", "triton", "oci"]  # the keys of `layouts.registry.LAYOUTS`
 BundlePath = Annotated[Path, typer.Argument(help="A bundle (directory or .tar.gz), or a run directory that holds one.")]
 PublicKey = Annotated[
     Path | None, typer.Option(help="PEM file of a public key; only a bundle signed by its private key is accepted.")
@@ -77,7 +78,7 @@ def pack(
     bundle: BundlePath,
     output_dir: Annotated[Path, typer.Option(help="Directory to write; must not exist.")],
     layout: Annotated[
-        Literal["plain", "archive", "triton", "oci"],
+        LayoutName,
         typer.Option(help="Layout: the bundle, its .tar.gz, a Triton model repository, or an OCI image layout."),
     ] = "plain",
     private_key: Annotated[Path | None, typer.Option(help="PEM file of a private key to sign the bundle with.")] = None,
@@ -87,13 +88,14 @@ def pack(
     import tempfile
 
     from paredown.export.bundle.archive import unpacked
-    from paredown.export.bundle.layouts import LAYOUTS, to_plain
+    from paredown.export.bundle.layouts.directory import to_plain
+    from paredown.export.bundle.layouts.registry import LAYOUTS
     from paredown.runtime.selftest import check_files, read_manifest
 
     from ..store import new_directory
 
-    if private_key is not None and layout == "triton":
-        raise InputError("--private-key: a Triton repository holds no bundle to sign; sign with another --layout")
+    if private_key is not None and not LAYOUTS[layout].holds_bundle:
+        raise InputError(f"--private-key: layout {layout} holds no bundle to sign; sign with another --layout")
     check_key(public_key)
     with (
         unpacked(bundle) as path,
@@ -111,14 +113,9 @@ def pack(
             to_plain(path, Path(scratch))
             path = Path(scratch)
             sign(path, private_key)
-        LAYOUTS[layout](path, target)
+        LAYOUTS[layout].write(path, target)
     out.print(f"{output_dir}: {layout}{', signed' if private_key else ''}")
-    if layout == "triton":
-        suggest("tritonserver", "--model-repository", output_dir)
-    elif layout == "oci":
-        suggest("skopeo", "copy", f"oci:{output_dir}", "docker://REGISTRY/NAME:TAG")
-    else:
-        suggest("paredown", "verify", next(output_dir.glob("*.tar.gz"), output_dir))
+    suggest(*LAYOUTS[layout].then(output_dir))
 
 
 def check_key(public_key: Path | None) -> None:

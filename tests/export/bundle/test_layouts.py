@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import onnxruntime
 import pytest
@@ -18,10 +18,16 @@ from google.protobuf import text_format
 from manifests import change_manifest
 
 from paredown.export.bundle.archive import unpack
-from paredown.export.bundle.layouts import to_triton, triton_config
+from paredown.export.bundle.layouts.registry import LAYOUTS
+from paredown.export.bundle.layouts.triton import to_triton, triton_config
+from paredown.pipeline.cli.bundle import LayoutName
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import read_manifest
 from paredown.runtime.selftest import open_encoder, selftest
+
+
+def test_the_command_offers_the_layouts_there_are() -> None:
+    assert get_args(LayoutName) == tuple(LAYOUTS)
 
 
 def official_config():

@@ -13,7 +13,7 @@ from paredown.compress.models.architectures import supported
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.export.artifact import Artifact, read_artifact
-from paredown.export.bundle.layouts import triton_config
+from paredown.export.bundle.layouts.triton import triton_config
 from paredown.export.bundle.writer import Contents, write_bundle
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.onnx.metadata import for_mobile

@@ -1,0 +1,28 @@
+"""What `pack` can make of a bundle; each layout is a file here and one entry in this table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .directory import to_archive, to_plain
+from .oci import to_oci
+from .triton import to_triton
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a bundle is laid out for one receiver."""
+
+    write: Callable[[Path, Path], None]  # takes a bundle whose files were checked and fills an empty directory
+    then: Callable[[Path], Sequence[object]]  # the command to type next, for the directory that was written
+    holds_bundle: bool = True  # the bundle is in it, whole, so that its signature still means something
+
+
+LAYOUTS = {
+    "plain": Layout(to_plain, lambda out: ("paredown", "verify", out)),
+    "archive": Layout(to_archive, lambda out: ("paredown", "verify", next(out.glob("*.tar.gz")))),
+    "triton": Layout(to_triton, lambda out: ("tritonserver", "--model-repository", out), holds_bundle=False),
+    "oci": Layout(to_oci, lambda out: ("skopeo", "copy", f"oci:{out}", "docker://REGISTRY/NAME:TAG")),
+}
