@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -52,10 +54,25 @@ class Metrics:
         found = self.registry
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             found = CollectorRegistry()
-            multiprocess.MultiProcessCollector(found)
+            _Workers(found)
         extra = CollectorRegistry()
         extra.register(_Drift(drift))
         return generate_latest(found) + generate_latest(extra)
+
+
+class _Workers(multiprocess.MultiProcessCollector):
+    """The files of all workers but those that are empty: a worker opens a file first and gives it its size then, and
+    the library fails on one in between, or on one whose worker was killed in between."""
+
+    def collect(self) -> Iterable[Metric]:
+        return self.merge([str(path) for path in Path(self._path).glob("*.db") if _size(path)])
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a worker's gauges are removed with it
+        return 0
 
 
 class _Drift:
