@@ -6,9 +6,11 @@ import contextlib
 import ctypes
 from collections.abc import Sequence
 from itertools import count
+from typing import cast
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from paredown.runtime.causal_decoding import NEXT, next_token
@@ -27,10 +29,11 @@ def forward(model: PreTrainedModel, batch: dict[str, np.ndarray]) -> dict[str, n
 
         return write(model, batch)
     with torch.inference_mode():
-        out = model(**tensors(batch))
+        out = model(**{name: tensor.to(model.device) for name, tensor in tensors(batch).items()})
+    logits = out.logits.float().cpu().numpy()
     if kind_of(model) is OutputKind.CAUSAL_LM:
-        return {NEXT: next_token(out.logits.float().numpy(), batch["input_ids"], batch["attention_mask"])}
-    return {"logits": out.logits.float().numpy()}
+        return {NEXT: next_token(logits, batch["input_ids"], batch["attention_mask"])}
+    return {"logits": logits}
 
 
 IN_FLOAT32 = ("deberta",)  # its attention fills with the minimum of float32, which overflows under bf16 autocast
@@ -61,14 +64,21 @@ def give_back() -> None:
 
 def teacher_scores(teacher: PreTrainedModel, ids: Sequence[Sequence[int]]) -> np.ndarray:
     """The teacher's logits for every row, as `run_rows` gives them, or what it writes: the dearest part of a short
-    distillation. It runs on the CPU, its logits in bf16 with AMX."""
-    writes, calls = kind_of(teacher) is OutputKind.SEQ2SEQ, count(1)
-    bf16 = has_amx() and not writes and teacher.config.model_type not in IN_FLOAT32
+    distillation. Logits are computed on a GPU where there is one, in float32, else on the CPU, in bf16 with AMX; texts
+    are written on the CPU. The teacher is left on the device where it was."""
+    writes, calls, before = kind_of(teacher) is OutputKind.SEQ2SEQ, count(1), teacher.device
+    gpu = torch.cuda.is_available() and not writes
+    bf16 = has_amx() and not gpu and not writes and teacher.config.model_type not in IN_FLOAT32
 
     def call(batch: Batch) -> Batch:
         if next(calls) % 64 == 0:
             give_back()
         return forward(teacher, batch)
 
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        return run_rows(call, ids, pad_id(teacher), "sequences" if writes else "logits")
+    module = cast(nn.Module, teacher)  # its own `to` is overloaded
+    try:
+        module.to("cuda" if gpu else "cpu")
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return run_rows(call, ids, pad_id(teacher), "sequences" if writes else "logits")
+    finally:
+        module.to(before)
