@@ -269,13 +269,18 @@ def load_bundle(path: str | Path, *, public_key: str | Path | None = None, threa
 
 
 def run(
-    recipe: str | Path | Mapping[str, Any], output_dir: str | Path | None = None, *, on: str = "local"
+    recipe: str | Path | Mapping[str, Any],
+    output_dir: str | Path | None = None,
+    *,
+    on: str = "local",
+    store: str | None = None,
 ) -> RunResult:
     """Do the job of a recipe: a YAML file, or its content as a dictionary (paths relative to the current directory).
 
     Finished steps are kept in `output_dir` (default: runs/NAME), and the same call goes on after them. `on`: where the
     steps are done: in this process ("local"), or on a Ray cluster ("ray": that of $RAY_ADDRESS or of this machine;
-    "ray://HOST:PORT"), whose machines have to see `output_dir` under the same path. Raises InputError, StepError.
+    "ray://HOST:PORT"), whose machines have to see `output_dir` under the same path, or `store`: the URL of a store in
+    object storage, such as s3://BUCKET/PREFIX, which shares the steps between machines. Raises InputError, StepError.
     """
     from .recipe.loader import read_recipe
     from .run import default_run_dir
@@ -291,7 +296,8 @@ def run(
     else:
         file = Path(recipe)
         job = read_recipe(file)
-    outcome = run_recipe(job, default_run_dir(job, file) if output_dir is None else Path(output_dir), on=on)
+    run_dir = default_run_dir(job, file) if output_dir is None else Path(output_dir)
+    outcome = run_recipe(job, run_dir, on=on, store=store)
     return _result(outcome)
 
 

@@ -16,6 +16,7 @@ EXTRAS = {
     "sign": ("model_signing", "OpenSSL"),
     "serve": ("starlette", "uvicorn", "uvloop", "httptools", "prometheus_client", "fastapi_offline"),
     "ray": ("ray",),
+    "s3": ("s3fs",),
     "load": ("aiohttp",),
     "plot": ("matplotlib",),
     "track": ("mlflow", "tensorboard", "wandb"),

@@ -19,7 +19,7 @@ class Failure:
 
     step: str
     reason: str
-    path: Path  # to be deleted for another try
+    path: Path | str  # to be deleted for another try
     kept: Path | None = None  # what the step started from
 
     @staticmethod

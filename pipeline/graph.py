@@ -14,6 +14,7 @@ from paredown.runtime.errors import InputError, StepError, nearest
 
 from .failures import Failure, Ledger
 from .job import Job, Step, prepare
+from .object_store import open_store
 from .one_step import do_planned, require_same
 from .plan import plan, search_steps
 from .progress import Reporter
@@ -66,22 +67,24 @@ class Known:
     then: str = ""
 
 
-def known_steps(job: Job, store: Store, *, estimated: bool = True) -> Known:
+def known_steps(job: Job, store: Store, *, planning: bool = True) -> Known:
     """The steps that can be planned with what the store has: those of `adapt`, then those before the search and the
-    search itself, then all others. Read-only. `estimated`: their seconds, by what a row takes here, which is timed."""
+    search itself, then all others. `planning`: read-only, and with their seconds, by what a row takes here, which is
+    timed; else what a shared store has of them is brought here."""
 
     def planned(job: Job, steps_of: Any) -> list[Step]:
-        return with_estimates(job, store, steps_of) if estimated else steps_of(job)
+        return with_estimates(job, store, steps_of) if planning else steps_of(job)
 
+    find = store.peek if planning else store.find
     steps, settings = planned(job, adapt_steps), job.recipe.search
-    done = {step.name: there for step in steps if (there := store.peek(step.name, step.key)) is not None}
+    done = {step.name: there for step in steps if (there := find(step.name, step.key)) is not None}
     if len(done) < len(steps):
         return Known(job, steps, "what this leaves is compressed and measured")
     job = adapted(job, done)
     if settings is None:
         return Known(job, [*steps, *planned(job, plan)])
     steps += planned(job, lambda job: [*search_steps(job, settings), search_step(job, settings, Found())])
-    found = store.peek(steps[-1].name, steps[-1].key)
+    found = find(steps[-1].name, steps[-1].key)
     if found is None:
         return Known(job, steps, "what the search has found is exported and measured")
     before = {(step.name, step.key) for step in steps}
@@ -153,17 +156,21 @@ def read_plan(file: Path) -> Plan:
         raise InputError(f"{file}: no plan; make it with: paredown plan RECIPE > {file}") from None
 
 
-def do_step(recipe: Recipe, run_dir: Path, name: str, wanted: Plan | None = None) -> tuple[Done, bool]:
+def do_step(
+    recipe: Recipe, run_dir: Path, name: str, wanted: Plan | None = None, store: str | None = None
+) -> tuple[Done, bool]:
     """Do one step of a run in `run_dir`, or find it there: its result, and whether it was done now.
 
-    Several processes may do steps of one run, on several machines where its directory is shared. `wanted`: a plan whose
-    key of this step this machine has to reach. InputError where it does not, where there is no such step, or where one
-    that comes before is missing; StepError where the step, or one that it stands on, has failed.
+    Several processes may do steps of one run, on several machines where they share its directory, or a store in object
+    storage: `store`, its URL. `wanted`: a plan whose key of this step this machine has to reach. InputError where it
+    does not, where there is no such step, or where one that comes before is missing; StepError where the step, or one
+    that it stands on, has failed.
     """
     require_here(recipe.measure_on)
-    job, store = prepare(recipe, try_models=False), Store(run_dir.resolve() / "steps")
-    store.clean()
-    known = known_steps(job, store, estimated=False)
+    steps = Store(run_dir.resolve() / "steps", shared=None if store is None else open_store(store))
+    job = prepare(recipe, try_models=False)
+    steps.clean()
+    known = known_steps(job, steps, planning=False)
     by_name = {step.name: step for step in known.steps}
     if name not in by_name:
         later = f"; {known.then} when these are done" if known.then else ""
@@ -174,12 +181,12 @@ def do_step(recipe: Recipe, run_dir: Path, name: str, wanted: Plan | None = None
         require_same(known.steps, name, theirs, wanted.machine, known.job.machine)
     if name == SEARCH:  # with all that it needs
         assert known.job.recipe.search is not None
-        results = run_search(known.job, known.job.recipe.search, store)
+        results = run_search(known.job, known.job.recipe.search, steps)
         if name not in results.done:
             raise StepError(str(results.failed[name]))
         return results.done[name], results.ran > 0
     step = by_name[name]
-    found, now = do_planned(known.job, known.steps, step, store, Reporter(1, {name: step.seconds}))
+    found, now = do_planned(known.job, known.steps, step, steps, Reporter(1, {name: step.seconds}))
     if isinstance(found, Failed):
         raise StepError(f"{name}: {found.reason} (to try it again, delete {found.path})")
     return found, now

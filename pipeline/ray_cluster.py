@@ -1,8 +1,8 @@
 """Steps of a run on the machines of a Ray cluster: any of them trains, one of them measures, alone.
 
 A task is told the recipe and the name of a step. It plans the run again and has to come to the same key, else it
-refuses and names what differs. Results are in the run directory, which all machines see under one path; nothing of them
-passes through Ray's object store. https://docs.ray.io/en/latest/ray-core/walkthrough.html
+refuses and names what differs. Results are in the run directory, which all machines see under one path, or in object
+storage, of which each machine keeps copies in its cache; nothing of them passes through Ray's object store. https://docs.ray.io/en/latest/ray-core/walkthrough.html
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from paredown.runtime.errors import InputError, StepError, missing_extra
 
 from .engine import Planned, Plans
 from .job import Job, Step, belongs_on_machine, check_installed, prepare
+from .object_store import open_store
 from .one_step import NotThereError, differences, do_planned, found_in, require_same
 from .progress import Report, Reporter, tell
 from .recipe.loader import resolved
@@ -57,6 +58,7 @@ class Node:
     code: dict  # versions and code, as keys of steps have them
     held: str  # what the run directory's .lock says there; "" where there is none
     lacks: str = ""  # why a target of the recipe cannot be run there
+    unreachable: str = ""  # why the store in object storage cannot be used there
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Asked:
     """What a task needs to plan a run again."""
 
     run_dir: Path
+    store: str | None  # URL of the store in object storage
     recipe: str  # resolved
     adapted: bool
     plans: Plans
@@ -74,10 +77,11 @@ class Asked:
 
 
 @contextmanager
-def cluster(address: str | None, job: Job, run_dir: Path) -> Iterator[tuple[Job, RayCluster]]:
+def cluster(address: str | None, job: Job, run_dir: Path, store: str | None = None) -> Iterator[tuple[Job, RayCluster]]:
     """Connect to a cluster, check its machines, and give the job as it is planned for them: `address` None is that of
-    $RAY_ADDRESS, of this machine, or a new one here. InputError where a machine has other versions or does not see the
-    run directory, or where none is the one that the recipe measures on."""
+    $RAY_ADDRESS, of this machine, or a new one here; `store`: URL of a store in object storage, in place of a shared
+    run directory. InputError where a machine has other versions or does not see the run directory (or the store), or
+    where none is the one that the recipe measures on."""
     try:
         import ray
         import ray.exceptions
@@ -101,8 +105,8 @@ def cluster(address: str | None, job: Job, run_dir: Path) -> Iterator[tuple[Job,
     try:
         if ended is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, ended)  # Ray has set its own
-        nodes = _nodes(ray, job.recipe, run_dir)
-        _check(nodes, (run_dir / ".lock").read_text())
+        nodes = _nodes(ray, job.recipe, run_dir, store)
+        _check(nodes, (run_dir / ".lock").read_text() if store is None else None)
         measuring = _measuring(job.recipe.measure_on, nodes, ray)
         if measuring.lacks:
             raise InputError(f"{measuring.host}: {measuring.lacks}")
@@ -118,7 +122,7 @@ def cluster(address: str | None, job: Job, run_dir: Path) -> Iterator[tuple[Job,
         cpus = min(threads, least)
         yield here, RayCluster(
             ray, run_dir, measuring, computing[0] is not measuring, threads, cpus,
-            sum(node.cores // cpus for node in computing), {node.id: node.host for node in nodes},
+            sum(node.cores // cpus for node in computing), {node.id: node.host for node in nodes}, store,
         )  # fmt: skip
     finally:
         ray.shutdown()
@@ -135,11 +139,12 @@ def _require_reachable(address: str) -> None:
         raise InputError(f"--on ray: no Ray cluster at {address} (HOST:PORT is expected): {error}") from None
 
 
-def _nodes(ray: Any, recipe: Recipe, run_dir: Path) -> list[Node]:
+def _nodes(ray: Any, recipe: Recipe, run_dir: Path, store: str | None) -> list[Node]:
     """The machines of the cluster, each asked by a task on it. Where two have one host name, Ray's number is added."""
     about = ray.remote(num_cpus=0, max_retries=TRIES)(_about)
     living = [node for node in ray.nodes() if node["Alive"]]
-    found = [about.options(scheduling_strategy=_on(ray, node["NodeID"])).remote(recipe, run_dir) for node in living]
+    asked = [about.options(scheduling_strategy=_on(ray, node["NodeID"])) for node in living]
+    found = [task.remote(recipe, run_dir, store) for task in asked]
     named, told = Counter(node["NodeManagerHostname"] for node in living), []
     for node, answer in zip(living, found, strict=True):
         host = node["NodeManagerHostname"]
@@ -153,33 +158,40 @@ def _nodes(ray: Any, recipe: Recipe, run_dir: Path) -> list[Node]:
     return told
 
 
-def _about(recipe: Recipe, run_dir: Path) -> dict:
+def _about(recipe: Recipe, run_dir: Path, store: str | None) -> dict:
     """What a machine says of itself."""
-    lacks = held = ""
+    lacks = held = unreachable = ""
     with suppress(OSError):
         held = (run_dir / ".lock").read_text()
     try:
         check_installed(recipe)
     except InputError as error:
         lacks = str(error)
-    return {"machine": machine(), "code": _code(), "held": held, "lacks": lacks}
+    try:
+        if store is not None:
+            open_store(store)
+    except InputError as error:
+        unreachable = str(error)
+    return {"machine": machine(), "code": _code(), "held": held, "lacks": lacks, "unreachable": unreachable}
 
 
 def _code() -> dict:
     return code_of("compress", "export", "benchmarks", "pipeline/steps")
 
 
-def _check(nodes: list[Node], held: str) -> None:
+def _check(nodes: list[Node], held: str | None) -> None:
     """InputError for a machine whose keys of steps would be others, or that sees another run directory: `held` is what
-    its .lock says here."""
+    its .lock says here, None where the machines share a store in object storage, which each has to reach."""
     ours = _code()
     for node in nodes:
         if found := differences(ours, node.code, other="here it is"):
             raise InputError(f"{node.host}: {found_in(found)}")
-        if node.held != held:
+        if node.unreachable:
+            raise InputError(f"{node.host}: {node.unreachable}")
+        if held is not None and node.held != held:
             raise InputError(
                 f"{node.host}: it does not see the run directory; give an --output-dir that all machines share, under "
-                "the same path"
+                "the same path, or a --store in object storage"
             )
 
 
@@ -219,6 +231,7 @@ class RayCluster:
     cpus: int  # that a training is given
     slots: int  # trainings that fit at the same time
     hosts: Mapping[str, str]  # names by Ray's numbers
+    store: str | None = None  # URL of the store in object storage
 
     def workers(self, planned: Planned, store: Store, reporter: Reporter) -> AbstractContextManager[_Tasks]:
         """Tasks for the steps of a plan; those that still run when it is left are cancelled."""
@@ -228,8 +241,8 @@ class RayCluster:
 @contextmanager
 def _tasks(cluster: RayCluster, planned: Planned, store: Store, reporter: Reporter) -> Iterator[_Tasks]:
     asked = Asked(
-        cluster.run_dir, resolved(planned.job.recipe), planned.adapted, planned.plans, dict(planned.job.machine),
-        cluster.threads, {step.name: step.inputs for step in planned.steps}, cluster.hosts,
+        cluster.run_dir, cluster.store, resolved(planned.job.recipe), planned.adapted, planned.plans,
+        dict(planned.job.machine), cluster.threads, {step.name: step.inputs for step in planned.steps}, cluster.hosts,
     )  # fmt: skip
     ray = cluster.ray
     here = _on(ray, ray.get_runtime_context().get_node_id())
@@ -372,7 +385,8 @@ def _close(task: _Task, error: BaseException | None = None) -> None:
 def _look_again(store: Store) -> None:
     """Have a network file system list the directory anew, after a second."""
     time.sleep(TOLD_S)
-    list(store.root.iterdir())
+    with suppress(FileNotFoundError):
+        list(store.root.iterdir())
 
 
 def _work(asked: Asked, name: str, key: str, alone: bool, board: Any) -> bool:
@@ -388,7 +402,7 @@ def _work(asked: Asked, name: str, key: str, alone: bool, board: Any) -> bool:
 
 
 def _done(asked: Asked, name: str, key: str, alone: bool, board: Any, host: str) -> bool:
-    store = Store(asked.run_dir / "steps", host=host)
+    store = _store(asked, host)
     store.clean()
     job = replace(_prepared(asked.recipe), machine=asked.machine, threads=asked.threads)
     if asked.adapted and job.recipe.adapt:
@@ -407,6 +421,14 @@ def _done(asked: Asked, name: str, key: str, alone: bool, board: Any, host: str)
             if time.monotonic() > end:
                 raise
             _look_again(store)
+
+
+def _store(asked: Asked, host: str) -> Store:
+    """Where the task finds the steps before it, and puts its own: in the run directory, or in object storage."""
+    if asked.store is None:
+        return Store(asked.run_dir / "steps", host=host)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paredown" / "steps"
+    return Store(cache, host=host, shared=open_store(asked.store))
 
 
 @lru_cache(maxsize=4)

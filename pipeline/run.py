@@ -18,6 +18,7 @@ from .engine import HERE, Engine, Planned, Plans, Results, do_all
 from .estimates import row_seconds
 from .failures import Failure, Ledger, sentences, steps_behind
 from .job import Job, Step, prepare
+from .object_store import ObjectStore, open_store
 from .plan import plan
 from .progress import tell
 from .recipe.loader import resolved
@@ -54,10 +55,16 @@ def default_run_dir(recipe: Recipe, file: Path) -> Path:
 
 
 def run(
-    recipe: Recipe, run_dir: Path, older: Path | None = None, told: Collection[str] = (), on: str = LOCAL
+    recipe: Recipe,
+    run_dir: Path,
+    older: Path | None = None,
+    told: Collection[str] = (),
+    on: str = LOCAL,
+    store: str | None = None,
 ) -> Outcome:
     """Do the job of a recipe in `run_dir`; what an earlier run (`older`: or one elsewhere) finished is not done again.
-    `told`: notes on the data that were said before; `on`: where the steps are done, as `opened` has it.
+    `told`: notes on the data that were said before; `on`: where the steps are done, as `opened` has it; `store`: URL of
+    a store in object storage, with which the steps are shared (object_store.py).
 
     A step that gives no result to be trusted ends nothing but the candidates that stand on it, and is not tried again.
     Raises InputError for bad input, StepError when the checkpoint itself fails or no candidate is left: then what an
@@ -65,13 +72,14 @@ def run(
     """
     if on not in (LOCAL, RAY) and not on.startswith(f"{RAY}://"):
         raise InputError(f"--on {on}: {LOCAL}, {RAY} or {RAY}://HOST:PORT is expected")
-    run_dir = run_dir.resolve()
+    run_dir, shared = run_dir.resolve(), None if store is None else open_store(store)
     job = prepare(recipe, try_models=False, measures=on == LOCAL)
     tell([note for note in job.notes if note not in told])
-    with lock(run_dir), opened(on, job, run_dir) as (job, engine):
+    with lock(run_dir), opened(on, job, run_dir, shared) as (job, engine):
+        steps = Store(run_dir / "steps", None if older is None else older.resolve() / "steps", shared=shared)
         try:
             finish(run_dir)
-            return _run(job, run_dir, older, engine)
+            return _run(job, run_dir, steps, engine)
         except OSError as error:
             raise disk_error(error, run_dir) from error
         except StepError as error:
@@ -91,21 +99,22 @@ def require_here(wanted: MeasureOn | None) -> None:
 
 
 @contextmanager
-def opened(on: str, job: Job, run_dir: Path) -> Iterator[tuple[Job, Engine]]:
+def opened(on: str, job: Job, run_dir: Path, shared: ObjectStore | None = None) -> Iterator[tuple[Job, Engine]]:
     """Where steps are done, and the job as it is planned there: `local`, or a Ray cluster: `ray`, the one of
-    $RAY_ADDRESS or of this machine, or its address, `ray://HOST:PORT`. InputError where it measures elsewhere."""
+    $RAY_ADDRESS or of this machine, or its address, `ray://HOST:PORT`, whose machines share the run directory or the
+    store `shared`. InputError where it measures elsewhere."""
     if on == LOCAL:
         require_here(job.recipe.measure_on)
         yield job, HERE
     else:
         from .ray_cluster import cluster
 
-        with cluster(None if on == RAY else on, job, run_dir) as (job, engine):
+        url = None if shared is None else shared.url
+        with cluster(None if on == RAY else on, job, run_dir, url) as (job, engine):
             yield job, engine
 
 
-def _run(job: Job, run_dir: Path, older: Path | None, engine: Engine) -> Outcome:
-    store = Store(run_dir / "steps", None if older is None else older.resolve() / "steps")
+def _run(job: Job, run_dir: Path, store: Store, engine: Engine) -> Outcome:
     store.clean()
     recipe = resolved(job.recipe)
     unpublished = not any((run_dir / name).exists() for name in PUBLISHED)

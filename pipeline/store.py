@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 from filelock import FileLock, Timeout
@@ -42,9 +43,9 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A step without a result to be trusted: the directory that says so, and why."""
+    """A step without a result to be trusted: the directory (or the URL of the object) that says so, and why."""
 
-    path: Path
+    path: Path | str
     reason: str
 
 
@@ -57,43 +58,80 @@ def key_of(inputs: dict) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+class Shared(Protocol):
+    """A store that other machines have too, without a common file system (object_store.py). All raise DiskError."""
+
+    def has(self, key: str) -> bool: ...
+
+    def marker(self, key: str) -> dict | None: ...
+
+    def fetch(self, marker: dict, into: Path) -> bool: ...
+
+    def offer(self, directory: Path) -> dict: ...
+
+    def failure(self, key: str) -> Failed | None: ...
+
+    def fail(self, key: str, record: dict) -> Failed: ...
+
+
 class Store:
     """Directories `NAME-KEY` below one root. A step is there when its marker is, and its files still hash as noted.
 
     Several processes may work on one store, on several machines too where the file system is shared: a step is made in
     a directory of its process, and that is renamed when it is complete, marker and all. `claim` makes the second of two
-    processes wait, where the file system has locks; where both make a step, the first result is taken.
+    processes wait, where the file system has locks; where both make a step, the first result is taken. Machines without
+    a common file system share steps through object storage (object_store.py).
     """
 
-    def __init__(self, root: Path, older: Path | None = None, host: str = "") -> None:
+    def __init__(self, root: Path, older: Path | None = None, host: str = "", shared: Shared | None = None) -> None:
         """`older`: another store whose steps count too; what is needed of it is linked (or copied) here. `host`: the
-        name of this machine for people."""
+        name of this machine for people. `shared`: what it has counts, this store keeps copies of its steps, and those
+        that are made here are given to it."""
         self.root = root
         self.older = older
+        self.shared = shared
         self.host = host or platform.node()
 
     def find(self, name: str, key: str) -> Done | None:
         """The finished step, its files verified; a damaged one counts as missing, and the next `run` replaces it."""
         self._borrow(self._path(name, key))
-        return self.peek(name, key)
+        here = self.peek(name, key)
+        return here if self.shared is None else self._agree(self.shared, self._path(name, key), key, here)
 
     def has(self, name: str, key: str) -> bool:
-        """Whether the marker of a finished step is here or in the older store; nothing is verified."""
+        """Whether the marker of a finished step is here, in the older or in the shared store; nothing is verified."""
         roots = [self.root, *([] if self.older is None else [self.older])]
-        return any((root / self._path(name, key).name / MARKER).is_file() for root in roots)
+        here = any((root / self._path(name, key).name / MARKER).is_file() for root in roots)
+        return here or (self.shared is not None and self.shared.has(key))
 
     def peek(self, name: str, key: str) -> Done | None:
-        """As `find`, but nothing is brought from the older store: for those who only read."""
+        """As `find`, but nothing is brought from another store: for those who only read."""
         return _intact(self._path(name, key), key)
 
     def failure(self, name: str, key: str) -> Failed | None:
         """The failure that was recorded for a step; None where it has not failed. Those of the older store are left."""
         path = self._path(name, key)
-        try:
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             marker = json.loads((path / FAILED).read_bytes())
-            return Failed(path, str(marker["reason"])) if marker["key"] == key else None
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-            return None
+            if marker["key"] == key:
+                return Failed(path, str(marker["reason"]))
+        return None if self.shared is None else self.shared.failure(key)
+
+    def _agree(self, shared: Shared, path: Path, key: str, here: Done | None) -> Done | None:
+        """A step as the shared store has it: brought here where it is missing or another one, uploaded where the shared
+        store lacks it or has a damaged one. `here`: what this store has."""
+        try:
+            there = shared.marker(key)
+            if there is None and here is not None:
+                there = shared.offer(here.path)
+            if there is None or (here is not None and _same(here.path, there["step"])):
+                return here
+            with self._scratch(path) as scratch:
+                if shared.fetch(there, scratch):
+                    return self._publish(scratch, path, key, instead=here is not None) or _done(path, there["step"])
+        except OSError as error:
+            raise disk_error(error, self.root) from error
+        return here if here is None else self._agree(shared, path, key, here)
 
     def _borrow(self, path: Path) -> None:
         """Bring a finished step of the older store here, whole or not at all; its files are never written again."""
@@ -123,7 +161,8 @@ class Store:
                     "at": at, "host": self.host,
                 }  # fmt: skip
                 write_atomic(scratch / MARKER, json.dumps(marker, indent=1))
-                return self._publish(scratch, path, key) or Done(path, result, seconds, at, self.host)
+                done = self._publish(scratch, path, key) or Done(path, result, seconds, at, self.host)
+            return done if self.shared is None else self._agree(self.shared, path, key, done) or done
         except OSError as error:
             raise disk_error(error, self.root) from error
 
@@ -133,6 +172,9 @@ class Store:
 
         `traceback`: of an error that nobody foresaw, for whoever mends it.
         """
+        if self.shared is not None:
+            record = {"name": name, "inputs": inputs, "reason": reason, "traceback": traceback}
+            return self.find(name, key) or self.shared.fail(key, record)
         path = self._path(name, key)
         with self._scratch(path) as scratch:
             if traceback:
@@ -174,9 +216,9 @@ class Store:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _publish(self, scratch: Path, path: Path, key: str) -> Done | None:
+    def _publish(self, scratch: Path, path: Path, key: str, *, instead: bool = False) -> Done | None:
         """Give a complete directory its name, unless an intact step of this key has it, which is returned. A failure
-        or a damaged step makes way."""
+        or a damaged step makes way; `instead`: an intact one too."""
         while True:
             try:
                 scratch.rename(path)
@@ -184,12 +226,12 @@ class Store:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
-            if (there := _intact(path, key)) is not None:
+            if not instead and (there := _intact(path, key)) is not None:
                 return there
             aside = scratch.with_name(f"{scratch.name}.old")
             with suppress(FileNotFoundError):  # another process was quicker
                 path.rename(aside)
-                if _intact(aside, key) is not None:  # published in between
+                if not instead and _intact(aside, key) is not None:  # published in between
                     with suppress(OSError):
                         aside.rename(path)
                         continue
@@ -222,11 +264,20 @@ def _intact(path: Path, key: str) -> Done | None:
             (path / file).stat().st_size == size and _sha256(path / file) == sha
             for file, (sha, size) in marker["files"].items()
         )
-        if not intact:
-            return None
-        return Done(path, marker["result"], marker["seconds"], marker.get("at", ""), marker.get("host", ""))
+        return _done(path, marker) if intact else None
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
+
+
+def _done(path: Path, marker: dict) -> Done:
+    """The step that a marker tells of."""
+    return Done(path, marker["result"], marker["seconds"], marker.get("at", ""), marker.get("host", ""))
+
+
+def _same(path: Path, marker: dict) -> bool:
+    """Whether a finished step has the files and the result that a marker tells of."""
+    here = json.loads((path / MARKER).read_bytes())
+    return all(here[part] == marker[part] for part in ("files", "result"))
 
 
 @cache

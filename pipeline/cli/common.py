@@ -41,6 +41,14 @@ Everything = Annotated[
     bool, typer.Option("--all", help="Show every candidate, and what other prices and limits would select.")
 ]
 
+SharedStore = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Share the steps with other machines through object storage: s3://BUCKET/PREFIX, gs://, az:// or file://.",
+    ),
+]
+
 
 class ComparedRows(Settings):
     """The rows that several models are compared on."""

@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from .common import out
+from .common import SharedStore, out
 
 app = typer.Typer()
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 OfRun = Annotated[
     Path | None,
-    typer.Option(help="Run directory, on a file system that all machines share (default: runs/NAME of the recipe)."),
+    typer.Option(help="Run directory; shared by all machines where there is no --store (default: runs/NAME)."),
 ]
 
 
@@ -44,6 +44,7 @@ def step(
         Path | None,
         typer.Option(help="Output of `paredown plan`: refuse where the step's inputs differ on this machine."),
     ] = None,
+    store: SharedStore = None,
 ) -> None:
     """Do one step of a recipe; those that it waits for have to be done. `run` then selects and packs."""
     from ..graph import do_step, read_plan
@@ -52,5 +53,5 @@ def step(
 
     given = read_recipe(recipe)
     wanted = None if plan is None else read_plan(plan)
-    done, now = do_step(given, output_dir or default_run_dir(given, recipe), name, wanted)
+    done, now = do_step(given, output_dir or default_run_dir(given, recipe), name, wanted, store)
     out.print(f"{done.path}{'' if now else ': already there'}", soft_wrap=True)

@@ -35,7 +35,7 @@ from . import predict as predicting
 from . import results, robustness, tune
 from . import serve as serving
 from . import train as learning
-from .common import CheckpointTask, Everything, LabelColumn, Seed, TextColumn, task_for
+from .common import CheckpointTask, Everything, LabelColumn, Seed, SharedStore, TextColumn, task_for
 from .help import PREFIX, VERBOSE, Grouped, arrange, commands_of, for_all, hoisted, name_of, variables
 from .options import fields, with_options
 
@@ -177,6 +177,7 @@ def run(
     on: Annotated[
         str, typer.Option(help="Where the steps are done: local, ray (see docs/how-to.md) or ray://HOST:PORT.")
     ] = "local",
+    store: SharedStore = None,
     everything: Everything = False,
 ) -> None:
     """Run a recipe from the checkpoint to the bundle; run it again to resume."""
@@ -185,6 +186,8 @@ def run(
     from ..run import run as run_recipe
 
     job = read_recipe(recipe)
+    if dry_run and store is not None:
+        raise InputError("--dry-run shows the plan of this machine: leave --store out")
     if on != LOCAL and (baseline is not None or dry_run):
         given = "--dry-run shows the plan" if dry_run else "--baseline compares two bundles"
         raise InputError(f"{given} of this machine: leave --on {on} out")
@@ -196,7 +199,7 @@ def run(
     if dry_run:
         _show_plan(job, run_dir)
         return
-    outcome = run_recipe(job, run_dir, baseline, on=on)
+    outcome = run_recipe(job, run_dir, baseline, on=on, store=store)
     _show(outcome, everything)
     if baseline is not None:
         found = replacing.against(outcome.job, outcome.run_dir, baseline)
