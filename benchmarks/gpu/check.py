@@ -14,6 +14,7 @@ import csv
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from typing import Any
 
 LIMIT_S = 450  # of all checks: under eight minutes with what starts and ends them
 CHECK_S = 150  # of one
+ON_CPU = "PAREDOWN_GPU_CHECK_ON_CPU"  # set in the processes that are to see no GPU
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("", "n", "r", "s", "x")]
 GOOD, BAD, FILLER = WORDS[:40], WORDS[40:80], WORDS[80:]
 ROWS = {"train": 2000, "validation": 400}
@@ -57,6 +59,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.part:
         name, *given = json.loads(args.part)
+        if gpu_name() is not None and not os.environ.get(ON_CPU):
+            require_cuda()
         print(json.dumps(PARTS[name](args.out, *given)))
         return 0
     gpu = gpu_name()
@@ -106,8 +110,10 @@ def checks(out: Path, gpu: str | None) -> list[Check]:
         return figures["off"] < TRAINED and figures["agree"] >= AGREE, text
 
     def same_scores(figures: Any) -> tuple[bool, str]:
-        text = f"logits off by {figures['off']:.2g} of their spread; {figures['ratio']:.1f} times as fast"
-        return figures["off"] < SCORED, text
+        return figures["off"] < SCORED, f"logits off by {figures['off']:.2g} of their spread"
+
+    def speed(figures: Any) -> tuple[bool, str]:
+        return True, f"{figures['rows_per_s']:.0f} rows a second"
 
     part("data and base checkpoints", lambda x: (True, ""), "prepare", cpu=True)
     for job in ("finetune", "distill"):
@@ -117,10 +123,12 @@ def checks(out: Path, gpu: str | None) -> list[Check]:
             part(f"{job}: GPU against CPU", same_training, "compare", f"{job}-cpu", f"{job}-gpu", cpu=True)
         else:
             done.append(Check(f"{job} on the GPU", "not run: no GPU", "", 0.0))
+    part("scoring on the CPU", speed, "score", "score-cpu", cpu=True)
     if gpu:
-        part("scoring of one checkpoint: GPU against CPU", same_scores, "score")
+        part("scoring on the GPU", speed, "score", "score-gpu")
+        part("scoring: GPU against CPU", same_scores, "compare_scores", "score-cpu", "score-gpu", cpu=True)
     else:
-        part("scoring of one checkpoint, on the CPU alone", lambda x: (True, ""), "score", cpu=True)
+        done.append(Check("scoring on the GPU", "not run: no GPU", "", 0.0))
     for runtime in RUNTIMES:
         for precision in part_precisions(runtime):
             part(f"{runtime} {precision}", judged, "runtime", runtime, precision)
@@ -146,20 +154,24 @@ def judged(figures: Any) -> tuple[bool | None, str]:
 def run_part(out: Path, part: list, seconds: float, cpu: bool) -> tuple[Any, str | None]:
     """What a part printed last, and why there is nothing: it failed, or took too long."""
     command = [sys.executable, __file__, str(out), "--part", json.dumps(part)]
-    environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ""} if cpu else {})}
+    environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": "", ON_CPU: "1"} if cpu else {})}
     log = out / f"{'-'.join(map(str, part))}.log"
-    try:
-        with log.open("w") as errors:
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, timeout=seconds, check=False
-            )
-    except subprocess.TimeoutExpired:
-        return None, f"wrong: no result after {seconds:.0f} s"
-    if done.returncode:
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, start_new_session=True
+        )
+        try:
+            printed, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with what it started
+            process.communicate()
+            verdict = "wrong" if seconds == CHECK_S else "not run"
+            return None, f"{verdict}: no result after {seconds:.0f} s"
+    if process.returncode:
         lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
         kind = "not run" if lines[-1].split(":")[0].endswith("InputError") else "wrong"
         return None, f"{kind}: {lines[-1][-200:]}"
-    return json.loads(done.stdout.strip().splitlines()[-1]), None
+    return json.loads(printed.strip().splitlines()[-1]), None
 
 
 # What follows runs in the process of a check. Each function returns what JSON can hold.
@@ -231,25 +243,24 @@ def compare(out: Path, one: str, other: str) -> dict:
     return distance(logits(out, one), logits(out, other))
 
 
-def score(out: Path) -> dict:
-    """The scores that distillation learns from (`teacher_scores`), on the GPU where there is one, and on the CPU."""
-    import torch
+def score(out: Path, name: str) -> dict:
+    """The scores that distillation learns from (`teacher_scores`) on the device of this process, kept as NAME.npy."""
+    import numpy as np
 
     from paredown.compress.models.inference import teacher_scores
 
-    ids = token_ids(out)
-    model = load(out, "finetune-cpu")
+    ids, model = token_ids(out), load(out, "finetune-cpu")
     teacher_scores(model, ids[:32])  # the first call on a device loads its kernels
     began = time.monotonic()
-    wanted = teacher_scores(model, ids)
-    cpu_s = time.monotonic() - began
-    if not torch.cuda.is_available():
-        return {}
-    there = model.to("cuda")
-    teacher_scores(there, ids[:32])
-    began = time.monotonic()
-    found = teacher_scores(there, ids)
-    return distance(wanted, found) | {"ratio": cpu_s / (time.monotonic() - began)}
+    np.save(out / f"{name}.npy", teacher_scores(model, ids))
+    return {"rows_per_s": len(ids) / (time.monotonic() - began)}
+
+
+def compare_scores(out: Path, one: str, other: str) -> dict:
+    """Two files that `score` wrote."""
+    import numpy as np
+
+    return distance(np.load(out / f"{one}.npy"), np.load(out / f"{other}.npy"))
 
 
 def runtime(out: Path, name: str, precision: str) -> dict:
@@ -313,6 +324,7 @@ PARTS: dict[str, Callable[..., dict]] = {
     "distill": distill,
     "compare": compare,
     "score": score,
+    "compare_scores": compare_scores,
     "runtime": runtime,
 }
 
@@ -359,6 +371,14 @@ def distance(wanted: Any, found: Any) -> dict:
 
     off = float(np.abs(found - wanted).max() / wanted.std())
     return {"off": off, "agree": float((found.argmax(1) == wanted.argmax(1)).mean())}
+
+
+def require_cuda() -> None:
+    """SystemExit where PyTorch does not see the GPU that the driver shows."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SystemExit(f"torch {torch.__version__} does not see the GPU; install its build for CUDA")
 
 
 def capability() -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from typing import cast
 
@@ -64,21 +65,29 @@ def give_back() -> None:
 
 def teacher_scores(teacher: PreTrainedModel, ids: Sequence[Sequence[int]]) -> np.ndarray:
     """The teacher's logits for every row, as `run_rows` gives them, or what it writes: the dearest part of a short
-    distillation. Logits are computed on a GPU where there is one, in float32, else on the CPU, in bf16 with AMX; texts
-    are written on the CPU. The teacher is left on the device where it was."""
-    writes, calls, before = kind_of(teacher) is OutputKind.SEQ2SEQ, count(1), teacher.device
-    gpu = torch.cuda.is_available() and not writes
-    bf16 = has_amx() and not gpu and not writes and teacher.config.model_type not in IN_FLOAT32
+    distillation. Logits are computed on a GPU where there is one with enough memory, in float32, else on the CPU, in
+    bf16 with AMX; texts are written on the CPU. The teacher is left on the device where it was."""
+    writes, before = kind_of(teacher) is OutputKind.SEQ2SEQ, teacher.device
+    module = cast(nn.Module, teacher)  # its own `to` is overloaded
+    try:
+        if torch.cuda.is_available() and not writes:
+            with contextlib.suppress(torch.OutOfMemoryError):
+                module.to("cuda")
+                return run_rows(partial(forward, teacher), ids, pad_id(teacher), "logits")
+        module.to("cpu")
+        return _scores_on_cpu(teacher, ids, "sequences" if writes else "logits")
+    finally:
+        module.to(before)
+
+
+def _scores_on_cpu(teacher: PreTrainedModel, ids: Sequence[Sequence[int]], output: str) -> np.ndarray:
+    bf16 = has_amx() and output == "logits" and teacher.config.model_type not in IN_FLOAT32
+    calls = count(1)
 
     def call(batch: Batch) -> Batch:
         if next(calls) % 64 == 0:
             give_back()
         return forward(teacher, batch)
 
-    module = cast(nn.Module, teacher)  # its own `to` is overloaded
-    try:
-        module.to("cuda" if gpu else "cpu")
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            return run_rows(call, ids, pad_id(teacher), "sequences" if writes else "logits")
-    finally:
-        module.to(before)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        return run_rows(call, ids, pad_id(teacher), output)
