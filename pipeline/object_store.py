@@ -210,9 +210,12 @@ def _checked(marker: dict, key: str) -> dict:
     given = {"writer": marker["writer"], "step": marker["step"]}
     if marker["sha256"] != key_of(given) or marker["step"]["key"] != key:
         raise ValueError("another content")
-    if not re.fullmatch("[0-9a-f]{32}", marker["writer"]) or not isinstance(marker["step"]["result"], dict):
-        raise ValueError("no marker")
-    for name, (sha, size) in marker["step"]["files"].items():
+    step = marker["step"]
+    if not (isinstance(step["result"], dict) and isinstance(step["seconds"], int | float)):
+        raise ValueError("no step")
+    if not re.fullmatch("[0-9a-f]{32}", marker["writer"]):
+        raise ValueError("no writer")
+    for name, (sha, size) in step["files"].items():
         if inside(name) == MARKER or not isinstance(sha, str) or not isinstance(size, int):
             raise ValueError(name)
     return given

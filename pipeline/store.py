@@ -154,10 +154,10 @@ class Store:
                 for file in sorted(p for p in scratch.rglob("*") if p.is_file()):
                     _fsync(file)
                     files[file.relative_to(scratch).as_posix()] = [_sha256(file), file.stat().st_size]
-                seconds = time.monotonic() - began
+                seconds = round(time.monotonic() - began, 3)
                 at = datetime.now(UTC).isoformat(timespec="seconds")
                 marker = {
-                    "key": key, "inputs": inputs, "files": files, "result": result, "seconds": round(seconds, 3),
+                    "key": key, "inputs": inputs, "files": files, "result": result, "seconds": seconds,
                     "at": at, "host": self.host,
                 }  # fmt: skip
                 write_atomic(scratch / MARKER, json.dumps(marker, indent=1))

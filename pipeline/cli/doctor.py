@@ -18,6 +18,7 @@ PARTS = {
     "onnxruntime_ep_nv_tensorrt_rtx": ("its libraries", "rtx"),
     "cuda.bindings": ("running TensorRT engines", "rtx"),
     "ray": ("running on a cluster", "ray"),
+    "s3fs": ("steps in object storage", "s3"),
     "PIL": ("images", "images"),
     "starlette": ("serving", "serve"),
     "uvicorn": ("serving", "serve"),

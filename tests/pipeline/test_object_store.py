@@ -401,3 +401,19 @@ def test_a_server_that_is_not_there_is_one_line(server: str, recipe: Path, tmp_p
 
 def test_a_plan_needs_no_store(recipe: Path) -> None:
     refused(paredown("run", recipe, "--dry-run", "--store", "s3://b/steps"), "--dry-run", "leave --store out")
+
+
+@pytest.mark.slow
+def test_a_run_elsewhere_makes_nothing_again_and_selects_the_same(url: str, recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("processes: 3", "processes: 1"))
+    kept, chosen = [], []
+    for name in ("one", "two"):
+        done = paredown("run", recipe, "--output-dir", tmp_path / name, "--store", url)
+        assert done.returncode == 0, done.stderr
+        steps = tmp_path / name / "steps"
+        kept.append({path.parent.name: path.read_bytes() for path in steps.glob("*/step.json")})
+        lines = (tmp_path / name / "choice.json").read_text().splitlines()
+        chosen.append([line for line in lines if '"certified_at"' not in line])
+    assert kept[0] == kept[1]  # with the time at which each was made
+    assert chosen[0] == chosen[1]
+    assert paredown("verify", tmp_path / "two" / "bundle").returncode == 0

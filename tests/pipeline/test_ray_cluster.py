@@ -35,14 +35,18 @@ FAST = {"targets:\n": BROKEN, "processes: 3": "processes: 1"}
 
 
 @contextmanager
-def cluster_of(*labels: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """A head without a label and one node for each label, of one core each; the cluster, and the nodes by label."""
+def cluster_of(*labels: str, caches: Path | None = None) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A head without a label and one node for each label, of one core each; the cluster, and the nodes by label.
+    `caches`: where each has a cache of its own, `head` or its label."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    def node(name: str) -> dict[str, Any]:
+        return {"num_cpus": 1, "env_vars": {} if caches is None else {"XDG_CACHE_HOME": str(caches / name)}}
+
+    cluster = Cluster(initialize_head=True, head_node_args={**node("head"), "include_dashboard": False})
     try:
-        yield cluster, {label: cluster.add_node(num_cpus=1, labels={"paredown": label}) for label in labels}
+        yield cluster, {label: cluster.add_node(**node(label), labels={"paredown": label}) for label in labels}
     finally:
         cluster.shutdown()
 
@@ -125,6 +129,27 @@ def test_a_run_on_a_cluster_is_the_run_of_one_machine(recipe: Path, tmp_path: Pa
     hosts = json.loads((tmp_path / "there" / "measurements.json").read_text())["hosts"]
     assert edge[:8] in next(iter(hosts))
     assert sum(hosts.values()) == len(there)
+
+
+@pytest.mark.slow
+def test_machines_share_a_store_instead_of_the_run_directory(recipe: Path, tmp_path: Path) -> None:
+    """Each has copies of what it needs; a step that was made on one is read on the other, a failure too."""
+    recipe.write_text(recipe.read_text() + "\nmeasure_on: {label: edge}\n")
+    url = f"file://{tmp_path / 'shared'}"
+    with cluster_of("edge", caches=tmp_path / "caches") as (cluster, _):
+        ended(started(recipe, tmp_path / "run", "--on", "ray", "--store", url, address=cluster.address))
+    head, edge = (
+        {p.parent.name: p for p in (tmp_path / "caches" / name).rglob("step.json")} for name in ("head", "edge")
+    )
+    run = markers(tmp_path / "run")
+    assert not head.keys() - run.keys()
+    assert any("distill" in name for name in head.keys() & edge.keys())
+    assert any("measure" in name for name in edge.keys() - head.keys())
+    assert {path.parent.name for path in (tmp_path / "shared").glob("*/step.json")} == {
+        step["key"] for step in run.values()
+    }
+    assert len(list((tmp_path / "shared").glob("*/failed.json"))) == 1
+    assert (tmp_path / "run" / "bundle" / "manifest.json").is_file()
 
 
 def until(found: Callable[[], Any]) -> Any:
