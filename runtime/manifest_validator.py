@@ -163,6 +163,48 @@ def validate(data, custom_formats={}, name_prefix=None):
                     raise JsonSchemaValueException('' + (name_prefix or 'data') + '.threads must be bigger than or equal to 1')
                 if data__threads > 4096:
                     raise JsonSchemaValueException('' + (name_prefix or 'data') + '.threads must be smaller than or equal to 4096')
+        if 'serving' in data_keys:
+            data_keys.remove('serving')
+            data__serving = data['serving']
+            if not isinstance(data__serving, dict):
+                raise JsonSchemaValueException('' + (name_prefix or 'data') + '.serving must be object')
+            data__serving_is_dict = isinstance(data__serving, dict)
+            if data__serving_is_dict:
+                data__serving__missing_keys = set(['instances', 'threads', 'batch_size']) - data__serving.keys()
+                if data__serving__missing_keys:
+                    raise JsonSchemaValueException('' + (name_prefix or 'data') + '.serving must contain ' + (str(sorted(data__serving__missing_keys)) + ' properties'))
+                data__serving_keys = set(data__serving.keys())
+                if 'instances' in data__serving_keys:
+                    data__serving_keys.remove('instances')
+                    data__serving__instances = data__serving['instances']
+                    if not isinstance(data__serving__instances, int) or isinstance(data__serving__instances, bool):
+                        raise JsonSchemaValueException('' + (name_prefix or 'data') + '.serving.instances must be integer')
+                    if isinstance(data__serving__instances, (int, float, Decimal)) and (not isinstance(data__serving__instances, bool)):
+                        if data__serving__instances < 1:
+                            raise JsonSchemaValueException('' + (name_prefix or 'data') + '.serving.instances must be bigger than or equal to 1')
+                        if data__serving__instances > 256:
+                            raise JsonSchemaValueException('' + (name_prefix or 'data') + '.serving.instances must be smaller than or equal to 256')
+                if 'threads' in data__serving_keys:
+                    data__serving_keys.remove('threads')
+                    data__serving__threads = data__serving['threads']
+                    if not isinstance(data__serving__threads, int) or isinstance(data__serving__threads, bool):
+                        raise JsonSchemaValueException('' + (name_prefix or 'data') + '.serving.threads must be integer')
+                    if isinstance(data__serving__threads, (int, float, Decimal)) and (not isinstance(data__serving__threads, bool)):
+                        if data__serving__threads < 1:
+                            raise JsonSchemaValueException('' + (name_prefix or 'data') + '.serving.threads must be bigger than or equal to 1')
+                        if data__serving__threads > 4096:
+                            raise JsonSchemaValueException('' + (name_prefix or 'data') + '.serving.threads must be smaller than or equal to 4096')
+                if 'batch_size' in data__serving_keys:
+                    data__serving_keys.remove('batch_size')
+                    data__serving__batchsize = data__serving['batch_size']
+                    validate____defs_extent(data__serving__batchsize, custom_formats, (name_prefix or 'data') + '.serving.batch_size')
+                if 'sorted_by_length' in data__serving_keys:
+                    data__serving_keys.remove('sorted_by_length')
+                    data__serving__sortedbylength = data__serving['sorted_by_length']
+                    if not isinstance(data__serving__sortedbylength, bool):
+                        raise JsonSchemaValueException('' + (name_prefix or 'data') + '.serving.sorted_by_length must be boolean')
+                if data__serving_keys:
+                    raise JsonSchemaValueException('' + (name_prefix or 'data') + '.serving must not contain ' + str(sorted(data__serving_keys)) + ' properties')
         if 'golden' in data_keys:
             data_keys.remove('golden')
             data__golden = data['golden']

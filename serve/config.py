@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from paredown.runtime.selftest import usable_cores
+
+CONFIGURATION = ("workers", "threads", "batch_rows")  # what a bundle's serving configuration sets
 LOCAL = ("127.0.0.1", "localhost", "::1")  # names of this machine for itself
 
 
@@ -20,8 +22,16 @@ class Settings(BaseModel):
     models: Path | None = Field(default=None, description="directory of bundles: NAME, or NAME/VERSION")
     port: int = Field(default=8080, ge=0, lt=65536, description="TCP port (0: any free port)")
     host: str = Field(default="127.0.0.1", description="address to listen on")
-    workers: int = Field(default=1, ge=1, le=256, description="number of worker processes")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of a worker (default: cores / workers)")
+    workers: int = Field(
+        default=1, ge=1, le=256, description="number of worker processes (default: the bundle's, or 1)"
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of a worker (default: the bundle's, or cores / workers)"
+    )
+    batch_rows: int | None = Field(
+        default=None, ge=1, description="maximum number of rows in a batch (default: the bundle's, or no limit)"
+    )
+    configured_by: str = Field(default="defaults", description="where workers, threads and batch_rows come from")
     load: Literal["latest", "all", "none"] = Field(default="latest", description="models to load at start")
     memory_mb: float | None = Field(default=None, gt=0, description="memory limit of the models of a worker, in MB")
     batch_tokens: int = Field(default=1024, ge=1, description="maximum number of tokens in a batch")
@@ -62,8 +72,13 @@ class Settings(BaseModel):
     @property
     def threads_each(self) -> int:
         """CPU threads of one worker, of the cores that this process may use."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self.threads or max(1, cores // self.workers)
+        return self.threads or max(1, usable_cores() // self.workers)
+
+    @property
+    def configuration(self) -> dict[str, int | str]:
+        """What a server says at its start: workers, threads of each, rows of a batch where limited, and whence."""
+        rows = {} if self.batch_rows is None else {"batch_rows": self.batch_rows}
+        return {"workers": self.workers, "threads": self.threads_each, **rows, "configured_by": self.configured_by}
 
     @property
     def local(self) -> bool:
@@ -74,3 +89,20 @@ class Settings(BaseModel):
     def controlled(self) -> bool:
         """Whether clients may load and unload models: on this machine, or with the key."""
         return self.local or self.api_key is not None
+
+
+def configured(given: dict[str, Any], serving: dict[str, Any] | None, cores: int) -> dict[str, Any]:
+    """The values of `workers`, `threads` and `batch_rows`, and `configured_by`: the options in `given` (None: not
+    given) where there is one of them, else `serving` of the bundle's manifest where these cores suffice, else the
+    defaults."""
+    if asked := {name: given[name] for name in CONFIGURATION if given.get(name) is not None}:
+        return {**asked, "configured_by": "options"}
+    if serving is None:
+        return {"configured_by": "defaults"}
+    workers, threads = serving["instances"], serving["threads"]
+    if workers * threads > cores:
+        needs = f"its {workers} workers of {threads} threads need {workers * threads} cores"
+        return {"configured_by": f"defaults, not the bundle: {needs}, and {cores} are here"}
+    spare = f"; {workers * threads} of {cores} cores, see --workers" if workers * threads < cores else ""
+    values = {"workers": workers, "threads": threads, "batch_rows": serving["batch_size"]}
+    return {**values, "configured_by": f"the bundle, measured{spare}"}

@@ -129,7 +129,7 @@ def run(settings: Settings, listener: socket.socket, directory: Path | None = No
     models = ModelManager(settings, metrics.call)
     state = WorkerState(directory) if directory else None
     commands = state.commands() if state else {}  # before the models are opened: later ones are still to be executed
-    with _exit_on_sigterm():
+    with exit_on_sigterm():
         models.open_initial()
     control = ModelControl(models, state, commands)
     config = uvicorn.Config(
@@ -143,7 +143,8 @@ def run(settings: Settings, listener: socket.socket, directory: Path | None = No
         ssl_keyfile=settings.tls_key,
     )
     where = address(settings, listener)
-    log.info("serving", extra={"fields": {"url": where, "models": sorted(models.found), "pid": os.getpid()}})
+    fields = {"url": where, "models": sorted(models.found), **settings.configuration, "pid": os.getpid()}
+    log.info("serving", extra={"fields": fields})
     if not (settings.local or settings.api_key):
         log.warning("anyone who reaches this address may use the models: set PAREDOWN_API_KEY")
 
@@ -158,7 +159,7 @@ def run(settings: Settings, listener: socket.socket, directory: Path | None = No
 
 
 @contextlib.contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
+def exit_on_sigterm() -> Iterator[None]:
     """In this block SIGTERM raises SystemExit(0): the process ends, and what it has unpacked is removed."""
 
     def stop(*_: object) -> None:

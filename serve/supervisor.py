@@ -87,7 +87,7 @@ def _supervise(settings: Settings, listener: socket.socket, directory: Path) -> 
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, stop)
     workers = [Worker(_start(settings, listener, directory), time.monotonic()) for _ in range(settings.workers)]
-    log.info("serving", extra={"fields": {"url": address(settings, listener), "workers": settings.workers}})
+    log.info("serving", extra={"fields": {"url": address(settings, listener), **settings.configuration}})
     served = False  # whether a worker ever was ready: before that, one that cannot start ends it all
     code = 0
     while not stopping:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from paredown.compress.models.loading import Checkpoint
 from paredown.export.artifact import Artifact
 from paredown.export.bundle.writer import Contents, write_bundle
+from paredown.export.onnx.exporter import plain_onnx
+from paredown.export.runtimes.base import ExportJob
+from paredown.export.runtimes.registry import RUNTIMES
+from paredown.tasks.base import Task
 
 LATENCY = {"p50": 1.0, "p95": 1.0, "p99": 1.0}
 SHARED = {
@@ -23,6 +28,17 @@ CHOICE = {
 }  # fmt: skip
 
 
-def bundled(artifact: Artifact, out: Path, texts: Sequence[str]) -> Path:
-    """`artifact` in a bundle at `out`, with `texts` as golden rows."""
-    return write_bundle(out, artifact, Contents("tiny", CHOICE, texts))
+SERVING = {"instances": 2, "threads": 1, "batch_size": 4, "sorted_by_length": True}
+
+
+def bundled(artifact: Artifact, out: Path, texts: Sequence[str], **chosen: object) -> Path:
+    """`artifact` in a bundle at `out`, with `texts` as golden rows. `chosen`: further keys of the candidate."""
+    return write_bundle(out, artifact, Contents("tiny", CHOICE | {"chosen": CHOSEN | chosen}, texts))
+
+
+def bundle_of(checkpoint: Checkpoint, task: Task, folder: Path, runtime: str = "onnxruntime", **chosen: object) -> Path:
+    """The bundle of a text classifier at FOLDER/bundle, in fp32."""
+    folder.mkdir(exist_ok=True)
+    plain = plain_onnx(checkpoint, task, folder / "plain.onnx")
+    artifact = RUNTIMES[runtime].export(ExportJob(plain, checkpoint, task, folder / "made", 32))
+    return bundled(artifact, folder / "bundle", ["a brilliant moving film", "dull awful weak"], **chosen)

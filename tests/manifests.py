@@ -13,6 +13,7 @@ EXAMPLE = {
     "model": "model/m.onnx",
     "inputs": ["i"], "outputs": ["o"], "labels": ["a", "b"], "max_length": 8, "pad_id": 0, "batch_size": None,
     "length_policy": {"truncate": "right", "pad": "right", "pad_to": "longest"}, "golden": "golden.json",
+    "serving": {"instances": 2, "threads": 1, "batch_size": 8, "sorted_by_length": True},
     "requirements": {"numpy": "2"}, "environment": {"numpy": {"version": "2", "bytes": 3}}, "tool": {"paredown": "0"},
     "opset": {"ai.onnx": 17}, "isa": {"needs_one_of": [], "packed_on": ["avx2"]},
     "source": {"checkpoint": "c", "candidate": "x", "details": {}},

@@ -75,13 +75,15 @@ class Running:
 
 @contextlib.contextmanager
 def starting(directory: Path) -> Iterator[Callable[..., Running]]:
-    """`start(*options)`: a server that is ready; all of them are gone when the block ends."""
+    """`start(*options)`: a server that is ready; all of them are gone when the block ends. `measured`: with the serving
+    configuration of its bundle."""
     begun: list[Running] = []
 
-    def start(*options: object, env: dict[str, str] | None = None) -> Running:
+    def start(*options: object, measured: bool = False, env: dict[str, str] | None = None) -> Running:
         errors = directory / f"errors-{len(begun)}.jsonl"
         command = [sys.executable, "-m", "paredown", "serve", *map(str, options)]
         command += ["--port", "0", "--deadline-ms", "60000", "--open-s", "600"]
+        command += [] if measured or "--workers" in options else ["--workers", "1"]
         with errors.open("w") as file:
             process = subprocess.Popen(command, stderr=file, env={**os.environ, **(env or {})})
         running = Running(process, "", errors)

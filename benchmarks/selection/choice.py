@@ -60,6 +60,7 @@ class Serving(Record):
     instances: int
     threads: int
     batch_size: int
+    sorted_by_length: bool = Field(default=False, description="rows of a call have similar lengths")
 
 
 class Promise(Record):

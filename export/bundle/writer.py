@@ -140,6 +140,7 @@ def write_bundle(out: Path, artifact: Artifact, contents: Contents) -> Path:
         "length_policy": {"truncate": side, "pad": "right", "pad_to": list(artifact.lengths) or "longest"},
         "batch_size": artifact.batch_size,
         **({"threads": threads} if threads else {}),
+        **({"serving": chosen["serving"]} if chosen.get("serving") else {}),
         "golden": "golden.json",
         "requirements": requirements,
         "environment": {entry.name: {"version": entry.version, "bytes": entry.bytes} for entry in environment},

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from paredown.compress.data.dataset import read_rows
 from paredown.runtime.errors import InputError, StepError
-from paredown.serve.config import Settings
+from paredown.runtime.selftest import usable_cores
+from paredown.serve.config import Settings, configured
 
 from ..interrupted import INTERRUPTED
 from ..spelling import checked
@@ -25,13 +26,13 @@ from .options import fields, with_options
 app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
 KEY = "PAREDOWN_API_KEY"
-OPTIONS = [name for name in Settings.model_fields if name not in ("bundle", "api_key")]
+OPTIONS = [name for name in Settings.model_fields if name not in ("bundle", "api_key", "configured_by")]
 
 
 @app.command()
 @with_options
 def serve(
-    given: Annotated[dict, fields(*OPTIONS, of=Settings, allowed_host=None)],
+    given: Annotated[dict, fields(*OPTIONS, of=Settings, allowed_host=None, workers=None)],
     bundle: Annotated[Path | None, typer.Argument(help="A bundle: its directory or its .tar.gz.")] = None,
     api_key_file: Annotated[
         Path | None, typer.Option(help=f"File with the API key of the clients (or ${KEY}).")
@@ -40,13 +41,16 @@ def serve(
     """Serve bundles over HTTP (Open Inference Protocol v2) until SIGTERM."""
     if (bundle is None) == (given["models"] is None):
         raise InputError("give either a bundle or --models DIR")
-    from paredown.serve.server import check_tls
+    from paredown.serve.models.repository import measured_configuration
+    from paredown.serve.server import check_tls, exit_on_sigterm
     from paredown.serve.supervisor import serve as serve_all
 
     check_key(given["public_key"])
     settings = checked(Settings, given | {"bundle": bundle, "api_key": _key(api_key_file)})
     check_tls(settings)
-    code = serve_all(settings)
+    with exit_on_sigterm():
+        serving = None if bundle is None else measured_configuration(settings, bundle)
+    code = serve_all(settings.model_copy(update=configured(given, serving, usable_cores())))
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code:

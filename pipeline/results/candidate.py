@@ -170,7 +170,7 @@ def row_of(entry: CandidateMeasurement, against: Opponents, measurements: Measur
         profile=entry.profile,
         sweep=entry.sweep,
         throughput_per_s=spent.at.per_s,
-        serving=Serving(instances=spent.at.instances, threads=spent.at.threads, batch_size=spent.at.batch_size),
+        serving=_serving(spent.at),
         server_per_s=server_rate(samples, prices.server_p99_ms) if prices.server_p99_ms else None,
         new_tokens_per_s=entry.new_tokens_per_s,
         cost_per_million=spent.cost.total,
@@ -252,6 +252,17 @@ class Spent:
     cost: Cost
     costs: np.ndarray  # (processes,) as each process alone has it
     at: Throughput
+
+
+def _serving(best: Throughput) -> Serving:
+    """The serving configuration, as choice.json has it. Rows of a call are neighbours in the order of their lengths
+    (`benchmarks.measuring.interleaved`)."""
+    return Serving(
+        instances=best.instances,
+        threads=best.threads,
+        batch_size=best.batch_size,
+        sorted_by_length=best.batch_size > 1,
+    )
 
 
 def _cost_of(entry: CandidateMeasurement, measurements: Measurements, compressed: bool = True) -> Spent:

@@ -46,6 +46,12 @@ def find(settings: Settings) -> dict[str, dict[str, Path]]:
     return found
 
 
+def measured_configuration(settings: Settings, bundle: Path) -> dict[str, int] | None:
+    """`serving` of a bundle's manifest; None where it was not measured. Raises BundleError, InputError."""
+    with unpacked(bundle, settings.open_s) as path:
+        return read_manifest(path).get("serving")
+
+
 def latest(versions: dict[str, Path]) -> str:
     return max(versions, key=int)
 

@@ -12,16 +12,18 @@ BUDGET_S = 2
 SLACK = 4, 64  # tokens, least and most
 
 
-def split(lengths: Sequence[int], slack: float, most: int) -> list[list[int]]:
+def split(lengths: Sequence[int], slack: float, most: int, rows: int | None = None) -> list[list[int]]:
     """Row numbers in calls, longest rows first.
 
     A row joins while it is less than `slack` tokens shorter than the longest of the call, and rows x longest stays
-    within `most` tokens.
+    within `most` tokens; a call has at most `rows` rows (None: no limit).
     """
+    rows = rows or len(lengths)
     calls: list[list[int]] = []
     longest = 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if calls and longest - lengths[i] < slack and (len(calls[-1]) + 1) * longest <= most:
+        joins = calls and len(calls[-1]) < rows and longest - lengths[i] < slack
+        if joins and (len(calls[-1]) + 1) * longest <= most:
             calls[-1].append(i)
         else:
             calls.append([i])

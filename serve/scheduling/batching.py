@@ -147,7 +147,7 @@ class Batcher:
                 closing = self._wait_for_more(waiting)
             taken = self._next_rows(waiting)
             lengths = [len(request.ids[i]) for request, i in taken]
-            for call in split(lengths, self.model.slack, self._batch_tokens):
+            for call in split(lengths, self.model.slack, self._batch_tokens, self.settings.batch_rows):
                 if rows := [taken[i] for i in call if self._wanted(*taken[i])]:
                     self._call(rows)
 

@@ -17,10 +17,14 @@ from paredown.tasks.registry import task_named
 
 from ...runtimes.registry import RUNTIMES
 
-# Requests that arrive together are run together, up to this many rows, after waiting at most this long.
+# Requests that arrive together are run together, after waiting at most this long; up to this many rows, where no
+# serving configuration was measured.
 TRITON_MAX_BATCH = 32
 TRITON_QUEUE_DELAY_US = 1000
 TRITON_BACKENDS = {name: r.SPEC.triton_backend for name, r in RUNTIMES.items() if r.SPEC.triton_backend}
+# How a backend calls the CPU threads of an instance: README.md of triton-inference-server/onnxruntime_backend and
+# .../openvino_backend.
+TRITON_THREADS = {"onnxruntime": "intra_op_thread_count", "openvino": "INFERENCE_NUM_THREADS"}
 
 
 def to_triton(bundle: Path, out: Path) -> None:
@@ -51,8 +55,11 @@ def triton_config(manifest: dict, image: tuple[int, ...] = ()) -> str:
     """config.pbtxt: dims are without the batch, -1 is any length; only requests of one length are run together.
     `image`: its (channels, height, width).
 
-    A fixed batch size is a dimension like the others, and nothing is run together then.
+    A fixed batch size is a dimension like the others, and nothing is run together then. Instances, their threads and
+    the largest batch are those of the bundle's serving configuration, where it was measured.
     """
+    backend, serving = TRITON_BACKENDS[manifest["runtime"]], manifest.get("serving", {})
+    largest = serving.get("batch_size", TRITON_MAX_BATCH)
     lengths, rows = manifest["length_policy"]["pad_to"], manifest["batch_size"]
     length = lengths[0] if isinstance(lengths, list) and len(lengths) == 1 else -1
     batch = f"{rows}, " if rows else ""
@@ -67,10 +74,14 @@ def triton_config(manifest: dict, image: tuple[int, ...] = ()) -> str:
     outputs = ",\n".join(
         f"  {{ name: {_quoted(name)} data_type: TYPE_FP32 dims: [ {shape} ]{names} }}" for name in manifest["outputs"]
     )
+    threads = ""
+    if serving:
+        key, value = _quoted(TRITON_THREADS[backend]), _quoted(str(serving["threads"]))
+        threads = f"parameters {{\n  key: {key} value: {{ string_value: {value} }}\n}}\n"
     return f"""name: {_quoted(manifest["name"])}
-backend: {_quoted(TRITON_BACKENDS[manifest["runtime"]])}
+backend: {_quoted(backend)}
 default_model_filename: {_quoted(Path(manifest["model"]).name)}
-max_batch_size: {0 if rows else TRITON_MAX_BATCH}
+max_batch_size: {0 if rows else largest}
 input [
 {inputs}
 ]
@@ -78,9 +89,9 @@ output [
 {outputs}
 ]
 {together}instance_group [
-  {{ kind: KIND_CPU count: 1 }}
+  {{ kind: KIND_CPU count: {serving.get("instances", 1)} }}
 ]
-version_policy {{
+{threads}version_policy {{
   specific {{ versions: [ {manifest["version"]} ] }}
 }}
 """

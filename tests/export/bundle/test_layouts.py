@@ -13,9 +13,10 @@ from typing import Any, get_args
 
 import onnxruntime
 import pytest
+from bundling import SERVING
 from conftest import paredown, refused
 from google.protobuf import text_format
-from manifests import change_manifest
+from manifests import EXAMPLE, change_manifest
 
 from paredown.export.bundle.archive import unpack
 from paredown.export.bundle.layouts.registry import LAYOUTS
@@ -49,7 +50,7 @@ def test_triton_reads_its_config_and_the_model_has_those_inputs_and_outputs(fini
     assert sorted(p.name for p in home.iterdir()) == ["1", "config.pbtxt", "labels.txt", "tokenizer.json"]
     config = text_format.Parse((home / "config.pbtxt").read_text(), official_config())
     assert config.IsInitialized()
-    assert (config.name, config.backend, config.max_batch_size) == ("tiny", "onnxruntime", 32)
+    assert (config.name, config.backend) == ("tiny", "onnxruntime")
     assert config.HasField("dynamic_batching")
     assert list(config.version_policy.specific.versions) == [1]
     session = onnxruntime.InferenceSession(home / "1" / config.default_model_filename)
@@ -76,6 +77,18 @@ def test_triton_config_of_openvino_and_of_odd_names(tmp_path: Path, finished: Pa
     change_manifest(bundle, runtime="other")
     with pytest.raises(InputError, match="for onnxruntime and openvino bundles, not other"):
         to_triton(bundle, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "name"), [("onnxruntime", "intra_op_thread_count"), ("openvino", "INFERENCE_NUM_THREADS")]
+)
+def test_triton_starts_with_the_serving_configuration(runtime: str, name: str) -> None:
+    manifest = EXAMPLE | {"runtime": runtime, "task": "text-classification", "serving": SERVING}
+    config = text_format.Parse(triton_config(manifest), official_config())
+    assert (config.instance_group[0].count, config.max_batch_size) == (2, 4)
+    assert config.parameters[name].string_value == "1"
+    config = text_format.Parse(triton_config({k: v for k, v in manifest.items() if k != "serving"}), official_config())
+    assert (config.instance_group[0].count, config.max_batch_size, len(config.parameters)) == (1, 32, 0)
 
 
 def blob(layout: Path, descriptor: dict) -> bytes:

@@ -18,6 +18,7 @@ def test_every_row_once_in_calls_of_like_lengths(lengths: list[int], slack: int,
 
 def test_rows_of_one_length_share_a_call() -> None:
     assert split([7] * 10, 4, 1000) == [list(range(10))]
+    assert split([7] * 10, 4, 1000, rows=4) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 def test_a_measured_slack_is_within_its_bounds() -> None:
