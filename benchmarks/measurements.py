@@ -48,6 +48,10 @@ class Origin(Record):
 
     path: str = Field(description="relative to the run directory")
     files: list[str]
+    name: str | None = Field(default=None, description="of the checkpoint: OWNER/NAME on the Hub, or its directory's")
+    commit: str | None = Field(default=None, description="of the checkpoint's repository on the Hub")
+    architecture: str | None = None
+    weights: dict[str, str] = Field(default={}, description="sha256 of the checkpoint's weights, by file")
 
 
 class Made(Open):
@@ -214,6 +218,7 @@ class Measurements(Record):
     )
     rows: RowCounts
     data: dict[str, str] = Field(default={}, description="where the rows of each split come from")
+    data_digests: dict[str, str] = Field(default={}, description="sha256 of the file of each split")
     notes: list[str] = Field(default=[])
     certificate_split: str | None
     golden_texts: list[str]

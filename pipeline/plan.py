@@ -13,7 +13,7 @@ from paredown.benchmarks.measuring.repetitions import spread
 from paredown.compress.config import Distill, Prune, Stage, Timed, Trim
 from paredown.compress.models.architectures import FAMILIES
 from paredown.compress.models.loading import open_checkpoint
-from paredown.compress.models.model_card import origin_files
+from paredown.compress.models.model_card import hub_name, origin_files
 from paredown.export.artifact import multiplies_int8
 from paredown.export.hardware import fingerprint, has_int8_isa
 from paredown.export.runtimes.registry import RUNTIMES
@@ -228,16 +228,32 @@ def _scores_step(job: Job) -> Step:
 
 
 def _origin_step(job: Job) -> Step:
-    """Licence, notices and card of the checkpoint, kept where the run is: it may be moved or deleted afterwards."""
-    files = origin_files(job.checkpoint.path)
-    inputs = {"stage": "origin", "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}}
+    """Licence, notices and card of the checkpoint, its name and the digests of its weights, kept where the run is: it
+    may be moved or deleted afterwards."""
+    files, (name, commit) = origin_files(job.checkpoint.path), hub_name(job.checkpoint.path)
+    inputs = {
+        "stage": "origin",
+        "files": {path.name: _sha256(path) for path in files},
+        "checkpoint": [job.checkpoint.digest, name, commit],
+    }
 
     def work(out: Path, done: Mapping[str, Done], report: Report) -> dict:
         for path in files:
             shutil.copyfile(path, out / path.name)
-        return {"files": [path.name for path in files]}
+        return {
+            "files": [path.name for path in files],
+            "name": name,
+            "commit": commit,
+            "architecture": job.checkpoint.architecture,
+            "weights": {path.name: _sha256(path) for path in job.checkpoint.weights},
+        }
 
     return Step(ORIGIN, inputs, 0.1, work, title="licence and model card of the checkpoint")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cascade_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Step:

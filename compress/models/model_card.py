@@ -26,6 +26,18 @@ def card_head(checkpoint: Path) -> dict:
     return head if isinstance(head, dict) else {}
 
 
+def hub_name(checkpoint: Path) -> tuple[str, str | None]:
+    """(OWNER/NAME, commit) of a snapshot in the Hub's cache, (directory's name, None) of another checkpoint.
+
+    https://huggingface.co/docs/huggingface_hub/guides/manage-cache: models--OWNER--NAME/snapshots/COMMIT.
+    """
+    path = checkpoint.absolute()
+    repository = path.parent.parent.name
+    if path.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/"), path.name
+    return path.resolve().name, None
+
+
 def origin_files(checkpoint: Path) -> list[Path]:
     """The files that say what may be done with a checkpoint: LICENSE*, NOTICE* and its card, sorted by name.
 

@@ -1,19 +1,23 @@
-"""sbom.cdx.json: the software bill of materials as CycloneDX 1.6; the same bundle gives the same bytes."""
+"""sbom.cdx.json: the bill of materials of a model as CycloneDX 1.6; the same bundle gives the same bytes."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from .environment import Installed
+from .provenance import Lineage
 
 NAME = "sbom.cdx.json"
+HUB_ID = re.compile(r"([A-Za-z0-9_.-]+/)?[A-Za-z0-9_.-]+")
 
 
 def _cyclonedx() -> Any:
@@ -21,14 +25,14 @@ def _cyclonedx() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from cyclonedx.contrib.license.factories import LicenseFactory
-        from cyclonedx.model import HashAlgorithm, HashType
+        from cyclonedx.model import HashAlgorithm, HashType, Property
         from cyclonedx.model.bom import Bom
-        from cyclonedx.model.component import Component, ComponentType
+        from cyclonedx.model.component import Component, ComponentType, Pedigree
         from cyclonedx.output.json import JsonV1Dot6
         from packageurl import PackageURL
     return SimpleNamespace(
         LicenseFactory=LicenseFactory, HashAlgorithm=HashAlgorithm, HashType=HashType, Bom=Bom, Component=Component,
-        ComponentType=ComponentType, JsonV1Dot6=JsonV1Dot6, PackageURL=PackageURL,
+        ComponentType=ComponentType, JsonV1Dot6=JsonV1Dot6, PackageURL=PackageURL, Pedigree=Pedigree, Property=Property,
     )  # fmt: skip
 
 
@@ -43,6 +47,9 @@ class Materials:
     files: Sequence[Path]  # the model's parts, inside the bundle
     needs: Sequence[str]  # distributions that it needs directly
     packages: Sequence[Installed]  # these, and what they need
+    card: Mapping[str, Any] | None = None  # `modelCard` of the model
+    lineage: Lineage = field(default_factory=Lineage)
+    base_model: str | None = None  # what the checkpoint was fine-tuned from, as its card names it
 
 
 def write_sbom(out: Path, materials: Materials) -> Path:
@@ -73,6 +80,12 @@ def write_sbom(out: Path, materials: Materials) -> Path:
         bom_ref=f"model:{name}",
         licenses=licences(materials.licence),
         components=[part(path) for path in materials.files],
+        pedigree=_pedigree(cdx, materials),
+        properties=[
+            cdx.Property(name=f"paredown:recipe:{key}", value=value)
+            for key, value in (("sha256", materials.lineage.recipe), ("commit", materials.lineage.recipe_commit))
+            if value
+        ],
     )
     bom = cdx.Bom()
     bom.metadata.timestamp = None
@@ -99,7 +112,43 @@ def write_sbom(out: Path, materials: Materials) -> Path:
     for package in packages:
         bom.register_dependency(libraries[package.name], [libraries[need] for need in package.needs])
     bom.serial_number = uuid5(NAMESPACE_URL, "paredown")
-    bom.serial_number = uuid5(NAMESPACE_URL, cdx.JsonV1Dot6(bom).output_as_string())
+    content = json.loads(cdx.JsonV1Dot6(bom).output_as_string())
+    if materials.card:
+        content["metadata"]["component"]["modelCard"] = materials.card  # the library has no class for it
+    content["serialNumber"] = uuid5(NAMESPACE_URL, json.dumps(content)).urn
     path = out / NAME
-    path.write_text(cdx.JsonV1Dot6(bom).output_as_string(indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n")
     return path
+
+
+def _pedigree(cdx: Any, materials: Materials) -> Any:
+    """The checkpoint, and the model that it was fine-tuned from; None where neither is known. A model of the Hub has a
+    package URL (https://github.com/package-url/purl-spec, huggingface), another one the digests of its weights."""
+    lineage, found = materials.lineage, []
+    if lineage.checkpoint:
+        url = lineage.purl and cdx.PackageURL.from_string(lineage.purl)
+        found.append(
+            cdx.Component(
+                name=lineage.checkpoint,
+                version=lineage.commit,
+                type=cdx.ComponentType.MACHINE_LEARNING_MODEL,
+                bom_ref=f"checkpoint:{lineage.checkpoint}",
+                purl=url,
+                components=[
+                    cdx.Component(
+                        name=name,
+                        type=cdx.ComponentType.FILE,
+                        bom_ref=f"checkpoint-file:{name}",
+                        hashes=[cdx.HashType(alg=cdx.HashAlgorithm.SHA_256, content=digest)],
+                    )
+                    for name, digest in lineage.weights.items()
+                ],
+            )
+        )
+    base = materials.base_model
+    if base and HUB_ID.fullmatch(base) and base != lineage.checkpoint:
+        owner, _, name = base.rpartition("/")
+        url = cdx.PackageURL("huggingface", owner or None, name)
+        kind = cdx.ComponentType.MACHINE_LEARNING_MODEL
+        found.append(cdx.Component(name=base, type=kind, bom_ref=f"base-model:{base}", purl=url))
+    return cdx.Pedigree(ancestors=found) if found else None

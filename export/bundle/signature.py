@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from paredown.runtime.errors import InputError, missing_extra
-from paredown.runtime.manifest import SIGNATURE, BundleError
+from paredown.runtime.manifest import DAMAGED, SIGNATURE, BundleError
 
 MAKE_PRIVATE = "make one with: openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
 MAKE_PUBLIC = "make it with: openssl ec -in key.pem -pubout -out key.pub"
@@ -44,6 +47,46 @@ def check_signature(bundle: Path, public_key: Path) -> None:
     except Exception as error:  # ValueError, InvalidSignature, and those of three parsers
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BundleError(f"{SIGNATURE}: not a signature of this bundle by {public_key}: {reason}") from None
+
+
+@dataclass(frozen=True)
+class Signer:
+    """What model.sig says of itself; nothing of it is verified here."""
+
+    files: int
+    key: str | None  # sha256 of the public key's PEM file, as model-signing writes it
+    identity: str | None  # of a certificate: the names that it is issued to
+
+    def __str__(self) -> str:
+        by = f"the key with sha256 {self.key}" if self.key else "a certificate"
+        return f"{self.files} files by {by}, {self.identity or 'which has no name in it'}"
+
+
+def signer_of(bundle: Path) -> Signer:
+    """Who model.sig says has signed how many files. BundleError where it is damaged.
+
+    Sigstore's bundle, version 0.3, with an in-toto statement: https://docs.sigstore.dev/about/bundle.
+    """
+    try:
+        content = json.loads((bundle / SIGNATURE).read_bytes())
+        material = content["verificationMaterial"]
+        statement = json.loads(base64.b64decode(content["dsseEnvelope"]["payload"]))
+        files = len(statement["predicate"]["resources"])
+        key = (material.get("publicKey") or {}).get("hint")
+        chain = material.get("x509CertificateChain", {}).get("certificates", [])
+        leaf = material.get("certificate") or (chain[0] if chain else None)
+        return Signer(files, None if key is None else str(key), leaf and _names(base64.b64decode(leaf["rawBytes"])))
+    except DAMAGED as error:
+        raise BundleError(f"{SIGNATURE}: damaged: {' '.join(str(error).split())}") from None
+
+
+def _names(certificate: bytes) -> str | None:
+    """The subject's alternative names of a certificate (DER): addresses and URIs."""
+    from cryptography import x509
+
+    extensions = x509.load_der_x509_certificate(certificate).extensions
+    names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return ", ".join(str(name.value) for name in names)
 
 
 def verifier_of(public_key: Path):

@@ -5,11 +5,10 @@ docs/bundle.md lists what is in it; `archive` packs it, `layouts` what other sys
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -37,7 +36,9 @@ from ..hardware import BF16_ISA, INT8_ISA, machine, version
 from ..runtimes.registry import RUNTIMES, check_installed
 from .drift_reference import describe
 from .environment import Installed, installed
+from .ml_bom import ml_model_card
 from .model_card import About, model_card
+from .provenance import Lineage, sha256_of, write_provenance
 from .sbom import Materials, write_sbom
 
 GOLDEN_ROWS = 8
@@ -79,6 +80,7 @@ class Contents:
     golden_texts: Sequence[str]
     reference_texts: Sequence[str] = ()  # ordinary inputs; they become reference.json
     about: About = field(default_factory=About)  # licence and data, for the model card
+    lineage: Lineage = field(default_factory=Lineage)  # checkpoint, data, recipe and steps, for SBOM and provenance
     extra_files: Sequence[Path] = ()  # copied to the top as they are
 
 
@@ -154,7 +156,11 @@ def write_bundle(out: Path, artifact: Artifact, contents: Contents) -> Path:
     loaded = [*sorted((out / "model").iterdir()), out / reader]
     sizes = {path.relative_to(out).as_posix(): path.stat().st_size for path in loaded}
     (out / "README.md").write_text(model_card(manifest, choice, about, sizes), encoding="utf-8")
-    write_sbom(out, Materials(name, manifest["version"], about.licence, tool, loaded, packages, environment))
+    lineage = contents.lineage
+    bill = Materials(name, manifest["version"], about.licence, tool, loaded, packages, environment)
+    card = ml_model_card(manifest, about, lineage)
+    write_sbom(out, replace(bill, card=card, lineage=lineage, base_model=about.base_model))
+    write_provenance(out, manifest, lineage, loaded)
     session, encoder = open_model(out, manifest)
     size = 0.0
     if contents.reference_texts and task.supports(Feature.REFERENCE):
@@ -167,7 +173,7 @@ def write_bundle(out: Path, artifact: Artifact, contents: Contents) -> Path:
         (out / "reference.json").write_text(json.dumps(reference) + "\n")
     _write_golden(out, manifest, contents.golden_texts, session, encoder, size)
     manifest["files"] = {
-        path.relative_to(out).as_posix(): {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        path.relative_to(out).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
         for path in sorted(out.rglob("*"))
         if path.is_file()
     }
@@ -251,8 +257,3 @@ def _opset(artifact: Artifact) -> dict[str, int]:
     if model.suffix == ".xml":
         return {"openvino": int(ElementTree.parse(model).getroot().get("version", "0"))}
     return {}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

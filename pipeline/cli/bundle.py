@@ -43,6 +43,7 @@ def verify(
     """Verify a bundle: hashes, this machine, golden rows, and the metric on rows. Runs no code from the bundle."""
     from paredown.export.bundle.archive import unpacked
     from paredown.export.bundle.cold_start import verified
+    from paredown.export.bundle.signature import signer_of
     from paredown.runtime.manifest import read_manifest
 
     begin = time.monotonic()
@@ -53,9 +54,10 @@ def verify(
         # The files, the signature, then the machine and the golden rows; in a process of its own, which can be stopped.
         found = verified(path, max(1.0, deadline_s - (time.monotonic() - begin)), public_key, rows)
         if public_key is not None:
-            out.print(f"signed   by the other half of {public_key}")
+            out.print(printable(f"signed   {signer_of(path)}: {public_key}"))
         elif (path / SIGNATURE).exists():
             out.print("note: signed; not checked: give --public-key FILE")
+            out.print(printable(f"note: {SIGNATURE} says: {signer_of(path)}"))
         for note in found.notes:
             out.print(printable(f"note: {note}"))
         _show_sizes(manifest)

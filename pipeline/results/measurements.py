@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from collections import Counter
@@ -121,6 +122,7 @@ def measurements_of(
             test=len(job.test.starts) if job.test else 0,
         ),
         data=_sources(job),
+        data_digests=digests_of(_sources(job)),
         notes=list(job.notes),
         certificate_split=job.certificate_split,
         golden_texts=[encoder.small(text) for text in texts[:8]],
@@ -139,7 +141,7 @@ def measurements_of(
         control=timings[CONTROL],
         baseline=job.candidates[0].name,
         checkpoint=str(job.checkpoint.path),
-        origin=Origin(path=done[ORIGIN].path.relative_to(run_dir).as_posix(), files=done[ORIGIN].result["files"]),
+        origin=Origin(path=done[ORIGIN].path.relative_to(run_dir).as_posix(), **done[ORIGIN].result),
         candidates=candidates,
     )
 
@@ -191,6 +193,16 @@ def _sources(job: Job) -> dict[str, str]:
         new = {} if entry.update is None else entry.update.model_dump(include={"new", "new_validation", "new_test"})
         found |= {f"adapt-{number} {split}": source for split, source in new.items() if source}
     return found if job.test is None else {**found, "test": found.get("test", job.test.source)}
+
+
+def digests_of(sources: Mapping[str, str]) -> dict[str, str]:
+    """sha256 of the file of each split; of data sets of the Hub none."""
+    found = {}
+    for split, source in sources.items():
+        if Path(source).is_file():
+            with Path(source).open("rb") as file:
+                found[split] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _answers_of(evaluated: Done, baseline: Done, job: Job, encoder: Preprocessor) -> dict[str, Any]:

@@ -1,17 +1,25 @@
 """A key pair says who made a bundle; without the library it is one line."""
 
+import base64
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import paredown, refused
+from bundling import bundle_of
+from conftest import TASK, paredown, refused
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives import serialization as formats
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from strangers import key_pair
 
-from paredown.export.bundle.signature import check_signature, sign
+from paredown.compress.models.loading import Checkpoint
+from paredown.export.bundle.signature import Signer, check_signature, sign, signer_of
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import BundleError
 
@@ -66,6 +74,39 @@ def test_whatever_changed_after_signing_is_not_signed(finished: Path, keys: tupl
     signature.symlink_to("/etc/passwd")
     with pytest.raises(BundleError, match="not signed"):
         check_signature(bundle, public)
+
+
+def test_a_signature_says_which_key_has_signed_which_files(
+    untrained: Checkpoint, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bundle = bundle_of(untrained, TASK, tmp_path / "made")
+    signature = sign(bundle, keys[0])
+    files = [path for path in bundle.rglob("*") if path.is_file() and path != signature]
+    fingerprint = hashlib.sha256(keys[1].read_bytes()).hexdigest()
+    assert signer_of(bundle) == Signer(len(files), fingerprint, None)
+    said = f"{len(files)} files by the key with sha256 {fingerprint}"
+    done = paredown("verify", bundle, "--public-key", keys[1])
+    assert f"signed   {said}" in done.stdout, done.stderr
+    assert f"note: model.sig says: {said}" in paredown("verify", bundle).stdout
+    signature.write_text("{}")
+    with pytest.raises(BundleError, match=r"model\.sig: damaged"):
+        signer_of(bundle)
+
+
+def test_of_a_certificate_the_names_are_said(tmp_path: Path) -> None:
+    """As a signature by sigstore has one: an address and a workflow."""
+    key, day = ec.generate_private_key(ec.SECP256R1()), datetime(2026, 1, 1, tzinfo=UTC)
+    names = [x509.RFC822Name("me@example.org"), x509.UniformResourceIdentifier("https://example.org/workflow")]
+    certificate = (
+        x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(x509.Name([])).public_key(key.public_key())
+        .serial_number(1).not_valid_before(day).not_valid_after(day)
+        .add_extension(x509.SubjectAlternativeName(names), critical=True).sign(key, hashes.SHA256())
+    )  # fmt: skip
+    raw = base64.b64encode(certificate.public_bytes(formats.Encoding.DER)).decode()
+    payload = base64.b64encode(json.dumps({"predicate": {"resources": [{}, {}]}}).encode()).decode()
+    content = {"verificationMaterial": {"certificate": {"rawBytes": raw}}, "dsseEnvelope": {"payload": payload}}
+    (tmp_path / "model.sig").write_text(json.dumps(content))
+    assert signer_of(tmp_path) == Signer(2, None, "me@example.org, https://example.org/workflow")
 
 
 def test_a_key_that_is_none_and_a_layout_without_a_bundle(finished: Path, keys: tuple, tmp_path: Path) -> None:
