@@ -19,7 +19,7 @@ from .common import LabelColumn, TextColumn
 app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
 NO_COUNT = ("R2", "Spearman", "MRR")  # they hang on how far these rows are spread, or on how many passages there are
-LayoutName = Literal["plain", "archive", "triton", "oci"]  # the keys of `layouts.registry.LAYOUTS`
+LayoutName = Literal["plain", "archive", "triton", "oci", "docker", "kserve"]  # the keys of `layouts.registry.LAYOUTS`
 BundlePath = Annotated[Path, typer.Argument(help="A bundle (directory or .tar.gz), or a run directory that holds one.")]
 PublicKey = Annotated[
     Path | None, typer.Option(help="PEM file of a public key; only a bundle signed by its private key is accepted.")
@@ -81,7 +81,10 @@ def pack(
     output_dir: Annotated[Path, typer.Option(help="Directory to write; must not exist.")],
     layout: Annotated[
         LayoutName,
-        typer.Option(help="Layout: the bundle, its .tar.gz, a Triton model repository, or an OCI image layout."),
+        typer.Option(
+            help="Layout: the bundle, its .tar.gz, a Triton model repository, an OCI image layout, what `docker build` "
+            "makes an image of, or that with a KServe InferenceService."
+        ),
     ] = "plain",
     private_key: Annotated[Path | None, typer.Option(help="PEM file of a private key to sign the bundle with.")] = None,
     public_key: PublicKey = None,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .directory import to_archive, to_plain
+from .docker import to_docker
+from .kserve import FILE, to_kserve
 from .oci import to_oci
 from .triton import to_triton
 
@@ -25,4 +27,6 @@ LAYOUTS = {
     "archive": Layout(to_archive, lambda out: ("paredown", "verify", next(out.glob("*.tar.gz")))),
     "triton": Layout(to_triton, lambda out: ("tritonserver", "--model-repository", out), holds_bundle=False),
     "oci": Layout(to_oci, lambda out: ("skopeo", "copy", f"oci:{out}", "docker://REGISTRY/NAME:TAG")),
+    "docker": Layout(to_docker, lambda out: ("docker", "build", "--tag", "NAME:TAG", out)),
+    "kserve": Layout(to_kserve, lambda out: ("kubectl", "apply", "--filename", out / FILE)),
 }

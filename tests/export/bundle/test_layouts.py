@@ -2,12 +2,10 @@
 
 import gzip
 import hashlib
-import importlib.util
 import json
 import shutil
 import subprocess
 import tarfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +15,7 @@ from bundling import SERVING
 from conftest import paredown, refused
 from google.protobuf import text_format
 from manifests import EXAMPLE, change_manifest
+from triton_protocol import official_config
 
 from paredown.export.bundle.archive import unpack
 from paredown.export.bundle.layouts.registry import LAYOUTS
@@ -29,18 +28,6 @@ from paredown.runtime.selftest import open_encoder, selftest
 
 def test_the_command_offers_the_layouts_there_are() -> None:
     assert get_args(LayoutName) == tuple(LAYOUTS)
-
-
-def official_config():
-    """inference.ModelConfig of the tritonclient wheel; its package cannot be imported without gRPC."""
-    files = metadata.files("tritonclient") or []
-    (file,) = [f for f in files if f.as_posix() == "tritonclient/grpc/model_config_pb2.py"]
-    spec = importlib.util.spec_from_file_location("model_config_pb2", file.locate())
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.ModelConfig()
 
 
 def test_triton_reads_its_config_and_the_model_has_those_inputs_and_outputs(finished: Path, tmp_path: Path) -> None:

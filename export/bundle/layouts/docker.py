@@ -1,0 +1,69 @@
+"""What `docker build` makes an image of that serves the bundle and does nothing else.
+
+https://docs.docker.com/reference/dockerfile/
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from paredown.runtime.errors import InputError
+from paredown.runtime.manifest import read_manifest
+
+from ...runtimes.registry import RUNTIMES
+from ..archive import copy_tree
+
+PORT, USER = 8080, 10001
+WHEELS = """Wheels that no package index has: put that of paredown here, where yours has none.
+
+In a clone of paredown: pip wheel --no-deps --wheel-dir wheels .
+"""
+DOCKERFILE = """\
+# Serves the bundle beside it. Build: docker build -t NAME:TAG .    Run: docker run -p {port}:{port} NAME:TAG
+# Options of `paredown serve` come from the environment: docker run -e PAREDOWN_SERVE_MAX_WAIT_MS=2 ...
+# The API key: -e PAREDOWN_API_KEY=... Without one, anyone who reaches the port may use the model.
+FROM python:{python}-slim
+
+COPY wheels /wheels
+COPY requirements.txt /requirements.txt
+RUN pip install --no-cache-dir --find-links /wheels -r /requirements.txt \\
+    && useradd --system --uid {user} --no-create-home paredown
+
+COPY bundle /bundle
+WORKDIR /bundle
+USER {user}
+ENV PAREDOWN_SERVE_HOST=0.0.0.0 \\
+    PAREDOWN_SERVE_PORT={port} \\
+    PYTHONDONTWRITEBYTECODE=1
+EXPOSE {port}
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \\
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{{os.environ[\\"PAREDOWN_SERVE_PORT\\"]}}/v2/health/ready')"]
+ENTRYPOINT ["paredown", "serve"]
+CMD ["/bundle"]
+"""
+
+
+def to_docker(bundle: Path, out: Path) -> None:
+    """OUT is a build context: Dockerfile, requirements.txt, bundle/, wheels/.
+
+    Raises InputError for a runtime that needs a GPU, whose libraries this image does not have.
+    """
+    manifest = read_manifest(bundle)
+    spec = RUNTIMES.get(manifest["runtime"])
+    if spec is None or spec.SPEC.gpu or spec.SPEC.engine:
+        able = [name for name, r in RUNTIMES.items() if r.SPEC.in_bundles and not (r.SPEC.gpu or r.SPEC.engine)]
+        raise InputError(
+            f"layout docker: for {' and '.join(able)} bundles, not {manifest['runtime']}; for a GPU take an image with "
+            "its libraries, and in it: pip install 'paredown[serve]' and the bundle's requirements.txt"
+        )
+    copy_tree(bundle, out / "bundle")
+    (out / "wheels").mkdir()
+    (out / "wheels" / "README.txt").write_text(WHEELS, encoding="utf-8")
+    shutil.copyfile(bundle / "requirements.txt", out / "requirements.txt")
+    version = manifest["tool"]["paredown"]
+    server = f"paredown[serve]=={version}" if version[:1].isdigit() else "paredown[serve]"
+    with (out / "requirements.txt").open("a", encoding="utf-8") as file:
+        file.write(f"{server}\n")
+    python = ".".join(str(manifest["packed_on"].get("python", "3.11")).split(".")[:2])
+    (out / "Dockerfile").write_text(DOCKERFILE.format(python=python, port=PORT, user=USER), encoding="utf-8")

@@ -1,0 +1,49 @@
+"""A build context: what it copies is there, and what it installs is the bundle's, and the server."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from bundling import bundle_of
+from conftest import TASK, paredown
+from manifests import change_manifest
+
+from paredown.compress.models.loading import Checkpoint
+from paredown.export.bundle.layouts.docker import to_docker
+from paredown.runtime.errors import InputError
+from paredown.runtime.selftest import selftest
+from paredown.serve.config import Settings
+
+
+@pytest.fixture(scope="module")
+def made(untrained: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundle_of(untrained, TASK, tmp_path_factory.mktemp("made"))
+
+
+def test_the_build_context_is_complete(made: Path, tmp_path: Path) -> None:
+    done = paredown("pack", made, "--layout", "docker", "--output-dir", tmp_path / "image")
+    assert done.returncode == 0, done.stderr
+    context = tmp_path / "image"
+    text = (context / "Dockerfile").read_text()
+    for source in re.findall(r"^COPY (\S+) ", text, re.MULTILINE):
+        assert (context / source).exists()
+    selftest(context / "bundle")
+    *bundles, server = (context / "requirements.txt").read_text().splitlines()
+    assert bundles == (made / "requirements.txt").read_text().splitlines()
+    assert re.fullmatch(r"paredown\[serve\]==[0-9.]+", server)
+    names = re.findall(r"PAREDOWN_SERVE_([A-Z]+)=", text)
+    assert {"HOST", "PORT"} <= set(names)
+    assert {name.lower() for name in names} - {"max"} <= set(Settings.model_fields)
+    assert re.search(r"^USER [1-9]", text, re.MULTILINE)
+
+
+def test_a_runtime_that_needs_a_gpu_is_refused(made: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(made, tmp_path / "bundle")
+    change_manifest(bundle, runtime="tensorrt")
+    done = paredown("pack", bundle, "--layout", "kserve", "--output-dir", tmp_path / "image")
+    assert done.returncode != 0
+    assert not (tmp_path / "image").exists()
+    with pytest.raises(InputError, match="for onnxruntime and openvino bundles, not tensorrt"):
+        to_docker(bundle, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
