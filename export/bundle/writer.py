@@ -40,6 +40,7 @@ from .ml_bom import ml_model_card
 from .model_card import About, model_card
 from .provenance import Lineage, sha256_of, write_provenance
 from .sbom import Materials, write_sbom
+from .transformers_files import write_config, write_tokenizer_settings
 
 GOLDEN_ROWS = 8
 METRIC_KEYS = (
@@ -109,6 +110,8 @@ def write_bundle(out: Path, artifact: Artifact, contents: Contents) -> Path:
         shutil.copyfile(artifact.path / reader, out / reader)
     else:
         side = _write_tokenizer(artifact.path / reader, out / reader, artifact.max_length)
+        write_tokenizer_settings(artifact, out, side)
+    write_config(artifact, out)
     (out / CODE).mkdir()
     code_files = [SCHEMA_FILE.with_name(f"{name}.py") for name in (*MODULES, *[IMAGES] * images)]
     for code in (*code_files, SCHEMA_FILE):
