@@ -33,6 +33,7 @@ MEMORY_EACH = 10  # and so many times what its model files have,
 MEMORY_CORE = 2**26  # and so many for the threads of each core
 JOBS = {
     "cold": "bundle.cold_start:job",
+    "hub": "bundle.layouts.hub_graph:job",
     "open": "predictor:open_job",
     "predict": "predictor:predict_job",
 }

@@ -87,6 +87,10 @@ def _card_data(manifest: dict, chosen: dict, about: About) -> ModelCardData:
     metric, split = chosen["metric"], "validation" if chosen["metric_test"] is None else "test"
     source = re.sub("[<>]", "", about.data.get(split, split))  # some readers show the head as HTML
     runtime = RUNTIMES[manifest["runtime"]].SPEC
+    results = [(metric, f"{metric}, points", chosen[f"metric_{split}"])]
+    if chosen["certificate"] is not None:
+        lost = f"points of {metric} lost against the checkpoint at most (one-sided 95 % bound)"
+        results.append(("drop_upper_95", lost, chosen["certificate"]["drop_upper_95"]))
     return ModelCardData(
         license=about.licence,
         language=list(about.language) or None,
@@ -103,10 +107,11 @@ def _card_data(manifest: dict, chosen: dict, about: About) -> ModelCardData:
                 dataset_type=source,
                 dataset_name=source,
                 dataset_split=split,
-                metric_type=metric,
-                metric_name=f"{metric}, points",
-                metric_value=round(chosen[f"metric_{split}"], 4),
+                metric_type=kind,
+                metric_name=name,
+                metric_value=round(value, 4),
             )
+            for kind, name, value in results
         ],
     )
 

@@ -50,8 +50,8 @@ def write_config(artifact: Artifact, out: Path) -> None:
 
 
 def write_tokenizer_settings(artifact: Artifact, out: Path, side: str) -> None:
-    """Write tokenizer_config.json and special_tokens_map.json beside the tokenizer.json in `out`, which alone says how a
-    text becomes tokens: the class is the one that reads it as it is. `side`: the one that is truncated."""
+    """Write tokenizer_config.json and special_tokens_map.json beside the tokenizer.json in `out`, which alone says how
+    a text becomes tokens: the class is the one that reads it as it is. `side`: the one that is truncated."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))

@@ -19,7 +19,9 @@ from .common import LabelColumn, TextColumn
 app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
 NO_COUNT = ("R2", "Spearman", "MRR")  # they hang on how far these rows are spread, or on how many passages there are
-LayoutName = Literal["plain", "archive", "triton", "oci", "docker", "kserve"]  # the keys of `layouts.registry.LAYOUTS`
+LayoutName = Literal[
+    "plain", "archive", "triton", "hub", "oci", "docker", "kserve"
+]  # the keys of `layouts.registry.LAYOUTS`
 BundlePath = Annotated[Path, typer.Argument(help="A bundle (directory or .tar.gz), or a run directory that holds one.")]
 PublicKey = Annotated[
     Path | None, typer.Option(help="PEM file of a public key; only a bundle signed by its private key is accepted.")
@@ -88,8 +90,11 @@ def pack(
     ] = "plain",
     private_key: Annotated[Path | None, typer.Option(help="PEM file of a private key to sign the bundle with.")] = None,
     public_key: PublicKey = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to this repository; a new one is private.")
+    ] = None,
 ) -> None:
-    """Write a bundle in the layout of a serving system, signed if a key is given."""
+    """Write a bundle in the layout of a serving system, signed if a key is given, or for the Hub."""
     import tempfile
 
     from paredown.export.bundle.archive import unpacked
@@ -101,6 +106,13 @@ def pack(
 
     if private_key is not None and not LAYOUTS[layout].holds_bundle:
         raise InputError(f"--private-key: layout {layout} holds no bundle to sign; sign with another --layout")
+    publish = None
+    if push is not None:
+        uploader = LAYOUTS[layout].upload
+        if uploader is None:
+            able = ", ".join(name for name, known in LAYOUTS.items() if known.upload)
+            raise InputError(f"--push: for --layout {able}, not {layout}")
+        publish = uploader(push)
     check_key(public_key)
     with (
         unpacked(bundle) as path,
@@ -120,7 +132,10 @@ def pack(
             sign(path, private_key)
         LAYOUTS[layout].write(path, target)
     out.print(f"{output_dir}: {layout}{', signed' if private_key else ''}")
-    suggest(*LAYOUTS[layout].then(output_dir))
+    if publish is None:
+        suggest(*LAYOUTS[layout].then(output_dir))
+    else:
+        out.print(publish(output_dir))
 
 
 def check_key(public_key: Path | None) -> None:

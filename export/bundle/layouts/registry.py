@@ -9,6 +9,8 @@ from pathlib import Path
 from .directory import to_archive, to_plain
 from .docker import to_docker
 from .kserve import FILE, to_kserve
+from .hub import to_hub
+from .hub_upload import Upload
 from .oci import to_oci
 from .triton import to_triton
 
@@ -20,12 +22,14 @@ class Layout:
     write: Callable[[Path, Path], None]  # takes a bundle whose files were checked and fills an empty directory
     then: Callable[[Path], Sequence[object]]  # the command to type next, for the directory that was written
     holds_bundle: bool = True  # the bundle is in it, whole, so that its signature still means something
+    upload: type[Upload] | None = None  # where it can be published from here
 
 
 LAYOUTS = {
     "plain": Layout(to_plain, lambda out: ("paredown", "verify", out)),
     "archive": Layout(to_archive, lambda out: ("paredown", "verify", next(out.glob("*.tar.gz")))),
     "triton": Layout(to_triton, lambda out: ("tritonserver", "--model-repository", out), holds_bundle=False),
+    "hub": Layout(to_hub, lambda out: ("hf", "upload", "OWNER/NAME", out), holds_bundle=False, upload=Upload),
     "oci": Layout(to_oci, lambda out: ("skopeo", "copy", f"oci:{out}", "docker://REGISTRY/NAME:TAG")),
     "docker": Layout(to_docker, lambda out: ("docker", "build", "--tag", "NAME:TAG", out)),
     "kserve": Layout(to_kserve, lambda out: ("kubectl", "apply", "--filename", out / FILE)),

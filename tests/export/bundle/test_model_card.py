@@ -18,8 +18,10 @@ def test_the_hub_reads_the_card_and_its_metric(finished: Path) -> None:
     card: Any = ModelCard((bundle / "README.md").read_text())
     assert card.data.pipeline_tag == "text-classification"
     assert card.data.library_name == "onnx"
-    (result,) = card.data.eval_results
+    result, bound = card.data.eval_results
     assert result.metric_type == "accuracy"
+    assert (bound.metric_type, bound.dataset_split) == ("drop_upper_95", choice["certificate"]["split"])
+    assert bound.metric_value == pytest.approx(choice["certificate"]["drop_upper_95"], abs=1e-4)
     assert result.metric_value == pytest.approx(choice["chosen"]["metric_test"], abs=1e-4)
     assert result.dataset_split == "test"
     low, high = choice["chosen"]["metric_test_ci"]
