@@ -1,4 +1,4 @@
-# make demo | test | test-all | coverage | check | site | notebook | pythons | validator: each does all the set-up it needs, and may be run again.
+# make demo | test | test-all | coverage | check | receivers | site | notebook | pythons | validator: each does all the set-up it needs, and may be run again.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ EXTRAS := compress,images,explain,cpu,serve,load,ray,s3,sign,plot,track,demo,doc
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE  # else every process compiles torch again: 22 s instead of 8 on a slow machine
 
-.PHONY: demo pictures site notebook pythons test test-all coverage check lint results validator clean
+.PHONY: demo pictures site notebook pythons test test-all coverage check receivers lint results validator clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -69,6 +69,19 @@ test-all: $(INSTALLED)
 # with the total.
 coverage: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered
+
+# The software of those who receive a bundle, in environments of its own (1.7 GB), and what it answers.
+RECEIVERS := build/receivers
+receivers: $(RECEIVERS)/.installed | $(INSTALLED)
+	$(BIN)/python -m pytest -n 0 tests/receivers
+
+$(RECEIVERS)/.installed: tests/receivers/requirements.txt tests/receivers/package.json
+	mkdir -p $(RECEIVERS)
+	test -x $(RECEIVERS)/python/bin/python || $(PYTHON) -m venv $(RECEIVERS)/python
+	$(RECEIVERS)/python/bin/python -m pip install --quiet --no-compile --requirement tests/receivers/requirements.txt
+	cp tests/receivers/package.json $(RECEIVERS)
+	cd $(RECEIVERS) && ONNXRUNTIME_NODE_INSTALL_CUDA=skip npm install --no-audit --no-fund
+	touch $@
 
 # After a change of runtime/manifest.schema.json.
 validator: $(INSTALLED)

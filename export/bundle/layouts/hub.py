@@ -32,6 +32,7 @@ SECTION = re.compile(r"(?ms)^## How to run it\n.*?(?=^## |\Z)")  # of model_card
 REPORT = "report.html"  # the card names it
 # Of the bundle's card: what a repository without self-test and requirements does not have.
 OF_BUNDLES = re.compile(r"; `selftest\.py` refuses others|^\| what `requirements\.txt` installs.*\n?", re.M)
+HEAD = re.compile(r"For[A-Z]\w*$")  # of an architecture's name: what optimum's classes end in too
 POOLING = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 MODULES = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
 
@@ -94,7 +95,7 @@ def to_hub(bundle: Path, out: Path) -> None:
     _write(out / CONFIG, config)
     if pooling:
         _write_sentence_transformers(out, manifest, pooling)
-    (out / "README.md").write_text(_card(bundle, manifest, form, pooling), encoding="utf-8")
+    (out / "README.md").write_text(_card(bundle, manifest, config, form, pooling), encoding="utf-8")
 
 
 def _form(bundle: Path, manifest: dict) -> Form:
@@ -141,7 +142,7 @@ def _write_sentence_transformers(out: Path, manifest: dict, pooling: str) -> Non
     _write(out / MODULES["Pooling"] / "config.json", width | modes | {"include_prompt": True})
 
 
-def _card(bundle: Path, manifest: dict, form: Form, pooling: str | None) -> str:
+def _card(bundle: Path, manifest: dict, config: dict, form: Form, pooling: str | None) -> str:
     """The bundle's own card, with the Hub's names for what reads this repository, and how it does."""
     from huggingface_hub import ModelCard
 
@@ -151,7 +152,7 @@ def _card(bundle: Path, manifest: dict, form: Form, pooling: str | None) -> str:
         raise InputError(f"{bundle / 'README.md'}: not a model card ({' '.join(str(error).split())[:200]})") from None
     card.data.library_name = "sentence-transformers" if pooling else form.library
     card.data.tags = [*(card.data.tags or ()), form.folder, *(["transformers.js"] if form.folder == "onnx" else [])]
-    how = f"## How to run it\n\n{how_to_run(manifest, form, pooling)}\n\n"
+    how = f"## How to run it\n\n{how_to_run(manifest, config, form, pooling)}\n\n"
     text = SECTION.sub(lambda _: how, card.text, count=1) if SECTION.search(card.text) else f"{card.text}\n\n{how}"
     text = OF_BUNDLES.sub("", text)
     names = {manifest["model"]: f"{form.folder}/{form.names(manifest)[0]}{Path(manifest['model']).suffix}"}
@@ -160,10 +161,11 @@ def _card(bundle: Path, manifest: dict, form: Form, pooling: str | None) -> str:
     return f"---\n{card.data}\n---\n{text.rstrip()}\n"
 
 
-def how_to_run(manifest: dict, form: Form, pooling: str | None) -> str:
+def how_to_run(manifest: dict, config: dict, form: Form, pooling: str | None) -> str:
     """Markdown: lines to copy for each receiver that opens this repository."""
     task, name = task_named(manifest["task"]), f"OWNER/{manifest['name']}"
-    auto = task.auto_class.removeprefix("AutoModel") or "ForFeatureExtraction"
+    head = HEAD.search((config.get("architectures") or [""])[0])
+    auto = head[0] if head else "ForFeatureExtraction"
     parts = []
     if form.folder == "onnx":
         kind = "feature-extraction" if pooling else task.pipeline_tag

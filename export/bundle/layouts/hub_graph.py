@@ -1,4 +1,4 @@
-"""An ONNX model with the outputs that the Hub's readers look for; what it computes stays the same."""
+"""An ONNX model with the outputs that the Hub's readers need; what it computes stays the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEARCHED = 40  # nodes before the output among which the tokens' vectors are sea
 
 def job(bundle: Path, started: float, rows_s: float, model: str) -> str | None:
     """Of `isolation.in_child`, for the model is opened: rewrite the ONNX file `model`, a copy of the bundle's, in
-    place, with outputs by the names that readers look for.
+    place, with outputs by the names that readers know.
 
     Returns how sentence-transformers pools the vectors of tokens to the bundle's, "mean" or "cls"; None where the
     answer is no vector. InputError for vectors that are no pooling of those of tokens.
