@@ -11,6 +11,7 @@ EXTRAS = {
     "cpu": ("onnxruntime", "openvino", "nncf"),
     "gpu": ("tensorrt", "pynvml", "cuda"),
     "rtx": ("tensorrt_rtx_bindings",),
+    "executorch": ("executorch", "torchao"),
     "images": ("PIL",),
     "explain": ("captum", "fairlearn"),
     "sign": ("model_signing", "OpenSSL"),

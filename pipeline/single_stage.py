@@ -113,11 +113,12 @@ class ExportRequest(Settings):
     """What a checkpoint is exported to."""
 
     to: str = Field(
-        default="onnx", description="format: onnx, ort (ONNX Runtime Mobile), openvino, tensorrt or tensorrt-rtx"
+        default="onnx",
+        description="format: onnx, ort (ONNX Runtime Mobile), openvino, executorch, tensorrt or tensorrt-rtx",
     )
     precision: str = Field(
         default="fp32",
-        description="precision: fp32, fp16, bf16 (openvino, tensorrt), int8-dynamic (onnx) or int8-static; "
+        description="precision: fp32, fp16, bf16 (openvino, tensorrt), int8-dynamic (onnx, executorch) or int8-static; "
         "for text-generation also int8-weight or int4-weight",
     )
     rows: Annotated[int, Field(ge=1)] = Field(default=300, description="number of these rows, for INT8")
@@ -126,7 +127,7 @@ class ExportRequest(Settings):
         description="input lengths that calls are padded to, such as 16,32,64; max-length alone is fixed in the model",
     )
     batch_size: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="fixed batch size in the model (onnx, openvino)"
+        default=None, description="fixed batch size in the model (onnx, openvino; executorch: 1 by default)"
     )
     batch_sizes: list[int] = Field(
         default_factory=list,

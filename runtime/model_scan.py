@@ -29,6 +29,9 @@ NESTED = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "external"},
 }
+# Identifiers of FlatBuffers files, behind the offset of their root: the suffix -> bytes 4 to 7.
+# https://github.com/pytorch/executorch/blob/main/schema/program.fbs
+IDENTIFIERS = {".pte": b"ET12"}
 DEPTH = 100  # protobuf's own limit
 
 
@@ -46,10 +49,16 @@ class Found:
 
 def check_model_file(model: Path, runtime: str) -> None:
     """Raise ValueError when the file is not one that `runtime` may open: a foreign kind, external data that leave its
-    directory or are no regular files, operators from a native library. The message does not name the file."""
+    directory or are no regular files, operators from a native library, another identifier than that of its format. The
+    message does not name the file."""
     known = FORMATS.get(runtime)
     if known is not None and model.suffix not in known.suffixes:
         raise ValueError(f"{runtime} opens {' or '.join(known.suffixes)} files here")
+    identifier = IDENTIFIERS.get(model.suffix)
+    if identifier is not None:
+        with model.open("rb") as file:
+            if file.read(8)[4:] != identifier:
+                raise ValueError(f"not a {model.suffix} file: '{identifier.decode()}' is expected at byte 4")
     if model.suffix != ".onnx":
         return
     found = scan(model)

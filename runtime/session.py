@@ -6,13 +6,14 @@ the measured path is the served path.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ ENGINES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx_bindings"}  # r
 PROVIDERS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
 # The wheel onnxruntime-ep-nv-tensorrt-rtx-cu13 carries what tensorrt_rtx_bindings is linked with; in this order.
 RTX_LIBRARIES = ("libcudart.so.*", "libtensorrt_rtx.so.*", "libtensorrt_onnxparser_rtx.so.*")
+
+BINDINGS = "executorch.extension.pybindings._C"
+INPUT_NAMES, OUTPUT_NAMES = "input_names", "output_names"  # methods of an ExecuTorch program: names, with commas
 
 
 class CannotRunHere(Exception):
@@ -154,6 +158,43 @@ def _has_amx() -> bool:
         return "amx_bf16" in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
+
+
+def _open_executorch(model: Path, precision: str, threads: int, alone: bool) -> Session:
+    """The method `forward` of an ExecuTorch program, whose input and output names are constants in it. XNNPACK has one
+    pool of threads in a process: `threads` is that of the session opened last.
+
+    `executorch.runtime` is the documented module; it imports the exporter, which takes ten times as long as PyTorch.
+    The bindings below it need PyTorch alone: they take and return its tensors.
+    """
+    torch = importlib.import_module("torch")
+    bindings = importlib.import_module(BINDINGS)
+    with _silenced():  # it logs which files about the CPU it has tried
+        bindings._unsafe_reset_threadpool(threads)
+    program = bindings._load_program(str(model))
+    inputs, outputs = (program.load_method(name)(())[0].split(",") for name in (INPUT_NAMES, OUTPUT_NAMES))
+    forward = program.load_method("forward")
+
+    def run(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        arrays = _only(dict.fromkeys(inputs), batch)
+        found = forward([torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in inputs])
+        return {name: tensor.numpy().copy() for name, tensor in zip(outputs, found, strict=True)}
+
+    return run
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Drops what a native library writes to the standard error."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _open_engine(model: Path, precision: str, threads: int, alone: bool, runtime: str) -> Session:
@@ -291,6 +332,7 @@ def _only(inputs: Mapping[str, Any], batch: dict[str, np.ndarray]) -> dict[str, 
 RUNTIMES: dict[str, Callable[..., Session]] = {
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
+    "executorch": _open_executorch,
     **{name: functools.partial(_open_onnxruntime, provider=provider) for name, provider in PROVIDERS.items()},
     **{name: functools.partial(_open_engine, runtime=name) for name in ENGINES},
 }

@@ -8,8 +8,16 @@ from email.message import Message
 from importlib import metadata
 from typing import cast
 
-# package -> what it names and a bundle does not use: its tokenizer is a file, the client of the hub would be 19 MB more
-UNUSED = {"tokenizers": frozenset({"huggingface-hub"})}
+# package -> what it names and a bundle does not use: a tokenizer is a file, the client of the hub would be 19 MB more
+UNUSED = {
+    "tokenizers": frozenset({"huggingface-hub"}),
+    # what the exporter needs; the bindings that run a program import PyTorch alone
+    "executorch": frozenset(
+        {"coremltools", "expecttest", "flatbuffers", "hydra-core", "hypothesis", "kgb", "mpmath", "omegaconf",
+         "packaging", "pandas", "parameterized", "py-cpuinfo", "pytorch-tokenizers", "pyyaml", "requests",
+         "ruamel-yaml", "scikit-learn", "sympy", "tabulate", "torchao", "typing-extensions"}
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ MODULES = (
     "seq2seq_decoding",
     "causal_decoding",
 )
+TORCH_CPU = "https://download.pytorch.org/whl/cpu"
 IMAGES = "images"  # for models of images
 ENTRY, SELFTEST = Path(__file__).with_name("entry.py"), "selftest.py"
 
@@ -200,7 +201,10 @@ def _locked(requirements: dict[str, str], environment: Sequence[Installed]) -> s
     """requirements.txt: what the bundle imports, then what that brings with it, all at the versions of this machine."""
     named = {name.lower().replace("_", "-") for name in requirements}
     brought = {entry.name: entry.version for entry in environment if entry.name not in named}
-    return "".join(f"{name}=={number}\n" for name, number in (requirements | brought).items())
+    lines = [f"{name}=={number}\n" for name, number in (requirements | brought).items()]
+    if requirements.get("torch", "").endswith("+cpu"):  # not on PyPI, whose torch needs several GB of CUDA packages
+        lines.insert(0, f"--extra-index-url {TORCH_CPU}\n")
+    return "".join(lines)
 
 
 def _write_golden(

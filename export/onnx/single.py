@@ -16,14 +16,25 @@ if TYPE_CHECKING:
 
 def single_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> None:
     """Write the graph to `target`: inputs and output as in `plain_onnx`. InputError for an unknown architecture."""
+    import torch
+
+    from .trace import traced
+
+    module = positional(checkpoint, task)
+    example = torch.from_numpy(task.example_input(checkpoint.encoder()))
+    dynamic = {**{name: dict(task.input_axes) for name in task.inputs}, task.output: dict(task.output_axes)}
+    traced(module, (example,) * len(task.inputs), target, list(task.inputs), [task.output], dynamic)
+
+
+def positional(checkpoint: Checkpoint, task: Task) -> torch.nn.Module:
+    """The model as exporters trace it: `task.inputs` by position, the one output `task.output`. InputError for an
+    unknown architecture, before it is loaded."""
     kind, known = checkpoint.config.get("model_type", ""), (*supported(decoders=False), *CONVOLUTIONAL)
     if kind in supported(decoders=True):
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model for {task.name}, only for text-generation")
     if kind not in (*known, STATIC):
         raise InputError(f"{checkpoint.path}: cannot export a '{kind}' model yet; supported: {', '.join(known)}")
     import torch
-
-    from .trace import traced
 
     model = load(checkpoint, task)
     model.set_attn_implementation("eager")
@@ -36,6 +47,4 @@ def single_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> None:
         def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
             return getattr(self.model(**dict(zip(task.inputs, inputs, strict=True))), task.output)
 
-    example = torch.from_numpy(task.example_input(checkpoint.encoder()))
-    dynamic = {**{name: dict(task.input_axes) for name in task.inputs}, task.output: dict(task.output_axes)}
-    traced(Positional(), (example,) * len(task.inputs), target, list(task.inputs), [task.output], dynamic)
+    return Positional().eval()

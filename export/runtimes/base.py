@@ -37,6 +37,7 @@ class RuntimeSpec:
     builds_on_gpu: bool = False  # and to be exported
     engine: bool = False  # the model is compiled code; the ONNX graph that it was built from lies beside it
     imports: tuple[str, ...] = ()  # modules that opening a model needs besides `module`
+    on_device: bool = False  # for phones and embedded devices: a target only where a recipe names it
     cascade: bool = False  # a cascade can be exported for it
     plain_int8: str | None = None  # precision that other tools' default INT8 corresponds to, for comparison
     export_format: str | None = None  # its name in `paredown export --to`
@@ -71,6 +72,9 @@ class ExportJob:
     calibration: Sequence[dict[str, np.ndarray]] = ()  # batches of training rows; int8-static needs them
     evaluator: Int8Evaluator | None = None  # evaluates INT8 on the calibration rows; it may leave products in float
     engine: Engine | None = None  # what a TensorRT engine is built for; other runtimes ignore it
+    # Of a runtime whose models have their shapes from the export; `onnx.static_shapes` writes them into the others.
+    lengths: tuple[int, ...] = ()  # tokens that calls are padded to; none: any
+    batch_size: int | None = None  # rows of every call
 
     @property
     def graph(self) -> Path:

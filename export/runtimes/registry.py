@@ -19,6 +19,7 @@ from paredown.runtime.errors import missing_extra
 
 from ..hardware import importable
 from . import (
+    executorch,
     onnxruntime,
     onnxruntime_cuda,
     onnxruntime_tensorrt,
@@ -33,6 +34,7 @@ RUNTIMES: dict[str, Runtime] = {
     "pytorch": pytorch,
     "onnxruntime": onnxruntime,
     "openvino": openvino,
+    "executorch": executorch,
     "onnxruntime-cuda": onnxruntime_cuda,
     "onnxruntime-tensorrt": onnxruntime_tensorrt,
     "tensorrt": tensorrt,

@@ -20,7 +20,7 @@ app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
 NO_COUNT = ("R2", "Spearman", "MRR")  # they hang on how far these rows are spread, or on how many passages there are
 LayoutName = Literal[
-    "plain", "archive", "triton", "hub", "oci", "docker", "kserve"
+    "plain", "archive", "triton", "hub", "oci", "docker", "kserve", "executorch"
 ]  # the keys of `layouts.registry.LAYOUTS`
 BundlePath = Annotated[Path, typer.Argument(help="A bundle (directory or .tar.gz), or a run directory that holds one.")]
 PublicKey = Annotated[

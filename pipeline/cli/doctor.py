@@ -13,6 +13,7 @@ PARTS = {
     "onnxruntime": ("running ONNX", "cpu"),
     "openvino": ("running OpenVINO", "cpu"),
     "nncf": ("INT8 for OpenVINO", "cpu"),
+    "executorch": ("ExecuTorch, for phones and embedded devices", "executorch"),
     "tensorrt": ("TensorRT on a data-centre GPU", "gpu"),
     "tensorrt_rtx_bindings": ("TensorRT for RTX", "rtx"),
     "onnxruntime_ep_nv_tensorrt_rtx": ("its libraries", "rtx"),

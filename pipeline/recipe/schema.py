@@ -210,7 +210,8 @@ class Target(Settings):
     """A runtime and a precision that every model is exported to and measured in."""
 
     runtime: Runtime = Field(
-        description="what loads the artefact (docs/tensorrt.md: the last four need an NVIDIA GPU to run)"
+        description="what loads the artefact (docs/tensorrt.md: the last four need an NVIDIA GPU to run; "
+        "executorch: phones and embedded devices)"
     )
     precision: Precision = Field(default="fp32", description="number format; int8-weight and int4-weight: of decoders")
 
@@ -233,12 +234,12 @@ class Gate(Settings):
 
 
 def default_targets(task: str = "text-classification") -> list[Target]:
-    """Every runtime and precision that may pay on a CPU for the task (fp16 is for GPUs)."""
+    """Every runtime and precision that may pay on a server's CPU for the task (fp16 is for GPUs)."""
     return [
         Target.model_validate({"runtime": name, "precision": precision})
         for name, runtime in RUNTIMES.items()
         for precision in runtime.precisions(task_named(task))
-        if not runtime.SPEC.gpu and precision != "fp16"
+        if not runtime.SPEC.gpu and not runtime.SPEC.on_device and precision != "fp16"
     ]
 
 

@@ -221,9 +221,11 @@ def export(
         encoder = source.encoder(length)
         calibration = [collate([row], source.pad_id) for row in dataset.encode(encoder, rows)]
         evaluator = Int8Evaluator(wanted.int8, rows, encoder)
-    artifact = runtime.export(
-        ExportJob(plain, source, task, out, length, precision, calibration, evaluator, wanted.engine)
-    )
+    job = ExportJob(
+        plain, source, task, out, length, precision, calibration, evaluator, wanted.engine, wanted.lengths,
+        wanted.batch_size,
+    )  # fmt: skip
+    artifact = runtime.export(job)
     if (wanted.lengths or wanted.batch_size) and artifact.runtime in RUNTIMES_SHAPED:
         artifact = shaped(artifact, wanted.lengths, wanted.batch_size)
     return for_mobile(artifact) if wanted.mobile else artifact

@@ -11,6 +11,7 @@ from .docker import to_docker
 from .kserve import FILE, to_kserve
 from .hub import to_hub
 from .hub_upload import Upload
+from .executorch import to_executorch
 from .oci import to_oci
 from .triton import to_triton
 
@@ -33,4 +34,5 @@ LAYOUTS = {
     "oci": Layout(to_oci, lambda out: ("skopeo", "copy", f"oci:{out}", "docker://REGISTRY/NAME:TAG")),
     "docker": Layout(to_docker, lambda out: ("docker", "build", "--tag", "NAME:TAG", out)),
     "kserve": Layout(to_kserve, lambda out: ("kubectl", "apply", "--filename", out / FILE)),
+    "executorch": Layout(to_executorch, lambda out: ("adb", "push", out, "/data/local/tmp"), holds_bundle=False),
 }
