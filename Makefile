@@ -1,4 +1,4 @@
-# make demo | test | test-all | coverage | check | receivers | site | notebook | pythons | validator: each does all the set-up it needs, and may be run again.
+# make demo | test | test-all | coverage | check | receivers | site | notebook | pythons | litert | validator: each does all the set-up it needs, and may be run again.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ EXTRAS := compress,images,explain,cpu,serve,load,ray,s3,sign,plot,track,demo,doc
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE  # else every process compiles torch again: 22 s instead of 8 on a slow machine
 
-.PHONY: demo pictures site notebook pythons test test-all coverage check receivers lint results validator clean
+.PHONY: demo pictures site notebook pythons litert test test-all coverage check receivers lint results validator clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -58,6 +58,12 @@ pythons:
 		$$venv/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[$(EXTRAS)]"; \
 		$$venv/bin/python -m pytest -m "not slow" tests/test_api.py tests/pipeline/test_run.py tests/runtime tests/serve; \
 	done
+
+# litert-torch, in an environment of its own as its pins conflict with ours: it converts models to LiteRT.
+litert:
+	test -x build/litert/bin/python || $(PYTHON) -m venv build/litert
+	grep -E '^(torch|torchao|ai-edge-litert)==' constraints.txt > build/litert/constraints.txt
+	build/litert/bin/python -m pip install --quiet --no-compile --constraint build/litert/constraints.txt litert-torch==0.10.0
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"

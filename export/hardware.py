@@ -23,8 +23,8 @@ ISA_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_b
 INT8_ISA = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"})
 BF16_ISA = frozenset({"avx512_bf16", "amx_bf16"})
 RUNTIME_PACKAGES = (
-    "torch", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf", "executorch", "tensorrt",
-    "tensorrt-rtx-cu13-bindings", "tokenizers", "pillow", "numpy",
+    "torch", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf", "executorch",
+    "ai-edge-litert", "tensorrt", "tensorrt-rtx-cu13-bindings", "tokenizers", "pillow", "numpy",
 )  # fmt: skip
 
 

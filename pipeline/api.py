@@ -427,7 +427,7 @@ def distill(
 
 def export(
     model: Model,
-    to: Literal["onnx", "ort", "openvino", "executorch", "tensorrt", "tensorrt-rtx"] = "onnx",
+    to: Literal["onnx", "ort", "openvino", "executorch", "litert", "tensorrt", "tensorrt-rtx"] = "onnx",
     *,
     precision: str = "fp32",
     data: Data | None = None,
@@ -444,7 +444,7 @@ def export(
     from . import single_stage
     from .spelling import argument, checked
 
-    usual = "int8-dynamic" if to in ("onnx", "executorch") else "int8-static"
+    usual = "int8-dynamic" if to in ("onnx", "executorch", "litert") else "int8-static"
     given = {"to": to, "precision": usual if precision == "int8" else precision}
     request = checked(single_stage.ExportRequest, given, argument)
     with _stage(model, {"train": data}, output_dir, task, **_reading(max_length, text, label)) as stage:

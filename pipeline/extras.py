@@ -12,6 +12,7 @@ EXTRAS = {
     "gpu": ("tensorrt", "pynvml", "cuda"),
     "rtx": ("tensorrt_rtx_bindings",),
     "executorch": ("executorch", "torchao"),
+    "litert": ("ai_edge_litert",),
     "images": ("PIL",),
     "explain": ("captum", "fairlearn"),
     "sign": ("model_signing", "OpenSSL"),

@@ -114,11 +114,12 @@ class ExportRequest(Settings):
 
     to: str = Field(
         default="onnx",
-        description="format: onnx, ort (ONNX Runtime Mobile), openvino, executorch, tensorrt or tensorrt-rtx",
+        description="format: onnx, ort (ONNX Runtime Mobile), openvino, executorch, litert, tensorrt or tensorrt-rtx",
     )
     precision: str = Field(
         default="fp32",
-        description="precision: fp32, fp16, bf16 (openvino, tensorrt), int8-dynamic (onnx, executorch) or int8-static; "
+        description="precision: fp32, fp16, bf16 (openvino, tensorrt), int8-dynamic (onnx, executorch, litert) or "
+        "int8-static; "
         "for text-generation also int8-weight or int4-weight",
     )
     rows: Annotated[int, Field(ge=1)] = Field(default=300, description="number of these rows, for INT8")
@@ -127,7 +128,7 @@ class ExportRequest(Settings):
         description="input lengths that calls are padded to, such as 16,32,64; max-length alone is fixed in the model",
     )
     batch_size: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="fixed batch size in the model (onnx, openvino; executorch: 1 by default)"
+        default=None, description="fixed batch size in the model (onnx, openvino; executorch, litert: 1 by default)"
     )
     batch_sizes: list[int] = Field(
         default_factory=list,
@@ -490,6 +491,7 @@ def _format(request: ExportRequest, max_length: int, task: Task, where: Where) -
     if request.to not in FORMATS:
         raise InputError(f"{names['to']} {request.to}: {nearest(request.to, FORMATS)}")
     runtime = FORMATS[request.to]
+    spec = RUNTIMES[runtime].SPEC
     given = {key: getattr(request, key) for key in ("lengths", "batch_sizes", "compute_capabilities")}
     for key, numbers in given.items():
         most = max_length if key == "lengths" else None
@@ -497,12 +499,12 @@ def _format(request: ExportRequest, max_length: int, task: Task, where: Where) -
             limit = f", at most {where('export', 'max_length')} {most}" if most else ""
             shown = ",".join(map(str, numbers))
             raise InputError(f"{names[key]} {shown}: numbers such as 16,32,64, ascending{limit}")
-    if RUNTIMES[runtime].SPEC.gpu:
+    if spec.gpu:
         task.require(Feature.GPU, f"{names['to']} {runtime}")
-    if RUNTIMES[runtime].SPEC.engine:
-        reason = RUNTIMES[runtime].available(building=True)
-        if reason is not None:
-            raise InputError(reason)
+    reason = RUNTIMES[runtime].available(building=True) if spec.engine or spec.on_device else None
+    if reason is not None:
+        raise InputError(reason)
+    if spec.engine:
         if request.batch_size:
             raise InputError(
                 f"{names['batch_size']}: an engine takes any up to its largest, of {names['batch_sizes']}; leave it out"

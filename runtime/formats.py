@@ -27,6 +27,7 @@ FORMATS = {
     ),
     "openvino": Format((".xml",), {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.1, "int8-static": 0.2, **_WEIGHTS}),
     "executorch": Format((".pte",), {"fp32": 1e-3, "int8-dynamic": 0.2}),
+    "litert": Format((".tflite",), {"fp32": 1e-3, "int8-dynamic": 0.2}),
     "onnxruntime-cuda": Format((".onnx",), _GPU),
     "onnxruntime-tensorrt": Format((".onnx",), _GPU),
     "tensorrt": Format((".engine",), _GPU),

@@ -30,8 +30,8 @@ NESTED = {
     "tensor": {13: "external"},
 }
 # Identifiers of FlatBuffers files, behind the offset of their root: the suffix -> bytes 4 to 7.
-# https://github.com/pytorch/executorch/blob/main/schema/program.fbs
-IDENTIFIERS = {".pte": b"ET12"}
+# pytorch/executorch: schema/program.fbs; tensorflow/tensorflow: tensorflow/compiler/mlir/lite/schema/schema.fbs
+IDENTIFIERS = {".pte": b"ET12", ".tflite": b"TFL3"}
 DEPTH = 100  # protobuf's own limit
 
 

@@ -63,17 +63,17 @@ def padded(session: Session, lengths: Sequence[int], pad_id: int, batch_size: in
     """
 
     def run(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        rows, length = batch["input_ids"].shape
+        rows, length = next(iter(batch.values())).shape[:2]  # of images the channels, for which `lengths` is empty
         wide = next((size for size in lengths if size >= length), None) if lengths else length
         if wide is None:
             raise ValueError(f"rows of {length} tokens; this model takes {lengths[-1]} at most")
-        step, parts = batch_size or rows, []
+        step, parts, fill = batch_size or rows, [], ((0, 0), (0, wide - length), (0, 0), (0, 0))
         for start in range(0, rows, step):
             numbers = np.minimum(np.arange(start, start + step), rows - 1)
             piece = {}
             for name, array in batch.items():
                 filler = pad_id if name == "input_ids" else 0
-                piece[name] = np.pad(array[numbers], ((0, 0), (0, wide - length)), constant_values=filler)
+                piece[name] = np.pad(array[numbers], fill[: array.ndim], constant_values=filler)
             parts.append(session(piece))
         whole = {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
         return {name: array[:, :length] if array.ndim == 3 else array for name, array in whole.items()}
@@ -179,6 +179,26 @@ def _open_executorch(model: Path, precision: str, threads: int, alone: bool) -> 
         arrays = _only(dict.fromkeys(inputs), batch)
         found = forward([torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in inputs])
         return {name: tensor.numpy().copy() for name, tensor in zip(outputs, found, strict=True)}
+
+    return run
+
+
+def _open_litert(model: Path, precision: str, threads: int, alone: bool) -> Session:
+    """A LiteRT model: of its signatures, one for each length, that of the batch."""
+    interpreter = importlib.import_module("ai_edge_litert.interpreter")
+    with _silenced():  # it logs which delegate it has made
+        opened = interpreter.Interpreter(model_path=str(model), num_threads=threads)
+        opened.allocate_tensors()
+        runners = [opened.get_signature_runner(name) for name in opened.get_signature_list()]
+    ports = [runner.get_input_details() for runner in runners]
+
+    def run(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for runner, details in zip(runners, ports, strict=True):
+            arrays = _only({name: port["dtype"] for name, port in details.items()}, batch)
+            if all(arrays[name].shape == tuple(port["shape"]) for name, port in details.items()):
+                return dict(runner(**arrays))
+        shapes = [tuple(port["shape"]) for details in ports for port in details.values()]
+        raise ValueError(f"the model takes {', '.join(map(str, dict.fromkeys(shapes)))}")
 
     return run
 
@@ -333,6 +353,7 @@ RUNTIMES: dict[str, Callable[..., Session]] = {
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
     "executorch": _open_executorch,
+    "litert": _open_litert,
     **{name: functools.partial(_open_onnxruntime, provider=provider) for name, provider in PROVIDERS.items()},
     **{name: functools.partial(_open_engine, runtime=name) for name in ENGINES},
 }

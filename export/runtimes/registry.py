@@ -20,6 +20,7 @@ from paredown.runtime.errors import missing_extra
 from ..hardware import importable
 from . import (
     executorch,
+    litert,
     onnxruntime,
     onnxruntime_cuda,
     onnxruntime_tensorrt,
@@ -35,6 +36,7 @@ RUNTIMES: dict[str, Runtime] = {
     "onnxruntime": onnxruntime,
     "openvino": openvino,
     "executorch": executorch,
+    "litert": litert,
     "onnxruntime-cuda": onnxruntime_cuda,
     "onnxruntime-tensorrt": onnxruntime_tensorrt,
     "tensorrt": tensorrt,

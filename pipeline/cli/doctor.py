@@ -14,6 +14,7 @@ PARTS = {
     "openvino": ("running OpenVINO", "cpu"),
     "nncf": ("INT8 for OpenVINO", "cpu"),
     "executorch": ("ExecuTorch, for phones and embedded devices", "executorch"),
+    "ai_edge_litert": ("LiteRT, for phones and embedded devices", "litert"),
     "tensorrt": ("TensorRT on a data-centre GPU", "gpu"),
     "tensorrt_rtx_bindings": ("TensorRT for RTX", "rtx"),
     "onnxruntime_ep_nv_tensorrt_rtx": ("its libraries", "rtx"),
@@ -27,6 +28,7 @@ PARTS = {
 DISTRIBUTIONS = {
     "torch_pruning": "torch-pruning",
     "PIL": "pillow",
+    "ai_edge_litert": "ai-edge-litert",
     "tensorrt_rtx_bindings": "tensorrt-rtx-cu13-bindings",
     "onnxruntime_ep_nv_tensorrt_rtx": "onnxruntime-ep-nv-tensorrt-rtx-cu13",
     "cuda.bindings": "cuda-bindings",

@@ -211,7 +211,7 @@ class Target(Settings):
 
     runtime: Runtime = Field(
         description="what loads the artefact (docs/tensorrt.md: the last four need an NVIDIA GPU to run; "
-        "executorch: phones and embedded devices)"
+        "executorch, litert: phones and embedded devices)"
     )
     precision: Precision = Field(default="fp32", description="number format; int8-weight and int4-weight: of decoders")
 

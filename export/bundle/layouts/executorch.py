@@ -1,94 +1,25 @@
-"""The files of an application on a phone or an embedded device that runs an ExecuTorch program.
+"""The files of an application that runs an ExecuTorch program.
 
 https://docs.pytorch.org/executorch/stable/using-executorch-cpp.html
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from paredown.runtime.errors import InputError
-from paredown.runtime.manifest import read_manifest
-from paredown.runtime.preprocessor import PIXELS, reader_file
-from paredown.runtime.selftest import open_encoder
-from paredown.tasks.registry import task_named
+from .on_device import Application, write_application
 
-README = """# {name}
-
-An ExecuTorch program for {task}, {precision}, made by paredown. It needs the XNNPACK backend, and the operators of
-`kernels/portable` or `kernels/optimized`.
-
-| file | content |
-| --- | --- |
-| `model.pte` | the program: the method `forward`; `input_names` and `output_names` return its names |
-| `{reader}` | {reader_content} |
-| `labels.txt` | the labels, in the order of the outputs, one a line |
-| `golden.json` | rows with their text, token ids and outputs, to compare on the device; `tolerance`: of an output |
-
-Inputs of `forward`, by position:
-
-{inputs}
-
-Output: `{output}`, float32, ({dims}).
-
-{padding}
-"""
+EXECUTORCH = Application(
+    runtime="executorch",
+    model="model.pte",
+    kind="An ExecuTorch program",
+    needs="It needs the XNNPACK backend, and the operators of `kernels/portable` or `kernels/optimized`.",
+    content="the program: the method `forward`; `input_names` and `output_names` return its names",
+    calls="Inputs of `forward`, by position:",
+    integers="int64",
+)
 
 
 def to_executorch(bundle: Path, out: Path) -> None:
-    """OUT/model.pte, tokenizer.json or preprocessor_config.json, labels.txt, golden.json and README.md.
-
-    InputError for a bundle of another runtime.
-    """
-    manifest = read_manifest(bundle)
-    if manifest["runtime"] != "executorch":
-        raise InputError(
-            f"layout executorch: for executorch bundles, not {manifest['runtime']}; add the target "
-            "{runtime: executorch} to the recipe, run it, and pack that candidate: paredown choose RUN --candidate NAME"
-        )
-    reader = reader_file(manifest["inputs"])
-    for source, name in ((manifest["model"], "model.pte"), (reader, reader), (manifest["golden"], "golden.json")):
-        shutil.copyfile(bundle / source, out / name)
-    labels = "".join(f"{' '.join(label.split())}\n" for label in manifest["labels"])
-    (out / "labels.txt").write_text(labels, encoding="utf-8")
-    (out / "README.md").write_text(_readme(manifest, open_encoder(bundle, manifest).shape), encoding="utf-8")
-
-
-def _readme(manifest: Mapping[str, Any], image: tuple[int, ...]) -> str:
-    """`image`: its (channels, height, width); () of text."""
-    rows, padded_to = manifest["batch_size"], manifest["length_policy"]["pad_to"]
-    most, images = manifest["max_length"], PIXELS in manifest["inputs"]
-    length = padded_to[0] if isinstance(padded_to, list) and len(padded_to) == 1 else "length"
-    kind, size = ("float32", ", ".join(map(str, image))) if images else ("int64", length)
-    meaning = {
-        "input_ids": f"token ids, truncated to {most}",
-        "attention_mask": "1 for a token, 0 for padding",
-        PIXELS: "pixels, scaled as preprocessor_config.json says",
-    }
-    inputs = "\n".join(
-        f"{i}. `{name}`, {kind}, ({rows}, {size}): {meaning[name]}" for i, name in enumerate(manifest["inputs"])
-    )
-    dims = task_named(manifest["task"]).output_dims(-1, len(manifest["labels"]))
-    pad = f"Padding, on the right: id {manifest['pad_id']} in `input_ids`, 0 in `attention_mask`."
-    if images:
-        pad = "There is no padding."
-    elif isinstance(length, int):
-        pad += f" Every row is padded to {length} tokens."
-    elif isinstance(padded_to, list):
-        pad += f" Rows are padded to the next of {', '.join(map(str, padded_to))} tokens."
-    else:
-        pad += f" `length` is any number of tokens from 2 to {most}."
-    return README.format(
-        name=manifest["name"],
-        task=manifest["task"],
-        precision=manifest["precision"],
-        reader=reader_file(manifest["inputs"]),
-        reader_content="how an image becomes pixels" if images else "the tokenizer, of the library `tokenizers`",
-        inputs=inputs,
-        output=manifest["outputs"][0],
-        dims=", ".join([str(rows), *(str(length) if size < 0 else str(size) for size in dims)]),
-        padding=pad,
-    )
+    """See `write_application`."""
+    write_application(bundle, out, EXECUTORCH)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from .directory import to_archive, to_plain
 from .docker import to_docker
-from .kserve import FILE, to_kserve
+from .executorch import to_executorch
 from .hub import to_hub
 from .hub_upload import Upload
-from .executorch import to_executorch
+from .kserve import FILE, to_kserve
+from .litert import to_litert
 from .oci import to_oci
 from .triton import to_triton
 
@@ -35,4 +36,5 @@ LAYOUTS = {
     "docker": Layout(to_docker, lambda out: ("docker", "build", "--tag", "NAME:TAG", out)),
     "kserve": Layout(to_kserve, lambda out: ("kubectl", "apply", "--filename", out / FILE)),
     "executorch": Layout(to_executorch, lambda out: ("adb", "push", out, "/data/local/tmp"), holds_bundle=False),
+    "litert": Layout(to_litert, lambda out: ("adb", "push", out, "/data/local/tmp"), holds_bundle=False),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundling import bundled
-from conftest import TASK, make_checkpoint, paredown, refused
+from conftest import IMAGES, TASK, make_checkpoint, paredown, refused
 
 from paredown.compress.models.inference import forward
 from paredown.compress.models.loading import Checkpoint, load
@@ -68,6 +68,15 @@ def test_one_length_and_a_batch_size_are_fixed_in_the_program(checkpoint: Checkp
     assert read_artifact(artifact.path) == artifact
     assert (artifact.lengths, artifact.batch_size) == ((32,), 2)
     np.testing.assert_allclose(answers(artifact), pytorch(checkpoint), atol=1e-5)
+
+
+def test_images_run_one_by_one(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "vit", layers=1)
+    artifact = executorch.export(ExportJob(None, checkpoint, IMAGES, tmp_path / "a", 32))
+    rows = artifact.encoder().random_rows(3, None)
+    found = run_rows(open_artifact(artifact, 1), rows, 0, "logits")
+    wanted = run_rows(partial(forward, load(checkpoint, IMAGES)), rows, 0, "logits")
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_int8_is_near_and_smaller(checkpoint: Checkpoint, any_length: Artifact, tmp_path: Path) -> None:
