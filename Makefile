@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := build/demo
-EXTRAS := compress,images,explain,cpu,serve,load,ray,s3,sign,plot,track,demo,docs,dev
+EXTRAS := compress,images,explain,cpu,executorch,serve,load,ray,s3,sign,plot,track,demo,docs,dev
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE  # else every process compiles torch again: 22 s instead of 8 on a slow machine
 

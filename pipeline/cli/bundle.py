@@ -84,8 +84,9 @@ def pack(
     layout: Annotated[
         LayoutName,
         typer.Option(
-            help="Layout: the bundle, its .tar.gz, a repository of Triton or of the Hugging Face Hub, an OCI image, what "
-            "`docker build` takes, that with a KServe InferenceService, or the files of an ExecuTorch or LiteRT application."
+            help="Layout: the bundle, its .tar.gz, a repository of Triton or of the Hugging Face Hub, an OCI image, "
+            "what `docker build` takes, that with a KServe InferenceService, or the files of an ExecuTorch or LiteRT "
+            "application."
         ),
     ] = "plain",
     private_key: Annotated[Path | None, typer.Option(help="PEM file of a private key to sign the bundle with.")] = None,
