@@ -54,7 +54,7 @@ def to_docker(bundle: Path, out: Path) -> None:
     if spec is None or spec.SPEC.gpu or spec.SPEC.engine:
         able = [name for name, r in RUNTIMES.items() if r.SPEC.in_bundles and not (r.SPEC.gpu or r.SPEC.engine)]
         raise InputError(
-            f"layout docker: for {' and '.join(able)} bundles, not {manifest['runtime']}; for a GPU take an image with "
+            f"layout docker: for bundles of {', '.join(able)}, not {manifest['runtime']}; for a GPU take an image with "
             "its libraries, and in it: pip install 'paredown[serve]' and the bundle's requirements.txt"
         )
     copy_tree(bundle, out / "bundle")

@@ -125,7 +125,7 @@ def test_the_layout_of_an_application(bundle: Path, tmp_path: Path) -> None:
 
 def test_the_layout_refuses_other_bundles(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = read_manifest(bundle) | {"runtime": "onnxruntime"}
-    monkeypatch.setattr("paredown.export.bundle.layouts.executorch.read_manifest", lambda _: other)
+    monkeypatch.setattr("paredown.export.bundle.layouts.on_device.read_manifest", lambda _: other)
     with pytest.raises(InputError, match=r"not onnxruntime; add the target \{runtime: executorch\}"):
         to_executorch(bundle, tmp_path)
 
