@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,9 +35,10 @@ SCHEMES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "file": ""}
 README = "README.txt"
 ABOUT = (
     b"Steps of paredown runs, by the sha256 of their inputs. step.json in each folder names the files that count.\n"
-    b"A folder may be deleted: its step is made again when a run needs it.\n"
+    b"A folder may be deleted. The machines that have a copy of its step upload it again: delete the copies first.\n"
 )
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+TRIES, WAIT_S = 3, 1.0  # of a conditional write without an answer, and the seconds between two
 
 
 def open_store(url: str) -> ObjectStore:
@@ -75,7 +77,8 @@ class ObjectStore:
         self.files = files
         self.root = root.rstrip("/")
         self.url = url
-        self.damaged: set[str] = set()  # keys whose markers are to be replaced
+        self.read: dict[str, bytes] = {}  # markers by key, as they were read last
+        self.damaged: dict[str, bytes] = {}  # markers that are not used, by key; another one in their place is
         self.told: set[str] = set()
 
     def has(self, key: str) -> bool:
@@ -85,7 +88,7 @@ class ObjectStore:
     def marker(self, key: str) -> dict | None:
         """What the store says of a step: `writer`, and `step` as the marker of a local store has it. None where it has
         no marker, or a damaged one; what is found in its place is told, and left."""
-        text = None if key in self.damaged else self._read(f"{key}/{MARKER}")
+        text = self._read(f"{key}/{MARKER}")
         if text is None:
             if key not in self.damaged and self._half_done(key):
                 self._tell(
@@ -93,6 +96,9 @@ class ObjectStore:
                     "are not used"
                 )
             return None
+        if text == self.damaged.get(key):
+            return None
+        self.read[key] = text
         try:
             return _checked(json.loads(text), key)
         except (ValueError, KeyError, TypeError, AttributeError, BundleError):
@@ -116,27 +122,42 @@ class ObjectStore:
             if found != (sha, size):
                 self._damage(key, f"{self.url}/{path}: sha256 {found[0]}, {found[1]} bytes; {MARKER} has {sha}, {size}")
                 return False
-        (into / MARKER).write_text(json.dumps(marker["step"], indent=1), encoding="utf-8")
+        (into / MARKER).write_text(json.dumps(marker["step"] | {"store": self.url}, indent=1), encoding="utf-8")
         return True
 
     def offer(self, directory: Path) -> dict:
         """Upload a complete step of a local store. The marker that counts now: of this upload, or of another process
         that was quicker."""
         step = json.loads((directory / MARKER).read_bytes())
+        step.pop("store", None)
         key, given = step["key"], {"writer": uuid.uuid4().hex, "step": step}
         for name in step["files"]:
             path = f"{key}/{given['writer']}/{name}"
             with self._writing(path):
                 self.files.put_file(str(directory / name), f"{self.root}/{path}")
         text = json.dumps({**given, "sha256": key_of(given)}, indent=1).encode()
-        if key not in self.damaged:
-            with suppress(Exception):  # what it was is seen by reading: a marker there, or none
-                self.files.pipe_file(f"{self.root}/{key}/{MARKER}", text, mode="create")
-            if self.has(key) and (there := self.marker(key)) is not None:
-                return there
+        for tried in range(1, TRIES + 1):
+            refused = self._create(f"{key}/{MARKER}", text)
+            if self.has(key):  # of whom, and whether an error came before or after it, is seen by reading
+                if (there := self.marker(key)) is not None:
+                    return there
+                break  # a damaged one
+            if refused is not None and _unsupported(refused):
+                break
+            if tried == TRIES:  # not written without the condition: another process may be told that its marker counts
+                with self._writing(f"{key}/{MARKER}"):
+                    raise refused or OSError("it is not there after it was written")
+            time.sleep(WAIT_S)
         self.write(f"{key}/{MARKER}", text)
-        self.damaged.discard(key)
         return given
+
+    def _create(self, path: str, content: bytes) -> Exception | None:
+        """Write one object unless it is there; the error of the service, or of its library."""
+        try:
+            self.files.pipe_file(f"{self.root}/{path}", content, mode="create")
+        except Exception as error:  # each library has its own
+            return error
+        return None
 
     def failure(self, key: str) -> Failed | None:
         """The failure that was recorded for a step; `path` is its URL."""
@@ -195,7 +216,7 @@ class ObjectStore:
             ) from error
 
     def _damage(self, key: str, what: str) -> None:
-        self.damaged.add(key)
+        self.damaged[key] = self.read[key]
         self._tell(f"{what}; it is not used, and replaced when the step is made or found here")
 
     def _tell(self, note: str) -> None:
@@ -219,6 +240,11 @@ def _checked(marker: dict, key: str) -> dict:
         if inside(name) == MARKER or not isinstance(sha, str) or not isinstance(size, int):
             raise ValueError(name)
     return given
+
+
+def _unsupported(error: Exception) -> bool:
+    """Whether it says that a service, or its library, has no conditional writes (HTTP 501 is ENOSYS in s3fs)."""
+    return isinstance(error, NotImplementedError | TypeError) or getattr(error, "errno", None) == errno.ENOSYS
 
 
 def _written(path: Path) -> tuple[str, int]:

@@ -61,6 +61,8 @@ def key_of(inputs: dict) -> str:
 class Shared(Protocol):
     """A store that other machines have too, without a common file system (object_store.py). All raise DiskError."""
 
+    url: str
+
     def has(self, key: str) -> bool: ...
 
     def marker(self, key: str) -> dict | None: ...
@@ -85,8 +87,8 @@ class Store:
 
     def __init__(self, root: Path, older: Path | None = None, host: str = "", shared: Shared | None = None) -> None:
         """`older`: another store whose steps count too; what is needed of it is linked (or copied) here. `host`: the
-        name of this machine for people. `shared`: what it has counts, this store keeps copies of its steps, and those
-        that are made here are given to it."""
+        name of this machine for people. `shared`: what it has counts when the two first meet in a step, this store
+        keeps copies of its steps, and those that are made here are given to it."""
         self.root = root
         self.older = older
         self.shared = shared
@@ -119,19 +121,39 @@ class Store:
 
     def _agree(self, shared: Shared, path: Path, key: str, here: Done | None) -> Done | None:
         """A step as the shared store has it: brought here where it is missing or another one, uploaded where the shared
-        store lacks it or has a damaged one. `here`: what this store has."""
+        store lacks it or has a damaged one. `here`: what this store has.
+
+        A copy that is as the shared store had it once (`store` in its marker) stays, whatever is there later. Other
+        bytes are there where a damaged object was replaced, or the last of two markers counts. They are a result of
+        the same inputs, versions and threads; but processes may be reading the copy, and what was made and measured
+        here was made of it: with other bytes the bundle would not be the model that was measured. For the same reason
+        a copy that the shared store never had makes way before it is used: later steps may be there, of the other one.
+        """
         try:
             there = shared.marker(key)
             if there is None and here is not None:
                 there = shared.offer(here.path)
-            if there is None or (here is not None and _same(here.path, there["step"])):
+            if there is None:
                 return here
+            if here is not None:
+                step = json.loads((here.path / MARKER).read_bytes())
+                if step.get("store") == shared.url:
+                    return here
+                if all(step[part] == there["step"][part] for part in ("files", "result")):
+                    self._agreed(here.path, step | {"store": shared.url})
+                    return here
             with self._scratch(path) as scratch:
                 if shared.fetch(there, scratch):
-                    return self._publish(scratch, path, key, instead=here is not None) or _done(path, there["step"])
+                    return self._publish(scratch, path, key, of=shared.url) or _done(path, there["step"])
         except OSError as error:
             raise disk_error(error, self.root) from error
         return here if here is None else self._agree(shared, path, key, here)
+
+    def _agreed(self, path: Path, marker: dict) -> None:
+        """Write the marker of a finished step anew."""
+        with self._scratch(path) as scratch:
+            write_atomic(scratch / MARKER, json.dumps(marker, indent=1))
+            (scratch / MARKER).replace(path / MARKER)
 
     def _borrow(self, path: Path) -> None:
         """Bring a finished step of the older store here, whole or not at all; its files are never written again."""
@@ -170,17 +192,20 @@ class Store:
         """Record that a step gave no result to be trusted: it is not tried again until its directory is deleted. The
         result of another process that had one meanwhile is returned in its place.
 
-        `traceback`: of an error that nobody foresaw, for whoever mends it.
+        `traceback`: of an error that nobody foresaw, for whoever mends it; it names files of this machine, and stays
+        here.
         """
-        if self.shared is not None:
-            record = {"name": name, "inputs": inputs, "reason": reason, "traceback": traceback}
-            return self.find(name, key) or self.shared.fail(key, record)
+        if self.shared is not None and (found := self.find(name, key)) is not None:
+            return found
         path = self._path(name, key)
         with self._scratch(path) as scratch:
             if traceback:
                 (scratch / "traceback.txt").write_text(traceback, encoding="utf-8")
-            write_atomic(scratch / FAILED, json.dumps({"key": key, "inputs": inputs, "reason": reason}, indent=1))
-            there = self._publish(scratch, path, key)
+            if self.shared is None:
+                write_atomic(scratch / FAILED, json.dumps({"key": key, "inputs": inputs, "reason": reason}, indent=1))
+            there = self._publish(scratch, path, key) if any(scratch.iterdir()) else None
+        if self.shared is not None:
+            return there or self.shared.fail(key, {"name": name, "reason": reason})
         return there or Failed(path, reason)
 
     @contextmanager
@@ -216,9 +241,9 @@ class Store:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _publish(self, scratch: Path, path: Path, key: str, *, instead: bool = False) -> Done | None:
+    def _publish(self, scratch: Path, path: Path, key: str, *, of: str = "") -> Done | None:
         """Give a complete directory its name, unless an intact step of this key has it, which is returned. A failure
-        or a damaged step makes way; `instead`: an intact one too."""
+        or a damaged step makes way; `of`: an intact one too that is not of the shared store with this URL."""
         while True:
             try:
                 scratch.rename(path)
@@ -226,12 +251,12 @@ class Store:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
-            if not instead and (there := _intact(path, key)) is not None:
+            if (there := _intact(path, key, of)) is not None:
                 return there
             aside = scratch.with_name(f"{scratch.name}.old")
             with suppress(FileNotFoundError):  # another process was quicker
                 path.rename(aside)
-                if not instead and _intact(aside, key) is not None:  # published in between
+                if _intact(aside, key, of) is not None:  # published in between
                     with suppress(OSError):
                         aside.rename(path)
                         continue
@@ -256,15 +281,16 @@ class Store:
         return mine
 
 
-def _intact(path: Path, key: str) -> Done | None:
-    """The finished step of a key in a directory, its files verified."""
+def _intact(path: Path, key: str, of: str = "") -> Done | None:
+    """The finished step of a key in a directory, its files verified; `of`: only one of the shared store with this
+    URL."""
     try:
         marker = json.loads((path / MARKER).read_bytes())
         intact = marker["key"] == key and all(
             (path / file).stat().st_size == size and _sha256(path / file) == sha
             for file, (sha, size) in marker["files"].items()
         )
-        return _done(path, marker) if intact else None
+        return _done(path, marker) if intact and of in ("", marker.get("store")) else None
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
 
@@ -272,12 +298,6 @@ def _intact(path: Path, key: str) -> Done | None:
 def _done(path: Path, marker: dict) -> Done:
     """The step that a marker tells of."""
     return Done(path, marker["result"], marker["seconds"], marker.get("at", ""), marker.get("host", ""))
-
-
-def _same(path: Path, marker: dict) -> bool:
-    """Whether a finished step has the files and the result that a marker tells of."""
-    here = json.loads((path / MARKER).read_bytes())
-    return all(here[part] == marker[part] for part in ("files", "result"))
 
 
 @cache

@@ -1,6 +1,6 @@
 """Steps in object storage, on a server of S3 (moto) in a process of its own."""
 
-import json
+import errno
 import signal
 import socket
 import subprocess
@@ -15,6 +15,7 @@ import pytest
 from conftest import SMALL, paredown, refused, write_recipe
 
 from paredown.compress.models.loading import Checkpoint
+from paredown.pipeline import object_store
 from paredown.pipeline.object_store import ObjectStore, open_store
 from paredown.pipeline.store import DiskError, Done, Failed, Store
 from paredown.runtime.errors import InputError
@@ -179,7 +180,7 @@ def test_damage_is_named_never_used_and_mended_by_who_has_the_step(
     assert set(before) <= set(objects(url))
     assert text_of(machine(tmp_path / "three", url).find("s", KEY)) == "again"
     one = machine(tmp_path / "one", url)
-    assert text_of(one.find("s", KEY)) == "again"  # what the store has counts
+    assert text_of(one.find("s", KEY)) == "weights"  # of which the steps after it were made
     assert list((tmp_path / "one").iterdir()) == [tmp_path / "one" / f"s-{KEY[:16]}"]
 
 
@@ -190,6 +191,41 @@ def test_a_step_of_the_same_bytes_takes_the_place_of_a_damaged_one(url: str, tmp
     assert second.find("s", KEY) is None
     make(second)
     assert text_of(machine(tmp_path / "three", url).find("s", KEY)) == "weights"
+
+
+def broken(shared: ObjectStore) -> ObjectStore:
+    """The same store, after its marker was damaged, which has been noted here."""
+    shared.write(f"{KEY}/step.json", b"{")
+    assert shared.marker(KEY) is None
+    return shared
+
+
+def test_a_damaged_marker_that_another_machine_has_replaced_is_read(url: str, tmp_path: Path) -> None:
+    first, second = Store(tmp_path / "one", shared=broken(open_store(url))), machine(tmp_path / "two", url)
+    assert first.find("s", KEY) is None
+    make(second)
+    assert first.has("s", KEY)
+    assert text_of(first.find("s", KEY)) == "weights"
+
+
+def test_a_damaged_marker_that_another_machine_has_replaced_is_not_replaced_again(url: str, tmp_path: Path) -> None:
+    first = Store(tmp_path / "one", shared=broken(open_store(url)))
+    make(machine(tmp_path / "two", url), "second")
+    assert text_of(make(first, "first")) == "second"
+    assert text_of(machine(tmp_path / "three", url).find("s", KEY)) == "second"
+
+
+def test_a_copy_makes_way_for_that_of_the_store_only_before_it_was_shared(url: str, tmp_path: Path) -> None:
+    """Then no process reads it, and nothing was made of it with this store."""
+    make(Store(tmp_path / "one"), "alone")
+    make(machine(tmp_path / "two", url), "shared")
+    one = machine(tmp_path / "one", url)
+    assert text_of(one.find("s", KEY)) == "shared"
+    directory = (tmp_path / "one" / f"s-{KEY[:16]}").stat().st_ino
+    broken(open_store(url))
+    make(machine(tmp_path / "three", url), "later")
+    assert text_of(one.find("s", KEY)) == text_of(machine(tmp_path / "one", url).find("s", KEY)) == "shared"
+    assert (tmp_path / "one" / f"s-{KEY[:16]}").stat().st_ino == directory
 
 
 def test_a_damaged_copy_is_downloaded_again(url: str, tmp_path: Path) -> None:
@@ -312,16 +348,56 @@ def test_without_conditional_writes_the_last_marker_counts(
     shared.write(f"{KEY}/step.json", b"{")
     assert Store(tmp_path / "three", shared=shared).find("s", KEY) is None
     assert text_of(make(Store(tmp_path / "three", shared=shared), "last")) == "last"
-    assert text_of(one.find("s", KEY)) == text_of(two.find("s", KEY)) == "last"
+    assert text_of(Store(tmp_path / "four", shared=shared).find("s", KEY)) == "last"
+    assert text_of(one.find("s", KEY)) == text_of(two.find("s", KEY)) == "first"
     only_says(capsys, "memory://steps", "damaged")
+
+
+class Unsteady:
+    """A storage whose conditional writes raise an error, as often as it is told; `after`: when the object
+    is written."""
+
+    def __init__(self, times: int, after: bool) -> None:
+        self.files, self.times, self.after = fsspec.filesystem("memory", skip_instance_cache=True), times, after
+        self.plain: list[str] = []
+
+    def pipe_file(self, path: str, content: bytes, mode: str = "overwrite") -> None:
+        self.plain += [path] if mode != "create" else []
+        fails, self.times = mode == "create" and self.times > 0, self.times - (mode == "create")
+        if not fails or self.after:
+            self.files.pipe_file(path, content, mode=mode)
+        if fails:
+            raise OSError(errno.EBUSY, "a conflicting operation is in progress")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.files, name)
+
+
+@pytest.mark.parametrize(("times", "after"), [(2, False), (1, True), (3, False)])
+def test_a_conditional_write_without_an_answer_is_repeated_and_never_done_without_the_condition(
+    times: int, after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "WAIT_S", 0.0)
+    files = Unsteady(times, after)
+    store = Store(tmp_path / "one", shared=ObjectStore(files, f"/{tmp_path.name}", "memory://steps"))
+    if times == object_store.TRIES:
+        with pytest.raises(DiskError, match=r"memory://steps/0+/step.json: .*conflicting"):
+            make(store)
+    else:
+        make(store)
+        two = Store(tmp_path / "two", shared=ObjectStore(files, f"/{tmp_path.name}", "memory://steps"))
+        assert text_of(two.find("s", KEY)) == "weights"
+    assert not files.plain
+    assert Store(tmp_path / "one").find("s", KEY) is not None
 
 
 def test_a_failure_is_known_everywhere_until_it_is_deleted_or_the_step_is_done(url: str, tmp_path: Path) -> None:
     one, two = machine(tmp_path / "one", url), machine(tmp_path / "two", url)
-    failed = one.fail("s", KEY, {}, "the loss is not finite", "Traceback")
+    failed = one.fail("s", KEY, {"file": "/home/me/train.csv"}, "the loss is not finite", "File /home/me/a.py")
     assert failed == two.failure("s", KEY) == Failed(f"{url}/{KEY}/failed.json", "the loss is not finite")
     assert two.find("s", KEY) is None
-    assert json.loads(storage().cat_file(str(failed.path)))["traceback"] == "Traceback"
+    assert b"/home" not in storage().cat_file(str(failed.path))
+    assert next((tmp_path / "one").glob("s-*/traceback.txt")).read_text() == "File /home/me/a.py"
     storage().rm_file(str(failed.path))
     assert one.failure("s", KEY) is two.failure("s", KEY) is None
     done = make(two)
