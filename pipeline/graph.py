@@ -167,8 +167,8 @@ def do_step(
     that it stands on, has failed.
     """
     require_here(recipe.measure_on)
-    steps = Store(run_dir.resolve() / "steps", shared=None if store is None else open_store(store))
     job = prepare(recipe, try_models=False)
+    steps = Store(run_dir.resolve() / "steps", shared=None if store is None else open_store(store))
     steps.clean()
     known = known_steps(job, steps, planning=False)
     by_name = {step.name: step for step in known.steps}

@@ -6,7 +6,7 @@
 
 Object storage has no rename. So the files come first, under a name that nobody else uses, and one object says that they
 are complete. Where two processes make a step, the first marker counts (If-None-Match), or the last one where a service
-has no conditional writes; either names one complete set of files. Nothing is ever deleted here.
+has no conditional writes; either names one complete set of files. Nothing of a step is ever deleted here.
 https://filesystem-spec.readthedocs.io/en/latest/api.html
 """
 
@@ -41,8 +41,9 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 TRIES, WAIT_S = 3, 1.0  # of a conditional write without an answer, and the seconds between two
 
 
-def open_store(url: str) -> ObjectStore:
-    """The store at a URL. InputError where the URL is none, a package is missing, or it cannot be written there."""
+def open_store(url: str, seen: str = "") -> ObjectStore:
+    """The store at a URL. InputError where the URL is none, a package is missing, or it cannot be written there; also
+    where it lacks the object `seen`, which another machine has written (`ObjectStore.seen`): it is another store."""
     scheme, separator, place = url.partition("://")
     if not separator or scheme not in SCHEMES:
         raise InputError(f"--store {url}: a URL such as s3://BUCKET/PREFIX is expected; {nearest(scheme, SCHEMES)}")
@@ -50,6 +51,8 @@ def open_store(url: str) -> ObjectStore:
         raise InputError(
             f"--store {url}: a {'directory' if scheme == 'file' else 'bucket'} is expected after {scheme}://"
         )
+    if scheme == "file" and not place.startswith("/"):
+        raise InputError(f"--store {url}: an absolute path is expected: file://{Path(place).absolute()}")
     try:
         import fsspec
 
@@ -61,8 +64,15 @@ def open_store(url: str) -> ObjectStore:
         raise InputError(
             f"--store {url}: '{SCHEMES[scheme]}' is not installed: pip install {SCHEMES[scheme]}"
         ) from None
+    except Exception as error:  # each library has its own: no account, a malformed name
+        raise InputError(f"--store {url}: {_line(error)}") from None
     store = ObjectStore(files, root, url.rstrip("/"))
     try:
+        if seen and store._read(seen) is None:
+            raise InputError(
+                f"--store {url}: it is not the store of the other machines: what they wrote is not there; give one "
+                "that all machines reach (s3:// with the same endpoint, file:// on a common file system)"
+            )
         store.write(README, ABOUT)
     except DiskError as error:
         raise InputError(f"--store {error}") from None
@@ -171,6 +181,18 @@ class ObjectStore:
         """Record that a step gave no result to be trusted; `record` has its `reason`."""
         self.write(f"{key}/{FAILED}", json.dumps(record | {"key": key}, indent=1).encode())
         return Failed(f"{self.url}/{key}/{FAILED}", record["reason"])
+
+    @contextmanager
+    def seen(self) -> Iterator[str]:
+        """The name of a new object, for other machines to find (`open_store`). It is deleted in the end, where that is
+        allowed."""
+        name = f"seen-{uuid.uuid4().hex}.txt"
+        self.write(name, b"Written to find out whether other machines see this store; it may be deleted.\n")
+        try:
+            yield name
+        finally:
+            with suppress(Exception):  # a role may not be allowed to delete
+                self.files.rm_file(f"{self.root}/{name}")
 
     def write(self, path: str, content: bytes) -> None:
         """Write one object, in the place of another one."""

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +29,7 @@ from paredown.runtime.errors import InputError, StepError, missing_extra
 
 from .engine import Planned, Plans
 from .job import Job, Step, belongs_on_machine, check_installed, prepare
-from .object_store import open_store
+from .object_store import ObjectStore, open_store
 from .one_step import NotThereError, differences, do_planned, found_in, require_same
 from .progress import Report, Reporter, tell
 from .recipe.loader import resolved
@@ -77,10 +77,12 @@ class Asked:
 
 
 @contextmanager
-def cluster(address: str | None, job: Job, run_dir: Path, store: str | None = None) -> Iterator[tuple[Job, RayCluster]]:
+def cluster(
+    address: str | None, job: Job, run_dir: Path, store: ObjectStore | None = None
+) -> Iterator[tuple[Job, RayCluster]]:
     """Connect to a cluster, check its machines, and give the job as it is planned for them: `address` None is that of
-    $RAY_ADDRESS, of this machine, or a new one here; `store`: URL of a store in object storage, in place of a shared
-    run directory. InputError where a machine has other versions or does not see the run directory (or the store), or
+    $RAY_ADDRESS, of this machine, or a new one here; `store`: a store in object storage, in place of a shared run
+    directory. InputError where a machine has other versions or does not see the run directory (or the store), or
     where none is the one that the recipe measures on."""
     try:
         import ray
@@ -122,7 +124,8 @@ def cluster(address: str | None, job: Job, run_dir: Path, store: str | None = No
         cpus = min(threads, least)
         yield here, RayCluster(
             ray, run_dir, measuring, computing[0] is not measuring, threads, cpus,
-            sum(node.cores // cpus for node in computing), {node.id: node.host for node in nodes}, store,
+            sum(node.cores // cpus for node in computing), {node.id: node.host for node in nodes},
+            None if store is None else store.url,
         )  # fmt: skip
     finally:
         ray.shutdown()
@@ -139,12 +142,18 @@ def _require_reachable(address: str) -> None:
         raise InputError(f"--on ray: no Ray cluster at {address} (HOST:PORT is expected): {error}") from None
 
 
-def _nodes(ray: Any, recipe: Recipe, run_dir: Path, store: str | None) -> list[Node]:
+def _nodes(ray: Any, recipe: Recipe, run_dir: Path, store: ObjectStore | None) -> list[Node]:
     """The machines of the cluster, each asked by a task on it. Where two have one host name, Ray's number is added."""
+    with nullcontext("") if store is None else store.seen() as seen:
+        return _asked(ray, recipe, run_dir, None if store is None else store.url, seen)
+
+
+def _asked(ray: Any, recipe: Recipe, run_dir: Path, store: str | None, seen: str) -> list[Node]:
+    """What the machines say; `store`: its URL, `seen`: an object in it."""
     about = ray.remote(num_cpus=0, max_retries=TRIES)(_about)
     living = [node for node in ray.nodes() if node["Alive"]]
     asked = [about.options(scheduling_strategy=_on(ray, node["NodeID"])) for node in living]
-    found = [task.remote(recipe, run_dir, store) for task in asked]
+    found = [task.remote(recipe, run_dir, store, seen) for task in asked]
     named, told = Counter(node["NodeManagerHostname"] for node in living), []
     for node, answer in zip(living, found, strict=True):
         host = node["NodeManagerHostname"]
@@ -158,8 +167,8 @@ def _nodes(ray: Any, recipe: Recipe, run_dir: Path, store: str | None) -> list[N
     return told
 
 
-def _about(recipe: Recipe, run_dir: Path, store: str | None) -> dict:
-    """What a machine says of itself."""
+def _about(recipe: Recipe, run_dir: Path, store: str | None, seen: str) -> dict:
+    """What a machine says of itself; `seen`: an object that the driver has written to the store."""
     lacks = held = unreachable = ""
     with suppress(OSError):
         held = (run_dir / ".lock").read_text()
@@ -169,7 +178,7 @@ def _about(recipe: Recipe, run_dir: Path, store: str | None) -> dict:
         lacks = str(error)
     try:
         if store is not None:
-            open_store(store)
+            open_store(store, seen)
     except InputError as error:
         unreachable = str(error)
     return {"machine": machine(), "code": _code(), "held": held, "lacks": lacks, "unreachable": unreachable}
@@ -358,7 +367,8 @@ class _Tasks:
         end = time.monotonic() + SEEN_S
         while (found := self.store.find(step.name, step.key) or self.store.failure(step.name, step.key)) is None:
             if time.monotonic() > end:
-                raise StepError(f"step {step.name}: its result is not in {self.store.root}: is that one file system?")
+                where = self.cluster.store or f"{self.store.root}: is that one file system?"
+                raise StepError(f"step {step.name}: its result is not in {where}")
             _look_again(self.store)
         if isinstance(found, Failed):
             _close(task, StepError(found.reason))

@@ -72,8 +72,9 @@ def run(
     """
     if on not in (LOCAL, RAY) and not on.startswith(f"{RAY}://"):
         raise InputError(f"--on {on}: {LOCAL}, {RAY} or {RAY}://HOST:PORT is expected")
-    run_dir, shared = run_dir.resolve(), None if store is None else open_store(store)
+    run_dir = run_dir.resolve()
     job = prepare(recipe, try_models=False, measures=on == LOCAL)
+    shared = None if store is None else open_store(store)  # writes there: not for a recipe that is refused
     tell([note for note in job.notes if note not in told])
     with lock(run_dir), opened(on, job, run_dir, shared) as (job, engine):
         steps = Store(run_dir / "steps", None if older is None else older.resolve() / "steps", shared=shared)
@@ -109,8 +110,7 @@ def opened(on: str, job: Job, run_dir: Path, shared: ObjectStore | None = None) 
     else:
         from .ray_cluster import cluster
 
-        url = None if shared is None else shared.url
-        with cluster(None if on == RAY else on, job, run_dir, url) as (job, engine):
+        with cluster(None if on == RAY else on, job, run_dir, shared) as (job, engine):
             yield job, engine
 
 

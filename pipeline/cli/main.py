@@ -36,7 +36,7 @@ from . import results, robustness, tune
 from . import serve as serving
 from . import train as learning
 from .common import CheckpointTask, Everything, LabelColumn, Seed, SharedStore, TextColumn, task_for
-from .help import PREFIX, VERBOSE, Grouped, arrange, commands_of, for_all, hoisted, name_of, variables
+from .help import PREFIX, VERBOSE, Grouped, arrange, commands_of, for_all, hoisted, name_of, variable_of, variables
 from .options import fields, with_options
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def run(
     from ..run import run as run_recipe
 
     job = read_recipe(recipe)
-    if dry_run and store is not None:
+    if dry_run and store not in (None, os.environ.get(variable_of("run", "store"))):  # there it is for all runs
         raise InputError("--dry-run shows the plan of this machine: leave --store out")
     if on != LOCAL and (baseline is not None or dry_run):
         given = "--dry-run shows the plan" if dry_run else "--baseline compares two bundles"

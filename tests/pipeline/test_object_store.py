@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from conftest import SMALL, paredown, refused, write_recipe
@@ -456,6 +457,7 @@ def recipe(teacher: Checkpoint, files: dict, tmp_path: Path) -> Path:
         ("s4://bucket/steps", ["--store s4://bucket/steps", "s3://BUCKET/PREFIX", "did you mean 's3'?"]),
         ("bucket/steps", ["--store bucket/steps", "s3://BUCKET/PREFIX"]),
         ("s3://", ["--store s3://", "a bucket is expected"]),
+        ("file://data/steps", ["--store file://data/steps: an absolute path is expected: file:///"]),
         ("gs://bucket/steps", ["'gcsfs' is not installed: pip install gcsfs"]),
         ("s3://no-such-bucket/steps", ["--store s3://no-such-bucket/steps", "cannot write there"]),
     ],
@@ -468,6 +470,36 @@ def test_a_url_that_cannot_be_used_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_what_a_library_says_of_a_url_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As adlfs without an account."""
+    account = ValueError("Must provide either a connection_string or\naccount_name with credentials!!")
+    monkeypatch.setattr(fsspec, "url_to_fs", Mock(side_effect=account))
+    with pytest.raises(InputError, match=r"^--store az://c/steps: Must provide .* or account_name with credentials!!$"):
+        open_store("az://c/steps")
+
+
+def test_a_machine_with_another_store_under_the_same_url_is_refused(tmp_path: Path) -> None:
+    """As of a file:// on the disk of each machine."""
+    url = f"file://{tmp_path / 'shared'}"
+    with open_store(url).seen() as seen:
+        open_store(url, seen)
+        (tmp_path / "shared").rename(tmp_path / "of another machine")
+        with pytest.raises(InputError, match=f"--store {url}: it is not the store of the other machines"):
+            open_store(url, seen)
+        assert not (tmp_path / "shared").exists()
+        (tmp_path / "of another machine").rename(tmp_path / "shared")
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["README.txt"]
+
+
+def test_nothing_is_written_to_the_store_for_a_recipe_that_is_refused(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("checkpoint: ", "checkpoint: /missing"))
+    url = f"file://{tmp_path / 'shared'}"
+    for command in (["run", recipe], ["step", recipe, "scores"]):
+        refused(paredown(*command, "--output-dir", tmp_path / "run", "--store", url), "/missing")
+    assert not (tmp_path / "shared").exists()
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_server_that_is_not_there_is_one_line(server: str, recipe: Path, tmp_path: Path) -> None:
     gone = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     done = paredown("run", recipe, "--output-dir", tmp_path / "run", "--store", "s3://bucket/steps", env=gone)
@@ -477,6 +509,8 @@ def test_a_server_that_is_not_there_is_one_line(server: str, recipe: Path, tmp_p
 
 def test_a_plan_needs_no_store(recipe: Path) -> None:
     refused(paredown("run", recipe, "--dry-run", "--store", "s3://b/steps"), "--dry-run", "leave --store out")
+    done = paredown("run", recipe, "--dry-run", env={"PAREDOWN_RUN_STORE": "s3://b/steps"})
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
