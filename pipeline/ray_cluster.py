@@ -36,7 +36,7 @@ from .recipe.loader import resolved
 from .recipe.schema import MeasureOn, Recipe
 from .steps.adapt import adapt_steps, adapted
 from .steps.step_keys import code_of
-from .store import Done, Failed, Store
+from .store import Done, Failed, Store, key_of
 
 LABEL = "paredown"  # of a node: ray start --labels paredown=edge-arm64
 KEPT = "what is done is kept"
@@ -438,7 +438,8 @@ def _store(asked: Asked, host: str) -> Store:
     if asked.store is None:
         return Store(asked.run_dir / "steps", host=host)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paredown" / "steps"
-    return Store(cache, host=host, shared=open_store(asked.store))
+    of_store = key_of({"store": asked.store})[:16]  # two stores may have other bytes of one step
+    return Store(cache / of_store, host=host, shared=open_store(asked.store))
 
 
 @lru_cache(maxsize=4)
