@@ -54,16 +54,14 @@ class Signer:
     """What model.sig says of itself; nothing of it is verified here."""
 
     files: int
-    key: str | None  # sha256 of the public key's PEM file, as model-signing writes it
-    identity: str | None  # of a certificate: the names that it is issued to
+    by: str  # the key or the certificate
 
     def __str__(self) -> str:
-        by = f"the key with sha256 {self.key}" if self.key else "a certificate"
-        return f"{self.files} files by {by}, {self.identity or 'which has no name in it'}"
+        return f"{self.files} files by {self.by}"
 
 
-def signer_of(bundle: Path) -> Signer:
-    """Who model.sig says has signed how many files. BundleError where it is damaged.
+def signer_of(bundle: Path) -> Signer | None:
+    """Who model.sig says has signed how many files; None where it is in another form than model-signing's.
 
     Sigstore's bundle, version 0.3, with an in-toto statement: https://docs.sigstore.dev/about/bundle.
     """
@@ -71,22 +69,34 @@ def signer_of(bundle: Path) -> Signer:
         content = json.loads((bundle / SIGNATURE).read_bytes())
         material = content["verificationMaterial"]
         statement = json.loads(base64.b64decode(content["dsseEnvelope"]["payload"]))
-        files = len(statement["predicate"]["resources"])
-        key = (material.get("publicKey") or {}).get("hint")
-        chain = material.get("x509CertificateChain", {}).get("certificates", [])
-        leaf = material.get("certificate") or (chain[0] if chain else None)
-        return Signer(files, None if key is None else str(key), leaf and _names(base64.b64decode(leaf["rawBytes"])))
-    except DAMAGED as error:
-        raise BundleError(f"{SIGNATURE}: damaged: {' '.join(str(error).split())}") from None
+        return Signer(len(statement["predicate"]["resources"]), _signed_by(material))
+    except (*DAMAGED, OSError):
+        return None
 
 
-def _names(certificate: bytes) -> str | None:
-    """The subject's alternative names of a certificate (DER): addresses and URIs."""
-    from cryptography import x509
+def _signed_by(material: dict) -> str:
+    """The key, by the sha256 of its PEM file where model-signing wrote that, or the certificate."""
+    if "publicKey" in material:
+        hint = material["publicKey"].get("hint")
+        return f"the key with sha256 {hint}" if hint else "a key, without its sha256"
+    leaf = material.get("certificate") or material["x509CertificateChain"]["certificates"][0]
+    return f"a certificate, {_names(base64.b64decode(leaf['rawBytes']))}"
 
-    extensions = x509.load_der_x509_certificate(certificate).extensions
-    names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return ", ".join(str(name.value) for name in names)
+
+def _names(certificate: bytes) -> str:
+    """The subject's alternative names of a certificate (DER), addresses and URIs; else why there are none."""
+    try:
+        from cryptography import x509
+    except ImportError:
+        return "which cannot be read without 'paredown[sign]'"
+    try:
+        extensions = x509.load_der_x509_certificate(certificate).extensions
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return ", ".join(str(name.value) for name in names)
+    except x509.ExtensionNotFound:
+        return "which has no name in it"
+    except Exception:  # ValueError, and classes of x509 that have no common one
+        return "which cannot be read"
 
 
 def verifier_of(public_key: Path):

@@ -56,10 +56,12 @@ def verify(
         # The files, the signature, then the machine and the golden rows; in a process of its own, which can be stopped.
         found = verified(path, max(1.0, deadline_s - (time.monotonic() - begin)), public_key, rows)
         if public_key is not None:
-            out.print(printable(f"signed   {signer_of(path)}: {public_key}"))
+            signer = signer_of(path)
+            out.print(printable(f"signed   {public_key}" if signer is None else f"signed   {signer}: {public_key}"))
         elif (path / SIGNATURE).exists():
             out.print("note: signed; not checked: give --public-key FILE")
-            out.print(printable(f"note: {SIGNATURE} says: {signer_of(path)}"))
+            said = signer_of(path) or "in a form that is not read here"
+            out.print(printable(f"note: {SIGNATURE}: {said}"))
         for note in found.notes:
             out.print(printable(f"note: {note}"))
         _show_sizes(manifest)
