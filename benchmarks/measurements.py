@@ -43,15 +43,23 @@ class RowCounts(Record):
     test: int
 
 
-class Origin(Record):
-    """The step that keeps the checkpoint's licence, notices and card."""
+class CheckpointSource(Record):
+    """What identifies a checkpoint."""
+
+    name: str | None = Field(default=None, description="OWNER/NAME on the Hub, or that of its directory")
+    commit: str | None = Field(default=None, description="of its repository on the Hub")
+    weights: dict[str, str] = Field(default={}, description="sha256 of its weights, by file")
+
+
+class Origin(CheckpointSource):
+    """The checkpoint that the run began with, and the step that keeps its licence, notices and card."""
 
     path: str = Field(description="relative to the run directory")
     files: list[str]
-    name: str | None = Field(default=None, description="of the checkpoint: OWNER/NAME on the Hub, or its directory's")
-    commit: str | None = Field(default=None, description="of the checkpoint's repository on the Hub")
     architecture: str | None = None
-    weights: dict[str, str] = Field(default={}, description="sha256 of the checkpoint's weights, by file")
+    others: dict[str, CheckpointSource] = Field(
+        default={}, description="further teachers and the checkpoints of students, by their digests"
+    )
 
 
 class Made(Open):
@@ -67,6 +75,7 @@ class Made(Open):
 class Adapted(Open):
     """What a step before compression found out."""
 
+    path: str | None = Field(default=None, description="of the step, relative to the run directory")
     said: str
 
 

@@ -60,7 +60,7 @@ class Ledger:
         named = given.pop("after", {})  # by their names: several steps may have one key
         direct = {name for name in named if name in self.direct}
         direct |= {self._names[key] for name, key in named.items() if name not in self.direct and key in self._names}
-        direct |= {self._names[text] for text in _texts(given) if text in self._names}
+        direct |= {self._names[text] for text in texts_of(given) if text in self._names}
         self._names[step.key] = step.name
         behind = direct.union(*(self._behind[name] for name in direct))
         self.direct[step.name], self._behind[step.name] = direct, behind
@@ -109,9 +109,9 @@ def require_some(job: Job, failed: Mapping[str, Failure]) -> None:
         raise StepError("nothing is left to choose from: " + "; ".join(sentences(job, failed)))
 
 
-def _texts(data: object) -> list[str]:
+def texts_of(data: object) -> list[str]:
     """Every text in JSON-like data, however deep."""
     if isinstance(data, str):
         return [data]
     parts = data.values() if isinstance(data, dict) else data if isinstance(data, list | tuple) else ()
-    return [text for part in parts for text in _texts(part)]
+    return [text for part in parts for text in texts_of(part)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from paredown.benchmarks.measuring.repetitions import spread
 from paredown.compress.config import Distill, Prune, Stage, Timed, Trim
 from paredown.compress.models.architectures import FAMILIES
-from paredown.compress.models.loading import open_checkpoint
+from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.compress.models.model_card import hub_name, origin_files
 from paredown.export.artifact import multiplies_int8
 from paredown.export.hardware import fingerprint, has_int8_isa
@@ -228,27 +228,41 @@ def _scores_step(job: Job) -> Step:
 
 
 def _origin_step(job: Job) -> Step:
-    """Licence, notices and card of the checkpoint, its name and the digests of its weights, kept where the run is: it
-    may be moved or deleted afterwards."""
-    files, (name, commit) = origin_files(job.checkpoint.path), hub_name(job.checkpoint.path)
+    """Licence, notices and card of the recipe's checkpoint, its name and the digests of its weights, kept where the run
+    is: it may be moved or deleted afterwards. The names and digests of other checkpoints that models are made from."""
+    origin = open_checkpoint(job.recipe.checkpoint) if job.recipe.adapt else job.checkpoint
+    students = {
+        settings.student
+        for model in job.models
+        for settings in chain_of(model).values()
+        if isinstance(settings, Distill) and settings.student is not None
+    }
+    others = {other.digest: other for other in (*job.teachers[1:], *map(open_checkpoint, sorted(students)))}
+    files = origin_files(origin.path)
     inputs = {
         "stage": "origin",
         "files": {path.name: _sha256(path) for path in files},
-        "checkpoint": [job.checkpoint.digest, name, commit],
+        "checkpoint": [origin.digest, *hub_name(origin.path)],
+        "others": {digest: hub_name(other.path) for digest, other in others.items()},
     }
 
     def work(out: Path, done: Mapping[str, Done], report: Report) -> dict:
         for path in files:
             shutil.copyfile(path, out / path.name)
         return {
+            **_source(origin),
             "files": [path.name for path in files],
-            "name": name,
-            "commit": commit,
-            "architecture": job.checkpoint.architecture,
-            "weights": {path.name: _sha256(path) for path in job.checkpoint.weights},
+            "architecture": origin.architecture,
+            "others": {digest: _source(other) for digest, other in others.items()},
         }
 
     return Step(ORIGIN, inputs, 0.1, work, title="licence and model card of the checkpoint")
+
+
+def _source(checkpoint: Checkpoint) -> dict:
+    """What identifies a checkpoint, as measurements.json has it (`CheckpointSource`)."""
+    name, commit = hub_name(checkpoint.path)
+    return {"name": name, "commit": commit, "weights": {path.name: _sha256(path) for path in checkpoint.weights}}
 
 
 def _sha256(path: Path) -> str:

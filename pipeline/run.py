@@ -139,7 +139,10 @@ def _run(job: Job, run_dir: Path, store: Store, engine: Engine) -> Outcome:
     if fresh:
         measurements = measurements_of(job, steps, results.done, results.failed, run_dir).model_copy(
             update={
-                "adapt": {name: Adapted(**step.result) for name, step in changed.done.items()},
+                "adapt": {
+                    name: Adapted(**step.result, path=step.path.relative_to(run_dir).as_posix())
+                    for name, step in changed.done.items()
+                },
                 "search": _found(searched),
             }
         )

@@ -15,52 +15,48 @@ from typing import Any
 
 NAME = "provenance.json"
 STATEMENT, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
-BUILD_TYPE = "https://paredown.invalid/run/v1"  # what `externalParameters` and `internalParameters` below mean
-BUILDER = "https://paredown.invalid/local"  # paredown on machines of the user's own
+BUILD_TYPE = "urn:paredown:run:v1"  # what `externalParameters` and `internalParameters` below mean
+BUILDER = "urn:paredown:local"  # paredown on machines of the user's own
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint that a model was made from."""
+
+    name: str  # OWNER/NAME on the Hub, or the name of the directory
+    commit: str | None = None  # of the repository on the Hub; None: it was a directory
+    weights: Mapping[str, str] = field(default_factory=dict)  # file -> sha256
+
+    @property
+    def purl(self) -> str | None:
+        """Package URL of a checkpoint from the Hub, such as pkg:huggingface/OWNER/NAME@COMMIT; None of a directory."""
+        return f"pkg:huggingface/{self.name}@{self.commit}" if self.commit else None
 
 
 @dataclass(frozen=True)
 class Lineage:
     """Where a model comes from, as far as the records of its run say; all of it may be unknown."""
 
-    checkpoint: str | None = None  # OWNER/NAME on the Hub, or the name of the directory
-    commit: str | None = None  # of the checkpoint's repository on the Hub; None: it was a directory
-    architecture: str | None = None  # as transformers names it
-    weights: Mapping[str, str] = field(default_factory=dict)  # file of the checkpoint -> sha256
+    checkpoint: Source | None = None  # that the run began with
+    others: Sequence[Source] = ()  # further teachers, and what a student started from
+    architecture: str | None = None  # of the checkpoint, as transformers names it
     data: Mapping[str, str] = field(default_factory=dict)  # split -> sha256 of its file
     recipe: str | None = None  # sha256 of recipe.resolved.yaml
     recipe_commit: str | None = None  # of the working directory, + where tracked files differ
     steps: Mapping[str, str] = field(default_factory=dict)  # step that the model stands on -> key
-    machine: Mapping[str, Any] = field(default_factory=dict)  # that measured
-    hosts: Sequence[str] = ()  # machines that did steps
+    machine: Mapping[str, Any] = field(default_factory=dict)  # that measured, with its `versions`
     finished: str | None = None  # when the measuring ended, UTC, ISO 8601
 
     @property
-    def purl(self) -> str | None:
-        """Package URL of a checkpoint from the Hub, such as pkg:huggingface/OWNER/NAME@COMMIT; None of a directory."""
-        return f"pkg:huggingface/{self.checkpoint}@{self.commit}" if self.checkpoint and self.commit else None
-
-
-def lineage_of_steps(steps: Path, directory: Path) -> dict[str, str]:
-    """The steps that the step in `directory` stands on, itself too, with their keys: what the markers in the step store
-    `steps` say, as far as they are there."""
-    found: dict[str, str] = {}
-    waiting = [directory]
-    while waiting:
-        marker = waiting.pop() / "step.json"
-        if not marker.is_file():
-            continue
-        content = json.loads(marker.read_text(encoding="utf-8"))
-        key = content["key"]
-        found[marker.parent.name.removesuffix(f"-{key[:16]}")] = key
-        after = content["inputs"].get("after") or {}
-        waiting += [steps / f"{name}-{key[:16]}" for name, key in after.items() if name not in found]
-    return dict(sorted(found.items()))
+    def sources(self) -> list[Source]:
+        """Every checkpoint, the one that the run began with first."""
+        return [*([] if self.checkpoint is None else [self.checkpoint]), *self.others]
 
 
 def write_provenance(out: Path, manifest: Mapping[str, Any], lineage: Lineage, files: Sequence[Path]) -> Path:
     """Write provenance.json into the bundle `out` about `files` of it, and return its path."""
-    source, weights, data = manifest["source"], lineage.weights.items(), lineage.data.items()
+    source, machine = manifest["source"], dict(lineage.machine)
+    versions = {"paredown": manifest["tool"]["paredown"], **machine.pop("versions", {})}
     definition = {
         "buildType": BUILD_TYPE,
         "externalParameters": {
@@ -69,20 +65,26 @@ def write_provenance(out: Path, manifest: Mapping[str, Any], lineage: Lineage, f
             "candidate": source["candidate"],
             "runtime": manifest["runtime"],
             "precision": manifest["precision"],
-            "checkpoint": lineage.checkpoint,
+            "checkpoint": lineage.checkpoint and lineage.checkpoint.name,
             "recipe": {"digest": {"sha256": lineage.recipe}, "commit": lineage.recipe_commit},
         },
         "internalParameters": {"checkpointFiles": source["checkpoint"], "steps": dict(lineage.steps)},
         "resolvedDependencies": [
-            *({"name": name, "digest": {"sha256": digest}, "uri": lineage.purl} for name, digest in weights),
-            *({"name": f"data/{split}", "digest": {"sha256": digest}} for split, digest in data),
+            *(
+                {"name": f"{made_from.name}/{name}", "digest": {"sha256": digest}, "uri": made_from.purl}
+                for made_from in lineage.sources
+                for name, digest in made_from.weights.items()
+            ),
+            *({"name": f"data/{split}", "digest": {"sha256": digest}} for split, digest in lineage.data.items()),
         ],
     }
     details = {
         "builder": {
             "id": BUILDER,
-            "version": dict(manifest["tool"]),
-            "builderDependencies": [_machine(lineage)] if lineage.machine else [],
+            "version": versions if lineage.machine else dict(manifest["tool"]),
+            "builderDependencies": (
+                [{"name": "machine", "uri": f"{BUILDER}:machine", "annotations": machine}] if machine else []
+            ),
         },
         "metadata": {"finishedOn": lineage.finished},
     }
@@ -97,12 +99,6 @@ def write_provenance(out: Path, manifest: Mapping[str, Any], lineage: Lineage, f
     path = out / NAME
     path.write_text(json.dumps(_stated(statement), indent=2) + "\n", encoding="utf-8")
     return path
-
-
-def _machine(lineage: Lineage) -> dict[str, Any]:
-    """The machine that measured, and the names of those that did steps, as a ResourceDescriptor."""
-    said = {key: value for key, value in lineage.machine.items() if key != "versions"}
-    return {"name": "machine", "uri": f"{BUILDER}/machine", "annotations": said | {"hosts": list(lineage.hosts)}}
 
 
 def _stated(value: Any) -> Any:

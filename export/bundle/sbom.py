@@ -17,7 +17,7 @@ from .environment import Installed
 from .provenance import Lineage
 
 NAME = "sbom.cdx.json"
-HUB_ID = re.compile(r"([A-Za-z0-9_.-]+/)?[A-Za-z0-9_.-]+")
+HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def _cyclonedx() -> Any:
@@ -122,33 +122,36 @@ def write_sbom(out: Path, materials: Materials) -> Path:
 
 
 def _pedigree(cdx: Any, materials: Materials) -> Any:
-    """The checkpoint, and the model that it was fine-tuned from; None where neither is known. A model of the Hub has a
-    package URL (https://github.com/package-url/purl-spec, huggingface), another one the digests of its weights."""
-    lineage, found = materials.lineage, []
-    if lineage.checkpoint:
-        url = lineage.purl and cdx.PackageURL.from_string(lineage.purl)
+    """The checkpoints, and the model that the first was fine-tuned from; None where nothing is known. A model of the
+    Hub has a package URL (https://github.com/package-url/purl-spec, huggingface), another one the digests of its
+    weights, or its name alone."""
+    lineage, kind, found = materials.lineage, cdx.ComponentType.MACHINE_LEARNING_MODEL, []
+    for number, source in enumerate(lineage.sources):
+        files = [
+            cdx.Component(
+                name=name,
+                type=cdx.ComponentType.FILE,
+                bom_ref=f"checkpoint-file:{number}:{name}",
+                hashes=[cdx.HashType(alg=cdx.HashAlgorithm.SHA_256, content=digest)],
+            )
+            for name, digest in source.weights.items()
+        ]
         found.append(
             cdx.Component(
-                name=lineage.checkpoint,
-                version=lineage.commit,
-                type=cdx.ComponentType.MACHINE_LEARNING_MODEL,
-                bom_ref=f"checkpoint:{lineage.checkpoint}",
-                purl=url,
-                components=[
-                    cdx.Component(
-                        name=name,
-                        type=cdx.ComponentType.FILE,
-                        bom_ref=f"checkpoint-file:{name}",
-                        hashes=[cdx.HashType(alg=cdx.HashAlgorithm.SHA_256, content=digest)],
-                    )
-                    for name, digest in lineage.weights.items()
-                ],
+                name=source.name,
+                version=source.commit,
+                type=kind,
+                bom_ref=f"checkpoint:{number}:{source.name}",
+                purl=source.purl and cdx.PackageURL.from_string(source.purl),
+                components=files,
             )
         )
     base = materials.base_model
-    if base and HUB_ID.fullmatch(base) and base != lineage.checkpoint:
+    if base and (lineage.checkpoint is None or base != lineage.checkpoint.name):
+        on_hub = HUB_ID.fullmatch(base) and not Path(base).is_dir()
         owner, _, name = base.rpartition("/")
-        url = cdx.PackageURL("huggingface", owner or None, name)
-        kind = cdx.ComponentType.MACHINE_LEARNING_MODEL
-        found.append(cdx.Component(name=base, type=kind, bom_ref=f"base-model:{base}", purl=url))
+        url = cdx.PackageURL("huggingface", owner or None, name) if on_hub else None
+        found.append(
+            cdx.Component(name=base if on_hub else Path(base).name, type=kind, bom_ref=f"base-model:{base}", purl=url)
+        )
     return cdx.Pedigree(ancestors=found) if found else None

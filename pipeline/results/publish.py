@@ -3,7 +3,6 @@ directory, so another rule needs no new run."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Mapping
@@ -26,13 +25,13 @@ from paredown.compress.models.model_card import CARD
 from paredown.export.artifact import read_artifact
 from paredown.export.bundle.archive import pack
 from paredown.export.bundle.model_card import About, read_card
-from paredown.export.bundle.provenance import Lineage, lineage_of_steps
 from paredown.export.bundle.writer import Contents, write_bundle
 from paredown.runtime.errors import InputError
 from paredown.runtime.selftest import BundleError, check_files, read_manifest
 
 from .candidate import certified, gate_bounds, opponents_of, row_of
 from .journal import PUBLISHED, STAMP, publication
+from .lineage import lineage
 
 CERTIFIED = "certified.json"  # which candidates were evaluated on the test rows, and when; it outlives every choice
 
@@ -156,7 +155,7 @@ def publish(
                 golden_texts=measurements.golden_texts,
                 reference_texts=measurements.reference_texts,
                 about=_about(origin, measurements),
-                lineage=_lineage(run_dir, measurements, choice, beside.get(RESOLVED)),
+                lineage=lineage(run_dir, measurements, choice.chosen.name, beside.get(RESOLVED)),
                 extra_files=[report, *(origin / name for name in names if name != CARD)],
             ),
         )
@@ -224,26 +223,6 @@ def _about(origin: Path, measurements: Measurements) -> About:
         datasets=tuple(dict.fromkeys((*card.datasets, *hub.values()))),
         data={split: hub.get(split, Path(source).name) for split, source in data.items()},
         rows=measurements.rows.model_dump(),
-    )
-
-
-def _lineage(run_dir: Path, measurements: Measurements, choice: Choice, recipe: str | None) -> Lineage:
-    """What the run's records say of checkpoint, data, recipe and steps. `recipe`: its text; read where it is None."""
-    file, origin = run_dir / RESOLVED, known(measurements.origin)
-    text = file.read_text(encoding="utf-8") if recipe is None and file.is_file() else recipe
-    artifact = run_dir / known(measurements.entry(choice.chosen.name).artifact)
-    return Lineage(
-        checkpoint=origin.name,
-        commit=origin.commit,
-        architecture=origin.architecture,
-        weights=origin.weights,
-        data=measurements.data_digests,
-        recipe=None if text is None else hashlib.sha256(text.encode()).hexdigest(),
-        recipe_commit=measurements.commit,
-        steps=lineage_of_steps(run_dir / "steps", artifact),
-        machine=measurements.machine.model_dump(),
-        hosts=list(measurements.hosts),
-        finished=measurements.measured_at or None,
     )
 
 

@@ -1,9 +1,11 @@
 import itertools
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from conftest import write_recipe
 
-from paredown.compress.models.loading import Checkpoint
+from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.pipeline.job import Step, prepare
 from paredown.pipeline.plan import DOING, plan, search_steps
 from paredown.pipeline.recipe.loader import read_recipe
@@ -81,3 +83,38 @@ def test_what_does_not_change_the_samples_measures_nothing_again(
     assert keys(", wait_s: 60") == before
     changed = {name for name, key in keys(", sweep: {threads: [1]}").items() if key != before[name]}
     assert changed == {"profile"}
+
+
+STUDENT = """adapt:
+  - finetune: {{epochs: 1}}
+teachers: [{teacher}]
+models:
+  - name: small
+    steps:
+      - distill: {{student: {student}, epochs: 1}}
+"""
+
+
+def test_the_origin_is_the_recipes_checkpoint_whatever_adapt_made_of_it(
+    teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    others = [shutil.copytree(teacher.path, tmp_path / name) for name in ("student", "second", "adapted")]
+    (others[0] / "LICENSE").write_text("of the student")
+    for path, weights in zip(others, ({"a": 1}, {"b": 2}, {"c": 3}), strict=True):
+        config = path / "config.json"
+        config.write_text(config.read_text().replace("{", f'{{"note": "{weights}",', 1))
+    more = STUDENT.format(student=others[0], teacher=others[1])
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **{"models:\n": more})
+    job = replace(prepare(read_recipe(recipe), try_models=False), checkpoint=open_checkpoint(others[2]))
+    origin = next(step for step in plan(job) if step.name == "teacher-origin")
+    out = tmp_path / "out"
+    out.mkdir()
+    found = origin.work(out, {}, lambda *_: None)
+    assert found is not None
+    assert (found["name"], found["weights"].keys()) == (teacher.path.name, {"model.safetensors"})
+    digests = [open_checkpoint(path).digest for path in others[:2]]
+    assert {digest: found["others"][digest]["name"] for digest in digests} == dict(
+        zip(digests, ("student", "second"), strict=True)
+    )
+    scores = next(step for step in plan(job) if step.name == "teacher-scores")
+    assert digests[1] in scores.inputs["teachers"]

@@ -18,7 +18,7 @@ from paredown.compress.models.loading import Checkpoint
 from paredown.compress.models.model_card import hub_name
 from paredown.export.artifact import read_artifact
 from paredown.export.bundle.model_card import About
-from paredown.export.bundle.provenance import PREDICATE, STATEMENT, Lineage, lineage_of_steps
+from paredown.export.bundle.provenance import PREDICATE, STATEMENT, Lineage, Source
 from paredown.export.bundle.writer import Contents, write_bundle
 from paredown.runtime.manifest import check_files, read_manifest
 
@@ -27,10 +27,11 @@ DIGEST, COMMIT = "ab" * 32, "c0ffee" * 6 + "c0ff"
 CERTIFICATE = {"split": "test", "rows": 200, "metric": 90.0, "metric_baseline": 91.0, "drop": 1.0,
                "drop_upper_95": 2.5, "certified_at": "2026-01-01T00:00:00+00:00", "looks": 1}  # fmt: skip
 LINEAGE = Lineage(
-    checkpoint="owner/name", commit=COMMIT, architecture="BertForSequenceClassification",
-    weights={"model.safetensors": DIGEST}, data={"train": DIGEST}, recipe=DIGEST, recipe_commit="123456789abc+",
+    checkpoint=Source("owner/name", COMMIT, {"model.safetensors": DIGEST}),
+    others=[Source("small", weights={"model.safetensors": DIGEST})], architecture="BertForSequenceClassification",
+    data={"train": DIGEST}, recipe=DIGEST, recipe_commit="123456789abc+",
     steps={"teacher-onnxruntime-fp32": DIGEST}, machine={"cpu": "x", "cores": 2, "versions": {"numpy": "2"}},
-    hosts=["a", "b"], finished="2026-01-01T00:00:00+00:00",
+    finished="2026-01-01T00:00:00+00:00",
 )  # fmt: skip
 ABOUT = About(base_model="google/bert-base", data={"train": "train.csv"}, rows={"train": 100})
 
@@ -67,10 +68,13 @@ def test_a_statement_names_files_recipe_steps_machine_and_data(made: Path, tmp_p
     assert build["externalParameters"]["recipe"] == {"digest": {"sha256": DIGEST}, "commit": "123456789abc+"}
     assert build["internalParameters"]["steps"] == LINEAGE.steps
     found = {entry["name"]: entry["digest"] for entry in build["resolvedDependencies"]}
-    assert found == {name: {"sha256": DIGEST} for name in ("model.safetensors", "data/train")}
-    assert build["resolvedDependencies"][0]["uri"] == f"pkg:huggingface/owner/name@{COMMIT}"
-    assert run["builder"]["version"]["paredown"] == manifest["tool"]["paredown"]
-    assert run["builder"]["builderDependencies"][0]["annotations"] == {"cpu": "x", "cores": 2, "hosts": ["a", "b"]}
+    assert found == {
+        name: {"sha256": DIGEST} for name in ("owner/name/model.safetensors", "small/model.safetensors", "data/train")
+    }
+    uris = [entry.get("uri") for entry in build["resolvedDependencies"]]
+    assert uris == [f"pkg:huggingface/owner/name@{COMMIT}", None, None]
+    assert run["builder"]["version"] == {"paredown": manifest["tool"]["paredown"], "numpy": "2"}  # not those of today
+    assert run["builder"]["builderDependencies"][0]["annotations"] == {"cpu": "x", "cores": 2}
     again = written(made, tmp_path / "again")
     for name in ("provenance.json", "sbom.cdx.json", "manifest.json"):
         assert (bundle / name).read_bytes() == (again / name).read_bytes()
@@ -85,7 +89,13 @@ def test_what_is_not_known_is_not_there(made: Path) -> None:
 
 
 def test_the_bill_of_materials_has_the_models_card(made: Path, tmp_path: Path) -> None:
-    for number, lineage in enumerate((LINEAGE, Lineage(), replace(LINEAGE, checkpoint="teacher", commit=None))):
+    for number, lineage in enumerate(
+        (
+            LINEAGE,
+            Lineage(),
+            replace(LINEAGE, checkpoint=Source("teacher", None, {"a": DIGEST}), others=[Source("teacher")]),
+        )
+    ):
         raw = (written(made, tmp_path / str(number), lineage) / "sbom.cdx.json").read_text()
         assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(raw) is None
     model = json.loads((tmp_path / "0" / "sbom.cdx.json").read_text())["metadata"]["component"]
@@ -102,7 +112,8 @@ def test_the_bill_of_materials_has_the_models_card(made: Path, tmp_path: Path) -
         "paredown:recipe:commit": "123456789abc+",
     }
     ancestors = {entry["name"]: entry for entry in model["pedigree"]["ancestors"]}
-    assert ancestors["owner/name"]["purl"] == LINEAGE.purl
+    assert ancestors["owner/name"]["purl"] == f"pkg:huggingface/owner/name@{COMMIT}"
+    assert "purl" not in ancestors["small"]
     assert ancestors["google/bert-base"]["purl"] == "pkg:huggingface/google/bert-base"
     local = json.loads((tmp_path / "2" / "sbom.cdx.json").read_text())["metadata"]["component"]
     teacher = next(entry for entry in local["pedigree"]["ancestors"] if entry["name"] == "teacher")
@@ -117,11 +128,21 @@ def test_a_snapshot_of_the_hub_has_its_name_and_commit(tmp_path: Path) -> None:
     assert hub_name(tmp_path) == (tmp_path.name, None)
 
 
-def test_the_steps_of_a_model_are_read_from_their_markers(tmp_path: Path) -> None:
-    """Through everything that a step stands on; steps that were deleted, and others, are not among them."""
-    for name, key, after in (("export", "a" * 64, {"prune": "b" * 64, "gone": "c" * 64}), ("prune", "b" * 64, {}),
-                             ("other", "d" * 64, {})):  # fmt: skip
-        folder = tmp_path / f"{name}-{key[:16]}"
-        folder.mkdir()
-        (folder / "step.json").write_text(json.dumps({"key": key, "inputs": {"after": after}}))
-    assert lineage_of_steps(tmp_path, tmp_path / f"export-{'a' * 16}") == {"export": "a" * 64, "prune": "b" * 64}
+@pytest.mark.parametrize(
+    ("base", "name", "purl"),
+    [
+        ("bert-base-uncased", "bert-base-uncased", "pkg:huggingface/bert-base-uncased"),
+        ("./bert", "bert", None),
+        ("../bert", "bert", None),
+        ("models/mine", "mine", None),  # a directory
+        ("/home/me/bert", "bert", None),
+    ],
+)
+def test_a_base_model_in_a_directory_has_no_package_url(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str, name: str, purl: str | None
+) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    bundle = written(made, tmp_path / "bundle", Lineage(), About(base_model=base))
+    (found,) = json.loads((bundle / "sbom.cdx.json").read_text())["metadata"]["component"]["pedigree"]["ancestors"]
+    assert (found["name"], found.get("purl")) == (name, purl)
