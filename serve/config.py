@@ -34,7 +34,7 @@ class Settings(BaseModel):
     configured_by: str = Field(default="defaults", description="where workers, threads and batch_rows come from")
     load: Literal["latest", "all", "none"] = Field(default="latest", description="models to load at start")
     memory_mb: float | None = Field(default=None, gt=0, description="memory limit of the models of a worker, in MB")
-    batch_tokens: int = Field(default=1024, ge=1, description="maximum number of tokens in a batch")
+    batch_tokens: int = Field(default=1024, ge=1, description="maximum number of tokens in a batch, padding included")
     max_wait_ms: float = Field(default=0, ge=0, le=1000, description="batching delay of an idle model, in ms")
     queue_rows: int = Field(
         default=1024, ge=1, description="maximum number of rows in the queue or running; more get status 429"

@@ -170,7 +170,7 @@ def row_of(entry: CandidateMeasurement, against: Opponents, measurements: Measur
         profile=entry.profile,
         sweep=entry.sweep,
         throughput_per_s=spent.at.per_s,
-        serving=_serving(spent.at),
+        serving=_serving(spent.at, prices.latency_limit_ms),
         server_per_s=server_rate(samples, prices.server_p99_ms) if prices.server_p99_ms else None,
         new_tokens_per_s=entry.new_tokens_per_s,
         cost_per_million=spent.cost.total,
@@ -254,9 +254,11 @@ class Spent:
     at: Throughput
 
 
-def _serving(best: Throughput) -> Serving:
-    """The serving configuration, as choice.json has it. Rows of a call are neighbours in the order of their lengths
-    (`benchmarks.measuring.interleaved`)."""
+def _serving(best: Throughput, limit_ms: float | None) -> Serving | None:
+    """The serving configuration, as choice.json has it; None where none that was measured keeps the latency limit.
+    Rows of a call are neighbours in the order of their lengths (`benchmarks.measuring.interleaved`)."""
+    if limit_ms is not None and best.call.p95 > limit_ms:
+        return None
     return Serving(
         instances=best.instances,
         threads=best.threads,

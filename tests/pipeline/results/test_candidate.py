@@ -71,6 +71,21 @@ def test_both_opponents_stand_in_the_choice_with_intervals() -> None:
     assert choice.candidates[0].speedup_vs_baseline == 1
 
 
+def test_a_serving_configuration_keeps_the_latency_limit_or_is_not_there() -> None:
+    cut = candidate("cut/onnxruntime/int8-dynamic", 1.0)
+    found = [
+        decide(measured(SAME, cut, prices={"latency_limit_ms": limit}), ChooseSettings(max_drop=3)).candidates
+        for limit in (5.0, 2.0, 0.1)
+    ]
+    assert [
+        [entry.serving is not None for entry in entries if entry.name in (SAME.name, cut.name)] for entries in found
+    ] == [
+        [True, True],
+        [False, True],
+        [False, False],
+    ]
+
+
 def test_the_certificate_is_of_the_selected_one_alone_and_counts_how_many_were_held_against_its_rows(
     tmp_path: Path,
 ) -> None:

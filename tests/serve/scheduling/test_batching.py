@@ -82,6 +82,44 @@ def test_answers_come_in_each_requests_order_whatever_the_batches_were(model: Mo
         np.testing.assert_allclose(found, alone[i : i + 1 + i % 3], atol=0.2)  # INT8: see run_rows
 
 
+class Counting:
+    """A model that answers each row with its first id; the rows of each call are counted."""
+
+    name, slack, seconds_per_token, tokens_per_unit = "counting", 1e9, 1e-6, 1
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def tokenise(self, texts: list[str]) -> list[list[int]]:
+        return [[len(text)] * 100 for text in texts]
+
+    def run(self, rows: list[list[int]]) -> np.ndarray:
+        self.calls.append(len(rows))
+        return np.array([[row[0]] for row in rows], dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("limits", "calls"),
+    [
+        ({}, [9]),
+        ({"batch_rows": 4}, [4, 4, 1]),
+        ({"batch_rows": 4, "batch_tokens": 300}, [3, 3, 3]),  # of 100 tokens each: the lower limit counts
+    ],
+)
+def test_a_call_has_no_more_rows_and_tokens_than_it_may(limits: dict, calls: list[int]) -> None:
+    model = Counting()
+
+    async def ask() -> np.ndarray:
+        batcher = Batcher(model, Settings(**limits))
+        try:
+            return await batcher.submit(job(["x" * n for n in range(1, 10)]))
+        finally:
+            batcher.close()
+
+    assert asyncio.run(ask())[:, 0].tolist() == list(range(1, 10))
+    assert model.calls == calls
+
+
 def test_requests_that_wait_share_calls(model: Model, held: Held) -> None:
     async def ask() -> None:
         batcher = Batcher(model, Settings())
