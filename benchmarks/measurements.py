@@ -227,7 +227,7 @@ class Measurements(Record):
     )
     rows: RowCounts
     data: dict[str, str] = Field(default={}, description="where the rows of each split come from")
-    data_digests: dict[str, str] = Field(default={}, description="sha256 of the file of each split")
+    data_digests: dict[str, str] = Field(default={}, description="sha256 of the file of each split, when it was read")
     notes: list[str] = Field(default=[])
     certificate_split: str | None
     golden_texts: list[str]

@@ -21,6 +21,7 @@ from paredown.export.hardware import importable, machine, training_threads
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.export.runtimes.tensorrt_config import Engine
 from paredown.runtime.errors import InputError, missing_extra
+from paredown.runtime.manifest import sha256_of
 from paredown.runtime.preprocessor import PAIR
 from paredown.tasks.base import Feature, Task
 from paredown.tasks.registry import task_named
@@ -37,6 +38,7 @@ from .store import Done, key_of
 BASE_TARGET = Target.model_validate({"runtime": "pytorch", "precision": "fp32"})
 SCORES = f"{BASELINE}-scores"
 ORIGIN = f"{BASELINE}-origin"  # licence and card of the checkpoint
+SPLITS = ("train", "unlabeled", "validation", "test")
 ROW_S = 1 / 500  # MiniLM-L6, 27 tokens a row, 2 cores with AMX
 RECOVER = "-recover"  # after the name of the pruning step that it trains
 PLAIN_INT8 = {name: r.SPEC.plain_int8 for name, r in RUNTIMES.items() if r.SPEC.plain_int8}
@@ -100,6 +102,7 @@ class Job:
     teachers: tuple[Checkpoint, ...]  # the checkpoint itself, then the recipe's further ones
     notes: tuple[str, ...] = ()  # what was left out or held out of the data, and why
     certificate_split: Certificate | None = None  # what `test` is; None where there is none
+    data_digests: Mapping[str, str] = field(default_factory=dict)  # split -> sha256 of its file when it was read
     machine: Mapping[str, Any] = field(default_factory=machine)  # that measures, and that the result is for
     threads: int = field(default_factory=training_threads)  # of training and scoring
     row_s: float = ROW_S  # seconds that the checkpoint takes for a row, in a batch
@@ -222,6 +225,8 @@ def prepare(recipe: Recipe, *, try_models: bool = True, measures: bool = True) -
         unlabeled = dataset.read_unlabeled(
             recipe.data.unlabeled, columns=task.columns, text=recipe.data.text, label=recipe.data.label
         )
+    paths = {split: Path(source) for split, source in sources_of(recipe).items()}
+    digests = {split: sha256_of(path) for split, path in paths.items() if path.is_file()}  # now: they may change later
     splits = divided(train, validation, test, unlabeled)
     validation, test, unlabeled = splits.validation, splits.test, splits.unlabeled
     if recipe.data.recombined:
@@ -255,8 +260,18 @@ def prepare(recipe: Recipe, *, try_models: bool = True, measures: bool = True) -
         students = [open_checkpoint(name).for_task(task) for name in sorted(names)]
         take_longest([*teachers, *students], task, checkpoint, recipe, validation)
     return Job(
-        recipe, task, checkpoint, train, validation, test, unlabeled, teachers, splits.notes, splits.certificate
+        recipe, task, checkpoint, train, validation, test, unlabeled, teachers, splits.notes, splits.certificate,
+        digests,
     )  # fmt: skip
+
+
+def sources_of(recipe: Recipe) -> dict[str, str]:
+    """The file or data set that the recipe names for each split, and for those of each update."""
+    found = {split: source for split, source in recipe.data.model_dump().items() if split in SPLITS and source}
+    for number, entry in enumerate(recipe.adapt, start=1):
+        new = {} if entry.update is None else entry.update.model_dump(include={"new", "new_validation", "new_test"})
+        found |= {f"adapt-{number} {split}": source for split, source in new.items() if source}
+    return found
 
 
 def check_installed(recipe: Recipe) -> None:

@@ -13,7 +13,6 @@ https://filesystem-spec.readthedocs.io/en/latest/api.html
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from paredown.runtime.errors import InputError, missing_extra, nearest
-from paredown.runtime.manifest import BundleError, inside
+from paredown.runtime.manifest import BundleError, inside, sha256_of
 
 from .progress import tell
 from .store import FAILED, MARKER, DiskError, Failed, key_of
@@ -273,7 +272,7 @@ def _written(path: Path) -> tuple[str, int]:
     """sha256 and size of a file, which is on the disk now."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size
+    return sha256_of(path), path.stat().st_size
 
 
 def _line(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from paredown.compress.models.model_card import hub_name, origin_files
 from paredown.export.artifact import multiplies_int8
 from paredown.export.hardware import fingerprint, has_int8_isa
 from paredown.export.runtimes.registry import RUNTIMES
+from paredown.runtime.manifest import sha256_of
 from paredown.tasks.base import Feature
 
 from . import estimates
@@ -241,7 +241,7 @@ def _origin_step(job: Job) -> Step:
     files = origin_files(origin.path)
     inputs = {
         "stage": "origin",
-        "files": {path.name: _sha256(path) for path in files},
+        "files": {path.name: sha256_of(path) for path in files},
         "checkpoint": [origin.digest, *hub_name(origin.path)],
         "others": {digest: hub_name(other.path) for digest, other in others.items()},
     }
@@ -262,12 +262,7 @@ def _origin_step(job: Job) -> Step:
 def _source(checkpoint: Checkpoint) -> dict:
     """What identifies a checkpoint, as measurements.json has it (`CheckpointSource`)."""
     name, commit = hub_name(checkpoint.path)
-    return {"name": name, "commit": commit, "weights": {path.name: _sha256(path) for path in checkpoint.weights}}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": name, "commit": commit, "weights": {path.name: sha256_of(path) for path in checkpoint.weights}}
 
 
 def _cascade_step(job: Job, candidate: Candidate, steps: dict[str, Step]) -> Step:

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from paredown.export.bundle.archive import copy_tree
 from paredown.runtime.errors import InputError, StepError
+from paredown.runtime.manifest import sha256_of
 
 MARKER = "step.json"
 SOON_S = 1.0  # seconds after which a process that waits for another one says so
@@ -175,7 +176,7 @@ class Store:
                 files = {}
                 for file in sorted(p for p in scratch.rglob("*") if p.is_file()):
                     _fsync(file)
-                    files[file.relative_to(scratch).as_posix()] = [_sha256(file), file.stat().st_size]
+                    files[file.relative_to(scratch).as_posix()] = [sha256_of(file), file.stat().st_size]
                 seconds = round(time.monotonic() - began, 3)
                 at = datetime.now(UTC).isoformat(timespec="seconds")
                 marker = {
@@ -287,7 +288,7 @@ def _intact(path: Path, key: str, of: str = "") -> Done | None:
     try:
         marker = json.loads((path / MARKER).read_bytes())
         intact = marker["key"] == key and all(
-            (path / file).stat().st_size == size and _sha256(path / file) == sha
+            (path / file).stat().st_size == size and sha256_of(path / file) == sha
             for file, (sha, size) in marker["files"].items()
         )
         return _done(path, marker) if intact and of in ("", marker.get("store")) else None
@@ -416,11 +417,6 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system
         shutil.copyfile(source, target)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

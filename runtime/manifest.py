@@ -74,6 +74,12 @@ def write_manifest(bundle: Path, manifest: dict) -> None:
     (bundle / DIGEST).write_bytes(digest_line(raw))
 
 
+def sha256_of(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def inside(name: str) -> str:
     """The name, when it is a plain relative path that stays in its directory; BundleError otherwise."""
     path = PurePosixPath(name)
@@ -101,9 +107,8 @@ def check_files(bundle: Path, manifest: dict, cache: Path | None = None) -> None
             raise BundleError(f"{_shown(name)}: not a regular file")
         if path.stat().st_size != entry["bytes"]:
             raise BundleError(f"{_shown(name)}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}")
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                raise BundleError(f"{_shown(name)}: its sha256 is not the manifest's; the file was changed")
+        if sha256_of(path) != entry["sha256"]:
+            raise BundleError(f"{_shown(name)}: its sha256 is not the manifest's; the file was changed")
     for name in models_of(manifest):
         try:
             check_model_file(bundle / name, manifest["runtime"])

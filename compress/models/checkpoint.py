@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from paredown.runtime.errors import missing_extra
+from paredown.runtime.manifest import sha256_of
 from paredown.runtime.preprocessor import INPUTS, PIXELS, Preprocessor, reader_file
 from paredown.tasks.base import Task
 from paredown.tasks.registry import TASKS, task_of_architecture
@@ -153,8 +154,7 @@ class Checkpoint:
         """sha256 over the names and bytes of all files, and what a recipe says of its answers."""
         total = hashlib.sha256(b"" if self.max_new_tokens is None else f"{self.max_new_tokens}\n".encode())
         for path in self.files:
-            with path.open("rb") as file:
-                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            total.update(f"{path.name} {sha256_of(path)}\n".encode())
         return total.hexdigest()
 
     @property

@@ -6,12 +6,13 @@ covers it with every other file. The same run gives the same bytes; no clock is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from paredown.runtime.manifest import sha256_of
 
 NAME = "provenance.json"
 STATEMENT, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
@@ -107,9 +108,3 @@ def _stated(value: Any) -> Any:
         kept = {key: _stated(part) for key, part in value.items()}
         return {key: part for key, part in kept.items() if part not in (None, "", [], {})}
     return [part for part in map(_stated, value) if part not in (None, {})] if isinstance(value, list) else value
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

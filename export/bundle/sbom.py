@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import warnings
@@ -12,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
+
+from paredown.runtime.manifest import sha256_of
 
 from .environment import Installed
 from .provenance import Lineage
@@ -63,14 +64,12 @@ def write_sbom(out: Path, materials: Materials) -> Path:
         return [cdx.LicenseFactory().make_from_string(given)] if given else []
 
     def part(path: Path) -> Any:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         where = path.relative_to(out).as_posix()
         return cdx.Component(
             name=where,
             type=cdx.ComponentType.FILE,
             bom_ref=f"file:{where}",
-            hashes=[cdx.HashType(alg=cdx.HashAlgorithm.SHA_256, content=digest)],
+            hashes=[cdx.HashType(alg=cdx.HashAlgorithm.SHA_256, content=sha256_of(path))],
         )
 
     model = cdx.Component(

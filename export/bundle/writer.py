@@ -17,7 +17,7 @@ import numpy as np
 from paredown.runtime.answers import ANSWERS
 from paredown.runtime.errors import InputError
 from paredown.runtime.formats import FORMATS
-from paredown.runtime.manifest import SCHEMA, SCHEMA_FILE, models_of, read_manifest, write_manifest
+from paredown.runtime.manifest import SCHEMA, SCHEMA_FILE, models_of, read_manifest, sha256_of, write_manifest
 from paredown.runtime.model_scan import check_model_file, scan
 from paredown.runtime.preprocessor import PIXELS, Preprocessor, reader_file, run_rows
 from paredown.runtime.selftest import (
@@ -38,7 +38,7 @@ from .drift_reference import describe
 from .environment import Installed, installed
 from .ml_bom import ml_model_card
 from .model_card import About, model_card
-from .provenance import Lineage, sha256_of, write_provenance
+from .provenance import Lineage, write_provenance
 from .sbom import Materials, write_sbom
 from .transformers_files import write_config, write_tokenizer_settings
 

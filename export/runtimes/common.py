@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 
 from paredown.compress.models.validation import TRUNCATE
 from paredown.runtime.causal_decoding import Decoder
 from paredown.runtime.errors import InputError, missing_extra
+from paredown.runtime.manifest import sha256_of
 from paredown.runtime.model_scan import check_model_file
 from paredown.runtime.seq2seq_decoding import writer
 from paredown.runtime.session import CannotRunHere, Session, open_session, padded
@@ -96,13 +96,9 @@ def open_as_bundles_do(artifact: Artifact, threads: int, spec: RuntimeSpec) -> S
     """
     model, rules = artifact.path / artifact.files[0], dict(artifact.generation or {})
     models = [model, *([artifact.path / rules.pop("decoder")] if artifact.halves else [])]
-    if spec.engine:  # executable code: only the very bytes that were built
-        with model.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != artifact.details.get("engine", {}).get("sha256"):
-            raise InputError(
-                f"{model}: not the engine that {MANIFEST} was written for; build it again where it came from"
-            )
+    built = artifact.details.get("engine", {}).get("sha256")
+    if spec.engine and sha256_of(model) != built:  # executable code: only the very bytes that were built
+        raise InputError(f"{model}: not the engine that {MANIFEST} was written for; build it again where it came from")
     for file in models:
         try:
             check_model_file(file, spec.name)

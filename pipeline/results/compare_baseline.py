@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from functools import partial
@@ -17,7 +16,7 @@ from paredown.benchmarks.statistics.metric_intervals import drop_upper_95, mcnem
 from paredown.compress.data import dataset
 from paredown.export.artifact import Artifact
 from paredown.runtime.errors import InputError
-from paredown.runtime.manifest import MANIFEST
+from paredown.runtime.manifest import MANIFEST, sha256_of
 from paredown.runtime.session import CannotRunHere
 from paredown.tasks.rows import Rows
 from paredown.tasks.scores import points
@@ -140,11 +139,7 @@ def verdict(found: Comparison) -> tuple[bool, str]:
 
 def _bytes_of(artifact: Artifact) -> tuple[str, list[str]]:
     """The runtime and the digests of the files that it loads."""
-    digests = []
-    for name in artifact.files:
-        with (artifact.path / name).open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return artifact.runtime, digests
+    return artifact.runtime, [sha256_of(artifact.path / name) for name in artifact.files]
 
 
 def _scored(name: str, artifact: Artifact, rows: Rows) -> Score:

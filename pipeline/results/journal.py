@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from paredown.runtime.manifest import sha256_of
+
 PUBLISHED = ("choice.json", "report.html", "bundle.tar.gz", "bundle")
 STAMP = ".published"  # the key of the run that published; gone when a choice by another rule did
 REPLACE = "replace.json"  # what an older run said about the bundle; it goes when the bundle does
@@ -96,8 +98,7 @@ def _digest(bundle: Path) -> str:
     """sha256 of the names and contents of all files of a directory."""
     total = hashlib.sha256()
     for path in sorted(p for p in bundle.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            total.update(f"{path.relative_to(bundle)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        total.update(f"{path.relative_to(bundle)} {sha256_of(path)}\n".encode())
     return total.hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 from collections import Counter
@@ -46,6 +45,7 @@ from ..job import (
     parts_of,
     rows_digest,
     sitting_name,
+    sources_of,
     table_name,
 )
 from ..recipe.schema import Model
@@ -53,7 +53,6 @@ from ..steps.attribution import agreement_of
 from ..steps.measure import PROFILE, limits, measured, why_slower
 from ..store import Done
 
-SPLITS = ("train", "unlabeled", "validation", "test")
 FLIPS = 20  # rows
 
 
@@ -122,7 +121,7 @@ def measurements_of(
             test=len(job.test.starts) if job.test else 0,
         ),
         data=_sources(job),
-        data_digests=digests_of(_sources(job)),
+        data_digests=dict(job.data_digests),
         notes=list(job.notes),
         certificate_split=job.certificate_split,
         golden_texts=[encoder.small(text) for text in texts[:8]],
@@ -186,23 +185,9 @@ def _timing_of(candidate: Candidate, timings: Mapping[str, Timing]) -> dict[str,
 
 
 def _sources(job: Job) -> dict[str, str]:
-    """Where the rows of each split, and those of each update, come from; of rows held out of validation, that they
-    are."""
-    found = {split: source for split, source in job.recipe.data.model_dump().items() if split in SPLITS and source}
-    for number, entry in enumerate(job.recipe.adapt, start=1):
-        new = {} if entry.update is None else entry.update.model_dump(include={"new", "new_validation", "new_test"})
-        found |= {f"adapt-{number} {split}": source for split, source in new.items() if source}
+    """Where the rows of each split come from; of rows held out of validation, that they are."""
+    found = sources_of(job.recipe)
     return found if job.test is None else {**found, "test": found.get("test", job.test.source)}
-
-
-def digests_of(sources: Mapping[str, str]) -> dict[str, str]:
-    """sha256 of the file of each split; of data sets of the Hub none."""
-    found = {}
-    for split, source in sources.items():
-        if Path(source).is_file():
-            with Path(source).open("rb") as file:
-                found[split] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
 
 
 def _answers_of(evaluated: Done, baseline: Done, job: Job, encoder: Preprocessor) -> dict[str, Any]:

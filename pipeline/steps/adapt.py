@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,6 +13,7 @@ from paredown.compress.data.splits import without
 from paredown.compress.models.loading import load, open_checkpoint
 from paredown.export.hardware import all_cores
 from paredown.runtime.errors import InputError, nearest
+from paredown.runtime.manifest import sha256_of
 
 from ..estimates import training
 from ..job import Job, Step, rows_digest
@@ -151,7 +151,7 @@ def _digest(source: str | None) -> str | None:
         return source
     if Path(source).is_dir():
         return open_checkpoint(source).digest
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    return sha256_of(Path(source))
 
 
 def _name(number: int, entry: Adapt) -> str:

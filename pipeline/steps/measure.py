@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from paredown.export.artifact import read_artifact
 from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
 from paredown.runtime.causal_decoding import Decoder
+from paredown.runtime.manifest import sha256_of
 from paredown.runtime.preprocessor import PIXELS, reader_file
 
 from ..job import Candidate, Job, evaluation_name, models_of, sitting_name
@@ -113,7 +113,7 @@ def _rows(job: Job, artifacts: Mapping[str, Path]) -> dict[str, list]:
     found = {}
     for name, path in artifacts.items():
         artifact = read_artifact(path)
-        cuts = hashlib.sha256((path / reader_file(artifact.inputs)).read_bytes()).hexdigest()
+        cuts = sha256_of(path / reader_file(artifact.inputs))
         key = (cuts, artifact.inputs, artifact.max_length, artifact.pad_id)
         if key not in known:
             known[key] = artifact.encoder().ids(job.validation.texts)

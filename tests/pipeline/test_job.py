@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import re
 from pathlib import Path
 
@@ -168,3 +169,21 @@ def test_students_learn_from_as_many_rows_as_are_asked_for(teacher: Checkpoint, 
     changed = {name for name in keys[0] if keys[0][name] != keys[1][name]}
     assert {"teacher-scores", "distil-1-1-distill", "static-1-static"} <= changed
     assert not {"teacher-onnxruntime-int8-dynamic", "teacher-openvino-int8-static", "teacher-graph"} & changed
+
+
+def test_the_digests_of_data_are_those_of_the_files_that_were_read(
+    teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    """A file that changes while the run goes on is not what the model was trained on."""
+    train = tmp_path / "mine.csv"
+    train.write_bytes(Path(files["train"]).read_bytes())
+    before = hashlib.sha256(train.read_bytes()).hexdigest()
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, {**files, "train": train})
+    recipe.write_text(
+        recipe.read_text().replace("max_length: 32\n", f"max_length: 32\nadapt:\n  - update: {{new: {train}}}\n")
+    )
+    job = prepare(read_recipe(recipe), try_models=False)
+    train.write_text("changed")
+    assert (job.data_digests["train"], job.data_digests["adapt-1 new"]) == (before, before)
+    validation = hashlib.sha256(Path(files["validation"]).read_bytes()).hexdigest()
+    assert job.data_digests["validation"] == validation

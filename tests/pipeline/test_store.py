@@ -128,7 +128,7 @@ made.run("s", "0" * 64, {}, lambda out: {"n": (out / "f").write_text("whole")})
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("event", ["_fsync", "_sha256", "write_atomic", "rename"])
+@pytest.mark.parametrize("event", ["_fsync", "sha256_of", "write_atomic", "rename"])
 def test_a_killed_process_leaves_the_whole_step_or_none(tmp_path: Path, event: str, moment: str) -> None:
     store = Store(tmp_path)
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, event, moment], check=False)

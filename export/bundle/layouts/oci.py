@@ -7,7 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from paredown.runtime.manifest import read_manifest
+from paredown.runtime.manifest import read_manifest, sha256_of
 from paredown.runtime.preprocessor import PIXELS, reader_file
 
 from ..archive import files_of, write_tar_gz
@@ -65,8 +65,7 @@ def to_oci(bundle: Path, out: Path) -> None:
 
 def _blob(blobs: Path, path: Path, media_type: str) -> dict:
     """Rename a file to its digest; returns its descriptor."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(path)
     path.rename(blobs / digest)
     return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": (blobs / digest).stat().st_size}
 
