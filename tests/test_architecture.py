@@ -69,7 +69,8 @@ def test_the_wheel_holds_paredown_and_nothing_else(tmp_path: Path) -> None:
         metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
     code = {name for name in names if ".dist-info/" not in name and name.endswith(".py")}
     files = [p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py")]
-    side_by_side = {ROOT / "benchmarks" / name for name in ("gpu", "peers", "results")}  # runs of ours, not of the package
+    ours = ("gpu", "peers", "results")  # runs of ours, not of the package
+    side_by_side = {ROOT / "benchmarks" / name for name in ours}
     files = [p for p in files if not side_by_side & {*p.parents}]
     assert code == {f"paredown/{p.relative_to(ROOT)}" for p in [*files, *ROOT.glob("*.py")]}
     for folder in FOLDERS:

@@ -44,6 +44,6 @@ def test_a_runtime_that_needs_a_gpu_is_refused(made: Path, tmp_path: Path) -> No
     done = paredown("pack", bundle, "--layout", "kserve", "--output-dir", tmp_path / "image")
     assert done.returncode != 0
     assert not (tmp_path / "image").exists()
-    with pytest.raises(InputError, match="for bundles of onnxruntime, openvino, .*not tensorrt"):
+    with pytest.raises(InputError, match=r"for bundles of onnxruntime, openvino, .*not tensorrt"):
         to_docker(bundle, tmp_path / "other")
     assert not (tmp_path / "other").exists()
