@@ -55,7 +55,7 @@ def test_an_error_that_nobody_foresaw_costs_its_candidate_and_not_the_run(tmp_pa
         "a": "step a: RuntimeError: a kernel gave up",
         "on-a": "step a: RuntimeError: a kernel gave up",
     }
-    assert "in broken" in (found.failed["a"].path / "traceback.txt").read_text()
+    assert "in broken" in (Path(found.failed["a"].path) / "traceback.txt").read_text()
     for error in (InputError("no"), MemoryError("no")):  # of what was given, or of the moment: not recorded
 
         def ended(out: Path, done: Mapping[str, Done], report: Report, error: Exception = error) -> None:
