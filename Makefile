@@ -1,14 +1,14 @@
-# make demo | test | test-all | coverage | check | receivers | site | notebook | pythons | litert | validator: each does all the set-up it needs, and may be run again.
+# make demo | test | test-all | coverage | check | receivers | site | notebook | pythons | devices | litert | validator: each does all the set-up it needs, and may be run again.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := build/demo
-EXTRAS := compress,images,explain,cpu,executorch,serve,load,ray,s3,sign,plot,track,demo,docs,dev
+EXTRAS := compress,images,explain,cpu,serve,load,ray,s3,sign,plot,track,demo,docs,dev
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE  # else every process compiles torch again: 22 s instead of 8 on a slow machine
 
-.PHONY: demo pictures site notebook pythons litert test test-all coverage check receivers lint results validator clean
+.PHONY: demo pictures site notebook pythons devices litert test test-all coverage check receivers lint results validator clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -60,6 +60,12 @@ pythons:
 	done
 
 # litert-torch, in an environment of its own as its pins conflict with ours: it converts models to LiteRT.
+# The runtimes of phones and embedded devices, in an environment of their own: ExecuTorch brings torchao, which transformers imports.
+devices: litert
+	test -x build/devices/bin/python || $(PYTHON) -m venv build/devices
+	build/devices/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[$(EXTRAS),executorch,litert]"
+	PAREDOWN_LITERT_PYTHON=build/litert/bin/python build/devices/bin/python -m pytest tests/export/runtimes
+
 litert:
 	test -x build/litert/bin/python || $(PYTHON) -m venv build/litert
 	grep -E '^(torch|torchao|ai-edge-litert)==' constraints.txt > build/litert/constraints.txt

@@ -169,8 +169,7 @@ def run_part(out: Path, part: list, seconds: float, cpu: bool) -> tuple[Any, str
             return None, f"{verdict}: no result after {seconds:.0f} s"
     if process.returncode:
         lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
-        kind = "not run" if lines[-1].split(":")[0].endswith("InputError") else "wrong"
-        return None, f"{kind}: {lines[-1][-200:]}"
+        return None, f"wrong: {lines[-1][-200:]}"
     return json.loads(printed.strip().splitlines()[-1]), None
 
 
@@ -215,14 +214,14 @@ def prepare(out: Path) -> dict:
 
 
 def finetune(out: Path, name: str) -> dict:
-    """The base, trained for an epoch by `paredown finetune`."""
-    command(out, name, "finetune", out / "base", "--epochs", 1)
+    """The base, trained for two epochs by `paredown finetune`."""
+    command(out, name, "finetune", out / "base", "--epochs", 2)
     return {"accuracy": accuracy(out, name)}
 
 
 def distill(out: Path, name: str) -> dict:
-    """The small base, trained for an epoch by `paredown distill` from the teacher that the CPU trained."""
-    command(out, name, "distill", out / "finetune-cpu", "--student", out / "small", "--epochs", 1)
+    """The small base, trained for two epochs by `paredown distill` from the teacher that the CPU trained."""
+    command(out, name, "distill", out / "finetune-cpu", "--student", out / "small", "--hidden-weight", 0, "--epochs", 2)
     return {"accuracy": accuracy(out, name)}
 
 
@@ -286,7 +285,7 @@ def runtime(out: Path, name: str, precision: str) -> dict:
     shutil.rmtree(home, ignore_errors=True)
     source = open_checkpoint(out / "finetune-cpu", task)
     wanted = stages.ExportFormat(name, precision, 64, engine=Engine(lengths=[16, 64], batch_sizes=[1, 8]))
-    rows = read_rows(task, str(out / "train.csv")).sample(300)
+    rows = read_rows(task, str(out / "train.csv"), names=source.labels).sample(300)
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         plain = plain_onnx(source, task, Path(scratch) / "plain.onnx")
         artifact = stages.export(source, task.for_rows(rows), plain, wanted, home, rows)
