@@ -59,13 +59,13 @@ pythons:
 		$$venv/bin/python -m pytest -m "not slow" tests/test_api.py tests/pipeline/test_run.py tests/runtime tests/serve; \
 	done
 
-# litert-torch, in an environment of its own as its pins conflict with ours: it converts models to LiteRT.
 # The runtimes of phones and embedded devices, in an environment of their own: ExecuTorch brings torchao, which transformers imports.
 devices: litert
 	test -x build/devices/bin/python || $(PYTHON) -m venv build/devices
 	build/devices/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[$(EXTRAS),executorch,litert]"
 	PAREDOWN_LITERT_PYTHON=build/litert/bin/python build/devices/bin/python -m pytest tests/export/runtimes
 
+# litert-torch, in an environment of its own as its pins conflict with ours: it converts models to LiteRT.
 litert:
 	test -x build/litert/bin/python || $(PYTHON) -m venv build/litert
 	grep -E '^(torch|torchao|ai-edge-litert)==' constraints.txt > build/litert/constraints.txt

@@ -34,6 +34,7 @@ MEMORY_CORE = 2**26  # and so many for the threads of each core
 JOBS = {
     "cold": "bundle.cold_start:job",
     "hub": "bundle.layouts.hub_graph:job",
+    "mobile": "bundle.layouts.mobile:job",
     "open": "predictor:open_job",
     "predict": "predictor:predict_job",
 }

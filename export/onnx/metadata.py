@@ -42,9 +42,16 @@ def for_mobile(artifact: Artifact) -> Artifact:
 
     Optimised only in ways that hold on any CPU: onnxruntime.ai/docs/performance/model-optimizations/ort-format-models
     """
-    import onnxruntime
-
     model, target = artifact.path / artifact.files[0], artifact.path / "model.ort"
+    save_as_ort(model, target)
+    model.unlink()
+    return replace(artifact, files=(target.name,)).write()
+
+
+def save_as_ort(model: Path, target: Path) -> None:
+    """Write an ONNX model to `target` in ONNX Runtime's own format. Raises what ONNX Runtime does for a model that it
+    cannot open."""
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -52,5 +59,3 @@ def for_mobile(artifact: Artifact) -> Artifact:
     options.add_session_config_entry("session.save_model_format", "ORT")
     options.log_severity_level = 3
     onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    model.unlink()
-    return replace(artifact, files=(target.name,)).write()

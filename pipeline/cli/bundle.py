@@ -20,7 +20,7 @@ app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
 NO_COUNT = ("R2", "Spearman", "MRR")  # they hang on how far these rows are spread, or on how many passages there are
 LayoutName = Literal[
-    "plain", "archive", "triton", "hub", "oci", "docker", "kserve", "executorch", "litert"
+    "plain", "archive", "triton", "hub", "oci", "docker", "kserve", "mobile", "executorch", "litert"
 ]  # the keys of `layouts.registry.LAYOUTS`
 BundlePath = Annotated[Path, typer.Argument(help="A bundle (directory or .tar.gz), or a run directory that holds one.")]
 PublicKey = Annotated[
@@ -87,8 +87,8 @@ def pack(
         LayoutName,
         typer.Option(
             help="Layout: the bundle, its .tar.gz, a repository of Triton or of the Hugging Face Hub, an OCI image, "
-            "what `docker build` takes, that with a KServe InferenceService, or the files of an ExecuTorch or LiteRT "
-            "application."
+            "what `docker build` takes, that with a KServe InferenceService, or the files of an application that runs "
+            "ONNX Runtime's mobile package, ExecuTorch or LiteRT."
         ),
     ] = "plain",
     private_key: Annotated[Path | None, typer.Option(help="PEM file of a private key to sign the bundle with.")] = None,

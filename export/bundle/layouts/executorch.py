@@ -11,6 +11,7 @@ from .on_device import Application, write_application
 
 EXECUTORCH = Application(
     runtime="executorch",
+    layout="executorch",
     model="model.pte",
     kind="An ExecuTorch program",
     needs="It needs the XNNPACK backend, and the operators of `kernels/portable` or `kernels/optimized`.",

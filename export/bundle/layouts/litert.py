@@ -11,6 +11,7 @@ from .on_device import Application, write_application
 
 LITERT = Application(
     runtime="litert",
+    layout="litert",
     model="model.tflite",
     kind="A LiteRT model",
     needs="It needs LiteRT's own operators alone.",

@@ -1,9 +1,9 @@
-"""What the layouts `executorch` and `litert` share: the files of an application on a phone or an embedded device."""
+"""What the layouts `mobile`, `executorch` and `litert` share: the files of an application on a device."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Application:
     """A runtime's part of the README."""
 
     runtime: str
+    layout: str
     model: str  # file name
     kind: str  # of file
     needs: str  # a sentence: what runs it
@@ -48,19 +49,25 @@ class Application:
     integers: str  # dtype of token ids
 
 
-def write_application(bundle: Path, out: Path, of: Application) -> None:
+Place = Callable[[Path, Path], object]  # puts a model's file, the first, where the second says
+
+
+def write_application(bundle: Path, out: Path, of: Application, place: Place = shutil.copyfile) -> None:
     """OUT/model.*, tokenizer.json or preprocessor_config.json, labels.txt, golden.json and README.md.
 
-    InputError for a bundle of another runtime.
+    InputError for a bundle of another runtime, or of a model that generates text.
     """
     manifest = read_manifest(bundle)
     if manifest["runtime"] != of.runtime:
         raise InputError(
-            f"layout {of.runtime}: for {of.runtime} bundles, not {manifest['runtime']}; add the target {{runtime: "
+            f"layout {of.layout}: for {of.runtime} bundles, not {manifest['runtime']}; add the target {{runtime: "
             f"{of.runtime}}} to the recipe, run it, and pack that candidate: paredown choose RUN --candidate NAME"
         )
+    if "generation" in manifest:
+        raise InputError(f"layout {of.layout}: an application calls one model once; this one goes token by token")
     reader = reader_file(manifest["inputs"])
-    for source, name in ((manifest["model"], of.model), (reader, reader), (manifest["golden"], "golden.json")):
+    place(bundle / manifest["model"], out / of.model)
+    for source, name in ((reader, reader), (manifest["golden"], "golden.json")):
         shutil.copyfile(bundle / source, out / name)
     labels = "".join(f"{' '.join(label.split())}\n" for label in manifest["labels"])
     (out / "labels.txt").write_text(labels, encoding="utf-8")
@@ -69,7 +76,7 @@ def write_application(bundle: Path, out: Path, of: Application) -> None:
 
 def _readme(manifest: Mapping[str, Any], of: Application, image: tuple[int, ...]) -> str:
     """`image`: its (channels, height, width); () of text."""
-    rows, padded_to = manifest["batch_size"], manifest["length_policy"]["pad_to"]
+    rows, padded_to = manifest["batch_size"] or "rows", manifest["length_policy"]["pad_to"]
     most, images = manifest["max_length"], PIXELS in manifest["inputs"]
     length = padded_to[0] if isinstance(padded_to, list) and len(padded_to) == 1 else "length"
     dtype, size = ("float32", ", ".join(map(str, image))) if images else (of.integers, length)
@@ -91,6 +98,8 @@ def _readme(manifest: Mapping[str, Any], of: Application, image: tuple[int, ...]
         pad += f" Rows are padded to the next of {', '.join(map(str, padded_to))} tokens."
     else:
         pad += f" `length` is any number of tokens from 2 to {most}."
+    if rows == "rows":
+        pad += " `rows` is any number."
     return README.format(
         kind=of.kind,
         needs=of.needs,

@@ -13,6 +13,7 @@ from .hub import to_hub
 from .hub_upload import Upload
 from .kserve import FILE, to_kserve
 from .litert import to_litert
+from .mobile import to_mobile
 from .oci import to_oci
 from .triton import to_triton
 
@@ -35,6 +36,7 @@ LAYOUTS = {
     "oci": Layout(to_oci, lambda out: ("skopeo", "copy", f"oci:{out}", "docker://REGISTRY/NAME:TAG")),
     "docker": Layout(to_docker, lambda out: ("docker", "build", "--tag", "NAME:TAG", out)),
     "kserve": Layout(to_kserve, lambda out: ("kubectl", "apply", "--filename", out / FILE)),
+    "mobile": Layout(to_mobile, lambda out: ("adb", "push", out, "/data/local/tmp"), holds_bundle=False),
     "executorch": Layout(to_executorch, lambda out: ("adb", "push", out, "/data/local/tmp"), holds_bundle=False),
     "litert": Layout(to_litert, lambda out: ("adb", "push", out, "/data/local/tmp"), holds_bundle=False),
 }
