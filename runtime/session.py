@@ -162,15 +162,17 @@ def _has_amx() -> bool:
 
 def _open_executorch(model: Path, precision: str, threads: int, alone: bool) -> Session:
     """The method `forward` of an ExecuTorch program, whose input and output names are constants in it. XNNPACK has one
-    pool of threads in a process: `threads` is that of the session opened last.
+    pool of threads in a process: `threads` is that of the session opened first.
 
     `executorch.runtime` is the documented module; it imports the exporter, which takes ten times as long as PyTorch.
     The bindings below it need PyTorch alone: they take and return its tensors.
     """
     torch = importlib.import_module("torch")
-    bindings = importlib.import_module(BINDINGS)
-    with _silenced():  # it logs which files about the CPU it has tried
-        bindings._unsafe_reset_threadpool(threads)
+    bindings, pool = _executorch()
+    if not pool:  # a session that runs has the pool: it is set once
+        pool.append(threads)
+        with _silenced():  # it logs which files about the CPU it has tried
+            bindings._unsafe_reset_threadpool(threads)
     program = bindings._load_program(str(model))
     inputs, outputs = (program.load_method(name)(())[0].split(",") for name in (INPUT_NAMES, OUTPUT_NAMES))
     forward = program.load_method("forward")
@@ -181,6 +183,12 @@ def _open_executorch(model: Path, precision: str, threads: int, alone: bool) -> 
         return {name: tensor.numpy().copy() for name, tensor in zip(outputs, found, strict=True)}
 
     return run
+
+
+@functools.cache
+def _executorch() -> tuple[Any, list[int]]:
+    """The bindings, and the number of threads that its pool has got: none yet."""
+    return importlib.import_module(BINDINGS), []
 
 
 def _open_litert(model: Path, precision: str, threads: int, alone: bool) -> Session:

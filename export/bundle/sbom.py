@@ -150,7 +150,6 @@ def _pedigree(cdx: Any, materials: Materials) -> Any:
         on_hub = HUB_ID.fullmatch(base) and not Path(base).is_dir()
         owner, _, name = base.rpartition("/")
         url = cdx.PackageURL("huggingface", owner or None, name) if on_hub else None
-        found.append(
-            cdx.Component(name=base if on_hub else Path(base).name, type=kind, bom_ref=f"base-model:{base}", purl=url)
-        )
+        shown = base if on_hub else Path(base).name
+        found.append(cdx.Component(name=shown, type=kind, bom_ref=f"base-model:{shown}", purl=url))
     return cdx.Pedigree(ancestors=found) if found else None

@@ -113,10 +113,7 @@ def write_bundle(out: Path, artifact: Artifact, contents: Contents) -> Path:
         side = _write_tokenizer(artifact.path / reader, out / reader, artifact.max_length)
         write_tokenizer_settings(artifact, out, side)
     write_config(artifact, out)
-    (out / CODE).mkdir()
-    code_files = [SCHEMA_FILE.with_name(f"{name}.py") for name in (*MODULES, *[IMAGES] * images)]
-    for code in (*code_files, SCHEMA_FILE):
-        shutil.copyfile(code, out / CODE / code.name)
+    copy_code(out, images)
     shutil.copyfile(ENTRY, out / SELFTEST)
     for file in contents.extra_files:
         shutil.copyfile(file, out / file.name)
@@ -184,6 +181,14 @@ def write_bundle(out: Path, artifact: Artifact, contents: Contents) -> Path:
     write_manifest(out, manifest)
     read_manifest(out)  # what is written can be read
     return out
+
+
+def copy_code(out: Path, images: bool) -> None:
+    """OUT/paredown_bundle: this paredown's own code. `images`: with what reads images."""
+    (out / CODE).mkdir(parents=True)
+    for name in (*MODULES, *[IMAGES] * images):
+        shutil.copyfile(SCHEMA_FILE.with_name(f"{name}.py"), out / CODE / f"{name}.py")
+    shutil.copyfile(SCHEMA_FILE, out / CODE / SCHEMA_FILE.name)
 
 
 def _write_tokenizer(source: Path, target: Path, max_length: int) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from paredown.compress.models.validation import TRUNCATE
 from paredown.runtime.causal_decoding import Decoder
-from paredown.runtime.errors import InputError, missing_extra
+from paredown.runtime.errors import InputError, StepError, missing_extra
 from paredown.runtime.manifest import sha256_of
 from paredown.runtime.model_scan import check_model_file
 from paredown.runtime.seq2seq_decoding import writer
@@ -39,6 +40,20 @@ def why_unavailable(spec: RuntimeSpec, building: bool, load: Callable[[], object
     except (ImportError, OSError):
         return str(missing_extra(spec.module, spec.extra))
     return None
+
+
+@contextmanager
+def conversion(job: ExportJob, converter: str) -> Iterator[None]:
+    """What an exporter raises for a model that it cannot convert, as a StepError of one line: each has classes of its
+    own."""
+    try:
+        yield
+    except (StepError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        kind = job.checkpoint.config.get("model_type", "")
+        raise StepError(f"{converter} cannot convert this '{kind}' model: {reason}") from error
 
 
 def write_graphs(job: ExportJob, write: Callable[[ExportJob, str], dict]) -> tuple[list[str], dict]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -22,10 +21,12 @@ from paredown.tasks.base import Task
 
 from ..artifact import Artifact
 from .base import ExportJob, RuntimeSpec
-from .common import finish_artifact, open_as_bundles_do, why_unavailable
+from .common import conversion, finish_artifact, open_as_bundles_do, why_unavailable
 
 if TYPE_CHECKING:
     import torch
+
+    from paredown.compress.quantization.int8_cost import Int8Evaluator
 
 MODEL = "model.pte"
 SPEC = RuntimeSpec(
@@ -79,11 +80,11 @@ def export(job: ExportJob) -> Artifact:
         shapes = ({i: length for i, name in axes.items() if name == "length"},) * len(examples)
     job.out.mkdir(parents=True, exist_ok=True)
     module = positional(job.checkpoint, job.task)
-    with quiet(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _as_step_error(job):
+    with quiet(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), conversion(job, "ExecuTorch"):
         warnings.simplefilter("ignore")
         details = _write(job, module, examples, shapes)
-    if job.evaluator is not None and job.calibration:
-        details |= _cost(job, module, lengths, rows)
+        if job.evaluator is not None and job.calibration:
+            details |= _cost(job, job.evaluator, module, lengths, rows)
     artifact = finish_artifact(job, SPEC, (MODEL,), details)
     return replace(artifact, lengths=lengths, batch_size=rows).write()
 
@@ -133,7 +134,9 @@ def _quantised(module: torch.nn.Module, examples: tuple[torch.Tensor, ...]) -> t
     return pt2e.convert_pt2e(prepared)
 
 
-def _cost(job: ExportJob, module: torch.nn.Module, lengths: tuple[int, ...], rows: int) -> dict:
+def _cost(
+    job: ExportJob, evaluator: Int8Evaluator, module: torch.nn.Module, lengths: tuple[int, ...], rows: int
+) -> dict:
     """What INT8 costs against the float model on the calibration rows, none of which has calibrated anything."""
     import torch
 
@@ -146,24 +149,9 @@ def _cost(job: ExportJob, module: torch.nn.Module, lengths: tuple[int, ...], row
             given = [torch.from_numpy(batch[name]) for name in job.task.inputs]
             ours += rows_of(session(batch)[job.task.output], batch)
             theirs += rows_of(module(*given).numpy(), batch)
-    if job.evaluator is None:
-        return {}
-    limits, gold = job.evaluator.limits, job.evaluator.gold(job.task, range(len(ours)))
+    limits, gold = evaluator.limits, evaluator.gold(job.task, range(len(ours)))
     found = cost(ours, theirs, job.task, limits, gold)
     return said(found, found)
-
-
-@contextlib.contextmanager
-def _as_step_error(job: ExportJob) -> Iterator[None]:
-    """What the exporter raises for a model that it cannot convert, in one line: it has classes of its own."""
-    try:
-        yield
-    except (StepError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        kind = job.checkpoint.config.get("model_type", "")
-        raise StepError(f"ExecuTorch cannot convert this '{kind}' model: {reason}") from error
 
 
 def _require_exporter() -> None:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,10 @@ from paredown.tasks.base import Task
 from ..artifact import Artifact
 from ..hardware import importable
 from .base import ExportJob, RuntimeSpec
-from .common import finish_artifact, open_as_bundles_do, why_unavailable
+from .common import conversion, finish_artifact, open_as_bundles_do, why_unavailable
 
 MODEL = "model.tflite"
+HAS_CONVERTER = "import importlib.metadata as m; m.version('litert-torch')"
 PYTHON = "PAREDOWN_LITERT_PYTHON"  # environment variable: the Python that has litert-torch
 SPEC = RuntimeSpec(
     name="litert",
@@ -48,15 +50,28 @@ def precisions(task: Task) -> tuple[str, ...]:
 def available(building: bool = False) -> str | None:
     """See `Runtime.available`."""
     reason = why_unavailable(SPEC, building)
-    if reason is None and building and converter() is None:
-        return f"litert needs litert-torch to convert models: make litert, and set {PYTHON}=build/litert/bin/python"
+    if reason is None and building and not _converts(converter()):
+        named = f"; {converter()} has none" if PYTHON in os.environ else ""
+        return (
+            f"litert needs litert-torch to convert models{named}: make litert, and set {PYTHON}=build/litert/bin/python"
+        )
     return reason
 
 
-def converter() -> str | None:
-    """The Python that converts: the one that PAREDOWN_LITERT_PYTHON names, or this one where it has litert-torch."""
-    named = os.environ.get(PYTHON)
-    return named or (sys.executable if importable("litert_torch") else None)
+def converter() -> str:
+    """The Python that converts: the one that PAREDOWN_LITERT_PYTHON names, or this one."""
+    return os.environ.get(PYTHON) or sys.executable
+
+
+@cache
+def _converts(python: str) -> bool:
+    """Whether a Python has litert-torch; asked once, before hours of training."""
+    if python == sys.executable:
+        return importable("litert_torch")
+    try:
+        return subprocess.run([python, "-c", HAS_CONVERTER], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def open(artifact: Artifact, threads: int) -> Session:
@@ -87,7 +102,7 @@ def export(job: ExportJob) -> Artifact:
             # torch.export takes one tensor in two places for one input
             examples = tuple(torch.from_numpy(np.full(shape, given.flat[0])) for _ in job.task.inputs)
             file = Path(scratch) / f"length_{length}.pt2"
-            with quiet(), warnings.catch_warnings():
+            with quiet(), warnings.catch_warnings(), conversion(job, "torch.export"):
                 warnings.simplefilter("ignore")
                 torch.export.save(torch.export.export(module, examples, strict=False), file)
             programs[file.stem] = str(file)
@@ -107,11 +122,8 @@ def _convert(job: ExportJob, programs: dict[str, str], written: Path) -> None:
     }
     written.write_text(json.dumps(wanted))
     script = Path(__file__).with_name("litert_convert.py")
-    try:
-        command = [converter() or sys.executable, "-P", str(script), str(written)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise InputError(f"{PYTHON}: {error}; the path of a Python with litert-torch is expected") from None
+    command = [converter(), "-P", str(script), str(written)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not (job.out / MODEL).is_file():
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise StepError(f"litert-torch cannot convert this model: {said[-1][:300] if said else done.returncode}")

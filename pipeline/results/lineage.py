@@ -12,6 +12,7 @@ from paredown.benchmarks.measurements import CheckpointSource, Measurements
 from paredown.benchmarks.report.report import RESOLVED
 from paredown.benchmarks.selection.choice import known
 from paredown.export.bundle.provenance import Lineage, Source
+from paredown.runtime.manifest import sha256_of
 
 from ..failures import texts_of
 from ..store import MARKER
@@ -21,7 +22,10 @@ def lineage(run_dir: Path, measurements: Measurements, chosen: str, recipe: str 
     """What the run's records say of checkpoints, data, recipe and steps of the candidate `chosen`. `recipe`: its text;
     read where it is None."""
     file, origin = run_dir / RESOLVED, known(measurements.origin)
-    text = file.read_text(encoding="utf-8") if recipe is None and file.is_file() else recipe
+    if recipe is not None:
+        digest = hashlib.sha256(recipe.encode()).hexdigest()
+    else:
+        digest = sha256_of(file) if file.is_file() else None
     artifact = known(measurements.entry(chosen).artifact)
     adapted = [step.path for step in measurements.adapt.values() if step.path is not None]
     steps, named = steps_behind(run_dir / "steps", [run_dir / path for path in (artifact, *adapted)])
@@ -30,7 +34,7 @@ def lineage(run_dir: Path, measurements: Measurements, chosen: str, recipe: str 
         others=[source for digest, other in origin.others.items() if digest in named and (source := _source(other))],
         architecture=origin.architecture,
         data=measurements.data_digests,
-        recipe=None if text is None else hashlib.sha256(text.encode()).hexdigest(),
+        recipe=digest,
         recipe_commit=measurements.commit,
         steps=steps,
         machine=measurements.machine.model_dump(),

@@ -5,16 +5,20 @@ https://docs.docker.com/reference/dockerfile/
 
 from __future__ import annotations
 
-import shutil
+import re
 from pathlib import Path
 
 from paredown.runtime.errors import InputError
-from paredown.runtime.manifest import read_manifest
+from paredown.runtime.manifest import MANIFEST, read_manifest
 
 from ...runtimes.registry import RUNTIMES
 from ..archive import copy_tree
 
 PORT, USER = 8080, 10001
+ABLE = [n for n, r in RUNTIMES.items() if r.SPEC.in_bundles and not (r.SPEC.gpu or r.SPEC.engine or r.SPEC.on_device)]
+# What a bundle says is text of strangers, and goes into files that `docker build` executes.
+PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+!_-]*")
+NUMBERS, VERSION = re.compile(r"\d+(\.\d+)+"), re.compile(r"\d[A-Za-z0-9.+!_-]*")
 WHEELS = """Wheels that no package index has: put that of paredown here, where yours has none.
 
 In a clone of paredown: pip wheel --no-deps --wheel-dir wheels .
@@ -50,20 +54,22 @@ def to_docker(bundle: Path, out: Path) -> None:
     Raises InputError for a runtime that needs a GPU, whose libraries this image does not have.
     """
     manifest = read_manifest(bundle)
-    spec = RUNTIMES.get(manifest["runtime"])
-    if spec is None or spec.SPEC.gpu or spec.SPEC.engine:
-        able = [name for name, r in RUNTIMES.items() if r.SPEC.in_bundles and not (r.SPEC.gpu or r.SPEC.engine)]
+    if manifest["runtime"] not in ABLE:
         raise InputError(
-            f"layout docker: for bundles of {', '.join(able)}, not {manifest['runtime']}; for a GPU take an image with "
-            "its libraries, and in it: pip install 'paredown[serve]' and the bundle's requirements.txt"
+            f"layout docker: for bundles of {' and '.join(ABLE)}, not {manifest['runtime']}; for a GPU take an image "
+            "with its libraries, and in it: pip install 'paredown[serve]' and the bundle's requirements.txt"
         )
+    requirements = (bundle / "requirements.txt").read_text(encoding="utf-8")
+    version, python = manifest["tool"]["paredown"], str(manifest["packed_on"].get("python", "3.11.0"))
+    wrong = [line for line in requirements.splitlines() if not PINNED.fullmatch(line)]
+    if wrong:
+        raise InputError(f"{bundle / 'requirements.txt'}: lines such as numpy==2.4.6 are expected, not {wrong[0]!r}")
+    if not NUMBERS.fullmatch(python) or not (version == "unknown" or VERSION.fullmatch(version)):
+        raise InputError(f"{bundle / MANIFEST}: packed_on.python or tool.paredown is no version; pack the bundle again")
     copy_tree(bundle, out / "bundle")
     (out / "wheels").mkdir()
     (out / "wheels" / "README.txt").write_text(WHEELS, encoding="utf-8")
-    shutil.copyfile(bundle / "requirements.txt", out / "requirements.txt")
-    version = manifest["tool"]["paredown"]
-    server = f"paredown[serve]=={version}" if version[:1].isdigit() else "paredown[serve]"
-    with (out / "requirements.txt").open("a", encoding="utf-8") as file:
-        file.write(f"{server}\n")
-    python = ".".join(str(manifest["packed_on"].get("python", "3.11")).split(".")[:2])
-    (out / "Dockerfile").write_text(DOCKERFILE.format(python=python, port=PORT, user=USER), encoding="utf-8")
+    server = "paredown[serve]" if version == "unknown" else f"paredown[serve]=={version}"
+    (out / "requirements.txt").write_text(f"{requirements}{server}\n", encoding="utf-8")
+    minor = ".".join(python.split(".")[:2])
+    (out / "Dockerfile").write_text(DOCKERFILE.format(python=minor, port=PORT, user=USER), encoding="utf-8")

@@ -18,6 +18,7 @@ EXECUTORCH = Application(
     content="the program: the method `forward`; `input_names` and `output_names` return its names",
     calls="Inputs of `forward`, by position:",
     integers="int64",
+    least=2,
 )
 
 

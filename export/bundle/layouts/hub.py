@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paredown.runtime.errors import InputError
+from paredown.compress.models.validation import read_json
+from paredown.runtime.errors import InputError, missing_extra
 from paredown.runtime.manifest import read_manifest
-from paredown.runtime.preprocessor import reader_file
+from paredown.runtime.preprocessor import PIXELS, reader_file
 from paredown.tasks.registry import task_named
 
+from ...hardware import importable
 from ...isolation import in_child
-from ..transformers_files import CONFIG, SPECIAL, TOKENIZER
+from ..transformers_files import CONFIG, SPECIAL, TOKENIZER, without_code
 from .hub_graph import CHANGES, TOKENS, VECTOR
 
 DTYPES = {"fp32": "fp32", "fp16": "fp16", "int8-dynamic": "q8", "int8-static": "q8"}  # those of transformers.js
@@ -73,26 +75,32 @@ def to_hub(bundle: Path, out: Path) -> None:
     manifest = read_manifest(bundle)
     form = _form(bundle, manifest)
     model = bundle / manifest["model"]
-    for file in sorted(model.parent.iterdir()):
-        target = out / form.folder / (f"model{file.suffix}" if file.stem == model.stem else file.name)
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, target)
+    settings = {
+        name: without_code(read_json(bundle / name)) for name in (CONFIG, TOKENIZER) if (bundle / name).is_file()
+    }
+    config = settings[CONFIG]
+    main, *others = form.names(manifest)
+    (out / form.folder).mkdir()
+    for file in sorted(model.parent.iterdir()):  # weights in a file beside an ONNX graph keep the name that is in it
+        named = file == model or (file.stem == model.stem and model.suffix == ".xml")
+        shutil.copyfile(file, out / form.folder / (f"model{file.suffix}" if named else file.name))
     pooling = None
     if manifest["answer"] in CHANGES:
+        if not importable("onnx"):
+            raise missing_extra("onnx", "compress")
         pooling = in_child("hub", bundle, model=str((out / form.folder / "model.onnx").absolute()))
-    main, *others = form.names(manifest)
-    for file in (out / form.folder).glob("model.*"):
+    for file in [path for path in (out / form.folder).iterdir() if path.stem == "model"]:
         for name in others:
             shutil.copyfile(file, file.with_name(f"{name}{file.suffix}"))
         file.rename(file.with_name(f"{main}{file.suffix}"))
     licences = [path.name for path in bundle.iterdir() if path.name.startswith(("LICENSE", "NOTICE"))]
-    for name in (reader_file(manifest["inputs"]), TOKENIZER, SPECIAL, REPORT, *licences):
+    for name in (reader_file(manifest["inputs"]), SPECIAL, REPORT, *licences):
         if (bundle / name).is_file():
             shutil.copyfile(bundle / name, out / name)
-    config = json.loads((bundle / CONFIG).read_text(encoding="utf-8"))
     if form.folder == "onnx":  # what a pipeline opens that is asked for no dtype
         config["transformers.js_config"] = {"dtype": DTYPES[manifest["precision"]]}
-    _write(out / CONFIG, config)
+    for name, content in settings.items():
+        _write(out / name, content)
     if pooling:
         _write_sentence_transformers(out, manifest, pooling)
     (out / "README.md").write_text(_card(bundle, manifest, config, form, pooling), encoding="utf-8")
@@ -155,26 +163,31 @@ def _card(bundle: Path, manifest: dict, config: dict, form: Form, pooling: str |
     how = f"## How to run it\n\n{how_to_run(manifest, config, form, pooling)}\n\n"
     text = SECTION.sub(lambda _: how, card.text, count=1) if SECTION.search(card.text) else f"{card.text}\n\n{how}"
     text = OF_BUNDLES.sub("", text)
-    names = {manifest["model"]: f"{form.folder}/{form.names(manifest)[0]}{Path(manifest['model']).suffix}"}
-    for old, new in names.items():
-        text = text.replace(f"`{old}`", f"`{new}`")
+    main = f"{form.folder}/{form.names(manifest)[0]}{Path(manifest['model']).suffix}"
+    text = text.replace(f"`{manifest['model']}`", f"`{main}`")
     return f"---\n{card.data}\n---\n{text.rstrip()}\n"
 
 
 def how_to_run(manifest: dict, config: dict, form: Form, pooling: str | None) -> str:
     """Markdown: lines to copy for each receiver that opens this repository."""
     task, name = task_named(manifest["task"]), f"OWNER/{manifest['name']}"
-    head = HEAD.search((config.get("architectures") or [""])[0])
+    head = HEAD.search(str((config.get("architectures") or [""])[0]))
     auto = head[0] if head else "ForFeatureExtraction"
     parts = []
     if form.folder == "onnx":
         kind = "feature-extraction" if pooling else task.pipeline_tag
-        asked = f', {{ pooling: "{pooling}", normalize: true }}' if pooling else ""
+        asked = '"a text"'
+        if pooling:
+            asked += f', {{ pooling: "{pooling}", normalize: true }}'
+        elif manifest["answer"] == "ends":
+            asked = '"a question", "a text that holds the answer"'
+        elif PIXELS in manifest["inputs"]:
+            asked = '"image.png"'
         parts.append(
             "In the browser or Node, with transformers.js:\n\n"
             '    import { pipeline } from "@huggingface/transformers";\n'
             f'    const model = await pipeline("{kind}", "{name}");\n'
-            f'    console.log(await model("a text"{asked}));'
+            f"    console.log(await model({asked}));"
         )
     if pooling:
         parts.append(

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from paredown.runtime.errors import InputError, StepError
 
+# Files of an earlier upload that this one may not have; a reader would find them first.
+REPLACED = ["onnx/*", "openvino/*", "1_Pooling/*", "2_Normalize/*", "modules.json", "sentence_bert_config.json"]
+
 
 class Upload:
     """Publishes a directory as the repository OWNER/NAME, which is made private where there is none."""
@@ -32,7 +35,11 @@ class Upload:
         api, name = HfApi(), self.repository
         try:
             api.create_repo(name, repo_type="model", private=True, exist_ok=True)
-            return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Packed by paredown"))
+            return str(
+                api.upload_folder(
+                    repo_id=name, folder_path=folder, commit_message="Packed by paredown", delete_patterns=REPLACED
+                )
+            )
         except Exception as error:  # its HTTP library, with errors of its own, depends on its version
             raise StepError(
                 f"--push {name}: {_line(error)}; {folder} is written, upload it with: hf upload {name} {folder}"

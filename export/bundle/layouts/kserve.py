@@ -41,12 +41,15 @@ def inference_service(manifest: dict[str, Any], memory_mb: float | None) -> dict
     """The resource. `memory_mb`: measured, of one process of the model; None: not known.
 
     CPU and the options of the server are the bundle's serving configuration, where it was measured: in a container, the
-    cores that a process sees are the node's, so they are said here.
+    cores that a process sees are the node's, so they are said here. Without a measured memory there is no limit of it.
     """
     serving = manifest.get("serving", {"instances": 1, "threads": 1})
     cores = serving["instances"] * serving["threads"]
-    mebibytes = max(LEAST_MIB, SPARE * serving["instances"] * (memory_mb or 0) * 1e6 / 2**20)
-    mebibytes = STEP_MIB * math.ceil(mebibytes / STEP_MIB)
+    requests, limits = {"cpu": str(cores)}, {"cpu": str(cores)}
+    if memory_mb is not None:
+        mebibytes = max(LEAST_MIB, SPARE * serving["instances"] * memory_mb * 1e6 / 2**20)
+        mebibytes = STEP_MIB * math.ceil(mebibytes / STEP_MIB)
+        requests, limits = requests | {"memory": f"{mebibytes}Mi"}, limits | {"memory": f"{2 * mebibytes}Mi"}
     options = {"workers": serving["instances"], "threads": serving["threads"], "batch_rows": serving.get("batch_size")}
     variables = {"PROTOCOL": "v2"} | {
         f"PAREDOWN_SERVE_{name.upper()}": str(value) for name, value in options.items() if value is not None
@@ -64,10 +67,7 @@ def inference_service(manifest: dict[str, Any], memory_mb: float | None) -> dict
         "startupProbe": probe("/v2/health/ready", failureThreshold=60),
         "readinessProbe": probe("/v2/health/ready"),
         "livenessProbe": probe("/v2/health/live", failureThreshold=6),
-        "resources": {
-            "requests": {"cpu": str(cores), "memory": f"{mebibytes}Mi"},
-            "limits": {"cpu": str(cores), "memory": f"{2 * mebibytes}Mi"},
-        },
+        "resources": {"requests": requests, "limits": limits},
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
@@ -96,6 +96,8 @@ def _memory_mb(bundle: Path) -> float | None:
     """Memory of a process with the model, as choice.json of the bundle has it; None where it was not measured."""
     try:
         found = json.loads((bundle / "choice.json").read_text(encoding="utf-8"))["chosen"].get("memory_mb")
+        if found is not None and not 0 < float(found) < math.inf:
+            raise ValueError(found)
         return None if found is None else float(found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{bundle / 'choice.json'}: damaged; pack the bundle of the run again") from None

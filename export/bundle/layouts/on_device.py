@@ -47,6 +47,7 @@ class Application:
     content: str  # of the model file
     calls: str  # how inputs are given
     integers: str  # dtype of token ids
+    least: int = 1  # tokens of a row
 
 
 Place = Callable[[Path, Path], object]  # puts a model's file, the first, where the second says
@@ -97,7 +98,7 @@ def _readme(manifest: Mapping[str, Any], of: Application, image: tuple[int, ...]
     elif isinstance(padded_to, list):
         pad += f" Rows are padded to the next of {', '.join(map(str, padded_to))} tokens."
     else:
-        pad += f" `length` is any number of tokens from 2 to {most}."
+        pad += f" `length` is any number of tokens from {of.least} to {most}."
     if rows == "rows":
         pad += " `rows` is any number."
     return README.format(

@@ -17,8 +17,7 @@ from paredown.runtime.selftest import golden_rows, open_encoder
 from paredown.tasks.registry import task_named
 
 from ...runtimes.registry import RUNTIMES
-from ..archive import copy_tree
-from ..writer import CODE
+from ..writer import copy_code
 
 # Requests that arrive together are run together, after waiting at most this long; up to this many rows, where no
 # serving configuration was measured.
@@ -64,7 +63,7 @@ def _with_texts(bundle: Path, manifest: dict, out: Path) -> None:
     texts = ("text", "text_pair") if PAIR in golden[0]["text"] else ("text",)
     tokenizer, ensemble = text_configs(manifest, texts)
     home = out / f"{manifest['name']}_tokenizer"
-    copy_tree(bundle / CODE, home / manifest["version"] / CODE)
+    copy_code(home / manifest["version"], images=False)  # never the bundle's own: Triton executes it
     for name in (MANIFEST, reader_file(manifest["inputs"])):
         shutil.copyfile(bundle / name, home / manifest["version"] / name)
     shutil.copyfile(TOKENIZER, home / manifest["version"] / "model.py")

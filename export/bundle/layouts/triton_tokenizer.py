@@ -1,7 +1,7 @@
 """Texts to token ids: a model of Triton's Python backend. Copied to NAME_tokenizer/VERSION/model.py.
 
-https://github.com/triton-inference-server/python_backend. It needs numpy and tokenizers in Triton's image, and has the
-bundle's own code beside it, so that tokens are those that were measured.
+https://github.com/triton-inference-server/python_backend. It needs numpy and tokenizers in Triton's image, and has
+paredown's own code beside it, so that tokens are those that were measured.
 """
 
 import json

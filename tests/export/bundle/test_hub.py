@@ -22,9 +22,11 @@ from manifests import change_manifest
 
 from paredown.compress.models.loading import open_checkpoint
 from paredown.export.artifact import Artifact
+from paredown.export.bundle.layouts.hub import to_hub
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.runtimes.base import ExportJob
 from paredown.export.runtimes.registry import RUNTIMES
+from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import PAIR
 from paredown.runtime.selftest import open_encoder, read_manifest
 from paredown.tasks.registry import TASKS
@@ -191,6 +193,15 @@ class Hub(BaseHTTPRequestHandler):
         if "preupload" in path:
             files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
             said = {"files": [file | {"shouldIgnore": False, "oid": None} for file in files]}
+        self._say(said)
+
+    def do_GET(self) -> None:
+        """The files that are there: of an earlier upload."""
+        there = ["onnx/model_fp16.onnx", "onnx/model.onnx", "extra.txt"]
+        tree = [{"type": "file", "path": path, "size": 1, "oid": "0" * 40} for path in there]
+        self._say(tree if "/tree/" in self.path else {"id": "me/tiny", "sha": "0" * 40, "siblings": []})
+
+    def _say(self, said: object) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.end_headers()
@@ -213,13 +224,35 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bytes]]]:
     server.server_close()
 
 
-def test_push_uploads_every_file_to_a_private_repository(classifier: Path, tmp_path: Path, hub: list) -> None:
+@pytest.mark.parametrize("config", ["[", "[]"])
+def test_a_damaged_config_is_one_line(classifier: Path, tmp_path: Path, config: str) -> None:
+    bundle = shutil.copytree(classifier, tmp_path / "bundle")
+    (bundle / "config.json").write_text(config)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match=r"config\.json"):
+        to_hub(bundle, tmp_path / "out")
+
+
+def test_code_of_a_foreign_config_is_not_published(classifier: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(classifier, tmp_path / "bundle")
+    for name in ("config.json", "tokenizer_config.json"):
+        content = json.loads((bundle / name).read_text()) | {"auto_map": {"AutoConfig": "code.Config"}}
+        (bundle / name).write_text(json.dumps(content | {"architectures": [1]}))
+    (tmp_path / "out").mkdir()
+    to_hub(bundle, tmp_path / "out")
+    for name in ("config.json", "tokenizer_config.json"):
+        assert "auto_map" not in (tmp_path / "out" / name).read_text()
+
+
+def test_push_replaces_an_earlier_upload_in_a_private_repository(classifier: Path, tmp_path: Path, hub: list) -> None:
     done = paredown("pack", classifier, "--layout", "hub", "--output-dir", tmp_path / "out", "--push", "me/tiny")
     assert done.returncode == 0, done.stderr
     made = json.loads(next(body for path, body in hub if path.endswith("/repos/create")))
     assert (made["name"], made["organization"], made["visibility"]) == ("tiny", "me", "private")
     commit = next(body for path, body in hub if "/commit/" in path)
-    sent = {line["value"]["path"] for line in map(json.loads, commit.splitlines()) if line["key"] == "file"}
+    lines = [json.loads(line) for line in commit.splitlines()]
+    assert [line["value"]["path"] for line in lines if line["key"] == "deletedFile"] == ["onnx/model_fp16.onnx"]
+    sent = {line["value"]["path"] for line in lines if line["key"] == "file"}
     assert sent == {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()}
 
 

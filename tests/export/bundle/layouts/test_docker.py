@@ -1,5 +1,6 @@
 """A build context: what it copies is there, and what it installs is the bundle's, and the server."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -44,6 +45,26 @@ def test_a_runtime_that_needs_a_gpu_is_refused(made: Path, tmp_path: Path) -> No
     done = paredown("pack", bundle, "--layout", "kserve", "--output-dir", tmp_path / "image")
     assert done.returncode != 0
     assert not (tmp_path / "image").exists()
-    with pytest.raises(InputError, match=r"for bundles of onnxruntime, openvino, .*not tensorrt"):
+    with pytest.raises(InputError, match="for bundles of onnxruntime and openvino, not tensorrt"):
         to_docker(bundle, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"packed_on": {"python": "3.11-slim\nRUN id\nFROM python:3"}}, "is no version"),
+        ({"tool": {"paredown": "1\n--index-url http://elsewhere.invalid/"}}, "is no version"),
+        ({}, r"lines such as numpy==2\.4\.6 are expected"),
+    ],
+)
+def test_what_docker_executes_is_not_a_strangers(made: Path, tmp_path: Path, change: dict, message: str) -> None:
+    bundle = shutil.copytree(made, tmp_path / "bundle")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    change_manifest(bundle, **{key: manifest[key] | value for key, value in change.items()})
+    if not change:
+        (bundle / "requirements.txt").write_text("--index-url http://elsewhere.invalid/\nnumpy==2.4.6\n")
+    (tmp_path / "image").mkdir()
+    with pytest.raises(InputError, match=message):
+        to_docker(bundle, tmp_path / "image")
+    assert not any((tmp_path / "image").iterdir())

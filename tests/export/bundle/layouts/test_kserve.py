@@ -1,5 +1,6 @@
 """An InferenceService starts the image of layout docker with the bundle's serving configuration."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from conftest import TASK, paredown
 from manifests import EXAMPLE
 
 from paredown.compress.models.loading import Checkpoint
-from paredown.export.bundle.layouts.kserve import inference_service
+from paredown.export.bundle.layouts.kserve import inference_service, to_kserve
+from paredown.runtime.errors import InputError
 from paredown.serve.config import Settings
 from paredown.serve.http.middleware import LIVE, READY
 
@@ -38,5 +40,15 @@ def test_a_name_is_one_that_kubernetes_takes(name: str, expected: str) -> None:
     manifest = {key: value for key, value in EXAMPLE.items() if key != "serving"} | {"name": name}
     service = inference_service(manifest, None)
     assert service["metadata"]["name"] == expected
-    requests = service["spec"]["predictor"]["containers"][0]["resources"]["requests"]
-    assert requests == {"cpu": "1", "memory": "256Mi"}
+    resources = service["spec"]["predictor"]["containers"][0]["resources"]
+    assert resources == {"requests": {"cpu": "1"}, "limits": {"cpu": "1"}}  # no memory was measured
+
+
+@pytest.mark.parametrize("memory", [float("inf"), -5, "much"])
+def test_a_memory_that_is_none_is_damage(untrained: Checkpoint, tmp_path: Path, memory: object) -> None:
+    bundle = bundle_of(untrained, TASK, tmp_path / "made")
+    choice = json.loads((bundle / "choice.json").read_text())
+    choice["chosen"]["memory_mb"] = memory
+    (bundle / "choice.json").write_text(json.dumps(choice))
+    with pytest.raises(InputError, match=r"choice\.json: damaged"):
+        to_kserve(bundle, tmp_path / "service")
