@@ -76,7 +76,7 @@ def test_int8_is_exported_by_the_command(checkpoint: Checkpoint, two_lengths: Ar
 
 def test_a_converter_that_is_not_there(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(litert.PYTHON, str(tmp_path / "python"))
-    with pytest.raises(InputError, match="python has no litert-torch, which converts: make litert"):
+    with pytest.raises(InputError, match="python has none: make litert"):
         litert.export(ExportJob(None, checkpoint, TASK, tmp_path / "a", 32))
     monkeypatch.delenv(litert.PYTHON)
     refused(paredown("export", checkpoint.path, "--to", "litert", "--output-dir", tmp_path / "b"), "make litert")
