@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from paredown.runtime.errors import InputError, missing_extra, nearest
+from paredown.runtime.errors import InputError, missing_extra, nearest, one_line
 from paredown.runtime.manifest import BundleError, inside, sha256_of
 
 from .progress import tell
@@ -64,7 +64,7 @@ def open_store(url: str, seen: str = "") -> ObjectStore:
             f"--store {url}: '{SCHEMES[scheme]}' is not installed: pip install {SCHEMES[scheme]}"
         ) from None
     except Exception as error:  # each library has its own: no account, a malformed name
-        raise InputError(f"--store {url}: {_line(error)}") from None
+        raise InputError(f"--store {url}: {one_line(error)}") from None
     store = ObjectStore(files, root, url.rstrip("/"))
     try:
         if seen and store._read(seen) is None:
@@ -218,7 +218,7 @@ class ObjectStore:
             with self._reaching(path):
                 yield
         except FileNotFoundError as error:
-            raise DiskError(f"{self.url}/{path}: cannot write there: {_line(error)}") from error
+            raise DiskError(f"{self.url}/{path}: cannot write there: {one_line(error)}") from error
 
     @contextmanager
     def _reaching(self, path: str) -> Iterator[None]:
@@ -232,7 +232,7 @@ class ObjectStore:
             if isinstance(error, OSError) and error.errno in NO_SPACE:
                 raise
             raise DiskError(
-                f"{self.url}/{path}: {_line(error)}; check the address, the credentials and the network, and run it "
+                f"{self.url}/{path}: {one_line(error)}; check the address, the credentials and the network, and run it "
                 "again: what is done is kept"
             ) from error
 
@@ -273,7 +273,3 @@ def _written(path: Path) -> tuple[str, int]:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
     return sha256_of(path), path.stat().st_size
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

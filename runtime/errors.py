@@ -37,6 +37,11 @@ def missing_extra(module: str, extra: str) -> InputError:
     return InputError(f"'{module}' is not installed; it comes with: pip install 'paredown[{extra}]'")
 
 
+def one_line(error: BaseException) -> str:
+    """What a library says, on one line of at most 300 characters; the name of its class where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def said(error: object) -> str:
     """What a command prints of an error: `printable`, and no more of it than LONGEST characters."""
     text = printable(f"error: {error}")

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from paredown.runtime.errors import InputError, StepError, missing_extra
+from paredown.runtime.errors import InputError, StepError, missing_extra, one_line
 from paredown.tasks.base import Task
 
 from ..config import Int8
@@ -232,7 +232,7 @@ def _one_line(whose: str) -> Iterator[None]:
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error)
         raise StepError(f"{whose}'s quantiser gave up: {reason}; check the weights for values out of range") from error
     finally:
         log.removeFilter(_worth_saying)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -158,9 +158,11 @@ def write_bundle(out: Path, artifact: Artifact, contents: Contents) -> Path:
     sizes = {path.relative_to(out).as_posix(): path.stat().st_size for path in loaded}
     (out / "README.md").write_text(model_card(manifest, choice, about, sizes), encoding="utf-8")
     lineage = contents.lineage
-    bill = Materials(name, manifest["version"], about.licence, tool, loaded, packages, environment)
     card = ml_model_card(manifest, about, lineage)
-    write_sbom(out, replace(bill, card=card, lineage=lineage, base_model=about.base_model))
+    bill = Materials(
+        name, manifest["version"], about.licence, tool, loaded, packages, environment, card, lineage, about.base_model
+    )
+    write_sbom(out, bill)
     write_provenance(out, manifest, lineage, loaded)
     session, encoder = open_model(out, manifest)
     size = 0.0

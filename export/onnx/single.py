@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from paredown.compress.models.architectures import CONVOLUTIONAL, STATIC, supported
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.runtime.errors import InputError
+from paredown.runtime.preprocessor import Preprocessor
 from paredown.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -48,3 +51,14 @@ def positional(checkpoint: Checkpoint, task: Task) -> torch.nn.Module:
             return getattr(self.model(**dict(zip(task.inputs, inputs, strict=True))), task.output)
 
     return Positional().eval()
+
+
+def example_inputs(task: Task, encoder: Preprocessor, rows: int, length: int) -> tuple[torch.Tensor, ...]:
+    """Inputs of `positional` in one shape, each a tensor of its own: torch.export takes one tensor in two places for
+    one input. `length`: in tokens; without a meaning for images."""
+    import torch
+
+    sizes: dict[str, int] = {"batch": rows, "length": length}
+    axes, given = task.input_axes, task.example_input(encoder)
+    shape = [sizes[axes[i]] if i in axes else size for i, size in enumerate(given.shape)]
+    return tuple(torch.from_numpy(np.full(shape, given.flat[0])) for _ in task.inputs)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from paredown.compress.models.validation import TRUNCATE
 from paredown.runtime.causal_decoding import Decoder
-from paredown.runtime.errors import InputError, StepError, missing_extra
+from paredown.runtime.errors import InputError, StepError, missing_extra, one_line
 from paredown.runtime.manifest import sha256_of
 from paredown.runtime.model_scan import check_model_file
 from paredown.runtime.seq2seq_decoding import writer
@@ -51,9 +51,8 @@ def conversion(job: ExportJob, converter: str) -> Iterator[None]:
     except (StepError, OSError, MemoryError):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         kind = job.checkpoint.config.get("model_type", "")
-        raise StepError(f"{converter} cannot convert this '{kind}' model: {reason}") from error
+        raise StepError(f"{converter} cannot convert this '{kind}' model: {one_line(error)}") from error
 
 
 def write_graphs(job: ExportJob, write: Callable[[ExportJob, str], dict]) -> tuple[list[str], dict]:

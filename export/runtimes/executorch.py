@@ -13,8 +13,6 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from paredown.runtime.errors import StepError, missing_extra
 from paredown.runtime.session import BINDINGS, INPUT_NAMES, OUTPUT_NAMES, Session, open_session, padded
 from paredown.tasks.base import Task
@@ -59,7 +57,7 @@ def open(artifact: Artifact, threads: int) -> Session:
 def export(job: ExportJob) -> Artifact:
     """See `Runtime.export`. INT8 is that of linear layers: weights per channel, activations at run time; embeddings
     and products of activations stay float32."""
-    from ..onnx.single import positional
+    from ..onnx.single import example_inputs, positional
     from ..onnx.static_shapes import buckets
     from ..onnx.trace import quiet
 
@@ -69,11 +67,7 @@ def export(job: ExportJob) -> Artifact:
 
     encoder, rows = job.checkpoint.encoder(job.max_length), job.batch_size or 1
     lengths = buckets(job.lengths, encoder.max_length) if job.lengths else ()
-    axes, given = job.task.input_axes, job.task.example_input(encoder)
-    sizes: dict[str, int] = {"batch": rows, "length": encoder.max_length}
-    shape = [sizes[axes[i]] if i in axes else size for i, size in enumerate(given.shape)]
-    # torch.export takes one tensor in two places for one input
-    examples = tuple(torch.from_numpy(np.full(shape, given.flat[0])) for _ in job.task.inputs)
+    axes, examples = job.task.input_axes, example_inputs(job.task, encoder, rows, encoder.max_length)
     shapes = None
     if "length" in axes.values() and len(lengths) != 1:
         length = torch.export.Dim("length", min=2, max=encoder.max_length)

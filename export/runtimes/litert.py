@@ -16,8 +16,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 from paredown.runtime.errors import InputError, StepError
 from paredown.runtime.session import Session
 from paredown.tasks.base import Task
@@ -81,7 +79,7 @@ def open(artifact: Artifact, threads: int) -> Session:
 
 def export(job: ExportJob) -> Artifact:
     """See `Runtime.export`. INT8 is that of the weights of matrix products; activations are quantised at run time."""
-    from ..onnx.single import positional
+    from ..onnx.single import example_inputs, positional
     from ..onnx.static_shapes import buckets
     from ..onnx.trace import quiet
 
@@ -91,16 +89,13 @@ def export(job: ExportJob) -> Artifact:
     import torch
 
     encoder, rows = job.checkpoint.encoder(job.max_length), job.batch_size or 1
-    axes, given = job.task.input_axes, job.task.example_input(encoder)
+    axes = job.task.input_axes
     lengths = buckets(job.lengths, encoder.max_length) if "length" in axes.values() else ()
     job.out.mkdir(parents=True, exist_ok=True)
     module, programs = positional(job.checkpoint, job.task), {}
     with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         for length in lengths or (0,):
-            sizes: dict[str, int] = {"batch": rows, "length": length}
-            shape = [sizes[axes[i]] if i in axes else size for i, size in enumerate(given.shape)]
-            # torch.export takes one tensor in two places for one input
-            examples = tuple(torch.from_numpy(np.full(shape, given.flat[0])) for _ in job.task.inputs)
+            examples = example_inputs(job.task, encoder, rows, length)
             file = Path(scratch) / f"length_{length}.pt2"
             with quiet(), warnings.catch_warnings(), conversion(job, "torch.export"):
                 warnings.simplefilter("ignore")

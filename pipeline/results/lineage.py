@@ -28,7 +28,7 @@ def lineage(run_dir: Path, measurements: Measurements, chosen: str, recipe: str 
         digest = sha256_of(file) if file.is_file() else None
     artifact = known(measurements.entry(chosen).artifact)
     adapted = [step.path for step in measurements.adapt.values() if step.path is not None]
-    steps, named = steps_behind(run_dir / "steps", [run_dir / path for path in (artifact, *adapted)])
+    steps, named = recorded_steps(run_dir / "steps", [run_dir / path for path in (artifact, *adapted)])
     return Lineage(
         checkpoint=_source(origin),
         others=[source for digest, other in origin.others.items() if digest in named and (source := _source(other))],
@@ -42,7 +42,7 @@ def lineage(run_dir: Path, measurements: Measurements, chosen: str, recipe: str 
     )
 
 
-def steps_behind(store: Path, directories: Iterable[Path]) -> tuple[dict[str, str], set[str]]:
+def recorded_steps(store: Path, directories: Iterable[Path]) -> tuple[dict[str, str], set[str]]:
     """The steps that those in `directories` stand on, themselves too, by name with their keys; and every text in their
     inputs, the digests of checkpoints among them.
 

@@ -25,6 +25,7 @@ from paredown.tasks.registry import task_named
 from ...hardware import importable
 from ...isolation import in_child
 from ..transformers_files import CONFIG, SPECIAL, TOKENIZER, without_code
+from .common import only_length
 from .hub_graph import CHANGES, TOKENS, VECTOR
 
 DTYPES = {"fp32": "fp32", "fp16": "fp16", "int8-dynamic": "q8", "int8-static": "q8"}  # those of transformers.js
@@ -108,7 +109,7 @@ def to_hub(bundle: Path, out: Path) -> None:
 
 def _form(bundle: Path, manifest: dict) -> Form:
     """InputError where the receivers cannot call this model."""
-    suffix, lengths = Path(manifest["model"]).suffix, manifest["length_policy"]["pad_to"]
+    suffix = Path(manifest["model"]).suffix
     if suffix not in FORMS or (suffix == ".onnx" and manifest["precision"] not in DTYPES):
         raise InputError(
             f"layout hub: for models in {' and '.join(FORMS)} files, not {manifest['runtime']} {manifest['precision']}"
@@ -118,7 +119,7 @@ def _form(bundle: Path, manifest: dict) -> Form:
             f"layout hub: models for {manifest['task']} have inputs and outputs of their own here, which the receivers "
             "do not know; use another --layout"
         )
-    if manifest["batch_size"] or (isinstance(lengths, list) and len(lengths) == 1):
+    if manifest["batch_size"] or only_length(manifest):
         raise InputError(
             "layout hub: receivers call with any number of rows and tokens, and this model takes one shape; export it "
             "without a batch size and with more than one length, or with none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paredown.runtime.errors import InputError, StepError
+from paredown.runtime.errors import InputError, StepError, one_line
 
 # Files of an earlier upload that this one may not have; a reader would find them first.
 REPLACED = ["onnx/*", "openvino/*", "1_Pooling/*", "2_Normalize/*", "modules.json", "sentence_bert_config.json"]
@@ -21,7 +21,7 @@ class Upload:
         try:
             validate_repo_id(repository)
         except HFValidationError as error:
-            raise InputError(f"--push {repository}: {_line(error)}") from None
+            raise InputError(f"--push {repository}: {one_line(error)}") from None
         if "/" not in repository:
             raise InputError(f"--push {repository}: give the owner too: OWNER/{repository}")
         if not get_token():
@@ -42,9 +42,5 @@ class Upload:
             )
         except Exception as error:  # its HTTP library, with errors of its own, depends on its version
             raise StepError(
-                f"--push {name}: {_line(error)}; {folder} is written, upload it with: hf upload {name} {folder}"
+                f"--push {name}: {one_line(error)}; {folder} is written, upload it with: hf upload {name} {folder}"
             ) from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

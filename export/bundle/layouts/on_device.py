@@ -14,6 +14,8 @@ from paredown.runtime.preprocessor import PIXELS, reader_file
 from paredown.runtime.selftest import open_encoder
 from paredown.tasks.registry import task_named
 
+from .common import only_length, write_labels
+
 README = """# {name}
 
 {kind} for {task}, {precision}, made by paredown. {needs}
@@ -70,8 +72,7 @@ def write_application(bundle: Path, out: Path, of: Application, place: Place = s
     place(bundle / manifest["model"], out / of.model)
     for source, name in ((reader, reader), (manifest["golden"], "golden.json")):
         shutil.copyfile(bundle / source, out / name)
-    labels = "".join(f"{' '.join(label.split())}\n" for label in manifest["labels"])
-    (out / "labels.txt").write_text(labels, encoding="utf-8")
+    write_labels(manifest, out)
     (out / "README.md").write_text(_readme(manifest, of, open_encoder(bundle, manifest).shape), encoding="utf-8")
 
 
@@ -79,7 +80,7 @@ def _readme(manifest: Mapping[str, Any], of: Application, image: tuple[int, ...]
     """`image`: its (channels, height, width); () of text."""
     rows, padded_to = manifest["batch_size"] or "rows", manifest["length_policy"]["pad_to"]
     most, images = manifest["max_length"], PIXELS in manifest["inputs"]
-    length = padded_to[0] if isinstance(padded_to, list) and len(padded_to) == 1 else "length"
+    length = only_length(manifest) or "length"
     dtype, size = ("float32", ", ".join(map(str, image))) if images else (of.integers, length)
     meaning = {
         "input_ids": f"token ids, truncated to {most}",

@@ -18,11 +18,13 @@ from paredown.tasks.registry import task_named
 
 from ...runtimes.registry import RUNTIMES
 from ..writer import copy_code
+from .common import only_length, write_labels
 
 # Requests that arrive together are run together, after waiting at most this long; up to this many rows, where no
 # serving configuration was measured.
 TRITON_MAX_BATCH = 32
 TRITON_QUEUE_DELAY_US = 1000
+ANY = -1  # a dimension of any size
 TRITON_BACKENDS = {name: r.SPEC.triton_backend for name, r in RUNTIMES.items() if r.SPEC.triton_backend}
 TOKENIZER = Path(__file__).with_name("triton_tokenizer.py")
 # How a backend calls the CPU threads of an instance: README.md of triton-inference-server/onnxruntime_backend and
@@ -47,9 +49,7 @@ def to_triton(bundle: Path, out: Path) -> None:
     model = bundle / manifest["model"]
     for file in sorted(model.parent.iterdir()):
         shutil.copyfile(file, home / manifest["version"] / file.name)
-    (home / "labels.txt").write_text(
-        "".join(f"{' '.join(label.split())}\n" for label in manifest["labels"]), encoding="utf-8"
-    )
+    write_labels(manifest, home)
     reader, shape = reader_file(manifest["inputs"]), open_encoder(bundle, manifest).shape
     (home / "config.pbtxt").write_text(triton_config(manifest, shape), encoding="utf-8")
     shutil.copyfile(bundle / reader, home / reader)
@@ -126,17 +126,11 @@ def _step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> str:
     return f"    {{\n      model_name: {_quoted(model)}\n      model_version: -1\n{lines}    }}"
 
 
-def _length(manifest: dict) -> int:
-    """The one length that the model takes; -1: any."""
-    lengths = manifest["length_policy"]["pad_to"]
-    return lengths[0] if isinstance(lengths, list) and len(lengths) == 1 else -1
-
-
 def _outputs(manifest: dict, classes: bool = True) -> str:
     """The lines of the outputs. `classes`: with the file of their labels, where they are scores of classes."""
     rows = manifest["batch_size"]
     batch = f"{rows}, " if rows else ""
-    sizes = task_named(manifest["task"]).output_dims(_length(manifest), len(manifest["labels"]))
+    sizes = task_named(manifest["task"]).output_dims(only_length(manifest) or ANY, len(manifest["labels"]))
     shape = batch + ", ".join(map(str, sizes))
     one_row = classes and len(sizes) == 1  # of scores: Triton's classification
     names = ' label_filename: "labels.txt"' if one_row else ""
@@ -154,7 +148,7 @@ def triton_config(manifest: dict, image: tuple[int, ...] = ()) -> str:
     """
     backend, serving = TRITON_BACKENDS[manifest["runtime"]], manifest.get("serving", {})
     largest = serving.get("batch_size", TRITON_MAX_BATCH)
-    rows, length = manifest["batch_size"], _length(manifest)
+    rows, length = manifest["batch_size"], only_length(manifest) or ANY
     batch = f"{rows}, " if rows else ""
     together = "" if rows else f"dynamic_batching {{\n  max_queue_delay_microseconds: {TRITON_QUEUE_DELAY_US}\n}}\n"
     kind, dims = ("FP32", ", ".join(map(str, image))) if image else ("INT64", f"{batch}{length}")

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from paredown.pipeline.results.lineage import steps_behind
+from paredown.pipeline.results.lineage import recorded_steps
 
 
 def key(letter: str) -> str:
@@ -28,7 +28,7 @@ def test_a_step_stands_on_all_whose_keys_are_in_its_inputs(tmp_path: Path) -> No
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "step.json").write_text("[")
     starts = [tmp_path / f"twin-export-{'a' * 16}", tmp_path / f"adapt-1-finetune-{'7' * 16}", tmp_path / "missing"]
-    steps, named = steps_behind(tmp_path, starts)
+    steps, named = recorded_steps(tmp_path, starts)
     assert steps == {
         "twin-export": key("a"),
         "twin-graph": key("b"),

@@ -6,20 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bundling import bundle_of
-from conftest import TASK, paredown
+from conftest import paredown
 from manifests import change_manifest
 
-from paredown.compress.models.loading import Checkpoint
 from paredown.export.bundle.layouts.docker import to_docker
 from paredown.runtime.errors import InputError
 from paredown.runtime.selftest import selftest
 from paredown.serve.config import Settings
-
-
-@pytest.fixture(scope="module")
-def made(untrained: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundle_of(untrained, TASK, tmp_path_factory.mktemp("made"))
 
 
 def test_the_build_context_is_complete(made: Path, tmp_path: Path) -> None:

@@ -7,18 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from bundling import bundle_of
-from conftest import TASK, paredown
+from conftest import paredown
 from manifests import change_manifest
 
-from paredown.compress.models.loading import Checkpoint
 from paredown.export.bundle.layouts.mobile import to_mobile
 from paredown.runtime.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def made(untrained: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundle_of(untrained, TASK, tmp_path_factory.mktemp("made"))
 
 
 def test_the_model_answers_the_golden_rows(made: Path, tmp_path: Path) -> None:
