@@ -99,6 +99,7 @@ def all_cores() -> None:
     torch.set_num_threads(training_threads())
 
 
+@functools.cache  # reading it takes milliseconds, and every key of a step holds those of seventeen
 def version(package: str) -> str | None:
     """The installed version of a distribution, or None."""
     try:
