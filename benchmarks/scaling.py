@@ -93,16 +93,10 @@ def kind_of(step: str) -> str:
 
 def write_recipe(home: Path, sizes: dict[str, int]) -> Path:
     """Data, a checkpoint of random weights and a recipe of these sizes; its path."""
-    words = sorted(word for word in write_checkpoint(home / "teacher", sizes) if word.isalpha() and word.isascii())
-    rng = random.Random(13)
+    vocabulary = write_checkpoint(home / "teacher", sizes)
     counts = {"train": sizes["rows"], "validation": max(200, min(4000, sizes["rows"] // 4))}
-    for name, count in counts.items():
-        with (home / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["text", "label"])
-            writer.writerows(
-                [" ".join(rng.choices(words, k=sizes["tokens"] - 2)), f"LABEL_{i % 2}"] for i in range(count)
-            )
+    for seed, (name, count) in enumerate(counts.items()):
+        write_rows(home / f"{name}.csv", vocabulary, count, sizes["tokens"], seed)
     given = {"recover": {"epochs": 1.0}}
     models = [
         {"name": "static", "steps": [{"static": {"epochs": 2}}]},
@@ -122,6 +116,16 @@ def write_recipe(home: Path, sizes: dict[str, int]) -> Path:
     }  # fmt: skip
     (home / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     return home / "recipe.yaml"
+
+
+def write_rows(path: Path, vocabulary: list[str], count: int, tokens: int, seed: int) -> None:
+    """Random words of the vocabulary with one of two labels; each text has so many tokens, [CLS] and [SEP] included."""
+    words = sorted(word for word in vocabulary if word.isalpha() and word.isascii())
+    rng = random.Random(seed)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows([" ".join(rng.choices(words, k=tokens - 2)), f"LABEL_{i % 2}"] for i in range(count))
 
 
 def write_checkpoint(out: Path, sizes: dict[str, int]) -> list[str]:

@@ -55,7 +55,7 @@ class Step:
     takes_what_is_there: bool = False  # of the steps that it stands on those that failed are left out
     title: str = ""  # what it does, for people who watch; none: its name
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Of what the step does and of the steps before it. Their names do not count: models may share their first
         steps, or be renamed, and nothing is done again."""

@@ -104,14 +104,13 @@ class Worker:
         return self.receive(message["seconds"])
 
     def stop(self) -> None:
+        """End the process. It has nothing to save, and one with PyTorch takes most of a second to end by itself."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        try:
+        self.process.kill()
+        self.process.wait()
+        with contextlib.suppress(BrokenPipeError):  # of what it has not read
             self.process.stdin.close()
-            self.process.wait(timeout=10)
-        except (BrokenPipeError, subprocess.TimeoutExpired):
-            self.process.kill()
-            self.process.wait()
         self.process.stdout.close()
         self.stderr.close()
 
