@@ -35,6 +35,7 @@ JOBS = {
     "cold": "bundle.cold_start:job",
     "hub": "bundle.layouts.hub_graph:job",
     "mobile": "bundle.layouts.mobile:job",
+    "npu": "bundle.layouts.npu:job",
     "open": "predictor:open_job",
     "predict": "predictor:predict_job",
 }

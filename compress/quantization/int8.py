@@ -77,10 +77,10 @@ def dynamic(source: Path, target: Path, calibration: Calibration, *, reduce_rang
     Returns what was found, for the artefact's details: `_evaluated`.
     """
     batches, task, judge = calibration.batches, calibration.task, calibration.judge
-    quantization = _onnxruntime()
+    quantization = onnxruntime_quantization()
 
     def make(model: Path, out: Path, left: Sequence[str]) -> None:
-        with _one_line("onnxruntime"):
+        with quantiser_errors("onnxruntime"):
             quantization.quantize_dynamic(
                 model,
                 out,
@@ -117,7 +117,7 @@ def static(
     products only ("Working with Quantized Types", TensorRT's developer guide); judged in the arithmetic it states.
     """
     batches, task, judge = calibration.batches, calibration.task, calibration.judge
-    quantization = _onnxruntime()
+    quantization = onnxruntime_quantization()
     of_target: dict = {"DefaultTensorType": 1, "MatMulConstBOnly": True}
     if symmetric:
         of_target |= {"ActivationSymmetric": True, "QuantizeBias": False}
@@ -140,7 +140,7 @@ def static(
             def get_next(self):  # pyright: ignore[reportIncompatibleMethodOverride]
                 return next(queue, None)
 
-        with _one_line("onnxruntime"), contextlib.redirect_stdout(io.StringIO()):  # its histograms talk
+        with quantiser_errors("onnxruntime"), contextlib.redirect_stdout(io.StringIO()):  # its histograms talk
             quantization.quantize_static(
                 model,
                 out,
@@ -205,7 +205,7 @@ def openvino_static(
     calibrating, judging = ([batches[i] for i in part] for part in apart)
     model = openvino.Core().read_model(source)
     theirs = openvino_answers(model, judging)
-    with _one_line("nncf"), contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+    with quantiser_errors("nncf"), contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         quantised = nncf.quantize(
             model,
             nncf.Dataset(calibrating),
@@ -223,7 +223,7 @@ def openvino_static(
 
 
 @contextlib.contextmanager
-def _one_line(whose: str) -> Iterator[None]:
+def quantiser_errors(whose: str) -> Iterator[None]:
     """What a quantiser raises as one line; it has asserts and bare classes for what it cannot do. SAID is not said."""
     log = logging.getLogger()
     log.addFilter(_worth_saying)
@@ -309,7 +309,7 @@ def _convolutions(model: Path) -> list[str]:
     return [node.name for node in onnx.load(model, load_external_data=False).graph.node if node.op_type == "Conv"]
 
 
-def _onnxruntime():
+def onnxruntime_quantization():
     try:
         from onnxruntime import quantization
     except ImportError as error:

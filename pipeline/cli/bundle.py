@@ -20,8 +20,9 @@ app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
 NO_COUNT = ("R2", "Spearman", "MRR")  # they hang on how far these rows are spread, or on how many passages there are
 LayoutName = Literal[
-    "plain", "archive", "triton", "hub", "oci", "docker", "kserve", "mobile", "executorch", "litert"
+    "plain", "archive", "triton", "hub", "oci", "docker", "kserve", "mobile", "executorch", "litert", "npu"
 ]  # the keys of `layouts.registry.LAYOUTS`
+ProfileName = Literal["qnn", "vitisai", "rknn"]  # those of `onnx.npu_profiles.profiles`
 BundlePath = Annotated[Path, typer.Argument(help="A bundle (directory or .tar.gz), or a run directory that holds one.")]
 PublicKey = Annotated[
     Path | None, typer.Option(help="PEM file of a public key; only a bundle signed by its private key is accepted.")
@@ -87,14 +88,29 @@ def pack(
         LayoutName,
         typer.Option(
             help="Layout: the bundle, its .tar.gz, a repository of Triton or of the Hugging Face Hub, an OCI image, "
-            "what `docker build` takes, that with a KServe InferenceService, or the files of an application that runs "
-            "ONNX Runtime's mobile package, ExecuTorch or LiteRT."
+            "what `docker build` takes, that with a KServe InferenceService, the files of an application that runs "
+            "ONNX Runtime's mobile package, ExecuTorch or LiteRT, or an ONNX model for the compiler of an NPU."
         ),
     ] = "plain",
     private_key: Annotated[Path | None, typer.Option(help="PEM file of a private key to sign the bundle with.")] = None,
     public_key: PublicKey = None,
     push: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to this repository; a new one is private.")
+    ] = None,
+    profile: Annotated[
+        ProfileName | None, typer.Option(help="Of npu: the compiler whose operators are kept to.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Of npu: rows to calibrate on, such as training rows.")] = None,
+    text_column: TextColumn = None,
+    activations: Annotated[
+        int | None, typer.Option(min=8, max=16, help="Of npu: bits of activations (default: the most of the profile).")
+    ] = None,
+    embedding: Annotated[
+        Literal["inside", "outside"] | None,
+        typer.Option(help="Of npu: whether the graph or the application looks up the embeddings (default: inside)."),
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(min=4, help="Of npu: length of every row, in tokens (default: the maximum).")
     ] = None,
 ) -> None:
     """Write a bundle in the layout of a serving system, signed if a key is given, or for the Hub."""
@@ -116,6 +132,12 @@ def pack(
             able = ", ".join(name for name, known in LAYOUTS.items() if known.upload)
             raise InputError(f"--push: for --layout {able}, not {layout}")
         publish = uploader(push)
+    asked = {"profile": profile, "data": data, "text_column": text_column, "activations": activations}
+    asked |= {"embedding": embedding, "length": length}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if other := [name for name in given if name not in LAYOUTS[layout].options]:
+        able = ", ".join(name for name, known in LAYOUTS.items() if other[0] in known.options)
+        raise InputError(f"--{other[0].replace('_', '-')}: for --layout {able}, not {layout}")
     check_key(public_key)
     with (
         unpacked(bundle) as path,
@@ -133,7 +155,7 @@ def pack(
             to_plain(path, Path(scratch))
             path = Path(scratch)
             sign(path, private_key)
-        LAYOUTS[layout].write(path, target)
+        LAYOUTS[layout].write(path, target, **given)
     out.print(f"{output_dir}: {layout}{', signed' if private_key else ''}")
     if publish is None:
         suggest(*LAYOUTS[layout].then(output_dir))

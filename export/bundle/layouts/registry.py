@@ -14,6 +14,7 @@ from .hub_upload import Upload
 from .kserve import FILE, to_kserve
 from .litert import to_litert
 from .mobile import to_mobile
+from .npu import to_npu
 from .oci import to_oci
 from .triton import to_triton
 
@@ -22,10 +23,11 @@ from .triton import to_triton
 class Layout:
     """How a bundle is laid out for one receiver."""
 
-    write: Callable[[Path, Path], None]  # takes a bundle whose files were checked and fills an empty directory
+    write: Callable[..., None]  # takes a bundle whose files were checked, an empty directory to fill, and `options`
     then: Callable[[Path], Sequence[object]]  # the command to type next, for the directory that was written
     holds_bundle: bool = True  # the bundle is in it, whole, so that its signature still means something
     upload: type[Upload] | None = None  # where it can be published from here
+    options: tuple[str, ...] = ()  # of `pack`, that are for this layout: arguments of `write`
 
 
 LAYOUTS = {
@@ -39,4 +41,10 @@ LAYOUTS = {
     "mobile": Layout(to_mobile, lambda out: ("adb", "push", out, "/data/local/tmp"), holds_bundle=False),
     "executorch": Layout(to_executorch, lambda out: ("adb", "push", out, "/data/local/tmp"), holds_bundle=False),
     "litert": Layout(to_litert, lambda out: ("adb", "push", out, "/data/local/tmp"), holds_bundle=False),
+    "npu": Layout(
+        to_npu,
+        lambda out: ("cat", out / "README.md"),
+        holds_bundle=False,
+        options=("profile", "data", "text_column", "activations", "embedding", "length"),
+    ),
 }
