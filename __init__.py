@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import Any
 
 CALLABLE = ("compress", "export")  # sub-packages and functions of the same name
-FUNCTIONS = ("run", "prune", "distill", "quantize", "bench", "load_bundle")
-TYPES = ("RunResult", "Candidate", "CompressedModel", "ExportedModel", "BenchResult", "Bundle")
+FUNCTIONS = ("run", "run_on_each", "prune", "distill", "quantize", "bench", "load_bundle")
+TYPES = ("RunResult", "MachineResults", "Candidate", "CompressedModel", "ExportedModel", "BenchResult", "Bundle")
 ERRORS = ("InputError", "StepError")
 
 __all__ = [*CALLABLE, *FUNCTIONS, *TYPES, *ERRORS, "__version__"]

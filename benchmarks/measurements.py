@@ -223,7 +223,8 @@ class Measurements(Record):
     machine: Machine
     hosts: dict[str, int] = Field(
         default={},
-        description="machines that did steps of this run, first the one that measured, and how many each did",
+        description="machines that did steps of this run, failed ones too, first the one that measured, and how many "
+        "each did",
     )
     rows: RowCounts
     data: dict[str, str] = Field(default={}, description="where the rows of each split come from")

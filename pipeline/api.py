@@ -23,6 +23,7 @@ from pydantic import ConfigDict
 from paredown.benchmarks.measuring import records
 from paredown.benchmarks.measuring.records import Interval, Record
 from paredown.benchmarks.selection.choice import CandidateResult, Certificate, Choice
+from paredown.benchmarks.selection.one_for_all import OneForAll
 from paredown.runtime.errors import InputError, StepError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from paredown.export.artifact import Artifact
     from paredown.export.predictor import Predictor
 
+    from .recipe.schema import Recipe
     from .run import Outcome
     from .single_stage import StageData
 
@@ -79,6 +81,15 @@ class RunResult:
     def table(self) -> DataFrame | list[dict[str, Any]]:
         """One row for each candidate: a DataFrame where pandas is installed, else a list of dictionaries."""
         return _frame([_row(entry) for entry in self.candidates])
+
+
+@dataclass(frozen=True)
+class MachineResults:
+    """A finished run on several machines."""
+
+    run_dir: Path
+    machines: dict[str, RunResult]  # by the name that measure_on gives each
+    one_for_all: OneForAll  # one_for_all.json: the candidate that suits all of them
 
 
 def _row(entry: Candidate) -> dict[str, Any]:
@@ -281,10 +292,37 @@ def run(
     steps are done: in this process ("local"), or on a Ray cluster ("ray": that of $RAY_ADDRESS or of this machine;
     "ray://HOST:PORT"), whose machines have to see `output_dir` under the same path, or `store`: the URL of a store in
     object storage, such as s3://BUCKET/PREFIX, which shares the steps between machines. Raises InputError, StepError.
+    A recipe that measures on several machines: `run_on_each`.
     """
+    from .run import run as run_recipe
+
+    job, run_dir = _recipe_of(recipe, output_dir)
+    outcome = run_recipe(job, run_dir, on=on, store=store)
+    return _result(outcome)
+
+
+def run_on_each(
+    recipe: str | Path | Mapping[str, Any],
+    output_dir: str | Path | None = None,
+    *,
+    on: str = "local",
+    store: str | None = None,
+) -> MachineResults:
+    """Do the job of a recipe whose `measure_on` is a list of machines; each has its results in `machines/NAME`, a run
+    directory. Arguments as those of `run`. Raises InputError; StepError where a machine has no result."""
+    from .machines import run_on_each as run_recipe
+
+    job, run_dir = _recipe_of(recipe, output_dir)
+    outcomes = run_recipe(job, run_dir, on=on, store=store)
+    outcomes.require_all()
+    results = {name: _result(outcome) for name, outcome in outcomes.machines.items()}
+    return MachineResults(outcomes.run_dir, results, outcomes.one_for_all)
+
+
+def _recipe_of(recipe: str | Path | Mapping[str, Any], output_dir: str | Path | None) -> tuple[Recipe, Path]:
+    """A recipe that was read, and its run directory."""
     from .recipe.loader import read_recipe
     from .run import default_run_dir
-    from .run import run as run_recipe
 
     if isinstance(recipe, Mapping):
         import yaml
@@ -296,9 +334,7 @@ def run(
     else:
         file = Path(recipe)
         job = read_recipe(file)
-    run_dir = default_run_dir(job, file) if output_dir is None else Path(output_dir)
-    outcome = run_recipe(job, run_dir, on=on, store=store)
-    return _result(outcome)
+    return job, default_run_dir(job, file) if output_dir is None else Path(output_dir)
 
 
 def compress(

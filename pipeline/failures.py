@@ -21,11 +21,12 @@ class Failure:
     reason: str
     path: Path | str  # to be deleted for another try
     kept: Path | None = None  # what the step started from
+    host: str = ""  # the machine that did it
 
     @staticmethod
     def of(step: str, failed: Failed, kept: Path | None = None) -> Failure:
         """The failure that the store has recorded for a step."""
-        return Failure(step, failed.reason, failed.path, kept)
+        return Failure(step, failed.reason, failed.path, kept, failed.host)
 
     def __str__(self) -> str:
         return f"step {self.step}: {self.reason}"

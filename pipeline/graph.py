@@ -94,7 +94,7 @@ def known_steps(job: Job, store: Store, *, planning: bool = True) -> Known:
 
 def planned_run(job: Job, run_dir: Path) -> Plan:
     """The plan of a job in `run_dir`, as far as it is known. Makes nothing. Raises InputError."""
-    require_here(job.recipe.measure_on)
+    _require_one(job.recipe)
     store = Store(run_dir.resolve() / "steps")
     known = known_steps(job, store)
     ledger, steps = Ledger(), []
@@ -117,6 +117,16 @@ def planned_run(job: Job, run_dir: Path) -> Plan:
         then=known.then,
         notes=list(known.job.notes),
     )
+
+
+def _require_one(recipe: Recipe) -> None:
+    """InputError where a recipe is to be measured on several machines, or on another one than this."""
+    if isinstance(recipe.measure_on, list):
+        raise InputError(
+            "measure_on: a list, and steps are planned for one machine; write a recipe for each, and share with "
+            "--store what does not depend on the machine; or: paredown run --on ray"
+        )
+    require_here(recipe)
 
 
 def _timed(step: Step) -> bool:
@@ -166,7 +176,7 @@ def do_step(
     does not, where there is no such step, or where one that comes before is missing; StepError where the step, or one
     that it stands on, has failed.
     """
-    require_here(recipe.measure_on)
+    _require_one(recipe)
     job = prepare(recipe, try_models=False)
     steps = Store(run_dir.resolve() / "steps", shared=None if store is None else open_store(store))
     steps.clean()

@@ -31,7 +31,7 @@ from .dry_run import take_longest
 from .inputs import StageInputs
 from .model_checks import Start, check_steps
 from .progress import Report
-from .recipe.schema import BASELINE, Model, Recipe, Target
+from .recipe.schema import BASELINE, MeasureOn, Model, Recipe, Target
 from .spelling import in_recipe
 from .store import Done, key_of
 
@@ -158,6 +158,10 @@ class Job:
         return wanted.model_copy(
             update={"batch_sizes": sizes, "lengths": wanted.lengths or self.recipe.lengths or None}
         )
+
+    def measured_on(self, one: MeasureOn | None) -> Job:
+        """The job for one of the machines that its recipe names."""
+        return replace(self, recipe=self.recipe.model_copy(update={"measure_on": one}))
 
     def inputs(self, checkpoint: Checkpoint, train: Rows | None = None) -> StageInputs:
         """What a stage works on, that starts from `checkpoint`. `train`: its training rows, where they are not all."""
@@ -347,6 +351,19 @@ def further_name(candidate: Candidate) -> str:
 def sitting_name(number: int) -> str:
     """The step of a sitting; `number` from 0."""
     return f"measure-{number + 1}"
+
+
+def made_of(job: Job, candidate: Candidate, keys: Mapping[str, str]) -> str:
+    """A key of a candidate's model before quantisation, its runtime and its precision: of a cascade those of its models
+    and how much each may lose. `keys`: of the steps of the plan, by name."""
+
+    def model_of(model: Model) -> object:
+        if model.cascade is None:
+            return keys[graph_name(model)]
+        parts = [model_of(job.model(name)) for name in (model.cascade.first, model.cascade.then)]
+        return [model.cascade.max_drop, *parts]
+
+    return key_of({"model": model_of(candidate.model), **candidate.target.model_dump()})
 
 
 def has_scores(job: Job | StageInputs, settings: Stage) -> bool:

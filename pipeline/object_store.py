@@ -173,13 +173,13 @@ class ObjectStore:
         text = self._read(f"{key}/{FAILED}")
         with suppress(ValueError, KeyError, TypeError):
             if text is not None and (found := json.loads(text))["key"] == key:
-                return Failed(f"{self.url}/{key}/{FAILED}", str(found["reason"]))
+                return Failed(f"{self.url}/{key}/{FAILED}", str(found["reason"]), str(found.get("host", "")))
         return None
 
     def fail(self, key: str, record: dict) -> Failed:
-        """Record that a step gave no result to be trusted; `record` has its `reason`."""
+        """Record that a step gave no result to be trusted; `record` has its `reason` and its `host`."""
         self.write(f"{key}/{FAILED}", json.dumps(record | {"key": key}, indent=1).encode())
-        return Failed(f"{self.url}/{key}/{FAILED}", record["reason"])
+        return Failed(f"{self.url}/{key}/{FAILED}", record["reason"], record["host"])
 
     @contextmanager
     def seen(self) -> Iterator[str]:

@@ -79,11 +79,11 @@ class Asked:
 @contextmanager
 def cluster(
     address: str | None, job: Job, run_dir: Path, store: ObjectStore | None = None
-) -> Iterator[tuple[Job, RayCluster]]:
-    """Connect to a cluster, check its machines, and give the job as it is planned for them: `address` None is that of
-    $RAY_ADDRESS, of this machine, or a new one here; `store`: a store in object storage, in place of a shared run
-    directory. InputError where a machine has other versions or does not see the run directory (or the store), or
-    where none is the one that the recipe measures on."""
+) -> Iterator[list[tuple[Job, RayCluster]]]:
+    """Connect to a cluster, check its machines, and give the job as it is planned for each that measures: `address`
+    None is that of $RAY_ADDRESS, of this machine, or a new one here; `store`: a store in object storage, in place of a
+    shared run directory. InputError where a machine has other versions or does not see the run directory (or the
+    store), or where one that the recipe measures on is not there."""
     try:
         import ray
         import ray.exceptions
@@ -109,24 +109,31 @@ def cluster(
             signal.signal(signal.SIGTERM, ended)  # Ray has set its own
         nodes = _nodes(ray, job.recipe, run_dir, store)
         _check(nodes, (run_dir / ".lock").read_text() if store is None else None)
-        measuring = _measuring(job.recipe.measure_on, nodes, ray)
-        if measuring.lacks:
-            raise InputError(f"{measuring.host}: {measuring.lacks}")
-        computing = [node for node in nodes if node.id != measuring.id and node.cores] or [measuring]
+        measuring = _measuring(job.recipe.machines, nodes, ray)
+        for node in measuring:
+            if node.lacks:
+                raise InputError(f"{node.host}: {node.lacks}")
+        computing = [node for node in nodes if node not in measuring and node.cores] or measuring
         least = min(node.cores for node in computing)
         if not least:
             raise InputError("the cluster has no cores for paredown: start its machines without --num-cpus 0")
         threads = training_threads() if os.environ.get("OMP_NUM_THREADS") else least
         names = ", ".join(f"{node.host} ({node.cores} cores)" for node in nodes)
         link = f"; dashboard: http://{context.dashboard_url}" if getattr(context, "dashboard_url", "") else ""
-        tell([f"Ray: {names}; {measuring.host} measures; {threads} threads train{link}"])
-        here = replace(job, machine=measuring.machine, threads=threads)
+        verb = "measures" if len(measuring) == 1 else "measure"
+        said = f"{' and '.join(node.host for node in measuring)} {verb}"
+        tell([f"Ray: {names}; {said}; {threads} threads train{link}", *_same_kind(measuring)])
         cpus = min(threads, least)
-        yield here, RayCluster(
-            ray, run_dir, measuring, computing[0] is not measuring, threads, cpus,
-            sum(node.cores // cpus for node in computing), {node.id: node.host for node in nodes},
-            None if store is None else store.url,
-        )  # fmt: skip
+        engines = [
+            RayCluster(
+                ray, run_dir, node, computing is not measuring, threads, cpus,
+                sum(node.cores // cpus for node in computing), {node.id: node.host for node in nodes},
+                None if store is None else store.url, tuple(node.id for node in measuring),
+            )
+            for node in measuring
+        ]  # fmt: skip
+        jobs = [replace(job.measured_on(one), threads=threads) for one in job.recipe.machines or [None]]
+        yield [(replace(one, machine=at.measuring.machine), at) for one, at in zip(jobs, engines, strict=True)]
     finally:
         ray.shutdown()
 
@@ -204,21 +211,44 @@ def _check(nodes: list[Node], held: str | None) -> None:
             )
 
 
-def _measuring(wanted: MeasureOn | None, nodes: list[Node], ray: Any) -> Node:
-    """The machine that the recipe measures on; where it names none, the one of this process."""
-    if wanted is None:
+def _measuring(wanted: list[MeasureOn], nodes: list[Node], ray: Any) -> list[Node]:
+    """The machines that the recipe measures on, one for each that it names; the one of this process where it names
+    none."""
+    if not wanted:
         mine = ray.get_runtime_context().get_node_id()
-        return next(node for node in nodes if node.id == mine)
-    for node in nodes:
-        if wanted.matches(node.labels.get(LABEL), fingerprint(node.machine)):
-            return node
-    there = ", ".join(
+        return [node for node in nodes if node.id == mine]
+    found: list[Node] = []
+    for one in wanted:
+        node = next((node for node in nodes if one.matches(node.labels.get(LABEL), fingerprint(node.machine))), None)
+        if node is None:
+            raise InputError(
+                f"measure_on: no machine of the cluster is {one}; there are {_described(nodes)} (give a label with: "
+                f"ray start --labels {LABEL}=NAME)"
+            )
+        if node in found:
+            other = wanted[found.index(node)]
+            raise InputError(f"measure_on: {node.host} is {other} and {one}; name each machine once")
+        found.append(node)
+    return found
+
+
+def _described(nodes: list[Node]) -> str:
+    """Label and fingerprint of each machine, for an error."""
+    return ", ".join(
         f"{node.host}: {node.labels.get(LABEL, 'no label')}, {fingerprint(node.machine)[:8]}" for node in nodes
     )
-    raise InputError(
-        f"measure_on: no machine of the cluster is {wanted}; there are {there} (give a label with: ray start "
-        f"--labels {LABEL}=NAME)"
-    )
+
+
+def _same_kind(measuring: list[Node]) -> list[str]:
+    """A note for machines with one fingerprint: the keys of their steps are the same."""
+    kinds: dict[str, list[str]] = {}
+    for node in measuring:
+        kinds.setdefault(fingerprint(node.machine), []).append(node.host)
+    return [
+        f"{' and '.join(hosts)} have the same fingerprint: what {hosts[0]} has measured is the result of all of them"
+        for hosts in kinds.values()
+        if len(hosts) > 1
+    ]
 
 
 def _on(ray: Any, node: str) -> Any:
@@ -241,6 +271,7 @@ class RayCluster:
     slots: int  # trainings that fit at the same time
     hosts: Mapping[str, str]  # names by Ray's numbers
     store: str | None = None  # URL of the store in object storage
+    all_measuring: tuple[str, ...] = ()  # Ray's numbers of all machines that measure
 
     def workers(self, planned: Planned, store: Store, reporter: Reporter) -> AbstractContextManager[_Tasks]:
         """Tasks for the steps of a plan; those that still run when it is left are cancelled."""
@@ -316,7 +347,7 @@ class _Tasks:
             node = self.cluster.measuring
             options |= {"num_cpus": node.cores, "scheduling_strategy": _on(ray, node.id)}
         elif self.cluster.apart:
-            options["label_selector"] = {"ray.io/node-id": f"!{self.cluster.measuring.id}"}
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self.cluster.all_measuring)})"}
         shown = ExitStack()
         report = shown.enter_context(self.reporter.step(step.name, step.title))
         ref = work.options(**options).remote(self.asked, step.name, step.key, alone, self.board)
@@ -342,7 +373,7 @@ class _Tasks:
     def _require_machines(self) -> None:
         """StepError where no machine is left that could do what runs: its task would wait without end."""
         living = {node["NodeID"] for node in self.cluster.ray.nodes() if node["Alive"]}
-        there, others = self.cluster.measuring.id in living, living - {self.cluster.measuring.id}
+        there, others = self.cluster.measuring.id in living, living - {*self.cluster.all_measuring}
         if self.alone and not there:
             raise StepError(
                 f"{self.cluster.measuring.host}, which measures, is gone; start it, and run it again: {KEPT}"

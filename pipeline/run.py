@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,20 +11,21 @@ from pathlib import Path
 from paredown.benchmarks.measurements import Adapted, Measurements, SearchSummary
 from paredown.benchmarks.report.report import RESOLVED, rerun
 from paredown.benchmarks.selection.choice import Choice
+from paredown.export.bundle.archive import MACHINES
 from paredown.export.hardware import fingerprint
 from paredown.runtime.errors import InputError, StepError
 
 from .engine import HERE, Engine, Planned, Plans, Results, do_all
 from .estimates import row_seconds
 from .failures import Failure, Ledger, sentences, steps_behind
-from .job import Job, Step, prepare
+from .job import Job, Step, made_of, prepare
 from .object_store import ObjectStore, open_store
 from .plan import plan
 from .progress import tell
 from .recipe.loader import resolved
-from .recipe.schema import MeasureOn, Recipe, Search
+from .recipe.schema import Recipe, Search
 from .results.journal import PUBLISHED, STAMP, finish
-from .results.measurements import measurements_of, read_measurements
+from .results.measurements import hosts_of, measurements_of, read_measurements
 from .results.publish import as_typed, decide, is_published, publish, read_choice
 from .results.trackers import track
 from .search import SEARCH, Found, explore, found_models, search_step, with_models
@@ -47,6 +48,7 @@ class Outcome:
     job: Job  # as its `adapt` steps and its search left it
     seconds: float  # that its steps took, those of an earlier run too
     failed: list[str]  # one line for each step that failed: what it has cost, why, and how to try it again
+    made_of: dict[str, str]  # by candidate a key of its model before quantisation, its runtime and its precision
 
 
 def default_run_dir(recipe: Recipe, file: Path) -> Path:
@@ -63,55 +65,83 @@ def run(
     store: str | None = None,
 ) -> Outcome:
     """Do the job of a recipe in `run_dir`; what an earlier run (`older`: or one elsewhere) finished is not done again.
-    `told`: notes on the data that were said before; `on`: where the steps are done, as `opened` has it; `store`: URL of
-    a store in object storage, with which the steps are shared (object_store.py).
+    It measures on one machine; on several: machines.py. `told`: notes on the data that were said before; `on`: where
+    the steps are done, as `_places` has it; `store`: URL of a store in object storage, with which the steps are shared
+    (object_store.py).
 
     A step that gives no result to be trusted ends nothing but the candidates that stand on it, and is not tried again.
     Raises InputError for bad input, StepError when the checkpoint itself fails or no candidate is left: then what an
     earlier run has published stays as it was.
     """
-    if on not in (LOCAL, RAY) and not on.startswith(f"{RAY}://"):
-        raise InputError(f"--on {on}: {LOCAL}, {RAY} or {RAY}://HOST:PORT is expected")
     run_dir = run_dir.resolve()
-    job = prepare(recipe, try_models=False, measures=on == LOCAL)
-    shared = None if store is None else open_store(store)  # writes there: not for a recipe that is refused
-    tell([note for note in job.notes if note not in told])
-    with lock(run_dir), opened(on, job, run_dir, shared) as (job, engine):
-        steps = Store(run_dir / "steps", None if older is None else older.resolve() / "steps", shared=shared)
-        try:
-            finish(run_dir)
-            return _run(job, run_dir, steps, engine)
-        except OSError as error:
-            raise disk_error(error, run_dir) from error
-        except StepError as error:
-            bundle = run_dir / "bundle"
-            there = f"; the bundle of the earlier run is still there: {bundle}" if bundle.exists() else ""
-            raise StepError(f"{error}{there}") from error
-
-
-def require_here(wanted: MeasureOn | None) -> None:
-    """InputError where a recipe is to be measured on another machine than this one."""
-    if wanted is not None and not wanted.matches(None, fingerprint()):
-        run_there = "" if wanted.fingerprint is None else ", or run there"
+    if isinstance(recipe.measure_on, list):
+        raise InputError("measure_on: a list of machines has a result for each; from Python: paredown.run_on_each")
+    if (run_dir / MACHINES).is_dir():
         raise InputError(
-            f"measure_on: the machine {wanted} is to measure, and this one has fingerprint {fingerprint()[:8]}; reach "
-            f"it with --on {RAY}{run_there}"
+            f"{run_dir / MACHINES}: the results of a run on several machines; give another --output-dir, or remove it: "
+            "finished steps are kept"
         )
+    with opened(recipe, run_dir, told, on, store) as ([(job, engine)], shared):
+        steps = Store(run_dir / "steps", None if older is None else older.resolve() / "steps", shared=shared)
+        return run_job(job, run_dir, steps, engine)
 
 
 @contextmanager
-def opened(on: str, job: Job, run_dir: Path, shared: ObjectStore | None = None) -> Iterator[tuple[Job, Engine]]:
-    """Where steps are done, and the job as it is planned there: `local`, or a Ray cluster: `ray`, the one of
-    $RAY_ADDRESS or of this machine, or its address, `ray://HOST:PORT`, whose machines share the run directory or the
-    store `shared`. InputError where it measures elsewhere."""
+def opened(
+    recipe: Recipe, run_dir: Path, told: Collection[str], on: str, store: str | None
+) -> Iterator[tuple[Sequence[tuple[Job, Engine]], ObjectStore | None]]:
+    """Prepare a recipe, and hold the run directory. For each machine that measures the job as it is planned for it and
+    where its steps are done; and the store in object storage. Arguments and errors as those of `run`."""
+    if on not in (LOCAL, RAY) and not on.startswith(f"{RAY}://"):
+        raise InputError(f"--on {on}: {LOCAL}, {RAY} or {RAY}://HOST:PORT is expected")
+    job = prepare(recipe, try_models=False, measures=on == LOCAL)
+    shared = None if store is None else open_store(store)  # writes there: not for a recipe that is refused
+    tell([note for note in job.notes if note not in told])
+    with lock(run_dir), _places(on, job, run_dir, shared) as places:
+        yield places, shared
+
+
+def run_job(job: Job, run_dir: Path, steps: Store, engine: Engine) -> Outcome:
+    """Do the job in a run directory that this process holds."""
+    try:
+        finish(run_dir)
+        return _run(job, run_dir, steps, engine)
+    except OSError as error:
+        raise disk_error(error, run_dir) from error
+    except StepError as error:
+        bundle = run_dir / "bundle"
+        there = f"; the bundle of the earlier run is still there: {bundle}" if bundle.exists() else ""
+        raise type(error)(f"{error}{there}") from error
+
+
+def require_here(recipe: Recipe) -> None:
+    """InputError where a recipe is to be measured on another machine than this one."""
+    elsewhere = [one for one in recipe.machines if not one.matches(None, fingerprint())]
+    if not elsewhere:
+        return
+    run_there = ", or run there" if len(recipe.machines) == 1 and elsewhere[0].fingerprint else ""
+    those = " or ".join(f"the one {one}" for one in elsewhere)
+    raise InputError(
+        f"measure_on: this machine, of fingerprint {fingerprint()[:8]}, is not {those}; reach "
+        f"{'it' if len(elsewhere) == 1 else 'them'} with --on {RAY}{run_there}"
+    )
+
+
+@contextmanager
+def _places(
+    on: str, job: Job, run_dir: Path, shared: ObjectStore | None = None
+) -> Iterator[Sequence[tuple[Job, Engine]]]:
+    """Where steps are done, and the job as it is planned there, for each machine that measures: `local`, or a Ray
+    cluster: `ray`, the one of $RAY_ADDRESS or of this machine, or its address, `ray://HOST:PORT`, whose machines share
+    the run directory or the store `shared`. InputError where it measures elsewhere."""
     if on == LOCAL:
-        require_here(job.recipe.measure_on)
-        yield job, HERE
+        require_here(job.recipe)
+        yield [(job.measured_on(one), HERE) for one in job.recipe.machines or [None]]
     else:
         from .ray_cluster import cluster
 
-        with cluster(None if on == RAY else on, job, run_dir, shared) as (job, engine):
-            yield job, engine
+        with cluster(None if on == RAY else on, job, run_dir, shared) as places:
+            yield places
 
 
 def _run(job: Job, run_dir: Path, store: Store, engine: Engine) -> Outcome:
@@ -144,6 +174,7 @@ def _run(job: Job, run_dir: Path, store: Store, engine: Engine) -> Outcome:
                     for name, step in changed.done.items()
                 },
                 "search": _found(searched),
+                "hosts": hosts_of(job, results, changed, searched),
             }
         )
         text = json.dumps(measurements.to_json()) + "\n"
@@ -157,7 +188,9 @@ def _run(job: Job, run_dir: Path, store: Store, engine: Engine) -> Outcome:
     choice = read_choice(run_dir, measurements)
     ran = changed.ran + searched.ran + results.ran
     seconds = sum(step.seconds for step in results.done.values())
-    return Outcome(run_dir, choice, measurements, len(steps), ran, fresh, job, seconds, sentences(job, failed))
+    keys = {step.name: step.key for step in steps}
+    models = {candidate.name: made_of(job, candidate, keys) for candidate in job.candidates}
+    return Outcome(run_dir, choice, measurements, len(steps), ran, fresh, job, seconds, sentences(job, failed), models)
 
 
 def with_estimates(job: Job, store: Store, plans: Plans) -> list[Step]:

@@ -44,10 +44,12 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A step without a result to be trusted: the directory (or the URL of the object) that says so, and why."""
+    """A step without a result to be trusted: the directory (or the URL of the object) that says so, why, and the
+    machine that did it; empty where an older version did."""
 
     path: Path | str
     reason: str
+    host: str = ""
 
 
 class DiskError(StepError):
@@ -117,7 +119,7 @@ class Store:
         with suppress(FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             marker = json.loads((path / FAILED).read_bytes())
             if marker["key"] == key:
-                return Failed(path, str(marker["reason"]))
+                return Failed(path, str(marker["reason"]), str(marker.get("host", "")))
         return None if self.shared is None else self.shared.failure(key)
 
     def _agree(self, shared: Shared, path: Path, key: str, here: Done | None) -> Done | None:
@@ -198,16 +200,16 @@ class Store:
         """
         if self.shared is not None and (found := self.find(name, key)) is not None:
             return found
-        path = self._path(name, key)
+        path, why = self._path(name, key), {"reason": reason, "host": self.host}
         with self._scratch(path) as scratch:
             if traceback:
                 (scratch / "traceback.txt").write_text(traceback, encoding="utf-8")
             if self.shared is None:
-                write_atomic(scratch / FAILED, json.dumps({"key": key, "inputs": inputs, "reason": reason}, indent=1))
+                write_atomic(scratch / FAILED, json.dumps({"key": key, "inputs": inputs, **why}, indent=1))
             there = self._publish(scratch, path, key) if any(scratch.iterdir()) else None
         if self.shared is not None:
-            return there or self.shared.fail(key, {"name": name, "reason": reason})
-        return there or Failed(path, reason)
+            return there or self.shared.fail(key, {"name": name, **why})
+        return there or Failed(path, **why)
 
     @contextmanager
     def claim(self, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:

@@ -24,6 +24,7 @@ HEADER_LIMIT = 2**20  # bytes of one extended header
 HEADERS_LIMIT = 2**23  # of all headers together
 FILES_LIMIT = 1000
 BLOCK = 512  # of a tar archive
+MACHINES = "machines"  # in a run directory those of several machines, where the recipe's `measure_on` is a list
 CHUNK = 2**18  # bytes that are read at once
 GZIP = 16 + zlib.MAX_WBITS
 MAGIC = b"\x1f\x8b"  # what a gzip file begins with
@@ -268,6 +269,9 @@ def unpacked(bundle: Path, seconds: float | None = None) -> Iterator[Path]:
     within `seconds`."""
     if bundle.is_dir():
         inner = bundle / "bundle"
+        of_machines = [str(file.parents[1]) for file in sorted(bundle.glob(f"{MACHINES}/*/bundle/{MANIFEST}"))]
+        if of_machines and not inner.exists():
+            raise InputError(f"{bundle}: a run on several machines; give that of one: {', '.join(of_machines)}")
         yield inner if (inner / MANIFEST).is_file() and not (bundle / MANIFEST).exists() else bundle
     elif bundle.is_file():
         with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:

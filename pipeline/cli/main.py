@@ -40,6 +40,7 @@ from .help import PREFIX, VERBOSE, Grouped, arrange, commands_of, for_all, hoist
 from .options import fields, with_options
 
 if TYPE_CHECKING:
+    from ..machines import Outcomes
     from ..run import Outcome
 
 app = typer.Typer(
@@ -181,6 +182,7 @@ def run(
     everything: Everything = False,
 ) -> None:
     """Run a recipe from the checkpoint to the bundle; run it again to resume."""
+    from ..machines import run_on_each
     from ..recipe.loader import read_recipe
     from ..run import LOCAL, default_run_dir
     from ..run import run as run_recipe
@@ -191,6 +193,9 @@ def run(
     if on != LOCAL and (baseline is not None or dry_run):
         given = "--dry-run shows the plan" if dry_run else "--baseline compares two bundles"
         raise InputError(f"{given} of this machine: leave --on {on} out")
+    each = isinstance(job.measure_on, list)
+    if each and baseline is not None:
+        raise InputError("--baseline compares two bundles, and each machine of measure_on has one: leave it out")
     if baseline is not None:
         replacing.old_bundle(baseline)
     run_dir = output_dir or default_run_dir(job, recipe)
@@ -198,6 +203,9 @@ def run(
         raise InputError(f"--baseline {baseline}: the run would overwrite it; give another --output-dir")
     if dry_run:
         _show_plan(job, run_dir)
+        return
+    if each:
+        _show_each(run_on_each(job, run_dir, on=on, store=store), everything)
         return
     outcome = run_recipe(job, run_dir, baseline, on=on, store=store)
     _show(outcome, everything)
@@ -223,6 +231,21 @@ def _show(outcome: Outcome, everything: bool) -> None:
     results.show_choice(outcome.choice, outcome.measurements, outcome.run_dir, everything)
     for line in outcome.failed:
         out.print(f"failed: {line}", soft_wrap=True)
+
+
+def _show_each(outcomes: Outcomes, everything: bool) -> None:
+    """What a run on several machines came to: each machine's result, then the candidate for all of them."""
+    from paredown.export.bundle.archive import MACHINES
+
+    from .result_view import for_all_machines
+
+    for name, outcome in outcomes.machines.items():
+        out.print(f"{name}:")
+        _show(outcome, everything)
+        out.print()
+    for line in for_all_machines(outcomes.one_for_all, outcomes.run_dir / MACHINES):
+        out.print(line, soft_wrap=True)
+    outcomes.require_all()
 
 
 @app.command()
@@ -327,10 +350,10 @@ def init(
 @app.command()
 def schema(
     of: Annotated[
-        Literal["recipe", "choice", "measurements", "bench", "manifest", "artifact", "plan"],
+        Literal["recipe", "choice", "one_for_all", "measurements", "bench", "manifest", "artifact", "plan"],
         typer.Option(
-            help="A recipe, choice.json, measurements.json, what `bench --json` writes, manifest.json, artifact.json, "
-            "or what `plan` prints."
+            help="A recipe, choice.json, one_for_all.json, measurements.json, what `bench --json` writes, "
+            "manifest.json, artifact.json, or what `plan` prints."
         ),
     ] = "recipe",
 ) -> None:
@@ -338,6 +361,7 @@ def schema(
     from paredown.benchmarks.measurements import Measurements
     from paredown.benchmarks.measuring.records import BenchResult, schema_of
     from paredown.benchmarks.selection.choice import Choice
+    from paredown.benchmarks.selection.one_for_all import OneForAll
     from paredown.export.artifact import artifact_schema
     from paredown.runtime.manifest import SCHEMA_FILE
 
@@ -347,6 +371,7 @@ def schema(
     written = {
         "recipe": recipe_schema,
         "choice": lambda: schema_of(Choice, "serialization"),
+        "one_for_all": lambda: schema_of(OneForAll, "serialization"),
         "measurements": lambda: schema_of(Measurements),
         "bench": lambda: schema_of(BenchResult),
         "manifest": SCHEMA_FILE.read_text,

@@ -32,6 +32,7 @@ from paredown.benchmarks.report.text import (
     why_not,
 )
 from paredown.benchmarks.selection.choice import CandidateResult, Choice, known
+from paredown.benchmarks.selection.one_for_all import OneForAll
 
 SHOWN = 5  # rows, unless all are asked for
 WIDE = 110  # columns from which on the speed-up, the cost and full names are shown
@@ -83,10 +84,39 @@ def nearest_rows(choice: Choice) -> list[CandidateResult]:
     return [entry for entry in able if entry.name in kept]
 
 
+def for_all_machines(found: OneForAll, run_dirs: Path) -> list[Text]:
+    """The candidate that suits several machines, what each of them loses with it, and how it is selected. `run_dirs`:
+    where each machine has its run directory."""
+    head = Text.assemble(("One for all: ", "bold"), (found.name or "none", "bold green"))
+    lines = [head, Text(f"  {found.why}")]
+    for name, on in found.machines.items():
+        more = 100 * (on.cost_vs_own - 1)
+        cost = (
+            f"{abs(more):.0f} % {'more' if more > 0 else 'less'} cost than"
+            if not on.costs_tie
+            else "a tie in cost with"
+        )
+        against = "its own choice" if on.name == on.own else f"{cost} its own choice, {on.own}"
+        speed = short_times(on.speedup_vs_baseline, on.speedup_ci, on.noisy)
+        said = f"{against}; {speed} PyTorch; loss {on.drop_validation:+.1f} ({on.drop_upper:.1f}) points"
+        lines.append(Text(f"  {name}: {said}"))
+    for name, on in found.machines.items():
+        if on.name != on.own:
+            path = str(_as_typed(run_dirs / name))
+            command = shlex.join(["paredown", "choose", path, "--candidate", on.name])
+            lines.append(Text.assemble(("Next:   ", "bold"), (command, "cyan")))
+    return lines
+
+
+def _as_typed(run_dir: Path) -> Path:
+    """A run directory relative to the working directory, where it is below that."""
+    near = Path(os.path.relpath(run_dir))
+    return near if ".." not in near.parts else run_dir
+
+
 def next_commands(choice: Choice, run_dir: Path) -> list[Text]:
     """Where report and bundle are, and what people do with a run, to be pasted: each one line, however long."""
-    near = Path(os.path.relpath(run_dir))
-    path = near if ".." not in near.parts else run_dir
+    path = _as_typed(run_dir)
     commands = [["paredown", "serve", str(path / "bundle")], ["paredown", "report", str(path), "--all"]]
     if choice.rule.rule == "cheapest":
         commands.append(["paredown", "choose", str(path), "--max-drop", f"{2 * choice.rule.max_drop or 1:g}"])

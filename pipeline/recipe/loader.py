@@ -16,7 +16,7 @@ from paredown.compress.data.readers import READERS
 from paredown.runtime.errors import InputError, nearest
 
 from ..progress import tell
-from .schema import Adapt, Recipe, Step
+from .schema import ONE, SEVERAL, Adapt, Recipe, Step
 
 SIZE_LIMIT = 1_000_000  # bytes; a recipe is a page of text
 RENAMED = {"looks": "evaluations_per_epoch"}  # former names of keys (the table in docs/compression.md)
@@ -140,7 +140,7 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
 def _first_error(path: Path, node: Any, error: ValidationError) -> str:
     """One line for the first problem: file, line, key, what was expected, the nearest key."""
     problem = error.errors(include_url=False)[0]
-    location = [part for part in problem["loc"] if part != "[key]"]
+    location = [part for part in problem["loc"] if part not in ("[key]", ONE, SEVERAL)]
     line, model = _walk(node, location)
     key = ".".join(str(part) for part in location) or "recipe"
     where = f"{path}, line {line}: "

@@ -5,9 +5,10 @@ Every field is described once, here or beside the stage that uses it; unknown ke
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from paredown.benchmarks.measuring.latency import LatencySettings
 from paredown.benchmarks.selection.cost import Prices
@@ -37,6 +38,8 @@ from paredown.tasks.registry import TASKS, task_named
 from .task_support import features_of
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
+LABEL = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"  # what Ray takes as the value of a label
+ONE, SEVERAL = "[one]", "[several]"  # the two forms of measure_on, in pydantic's location of an error
 
 
 def _known(name: str) -> str:
@@ -255,9 +258,11 @@ def _in_quotes(given: object) -> object:
 
 
 class MeasureOn(Settings):
-    """The machine that a run measures on; one of the two."""
+    """A machine that a run measures on; one of the two."""
 
-    label: str | None = Field(default=None, description="its label in a Ray cluster: ray start --labels paredown=NAME")
+    label: Annotated[str, Field(pattern=LABEL)] | None = Field(
+        default=None, description="its label in a Ray cluster: ray start --labels paredown=NAME"
+    )
     fingerprint: Annotated[str, BeforeValidator(_in_quotes), Field(pattern="^[0-9a-f]{8,64}$")] | None = Field(
         default=None, description="the beginning of its fingerprint, as `paredown doctor` prints it"
     )
@@ -272,8 +277,25 @@ class MeasureOn(Settings):
         """Whether it is the machine with this label and fingerprint."""
         return label == self.label if self.label is not None else fingerprint.startswith(self.fingerprint or "")
 
+    @property
+    def name(self) -> str:
+        """What its results are kept under, of several machines."""
+        return self.label or self.fingerprint or ""
+
     def __str__(self) -> str:
         return f"labelled {self.label}" if self.label is not None else f"of fingerprint {self.fingerprint}"
+
+
+def _each_once(given: list[MeasureOn]) -> list[MeasureOn]:
+    """ValueError for a machine that is named twice, by the beginning of its fingerprint too."""
+    for one, other in combinations(given, 2):
+        short, long = sorted((one.name, other.name), key=len)
+        if short == long or (one.label is None and other.label is None and long.startswith(short)):
+            raise ValueError(f"the machine {other} is given twice; name each once")
+    return given
+
+
+MeasureOnEach = Annotated[list[MeasureOn], Field(min_length=1), AfterValidator(_each_once)]
 
 
 class Recipe(Settings):
@@ -326,8 +348,16 @@ class Recipe(Settings):
         default_factory=dict, description="limits of the parity gate, where the defaults do not fit"
     )
     latency: LatencySettings = Field(default_factory=LatencySettings, description="how latency is measured")
-    measure_on: MeasureOn | None = Field(
-        default=None, description="the machine that measures (default: this one); another one is reached with --on ray"
+    measure_on: (
+        Annotated[
+            Annotated[MeasureOn, Tag(ONE)] | Annotated[MeasureOnEach, Tag(SEVERAL)],
+            Discriminator(lambda given: SEVERAL if isinstance(given, list) else ONE),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="the machine that measures (default: this one); another one is reached with --on ray. A list: one "
+        "machine of each kind, with measurements, choice and bundle for each",
     )
     cost: Prices = Field(default_factory=Prices, description="what serving costs")
     choose: ChooseSettings = Field(default_factory=ChooseSettings, description="selection rule")
@@ -368,6 +398,11 @@ class Recipe(Settings):
         if not any(RUNTIMES[target.runtime].SPEC.in_bundles for target in self.targets):
             raise ValueError("targets: at least one runtime besides pytorch is needed, a bundle runs without torch")
         return self
+
+    @property
+    def machines(self) -> list[MeasureOn]:
+        """The machines that measure; empty where it names none."""
+        return self.measure_on if isinstance(self.measure_on, list) else [self.measure_on] if self.measure_on else []
 
     def tolerance(self, precision: str) -> Tolerance:
         """The parity gate's limits for a precision."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from paredown.benchmarks.measuring.latency import CONTROL, Timing
 from paredown.benchmarks.statistics.calibration import calibration_error
 from paredown.benchmarks.statistics.metric_intervals import worst_flips
 from paredown.compress.config import Prune
+from paredown.export.bundle.archive import MACHINES
 from paredown.runtime.answers import softmax
 from paredown.runtime.errors import InputError
 from paredown.runtime.preprocessor import Preprocessor
 
+from ..engine import Results
 from ..failures import Failure, failures_of
 from ..job import (
     ORIGIN,
@@ -73,7 +75,7 @@ def measurements_of(
     candidates, texts = [], job.validation.texts
     encoder, most, gold = job.checkpoint.encoder(), job.task.reference_rows, job.task.row_labels(job.validation)
     lost = failures_of(job, failed)
-    sittings = [done[name] for i in range(job.recipe.latency.processes) if (name := sitting_name(i)) in done]
+    sittings = _sittings(job, done)
     for candidate in job.candidates:
         common = {
             "name": candidate.name,
@@ -113,7 +115,6 @@ def measurements_of(
         metric=job.task.metric_name,
         labels=list(job.checkpoint.labels),
         machine=Machine(**job.machine),
-        hosts=_hosts(sittings, done),
         rows=RowCounts(
             train=len(job.train.starts),
             unlabeled=len(job.unlabeled.starts) if job.unlabeled else 0,
@@ -145,10 +146,18 @@ def measurements_of(
     )
 
 
-def _hosts(sittings: Sequence[Done], done: Mapping[str, Done]) -> dict[str, int]:
-    """How many steps each machine did, that of the sittings first."""
-    counts = Counter(step.host for step in done.values())
-    return {name: counts[name] for name in dict.fromkeys(step.host for step in (*sittings, *done.values())) if name}
+def _sittings(job: Job, done: Mapping[str, Done]) -> list[Done]:
+    return [done[name] for i in range(job.recipe.latency.processes) if (name := sitting_name(i)) in done]
+
+
+def hosts_of(job: Job, measured: Results, *before: Results) -> dict[str, int]:
+    """How many steps each machine did, those that failed too, that of the sittings first. `before`: the results of
+    `adapt` and of the search. Models may share a step, which counts once."""
+    hosts: dict[Path | str, str] = {step.path: step.host for step in _sittings(job, measured.done)}
+    for results in (measured, *before):
+        hosts |= {step.path: step.host for step in results.done.values()}
+        hosts |= {failure.path: failure.host for failure in results.failed.values()}
+    return {host: count for host, count in Counter(hosts.values()).items() if host}
 
 
 def commit_of(directory: Path) -> str | None:
@@ -279,6 +288,9 @@ def read_measurements(run_dir: Path) -> Measurements:
         if found.entry(found.baseline).timing is None or not all(all(timing.turns.values()) for timing in timed):
             raise ValueError("no samples")
     except (FileNotFoundError, NotADirectoryError):
+        those = ", ".join(str(each.parent) for each in sorted(run_dir.glob(f"{MACHINES}/*/measurements.json")))
+        if those:
+            raise InputError(f"{run_dir}: a run on several machines; give that of one: {those}") from None
         raise InputError(f"{path}: no such file; a run directory is what `paredown run` has made") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: damaged; run the recipe again, finished steps are kept") from None

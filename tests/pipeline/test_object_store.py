@@ -395,7 +395,7 @@ def test_a_conditional_write_without_an_answer_is_repeated_and_never_done_withou
 def test_a_failure_is_known_everywhere_until_it_is_deleted_or_the_step_is_done(url: str, tmp_path: Path) -> None:
     one, two = machine(tmp_path / "one", url), machine(tmp_path / "two", url)
     failed = one.fail("s", KEY, {"file": "/home/me/train.csv"}, "the loss is not finite", "File /home/me/a.py")
-    assert failed == two.failure("s", KEY) == Failed(f"{url}/{KEY}/failed.json", "the loss is not finite")
+    assert failed == two.failure("s", KEY) == Failed(f"{url}/{KEY}/failed.json", "the loss is not finite", one.host)
     assert two.find("s", KEY) is None
     assert b"/home" not in storage().cat_file(str(failed.path))
     assert next((tmp_path / "one").glob("s-*/traceback.txt")).read_text() == "File /home/me/a.py"

@@ -6,7 +6,7 @@ from pathlib import Path
 from conftest import write_recipe
 
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
-from paredown.pipeline.job import Step, prepare
+from paredown.pipeline.job import Step, belongs_on_machine, made_of, prepare
 from paredown.pipeline.plan import DOING, plan, search_steps
 from paredown.pipeline.recipe.loader import read_recipe
 from paredown.pipeline.recipe.schema import Search
@@ -118,3 +118,30 @@ def test_the_origin_is_the_recipes_checkpoint_whatever_adapt_made_of_it(
     )
     scores = next(step for step in plan(job) if step.name == "teacher-scores")
     assert digests[1] in scores.inputs["teachers"]
+
+
+def test_kinds_of_machine_share_what_does_not_depend_on_them(teacher: Checkpoint, files: dict, tmp_path: Path) -> None:
+    """And a candidate is the same on two kinds unless it is pruned to a time: exports of INT8 may differ."""
+    pruned = {"models:\n": TWICE, "{first: static, then: distil-1": "{first: static, then: twice"}
+    job = prepare(read_recipe(write_recipe(tmp_path / "recipe.yaml", teacher, files, **pruned)))
+    old = {**job.machine, "cpu": "an old one", "isa": ["avx2"]}
+    kinds = [replace(job, machine={**job.machine, "isa": ["avx2", "avx512_vnni"]}), replace(job, machine=old)]
+    steps = [{step.name: step for step in plan(kind)} for kind in kinds]
+    differ = {name for name, step in steps[0].items() if step.key != steps[1][name].key}
+    of_machine = {name for name, step in steps[0].items() if belongs_on_machine(step)}
+    assert of_machine <= differ
+    after = {name for name in differ if differ & {*steps[0][name].inputs.get("after", {})}}
+    assert differ == of_machine | after
+    shared = {"teacher-origin", "teacher-scores", "distil-1-1-distill", "distil-1-graph", "distil-1-onnxruntime-fp32"}
+    assert shared <= steps[0].keys() - differ
+    assert {"twice-2-prune", "twice-graph", "teacher-onnxruntime-int8-dynamic"} <= differ
+    models = [
+        {
+            candidate.name: made_of(kind, candidate, {name: step.key for name, step in those.items()})
+            for candidate in kind.candidates
+        }
+        for kind, those in zip(kinds, steps, strict=True)
+    ]
+    other = {name for name, key in models[0].items() if key != models[1][name]}
+    assert other == {name for name in models[0] if name.split("/")[0] in ("twice", "both")}
+    assert len({*models[0].values()}) == len(models[0])

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,18 +35,33 @@ FAST = {"targets:\n": BROKEN, "processes: 3": "processes: 1"}
 
 
 @contextmanager
-def cluster_of(*labels: str, caches: Path | None = None) -> Iterator[tuple[Any, dict[str, Any]]]:
+def confined(cores: int) -> Iterator[None]:
+    """Processes that are started here may use so many cores, and are a machine of another kind."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(cores))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def cluster_of(*labels: str, caches: Path | None = None, **cores: int) -> Iterator[tuple[Any, dict[str, Any]]]:
     """A head without a label and one node for each label, of one core each; the cluster, and the nodes by label.
-    `caches`: where each has a cache of its own, `head` or its label."""
+    `caches`: where each has a cache of its own, `head` or its label; `cores`: how many those of a label may use,
+    whatever Ray gives out there."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
     def node(name: str) -> dict[str, Any]:
         return {"num_cpus": 1, "env_vars": {} if caches is None else {"XDG_CACHE_HOME": str(caches / name)}}
 
-    cluster = Cluster(initialize_head=True, head_node_args={**node("head"), "include_dashboard": False})
+    cluster, nodes = Cluster(initialize_head=True, head_node_args={**node("head"), "include_dashboard": False}), {}
     try:
-        yield cluster, {label: cluster.add_node(**node(label), labels={"paredown": label}) for label in labels}
+        for label in labels:
+            with confined(cores[label]) if label in cores else nullcontext():
+                nodes[label] = cluster.add_node(**node(label), labels={"paredown": label})
+        yield cluster, nodes
     finally:
         cluster.shutdown()
 
@@ -128,7 +143,60 @@ def test_a_run_on_a_cluster_is_the_run_of_one_machine(recipe: Path, tmp_path: Pa
     assert (tmp_path / "there" / "bundle" / "manifest.json").is_file()
     hosts = json.loads((tmp_path / "there" / "measurements.json").read_text())["hosts"]
     assert edge[:8] in next(iter(hosts))
-    assert sum(hosts.values()) == len(there)
+    assert sum(hosts.values()) == len(there) + 1  # the one that failed
+
+
+@pytest.mark.skipif(
+    os.cpu_count() == 1 or not hasattr(os, "sched_setaffinity"), reason="the two kinds differ by the cores they may use"
+)
+def test_each_kind_of_machine_has_measurements_a_choice_and_a_bundle(
+    teacher: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    """What does not depend on the machine is done once and on neither; what does is done on each, for each."""
+    changes = {**SMALL, "processes: 3": "processes: 1", "  - {runtime: onnxruntime, precision: int8-dynamic}\n": ""}
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **changes)
+    recipe.write_text(recipe.read_text() + "\nmeasure_on: [{label: edge}, {label: server}]\n")
+    run_dir = tmp_path / "run"
+    command = [recipe, run_dir, "--on", "ray"]
+    with cluster_of("edge", "server", edge=1, server=2) as (cluster, nodes):
+        ended(started(*command, address=cluster.address))
+        made = markers(run_dir)
+        again = ended(started(*command, address=cluster.address))
+    assert not [event for event in again if event["event"] in ("start", "done")]
+    assert markers(run_dir) == made
+    hosts: dict[str, list[str]] = {}
+    for name, step in made.items():
+        where = next((label for label, node in nodes.items() if node.node_id[:8] in step["host"]), "elsewhere")
+        hosts.setdefault(name.rpartition("-")[0], []).append(where)
+    stages = {name.rpartition("-")[0]: step["inputs"]["stage"] for name, step in made.items()}
+    for name, those in hosts.items():
+        if stages[name] in ("evaluate", "further", "measure", "profile"):
+            assert sorted(those) == ["edge", "server"], name
+        else:  # INT8 of a processor that both have is made on the first
+            assert those == (["edge"] if "int8" in name else ["elsewhere"]), name
+    assert {"measure", "distill", "trim"} <= {*stages.values()}
+    chosen = {}
+    for label, other in (("edge", "server"), ("server", "edge")):
+        mine = run_dir / "machines" / label
+        found = json.loads((mine / "measurements.json").read_text())
+        assert found["machine"]["cores"] == {"edge": 1, "server": 2}[label]
+        assert nodes[label].node_id[:8] in next(iter(found["hosts"]))
+        page = (mine / "report.html").read_text()
+        assert all(f"{host} ({count} steps)" in page for host, count in found["hosts"].items())
+        by_other = sum(count for host, count in found["hosts"].items() if nodes[other].node_id[:8] in host)
+        assert by_other == {"edge": 0, "server": 1}[label]  # INT8
+        chosen[label] = json.loads((mine / "choice.json").read_text())["chosen"]["name"]
+        verified = paredown("verify", mine)
+        assert verified.returncode == 0, verified.stderr
+    assert not (run_dir / "choice.json").exists()
+    one = json.loads((run_dir / "one_for_all.json").read_text())
+    assert {label: on["own"] for label, on in one["machines"].items()} == chosen
+    own = paredown("choose", run_dir / "machines" / "edge", "--candidate", "teacher/onnxruntime/fp32")
+    assert own.returncode == 0, own.stderr
+    refused(paredown("report", run_dir), "a run on several machines", "machines/edge", "machines/server")
+    refused(paredown("verify", run_dir), "a run on several machines", "machines/edge", "machines/server")
+    recipe.write_text(recipe.read_text().partition("\nmeasure_on")[0])
+    refused(paredown("run", recipe, "--output-dir", run_dir), "results of a run on several machines")
 
 
 @pytest.mark.slow
@@ -210,8 +278,10 @@ def test_what_a_cluster_lacks_is_said(recipe: Path, tmp_path: Path) -> None:
     refused(paredown(*given, "--on", "ray://127.0.0.1:1"), "name the machine that measures, measure_on")
     recipe.write_text(plain + "\nmeasure_on: {label: edge}\n")
     with cluster_of("big") as (cluster, _):
-        done = paredown(*given, "--on", "ray", env={"RAY_ADDRESS": cluster.address})
-        refused(done, "no machine of the cluster is labelled edge", ": big, ", "--labels paredown=NAME")
+        for others in ("", "[{label: big}, {label: edge}]"):
+            recipe.write_text(plain + f"\nmeasure_on: {others or '{label: edge}'}\n")
+            done = paredown(*given, "--on", "ray", env={"RAY_ADDRESS": cluster.address})
+            refused(done, "no machine of the cluster is labelled edge", ": big, ", "--labels paredown=NAME")
     assert not (tmp_path / "run" / "steps").exists()
 
 
@@ -240,6 +310,20 @@ def test_nothing_runs_beside_a_step_that_belongs_on_the_measuring_machine(apart:
         tasks.running = {i: ray_cluster._Task(step, None, None) for i, step in enumerate(those)}  # type: ignore[arg-type]
         tasks.alone = measures in those
         assert (tasks.takes(trains), tasks.takes(measures)) == taken, those
+
+
+def test_each_machine_of_a_list_is_another_one() -> None:
+    """Two of one fingerprint are one kind, and that is said."""
+    nodes = [node(id=name, host=name, labels={"paredown": name}) for name in ("one", "two")]
+    nodes.append(node(id="three", host="three", machine={"cores": 9}))
+    mark = ray_cluster.fingerprint(nodes[2].machine)[:8]
+    wanted = [MeasureOn(label="two"), MeasureOn(fingerprint=mark)]
+    assert ray_cluster._measuring(wanted, nodes, None) == nodes[1:]
+    assert ray_cluster._same_kind(nodes[1:]) == []
+    assert "two and one have the same fingerprint: what two has measured" in ray_cluster._same_kind(nodes[1::-1])[0]
+    mark = ray_cluster.fingerprint(nodes[0].machine)[:8]
+    with pytest.raises(InputError, match=f"one is labelled one and of fingerprint {mark}; name each machine once"):
+        ray_cluster._measuring([MeasureOn(label="one"), MeasureOn(fingerprint=mark)], nodes, None)
 
 
 def test_a_machine_is_named_by_its_label_or_its_fingerprint() -> None:

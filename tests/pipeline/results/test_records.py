@@ -19,7 +19,7 @@ from paredown.runtime.errors import InputError
 SCHEMAS = Path(__file__).parents[3] / "docs" / "schemas"
 
 
-@pytest.mark.parametrize("of", ["choice", "bench", "measurements", "artifact"])
+@pytest.mark.parametrize("of", ["choice", "one_for_all", "bench", "measurements", "artifact"])
 def test_the_schemas_in_docs_are_current(of: str) -> None:
     file = SCHEMAS / f"{of}.schema.json"
     done = paredown("schema", "--of", of)
