@@ -6,11 +6,10 @@ Places are this process, one step at a time in the order of the plan, or the mac
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
 from typing import Protocol
 
 from paredown.runtime.errors import InputError, StepError
@@ -52,8 +51,20 @@ class Results:
         return [*self.done.values()][-1]
 
 
+@dataclass(frozen=True)
+class Lost:
+    """A step without a result, and nothing is recorded: its input was bad, or the machine that did it was lost."""
+
+    reason: str
+    error: InputError | StepError  # with what to do about it
+
+
 class Workers(Protocol):
-    """Where the steps of one plan are done."""
+    """Where the steps of plans are done."""
+
+    def add(self, planned: Planned) -> None:
+        """A further plan, of whose steps some will be started."""
+        ...
 
     def takes(self, step: Step) -> bool:
         """Whether the step may be started now."""
@@ -61,21 +72,26 @@ class Workers(Protocol):
 
     def start(self, step: Step, done: Mapping[str, Done]) -> None: ...
 
-    def wait(self) -> Iterable[tuple[Step, Done | Failed, bool]]:
-        """Steps that have ended since the last call, and whether they were done now; raises what ended them."""
+    def wait(self) -> Iterable[tuple[Step, Done | Failed | Lost, bool]]:
+        """Steps that have ended since the last call, and whether they were done now; raises what ends everything."""
         ...
 
 
 class Engine(Protocol):
-    """Opens workers for a plan."""
+    """Opens workers. `places`: trainings that fit at the same time."""
 
-    def workers(self, planned: Planned, store: Store, reporter: Reporter) -> AbstractContextManager[Workers]: ...
+    @property
+    def places(self) -> int: ...
+
+    def workers(self, store: Store, reporter: Reporter) -> AbstractContextManager[Workers]: ...
 
 
 class Here:
     """This process: one step after the other."""
 
-    def workers(self, planned: Planned, store: Store, reporter: Reporter) -> AbstractContextManager[Workers]:
+    places = 1
+
+    def workers(self, store: Store, reporter: Reporter) -> AbstractContextManager[Workers]:
         return nullcontext(_InTurn(store, reporter))
 
 
@@ -83,15 +99,21 @@ class Here:
 class _InTurn:
     store: Store
     reporter: Reporter
-    ended: tuple[Step, Done | Failed, bool] | None = None
+    ended: tuple[Step, Done | Failed | Lost, bool] | None = None
+
+    def add(self, planned: Planned) -> None:
+        """Nothing is to be prepared for it."""
 
     def takes(self, step: Step) -> bool:
         return self.ended is None
 
     def start(self, step: Step, done: Mapping[str, Done]) -> None:
-        self.ended = (step, *attempt(step, self.store, done, self.reporter))
+        try:
+            self.ended = (step, *attempt(step, self.store, done, self.reporter))
+        except InputError as error:
+            self.ended = (step, Lost(str(error), error), True)
 
-    def wait(self) -> Iterable[tuple[Step, Done | Failed, bool]]:
+    def wait(self) -> Iterable[tuple[Step, Done | Failed | Lost, bool]]:
         ended, self.ended = self.ended, None
         return [] if ended is None else [ended]
 
@@ -106,59 +128,138 @@ def do_all(
     *,
     vital: Collection[str] = (),
     whole: bool = False,
-    known: Mapping[str, Done] = MappingProxyType({}),
-    limit: float | None = None,
 ) -> Results:
     """All steps, those that the store lacks done now. StepError when one that is `vital` fails. `whole`: these are all
-    steps of a run, and it ends with StepError before steps that measure would find no candidate. `known`: finished
-    steps by key, which are not reported again; `limit`: seconds that are left of the search that these are steps of."""
-    ledger, done = Ledger(), dict[str, Done]()
-    for step in planned.steps:
-        ledger.place(step)
-        if step.key in known:
-            done[step.name] = known[step.key]
-    waiting = [step for step in planned.steps if step.name not in done]
-    reporter = Reporter(len(waiting), {step.name: step.seconds for step in waiting} if whole else {}, limit)
-    settled, busy, ran = set(done), dict[str, str](), 0  # busy: keys by name; two models may share a step
+    steps of a run, and it ends with StepError before steps that measure would find no candidate."""
+    reporter = Reporter(0, {step.name: step.seconds for step in planned.steps} if whole else {})
+    with engine.workers(store, reporter) as workers:
+        execution = Execution(workers, store, reporter)
+        return execution.results(execution.add(planned, vital=vital, whole=whole))
 
-    def settle(step: Step, found: Done | Failed | Failure) -> None:
-        settled.add(step.name)
+
+@dataclass(eq=False)
+class Underway:
+    """A plan whose steps are being done."""
+
+    planned: Planned
+    vital: Collection[str] = ()
+    whole: bool = False
+    ledger: Ledger = field(default_factory=Ledger)
+    waiting: list[Step] = field(default_factory=list)
+    settled: set[str] = field(default_factory=set)
+    done: dict[str, Done] = field(default_factory=dict)
+    busy: int = 0  # steps that are being done
+    ran: int = 0
+    lost: Lost | None = None  # what has ended the plan before its end
+
+    @property
+    def over(self) -> bool:
+        return self.lost is not None or not (self.waiting or self.busy)
+
+    @property
+    def ready(self) -> Iterator[Step]:
+        """The steps that wait for no other."""
+        return (step for step in self.waiting if self.ledger.direct[step.name] <= self.settled)
+
+    @property
+    def results(self) -> Results:
+        steps = self.planned.steps
+        found = {step.name: self.done[step.name] for step in steps if step.name in self.done}
+        return Results(found, self.ledger.failed, self.ran)
+
+    def settle(self, step: Step, found: Done | Failed | Failure | Lost) -> None:
+        """Note how a step has ended."""
+        self.settled.add(step.name)
         if isinstance(found, Done):
-            done[step.name] = found
+            self.done[step.name] = found
+            return
+        if isinstance(found, Lost):
+            self.lost = found
             return
         if isinstance(found, Failed):
             given = list(step.inputs.get("after", {}))
-            kept = done[given[0]].path if len(given) == 1 else None
-            found = ledger.failed[step.name] = Failure.of(step.name, found, kept)
-        if step.name in vital:
+            kept = self.done[given[0]].path if len(given) == 1 else None
+            found = self.ledger.failed[step.name] = Failure.of(step.name, found, kept)
+        if step.name in self.vital:
             raise StepError(f"{found} {found.advice}")
 
-    with engine.workers(planned, store, reporter) as workers:
-        while waiting or busy:
-            ready = (
-                step
-                for step in waiting
-                if ledger.direct[step.name] <= settled and workers.takes(step) and step.key not in busy.values()
-            )
-            if (step := next(ready, None)) is None:
-                for ended, found, new in workers.wait():
-                    del busy[ended.name]
-                    ran += new
-                    settle(ended, found)
-                continue
-            waiting.remove(step)
-            if step.takes_what_is_there and whole:
-                require_some(planned.job, ledger.failed)
-            admitted = ledger.admit(step)
-            if isinstance(admitted, Failure):
-                reporter.skipped(step.name, str(admitted))
-                settle(step, admitted)
-            elif (there := kept_result(admitted, store, reporter)) is not None:
-                settle(admitted, there)
+
+@dataclass
+class Execution:
+    """The steps of several plans, done side by side by the same workers. What is finished is reported once."""
+
+    workers: Workers
+    store: Store
+    reporter: Reporter
+    plans: list[Underway] = field(default_factory=list)
+    busy: dict[str, tuple[str, Underway]] = field(default_factory=dict)  # keys by name; two models may share a step
+    known: dict[str, Done] = field(default_factory=dict)  # finished steps by key
+
+    def add(self, planned: Planned, *, vital: Collection[str] = (), whole: bool = False) -> Underway:
+        """Have the steps of a plan done beside the others; `vital`, `whole`: as in `do_all`."""
+        plan = Underway(planned, vital, whole)
+        for step in planned.steps:
+            plan.ledger.place(step)
+            if step.key in self.known:
+                plan.settle(step, self.known[step.key])
             else:
-                busy[step.name] = step.key
-                workers.start(admitted, done)
-    return Results({step.name: done[step.name] for step in planned.steps if step.name in done}, ledger.failed, ran)
+                plan.waiting.append(step)
+        self.reporter.total += len(plan.waiting)
+        self.workers.add(planned)
+        self.plans.append(plan)
+        return plan
+
+    def results(self, plan: Underway) -> Results:
+        """Do steps until a plan has ended; raises what has ended it before its end."""
+        self.until(plan)
+        if plan.lost is not None:
+            raise plan.lost.error
+        return plan.results
+
+    def until(self, *wanted: Underway) -> Underway:
+        """Do steps until one of these plans has ended, which is returned."""
+        while (ended := next((plan for plan in wanted if plan.over), None)) is None:
+            self._do_some()
+        self.plans.remove(ended)
+        return ended
+
+    def _do_some(self) -> None:
+        """Start the next step, in the order of the plans; where none can be, wait for those that run."""
+        keys = {key for key, _ in self.busy.values()}
+        ready = (
+            (plan, step)
+            for plan in self.plans
+            for step in plan.ready
+            if self.workers.takes(step) and step.key not in keys
+        )
+        if (found := next(ready, None)) is not None:
+            self._start(*found)
+            return
+        for step, ended, new in self.workers.wait():
+            _, plan = self.busy.pop(step.name)
+            plan.busy -= 1
+            plan.ran += new
+            self._settle(plan, step, ended)
+
+    def _start(self, plan: Underway, step: Step) -> None:
+        plan.waiting.remove(step)
+        if step.takes_what_is_there and plan.whole:
+            require_some(plan.planned.job, plan.ledger.failed)
+        admitted = plan.ledger.admit(step)
+        if isinstance(admitted, Failure):
+            self.reporter.skipped(step.name, str(admitted))
+            self._settle(plan, step, admitted)
+        elif (there := kept_result(admitted, self.store, self.reporter)) is not None:
+            self._settle(plan, admitted, there)
+        else:
+            self.busy[step.name] = step.key, plan
+            plan.busy += 1
+            self.workers.start(admitted, plan.done)
+
+    def _settle(self, plan: Underway, step: Step, found: Done | Failed | Failure | Lost) -> None:
+        plan.settle(step, found)
+        if isinstance(found, Done):
+            self.known[step.key] = found
 
 
 def attempt(step: Step, store: Store, done: Mapping[str, Done], reporter: Reporter) -> tuple[Done | Failed, bool]:

@@ -65,13 +65,12 @@ class Reporter:
     """One line per step, and how far all of them are.
 
     `seconds`: what each step is expected to take, by name; those that are found in the store count until then. Of those
-    that are done it is known how much longer they took, and the time left of the others is corrected by it. `limit`:
-    seconds that are left of a search, which does further steps until then.
+    that are done it is known how much longer they took, and the time left of the others is corrected by it.
     """
 
-    def __init__(self, total: int, seconds: Mapping[str, float] | None = None, limit: float | None = None) -> None:
+    def __init__(self, total: int, seconds: Mapping[str, float] | None = None) -> None:
         self.total, self.done = total, 0
-        self.ends = None if limit is None else time.monotonic() + limit
+        self.ends: float | None = None  # of a search, as time.monotonic has it
         self.console = Console(stderr=True)
         self.shown = how(self.console)
         self.guesses = dict(seconds or {})
@@ -79,6 +78,10 @@ class Reporter:
         self.bars: Progress | None = None
         self.users = 0  # steps that have a bar
         self.found = 0  # steps in a row that were there, of which people have not been told
+
+    def limit(self, seconds: float) -> None:
+        """Say what is left of a search, which does further steps until then."""
+        self.ends = time.monotonic() + seconds
 
     def cached(self, name: str) -> None:
         """A step that was found in the store. People are told of those in a row by one line."""

@@ -27,7 +27,9 @@ class Proposal(NamedTuple):
 
 
 class Proposals:
-    """Proposals between two predicted speed-ups. The same trials in the same order lead to the same proposals.
+    """Proposals between two predicted speed-ups. The same trials in the same order lead to the same proposals. Several
+    may be asked for before the first is told: those that are not told count as bad (constant liar), so that others near
+    them are not proposed.
 
     Raises InputError where Optuna is not installed.
     """
@@ -59,3 +61,9 @@ class Proposals:
     def tell(self, number: int, speedup: float, distance: float) -> None:
         """What a proposal led to: the predicted speed-up that was reached, and the distance to the teacher."""
         self.study.tell(number, (-math.log(speedup), distance))
+
+    def fail(self, number: int) -> None:
+        """A proposal that led to nothing."""
+        import optuna
+
+        self.study.tell(number, state=optuna.trial.TrialState.FAIL)

@@ -27,7 +27,7 @@ import yaml
 from paredown.export.hardware import fingerprint, machine, training_threads
 from paredown.runtime.errors import InputError, StepError, missing_extra
 
-from .engine import Planned, Plans
+from .engine import Lost, Planned, Plans
 from .job import Job, Step, belongs_on_machine, check_installed, prepare
 from .object_store import ObjectStore, open_store
 from .one_step import NotThereError, differences, do_planned, found_in, require_same
@@ -273,21 +273,22 @@ class RayCluster:
     store: str | None = None  # URL of the store in object storage
     all_measuring: tuple[str, ...] = ()  # Ray's numbers of all machines that measure
 
-    def workers(self, planned: Planned, store: Store, reporter: Reporter) -> AbstractContextManager[_Tasks]:
-        """Tasks for the steps of a plan; those that still run when it is left are cancelled."""
-        return _tasks(self, planned, store, reporter)
+    @property
+    def places(self) -> int:
+        """Trainings that fit at the same time."""
+        return self.slots
+
+    def workers(self, store: Store, reporter: Reporter) -> AbstractContextManager[_Tasks]:
+        """Tasks for the steps of plans; those that still run when it is left are cancelled."""
+        return _tasks(self, store, reporter)
 
 
 @contextmanager
-def _tasks(cluster: RayCluster, planned: Planned, store: Store, reporter: Reporter) -> Iterator[_Tasks]:
-    asked = Asked(
-        cluster.run_dir, cluster.store, resolved(planned.job.recipe), planned.adapted, planned.plans,
-        dict(planned.job.machine), cluster.threads, {step.name: step.inputs for step in planned.steps}, cluster.hosts,
-    )  # fmt: skip
+def _tasks(cluster: RayCluster, store: Store, reporter: Reporter) -> Iterator[_Tasks]:
     ray = cluster.ray
     here = _on(ray, ray.get_runtime_context().get_node_id())
     board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
-    tasks = _Tasks(cluster, store, reporter, ray.put(asked), board)
+    tasks = _Tasks(cluster, store, reporter, board)
     try:
         yield tasks
     finally:
@@ -321,15 +322,24 @@ class _Task:
 
 @dataclass
 class _Tasks:
-    """The tasks of one plan (engine.Workers)."""
+    """Tasks (engine.Workers)."""
 
     cluster: RayCluster
     store: Store
     reporter: Reporter
-    asked: Any
     board: Any
+    asked: dict[str, Any] = field(default_factory=dict)  # what the task of a step needs, by the step's name
     running: dict[Any, _Task] = field(default_factory=dict)
     alone: bool = False  # one of them is on the machine that measures
+
+    def add(self, planned: Planned) -> None:
+        """A further plan: what its tasks need is kept in the cluster once."""
+        cluster, steps = self.cluster, planned.steps
+        asked = Asked(
+            cluster.run_dir, cluster.store, resolved(planned.job.recipe), planned.adapted, planned.plans,
+            dict(planned.job.machine), cluster.threads, {step.name: step.inputs for step in steps}, cluster.hosts,
+        )  # fmt: skip
+        self.asked |= dict.fromkeys((step.name for step in steps), cluster.ray.put(asked))
 
     def takes(self, step: Step) -> bool:
         """A step that belongs on the machine that measures waits until nothing runs there: in the order of the plan."""
@@ -350,11 +360,11 @@ class _Tasks:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self.cluster.all_measuring)})"}
         shown = ExitStack()
         report = shown.enter_context(self.reporter.step(step.name, step.title))
-        ref = work.options(**options).remote(self.asked, step.name, step.key, alone, self.board)
+        ref = work.options(**options).remote(self.asked[step.name], step.name, step.key, alone, self.board)
         self.running[ref] = _Task(step, shown, report)
         self.alone |= alone
 
-    def wait(self) -> Iterable[tuple[Step, Done | Failed, bool]]:
+    def wait(self) -> Iterable[tuple[Step, Done | Failed | Lost, bool]]:
         """Steps that have ended; none after a second without one."""
         ray = self.cluster.ray
         ended, _ = ray.wait([*self.running], num_returns=1, timeout=TOLD_S)
@@ -381,20 +391,21 @@ class _Tasks:
         if len(self.running) > self.alone and not (others if self.cluster.apart else there):
             raise StepError(f"no machine of the cluster is left that trains; start one, and run it again: {KEPT}")
 
-    def _result(self, task: _Task, ref: Any) -> tuple[Step, Done | Failed, bool]:
+    def _result(self, task: _Task, ref: Any) -> tuple[Step, Done | Failed | Lost, bool]:
         step, ray = task.step, self.cluster.ray
         try:
             new = ray.get(ref)
         except ray.exceptions.RayTaskError as error:  # raised by the step itself
             _close(task, error)
+            if isinstance(error.cause, InputError):
+                return step, Lost(str(error.cause), error.cause), True
             raise (error.cause if isinstance(error.cause, Exception) else error) from error
         except ray.exceptions.RayError as error:
             _close(task, error)
             reason = " ".join(str(error).split())[:300]
             tried = f" in {TRIES + 1} tries" if isinstance(error, ray.exceptions.WorkerCrashedError) else ""
-            raise StepError(
-                f"step {step.name}: not done on the cluster{tried}: {reason}; run it again: {KEPT}"
-            ) from error
+            reason = f"step {step.name}: not done on the cluster{tried}: {reason}"
+            return step, Lost(reason, StepError(f"{reason}; run it again: {KEPT}")), True
         end = time.monotonic() + SEEN_S
         while (found := self.store.find(step.name, step.key) or self.store.failure(step.name, step.key)) is None:
             if time.monotonic() > end:

@@ -15,13 +15,13 @@ from paredown.export.bundle.archive import MACHINES
 from paredown.export.hardware import fingerprint
 from paredown.runtime.errors import InputError, StepError
 
-from .engine import HERE, Engine, Planned, Plans, Results, do_all
+from .engine import HERE, Engine, Execution, Planned, Plans, Results, do_all
 from .estimates import row_seconds
 from .failures import Failure, Ledger, sentences, steps_behind
 from .job import Job, Step, made_of, prepare
 from .object_store import ObjectStore, open_store
 from .plan import plan
-from .progress import tell
+from .progress import Reporter, tell
 from .recipe.loader import resolved
 from .recipe.schema import Recipe, Search
 from .results.journal import PUBLISHED, STAMP, finish
@@ -30,7 +30,8 @@ from .results.publish import as_typed, decide, is_published, publish, read_choic
 from .results.trackers import track
 from .search import SEARCH, Found, explore, found_models, search_step, with_models
 from .steps.adapt import adapt_steps, adapted
-from .store import Done, Store, disk_error, key_of, lock, write_atomic
+from .store import Store, disk_error, key_of, lock, write_atomic
+from .trial_order import TrialOrder
 
 LOCAL, RAY = "local", "ray"  # where steps are done
 
@@ -225,16 +226,10 @@ def run_search(job: Job, settings: Search, store: Store, engine: Engine = HERE) 
     step = search_step(job, settings, found)
     if (kept := store.find(step.name, step.key)) is not None:
         return Results({step.name: kept}, {}, 0)
-    known: dict[str, Done] = {}
-
-    def execute(plans: Plans) -> Results:
-        spent = sum(done.seconds for done in known.values())
-        planned = Planned.of(job, plans)
-        results = do_all(planned, store, engine, known=known, limit=60 * settings.minutes - spent)
-        known.update({step.key: results.done[step.name] for step in planned.steps if step.name in results.done})
-        return results
-
-    explore(job, settings, execute, found)
+    order = TrialOrder(store.root.parent / SEARCH / f"trials-{step.key[:16]}.jsonl")
+    reporter = Reporter(0)
+    with engine.workers(store, reporter) as workers:
+        explore(job, settings, Execution(workers, store, reporter), found, engine.places, order)
     return do_all(Planned(job, lambda _: [step], [step]), store)
 
 

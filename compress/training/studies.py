@@ -67,7 +67,7 @@ def seed_sampler(study: optuna.Study, seed: int) -> None:
     import optuna
 
     state = np.random.SeedSequence([seed, len(study.trials)]).generate_state(1)
-    study.sampler = optuna.samplers.TPESampler(seed=int(state[0]), n_startup_trials=STARTUP)
+    study.sampler = optuna.samplers.TPESampler(seed=int(state[0]), n_startup_trials=STARTUP, constant_liar=True)
 
 
 def reasons(study: optuna.Study) -> list[str]:

@@ -14,10 +14,11 @@ from same_process import SameProcess
 from serving import client_of
 
 from paredown.benchmarks.measuring import interleaved
-from paredown.pipeline import search as searching
+from paredown.pipeline import explorer, trials
 from paredown.pipeline.job import prepare
 from paredown.pipeline.recipe.loader import read_recipe
 from paredown.pipeline.run import run_search
+from paredown.pipeline.search import found_models, with_models
 from paredown.pipeline.store import Store
 from paredown.runtime import Model
 from paredown.tasks.base import Feature
@@ -115,9 +116,9 @@ def test_every_example_is_of_a_task() -> None:
 @pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.supports(Feature.SEARCH)])
 def test_a_search_finds_models(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interleaved, "Worker", SameProcess)
-    monkeypatch.setattr(searching, "PRUNING_S", 1.0)
-    monkeypatch.setattr(searching, "PRUNING_COST", 0)
-    monkeypatch.setattr(searching, "WINDOWS", (4, 8))  # tokens; the rows have 4 to 16
+    monkeypatch.setattr(trials, "PRUNING_S", 1.0)
+    monkeypatch.setattr(trials, "PRUNING_COST", 0)
+    monkeypatch.setattr(explorer, "WINDOWS", (4, 8))  # tokens; the rows have 4 to 16
     EXAMPLES[name].files(tmp_path)
     EXAMPLES[name].checkpoint(tmp_path / "base")
     data = ("--task", name, "--train", "train.jsonl", "--validation", "validation.jsonl")
@@ -130,4 +131,4 @@ def test_a_search_finds_models(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert not found.failed
     (search,) = found.done.values()
     assert search.result["trials"] >= 1, search.result
-    assert searching.with_models(job, searching.found_models(search)).recipe.models
+    assert with_models(job, found_models(search)).recipe.models

@@ -58,7 +58,8 @@ def test_steps_that_are_there_already_take_no_time(clock: Clock, capsys: pytest.
 
 
 def test_in_a_search_it_is_the_searchs_time_that_is_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    reporter = Reporter(1, limit=600)
+    reporter = Reporter(1)
+    reporter.limit(600)
     with reporter.step("trim") as report:
         clock.now += 120
         report(0.5, "half")

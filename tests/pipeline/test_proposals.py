@@ -1,3 +1,6 @@
+import itertools
+
+import optuna
 import pytest
 
 from paredown.pipeline.proposals import EPOCHS, RATES, Proposal, Proposals
@@ -44,3 +47,22 @@ def test_a_model_outside_the_space_is_left_out(outside: Proposal) -> None:
     made = proposals()
     made.add(outside, 0.1)
     assert len(made.study.trials) == len(KNOWN)
+
+
+def test_of_several_proposals_in_flight_none_is_near_another_and_a_failed_one_counts_for_nothing() -> None:
+    """With 20 trials known, so that the sampler's model proposes."""
+    made = proposals()
+    for _ in range(20):
+        number, wanted = made.ask()
+        made.tell(number, wanted.speedup, wanted.speedup / 60)
+    flying = [made.ask() for _ in range(6)]
+    speeds = sorted(wanted.speedup for _, wanted in flying)
+    assert all(faster / slower > 1.001 for slower, faster in itertools.pairwise(speeds))
+    known = len([trial for trial in made.study.trials if trial.state == optuna.trial.TrialState.COMPLETE])
+    made.fail(flying[0][0])
+    for number, wanted in reversed(flying[1:]):
+        made.tell(number, wanted.speedup, 0.1)
+    states = [trial.state for trial in made.study.trials]
+    assert states.count(optuna.trial.TrialState.FAIL) == 1
+    assert states.count(optuna.trial.TrialState.COMPLETE) == known + 5
+    assert made.ask()[1] not in [wanted for _, wanted in flying]

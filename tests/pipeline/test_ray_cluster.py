@@ -303,7 +303,7 @@ def test_a_machine_with_another_version_or_directory_is_refused_by_name(monkeypa
 @pytest.mark.parametrize("apart", [True, False])
 def test_nothing_runs_beside_a_step_that_belongs_on_the_measuring_machine(apart: bool) -> None:
     """Where that machine also trains, it does one or the other."""
-    tasks = ray_cluster._Tasks(RayCluster(None, Path(), node(), apart, 1, 1, 2, {}), None, None, None, None)  # type: ignore[arg-type]
+    tasks = ray_cluster._Tasks(RayCluster(None, Path(), node(), apart, 1, 1, 2, {}), None, None, None)  # type: ignore[arg-type]
     trains, measures = (Step("a", inputs, 0.0, lambda *_: None) for inputs in ({"table": None}, {"table": "ab"}))
     cases = (((), (True, True)), ((trains,), (True, apart)), ((measures,), (apart, False)))
     for those, taken in (*cases, ((trains, trains), (False, apart))):  # two fit
