@@ -12,14 +12,14 @@ import argparse
 import pickle
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-from paredown.pipeline.engine import Planned, do_all
+from paredown.pipeline.engine import Lost, Planned, do_all
 from paredown.pipeline.job import Job, Step, belongs_on_machine, prepare
 from paredown.pipeline.one_step import require_same
 from paredown.pipeline.plan import plan
@@ -90,16 +90,19 @@ class AtOnce:
     most: int = 0
     running: list[Step] = field(default_factory=list)
 
-    def takes(self, step: Step) -> bool:
-        """Whether a place is left."""
-        return len(self.running) < self.places
+    def add(self, planned: Planned) -> None:
+        """Nothing is to be prepared for it."""
+
+    def choose(self, ready: Sequence[Step]) -> Step | None:
+        """The first one, where a place is left."""
+        return ready[0] if ready and len(self.running) < self.places else None
 
     def start(self, step: Step, done: Mapping[str, Done]) -> None:
         """Note the step as running."""
         self.running.append(step)
         self.most = max(self.most, len(self.running))
 
-    def wait(self) -> Iterable[tuple[Step, Done | Failed, bool]]:
+    def wait(self) -> Iterable[tuple[Step, Done | Failed | Lost, bool]]:
         """The step that was started first, done now."""
         step = self.running.pop(0)
 
@@ -121,7 +124,7 @@ class Cluster:
     opened: list[AtOnce] = field(default_factory=list)
 
     @contextmanager
-    def workers(self, planned: Planned, store: Store, reporter: Reporter) -> Iterator[AtOnce]:
+    def workers(self, store: Store, reporter: Reporter) -> Iterator[AtOnce]:
         """Workers of all places."""
         self.opened.append(AtOnce(store, self.places))
         yield self.opened[-1]

@@ -91,6 +91,17 @@ def training_threads() -> int:
     return int(given)
 
 
+def training_gpus(*, hidden: bool = False) -> list[str]:
+    """Names of the GPUs on which PyTorch trains and scores here, none with a PyTorch for CPUs. `hidden`: those too that
+    $CUDA_VISIBLE_DEVICES keeps from this process."""
+    found: list[str] = machine()["gpus"] if "+cpu" not in (version("torch") or "+cpu") else []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden or visible is None:
+        return found
+    numbers = [part.strip() for part in visible.split(",")]
+    return [found[int(number)] for number in numbers if number.isdecimal() and int(number) < len(found)]
+
+
 def all_cores() -> None:
     """The same number of PyTorch threads whatever ran before in this process: sums in another order are other
     weights."""

@@ -289,10 +289,10 @@ def run(
     """Do the job of a recipe: a YAML file, or its content as a dictionary (paths relative to the current directory).
 
     Finished steps are kept in `output_dir` (default: runs/NAME), and the same call goes on after them. `on`: where the
-    steps are done: in this process ("local"), or on a Ray cluster ("ray": that of $RAY_ADDRESS or of this machine;
-    "ray://HOST:PORT"), whose machines have to see `output_dir` under the same path, or `store`: the URL of a store in
-    object storage, such as s3://BUCKET/PREFIX, which shares the steps between machines. Raises InputError, StepError.
-    A recipe that measures on several machines: `run_on_each`.
+    steps are done: on this machine, side by side where cores and memory allow ("local"), or on a Ray cluster ("ray":
+    that of $RAY_ADDRESS or of this machine; "ray://HOST:PORT"), whose machines have to see `output_dir` under the same
+    path, or `store`: the URL of a store in object storage, such as s3://BUCKET/PREFIX, which shares the steps between
+    machines. Raises InputError, StepError. A recipe that measures on several machines: `run_on_each`.
     """
     from .run import run as run_recipe
 

@@ -1,12 +1,13 @@
 """Does the steps of a plan: each as soon as those that it stands on are done and there is a place for it.
 
-Places are this process, one step at a time in the order of the plan, or the machines of a Ray cluster (ray_cluster.py).
+Places are this process, one step at a time in the order of the plan; processes of this machine beside it
+(local_workers.py); or the machines of a Ray cluster (ray_cluster.py).
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -66,8 +67,9 @@ class Workers(Protocol):
         """A further plan, of whose steps some will be started."""
         ...
 
-    def takes(self, step: Step) -> bool:
-        """Whether the step may be started now."""
+    def choose(self, ready: Sequence[Step]) -> Step | None:
+        """The step to start now, of those that stand on nothing unfinished, in the order of the plan; None: wait first.
+        One of them where nothing has been started that has not ended."""
         ...
 
     def start(self, step: Step, done: Mapping[str, Done]) -> None: ...
@@ -92,11 +94,13 @@ class Here:
     places = 1
 
     def workers(self, store: Store, reporter: Reporter) -> AbstractContextManager[Workers]:
-        return nullcontext(_InTurn(store, reporter))
+        return nullcontext(InTurn(store, reporter))
 
 
 @dataclass
-class _InTurn:
+class InTurn:
+    """Does each step when it is started."""
+
     store: Store
     reporter: Reporter
     ended: tuple[Step, Done | Failed | Lost, bool] | None = None
@@ -104,8 +108,8 @@ class _InTurn:
     def add(self, planned: Planned) -> None:
         """Nothing is to be prepared for it."""
 
-    def takes(self, step: Step) -> bool:
-        return self.ended is None
+    def choose(self, ready: Sequence[Step]) -> Step | None:
+        return ready[0] if ready and self.ended is None else None
 
     def start(self, step: Step, done: Mapping[str, Done]) -> None:
         try:
@@ -226,14 +230,10 @@ class Execution:
     def _do_some(self) -> None:
         """Start the next step, in the order of the plans; where none can be, wait for those that run."""
         keys = {key for key, _ in self.busy.values()}
-        ready = (
-            (plan, step)
-            for plan in self.plans
-            for step in plan.ready
-            if self.workers.takes(step) and step.key not in keys
-        )
-        if (found := next(ready, None)) is not None:
-            self._start(*found)
+        ready = [(step, plan) for plan in self.plans for step in plan.ready if step.key not in keys]
+        chosen = self.workers.choose([step for step, _ in ready])
+        if chosen is not None:
+            self._start(next(plan for step, plan in ready if step is chosen), chosen)
             return
         for step, ended, new in self.workers.wait():
             _, plan = self.busy.pop(step.name)

@@ -19,13 +19,13 @@ from .one_step import do_planned, require_same
 from .plan import plan, search_steps
 from .progress import Reporter
 from .recipe.schema import Recipe
+from .resources import times
 from .run import require_here, run_search, with_estimates
 from .search import SEARCH, Found, found_models, search_step, with_models
 from .steps.adapt import adapt_steps, adapted
 from .store import Done, Failed, Store
 
 PLAN_SCHEMA: Literal[1] = 1  # raised when a key is renamed, removed or changes its meaning
-TIMED = ("table", "measure", "profile", SEARCH, "adapt-tune")  # stages; so is pruning to a time
 
 State = Literal["done", "to do", "failed", "skipped"]
 
@@ -105,7 +105,7 @@ def planned_run(job: Job, run_dir: Path) -> Plan:
         steps.append(
             PlannedStep(
                 name=step.name, title=step.title or step.name, key=step.key, after=sorted(ledger.direct[step.name]),
-                timed=_timed(step), seconds=step.seconds if state == "to do" else 0.0, state=state,
+                timed=times(step), seconds=step.seconds if state == "to do" else 0.0, state=state,
                 reason=reason, inputs=step.inputs,
             )
         )  # fmt: skip
@@ -127,11 +127,6 @@ def _require_one(recipe: Recipe) -> None:
             "--store what does not depend on the machine; or: paredown run --on ray"
         )
     require_here(recipe)
-
-
-def _timed(step: Step) -> bool:
-    """Whether a step times models, or has a limit of minutes."""
-    return step.inputs.get("stage") in TIMED or step.inputs.get("table") is not None
 
 
 def _state(step: Step | Failure, store: Store, ledger: Ledger) -> tuple[State, str | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from paredown.compress.models.architectures import EXPORTABLE
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.compress.models.model_card import origin_files
 from paredown.compress.training.augmentation import recombined
-from paredown.export.hardware import importable, machine, training_threads
+from paredown.export.hardware import importable, machine, training_gpus, training_threads
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.export.runtimes.tensorrt_config import Engine
 from paredown.runtime.errors import InputError, missing_extra
@@ -105,7 +105,13 @@ class Job:
     data_digests: Mapping[str, str] = field(default_factory=dict)  # split -> sha256 of its file when it was read
     machine: Mapping[str, Any] = field(default_factory=machine)  # that measures, and that the result is for
     threads: int = field(default_factory=training_threads)  # of training and scoring
+    gpus: Sequence[str] = field(default_factory=training_gpus)  # that train and score; none: the CPU does
     row_s: float = ROW_S  # seconds that the checkpoint takes for a row, in a batch
+
+    @property
+    def trained_on(self) -> dict[str, Any]:
+        """What the key of a step names that trains or scores: its result on a GPU has other bits than a CPU's."""
+        return {"threads": self.threads, **({"gpus": list(self.gpus)} if self.gpus else {})}
 
     @property
     def models(self) -> list[Model]:

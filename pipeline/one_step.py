@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
+
+import yaml
 
 from paredown.runtime.errors import InputError, StepError
 
-from .engine import attempt, kept_result
+from .engine import Planned, Plans, attempt, kept_result
 from .failures import Failure, Ledger, require_some
-from .job import Job, Step
+from .job import Job, Step, prepare
 from .progress import Reporter
+from .recipe.loader import resolved
+from .recipe.schema import Recipe
+from .steps.adapt import adapt_steps, adapted
 from .store import Done, Failed, Store
 
 
@@ -20,6 +27,41 @@ class NotThereError(InputError):
 
 
 SHOWN = 5  # differences of two plans that an error names
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What another process needs to plan steps again."""
+
+    recipe: str  # resolved
+    adapted: bool
+    plans: Plans
+    machine: dict  # that measures
+    threads: int
+    gpus: Sequence[str]
+    inputs: dict[str, dict]  # of the steps here, by name
+
+    @staticmethod
+    def of(planned: Planned) -> Asked:
+        """What is asked of a process that does steps of a plan."""
+        job = planned.job
+        inputs = {step.name: step.inputs for step in planned.steps}
+        return Asked(
+            resolved(job.recipe), planned.adapted, planned.plans, dict(job.machine), job.threads, job.gpus, inputs
+        )
+
+    def planned(self, store: Store) -> tuple[Job, list[Step]]:
+        """The job and its steps, planned again by this process. Raises InputError."""
+        job = replace(_prepared(self.recipe), machine=self.machine, threads=self.threads, gpus=self.gpus)
+        if self.adapted and job.recipe.adapt:
+            found = {step.name: done for step in adapt_steps(job) if (done := store.find(step.name, step.key))}
+            job = adapted(job, found)
+        return job, self.plans(job)
+
+
+@lru_cache(maxsize=4)
+def _prepared(recipe: str) -> Job:
+    return prepare(Recipe.model_validate(yaml.safe_load(recipe)), try_models=False, measures=False)
 
 
 def do_planned(

@@ -152,6 +152,7 @@ def _comparison(
         "max_length": job.recipe.max_length,
         "validation": rows_digest(job.validation),
         "checkpoint": job.checkpoint.digest,
+        **job.trained_on,
         "after": {name: steps[name].key for name in (whole.step, evaluation_name(whole))},
         **code_of("compress"),
     }
@@ -199,7 +200,7 @@ def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
             "validation": rows_digest(job.validation),
             "unlabeled": rows_digest(job.unlabeled),
             "student": _digest_of(settings),
-            "threads": job.threads,
+            **job.trained_on,
             **_after(job, steps, before),
             "scores": steps[SCORES].key if has_scores(job, settings) else None,
             "table": steps[table_name(settings.target)].key if isinstance(settings, Prune) and settings.timed else None,
@@ -219,7 +220,7 @@ def _scores_step(job: Job) -> Step:
         "train": rows_digest(job.lessons),
         "validation": rows_digest(job.validation),
         "unlabeled": rows_digest(job.unlabeled),
-        "threads": job.threads,
+        **job.trained_on,
         "teachers": [teacher.digest for teacher in job.teachers],
         **code_of("compress"),
     }
@@ -352,6 +353,7 @@ def _attribution_step(job: Job, model: Model, before: str | None, steps: dict[st
         "rows": job.recipe.explain_rows,
         "max_length": job.recipe.max_length,
         "validation": rows_digest(job.validation),
+        **job.trained_on,
         **source,
         "after": source.get("after", {}) | teacher,
         "attributing": digest_of("pipeline/steps/attribution.py"),

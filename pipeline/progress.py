@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from typing import Literal, get_args
 
@@ -23,6 +23,7 @@ Report = Callable[[float, str], None]
 Mode = Literal["auto", "plain", "json", "none"]
 MODE = "PAREDOWN_PROGRESS"  # environment variable
 JSON_S, PLAIN_S = 5.0, 30.0  # seconds between two lines of one step
+TOLD_S = 1.0  # seconds between two messages of a step that another process does
 
 
 def how(console: Console) -> Literal["bar", "plain", "json", "none"]:
@@ -204,3 +205,42 @@ class Reporter:
             print(json.dumps({**event, "of": f"{self.done}/{self.total}"}), file=sys.stderr, flush=True)
         elif self.shown != "none" and text:
             self.console.print(text, highlight=False, soft_wrap=True)
+
+
+class Elsewhere:
+    """A step that another process does, shown by the reporter of this one."""
+
+    def __init__(self, reporter: Reporter, name: str, title: str) -> None:
+        self.reporter, self.name = reporter, name
+        self._shown = ExitStack()
+        self.report = self._shown.enter_context(reporter.step(name, title))
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Say that it is done; not where there is an error, which is raised again where it belongs."""
+        with suppress(BaseException):
+            self._shown.__exit__(type(error) if error else None, error, None)
+
+    def fail(self, reason: str) -> None:
+        """Say that it has no result to be trusted."""
+        self.end(RuntimeError(reason))
+        self.reporter.failed(self.name, reason)
+
+
+class Forwarded(Reporter):
+    """Progress of steps that this process does for another one, which shows it: told once in TOLD_S at most."""
+
+    def __init__(self, tell: Callable[[str, float, str], object]) -> None:
+        super().__init__(1)
+        self.tell, self.shown = tell, "none"
+
+    @contextmanager
+    def step(self, name: str, title: str = "") -> Iterator[Report]:
+        last = 0.0
+
+        def report(share: float, text: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= TOLD_S:
+                last = time.monotonic()
+                self.tell(name, share, text)
+
+        yield report

@@ -15,34 +15,30 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from paredown.export.hardware import fingerprint, machine, training_threads
+from paredown.export.hardware import fingerprint, machine, training_gpus, training_threads
 from paredown.runtime.errors import InputError, StepError, missing_extra
 
-from .engine import Lost, Planned, Plans
-from .job import Job, Step, belongs_on_machine, check_installed, prepare
+from .engine import Lost, Planned
+from .job import Job, Step, belongs_on_machine, check_installed
 from .object_store import ObjectStore, open_store
-from .one_step import NotThereError, differences, do_planned, found_in, require_same
-from .progress import Report, Reporter, tell
-from .recipe.loader import resolved
+from .one_step import Asked, NotThereError, differences, do_planned, found_in, require_same
+from .progress import TOLD_S, Elsewhere, Forwarded, Reporter, tell
 from .recipe.schema import MeasureOn, Recipe
-from .steps.adapt import adapt_steps, adapted
+from .resources import cores_of, memory_of, trains
 from .steps.step_keys import code_of
 from .store import Done, Failed, Store, key_of
 
 LABEL = "paredown"  # of a node: ray start --labels paredown=edge-arm64
 KEPT = "what is done is kept"
 TRIES = 3  # a task whose worker or machine is lost is tried again as often
+MEASURING, COMPUTING, ON_GPU = "measuring", "computing", "on a GPU"  # places of steps
 CONNECT_S = 10.0  # until an address is given up
-TOLD_S = 1.0  # seconds between two readings of the progress of the tasks
 SEEN_S = 90.0  # until a network file system shows everywhere what was written: it keeps names for a minute
 
 
@@ -55,25 +51,13 @@ class Node:
     labels: Mapping[str, str]
     cores: int  # that Ray gives out there
     machine: dict
+    gpus: int  # that Ray gives out there
+    trains_on: Sequence[str]  # the names of its GPUs that PyTorch can train on
+    memory: int  # bytes that Ray gives out there
     code: dict  # versions and code, as keys of steps have them
     held: str  # what the run directory's .lock says there; "" where there is none
     lacks: str = ""  # why a target of the recipe cannot be run there
     unreachable: str = ""  # why the store in object storage cannot be used there
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a task needs to plan a run again."""
-
-    run_dir: Path
-    store: str | None  # URL of the store in object storage
-    recipe: str  # resolved
-    adapted: bool
-    plans: Plans
-    machine: dict  # that measures
-    threads: int
-    inputs: dict[str, dict]  # of the driver's steps, by name
-    hosts: Mapping[str, str]  # names of machines by Ray's numbers
 
 
 @contextmanager
@@ -114,6 +98,7 @@ def cluster(
             if node.lacks:
                 raise InputError(f"{node.host}: {node.lacks}")
         computing = [node for node in nodes if node not in measuring and node.cores] or measuring
+        gpus = _training_gpus(computing)
         least = min(node.cores for node in computing)
         if not least:
             raise InputError("the cluster has no cores for paredown: start its machines without --num-cpus 0")
@@ -122,20 +107,32 @@ def cluster(
         link = f"; dashboard: http://{context.dashboard_url}" if getattr(context, "dashboard_url", "") else ""
         verb = "measures" if len(measuring) == 1 else "measure"
         said = f"{' and '.join(node.host for node in measuring)} {verb}"
-        tell([f"Ray: {names}; {said}; {threads} threads train{link}", *_same_kind(measuring)])
-        cpus = min(threads, least)
+        trainer = gpus[0].split(",")[0] if gpus else f"{threads} threads"
+        tell([f"Ray: {names}; {said}; {trainer} train{link}", *_same_kind(measuring)])
         engines = [
             RayCluster(
-                ray, run_dir, node, computing is not measuring, threads, cpus,
-                sum(node.cores // cpus for node in computing), {node.id: node.host for node in nodes},
+                ray, run_dir, node, computing, min(threads, least), {node.id: node.host for node in nodes},
                 None if store is None else store.url, tuple(node.id for node in measuring),
             )
             for node in measuring
         ]  # fmt: skip
-        jobs = [replace(job.measured_on(one), threads=threads) for one in job.recipe.machines or [None]]
+        jobs = [replace(job.measured_on(one), threads=threads, gpus=gpus) for one in job.recipe.machines or [None]]
         yield [(replace(one, machine=at.measuring.machine), at) for one, at in zip(jobs, engines, strict=True)]
     finally:
         ray.shutdown()
+
+
+def _training_gpus(computing: Sequence[Node]) -> list[str]:
+    """The GPU that trains, as keys of steps name it, where machines that compute have one; trainings wait for it. A
+    result of it has other bits than one of a CPU, or of another GPU. InputError where there are several kinds."""
+    kinds = {name: node.host for node in computing if node.gpus for name in node.trains_on}
+    if len(kinds) > 1:
+        there = ", ".join(f"{host}: {name}" for name, host in kinds.items())
+        raise InputError(
+            f"the cluster has GPUs of several kinds ({there}), and the keys of trainings name one; start the machines "
+            "with the others with: ray start --num-gpus 0"
+        )
+    return [*kinds]
 
 
 def _require_reachable(address: str) -> None:
@@ -170,7 +167,9 @@ def _asked(ray: Any, recipe: Recipe, run_dir: Path, store: str | None, seen: str
         except ray.exceptions.RayError as error:
             reason = " ".join(str(getattr(error, "cause", None) or error).split())[-300:]
             raise InputError(f"{host}: paredown cannot work there: {reason}; install the same there as here") from None
-        told.append(Node(node["NodeID"], host, node.get("Labels") or {}, int(node["Resources"].get("CPU", 0)), **said))
+        cores, gpus, memory = (int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU", "memory"))
+        labels = node.get("Labels") or {}
+        told.append(Node(node["NodeID"], host, labels, cores, gpus=gpus, memory=memory, **said))
     return told
 
 
@@ -188,7 +187,10 @@ def _about(recipe: Recipe, run_dir: Path, store: str | None, seen: str) -> dict:
             open_store(store, seen)
     except InputError as error:
         unreachable = str(error)
-    return {"machine": machine(), "code": _code(), "held": held, "lacks": lacks, "unreachable": unreachable}
+    return {
+        "machine": machine(), "trains_on": training_gpus(hidden=True), "code": _code(), "held": held, "lacks": lacks,
+        "unreachable": unreachable,
+    }  # fmt: skip
 
 
 def _code() -> dict:
@@ -265,10 +267,8 @@ class RayCluster:
     ray: Any
     run_dir: Path
     measuring: Node
-    apart: bool  # other machines train
-    threads: int  # of a training
+    computing: Sequence[Node]  # train, score and trace; the one that measures alone, where there is no other
     cpus: int  # that a training is given
-    slots: int  # trainings that fit at the same time
     hosts: Mapping[str, str]  # names by Ray's numbers
     store: str | None = None  # URL of the store in object storage
     all_measuring: tuple[str, ...] = ()  # Ray's numbers of all machines that measure
@@ -276,11 +276,54 @@ class RayCluster:
     @property
     def places(self) -> int:
         """Trainings that fit at the same time."""
-        return self.slots
+        gpus = 0 if not self.apart else sum(node.gpus for node in self.computing)
+        return gpus or sum(node.cores // self.cpus for node in self.computing)
 
     def workers(self, store: Store, reporter: Reporter) -> AbstractContextManager[_Tasks]:
         """Tasks for the steps of plans; those that still run when it is left are cancelled."""
         return _tasks(self, store, reporter)
+
+    @property
+    def apart(self) -> bool:
+        """Other machines train than the one that measures."""
+        return all(node.id != self.measuring.id for node in self.computing)
+
+    def place(self, step: Step) -> str:
+        """Where a step is done: MEASURING; ON_GPU, a training where there are GPUs; else COMPUTING."""
+        if belongs_on_machine(step) or not self.apart:
+            return MEASURING
+        return ON_GPU if trains(step) and any(node.gpus for node in self.computing) else COMPUTING
+
+    def needs(self, step: Step) -> int:
+        """How much of its place a step takes: cores, or GPUs."""
+        place, few = self.place(step), cores_of(step)
+        if place == ON_GPU:
+            return 1
+        most = self.measuring.cores if belongs_on_machine(step) else self.cpus
+        return max(1, most if few is None else min(few, most))
+
+    def has(self, place: str) -> int:
+        """How much a place has."""
+        if place == MEASURING:
+            return max(1, self.measuring.cores)
+        if place == ON_GPU:
+            return sum(node.gpus for node in self.computing)
+        return sum(node.cores // self.cpus for node in self.computing) * self.cpus
+
+    def options(self, step: Step, memory: int) -> dict[str, Any]:
+        """What a step's task asks Ray for. `memory`: bytes of one that has others beside it, as far as a machine has
+        them."""
+        on_machine = belongs_on_machine(step)
+        cores = self.measuring.cores if on_machine else self.cpus
+        few = cores_of(step)
+        asked: dict[str, Any] = {"name": step.name, "num_cpus": cores if few is None else min(few, cores)}
+        if few is not None:
+            asked["memory"] = min([memory, *(n.memory for n in ([self.measuring] if on_machine else self.computing))])
+        if trains(step) and not on_machine and any(node.gpus for node in self.computing):
+            asked["num_gpus"] = 1
+            # nvidia-smi's order; and in processes of their own: one that was started without a GPU never sees one
+            asked["runtime_env"] = {"env_vars": {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}}
+        return asked
 
 
 @contextmanager
@@ -316,8 +359,7 @@ class Board:
 @dataclass
 class _Task:
     step: Step
-    shown: ExitStack
-    report: Report
+    shown: Elsewhere
 
 
 @dataclass
@@ -329,40 +371,39 @@ class _Tasks:
     reporter: Reporter
     board: Any
     asked: dict[str, Any] = field(default_factory=dict)  # what the task of a step needs, by the step's name
+    memory: int = 0  # bytes of a step beside others
     running: dict[Any, _Task] = field(default_factory=dict)
-    alone: bool = False  # one of them is on the machine that measures
 
     def add(self, planned: Planned) -> None:
         """A further plan: what its tasks need is kept in the cluster once."""
-        cluster, steps = self.cluster, planned.steps
-        asked = Asked(
-            cluster.run_dir, cluster.store, resolved(planned.job.recipe), planned.adapted, planned.plans,
-            dict(planned.job.machine), cluster.threads, {step.name: step.inputs for step in steps}, cluster.hosts,
-        )  # fmt: skip
-        self.asked |= dict.fromkeys((step.name for step in steps), cluster.ray.put(asked))
+        cluster = self.cluster
+        asked = cluster.ray.put((Asked.of(planned), cluster.run_dir, cluster.store, cluster.hosts))
+        self.asked |= dict.fromkeys((step.name for step in planned.steps), asked)
+        self.memory = max(self.memory, memory_of(planned.job))
 
-    def takes(self, step: Step) -> bool:
-        """A step that belongs on the machine that measures waits until nothing runs there: in the order of the plan."""
-        if belongs_on_machine(step):
-            return not self.alone and (self.cluster.apart or not self.running)
-        trainings = len(self.running) - self.alone
-        return trainings < self.cluster.slots and (self.cluster.apart or not self.alone)
+    def choose(self, ready: Sequence[Step]) -> Step | None:
+        """The first one that its place has as much left for as it needs; those behind one that waits there wait too.
+        What times something, and whatever takes all cores of the machine that measures, is alone there."""
+        left, full = self._left(), set[str]()
+        for step in ready:
+            place = self.cluster.place(step)
+            if place not in full and self.cluster.needs(step) <= left[place]:
+                return step
+            full.add(place)
+        return None
 
     def start(self, step: Step, done: Mapping[str, Done]) -> None:
         """Submit a step."""
         ray, alone = self.cluster.ray, belongs_on_machine(step)
         work = ray.remote(max_retries=TRIES, retry_exceptions=False)(_work)
-        options: dict[str, Any] = {"num_cpus": self.cluster.cpus, "name": step.name}
+        options = self.cluster.options(step, self.memory)
         if alone:
-            node = self.cluster.measuring
-            options |= {"num_cpus": node.cores, "scheduling_strategy": _on(ray, node.id)}
+            options["scheduling_strategy"] = _on(ray, self.cluster.measuring.id)
         elif self.cluster.apart:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self.cluster.all_measuring)})"}
-        shown = ExitStack()
-        report = shown.enter_context(self.reporter.step(step.name, step.title))
+        shown = Elsewhere(self.reporter, step.name, step.title)
         ref = work.options(**options).remote(self.asked[step.name], step.name, step.key, alone, self.board)
-        self.running[ref] = _Task(step, shown, report)
-        self.alone |= alone
+        self.running[ref] = _Task(step, shown)
 
     def wait(self) -> Iterable[tuple[Step, Done | Failed | Lost, bool]]:
         """Steps that have ended; none after a second without one."""
@@ -374,21 +415,27 @@ class _Tasks:
             told = ray.get(self.board.read.remote(), timeout=10)
             for task in self.running.values():
                 if task.step.name in told:
-                    task.report(*told[task.step.name])
+                    task.shown.report(*told[task.step.name])
         for ref in ended:
-            task = self.running.pop(ref)
-            self.alone &= not belongs_on_machine(task.step)
-            yield self._result(task, ref)
+            yield self._result(self.running.pop(ref), ref)
+
+    def _left(self) -> dict[str, int]:
+        """What each place has left."""
+        left = {place: self.cluster.has(place) for place in (MEASURING, COMPUTING, ON_GPU)}
+        for task in self.running.values():
+            left[self.cluster.place(task.step)] -= self.cluster.needs(task.step)
+        return left
 
     def _require_machines(self) -> None:
         """StepError where no machine is left that could do what runs: its task would wait without end."""
         living = {node["NodeID"] for node in self.cluster.ray.nodes() if node["Alive"]}
         there, others = self.cluster.measuring.id in living, living - {*self.cluster.all_measuring}
-        if self.alone and not there:
+        measuring = [task for task in self.running.values() if belongs_on_machine(task.step)]
+        if measuring and not there:
             raise StepError(
                 f"{self.cluster.measuring.host}, which measures, is gone; start it, and run it again: {KEPT}"
             )
-        if len(self.running) > self.alone and not (others if self.cluster.apart else there):
+        if len(self.running) > len(measuring) and not (others if self.cluster.apart else there):
             raise StepError(f"no machine of the cluster is left that trains; start one, and run it again: {KEPT}")
 
     def _result(self, task: _Task, ref: Any) -> tuple[Step, Done | Failed | Lost, bool]:
@@ -396,12 +443,12 @@ class _Tasks:
         try:
             new = ray.get(ref)
         except ray.exceptions.RayTaskError as error:  # raised by the step itself
-            _close(task, error)
+            task.shown.end(error)
             if isinstance(error.cause, InputError):
                 return step, Lost(str(error.cause), error.cause), True
             raise (error.cause if isinstance(error.cause, Exception) else error) from error
         except ray.exceptions.RayError as error:
-            _close(task, error)
+            task.shown.end(error)
             reason = " ".join(str(error).split())[:300]
             tried = f" in {TRIES + 1} tries" if isinstance(error, ray.exceptions.WorkerCrashedError) else ""
             reason = f"step {step.name}: not done on the cluster{tried}: {reason}"
@@ -413,10 +460,9 @@ class _Tasks:
                 raise StepError(f"step {step.name}: its result is not in {where}")
             _look_again(self.store)
         if isinstance(found, Failed):
-            _close(task, StepError(found.reason))
-            self.reporter.failed(step.name, found.reason)
+            task.shown.fail(found.reason)
         else:
-            _close(task)
+            task.shown.end()
         return step, found, new
 
     def cancel(self) -> None:
@@ -424,14 +470,8 @@ class _Tasks:
         for ref, task in self.running.items():
             with suppress(Exception):
                 self.cluster.ray.cancel(ref, force=True)
-            _close(task, KeyboardInterrupt())
+            task.shown.end(KeyboardInterrupt())
         self.running.clear()
-
-
-def _close(task: _Task, error: BaseException | None = None) -> None:
-    """End the progress of a step, without the line that says it is done where it is not."""
-    with suppress(BaseException):  # it is raised again where it belongs
-        task.shown.__exit__(type(error) if error else None, error, None)
 
 
 def _look_again(store: Store) -> None:
@@ -441,69 +481,49 @@ def _look_again(store: Store) -> None:
         list(store.root.iterdir())
 
 
-def _work(asked: Asked, name: str, key: str, alone: bool, board: Any) -> bool:
-    """The task: do a step, or find it done; whether it was done now."""
+def _work(
+    asked: tuple[Asked, Path, str | None, Mapping[str, str]], name: str, key: str, alone: bool, board: Any
+) -> bool:
+    """The task: do a step, or find it done; whether it was done now. `asked`: what it is planned from, the run
+    directory, the URL of the store in object storage, and the names of machines by Ray's numbers."""
     import ray
 
-    os.environ["OMP_NUM_THREADS"] = str(asked.threads)  # of trainings; those that time set their own
-    host = asked.hosts.get(ray.get_runtime_context().get_node_id(), platform.node())
+    plan, run_dir, url, hosts = asked
+    os.environ["OMP_NUM_THREADS"] = str(plan.threads)  # of trainings; those that time set their own
+    if not ray.get_runtime_context().get_accelerator_ids().get("GPU") and not alone:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what Ray has not given it
+    host = hosts.get(ray.get_runtime_context().get_node_id(), platform.node())
     try:
-        return _done(asked, name, key, alone, board, host)
+        return _done(plan, _store(run_dir, url, host), name, key, alone, board)
     except InputError as error:
         raise InputError(f"{host}: {error}") from error
 
 
-def _done(asked: Asked, name: str, key: str, alone: bool, board: Any, host: str) -> bool:
-    store = _store(asked, host)
+def _done(asked: Asked, store: Store, name: str, key: str, alone: bool, board: Any) -> bool:
     store.clean()
-    job = replace(_prepared(asked.recipe), machine=asked.machine, threads=asked.threads)
-    if asked.adapted and job.recipe.adapt:
-        job = adapted(job, {step.name: done for step in adapt_steps(job) if (done := store.find(step.name, step.key))})
-    steps = asked.plans(job)
+    job, steps = asked.planned(store)
     require_same(steps, name, asked.inputs, asked.machine, job.machine)
     if alone and fingerprint() != fingerprint(asked.machine):
         found = found_in(differences(asked.machine, machine()))
         raise InputError(f"step {name}: this machine is not the one that was planned for: {found}")
     step = next(step for step in steps if step.name == name)
+    if trains(step) and not alone and (here := training_gpus()) != [*asked.gpus]:
+        raise InputError(f"step {name}: it is planned for the GPUs {[*asked.gpus]}, and this machine gives it {here}")
+    told = Forwarded(lambda name, share, text: board.tell.remote(name, share, text))
     end = time.monotonic() + SEEN_S
     while True:
         try:
-            return do_planned(job, steps, step, store, _Told(board), key)[1]
+            return do_planned(job, steps, step, store, told, key)[1]
         except NotThereError:
             if time.monotonic() > end:
                 raise
             _look_again(store)
 
 
-def _store(asked: Asked, host: str) -> Store:
+def _store(run_dir: Path, url: str | None, host: str) -> Store:
     """Where the task finds the steps before it, and puts its own: in the run directory, or in object storage."""
-    if asked.store is None:
-        return Store(asked.run_dir / "steps", host=host)
+    if url is None:
+        return Store(run_dir / "steps", host=host)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paredown" / "steps"
-    of_store = key_of({"store": asked.store})[:16]  # two stores may have other bytes of one step
-    return Store(cache / of_store, host=host, shared=open_store(asked.store))
-
-
-@lru_cache(maxsize=4)
-def _prepared(recipe: str) -> Job:
-    return prepare(Recipe.model_validate(yaml.safe_load(recipe)), try_models=False, measures=False)
-
-
-class _Told(Reporter):
-    """Progress of a task, for the driver."""
-
-    def __init__(self, board: Any) -> None:
-        super().__init__(1)
-        self.board, self.shown = board, "none"
-
-    @contextmanager
-    def step(self, name: str, title: str = "") -> Iterator[Report]:
-        last = 0.0
-
-        def report(share: float, text: str) -> None:
-            nonlocal last
-            if time.monotonic() - last >= TOLD_S:
-                last = time.monotonic()
-                self.board.tell.remote(name, share, text)
-
-        yield report
+    of_store = key_of({"store": url})[:16]  # two stores may have other bytes of one step
+    return Store(cache / of_store, host=host, shared=open_store(url))

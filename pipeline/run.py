@@ -12,13 +12,15 @@ from paredown.benchmarks.measurements import Adapted, Measurements, SearchSummar
 from paredown.benchmarks.report.report import RESOLVED, rerun
 from paredown.benchmarks.selection.choice import Choice
 from paredown.export.bundle.archive import MACHINES
-from paredown.export.hardware import fingerprint
+from paredown.export.hardware import cores, fingerprint
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import InputError, StepError
 
 from .engine import HERE, Engine, Execution, Planned, Plans, Results, do_all
 from .estimates import row_seconds
 from .failures import Failure, Ledger, sentences, steps_behind
 from .job import Job, Step, made_of, prepare
+from .local_workers import FEWEST_CORES, LocalWorkers
 from .object_store import ObjectStore, open_store
 from .plan import plan
 from .progress import Reporter, tell
@@ -137,12 +139,20 @@ def _places(
     the run directory or the store `shared`. InputError where it measures elsewhere."""
     if on == LOCAL:
         require_here(job.recipe)
-        yield [(job.measured_on(one), HERE) for one in job.recipe.machines or [None]]
+        engine = _of_this_machine(job.recipe)
+        yield [(job.measured_on(one), engine) for one in job.recipe.machines or [None]]
     else:
         from .ray_cluster import cluster
 
         with cluster(None if on == RAY else on, job, run_dir, shared) as places:
             yield places
+
+
+def _of_this_machine(recipe: Recipe) -> Engine:
+    """Steps side by side where there are cores for it. A GPU's memory is not shared out: with a target for one, one
+    step at a time."""
+    on_gpu = any(RUNTIMES[target.runtime].SPEC.gpu for target in recipe.targets)
+    return HERE if on_gpu or cores() < FEWEST_CORES else LocalWorkers(cores())
 
 
 def _run(job: Job, run_dir: Path, store: Store, engine: Engine) -> Outcome:

@@ -270,7 +270,7 @@ class Store:
         mine = re.compile(rf"\.tmp-.*-{_place()}-(\d+)(\.old)?")
         for scratch in self.root.glob(".tmp-*"):
             found = mine.fullmatch(scratch.name)
-            if found is not None and not psutil.pid_exists(int(found[1])):
+            if found is not None and not _runs(int(found[1])):
                 shutil.rmtree(scratch, ignore_errors=True)
             elif scratch.suffix == ".lock":
                 _remove_free(scratch)
@@ -312,6 +312,14 @@ def _place() -> str:
     with suppress(OSError):
         parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there that has not ended: one that nobody has waited for yet has."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _remove_free(file: Path) -> None:

@@ -53,8 +53,8 @@ class Timed:
             }
             self.results[step.key] = Done(Path(step.key), found, 60.0 * epochs * share if epochs else 1.0)
 
-    def takes(self, step: Step) -> bool:
-        return len(self.running) < self.places
+    def choose(self, ready: Sequence[Step]) -> Step | None:
+        return ready[0] if ready and len(self.running) < self.places else None
 
     def start(self, step: Step, done: Mapping[str, Done]) -> None:
         self.started.append(step.name)

@@ -20,6 +20,7 @@ from paredown.tasks.rows import Rows
 from paredown.tasks.scores import points
 
 from ..config import Int8
+from ..threads import few_threads
 
 Batches = Sequence[Batch]
 Answers = list[np.ndarray]  # of each row (labels,), or (tokens, labels)
@@ -132,7 +133,7 @@ def answers(model: Path, batches: Batches, as_stated: bool = False) -> Answers:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level, options.intra_op_num_threads = 3, few_threads()
     if as_stated:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

@@ -10,12 +10,11 @@ import numpy as np
 
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.compress.quantization.int8_cost import Int8Evaluator
+from paredown.compress.threads import few_threads
 from paredown.runtime.preprocessor import Batch
 from paredown.runtime.seq2seq_decoding import writer
 from paredown.runtime.session import open_session
 from paredown.tasks.base import Task
-
-from ..hardware import cores
 
 ENCODER, DECODER = "encoder", "decoder"  # names of their files, before the suffix
 RECORDED_ROWS = 32  # of the calibration rows, from which the decoder's calls are taken
@@ -60,7 +59,9 @@ def seq2seq_onnx(checkpoint: Checkpoint, task: Task, target: Path) -> None:
 def recorded(plain: Path, checkpoint: Checkpoint, calibration: Sequence[Batch]) -> list[Batch]:
     """Calls of the decoder, as its inputs by name, while the float graphs write the answers to the first rows of
     `calibration`: what its INT8 is calibrated and judged on."""
-    encoder, decoder = (open_session(path, "onnxruntime", "fp32", cores()) for path in (plain, plain_decoder(plain)))
+    encoder, decoder = (
+        open_session(path, "onnxruntime", "fp32", few_threads()) for path in (plain, plain_decoder(plain))
+    )
     calls: list[Batch] = []
 
     def listening(batch: Batch) -> Batch:

@@ -176,7 +176,11 @@ def run(
         Path | None, typer.Option(help="An older run; the new bundle is tested against its bundle.")
     ] = None,
     on: Annotated[
-        str, typer.Option(help="Where the steps are done: local, ray (see docs/how-to.md) or ray://HOST:PORT.")
+        str,
+        typer.Option(
+            help="Where the steps are done: local (side by side where cores and memory allow), ray (see "
+            "docs/how-to.md) or ray://HOST:PORT."
+        ),
     ] = "local",
     store: SharedStore = None,
     everything: Everything = False,

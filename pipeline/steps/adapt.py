@@ -42,7 +42,7 @@ def adapt_steps(job: Job) -> list[Step]:
             "train": rows_digest(job.train),
             "validation": rows_digest(job.validation),
             "after": {steps[-1].name: steps[-1].key} if steps else {},
-            "threads": job.threads,
+            **job.trained_on,
             **code_of("compress"),
         }
         rows = len(job.train)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from paredown.compress.models.loading import load
+from paredown.export.hardware import all_cores
 from paredown.runtime.preprocessor import run_rows
 from paredown.tasks.rows import some_of
 from paredown.tasks.sentence_embedding import agreement
@@ -38,6 +39,7 @@ def attribute(job: Job, model: Model, before: str | None, out: Path, done: Mappi
     from paredown.compress.attribution import word_attributions
     from paredown.compress.models.inference import forward
 
+    all_cores()
     source = checkpoint_after(job, before, done)
     network, encoder = load(source, job.task), source.encoder(job.recipe.max_length)
     texts = [job.validation.texts[i] for i in explained(job)]

@@ -15,6 +15,7 @@ from paredown.compress.models.checkpoint import read_ends
 from paredown.compress.models.loading import Checkpoint, load, open_checkpoint
 from paredown.compress.pruning.latency_allocation import LatencyTable
 from paredown.export.artifact import read_artifact
+from paredown.export.hardware import all_cores
 from paredown.runtime.preprocessor import Preprocessor
 
 from ..job import BASE_TARGET, SCORES, Candidate, Job, evaluation_name, graph_name, has_scores, parts_of, table_name
@@ -82,6 +83,7 @@ def windows(job: Job, ends: Sequence[tuple[int, int]], out: Path, done: Mapping[
     `Task.regrets` on validation for each of `ends`."""
     from paredown.compress.models.inference import teacher_scores
 
+    all_cores()
     encoder = job.checkpoint.encoder(job.recipe.max_length)
     model, ids, found = load(job.checkpoint, job.task), job.checkpoint.read(encoder.ids(job.validation.texts)), []
     for number, (first, last) in enumerate(ends):

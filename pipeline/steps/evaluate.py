@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from paredown.compress.threads import few_threads
 from paredown.export.artifact import Artifact, read_artifact
 from paredown.export.checks.parity import departure, stand_in
-from paredown.export.hardware import cores
 from paredown.export.opening import open_artifact
 from paredown.runtime.preprocessor import Preprocessor, run_rows
 from paredown.runtime.session import CannotRunHere, Session
@@ -35,10 +35,10 @@ def evaluate(
     ids = artifact.encoder().ids(job.validation.texts)
     cannot_run: dict = {}
     try:
-        session = open_artifact(artifact, cores())
+        session = open_artifact(artifact, few_threads())
     except CannotRunHere as reason:
         cannot_run = {"cannot_run": str(reason)}
-        graph = stand_in(artifact, cores())
+        graph = stand_in(artifact, few_threads())
         if graph is None:
             return cannot_run
         session = graph
@@ -60,7 +60,7 @@ def further(job: Job, candidate: Candidate, out: Path, done: Mapping[str, Done],
     if "cannot_run" in done[evaluation_name(candidate)].result:
         return {}
     artifact = read_artifact(done[candidate.step].path)
-    encoder, session, result = artifact.encoder(), open_artifact(artifact, cores()), {}
+    encoder, session, result = artifact.encoder(), open_artifact(artifact, few_threads()), {}
     if job.test is not None:
         report(0.0, "scoring test")
         outputs = run_rows(session, encoder.ids(job.test.texts), encoder.pad_id, job.task.output)

@@ -17,6 +17,7 @@ import pytest
 from conftest import SMALL, paredown, refused, write_recipe
 
 from paredown.compress.models.loading import Checkpoint
+from paredown.compress.threads import few_threads
 from paredown.pipeline import ray_cluster
 from paredown.pipeline.job import Step
 from paredown.pipeline.ray_cluster import Node, RayCluster
@@ -287,7 +288,8 @@ def test_what_a_cluster_lacks_is_said(recipe: Path, tmp_path: Path) -> None:
 
 def node(**given: Any) -> Node:
     code = {"code": {"compress": "ab12"}, "versions": {"torch": "2.13.0"}}
-    return replace(Node("id", "one", {}, 4, {"cores": 4}, code, "process 7"), **given)
+    plain = Node("id", "one", {}, 4, {"cores": 4}, gpus=0, trains_on=[], memory=10**10, code=code, held="process 7")
+    return replace(plain, **given)
 
 
 def test_a_machine_with_another_version_or_directory_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,16 +302,67 @@ def test_a_machine_with_another_version_or_directory_is_refused_by_name(monkeypa
         ray_cluster._check([node(), node(host="two", held="process 8, of another run")], "process 7")
 
 
+def cluster_with(*computing: Node) -> RayCluster:
+    """One machine of four cores that measures, and others; none: it does everything."""
+    measuring = node(id="edge", memory=2 * 10**9)
+    return RayCluster(None, Path(), measuring, computing or [measuring], 2, {})
+
+
+def step(**inputs: Any) -> Step:
+    return Step("a", inputs, 0.0, lambda *_: None)
+
+
+TRAINS, PRUNES, MEASURES = (
+    step(stage="distill", threads=2),
+    step(threads=2, table="ab"),
+    step(stage="measure", machine="c"),
+)
+EVALUATES, TRACES = step(stage="evaluate", machine="c"), step(stage="graph")
+
+
 @pytest.mark.parametrize("apart", [True, False])
-def test_nothing_runs_beside_a_step_that_belongs_on_the_measuring_machine(apart: bool) -> None:
-    """Where that machine also trains, it does one or the other."""
-    tasks = ray_cluster._Tasks(RayCluster(None, Path(), node(), apart, 1, 1, 2, {}), None, None, None)  # type: ignore[arg-type]
-    trains, measures = (Step("a", inputs, 0.0, lambda *_: None) for inputs in ({"table": None}, {"table": "ab"}))
-    cases = (((), (True, True)), ((trains,), (True, apart)), ((measures,), (apart, False)))
-    for those, taken in (*cases, ((trains, trains), (False, apart))):  # two fit
-        tasks.running = {i: ray_cluster._Task(step, None, None) for i, step in enumerate(those)}  # type: ignore[arg-type]
-        tasks.alone = measures in those
-        assert (tasks.takes(trains), tasks.takes(measures)) == taken, those
+def test_nothing_runs_beside_a_step_that_times_something(apart: bool) -> None:
+    """Where that machine also trains, it does one or the other; elsewhere two trainings of two cores fit."""
+    cluster = cluster_with(node(id="big")) if apart else cluster_with()
+    tasks = ray_cluster._Tasks(cluster, None, None, None)  # type: ignore[arg-type]
+    for those, trained, timed, evaluated in (
+        ((), True, True, True),
+        ((TRAINS,), True, apart, True),
+        ((MEASURES,), apart, False, False),
+        ((PRUNES,), apart, False, False),
+        ((EVALUATES,), True, False, True),
+        ((TRAINS, TRAINS), False, apart, apart),
+    ):
+        tasks.running = {i: ray_cluster._Task(running, None) for i, running in enumerate(those)}  # type: ignore[arg-type]
+        assert [tasks.choose([one]) is one for one in (TRAINS, MEASURES, EVALUATES)] == [trained, timed, evaluated], (
+            those
+        )
+    tasks.running = {0: ray_cluster._Task(EVALUATES, None)}  # type: ignore[arg-type]
+    assert tasks.choose([MEASURES, EVALUATES]) is None, "what measures would wait without end"
+
+
+def test_a_training_asks_for_a_gpu_where_there_is_one_and_a_graph_for_one_core() -> None:
+    few, some = few_threads(), {"memory": 10**9}
+    cpus = cluster_with(node(id="big"))
+    assert cpus.options(TRAINS, 10**9) == {"name": "a", "num_cpus": 2}
+    assert cpus.options(TRACES, 10**9) == {"name": "a", "num_cpus": 1, **some}
+    assert cpus.options(EVALUATES, 10**11) == {"name": "a", "num_cpus": few, "memory": 2 * 10**9}, "all that it has"
+    assert cpus.options(PRUNES, 10**9)["num_cpus"] == 4
+    gpu = cluster_with(node(id="big"), node(id="gpu", gpus=2, trains_on=["NVIDIA H200, 1 MiB, 9.0"]))
+    assert gpu.options(TRAINS, 10**9)["num_gpus"] == 1
+    assert not {"num_gpus"} & {*gpu.options(TRACES, 0), *gpu.options(EVALUATES, 0), *gpu.options(PRUNES, 0)}
+    tasks = ray_cluster._Tasks(gpu, None, None, None)  # type: ignore[arg-type]
+    tasks.running = {i: ray_cluster._Task(TRAINS, None) for i in range(2)}  # type: ignore[arg-type]
+    assert tasks.choose([TRAINS, TRACES]) is TRACES
+
+
+def test_the_key_of_a_training_names_the_gpu() -> None:
+    one, two = "NVIDIA H200, 1 MiB, 9.0", "NVIDIA L4, 1 MiB, 8.9"
+    plain, with_gpu = node(), node(host="a", gpus=2, trains_on=[one, one])
+    assert ray_cluster._training_gpus([plain, node(trains_on=[one])]) == [], "Ray gives it to nobody"
+    assert ray_cluster._training_gpus([plain, with_gpu]) == [one]
+    with pytest.raises(InputError, match=r"b: NVIDIA L4.*--num-gpus 0"):
+        ray_cluster._training_gpus([with_gpu, node(host="b", gpus=1, trains_on=[two])])
 
 
 def test_each_machine_of_a_list_is_another_one() -> None:

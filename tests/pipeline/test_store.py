@@ -145,6 +145,17 @@ def test_a_killed_process_leaves_the_whole_step_or_none(tmp_path: Path, event: s
     assert writes("again", store, "0" * 64).result in ({"n": 5}, {"text": "again"})
 
 
+def test_what_a_process_left_goes_that_nobody_has_waited_for(tmp_path: Path) -> None:
+    """In a container without a process that does."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    scratch = tmp_path / f".tmp-s-{store_module._place()}-{ended.pid}"
+    scratch.mkdir()
+    Store(tmp_path).clean()
+    assert not scratch.exists()
+    ended.wait()
+
+
 def test_work_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def work(out: Path) -> None:
         (out / "half").write_text("x")
