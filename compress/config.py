@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Processes = Annotated[int, Field(ge=1, le=64)]
+PROCESSES = "processes that training and scoring are spread over, each with a GPU, or a part of the cores, of its own"
 
 
 class Settings(BaseModel):

@@ -397,6 +397,7 @@ def prune(
     text: str | None = None,
     label: str | None = None,
     seed: int = 13,
+    training_processes: int = 1,
     output_dir: str | Path | None = None,
 ) -> CompressedModel:
     """Structured pruning of attention heads, FFN neurons, layers or channels, the least important first.
@@ -405,7 +406,7 @@ def prune(
     columns (default: detected). `speedup`: how many times faster, measured on
     this machine; else `heads`, `ffn` and `channels` (of a convolutional network) are shares to keep, 0..1, and
     `layers` how many or which. `even`: all layers get the same shape. `importance`: fisher, or a published score.
-    `recover_epochs`: of fine-tuning with knowledge distillation after pruning.
+    `recover_epochs`: of fine-tuning with knowledge distillation after pruning, in so many `training_processes`.
     """
     from paredown.compress.config import Prune, Recover
 
@@ -417,7 +418,8 @@ def prune(
     given = {"speedup": speedup, "heads": heads, "ffn": ffn, "layers": kept, "even": even, "recover": recover}
     given |= {"channels": channels, "importance": importance}
     settings = checked(Prune, given, argument)
-    with _stage(model, {"train": data}, output_dir, task, **_reading(max_length, text, label), seed=seed) as stage:
+    how = {**_reading(max_length, text, label), "seed": seed, "training_processes": training_processes}
+    with _stage(model, {"train": data}, output_dir, task, **how) as stage:
         made = single_stage.prune(stage.checkpoint, stage.data, settings, stage.output_dir, argument)
         if made.failed:
             raise StepError(f"prune, recover: {made.failed}; the pruned model before it is in {made.path}")
@@ -437,17 +439,19 @@ def distill(
     text: str | None = None,
     label: str | None = None,
     seed: int = 13,
+    training_processes: int = 1,
     output_dir: str | Path | None = None,
 ) -> CompressedModel:
     """Knowledge distillation. `student`: a number of the teacher's layers, "static" (a bag of embeddings), or another
     checkpoint. `data`: rows to learn on; labels are not needed; `text` and `label` name columns.
-    Hinton et al. 2015, arXiv 1503.02531."""
+    `training_processes`: that training and scoring are spread over. Hinton et al. 2015, arXiv 1503.02531."""
     from . import single_stage
     from .spelling import argument
 
+    how = {**_reading(max_length, text, label), "seed": seed, "training_processes": training_processes}
     rows = {"train": data, "unlabeled": unlabeled}
     with (
-        _stage(teacher, rows, output_dir, task, **_reading(max_length, text, label), seed=seed) as stage,
+        _stage(teacher, rows, output_dir, task, **how) as stage,
         contextlib.ExitStack() as during,
     ):
         given: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}

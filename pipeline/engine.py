@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from paredown.compress.distributed.errors import ProcessLost
 from paredown.runtime.errors import InputError, StepError
 
 from .failures import Failure, Ledger, require_some
@@ -288,7 +289,7 @@ def _do(step: Step, store: Store, done: Mapping[str, Done], reporter: Reporter) 
         with reporter.step(step.name, step.title) as report:
             return store.run(step.name, step.key, step.inputs, lambda out: step.work(out, done, report))
     except StepError as error:
-        if step.takes_what_is_there or isinstance(error, DiskError):
+        if step.takes_what_is_there or isinstance(error, DiskError | ProcessLost):
             raise StepError(f"step {step.name}: {error}") from error
         reporter.failed(step.name, str(error))
         return store.fail(step.name, step.key, step.inputs, str(error))

@@ -33,6 +33,7 @@ class StageInputs:
     max_length: int
     seed: int
     lengths: tuple[int, ...] = ()  # that calls are padded to
+    processes: int = 1  # that share a training or a scoring
 
     @property
     def encoder(self) -> Preprocessor:

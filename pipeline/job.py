@@ -173,7 +173,7 @@ class Job:
         """What a stage works on, that starts from `checkpoint`. `train`: its training rows, where they are not all."""
         return StageInputs(
             self.task, checkpoint, self.checkpoint.labels, train or self.train, self.validation, self.unlabeled,
-            self.recipe.max_length, self.recipe.seed, tuple(self.recipe.lengths),
+            self.recipe.max_length, self.recipe.seed, tuple(self.recipe.lengths), self.recipe.training_processes,
         )  # fmt: skip
 
     @cached_property

@@ -201,6 +201,7 @@ def _model_steps(job: Job, model: Model, steps: dict[str, Step]) -> str | None:
             "unlabeled": rows_digest(job.unlabeled),
             "student": _digest_of(settings),
             **job.trained_on,
+            "processes": job.recipe.training_processes,
             **_after(job, steps, before),
             "scores": steps[SCORES].key if has_scores(job, settings) else None,
             "table": steps[table_name(settings.target)].key if isinstance(settings, Prune) and settings.timed else None,
@@ -221,6 +222,7 @@ def _scores_step(job: Job) -> Step:
         "validation": rows_digest(job.validation),
         "unlabeled": rows_digest(job.unlabeled),
         **job.trained_on,
+        "processes": job.recipe.training_processes,
         "teachers": [teacher.digest for teacher in job.teachers],
         **code_of("compress"),
     }

@@ -298,7 +298,7 @@ class RayCluster:
         """How much of its place a step takes: cores, or GPUs."""
         place, few = self.place(step), cores_of(step)
         if place == ON_GPU:
-            return 1
+            return step.inputs.get("processes", 1)
         most = self.measuring.cores if belongs_on_machine(step) else self.cpus
         return max(1, most if few is None else min(few, most))
 
@@ -320,7 +320,7 @@ class RayCluster:
         if few is not None:
             asked["memory"] = min([memory, *(n.memory for n in ([self.measuring] if on_machine else self.computing))])
         if trains(step) and not on_machine and any(node.gpus for node in self.computing):
-            asked["num_gpus"] = 1
+            asked["num_gpus"] = self.needs(step)
             # nvidia-smi's order; and in processes of their own: one that was started without a GPU never sees one
             asked["runtime_env"] = {"env_vars": {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}}
         return asked

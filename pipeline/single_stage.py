@@ -20,10 +20,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from paredown.compress.config import (
+    PROCESSES,
     Augment,
     Distill,
     Finetune,
     Int8,
+    Processes,
     Prune,
     Recover,
     Settings,
@@ -82,6 +84,7 @@ class StageData(Settings):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
         default=13, description="seed of all random number generators"
     )
+    training_processes: Processes = Field(default=1, description=PROCESSES)
     task: str | None = Field(default=None, description="task of the model (default: what the checkpoint is made for)")
     text_column: str | None = Field(default=None, description="name of the text column (default: detected)")
     label_column: str | None = Field(default=None, description="name of the label column (default: detected)")
@@ -192,9 +195,8 @@ def finetune(
     _require_validation(settings, inputs, where)
     inputs = replace(inputs, task=task.for_rows(inputs.train, inputs.validation))
     with writing(output_dir, "finetune") as (target, report):
-        losses: list[float] = []
-        result = stages.finetune(inputs, settings, target, report, losses)
-        return _made(inputs.after(target), output_dir, result | {"validation_loss": losses})
+        result = stages.finetune(inputs, settings, target, report, by_epoch=True)
+        return _made(inputs.after(target), output_dir, result)
 
 
 def prune(checkpoint: str, data: StageData, settings: Prune, output_dir: Path, where: Where = option) -> Made:
@@ -430,7 +432,9 @@ def _inputs(
     validation = read_rows(task, data.validation, names=names, labelled=judged) if data.validation else None
     unlabeled = read_unlabeled_rows(task, data.unlabeled) if data.unlabeled else None
     validation, unlabeled = kept_apart(train, validation, unlabeled)
-    return StageInputs(task, source, names, train, validation, unlabeled, data.max_length, data.seed)
+    return StageInputs(
+        task, source, names, train, validation, unlabeled, data.max_length, data.seed, processes=data.training_processes
+    )
 
 
 def kept_apart(train: Rows, validation: Rows | None, unlabeled: Rows | None = None) -> tuple[Rows | None, Rows | None]:

@@ -22,6 +22,7 @@ from paredown.runtime.preprocessor import per_row
 from paredown.tasks.base import NO_LABEL
 
 from ..config import Distill, DistillationTraining
+from ..distributed.group import over_all
 from ..models.architectures import CONVOLUTIONAL
 from ..models.inference import teacher_scores
 from ..models.output_kinds import OutputKind, answers, divergence, inputs_of, kind_of, label_names
@@ -277,5 +278,5 @@ def _hidden_loss(student, teacher, pairs: list[tuple[int, int]], mask: torch.Ten
     for i, j in pairs:
         want = teacher[j].float()
         error = ((student[i].float() - want) ** 2 * real).sum()
-        total = total + error / (want**2 * real).sum()
+        total = total + error / over_all((want**2 * real).sum())
     return total / len(pairs)

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from ..distributed.group import over_all
 from ..models.structure import blocks, family
 
 RELATION_HEADS = 12
@@ -41,7 +42,7 @@ def relation_loss(ours: list[torch.Tensor], theirs: list[torch.Tensor], mask: to
     for mine, want in zip(ours, theirs, strict=True):
         total = total + functional.kl_div(
             _relation(mine, mask), _relation(want, mask), reduction="none", log_target=True
-        ).sum(-1).mul(mask[:, None, :]).sum() / (mask.sum() * _heads(mine))
+        ).sum(-1).mul(mask[:, None, :]).sum() / over_all(mask.sum() * _heads(mine))
     return total / len(ours)
 
 

@@ -16,6 +16,8 @@ from paredown.tasks.base import MULTI_LABEL
 from paredown.tasks.question_answering import ENDS, NOWHERE
 from paredown.tasks.registry import TASKS
 
+from ..distributed.group import over_all
+
 
 def tensors(batch: Batch) -> dict[str, torch.Tensor]:
     """A batch for a model; the numbers are shared, not copied."""
@@ -90,9 +92,10 @@ def divergence(ours: torch.Tensor, wanted: torch.Tensor, temperature: float = 1.
     """Mean of T^2 KL(wanted / T || ours / T) over `answers`, nats; of numbers, half the mean squared difference, which
     is the KL of normal distributions of variance 1 around them."""
     if ours.shape[-1] == 1:
-        return functional.mse_loss(ours, wanted) / 2
+        return functional.mse_loss(ours, wanted, reduction="sum") / 2 / over_all(torch.tensor(ours.numel()))
     mine, target = (functional.log_softmax(x / temperature, dim=-1) for x in (ours, wanted))
-    return temperature**2 * functional.kl_div(mine, target, reduction="batchmean", log_target=True)
+    total = functional.kl_div(mine, target, reduction="sum", log_target=True)
+    return temperature**2 * total / over_all(torch.tensor(len(mine)))
 
 
 def not_finite(model: PreTrainedModel) -> str | None:

@@ -11,7 +11,7 @@ from paredown.runtime.preprocessor import PIXELS, collate
 from paredown.tasks.base import NO_LABEL
 
 PARTNER = "partner"  # of a row to train on: the ids of the text that belongs to it
-ROW = "input_ids"  # the key under which a row to train on has what the encoder gave; Trainer takes the length from it
+ROW = "input_ids"  # the key under which a row to train on has what the encoder gave
 
 
 def stack(rows: list[dict], filler: int, multiple: int = 1, per_token: Collection[str] = ()) -> dict[str, torch.Tensor]:

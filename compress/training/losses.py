@@ -14,16 +14,17 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from paredown.runtime.causal_decoding import NEXT
-from paredown.runtime.preprocessor import run_rows
 from paredown.tasks.base import NO_LABEL
 from paredown.tasks.text_generation import nats
 
-from ..models.inference import forward
+from ..distributed.group import loss_of_all, over_all, rows_of_all
+from ..models.inference import forward, run_shared
 from ..models.output_kinds import OutputKind, answers, divergence, kind_of, pad_id
 from ..types import Labels
 
 SCALE = 20.0  # of cosines, as in sentence-transformers: 1 / temperature
 JUDGED = 256  # pairs whose loss is one
+SMALLEST = 1e-9  # amount of labels that a sum is divided by
 CHOSEN = "chosen"  # of a row that may have several labels: 1 and 0, (labels,)
 
 
@@ -69,15 +70,28 @@ def supervised(
     """Mean cross-entropy with the labels that there are, nats; with numbers, half the mean squared error; of vectors,
     `pair_loss`. 0 where no row of the batch has one. `weights`: of each label, (labels,)."""
     if kind is OutputKind.VECTOR:
-        return pair_loss(logits, batch["labels"], batch["input_ids"])
+        return _pair_loss_of_all(logits, batch)
     lines, labels = answered(logits, batch, kind)
     there = ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
-    if not there.any():
-        return lines.new_zeros(())
+    lines, labels, amount = lines[there], labels[there], there.sum()
     if labels.is_floating_point():
-        return divergence(lines[there], labels[there, None].to(lines.dtype))
-    given = None if weights is None else weights.to(lines.device)
-    return nn.functional.cross_entropy(lines, labels, weight=given, ignore_index=NO_LABEL)
+        total = nn.functional.mse_loss(lines, labels[:, None].to(lines.dtype), reduction="sum") / 2
+    else:
+        given = None if weights is None else weights.to(lines.device)
+        total = nn.functional.cross_entropy(lines, labels, weight=given, reduction="sum")
+        amount = amount if given is None else given[labels].sum()
+    return total / over_all(amount).clamp(min=SMALLEST)
+
+
+def _pair_loss_of_all(vectors: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """`pair_loss` of a batch of which other processes may have a part."""
+    first, second = vectors.chunk(2)
+    every = torch.cat([*rows_of_all(first), *rows_of_all(second)])
+    ids = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -1).chunk(2)
+    rows = [row for half in ids for part in rows_of_all(half) for row in part]
+    numbers = torch.cat(rows_of_all(batch["labels"]))
+    loss = pair_loss(every, numbers, pad_sequence(rows, batch_first=True, padding_value=-1))
+    return loss_of_all(loss + 0 * vectors.sum())  # a gradient where none of the rows is of this process
 
 
 def pair_loss(vectors: torch.Tensor, numbers: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -119,7 +133,7 @@ class ValidationLoss:
             value = cross_entropy(model, self.ids, self.wanted)
             cast(nn.Module, model).to(device).train(training)
             return value
-        found = run_rows(
+        found = run_shared(
             partial(forward, model), self.ids, pad_id(model), NEXT if kind is OutputKind.CAUSAL_LM else "logits"
         )
         cast(nn.Module, model).to(device).train(training)

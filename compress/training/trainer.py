@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -26,10 +27,13 @@ from paredown.runtime.errors import InputError, StepError, nearest
 from paredown.tasks.base import NO_LABEL
 
 from ..config import Finetune, Training
+from ..distributed import group
+from ..distributed.errors import TooManyRows
 from ..models.architectures import FAMILIES
 from ..models.inference import IN_FLOAT32, fast_bf16
 from ..models.output_kinds import OutputKind, inputs_of, kind_of, label_names, not_finite, pad_id
 from ..types import Labels, Loss, Progress, TrainingData
+from .batches import IDLE, Batches, Rows
 from .collate import PARTNER, ROW, stack
 from .losses import ValidationLoss, labels_key, one_a_line, supervised
 from .target_scaling import standard_units
@@ -136,6 +140,9 @@ def fit(  # noqa: C901
     `rows` are {ROW: [int] or pixels, "labels": int, float or (tokens,), ...}; further keys: float tensors; PARTNER:
     the ids of a second text, whose rows stand behind the others in a batch. Raises StepError when the loss or a weight
     is not finite. Out of memory: half the rows at a time, the same rows per step.
+
+    In each of several processes (distributed/group.py): every one computes its part of each batch, and has the same
+    weights afterwards, those of one process but for rounding and for dropout. Batch norms see the part alone.
     """
     monitor = monitor or Monitor()
     embeddings = model.get_input_embeddings() if kind_of(model) is OutputKind.SEQ2SEQ else None
@@ -162,7 +169,7 @@ def fit(  # noqa: C901
             try:
                 with tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
                     args = _arguments(model, settings, micro, seed, Path(scratch))
-                    trainer = _trainer(model, rows, loss, args)
+                    trainer = _trainer(model, rows, loss, settings, args)
                     best = None
                     if monitor.judge is not None and settings.patience is not None:
                         every = max(1, round(len(rows) / settings.batch_size / settings.evaluations_per_epoch))
@@ -182,6 +189,8 @@ def fit(  # noqa: C901
             except (torch.OutOfMemoryError, MemoryError) as error:
                 if micro == 1:
                     raise StepError("out of memory with one row at a time; use shorter rows (max_length)") from error
+                if group.count() > 1:
+                    raise TooManyRows(micro) from error
                 micro = max(1, micro // 2)
                 model.load_state_dict(start)
                 if monitor.progress:
@@ -206,12 +215,15 @@ SHORT = 192  # tokens up to which attention as two matrix products is faster the
 
 
 def _rows_at_a_time(model: PreTrainedModel, rows: list[dict], batch_size: int) -> int:
-    """As many rows of a batch as are computed together: on a CPU, where memory is the user's own, not many long ones.
-    All of them where a row's loss depends on the others of its batch."""
-    if torch.cuda.is_available() or kind_of(model) is OutputKind.VECTOR or np.ndim(rows[0][ROW]) != 1:
-        return batch_size
+    """As many rows of a batch as a process computes together: on a CPU, where memory is the user's own, not many long
+    ones. All of its part where a row's loss depends on the others of its batch."""
+    part = math.ceil(batch_size / group.count())
+    if kind_of(model) is OutputKind.VECTOR:
+        return part
+    if torch.cuda.is_available() or np.ndim(rows[0][ROW]) != 1:
+        return group.rows_at_a_time(part)
     longest = max(len(row[ROW]) for row in rows)
-    return min(batch_size, max(1, TOKENS // longest))
+    return group.rows_at_a_time(min(part, max(1, TOKENS // longest)))
 
 
 class _Trainer(Trainer):
@@ -219,11 +231,20 @@ class _Trainer(Trainer):
 
     our_loss: Loss
     fast_attention: bool  # where texts are short
+    batches: Batches
+
+    def get_train_dataloader(self):
+        assert self.train_dataset is not None
+        return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         short = "input_ids" in inputs and inputs["input_ids"].shape[1] <= SHORT
-        with _plain_attention() if self.fast_attention and short else contextlib.nullcontext():
-            value = self.our_loss(model, inputs)
+        idle = IDLE in inputs
+        with (
+            group.one_loss(idle=idle),
+            _plain_attention() if self.fast_attention and short else contextlib.nullcontext(),
+        ):
+            value = self.our_loss(model, inputs) * (not idle)
         if not torch.isfinite(value):
             raise StepError(
                 f"the loss is {value.item()} at step {self.state.global_step + 1} of {self.state.max_steps}; "
@@ -278,16 +299,15 @@ class _Best(TrainerCallback):
 
 def _arguments(model: PreTrainedModel, settings: Training, micro: int, seed: int, scratch: Path) -> TrainingArguments:
     """The settings as transformers has them; `micro` rows at a time."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(scratch),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=-(-settings.batch_size // micro),
+        gradient_accumulation_steps=math.ceil(settings.batch_size / (micro * group.count())),
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,
         lr_scheduler_type=settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
-        train_sampling_strategy="group_by_length",
         seed=seed,
         bf16=fast_bf16() and model.config.model_type not in IN_FLOAT32,
         use_cpu=not torch.cuda.is_available(),
@@ -298,12 +318,21 @@ def _arguments(model: PreTrainedModel, settings: Training, micro: int, seed: int
         disable_tqdm=True,
         remove_unused_columns=False,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # else one process would use all GPUs, and a larger batch
+    return arguments
 
 
-def _trainer(model: PreTrainedModel, rows: list[dict], loss: Loss, args: TrainingArguments) -> _Trainer:
+def _trainer(
+    model: PreTrainedModel, rows: list[dict], loss: Loss, settings: Training, args: TrainingArguments
+) -> _Trainer:
     bf16_cpu = args.bf16 and args.use_cpu
     collator = _collator(model, rows, few_lengths=bf16_cpu)
-    trainer = _Trainer(model=model, args=args, train_dataset=rows, data_collator=collator)  # type: ignore[arg-type]
+    trainer = _Trainer(model=model, args=args, train_dataset=Rows(rows), data_collator=collator)
+    trainer.batches = Batches(
+        [len(row[ROW]) for row in rows], settings.batch_size, args.per_device_train_batch_size,
+        seed=args.seed, rank=group.rank(), count=group.count(),
+    )  # fmt: skip
+    torch.manual_seed(args.seed + group.rank())  # of dropout
     trainer.our_loss = loss
     trainer.fast_attention = bf16_cpu
     trainer.model_accepts_loss_kwargs = False  # our loss is a mean: let it be divided when gradients accumulate

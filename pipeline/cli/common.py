@@ -10,7 +10,7 @@ import typer
 from pydantic import Field
 from rich.console import Console
 
-from paredown.compress.config import Settings
+from paredown.compress.config import PROCESSES, Settings
 from paredown.tasks.base import Feature, Task
 from paredown.tasks.registry import task_named
 
@@ -30,6 +30,7 @@ MaxNewTokens = Annotated[
     typer.Option(min=1, max=4096, help="Maximum number of generated tokens, saved in generation_config.json."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random number generators.")]
+TrainingProcesses = Annotated[int, typer.Option(min=1, max=64, help=f"{PROCESSES[0].upper()}{PROCESSES[1:]}.")]
 TaskOption = Annotated[str, typer.Option(help="Task of the model.")]
 NEW_TASK = "Task of the model (default: text-classification)."
 CheckpointTask = Annotated[

@@ -29,6 +29,7 @@ def prune(
         StageData,
         fields(
             *DATA,
+            "training_processes",
             train=...,
             help={"train": "Rows for importance scores and for fine-tuning after pruning; labels are not needed."},
         ),
@@ -134,6 +135,7 @@ def distill(
         StageData,
         fields(
             *DATA,
+            "training_processes",
             train=...,
             help={"train": "Training rows; labels are not needed."},
         ),

@@ -35,7 +35,16 @@ from . import predict as predicting
 from . import results, robustness, tune
 from . import serve as serving
 from . import train as learning
-from .common import CheckpointTask, Everything, LabelColumn, Seed, SharedStore, TextColumn, task_for
+from .common import (
+    CheckpointTask,
+    Everything,
+    LabelColumn,
+    Seed,
+    SharedStore,
+    TextColumn,
+    TrainingProcesses,
+    task_for,
+)
 from .help import PREFIX, VERBOSE, Grouped, arrange, commands_of, for_all, hoisted, name_of, variable_of, variables
 from .options import fields, with_options
 
@@ -279,6 +288,7 @@ def compress(
         typer.Option(min=4, help="Maximum input length, in tokens (default: 128, 256 or 512, as the rows need)."),
     ] = None,
     seed: Seed = 13,
+    training_processes: TrainingProcesses = 1,
     task: CheckpointTask = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -293,6 +303,7 @@ def compress(
     job = WholeJob(
         absolute(checkpoint), data, minutes=minutes, max_drop=max_drop, budgets=_budgets(budget or []),
         students=[absolute(one) for one in student or ()], task=task, max_length=max_length, seed=seed,
+        more={} if training_processes == 1 else {"training_processes": training_processes},
     )  # fmt: skip
     outcome = whole_job(job, output_dir)
     _show(outcome, everything)

@@ -29,7 +29,7 @@ PATIENCE = "Early-stopping patience, in evaluations on validation rows."
 @with_options
 def finetune(
     checkpoint: Source,
-    data: Annotated[StageData, fields(*DATA, train=..., help={"task": NEW_TASK})],
+    data: Annotated[StageData, fields(*DATA, "training_processes", train=..., help={"task": NEW_TASK})],
     output_dir: OutputDir,
     settings: Annotated[
         Finetune,

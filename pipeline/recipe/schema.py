@@ -14,10 +14,12 @@ from paredown.benchmarks.measuring.latency import LatencySettings
 from paredown.benchmarks.selection.cost import Prices
 from paredown.benchmarks.selection.selection import ChooseSettings
 from paredown.compress.config import (
+    PROCESSES,
     Augment,
     Distill,
     Finetune,
     Int8,
+    Processes,
     Prune,
     Recover,
     Settings,
@@ -317,6 +319,7 @@ class Recipe(Settings):
         description="maximum number of generated tokens (default: that of generation_config.json, or 64)",
     )
     seed: int = Field(default=13, ge=0, lt=2**32, description="seed of all random number generators")
+    training_processes: Processes = Field(default=1, description=PROCESSES)
     calibration_rows: Annotated[int, Field(ge=1)] = Field(
         default=300,
         description="training rows for the evaluation of INT8; static INT8 uses three in four for calibration",

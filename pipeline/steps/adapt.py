@@ -43,6 +43,7 @@ def adapt_steps(job: Job) -> list[Step]:
             "validation": rows_digest(job.validation),
             "after": {steps[-1].name: steps[-1].key} if steps else {},
             **job.trained_on,
+            "processes": job.recipe.training_processes,
             **code_of("compress"),
         }
         rows = len(job.train)

@@ -5,11 +5,14 @@ The step of a run, the command and the function of the Python API call the same 
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -32,7 +35,7 @@ from paredown.compress.pruning.latency_allocation import LatencyTable
 from paredown.compress.quantization.int8_cost import Int8Evaluator
 from paredown.compress.types import TrainingData
 from paredown.export.artifact import Artifact
-from paredown.export.hardware import all_cores
+from paredown.export.hardware import all_cores, training_threads
 from paredown.export.runtimes.base import ExportJob
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.export.runtimes.tensorrt_config import Engine
@@ -50,22 +53,45 @@ if TYPE_CHECKING:
     from .latency_table import Stopwatch
 
 INT8 = ("int8-dynamic", "int8-static")  # precisions whose cost is measured on rows
+Work = TypeVar("Work", bound=Callable[..., Any])
 
 
-def finetune(
-    inputs: StageInputs, settings: Finetune, out: Path, report: Report, by_epoch: list[float] | None = None
-) -> dict:
-    """Fine-tune on the labelled rows; a checkpoint without a head for the task gets a new one. The validation loss
-    after each epoch is appended to `by_epoch`."""
+def over_processes(stage: Work) -> Work:
+    """The stage, done by `inputs.processes` processes at once where that is more than one. Each of them calls the same
+    function; the first one writes."""
+
+    @wraps(stage)
+    def run(inputs: StageInputs, *args: Any, **kwargs: Any) -> Any:
+        from paredown.compress.distributed.group import count
+        from paredown.compress.distributed.processes import Processes, spread
+
+        if count() == 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+            raise InputError("paredown starts its processes itself: leave torchrun out, and give training_processes")
+        if inputs.processes == 1 or count() > 1:
+            return stage(inputs, *args, **kwargs)
+        given = signature(stage).bind(inputs, *args, **kwargs).arguments
+        report = given.pop("report")
+        return spread(run, given, Processes(inputs.processes, max(1, training_threads() // inputs.processes)), report)
+
+    return run  # type: ignore[return-value]
+
+
+@over_processes
+def finetune(inputs: StageInputs, settings: Finetune, out: Path, report: Report, *, by_epoch: bool = False) -> dict:
+    """Fine-tune on the labelled rows; a checkpoint without a head for the task gets a new one. `by_epoch`: the result
+    has `validation_loss`, after each epoch, none without validation rows."""
+    from paredown.compress.distributed.group import leads
     from paredown.compress.training.trainer import finetune as train
 
     all_cores()
     model = loaded(inputs)
     data, clock = inputs.training_data(), _Clock(report)
-    train(model, data, settings, seed=inputs.seed, progress=clock, by_epoch=by_epoch)
+    losses: list[float] | None = [] if by_epoch else None
+    train(model, data, settings, seed=inputs.seed, progress=clock, by_epoch=losses)
     result = clock.result(settings, len(data.ids))
-    save(model, inputs.checkpoint, out)
-    return result | _size(model)
+    if leads():
+        save(model, inputs.checkpoint, out)
+    return result | _size(model) | ({} if losses is None else {"validation_loss": losses})
 
 
 def prune(inputs: StageInputs, settings: Prune, out: Path, report: Report, table: LatencyTable | None = None) -> dict:
@@ -122,6 +148,7 @@ def truncate(inputs: StageInputs, settings: Truncate, out: Path, report: Report)
     return {"truncated": float(np.mean(longer))} | _size(model)
 
 
+@over_processes
 def distill(
     inputs: StageInputs,
     settings: DistillationTraining,
@@ -137,6 +164,7 @@ def distill(
     """
     from paredown.compress.distillation.distill import student_of, train_student
     from paredown.compress.distillation.static_student import initial_student
+    from paredown.compress.distributed.group import leads
     from paredown.compress.models.truncation import truncate as truncated
 
     all_cores()
@@ -161,17 +189,20 @@ def distill(
     data = TrainingData(ids[first:], None if targets is None else targets[first:], wanted, validation)
     train_student(model, unpruned, data, settings, seed=inputs.seed, progress=clock)
     result = clock.result(settings, len(ids) - first)
-    save(model, inputs.checkpoint, out)
+    if leads():
+        save(model, inputs.checkpoint, out)
     return result | _size(model)
 
 
 SCORES, VALIDATION_SCORES = "scores.npy", "validation.npy"
 
 
+@over_processes
 def score(inputs: StageInputs, teachers: Sequence[Checkpoint], out: Path, report: Report) -> None:
     """Mean logits of all teachers on every row that students learn from, and on validation. A text-to-text teacher
     generates for the rows without a text of their own."""
     from paredown.compress.distillation.distill import mean_scores
+    from paredown.compress.distributed.group import leads
 
     all_cores()
     task = inputs.task
@@ -182,7 +213,8 @@ def score(inputs: StageInputs, teachers: Sequence[Checkpoint], out: Path, report
         report(share, f"{len(models)} teacher{'s' * (len(models) > 1)}, {len(texts)} rows")
         rows = [(model, encoder.ids(texts[known:])) for model, encoder in models]
         found = mean_scores(rows) if len(texts) > known else np.zeros((0, 1), dtype=np.int64)
-        np.save(out / name, np.concatenate([np.zeros((known, found.shape[1]), found.dtype), found]))
+        if leads():
+            np.save(out / name, np.concatenate([np.zeros((known, found.shape[1]), found.dtype), found]))
 
 
 def stopwatch(inputs: StageInputs, target: Timed) -> Stopwatch:

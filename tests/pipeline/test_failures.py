@@ -5,12 +5,13 @@ from typing import cast
 
 import pytest
 
+from paredown.compress.distributed.errors import ProcessLost
 from paredown.pipeline.engine import Planned, do_all
 from paredown.pipeline.failures import Failure, Ledger
 from paredown.pipeline.job import Job, Step
 from paredown.pipeline.progress import Report
 from paredown.pipeline.store import Done, Store
-from paredown.runtime.errors import InputError
+from paredown.runtime.errors import InputError, StepError
 
 
 def step(name: str, *after: Step, takes: bool = False) -> Step:
@@ -56,12 +57,17 @@ def test_an_error_that_nobody_foresaw_costs_its_candidate_and_not_the_run(tmp_pa
         "on-a": "step a: RuntimeError: a kernel gave up",
     }
     assert "in broken" in (Path(found.failed["a"].path) / "traceback.txt").read_text()
-    for error in (InputError("no"), MemoryError("no")):  # of what was given, or of the moment: not recorded
+    # of what was given, or of the moment: not recorded
+    for error, raised in (
+        (InputError("no"), InputError),
+        (MemoryError("no"), MemoryError),
+        (ProcessLost(""), StepError),
+    ):
 
         def ended(out: Path, done: Mapping[str, Done], report: Report, error: Exception = error) -> None:
             raise error
 
-        with pytest.raises(type(error)):
+        with pytest.raises(raised):
             do_all(planned(replace(step("c"), work=ended)), Store(tmp_path))
     assert not list(tmp_path.glob("c-*"))
 

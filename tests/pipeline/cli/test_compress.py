@@ -280,3 +280,20 @@ def test_finetune_says_the_validation_loss_after_each_epoch(files: dict, tmp_pat
     notes = [json.loads(line)["text"] for line in done.stderr.splitlines() if '"note"' in line]
     (losses,) = [note for note in notes if note.startswith("validation loss after each epoch: ")]
     assert len(re.findall(r"\d\.\d{3}", losses)) == 2
+
+
+def test_finetune_in_two_processes(files: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_checkpoint(tmp_path / "base")
+    ask = ["finetune", base.path, "--train", files["train"], "--validation", files["validation"], "--epochs", 2]
+    ask += ["--output-dir", tmp_path / "tuned", "--training-processes", 2]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    under = paredown(*ask)
+    assert under.returncode == 2
+    assert "leave torchrun out, and give training_processes" in under.stderr
+    assert not (tmp_path / "tuned").exists()
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    done = paredown(*ask, "--learning-rate", 0.005)
+    assert done.returncode == 0, done.stderr
+    assert "validation loss after each epoch: 0." in done.stderr
+    assert open_checkpoint(tmp_path / "tuned").labels == ("negative", "positive")
+    assert float(re.findall(r"accuracy ([\d.]+) on validation", done.stdout)[0]) > 90
