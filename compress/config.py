@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+OF_STUDENT = ("layers", "decoder_layers", "width")  # settings of a student that is made from the teacher
 Share = Annotated[float, Field(gt=0, le=1)]
 Processes = Annotated[int, Field(ge=1, le=64)]
 PROCESSES = "processes that training and scoring are spread over, each with a GPU, or a part of the cores, of its own"
@@ -215,9 +224,15 @@ class Distill(DistillationTraining):
         description="checkpoint of the student, directory or hub id, in place of layers and width",
     )
 
+    @model_serializer(mode="wrap")
+    def _as_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what a student from elsewhere decides itself, so that what is written can be read again."""
+        left_out = OF_STUDENT if self.student is not None else ()
+        return {name: value for name, value in dump(self).items() if name not in left_out}
+
     @model_validator(mode="after")
     def _fits(self) -> Distill:
-        if self.student is not None and {"layers", "decoder_layers", "width"} & self.model_fields_set:
+        if self.student is not None and self.model_fields_set.intersection(OF_STUDENT):
             raise ValueError("a student from elsewhere has layers and a width of its own; leave these out")
         if self.width is not None and self.hidden_weight:
             raise ValueError(

@@ -111,7 +111,8 @@ class Job:
     @property
     def trained_on(self) -> dict[str, Any]:
         """What the key of a step names that trains or scores: its result on a GPU has other bits than a CPU's."""
-        return {"threads": self.threads, **({"gpus": list(self.gpus)} if self.gpus else {})}
+        kinds = list(dict.fromkeys(self.gpus[: self.recipe.training_processes]))  # a process takes one
+        return {"threads": self.threads, **({"gpus": kinds} if kinds else {})}
 
     @property
     def models(self) -> list[Model]:

@@ -507,7 +507,7 @@ def _done(asked: Asked, store: Store, name: str, key: str, alone: bool, board: A
         found = found_in(differences(asked.machine, machine()))
         raise InputError(f"step {name}: this machine is not the one that was planned for: {found}")
     step = next(step for step in steps if step.name == name)
-    if trains(step) and not alone and (here := training_gpus()) != [*asked.gpus]:
+    if trains(step) and not alone and (here := [*dict.fromkeys(training_gpus())]) != [*asked.gpus]:
         raise InputError(f"step {name}: it is planned for the GPUs {[*asked.gpus]}, and this machine gives it {here}")
     told = Forwarded(lambda name, share, text: board.tell.remote(name, share, text))
     end = time.monotonic() + SEEN_S

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,67 @@ def test_each_kind_of_machine_has_measurements_a_choice_and_a_bundle(
     refused(paredown("verify", run_dir), "a run on several machines", "machines/edge", "machines/server")
     recipe.write_text(recipe.read_text().partition("\nmeasure_on")[0])
     refused(paredown("run", recipe, "--output-dir", run_dir), "results of a run on several machines")
+
+
+SEARCHED = """
+import json, sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from paredown.benchmarks.measuring.latency import LatencySettings
+from paredown.pipeline.engine import Planned, do_all
+from paredown.pipeline.job import prepare
+from paredown.pipeline.plan import search_steps
+from paredown.pipeline.recipe.loader import read_recipe
+from paredown.pipeline.steps import latency_table
+from paredown.pipeline.steps.adapt import adapt_steps, adapted
+from paredown.pipeline.store import Store
+
+few = LatencySettings(processes=1, rounds=2, min_seconds=0.1, min_repeats=24)
+latency_table.SETTINGS = latency_table.PAIR = latency_table.PROMISE = few
+latency_table.TRIES = 1
+job, store = prepare(read_recipe(Path(sys.argv[1])), try_models=False), Store(Path(sys.argv[2]) / "steps")
+done = do_all(replace(Planned.of(job, adapt_steps), adapted=False), store).done
+do_all(Planned.of(adapted(job, done), partial(search_steps, settings=job.recipe.search)), store)
+"""
+
+
+def test_a_search_on_a_cluster_trains_two_models_at_a_time(
+    teacher: Checkpoint, untrained: Checkpoint, files: dict, tmp_path: Path
+) -> None:
+    """What comes before it, `adapt` and the teacher's answers, has the keys and files of one machine. The time is too
+    short for pruning: students that are named are trained."""
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, files, **SMALL, **{"processes: 3": "processes: 1"})
+    text = recipe.read_text()
+    students = f"students: [{untrained.path}, {teacher.path}]"
+    more = f"adapt:\n  - finetune: {{epochs: 1}}\nsearch: {{minutes: 0.1, {students}, target: {{precision: fp32}}}}\n"
+    text = text[: text.index("models:")] + more + text[text.index("targets:") :]
+    recipe.write_text(text.replace("  - {runtime: onnxruntime, precision: int8-dynamic}\n", ""))
+    asked(SEARCHED, recipe, tmp_path / "here")
+    here = markers(tmp_path / "here")
+    (table,) = (tmp_path / "here" / "steps").glob("teacher-table-*")
+    shutil.copytree(table, tmp_path / "there" / "steps" / table.name)  # this machine's, in seconds
+    recipe.write_text(recipe.read_text() + "\nmeasure_on: {label: edge}\n")
+    with cluster_of("edge", "big") as (cluster, nodes):
+        edge = nodes["edge"].node_id
+        events = ended(started(recipe, tmp_path / "there", "--on", "ray", address=cluster.address))
+    there = markers(tmp_path / "there")
+    assert any(name.startswith("adapt-1-finetune-") for name in here)
+    for name, step in here.items():
+        assert there[name]["files"] == step["files"], name
+    order = [json.loads(line) for line in next((tmp_path / "there" / "search").iterdir()).read_text().splitlines()]
+    assert {"student-1", "student-2"} <= {end["trial"] for end in order} <= {"static", "student-1", "student-2"}
+    assert {end["places"] for end in order} == {2}
+    trained, running, most = ("static-1-static", "student-1-1-distill", "student-2-1-distill"), 0, 0
+    for event in events:
+        running += {"start": 1, "done": -1}.get(event["event"], 0) * (event.get("step") in trained)
+        most = max(most, running)
+    assert most == 2
+    for name, step in there.items():
+        if name.startswith(("adapt", *trained)):
+            assert edge[:8] not in step["host"], name
+    found = json.loads((tmp_path / "there" / "measurements.json").read_text())["search"]
+    assert len(found["trained"]) + len(found["dropped"]) >= 2
 
 
 @pytest.mark.slow

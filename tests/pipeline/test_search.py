@@ -14,8 +14,9 @@ from paredown.pipeline.engine import Planned, do_all
 from paredown.pipeline.job import prepare
 from paredown.pipeline.plan import plan
 from paredown.pipeline.recipe.loader import read_recipe
-from paredown.pipeline.search import search_step
-from paredown.pipeline.store import Store
+from paredown.pipeline.recipe.schema import Model
+from paredown.pipeline.search import _keep, found_models, search_step
+from paredown.pipeline.store import Done, Store
 from paredown.pipeline.trials import Found
 
 
@@ -74,6 +75,14 @@ def test_a_search_that_was_killed_pays_for_no_trial_twice(searched: tuple[Path, 
     started = [json.loads(line)["step"] for line in done.stderr.splitlines() if '"event": "start"' in line]
     assert started == ["search"]
     assert json.loads((kept / "step.json").read_text())["result"] == before["result"]
+
+
+def test_a_student_that_the_user_named_is_read_again_from_what_a_search_and_a_recipe_write(tmp_path: Path) -> None:
+    model = Model.model_validate({"name": "small", "steps": [{"distill": {"student": "elsewhere", "epochs": 2}}]})
+    _keep(Found([model]), tmp_path, {}, lambda *_: None)
+    assert found_models(Done(tmp_path, {}, 0.0)) == [model]
+    with pytest.raises(ValueError, match="leave these out"):
+        Model.model_validate({"name": "small", "steps": [{"distill": {"student": "elsewhere", "layers": 3}}]})
 
 
 def test_a_finished_search_is_found_under_its_key(searched: tuple[Path, str]) -> None:
