@@ -63,7 +63,7 @@ def cluster(machines: int) -> Iterator[str]:
         made.add_node(num_cpus=1, labels={"paredown": MEASURES})
         for _ in range(machines - 1):
             made.add_node(num_cpus=1)
-        yield made.address
+        yield str(made.address)
     finally:
         made.shutdown()
 
