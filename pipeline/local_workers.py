@@ -50,9 +50,9 @@ class LocalWorkers:
 
     A step that takes all cores is done in this process, with nothing beside it: whatever trains, scores on all threads
     or times something (resources.py). The others take one core or two, and go to further processes as soon as
-    FEWEST_STEPS of them are ready and not in the store; before that, and in a plan without so many, they are done in
-    this process too. Trainings come before the exports of what they train, so that many are ready at once; the order
-    of the steps that measure, and of those between them, is that of the plan.
+    FEWEST_STEPS of them are ready and not in the store, where the memory allows two; before that, and in a plan without
+    so many, they are done in this process too. Trainings come before the exports of what they train, so that many are
+    ready at once; the order of the steps that measure, and of those between them, is that of the plan.
     """
 
     cores: int
@@ -104,7 +104,8 @@ class _Places:
         first = min(ready, key=lambda step: self.order[step.name])
         if not self.running:
             self.most = self._fit()
-            self.beside = self.beside or self._many(s for s in ready if self._stretch(s) == self._stretch(first))
+            now = (step for step in ready if self._stretch(step) == self._stretch(first))
+            self.beside = self.beside or (self.most > 1 and self._many(now))
             return first
         taken = sum(cores_of(task.step) or self.cores for task in self.running.values())
         fits = len(self.running) < self.most and taken + (cores_of(first) or self.cores) <= self.cores

@@ -224,6 +224,9 @@ def test_as_many_run_at_once_as_cores_and_memory_allow(
         for stage in ("graph", "export", "evaluate", "measure")
     )
     after = next(step for step in few.steps if step.inputs["stage"] == "further")
+    monkeypatch.setattr(local_workers, "free_memory", lambda: places.memory)
+    assert places.choose([graph, exported, evaluated, evaluated]) is graph
+    assert not places.beside, "there is memory for one"
     monkeypatch.setattr(local_workers, "free_memory", lambda: 100 * places.memory)
     assert places.choose([]) is None
     assert places.choose([graph, exported]) is graph
