@@ -20,7 +20,7 @@ app = typer.Typer()
 out = Console(markup=False, highlight=False, soft_wrap=True)
 NO_COUNT = ("R2", "Spearman", "MRR")  # they hang on how far these rows are spread, or on how many passages there are
 LayoutName = Literal[
-    "plain", "archive", "triton", "hub", "oci", "docker", "kserve", "mobile", "executorch", "litert", "npu"
+    "plain", "archive", "triton", "hub", "oci", "docker", "kserve", "bentoml", "mobile", "executorch", "litert", "npu"
 ]  # the keys of `layouts.registry.LAYOUTS`
 ProfileName = Literal["qnn", "vitisai", "rknn"]  # those of `onnx.npu_profiles.profiles`
 BundlePath = Annotated[Path, typer.Argument(help="A bundle (directory or .tar.gz), or a run directory that holds one.")]
@@ -88,8 +88,9 @@ def pack(
         LayoutName,
         typer.Option(
             help="Layout: the bundle, its .tar.gz, a repository of Triton or of the Hugging Face Hub, an OCI image, "
-            "what `docker build` takes, that with a KServe InferenceService, the files of an application that runs "
-            "ONNX Runtime's mobile package, ExecuTorch or LiteRT, or an ONNX model for the compiler of an NPU."
+            "what `docker build` takes, that with a KServe InferenceService, a BentoML project, the files of an "
+            "application that runs ONNX Runtime's mobile package, ExecuTorch or LiteRT, or an ONNX model for the "
+            "compiler of an NPU."
         ),
     ] = "plain",
     private_key: Annotated[Path | None, typer.Option(help="PEM file of a private key to sign the bundle with.")] = None,

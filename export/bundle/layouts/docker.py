@@ -13,11 +13,11 @@ from paredown.runtime.manifest import MANIFEST, read_manifest
 
 from ...runtimes.registry import RUNTIMES
 from ..archive import copy_tree
+from .common import pinned_requirements
 
 PORT, USER = 8080, 10001
 ABLE = [n for n, r in RUNTIMES.items() if r.SPEC.in_bundles and not (r.SPEC.gpu or r.SPEC.engine or r.SPEC.on_device)]
 # What a bundle says is text of strangers, and goes into files that `docker build` executes.
-PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+!_-]*")
 NUMBERS, VERSION = re.compile(r"\d+(\.\d+)+"), re.compile(r"\d[A-Za-z0-9.+!_-]*")
 WHEELS = """Wheels that no package index has: put that of paredown here, where yours has none.
 
@@ -59,11 +59,8 @@ def to_docker(bundle: Path, out: Path) -> None:
             f"layout docker: for bundles of {' and '.join(ABLE)}, not {manifest['runtime']}; for a GPU take an image "
             "with its libraries, and in it: pip install 'paredown[serve]' and the bundle's requirements.txt"
         )
-    requirements = (bundle / "requirements.txt").read_text(encoding="utf-8")
+    requirements = pinned_requirements(bundle)
     version, python = manifest["tool"]["paredown"], str(manifest["packed_on"].get("python", "3.11.0"))
-    wrong = [line for line in requirements.splitlines() if not PINNED.fullmatch(line)]
-    if wrong:
-        raise InputError(f"{bundle / 'requirements.txt'}: lines such as numpy==2.4.6 are expected, not {wrong[0]!r}")
     if not NUMBERS.fullmatch(python) or not (version == "unknown" or VERSION.fullmatch(version)):
         raise InputError(f"{bundle / MANIFEST}: packed_on.python or tool.paredown is no version; pack the bundle again")
     copy_tree(bundle, out / "bundle")

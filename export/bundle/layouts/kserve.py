@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import yaml
 from paredown.runtime.errors import InputError
 from paredown.runtime.manifest import read_manifest
 
+from .common import service_name
 from .docker import PORT, USER, to_docker
 
 FILE, IMAGE = "inferenceservice.yaml", "IMAGE"
@@ -80,16 +80,9 @@ def inference_service(manifest: dict[str, Any], memory_mb: float | None) -> dict
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
-        "metadata": {"name": _service_name(manifest["name"])},
+        "metadata": {"name": service_name(manifest["name"])},
         "spec": {"predictor": predictor},
     }
-
-
-def _service_name(name: str) -> str:
-    """A name that Kubernetes takes (RFC 1035): lower-case letters, digits and hyphens, the first one a letter."""
-    found = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    found = found if found[:1].isalpha() else f"model-{found}".rstrip("-")
-    return found[:40].rstrip("-")
 
 
 def _memory_mb(bundle: Path) -> float | None:

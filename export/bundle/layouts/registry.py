@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .bentoml import to_bentoml
 from .directory import to_archive, to_plain
 from .docker import to_docker
 from .executorch import to_executorch
@@ -38,6 +39,7 @@ LAYOUTS = {
     "oci": Layout(to_oci, lambda out: ("skopeo", "copy", f"oci:{out}", "docker://REGISTRY/NAME:TAG")),
     "docker": Layout(to_docker, lambda out: ("docker", "build", "--tag", "NAME:TAG", out)),
     "kserve": Layout(to_kserve, lambda out: ("kubectl", "apply", "--filename", out / FILE)),
+    "bentoml": Layout(to_bentoml, lambda out: ("bentoml", "serve", out)),
     "mobile": Layout(to_mobile, lambda out: ("adb", "push", out, "/data/local/tmp"), holds_bundle=False),
     "executorch": Layout(to_executorch, lambda out: ("adb", "push", out, "/data/local/tmp"), holds_bundle=False),
     "litert": Layout(to_litert, lambda out: ("adb", "push", out, "/data/local/tmp"), holds_bundle=False),
