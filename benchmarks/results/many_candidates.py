@@ -1,6 +1,6 @@
 """What bounds a run of many candidates on many machines: prints what each part takes here, and what follows from it.
 
-    python -m paredown.benchmarks.many_candidates CHECKPOINT DATA_DIR [--candidates 1000] [--machines 100]
+    python benchmarks/results/many_candidates.py CHECKPOINT DATA_DIR [--candidates 1000] [--machines 100]
 
 `DATA_DIR` has train.csv and validation.csv. Nothing is trained: the run is planned, and the loop of the driver is given
 steps that end at once, each with a result of one file in a store on this machine's disk.
