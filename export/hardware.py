@@ -98,8 +98,16 @@ def training_gpus(*, hidden: bool = False) -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden or visible is None:
         return found
-    numbers = [part.strip() for part in visible.split(",")]
-    return [found[int(number)] for number in numbers if number.isdecimal() and int(number) < len(found)]
+    names = []
+    for part in visible.split(","):
+        number = part.strip()
+        if number.isdecimal() and int(number) < len(found):
+            names.append(found[int(number)])
+        elif number.startswith(("GPU-", "MIG-")):
+            names.append(number)  # one device and no other
+        else:
+            break  # CUDA takes none of those behind one that it does not know
+    return names if found else []
 
 
 def all_cores() -> None:

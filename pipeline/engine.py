@@ -290,7 +290,7 @@ def _do(step: Step, store: Store, done: Mapping[str, Done], reporter: Reporter) 
             return store.run(step.name, step.key, step.inputs, lambda out: step.work(out, done, report))
     except StepError as error:
         if step.takes_what_is_there or isinstance(error, DiskError | ProcessLost):
-            raise StepError(f"step {step.name}: {error}") from error
+            raise type(error)(f"step {step.name}: {error}") from error
         reporter.failed(step.name, str(error))
         return store.fail(step.name, step.key, step.inputs, str(error))
     except (InputError, OSError, MemoryError):

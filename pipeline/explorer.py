@@ -327,8 +327,8 @@ class Explorer(Trials):
         least = min((lost[s.speedup] for s in faster), default=0.0)
         near = next((s for s in reversed(faster) if lost[s.speedup] <= least + EQUAL), None)
         bad = faster[0] if faster else None
-        room = HOPELESS if self.job.task.supports(Feature.CASCADE) else 0.0
-        if deepest is None or lost[deepest.speedup] <= self.max_drop + room:
+        margin = HOPELESS if self.job.task.supports(Feature.CASCADE) else 0.0
+        if deepest is None or lost[deepest.speedup] <= self.max_drop + margin:
             wanted = deepest.speedup * FACTOR if deepest else max(self.settings.speedup or 0, start * FIRST_SPEEDUP)
             wanted = min(wanted, 0.95 * self.top * start)
             if self._worth_pruning(deepest.speedup if deepest else start, wanted):

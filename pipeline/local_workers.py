@@ -21,12 +21,13 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from paredown.compress.distributed.errors import ProcessLost
 from paredown.runtime.errors import InputError, StepError
 
 from .engine import InTurn, Lost, Planned
@@ -36,12 +37,12 @@ from .object_store import open_store
 from .one_step import Asked, do_planned, require_same
 from .progress import TOLD_S, Elsewhere, Forwarded, Reporter, tell
 from .resources import cores_of, free_memory, memory_of, trains
-from .store import Done, Failed, Store
+from .store import DiskError, Done, Failed, Store
 
 FEWEST_CORES = 4  # of a machine that does steps side by side
 FEWEST_STEPS = 4  # that are ready: together they take longer than a process takes to import PyTorch and to plan, 6 s
 TAIL = 3  # lines of what a process has said that its end is explained with
-ERRORS = {kind.__name__: kind for kind in (InputError, StepError, MemoryError)}
+ERRORS = {kind.__name__: kind for kind in (InputError, DiskError, ProcessLost, StepError, MemoryError)}  # in this order
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class _Places:
     idle: list[_Worker] = field(default_factory=list)
     lost: list[Step] = field(default_factory=list)  # to be done again
     beside: bool = False  # further processes are worth their start
+    ready: Sequence[Step] = ()  # when the last one was chosen that nothing ran beside
     plans: list[Planned] = field(default_factory=list)
     order: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)  # by names of steps: plan, and `_order`
     memory: int = 0  # bytes of a process
@@ -103,9 +105,7 @@ class _Places:
             return None
         first = min(ready, key=lambda step: self.order[step.name])
         if not self.running:
-            self.most = self._fit()
-            now = (step for step in ready if self._stretch(step) == self._stretch(first))
-            self.beside = self.beside or (self.most > 1 and self._many(now))
+            self.most, self.ready = self._fit(), ready
             return first
         taken = sum(cores_of(task.step) or self.cores for task in self.running.values())
         fits = len(self.running) < self.most and taken + (cores_of(first) or self.cores) <= self.cores
@@ -113,11 +113,16 @@ class _Places:
         return first if fits and not earlier else None
 
     def start(self, step: Step, done: Mapping[str, Done]) -> None:
-        """Do a step here, or send it to a process."""
-        if cores_of(step) is None or not self.beside:
+        """Do a step here, or send it to a process. Processes that wait would hold memory beside one that takes all."""
+        if not self.running:
+            self.beside = self.beside or (self.most > 1 and self._worth(step))
+        if cores_of(step) is None:
+            self._rest()
             self.here.start(step, done)
-        else:
+        elif self.beside:
             self._send(step)
+        else:
+            self.here.start(step, done)
 
     def wait(self) -> Iterable[tuple[Step, Done | Failed | Lost, bool]]:
         """Steps that have ended; none after a second without one."""
@@ -169,8 +174,11 @@ class _Places:
         """The plan, and the measuring steps of it that come before; a step waits for those of earlier stretches."""
         return self.order[step.name][:2]
 
-    def _many(self, ready: Iterable[Step]) -> bool:
-        missing = (1 for s in ready if cores_of(s) is not None and not self.store.has(s.name, s.key))
+    def _worth(self, first: Step) -> bool:
+        """Whether so many steps are ready beside the first one, and not in the store, that processes are worth their
+        start."""
+        together = (s for s in self.ready if self._stretch(s) == self._stretch(first) and cores_of(s) is not None)
+        missing = (1 for s in together if not self.store.has(s.name, s.key))
         return sum(1 for _ in zip(range(FEWEST_STEPS), missing, strict=False)) == FEWEST_STEPS
 
     def _fit(self) -> int:
@@ -178,7 +186,13 @@ class _Places:
         held = sum(worker.memory() for worker in self.idle)
         return max(1, min(self.limit, (free_memory() + held) // self.memory))
 
+    def _rest(self) -> None:
+        while self.idle:
+            self.idle.pop().kill()
+
     def _send(self, step: Step, *, again: bool = False) -> None:
+        if again or any(worker.process.poll() is not None for worker in self.idle):
+            self._rest()
         worker = self.idle.pop() if self.idle else _Worker(self.store, self.heard)
         shown = Elsewhere(self.reporter, step.name, step.title)
         self.running[worker] = _Running(step, shown, again)
@@ -187,15 +201,16 @@ class _Places:
     def _again(self, task: _Running, what: str) -> None:
         task.shown.end(MemoryError())
         tell([f"{task.step.name}: its process {what}; it is done again, with nothing beside it"])
+        self.reporter.done -= 1
         self.lost.append(task.step)
         self.limit = max(1, self.limit // 2)
 
     def _gone(self, worker: _Worker, task: _Running | None) -> list[tuple[Step, Done | Failed | Lost, bool]]:
         """After the end of a process: its step is done again, or has failed."""
-        how = worker.end()
-        if task is None:
-            self.idle.remove(worker)
+        if task is None:  # it had nothing to do
             return []
+        how = worker.kill()  # and what it has started
+        self.store.clean()
         if not task.again:
             self._again(task, f"ended with {how}")
             return []
@@ -241,7 +256,8 @@ def _error(said: Mapping[str, Any]) -> Exception | None:
     if "error" not in said:
         return None
     if "errno" in said:
-        return OSError(said["errno"], said["message"], said["filename"])
+        known = said["errno"] is not None
+        return OSError(said["errno"], said["message"], said["filename"]) if known else OSError(said["message"])
     return ERRORS.get(said["error"], RuntimeError)(said["message"])
 
 
@@ -251,7 +267,7 @@ class _Worker:
 
     def __init__(self, store: Store, heard: queue.SimpleQueue) -> None:
         where = [str(store.root), store.host, None if store.shared is None else store.shared.url]
-        self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in end()
+        self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in kill()
         self.process = subprocess.Popen(
             # -P: import nothing from the working directory
             [sys.executable, "-P", "-m", __name__, json.dumps(where)],
@@ -276,14 +292,10 @@ class _Worker:
             return psutil.Process(self.process.pid).memory_info().rss
         return 0
 
-    def kill(self) -> None:
-        """End it, and the processes that it has started."""
+    def kill(self) -> str:
+        """End it, and the processes that it has started; how its end came, and what was said last."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.end()
-
-    def end(self) -> str:
-        """Wait for its end; how it came, and what was said last."""
         code = self.process.wait()
         how = signal.Signals(-code).name if -code in signal.valid_signals() else f"exit code {code}"
         assert self.process.stdin is not None
@@ -317,9 +329,10 @@ def main() -> None:
     store = Store(Path(root), host=host, shared=None if shared is None else open_store(shared))
     for asked, name, key in _asked_for():
         try:
-            say({"new": _do(pickle.loads(Path(asked).read_bytes()), store, name, key, say)})
+            say({"new": _do(_read(asked), store, name, key, say)})
         except OSError as error:
-            say({"error": "OSError", "errno": error.errno, "message": error.strerror, "filename": error.filename})
+            message = error.strerror or str(error)
+            say({"error": "OSError", "errno": error.errno, "message": message, "filename": error.filename})
         except tuple(ERRORS.values()) as error:
             kind = next(name for name, kind in ERRORS.items() if isinstance(error, kind))
             say({"error": kind, "message": str(error)})
@@ -342,6 +355,11 @@ def _asked_for() -> Iterator[tuple[str, str, str]]:
     threading.Thread(target=listen, daemon=True).start()
     while True:
         yield names.get()
+
+
+@lru_cache(maxsize=1)
+def _read(path: str) -> Asked:
+    return pickle.loads(Path(path).read_bytes())
 
 
 def _do(asked: Asked, store: Store, name: str, key: str, say: Any) -> bool:

@@ -73,7 +73,7 @@ def run_on_each(
                 machines[one.name] = _run_for(one.name, job, run_dir, engine, shared)
             except DiskError:
                 raise
-            except StepError as error:
+            except (InputError, StepError) as error:  # a time that cannot be reached there, for example
                 lost[one.name] = str(error)
         choices = {name: outcome.choice for name, outcome in machines.items()}
         found = one_for_all(choices, {name: outcome.made_of for name, outcome in machines.items()}, lost)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
+from uuid import uuid4
 
 import yaml
 
@@ -40,6 +41,7 @@ class Asked:
     threads: int
     gpus: Sequence[str]
     inputs: dict[str, dict]  # of the steps here, by name
+    number: str = field(default_factory=lambda: uuid4().hex)  # of this one
 
     @staticmethod
     def of(planned: Planned) -> Asked:
@@ -51,12 +53,19 @@ class Asked:
         )
 
     def planned(self, store: Store) -> tuple[Job, list[Step]]:
-        """The job and its steps, planned again by this process. Raises InputError."""
+        """The job and its steps, planned again by this process, once. Raises InputError."""
+        if self.number in _PLANNED:
+            return _PLANNED[self.number]
         job = replace(_prepared(self.recipe), machine=self.machine, threads=self.threads, gpus=self.gpus)
         if self.adapted and job.recipe.adapt:
             found = {step.name: done for step in adapt_steps(job) if (done := store.find(step.name, step.key))}
             job = adapted(job, found)
-        return job, self.plans(job)
+        _PLANNED.clear()
+        _PLANNED[self.number] = job, self.plans(job)
+        return _PLANNED[self.number]
+
+
+_PLANNED: dict[str, tuple[Job, list[Step]]] = {}  # the last one
 
 
 @lru_cache(maxsize=4)

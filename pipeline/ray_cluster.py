@@ -1,4 +1,4 @@
-"""Steps of a run on the machines of a Ray cluster: any of them trains, one of them measures, alone.
+"""Steps of a run on the machines of a Ray cluster: any of them trains, those that the recipe names measure, alone.
 
 A task is told the recipe and the name of a step. It plans the run again and has to come to the same key, else it
 refuses and names what differs. Results are in the run directory, which all machines see under one path, or in object
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from paredown.export.hardware import fingerprint, machine, training_gpus, training_threads
+from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.errors import InputError, StepError, missing_extra
 
 from .engine import Lost, Planned
@@ -99,6 +100,11 @@ def cluster(
                 raise InputError(f"{node.host}: {node.lacks}")
         computing = [node for node in nodes if node not in measuring and node.cores] or measuring
         gpus = _training_gpus(computing)
+        most, processes = max(node.gpus for node in computing), job.recipe.training_processes
+        if gpus and most < processes:
+            raise InputError(
+                f"training_processes: {processes} need as many GPUs of one machine; none has more than {most}"
+            )
         least = min(node.cores for node in computing)
         if not least:
             raise InputError("the cluster has no cores for paredown: start its machines without --num-cpus 0")
@@ -112,7 +118,8 @@ def cluster(
         engines = [
             RayCluster(
                 ray, run_dir, node, computing, min(threads, least), {node.id: node.host for node in nodes},
-                None if store is None else store.url, tuple(node.id for node in measuring),
+                None if store is None else store.url, tuple(node.id for node in measuring), processes,
+                any(RUNTIMES[target.runtime].SPEC.gpu for target in job.recipe.targets),
             )
             for node in measuring
         ]  # fmt: skip
@@ -169,6 +176,7 @@ def _asked(ray: Any, recipe: Recipe, run_dir: Path, store: str | None, seen: str
             raise InputError(f"{host}: paredown cannot work there: {reason}; install the same there as here") from None
         cores, gpus, memory = (int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU", "memory"))
         labels = node.get("Labels") or {}
+        gpus = gpus if said["trains_on"] else 0  # with a PyTorch for CPUs
         told.append(Node(node["NodeID"], host, labels, cores, gpus=gpus, memory=memory, **said))
     return told
 
@@ -262,22 +270,27 @@ def _on(ray: Any, node: str) -> Any:
 
 @dataclass(frozen=True)
 class RayCluster:
-    """An engine for plans (engine.py)."""
+    """An engine (engine.py)."""
 
     ray: Any
     run_dir: Path
     measuring: Node
-    computing: Sequence[Node]  # train, score and trace; the one that measures alone, where there is no other
-    cpus: int  # that a training is given
+    computing: Sequence[Node]  # train, score and trace; those that measure, where there are no others
+    cpus: int  # that a training on the CPU is given
     hosts: Mapping[str, str]  # names by Ray's numbers
     store: str | None = None  # URL of the store in object storage
     all_measuring: tuple[str, ...] = ()  # Ray's numbers of all machines that measure
+    processes: int = 1  # of a training, each with a GPU where there are some
+    gpu_targets: bool = False  # a GPU of the machine that measures is built for and timed: one step at a time there
 
     @property
     def places(self) -> int:
-        """Trainings that fit at the same time."""
-        gpus = 0 if not self.apart else sum(node.gpus for node in self.computing)
-        return gpus or sum(node.cores // self.cpus for node in self.computing)
+        """Trainings that are started at the same time."""
+        if not self.apart:
+            return 1 if self.gpus else max(1, self.measuring.cores // self.cpus)
+        if self.gpus:
+            return sum(node.gpus // self.processes for node in self.computing)
+        return sum(node.cores // self.cpus for node in self.computing)
 
     def workers(self, store: Store, reporter: Reporter) -> AbstractContextManager[_Tasks]:
         """Tasks for the steps of plans; those that still run when it is left are cancelled."""
@@ -288,18 +301,26 @@ class RayCluster:
         """Other machines train than the one that measures."""
         return all(node.id != self.measuring.id for node in self.computing)
 
+    @property
+    def gpus(self) -> bool:
+        """Trainings are done on GPUs."""
+        return any(node.gpus for node in self.computing)
+
     def place(self, step: Step) -> str:
         """Where a step is done: MEASURING; ON_GPU, a training where there are GPUs; else COMPUTING."""
         if belongs_on_machine(step) or not self.apart:
             return MEASURING
-        return ON_GPU if trains(step) and any(node.gpus for node in self.computing) else COMPUTING
+        return ON_GPU if trains(step) and self.gpus else COMPUTING
 
     def needs(self, step: Step) -> int:
         """How much of its place a step takes: cores, or GPUs."""
         place, few = self.place(step), cores_of(step)
         if place == ON_GPU:
             return step.inputs.get("processes", 1)
-        most = self.measuring.cores if belongs_on_machine(step) else self.cpus
+        if belongs_on_machine(step):
+            most, few = self.measuring.cores, None if self.gpu_targets else few
+        else:
+            most = self.measuring.cores if trains(step) and self.gpus else self.cpus
         return max(1, most if few is None else min(few, most))
 
     def has(self, place: str) -> int:
@@ -307,22 +328,24 @@ class RayCluster:
         if place == MEASURING:
             return max(1, self.measuring.cores)
         if place == ON_GPU:
-            return sum(node.gpus for node in self.computing)
+            return sum(node.gpus // self.processes * self.processes for node in self.computing)
         return sum(node.cores // self.cpus for node in self.computing) * self.cpus
 
     def options(self, step: Step, memory: int) -> dict[str, Any]:
         """What a step's task asks Ray for. `memory`: bytes of one that has others beside it, as far as a machine has
         them."""
-        on_machine = belongs_on_machine(step)
-        cores = self.measuring.cores if on_machine else self.cpus
-        few = cores_of(step)
-        asked: dict[str, Any] = {"name": step.name, "num_cpus": cores if few is None else min(few, cores)}
+        on_machine, few = belongs_on_machine(step), cores_of(step)
+        asked: dict[str, Any] = {"name": step.name, "num_cpus": self.needs(step)}
         if few is not None:
             asked["memory"] = min([memory, *(n.memory for n in ([self.measuring] if on_machine else self.computing))])
-        if trains(step) and not on_machine and any(node.gpus for node in self.computing):
-            asked["num_gpus"] = self.needs(step)
+        if trains(step) and not on_machine and self.gpus:
+            asked["num_gpus"] = step.inputs.get("processes", 1)
+            each = min(node.cores // node.gpus for node in self.computing if node.gpus)
+            asked["num_cpus"] = max(1, each * asked["num_gpus"])
             # nvidia-smi's order; and in processes of their own: one that was started without a GPU never sees one
             asked["runtime_env"] = {"env_vars": {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}}
+        elif on_machine and self.gpu_targets:  # in processes that have never been kept from a GPU
+            asked["runtime_env"] = {"env_vars": {"PAREDOWN_MEASURES": "1"}}
         return asked
 
 
@@ -428,15 +451,16 @@ class _Tasks:
 
     def _require_machines(self) -> None:
         """StepError where no machine is left that could do what runs: its task would wait without end."""
-        living = {node["NodeID"] for node in self.cluster.ray.nodes() if node["Alive"]}
-        there, others = self.cluster.measuring.id in living, living - {*self.cluster.all_measuring}
-        measuring = [task for task in self.running.values() if belongs_on_machine(task.step)]
-        if measuring and not there:
-            raise StepError(
-                f"{self.cluster.measuring.host}, which measures, is gone; start it, and run it again: {KEPT}"
-            )
-        if len(self.running) > len(measuring) and not (others if self.cluster.apart else there):
-            raise StepError(f"no machine of the cluster is left that trains; start one, and run it again: {KEPT}")
+        cluster = self.cluster
+        living = {node["NodeID"]: node["Resources"] for node in cluster.ray.nodes() if node["Alive"]}
+        places = {cluster.place(task.step) for task in self.running.values()}
+        if MEASURING in places and cluster.measuring.id not in living:
+            raise StepError(f"{cluster.measuring.host}, which measures, is gone; start it, and run it again: {KEPT}")
+        others = [resources for number, resources in living.items() if number not in cluster.all_measuring]
+        for place, part in ((COMPUTING, "CPU"), (ON_GPU, "GPU")):
+            if place in places and not any(resources.get(part) for resources in others):
+                what = "trains" if place == COMPUTING else "has a GPU"
+                raise StepError(f"no machine of the cluster is left that {what}; start one, and run it again: {KEPT}")
 
     def _result(self, task: _Task, ref: Any) -> tuple[Step, Done | Failed | Lost, bool]:
         step, ray = task.step, self.cluster.ray

@@ -126,12 +126,12 @@ def _watched(running: Sequence[subprocess.Popen], scratch: Path, report: Progres
 def _raise(codes: Sequence[int], scratch: Path) -> NoReturn:
     """What the first process that failed said; the others lost it."""
     of = len(codes)
+    left = [pickle.loads(path.read_bytes()) for path in scratch.glob("error-*")]
     for rank, code in enumerate(codes):
-        if code < 0:
+        if code < 0 and not (left and -code == signal.SIGABRT):  # NCCL's, in one that waits for one that has failed
             name = signal.Signals(-code).name
             memory = ", which the system sends when memory runs out" if -code == signal.SIGKILL else ""
             raise ProcessLost(f"process {rank + 1} of {of} was ended by {name}{memory}; run the same command again")
-    left = [pickle.loads(path.read_bytes()) for path in scratch.glob("error-*")]
     if not left:
         rank = next(rank for rank, code in enumerate(codes) if code)
         tail = (scratch / f"stderr-{rank}").read_text(errors="replace").strip().splitlines()[-3:]

@@ -189,6 +189,8 @@ def fit(  # noqa: C901
             except (torch.OutOfMemoryError, MemoryError) as error:
                 if micro == 1:
                     raise StepError("out of memory with one row at a time; use shorter rows (max_length)") from error
+                if group.count() > 1 and kind_of(model) is OutputKind.VECTOR:
+                    raise StepError("out of memory; use a smaller batch_size, or shorter rows (max_length)") from error
                 if group.count() > 1:
                     raise TooManyRows(micro) from error
                 micro = max(1, micro // 2)

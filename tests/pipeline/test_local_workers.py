@@ -230,9 +230,9 @@ def test_as_many_run_at_once_as_cores_and_memory_allow(
     monkeypatch.setattr(local_workers, "free_memory", lambda: 100 * places.memory)
     assert places.choose([]) is None
     assert places.choose([graph, exported]) is graph
-    assert not places.beside, "two are not worth the start of a process"
+    assert not places._worth(graph), "two are not worth the start of a process"
     places.choose([graph, exported, evaluated, evaluated])
-    assert places.beside
+    assert places._worth(graph)
     run_beside(places, graph, graph, graph)
     assert places.choose([exported]) is exported
     run_beside(places, graph, graph, graph, graph)
