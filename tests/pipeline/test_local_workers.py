@@ -167,7 +167,7 @@ def test_no_process_outlives_the_one_that_has_started_it(few: Planned, tmp_path:
     until(lambda: not any(alive(worker) for worker in workers))
     if sign != signal.SIGINT:
         Store(root).clean()
-    assert not list(root.glob(".tmp-*"))
+    assert not [path for path in root.glob(".tmp-*") if path.is_dir()]  # a lock may stay; it is nobody's
 
 
 def busy(driver: int, root: Path) -> list[psutil.Process]:
