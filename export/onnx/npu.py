@@ -17,15 +17,17 @@ import numpy as np
 from paredown.runtime.errors import InputError, one_line
 
 from .npu_profiles import Profile
+from .trace import quiet
 from .unfused import MASKED, OWN, Nodes, replace_nodes, unfuse
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
-IDS, MASK, ROWS = "input_ids", "attention_mask", "inputs_embeds"
-FORBIDDEN = -1e4  # scores below it say "never"; they become MASKED, so that rounding keeps the bits for the others
+IDS, MASK, EMBEDS = "input_ids", "attention_mask", "inputs_embeds"
+FORBIDDEN = -1e4  # scores of at most this say "never"; they become MASKED, so that rounding keeps bits for the others
 NO_ID = -1  # of a token; compared with that of the padding, never looked up
 SAME = ("Cast", "Identity")
+GELUS = ("Gelu", "FastGelu")  # of ONNX Runtime; onnx does not know their shapes
 MADE = "gemm_"  # names that ONNX Runtime gives, and gives again to others when it opens the file that it wrote
 
 
@@ -56,7 +58,7 @@ def npu_graph(source: Path, target: Path, wanted: Wanted) -> np.ndarray | None:
 
     Inputs: `input_ids` and `attention_mask`, int32 (1, length); outside: `inputs_embeds` float32 (1, length, width) and
     `attention_mask` float32 (1, length). Of images float32 (1, channels, height, width). InputError for a graph of
-    another length, one whose answers hang on the ids in another way, or with an operator that the profile has not.
+    another length, one whose answers hang on the ids in another way, or with an operator outside the profile.
     """
     import onnx
     from onnx import version_converter
@@ -64,10 +66,11 @@ def npu_graph(source: Path, target: Path, wanted: Wanted) -> np.ndarray | None:
     model = onnx.load(source)
     unfuse(model, wanted.length, wanted.masked)
     _one_shape(model, wanted.length)
-    table = _ids(model, wanted)
+    table, only_a_table = _ids(model, wanted)
     _read_as(model, MASK, onnx.TensorProto.FLOAT if wanted.outside else onnx.TensorProto.INT32)
     _drop_unread(model)
     model = _folded(model)
+    _fuse_gelu(model)
     _bound_scores(model, wanted.masked)
     used = {node.domain for node in model.graph.node} | {""}
     for entry in [entry for entry in model.opset_import if entry.domain not in used]:
@@ -77,10 +80,10 @@ def npu_graph(source: Path, target: Path, wanted: Wanted) -> np.ndarray | None:
     _constants_as_initializers(model)
     _in_forms_of(model, wanted)
     del model.graph.value_info[:]
+    wanted.profile.check(model, wanted.bits, outside_helps=only_a_table and not wanted.outside)
     with _as_input_error("the graph is not sound"):
         onnx.checker.check_model(model)
         model.graph.value_info.extend(_static_values(model))
-    wanted.profile.check(model, wanted.bits)
     onnx.save(model, target)
     return table
 
@@ -94,15 +97,21 @@ def _one_shape(model: ModelProto, length: int) -> None:
     del model.graph.value_info[:]
     for entry in model.graph.input:
         sizes = [dim.dim_value for dim in entry.type.tensor_type.shape.dim]
-        if sizes[0] != 1 or (len(sizes) == 2 and sizes[1] != length):
+        if sizes[0] != 1:
+            raise InputError(
+                f"layout npu: one row a call is wanted, and {entry.name} has {sizes[0]} rows in this model; pack a "
+                "candidate of any batch size"
+            )
+        if len(sizes) == 2 and sizes[1] != length:
             raise InputError(
                 f"layout npu: one row of {length} tokens is wanted, and {entry.name} has the shape "
                 f"({', '.join(map(str, sizes))}) in this model; give its --length, or pack a candidate of any shape"
             )
 
 
-def _ids(model: ModelProto, wanted: Wanted) -> np.ndarray | None:
-    """Let the ids be read as int32 by the table of embeddings alone, or not at all: see `npu_graph`.
+def _ids(model: ModelProto, wanted: Wanted) -> tuple[np.ndarray | None, bool]:
+    """Let the ids be read as int32 by the table of embeddings alone, or not at all: see `npu_graph`. The table, where
+    it is outside, and whether one table alone reads the ids.
 
     What compares them with the padding, for positions, reads a row without padding: positions of padding are masked.
     """
@@ -112,7 +121,7 @@ def _ids(model: ModelProto, wanted: Wanted) -> np.ndarray | None:
 
     graph = model.graph
     if IDS not in {entry.name for entry in graph.input}:
-        return None
+        return None, False
     constants = {tensor.name: tensor for tensor in graph.initializer}
     names, tables, others = {IDS}, list[Any](), list[Any]()
     row = numpy_helper.from_array(np.full((1, wanted.length), NO_ID, np.int64), "npu.row")
@@ -129,11 +138,12 @@ def _ids(model: ModelProto, wanted: Wanted) -> np.ndarray | None:
             tables.append(node)
         else:
             others.append(node)
+    read = {node.input[0] for node in tables}
+    only_a_table = not others and len(read) == 1
     if not wanted.outside:
         _read_as(model, IDS, TensorProto.INT32)
-        return None
-    read = {node.input[0] for node in tables}
-    if others or len(read) != 1:
+        return None, only_a_table
+    if not only_a_table:
         kinds = ", ".join(sorted({node.op_type for node in others})) or f"{len(read)} tables"
         raise InputError(
             f"--embedding outside: the ids of this model are for one table of embeddings and nothing else, and here "
@@ -141,14 +151,14 @@ def _ids(model: ModelProto, wanted: Wanted) -> np.ndarray | None:
         )
     table = numpy_helper.to_array(constants[tables[0].input[0]])
     for lookup in tables:
-        _rename(model, lookup.output[0], ROWS)
+        _rename(model, lookup.output[0], EMBEDS)
         graph.node.remove(lookup)
     graph.input.remove(next(entry for entry in graph.input if entry.name == IDS))
     for node in [node for node in graph.node if node.op_type in SAME and node.input[0] in names]:
         graph.node.remove(node)
     shape = [1, wanted.length, table.shape[1]]
-    graph.input.insert(0, helper.make_tensor_value_info(ROWS, TensorProto.FLOAT, shape))
-    return table.astype(np.float32)
+    graph.input.insert(0, helper.make_tensor_value_info(EMBEDS, TensorProto.FLOAT, shape))
+    return table.astype(np.float32), only_a_table
 
 
 def _constants_as_initializers(model: ModelProto) -> None:
@@ -241,6 +251,17 @@ def _folded(model: ModelProto) -> ModelProto:
     return folded
 
 
+def _fuse_gelu(model: ModelProto) -> None:
+    """Each GELU written with Erf as ONNX Runtime's Gelu, for `_gelu`; in place."""
+    from onnxruntime.transformers.fusion_gelu import FusionGelu
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    with quiet():
+        found = OnnxModel(model)
+        FusionGelu(found).apply()
+        found.topological_sort()
+
+
 @contextlib.contextmanager
 def _as_input_error(what: str) -> Any:
     """The classes of onnx and of ONNX Runtime for a graph that they refuse, as one line."""
@@ -259,8 +280,8 @@ def _bound_scores(model: ModelProto, masked: float) -> None:
     for tensor in model.graph.initializer:
         if tensor.name in masking and _is_float(tensor):
             values = numpy_helper.to_array(tensor)
-            if values.size and values.min() < FORBIDDEN:
-                bounded = np.where(values < FORBIDDEN, np.float32(masked), values)
+            if values.size and values.min() <= FORBIDDEN:
+                bounded = np.where(values <= FORBIDDEN, np.float32(masked), values)
                 tensor.CopyFrom(numpy_helper.from_array(bounded, tensor.name))
 
 
@@ -274,15 +295,20 @@ def _in_forms_of(model: ModelProto, wanted: Wanted) -> None:
     """GELU and layer norms as the profile has them, and a lookup of one constant position as Slice and Squeeze."""
     from onnx import helper
 
-    kept = list[Any]()
+    graph, kept = _inferred(model, strict=False), list[Any]()
+    shapes = {
+        entry.name: [dim.dim_value for dim in entry.type.tensor_type.shape.dim]
+        for entry in (*graph.value_info, *graph.input)
+    }
     for number, node in enumerate(list(model.graph.node)):
         node.name = node.name or f"{node.op_type}_{number}"
         nodes = Nodes(model.graph, f"npu.form.{number}")
         given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        if node.op_type == "Gelu" and node.domain == OWN:
+        shape = shapes.get(node.input[0], []) if node.input else []
+        if node.op_type in GELUS and node.domain == OWN:
             _gelu(nodes, node, wanted)
-        elif node.op_type == "LayerNormalization" and "LayerNormalization" not in wanted.operators:
-            _layer_norm(nodes, node, given, wanted.length)
+        elif node.op_type == "LayerNormalization" and _is_instance_norm(given, shape, wanted):
+            _layer_norm(nodes, node, given, shape[1])
         elif node.op_type == "Gather" and node.input[0] not in nodes.constants and _is_position(nodes, node):
             axis = nodes.constant([given.get("axis", 0)], np.int64)
             at = int(nodes.value(node.input[1]))
@@ -300,8 +326,10 @@ def _is_position(nodes: Nodes, node: NodeProto) -> bool:
 
 
 def _gelu(nodes: Nodes, node: NodeProto, wanted: Wanted) -> None:
-    (x,), output = node.input, node.output[0]
-    if "Gelu" in wanted.operators and wanted.profile.opset >= 20:  # the first that has it
+    x, output = nodes.add("Add", node.input) if len(node.input) == 2 else node.input[0], node.output[0]
+    if node.op_type == "FastGelu":
+        _tanh_gelu(nodes, x, output, wanted)
+    elif "Gelu" in wanted.operators and wanted.profile.opset >= 20:  # the first that has it
         nodes.add("Gelu", [x], output)
     elif f"{OWN}:Gelu" in wanted.operators:
         nodes.made.append(node)
@@ -311,10 +339,28 @@ def _gelu(nodes: Nodes, node: NodeProto, wanted: Wanted) -> None:
         nodes.add("Mul", [product, nodes.constant(0.5)], output)
 
 
-def _layer_norm(nodes: Nodes, node: NodeProto, given: dict[str, Any], length: int) -> None:
-    """Of (1, length, width): each token is a channel of InstanceNormalization."""
+def _tanh_gelu(nodes: Nodes, x: str, output: str, wanted: Wanted) -> None:
+    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), https://onnx.ai/onnx/operators/onnx__Gelu.html"""
+    if "Gelu" in wanted.operators and wanted.profile.opset >= 20:
+        nodes.add("Gelu", [x], output, approximate="tanh")
+        return
+    root = (2 / np.pi) ** 0.5
+    square = nodes.add("Mul", [nodes.add("Mul", [x, x]), nodes.constant(0.044715 * root)])
+    inner = nodes.add("Mul", [x, nodes.add("Add", [square, nodes.constant(root)])])
+    factor = nodes.add("Add", [nodes.add("Tanh", [inner]), nodes.constant(1)])
+    nodes.add("Mul", [nodes.add("Mul", [x, factor]), nodes.constant(0.5)], output)
+
+
+def _is_instance_norm(given: Mapping[str, Any], shape: Sequence[int], wanted: Wanted) -> bool:
+    """Whether InstanceNormalization takes the place of a layer norm: over the last of three dimensions, where the
+    profile has no other. One of other dimensions stays, for `Profile.check` to name it."""
+    return "LayerNormalization" not in wanted.operators and len(shape) == 3 and given.get("axis", -1) in (-1, 2)
+
+
+def _layer_norm(nodes: Nodes, node: NodeProto, given: dict[str, Any], tokens: int) -> None:
+    """Of (rows, tokens, width), over the width: each token is a channel of InstanceNormalization."""
     x, scale, *shift = node.input
-    channels = [nodes.constant(np.full(length, value)) for value in (1, 0)]
+    channels = [nodes.constant(np.full(tokens, value)) for value in (1, 0)]
     scaled = nodes.add("InstanceNormalization", [x, *channels], epsilon=given.get("epsilon", 1e-5))
     product = nodes.add("Mul", [scaled, scale], "" if shift else node.output[0])
     if shift:
@@ -323,13 +369,7 @@ def _layer_norm(nodes: Nodes, node: NodeProto, given: dict[str, Any], length: in
 
 def _static_values(model: ModelProto) -> Sequence[Any]:
     """What the graph computes on its way, with types and shapes. InputError where a shape is missing or open."""
-    import onnx
-
-    probe = onnx.ModelProto.FromString(model.SerializeToString())
-    for node in probe.graph.node:
-        if node.op_type == "Gelu" and node.domain == OWN:  # onnx does not know its shape
-            node.op_type, node.domain = "Identity", ""
-    graph = onnx.shape_inference.infer_shapes(probe, check_type=True, strict_mode=True, data_prop=True).graph
+    graph = _inferred(model, strict=True)
     known = {
         entry.name
         for entry in (*graph.value_info, *graph.input, *graph.output)
@@ -339,3 +379,15 @@ def _static_values(model: ModelProto) -> Sequence[Any]:
     if unknown := [name for name in values if name not in known]:
         raise InputError(f"layout npu: the shape of {unknown[0]} is not static")
     return graph.value_info
+
+
+def _inferred(model: ModelProto, *, strict: bool) -> GraphProto:
+    """The graph with types and shapes of its values; `strict`: onnx's errors are raised."""
+    import onnx
+
+    probe = onnx.ModelProto.FromString(model.SerializeToString())
+    for node in probe.graph.node:
+        if node.op_type in GELUS and node.domain == OWN:
+            del node.input[1:]
+            node.op_type, node.domain = "Identity", ""
+    return onnx.shape_inference.infer_shapes(probe, check_type=strict, strict_mode=strict, data_prop=True).graph

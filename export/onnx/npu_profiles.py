@@ -13,7 +13,7 @@ import yaml
 from paredown.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 FILE = Path(__file__).with_name("npu_profiles.yaml")
 SHOWN = 3  # nodes that an error names of each operator
@@ -34,27 +34,45 @@ class Profile:
     unverified: str
     operators: Mapping[int, Sequence[str]]
 
-    def check(self, model: ModelProto, bits: int) -> None:
-        """InputError where a node is no operator of the profile, or the opset is another."""
-        found: dict[str, list[str]] = {}
+    def check(self, model: ModelProto, bits: int, *, outside_helps: bool = False) -> None:
+        """InputError where a node is no operator of the profile, or the opset is another. `outside_helps`: with the
+        embeddings looked up outside there is no Gather."""
+        kinds: dict[str, list[NodeProto]] = {}
         for node in model.graph.node:
             kind = f"{node.domain}:{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
-            if kind not in self.operators[bits]:
-                found.setdefault(kind, []).append(node.name or node.output[0])
-        if found:
+            kinds.setdefault(kind, []).append(node)
+        if missing := {kind: nodes for kind, nodes in kinds.items() if kind not in self.operators[bits]}:
+            advice = [f"--activations {one}" for one, known in self.operators.items() if kinds.keys() <= set(known)]
+            if outside_helps and _read_inputs(model, missing):
+                advice.append("--embedding outside")
+            others = [
+                name
+                for name, profile in profiles().items()
+                if name != self.name and any(missing.keys() <= set(known) for known in profile.operators.values())
+            ]
+            if others:
+                advice.append(f"--profile {' or '.join(others)}")
+            named = ", ".join(f"{kind} ({_some(nodes)})" for kind, nodes in missing.items())
             raise InputError(
-                f"layout npu: profile {self.name} has no {'; no '.join(f'{k} ({_some(v)})' for k, v in found.items())} "
-                f"with {bits}-bit activations ({self.source}); take another profile or another candidate"
-                + (", or --embedding outside" if "Gather" in found else "")
+                f"layout npu: profile {self.name} does not support {named} with {bits}-bit activations "
+                f"({self.source}); take {', '.join([*advice, ''])}{'or ' if advice else ''}another candidate"
             )
         opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
         if opset != self.opset:
             raise InputError(f"layout npu: the graph has opset {opset}, profile {self.name} has {self.opset}")
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
+def _read_inputs(model: ModelProto, missing: Mapping[str, Sequence[NodeProto]]) -> bool:
+    """Whether all are lookups and casts of the graph's inputs, which outside are float32 and looked up."""
+    inputs = {entry.name for entry in model.graph.input}
+    return missing.keys() <= {"Gather", "Cast"} and all(
+        inputs.intersection(node.input) for nodes in missing.values() for node in nodes
+    )
+
+
+def _some(nodes: Sequence[NodeProto]) -> str:
+    more = f" and {len(nodes) - SHOWN} more" if len(nodes) > SHOWN else ""
+    return f"{', '.join(node.name or node.output[0] for node in nodes[:SHOWN])}{more}"
 
 
 @cache

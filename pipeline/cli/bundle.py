@@ -99,7 +99,7 @@ def pack(
         str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to this repository; a new one is private.")
     ] = None,
     profile: Annotated[
-        ProfileName | None, typer.Option(help="Of npu: the compiler whose operators are kept to.")
+        ProfileName | None, typer.Option(help="Of npu: compiler profile: operators, types and opset.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Of npu: rows to calibrate on, such as training rows.")] = None,
     text_column: TextColumn = None,

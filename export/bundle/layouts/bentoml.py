@@ -46,7 +46,7 @@ class Bundle:
     def __init__(self) -> None:
         self.model = Model(HERE / "bundle", threads={threads})
 
-    @bentoml.api({batching})
+    @bentoml.api()
     def predict(self, {parameters}) -> list[dict[str, Any]]:
         """An answer for each."""
         try:
@@ -84,7 +84,7 @@ def to_bentoml(bundle: Path, out: Path) -> None:
 def _service(manifest: dict[str, Any], *, pairs: bool) -> str:
     """service.py. Nothing of the bundle goes into it but its name, as a cluster takes it, and numbers.
 
-    Requests are put together by BentoML where there is one text for each: it takes one list for that.
+    Requests are not put together (`batchable`): one bad row would fail those of other clients with its own.
     """
     serving = manifest.get("serving", {"instances": 1, "threads": 1})
     workers, threads = int(serving["instances"]), int(serving["threads"])
@@ -98,7 +98,6 @@ def _service(manifest: dict[str, Any], *, pairs: bool) -> str:
         workers=workers,
         cores=workers * threads,
         threads=threads,
-        batching="" if pairs else f"batchable=True, max_batch_size={rows}",
         parameters=", ".join(f"{name}: list[str]" for name in names),
         arguments=", ".join(names),
         rows=rows,

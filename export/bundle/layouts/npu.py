@@ -7,6 +7,7 @@ golden rows.
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,16 +18,18 @@ import numpy as np
 
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.quantization.qdq import quantize_all
+from paredown.runtime.answers import ANSWERS
 from paredown.runtime.errors import InputError, missing_extra
+from paredown.runtime.formats import FORMATS
 from paredown.runtime.manifest import read_manifest
-from paredown.runtime.preprocessor import PIXELS, Batch, RowError, reader_file
+from paredown.runtime.preprocessor import PIXELS, Batch, Preprocessor, RowError, reader_file
 from paredown.runtime.selftest import check_golden, golden_rows, largest_tolerance, open_encoder
 from paredown.runtime.session import Session, padded
 from paredown.tasks.registry import task_named
 
 from ...hardware import importable
 from ...isolation import ROWS_S, in_child
-from ...onnx.npu import IDS, MASK, ROWS, Wanted, npu_graph
+from ...onnx.npu import EMBEDS, IDS, MASK, Wanted, npu_graph
 from ...onnx.npu_profiles import Profile, profiles
 from .common import only_length, write_labels
 
@@ -36,13 +39,15 @@ ROUNDED = "int8-static"  # the precision whose tolerance the golden rows are hel
 README = """# {name}
 
 An ONNX model for {task}, made by paredown for {title} (profile `{profile}`).
-Activations have {bits} bits, weights 8; every shape is fixed.
+Activations have {bits} bits{products}; weights of Gemm, Conv and MatMul have 8; other constants, such as the table of
+embeddings, have as many as activations. Every shape is fixed.{wide}
 
 - All operators are in [the maker's list]({source}), of {version}.
 - Opset {opset}: {opset_reason}.
 - **Nothing has been run on a device.** {unverified}
-- ONNX Runtime on a CPU, with Q and DQ nodes as they stand (`session.disable_quant_qdq` = 1), gives the same answers
-  to the {rows} rows of `golden.json`. Outputs differ by at most {difference:.2g} from those of the float model.
+- ONNX Runtime on a CPU, with Q and DQ nodes as they stand (`session.disable_quant_qdq` = 1), was compared with the
+  float model on the {rows} rows of `golden.json`: outputs differ by at most {difference:.2g}, and {tolerance:.2g}
+  was allowed{label}.
 - Ranges of activations are from {calibration} rows; what is outside is clipped.
 
 | file | content |
@@ -102,23 +107,22 @@ def to_npu(
         raise InputError(f"--length {tokens}: the model was measured with at most {manifest['max_length']} tokens")
     task = task_named(manifest["task"])
     rows = read_rows(task, data, text=text_column, labelled=False).texts
-    rows = rows[:: -(-len(rows) // CALIBRATION_ROWS) or 1]
-    if not rows:
-        raise InputError(f"{data}: no rows")
-    fit = _write_golden(bundle, manifest, out / GOLDEN, tokens)
+    chosen = sorted(random.Random(0).sample(range(len(rows)), min(len(rows), CALIBRATION_ROWS)))
+    fit, tolerance = _write_golden(bundle, manifest, out / GOLDEN, tokens)
     reader = reader_file(manifest["inputs"])
     shutil.copyfile(bundle / reader, out / reader)
     write_labels(manifest, out)
-    given = {"out": str(out.absolute()), "profile": profile, "bits": bits, "length": tokens, "texts": list(rows)}
+    given = {"out": str(out.absolute()), "profile": profile, "bits": bits, "length": tokens}
+    given["texts"] = [(f"{data}, row {i + 1}", rows[i]) for i in chosen]
     difference = in_child("npu", bundle, ROWS_S, **given, outside=embedding == "outside")
-    facts = {"rows": fit, "calibration": len(rows), "difference": difference, "bits": bits}
+    facts = {"rows": fit, "calibration": len(chosen), "difference": difference, "tolerance": tolerance, "bits": bits}
     (out / "README.md").write_text(_readme(manifest, known, out, tokens, facts), encoding="utf-8")
 
 
 def _check_model(manifest: Mapping[str, Any]) -> None:
     again = "paredown choose RUN --candidate NAME, such as teacher/onnxruntime/fp32"
     if "generation" in manifest:
-        raise InputError("layout npu: an NPU calls one model once; this one goes token by token")
+        raise InputError("layout npu: text generation is not supported: an NPU calls the model once for an answer")
     if "cascade" in manifest["source"]["details"]:
         raise InputError(
             f"layout npu: a cascade decides for each row which model answers, and a graph of an NPU has no branches; "
@@ -133,18 +137,21 @@ def _check_model(manifest: Mapping[str, Any]) -> None:
         raise InputError(f"layout npu: an .onnx file is needed, not {manifest['model']}; export it without --mobile")
 
 
-def _write_golden(bundle: Path, manifest: dict, target: Path, length: int) -> int:
-    """The golden rows of at most `length` tokens, with the tolerance of a rounded model; returns how many."""
-    rows, _ = golden_rows(bundle, manifest)
+def _write_golden(bundle: Path, manifest: dict, target: Path, length: int) -> tuple[int, float]:
+    """The golden rows of at most `length` tokens, with the tolerance of a rounded model: the bundle's own, scaled
+    as static INT8's is to float32's. Returns how many rows, and the tolerance."""
+    rows, own = golden_rows(bundle, manifest)
     rows = [row for row in rows if row["input_ids"] is None or len(row["input_ids"]) <= length]
     if not rows:
         raise InputError(
             f"--length {length}: every golden row of the bundle has more tokens, so nothing can be compared"
         )
-    tolerance = largest_tolerance(manifest | {"precision": ROUNDED}, [row["output"] for row in rows])
+    known = FORMATS[manifest["runtime"]].tolerance
+    most = largest_tolerance(manifest | {"precision": ROUNDED}, [row["output"] for row in rows])
+    tolerance = min(own * known[ROUNDED] / known[manifest["precision"]], most)
     golden = {"tolerance": {manifest["runtime"]: tolerance}, "rows": rows}
     target.write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
-    return len(rows)
+    return len(rows), tolerance
 
 
 def job(
@@ -155,17 +162,15 @@ def job(
     profile: str,
     bits: int,
     length: int,
-    texts: list[str],
+    texts: list[tuple[str, str]],
     outside: bool,
 ) -> float:
-    """Of `isolation.in_child`: write OUT/model.onnx, and embedding.npy; returns how far the golden rows are off."""
+    """Of `isolation.in_child`: write OUT/model.onnx, and embedding.npy; returns how far the golden rows are off.
+    `texts`: each with the name of its row."""
     manifest, folder, known = read_manifest(bundle), Path(out), profiles()[profile]
     wanted = Wanted(known, bits, length, outside, manifest["pad_id"])
     encoder = open_encoder(bundle, manifest | {"max_length": length})
-    try:
-        rows = encoder.ids(texts)
-    except RowError as error:
-        raise InputError(f"an image: {error}") from None
+    rows = [_read(encoder, where, text) for where, text in texts]
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / MODEL
         table = npu_graph(bundle / manifest["model"], plain, wanted)
@@ -185,10 +190,17 @@ def job(
     return check_golden(folder, rounded, session, open_encoder(bundle, manifest))
 
 
+def _read(encoder: Preprocessor, where: str, text: str) -> Any:
+    try:
+        return encoder.ids([text])[0]
+    except RowError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
 def _inputs(batch: Batch, table: np.ndarray | None) -> Batch:
     """What the graph takes of a padded batch: see `npu_graph`."""
     if table is not None:
-        return {ROWS: table[batch[IDS]], MASK: batch[MASK].astype(np.float32)}
+        return {EMBEDS: table[batch[IDS]], MASK: batch[MASK].astype(np.float32)}
     return {name: array if name == PIXELS else array.astype(np.int32) for name, array in batch.items()}
 
 
@@ -216,7 +228,7 @@ def _readme(manifest: Mapping[str, Any], profile: Profile, out: Path, length: in
     graph, images, outside = onnx.load(out / MODEL).graph, PIXELS in manifest["inputs"], (out / TABLE).exists()
     meaning = {
         IDS: "token ids",
-        ROWS: f"the row of `{TABLE}` for each token id",
+        EMBEDS: f"the row of `{TABLE}` for each token id",
         MASK: "1 for a token, 0 for padding",
         PIXELS: "pixels, scaled as preprocessor_config.json says",
     }
@@ -227,7 +239,15 @@ def _readme(manifest: Mapping[str, Any], profile: Profile, out: Path, length: in
     )
     table = f"| `{TABLE}` | the embeddings, float32 (tokens, width), for NumPy: `np.load(..., mmap_mode='r')[ids]` |\n"
     padding = f"Rows are truncated to {length} tokens and padded on the right with id {manifest['pad_id']}."
+    wide = sum(entry.type.tensor_type.elem_type == onnx.TensorProto.INT64 for entry in graph.value_info)
+    decisive = ANSWERS[manifest["answer"]].decisive and len(graph.output[0].type.tensor_type.shape.dim) == 2
+    narrow = profile.name == "qnn" and facts["bits"] == 16
     return README.format(
+        products=" (the second input of a MatMul of two: 8)" if narrow else "",
+        wide=f"\n{wide} values inside it are int64, such as masks and counts; a compiler may refuse them."
+        if wide
+        else "",
+        label="; the highest output is the same" if decisive else "",
         name=manifest["name"],
         task=manifest["task"],
         profile=profile.name,

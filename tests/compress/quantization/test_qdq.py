@@ -66,6 +66,34 @@ def test_types_and_opset_are_those_that_were_asked_for(
     assert np.asarray(outputs[1]) == pytest.approx(np.asarray(outputs[0]), abs=0.02)
 
 
+def test_a_product_of_two_activations_has_8_bits_in_the_second_for_qualcomm(tmp_path: Path) -> None:
+    """QNN's HTP takes no (uint16, uint16)."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 8]) for name in "xy")
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], "turn", perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["x", "t"], ["y"], "product"),
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [x], [y]), opset_imports=[helper.make_opsetid("", 21)], ir_version=10
+    )
+    onnx.save(model, tmp_path / "float.onnx")
+    rng = np.random.default_rng(0)
+    given = [{"x": rng.normal(1, size=(1, 8, 8)).astype(np.float32)} for _ in range(20)]
+    target = tmp_path / "qdq.onnx"
+    quantize_all(tmp_path / "float.onnx", target, given, ("uint16", "uint8"), symmetric=False, qualcomm=True)
+    made = onnx.load(target)
+    constants = {tensor.name: tensor.data_type for tensor in made.graph.initializer}
+    makers = {node.output[0]: node for node in made.graph.node}
+    (product,) = (node for node in made.graph.node if node.op_type == "MatMul")
+    kinds = [constants[makers[name].input[2]] for name in product.input]
+    assert kinds == [TensorProto.UINT16, TensorProto.UINT8]
+    want, got = (
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, given[0])[0]
+        for path in (tmp_path / "float.onnx", target)
+    )
+    assert np.asarray(got) == pytest.approx(np.asarray(want), abs=0.3)
+
+
 def test_a_graph_that_cannot_be_rounded_is_one_line(tmp_path: Path) -> None:
     source = small(tmp_path / "float.onnx", 21)
     with pytest.raises(StepError, match="onnxruntime's quantiser gave up"):

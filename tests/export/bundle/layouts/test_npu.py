@@ -13,9 +13,11 @@ from conftest import TASK, paredown, refused, sentences, write_csv
 from examples import EXAMPLES
 from loud import loud, loud_checkpoint
 from manifests import change_manifest
+from PIL import Image
 
 from paredown.compress.data.dataset import read_rows
 from paredown.compress.models.loading import open_checkpoint
+from paredown.export.bundle.layouts import npu
 from paredown.export.bundle.layouts.npu import to_npu
 from paredown.export.onnx.exporter import plain_onnx
 from paredown.export.onnx.npu_profiles import profiles
@@ -25,6 +27,7 @@ from paredown.runtime.errors import InputError
 from paredown.tasks.registry import TASKS
 
 LENGTH = 16
+WIDE = ("text-pair-classification", "question-answering", "sentence-embedding")  # whose graphs compute with int64
 FILES = {"README.md", "golden.json", "labels.txt", "model.onnx", "tokenizer.json"}
 
 
@@ -79,7 +82,7 @@ def test_qnn_has_16_bit_activations_and_int32_ids(source: Path, tmp_path: Path) 
     app = packed(source, tmp_path / "app", "--profile", "qnn")
     assert {path.name for path in app.iterdir()} == FILES
     model = check_golden(app, {"input_ids": "tensor(int32)", "attention_mask": "tensor(int32)"})
-    assert kinds_of(model) == {onnx.TensorProto.UINT16}
+    assert kinds_of(model) == {onnx.TensorProto.UINT8, onnx.TensorProto.UINT16}
     profiles()["qnn"].check(model, 16)
     readme = (app / "README.md").read_text()
     assert "- `input_ids`, int32, (1, 16): token ids" in readme
@@ -128,7 +131,32 @@ def test_other_tasks(task: str, tmp_path: Path) -> None:
         port.name: port.shape for port in onnxruntime.InferenceSession(tmp_path / "app" / "model.onnx").get_inputs()
     }
     assert all(type(size) is int for shape in sizes.values() for size in shape)
-    assert "differ by at most" in (tmp_path / "app" / "README.md").read_text()
+    readme = (tmp_path / "app" / "README.md").read_text()
+    assert "differ by at most" in readme
+    assert ("are int64" in readme) == (task in WIDE)
+    own, golden = (json.loads((folder / "golden.json").read_text()) for folder in (bundle, tmp_path / "app"))
+    tolerance = golden["tolerance"]["onnxruntime"]  # 200: static INT8's by that of fp32
+    assert tolerance == pytest.approx(200 * own["tolerance"]["onnxruntime"])
+    assert f"{tolerance:.2g} was allowed" in " ".join(readme.split())
+
+
+def test_ranges_are_from_rows_all_over_the_file(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both texts of pairs, which stand one after the other."""
+    given = list[tuple[str, str]]()
+
+    def caught(*_: object, texts: list[tuple[str, str]], **__: object) -> None:
+        given.extend(texts)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(npu, "in_child", caught)
+    write_csv(tmp_path / "data.csv", sentences(300, 1))
+    (tmp_path / "app").mkdir()
+    with pytest.raises(InputError, match="far enough"):
+        npu.to_npu(source / "bundle", tmp_path / "app", profile="qnn", data=str(tmp_path / "data.csv"))
+    numbers = [int(where.rpartition(" ")[2]) for where, _ in given]
+    assert len(set(numbers)) == npu.CALIBRATION_ROWS
+    assert {number % 2 for number in numbers} == {0, 1}
+    assert max(numbers) > 250
 
 
 def test_what_is_missing_is_one_line(source: Path, tmp_path: Path) -> None:
@@ -143,7 +171,9 @@ def test_what_is_missing_is_one_line(source: Path, tmp_path: Path) -> None:
     refused(paredown(*given, "npu", "--profile", "qnn", *data, "--length", "33"), "at most 32 tokens")
     refused(paredown(*given, "npu", "--profile", "qnn", *data, "--length", "4"), "every golden row")
     refused(
-        paredown(*given, "npu", "--profile", "vitisai", *data), "profile vitisai has no Gather", "--embedding outside"
+        paredown(*given, "npu", "--profile", "vitisai", *data),
+        "profile vitisai does not support Gather",
+        "--embedding outside",
     )
     refused(paredown(*given, "npu", "--profile", "qnn", "--data", tmp_path / "none.csv"), "none.csv")
     assert not out.exists()
@@ -175,6 +205,26 @@ def test_a_mobile_model_is_refused(source: Path, tmp_path: Path) -> None:
     change_manifest(bundle, model="model/model.ort", files=files | {"model/model.ort": files["model/model.onnx"]})
     with pytest.raises(InputError, match=r"an \.onnx file is needed"):
         to_npu(bundle, tmp_path)
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+    example = EXAMPLES["image-classification"]
+    example.checkpoint(tmp_path / "checkpoint")
+    reader = tmp_path / "checkpoint" / "preprocessor_config.json"
+    cropped = {"size": {"shortest_edge": 16}, "do_center_crop": True, "crop_size": {"height": 16, "width": 16}}
+    reader.write_text(json.dumps(json.loads(reader.read_text()) | cropped))
+    example.files(tmp_path)
+    checkpoint = open_checkpoint(tmp_path / "checkpoint", TASKS["image-classification"])
+    plain = plain_onnx(checkpoint, TASKS["image-classification"], tmp_path / "plain.onnx")
+    given = ExportJob(plain, checkpoint, TASKS["image-classification"], tmp_path / "made", 32)
+    rows = (tmp_path / "train.jsonl").read_text().splitlines()
+    bundle = bundled(RUNTIMES["onnxruntime"].export(given), tmp_path / "bundle", [json.loads(rows[0])["image"]])
+    Image.new("L", (1, 200_000)).save(tmp_path / "narrow.png")
+    bad = json.dumps({"image": str(tmp_path / "narrow.png")})
+    (tmp_path / "data.jsonl").write_text(f"{rows[0]}\n{bad}\n")
+    (tmp_path / "app").mkdir()
+    with pytest.raises(InputError, match=r"data\.jsonl, row 2: .*1 x 200000 pixels is too narrow"):
+        to_npu(bundle, tmp_path / "app", profile="qnn", data=str(tmp_path / "data.jsonl"))
 
 
 def test_answers_that_are_lost_are_not_handed_over(source: Path, tmp_path: Path) -> None:
