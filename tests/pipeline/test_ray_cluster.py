@@ -26,7 +26,7 @@ from paredown.pipeline.recipe.schema import MeasureOn
 from paredown.runtime.errors import InputError
 
 pytest.importorskip("ray")
-WAIT_S = 300
+WAIT_S = 600
 BROKEN = """  - name: broken
     steps:
       - distill: {layers: 1, epochs: 1, learning_rate: 1.0e+30}
@@ -148,6 +148,7 @@ def test_a_run_on_a_cluster_is_the_run_of_one_machine(recipe: Path, tmp_path: Pa
     assert sum(hosts.values()) == len(there) + 1  # the one that failed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     os.cpu_count() == 1 or not hasattr(os, "sched_setaffinity"), reason="the two kinds differ by the cores they may use"
 )

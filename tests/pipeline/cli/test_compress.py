@@ -253,7 +253,7 @@ def test_every_command_that_reads_rows_takes_the_names_of_columns() -> None:
         options = {parameter.name for parameter in command.params}
         if options & {"train", "data"}:
             assert "text_column" in options, name
-            assert "label_column" in options or name in ("load", "predict"), name
+            assert "label_column" in options or name in ("load", "predict", "pack"), name
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ ADAPT = """max_length: 32
 adapt:
   - augment: {{kinds: [swap, deletion]}}
   - finetune: {{epochs: 0.5, learning_rate: 0.002, peft: {{kind: lora}}, class_weights: balanced}}
-  - update: {{new: {new}, epochs: 12, learning_rate: 0.003, batch_size: 8, freeze_embeddings: false}}
+  - update: {{new: {new}, epochs: 12, learning_rate: 0.001, batch_size: 8, freeze_embeddings: false}}
 """
 
 
