@@ -73,7 +73,7 @@ def run_on_each(
                 machines[one.name] = _run_for(one.name, job, run_dir, engine, shared)
             except DiskError:
                 raise
-            except (InputError, StepError) as error:  # a time that cannot be reached there, for example
+            except StepError as error:
                 lost[one.name] = str(error)
         choices = {name: outcome.choice for name, outcome in machines.items()}
         found = one_for_all(choices, {name: outcome.made_of for name, outcome in machines.items()}, lost)
@@ -94,4 +94,7 @@ def _run_for(name: str, job: Job, run_dir: Path, engine: Engine, shared: ObjectS
             raise disk_error(error, link) from error
         if link.resolve() != steps.resolve():
             raise InputError(f"{link}: a link to {steps} is expected; remove it, and run again")
-        return run_job(job, directory, Store(link, shared=shared), engine)
+        try:
+            return run_job(job, directory, Store(link, shared=shared), engine)
+        except InputError as error:  # a time that cannot be reached on this machine, for example
+            raise StepError(str(error)) from error
