@@ -34,7 +34,7 @@ from .engine import InTurn, Lost, Planned
 from .failures import Ledger
 from .job import Step
 from .object_store import open_store
-from .one_step import Asked, do_planned, require_same
+from .one_step import Asked, do_planned
 from .progress import TOLD_S, Elsewhere, Forwarded, Reporter, tell
 from .resources import cores_of, free_memory, memory_of, trains
 from .store import DiskError, Done, Failed, Store
@@ -116,13 +116,12 @@ class _Places:
         """Do a step here, or send it to a process. Processes that wait would hold memory beside one that takes all."""
         if not self.running:
             self.beside = self.beside or (self.most > 1 and self._worth(step))
+        if cores_of(step) is not None and self.beside:
+            self._send(step)
+            return
         if cores_of(step) is None:
             self._rest()
-            self.here.start(step, done)
-        elif self.beside:
-            self._send(step)
-        else:
-            self.here.start(step, done)
+        self.here.start(step, done)
 
     def wait(self) -> Iterable[tuple[Step, Done | Failed | Lost, bool]]:
         """Steps that have ended; none after a second without one."""
@@ -363,9 +362,7 @@ def _read(path: str) -> Asked:
 
 
 def _do(asked: Asked, store: Store, name: str, key: str, say: Any) -> bool:
-    job, steps = asked.planned(store)
-    require_same(steps, name, asked.inputs, asked.machine, job.machine)
-    step = next(step for step in steps if step.name == name)
+    job, steps, step = asked.step(name, store)
     told = Forwarded(lambda _, share, text: say({"share": share, "text": text}))
     return do_planned(job, steps, step, store, told, key)[1]
 

@@ -64,6 +64,12 @@ class Asked:
         _PLANNED[self.number] = job, self.plans(job)
         return _PLANNED[self.number]
 
+    def step(self, name: str, store: Store) -> tuple[Job, list[Step], Step]:
+        """The job, its steps, and the one of this name; InputError where it is another one than was asked for."""
+        job, steps = self.planned(store)
+        require_same(steps, name, self.inputs, self.machine, job.machine)
+        return job, steps, next(step for step in steps if step.name == name)
+
 
 _PLANNED: dict[str, tuple[Job, list[Step]]] = {}  # the last one
 

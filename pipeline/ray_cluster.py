@@ -28,7 +28,7 @@ from paredown.runtime.errors import InputError, StepError, missing_extra
 from .engine import Lost, Planned
 from .job import Job, Step, belongs_on_machine, check_installed
 from .object_store import ObjectStore, open_store
-from .one_step import Asked, NotThereError, differences, do_planned, found_in, require_same
+from .one_step import Asked, NotThereError, differences, do_planned, found_in
 from .progress import TOLD_S, Elsewhere, Forwarded, Reporter, tell
 from .recipe.schema import MeasureOn, Recipe
 from .resources import cores_of, memory_of, trains
@@ -525,12 +525,10 @@ def _work(
 
 def _done(asked: Asked, store: Store, name: str, key: str, alone: bool, board: Any) -> bool:
     store.clean()
-    job, steps = asked.planned(store)
-    require_same(steps, name, asked.inputs, asked.machine, job.machine)
+    job, steps, step = asked.step(name, store)
     if alone and fingerprint() != fingerprint(asked.machine):
         found = found_in(differences(asked.machine, machine()))
         raise InputError(f"step {name}: this machine is not the one that was planned for: {found}")
-    step = next(step for step in steps if step.name == name)
     if trains(step) and not alone and (here := [*dict.fromkeys(training_gpus())]) != [*asked.gpus]:
         raise InputError(f"step {name}: it is planned for the GPUs {[*asked.gpus]}, and this machine gives it {here}")
     told = Forwarded(lambda name, share, text: board.tell.remote(name, share, text))

@@ -49,7 +49,7 @@ def quantize_all(
         for name, axis in _output_axes(model).items()
     }
     given: dict[str, Any] = {"activation_type": activations, "weight_type": weights, "activation_symmetric": symmetric}
-    opset = _opset(model)
+    opset = onnx_opset(model)
     with quantiser_errors("onnxruntime"):
         if qualcomm:
             from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
@@ -65,8 +65,8 @@ def quantize_all(
         _second_operands_in_8_bits(made)
         onnx.checker.check_model(made)
         onnx.save(made, target)
-    if _opset(made).version != opset.version:  # of 16 bits it always says 21, also where Q and DQ are ONNX Runtime's
-        _opset(made).version = opset.version
+    if onnx_opset(made).version != opset.version:  # 21 for 16 bits, also where Q and DQ are ONNX Runtime's
+        onnx_opset(made).version = opset.version
         onnx.checker.check_model(made)
         onnx.save(made, target)
 
@@ -103,7 +103,7 @@ def _second_operands_in_8_bits(model: ModelProto) -> None:
     model.graph.node.extend(copies)
 
 
-def _opset(model: ModelProto) -> Any:
+def onnx_opset(model: ModelProto) -> Any:
     """The entry of ONNX's own operators."""
     return next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 

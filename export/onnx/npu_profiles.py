@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from paredown.compress.quantization.qdq import onnx_opset
 from paredown.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Profile:
     version: str  # of what the page is about
     opset: int  # of ONNX, which graphs are written in
     opset_reason: str
+    qualcomm: bool  # quantised as QNN wants it (compress/quantization/qdq.py)
     symmetric: bool  # activations have zero point 0
     types: Mapping[int, Sequence[str]]  # of activations and weights
     unverified: str
@@ -57,7 +59,7 @@ class Profile:
                 f"layout npu: profile {self.name} does not support {named} with {bits}-bit activations "
                 f"({self.source}); take {', '.join([*advice, ''])}{'or ' if advice else ''}another candidate"
             )
-        opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        opset = onnx_opset(model).version
         if opset != self.opset:
             raise InputError(f"layout npu: the graph has opset {opset}, profile {self.name} has {self.opset}")
 

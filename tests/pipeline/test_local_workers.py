@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import SMALL, write_recipe
+from polling import until
 
 from paredown.compress.models.loading import Checkpoint
 from paredown.pipeline import local_workers
@@ -108,8 +109,9 @@ def ended(places: _Places, step: Step, kill: Callable[[], Any]) -> tuple[Step, D
 
 
 def test_a_step_whose_process_is_killed_is_done_once_more(
-    few: Planned, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    few: Planned, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(local_workers, "TOLD_S", 0.02)  # each process is killed before it has done the step
     step, store = few.steps[0], Store(tmp_path / "steps")
     killed: list[int] = []
 
@@ -160,11 +162,11 @@ def test_no_process_outlives_the_one_that_has_started_it(few: Planned, tmp_path:
     command = [sys.executable, "-c", ALONE, tmp_path / "recipe.yaml", root]
     driver = subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL)
     try:
-        workers = until(lambda: busy(driver.pid, root))
+        workers = until(lambda: busy(driver.pid, root), WAIT_S, 0.01)
     finally:
         driver.send_signal(sign)
     driver.wait(timeout=WAIT_S)
-    until(lambda: not any(alive(worker) for worker in workers))
+    until(lambda: not any(alive(worker) for worker in workers), WAIT_S, 0.01)
     if sign != signal.SIGINT:
         Store(root).clean()
     assert not [path for path in root.glob(".tmp-*") if path.is_dir()]  # a lock may stay; it is nobody's
@@ -179,16 +181,6 @@ def busy(driver: int, root: Path) -> list[psutil.Process]:
 
 def alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-
-
-def until(found: Callable[[], Any]) -> Any:
-    """What `found` gives as soon as it is something."""
-    end = time.monotonic() + WAIT_S
-    while time.monotonic() < end:
-        if there := found():
-            return there
-        time.sleep(0.01)
-    raise AssertionError("it did not come")
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import SMALL, paredown, refused, write_recipe
+from polling import until
 
 from paredown.compress.models.loading import Checkpoint
 from paredown.compress.threads import few_threads
@@ -284,16 +284,6 @@ def test_machines_share_a_store_instead_of_the_run_directory(recipe: Path, tmp_p
     assert (tmp_path / "run" / "bundle" / "manifest.json").is_file()
 
 
-def until(found: Callable[[], Any]) -> Any:
-    """What `found` gives as soon as it is something."""
-    end = time.monotonic() + WAIT_S
-    while time.monotonic() < end:
-        if there := found():
-            return there
-        time.sleep(0.05)
-    raise AssertionError("it did not come")
-
-
 def workers_of(step: str) -> list[psutil.Process]:
     """Ray's processes that do a step now."""
     return [p for p in psutil.process_iter(["cmdline"]) if f"ray::{step}" in " ".join(p.info["cmdline"] or [])]
@@ -306,11 +296,11 @@ def test_killed_workers_machines_and_drivers_lose_nothing(recipe: Path, tmp_path
     run_dir = tmp_path / "run"
     with cluster_of("edge", "big") as (cluster, nodes):
         driver = started(recipe, run_dir, "--on", "ray", address=cluster.address)
-        (worker,) = until(lambda: workers_of("distil-1-1-distill"))
+        (worker,) = until(lambda: workers_of("distil-1-1-distill"), WAIT_S)
         worker.kill()
-        until(lambda: [p for p in workers_of("distil-1-1-distill") if p.pid != worker.pid])
+        until(lambda: [p for p in workers_of("distil-1-1-distill") if p.pid != worker.pid], WAIT_S)
         cluster.remove_node(nodes["big"], allow_graceful=False)
-        until(lambda: workers_of("measure-1"))
+        until(lambda: workers_of("measure-1"), WAIT_S)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
         before = markers(run_dir)

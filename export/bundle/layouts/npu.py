@@ -180,7 +180,7 @@ def job(
         fill = padded(lambda batch: calls.append(_inputs(batch, table)) or {}, lengths, manifest["pad_id"], 1)
         for row in rows:
             fill(encoder.pad([row]))
-        how: dict[str, Any] = {"symmetric": known.symmetric, "qualcomm": profile == "qnn"}
+        how: dict[str, Any] = {"symmetric": known.symmetric, "qualcomm": known.qualcomm}
         quantize_all(plain, folder / MODEL, calls, known.types[bits], **how)
     import onnx
 
@@ -241,7 +241,7 @@ def _readme(manifest: Mapping[str, Any], profile: Profile, out: Path, length: in
     padding = f"Rows are truncated to {length} tokens and padded on the right with id {manifest['pad_id']}."
     wide = sum(entry.type.tensor_type.elem_type == onnx.TensorProto.INT64 for entry in graph.value_info)
     decisive = ANSWERS[manifest["answer"]].decisive and len(graph.output[0].type.tensor_type.shape.dim) == 2
-    narrow = profile.name == "qnn" and facts["bits"] == 16
+    narrow = profile.qualcomm and facts["bits"] == 16
     return README.format(
         products=" (the second input of a MatMul of two: 8)" if narrow else "",
         wide=f"\n{wide} values inside it are int64, such as masks and counts; a compiler may refuse them."
