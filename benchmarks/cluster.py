@@ -2,9 +2,10 @@
 
     python -m paredown.benchmarks.cluster OUT_DIR [--rows N] [--pairs N]
 
-The machines are raylets of this one, so it wants two idle cores. A third raylet measures, and has nothing to do while
-the others train. Each run starts from an empty directory; runs with one and with two machines take turns. What is timed
-is from the start of the first training to the end of the last one, as the markers of the steps have it.
+The machines are raylets of this one, so it wants two idle cores. A third raylet measures. A first run does everything;
+for each one that is timed the four trainings are deleted, and are all that is left to do: nothing else takes a core.
+Runs with one and with two machines take turns. What is timed is from the start of the first training to the end of the
+last one, as the markers of the steps have it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import yaml
 from paredown.benchmarks.scaling import BASE, write_checkpoint, write_rows
 
 MEASURES = "serving"  # label of the machine that measures
+TRAININGS = "*-distill-*"  # names of their directories
 EPOCHS, RATES = 1.0, (1e-4, 1.1e-4, 1.2e-4, 1.3e-4)  # other learning rates, so that these are four steps
 
 
@@ -37,11 +39,14 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     recipe = write_recipe(args.out, args.rows)
+    with cluster(2) as address:
+        run(recipe, args.out / "run", address)
     print(f"load before: {os.getloadavg()[0]:.2f}")
     spans: dict[int, list[float]] = {1: [], 2: []}
     for pair in range(args.pairs):
         for machines in (1, 2) if pair % 2 == 0 else (2, 1):
-            shutil.rmtree(args.out / "run", ignore_errors=True)
+            for step in (args.out / "run" / "steps").glob(TRAININGS):
+                shutil.rmtree(step)
             with cluster(machines) as address:
                 run(recipe, args.out / "run", address)
             found = trainings(args.out / "run")
@@ -79,7 +84,7 @@ def run(recipe: Path, run_dir: Path, address: str) -> None:
 
 def trainings(run_dir: Path) -> list[tuple[float, float]]:
     """Start and end of each training, in seconds since 1970; ends are in whole seconds."""
-    markers = [json.loads(path.read_text()) for path in (run_dir / "steps").glob("*-distill-*/step.json")]
+    markers = [json.loads(path.read_text()) for path in (run_dir / "steps").glob(f"{TRAININGS}/step.json")]
     assert len(markers) == len(RATES)
     ends = [(datetime.fromisoformat(marker["at"]).timestamp(), marker["seconds"]) for marker in markers]
     return sorted((end - seconds, end) for end, seconds in ends)

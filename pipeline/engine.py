@@ -150,7 +150,8 @@ class Underway:
     vital: Collection[str] = ()
     whole: bool = False
     ledger: Ledger = field(default_factory=Ledger)
-    waiting: list[Step] = field(default_factory=list)
+    waiting: dict[str, Step] = field(default_factory=dict)  # by name, in the order of the plan
+    blocked: dict[str, set[str]] = field(default_factory=dict)  # by these, of the steps that wait: not yet settled
     settled: set[str] = field(default_factory=set)
     done: dict[str, Done] = field(default_factory=dict)
     busy: int = 0  # steps that are being done
@@ -164,7 +165,12 @@ class Underway:
     @property
     def ready(self) -> Iterator[Step]:
         """The steps that wait for no other."""
-        return (step for step in self.waiting if self.ledger.direct[step.name] <= self.settled)
+        return (step for name, step in self.waiting.items() if not self.blocked[name])
+
+    def wait_for(self, step: Step) -> None:
+        """Have a step wait until those that it stands on have ended."""
+        self.waiting[step.name] = step
+        self.blocked[step.name] = self.ledger.direct[step.name] - self.settled
 
     @property
     def results(self) -> Results:
@@ -175,6 +181,8 @@ class Underway:
     def settle(self, step: Step, found: Done | Failed | Failure | Lost) -> None:
         """Note how a step has ended."""
         self.settled.add(step.name)
+        for others in self.blocked.values():
+            others.discard(step.name)
         if isinstance(found, Done):
             self.done[step.name] = found
             return
@@ -208,7 +216,7 @@ class Execution:
             if step.key in self.known:
                 plan.settle(step, self.known[step.key])
             else:
-                plan.waiting.append(step)
+                plan.wait_for(step)
         self.reporter.total += len(plan.waiting)
         self.workers.add(planned)
         self.plans.append(plan)
@@ -243,7 +251,7 @@ class Execution:
             self._settle(plan, step, ended)
 
     def _start(self, plan: Underway, step: Step) -> None:
-        plan.waiting.remove(step)
+        del plan.waiting[step.name], plan.blocked[step.name]
         if step.takes_what_is_there and plan.whole:
             require_some(plan.planned.job, plan.ledger.failed)
         admitted = plan.ledger.admit(step)

@@ -99,9 +99,10 @@ class Store:
 
     def find(self, name: str, key: str) -> Done | None:
         """The finished step, its files verified; a damaged one counts as missing, and the next `run` replaces it."""
-        self._borrow(self._path(name, key))
-        here = self.peek(name, key)
-        return here if self.shared is None else self._agree(self.shared, self._path(name, key), key, here)
+        path = self._path(name, key)
+        self._borrow(path)
+        here = _intact(path, key)
+        return here if self.shared is None else self._agree(self.shared, path, key, here)
 
     def has(self, name: str, key: str) -> bool:
         """Whether the marker of a finished step is here, in the older or in the shared store; nothing is verified."""
@@ -115,7 +116,7 @@ class Store:
 
     def failure(self, name: str, key: str) -> Failed | None:
         """The failure that was recorded for a step; None where it has not failed. Those of the older store are left."""
-        path = self._path(name, key)
+        path = self._own(name, key)
         with suppress(FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             marker = json.loads((path / FAILED).read_bytes())
             if marker["key"] == key:
@@ -276,12 +277,19 @@ class Store:
                 _remove_free(scratch)
 
     def _path(self, name: str, key: str) -> Path:
-        """The directory of a step: under its name, or under that of another model's step with the same key."""
-        mine = self.root / f"{name}-{key[:16]}"
-        if not mine.exists():
-            same = sorted(path for path in self.root.glob(f"[!.]*-{key[:16]}") if (path / MARKER).is_file())
-            return same[0] if same else mine
+        """The directory of a step: under its name, or under that of another model's finished step with the same key."""
+        mine, end = self._own(name, key), f"-{key[:16]}"
+        if mine.exists():
+            return mine
+        with suppress(OSError):
+            names = os.listdir(self.root)  # noqa: PTH208 - there may be thousands, and glob takes five times as long
+            same = sorted(name for name in names if name.endswith(end) and not name.startswith("."))
+            return next((self.root / name for name in same if (self.root / name / MARKER).is_file()), mine)
         return mine
+
+    def _own(self, name: str, key: str) -> Path:
+        """The directory that a step has under its own name."""
+        return self.root / f"{name}-{key[:16]}"
 
 
 def _intact(path: Path, key: str, of: str = "") -> Done | None:
