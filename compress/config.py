@@ -251,6 +251,9 @@ class Static(DistillationTraining):
     convolution: Annotated[int, Field(ge=0, le=9)] = Field(
         default=0, description="neighbouring tokens that a convolution over the embeddings reads, odd (0: none)"
     )
+    convolution_layers: Annotated[int, Field(ge=1, le=8)] = Field(
+        default=1, description="convolutions one after another, each adding to the one before it"
+    )
     max_pooling: bool = Field(default=False, description="pool the maximum over the tokens too, beside the mean")
     epochs: Annotated[float, Field(gt=0)] = Field(default=6.0, description="passes over the rows")
     batch_size: Annotated[int, Field(ge=1)] = Field(default=64, description="rows per optimiser step")
@@ -266,6 +269,14 @@ class Static(DistillationTraining):
         if tokens and tokens % 2 == 0:
             raise ValueError(f"a convolution reads an odd number of tokens, not {tokens}: 3, for example (0: none)")
         return tokens
+
+    @model_validator(mode="after")
+    def _has_width(self) -> Static:
+        if self.convolution_layers > 1 and not self.convolution:
+            raise ValueError(
+                f"convolution_layers: {self.convolution_layers} need the width of a convolution: give convolution: 3"
+            )
+        return self
 
 
 class Trim(Settings):

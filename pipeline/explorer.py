@@ -1,6 +1,6 @@
 """What a search tries, and when: as many trials at a time as there are places for trainings.
 
-The order is that of docs/compression.md: a static student, windows of long texts, students that the user named, gradual
+The order is that of docs/compression.md: static students, windows of long texts, students that the user named, gradual
 pruning, proposals of Optuna. A trial in flight counts as tried: none is begun that would do the same, and what stands
 on its result waits for it. With one place each trial knows all those before it.
 """
@@ -41,9 +41,10 @@ PATIENCE = 4  # proposals of Optuna, one after another, that lead to nothing bet
 FIRST_SHARE = 0.6  # of the time, at most, for the first pruned model
 STATIC_EPOCHS, STATIC_ROWS = 10, 250_000  # of the static student, at most; rows of all epochs together
 LEAST_STATIC = 0.2  # of these epochs, at least
-STATIC_COST = 1 / 20  # of an epoch of the static student, in epochs of the checkpoint
+STATIC_COST, CONVOLUTION_COST = 1 / 20, 0.2  # of its epoch, in epochs of the checkpoint; more with each further layer
+CONVOLUTION_MS = 0.015  # times the checkpoint's latency, of each further layer: 0.055 of 3.75 ms (docs/compression.md)
 LEAST_TRAINING, FIRST_LEAST = 0.3, 0.1  # of the epochs that a pruned model, and the first one, should have at least
-STATIC_SHARE = 0.15  # of the time, at most, for the static student
+STATICS = {3: 0.15, 1: 0.05}  # layers of convolution of a static student: share of the time, at most, that it takes
 FREQUENT, TRIM_SHARE = (2000, 8000, 16000), 0.35  # tokens that are kept whatever the texts have; of max_drop
 WINDOWS = (64, 128, 256)  # tokens that are read of longer texts
 LEAST_SHORTER = 1.3  # times fewer tokens, at least, for a window to be tried
@@ -175,21 +176,28 @@ class Explorer(Trials):
         return round(min(MOST_EPOCHS, max(1.0, updates * Recover().batch_size / self.job.learned)), 1)
 
     def _static(self) -> Source:
-        """The static student, where the task has one and the time is enough."""
+        """Static students, where the task has them and the time is enough: one with three layers of convolution, which
+        answers more rows, and one with a single layer, which is faster, where its whole training fits."""
         if not self.job.task.supports(Feature.STATIC):
             return
         most = min(STATIC_EPOCHS, STATIC_ROWS / self.job.learned)
-        epochs = round(min(most, STATIC_SHARE * self.left / (STATIC_COST * self.epoch_s)), 1)
-        if epochs < LEAST_STATIC * most:
-            self.found.dropped["static"] = "no time to train it; give more minutes"
-            return
-        many = len(self.job.checkpoint.labels) > 10
-        settings = Static(
-            width=128, pairs=8192, convolution=3, max_pooling=True, epochs=epochs, learning_rate=2e-3 if many else 1e-3
-        )
+        rate = 2e-3 if len(self.job.checkpoint.labels) > 10 else 1e-3
         base = self.table.base_ms / 2 if self.table is not None else 0.0
-        model = Model(name=self.name_of("static"), steps=[Stage(static=settings)])
-        yield Wanted(model, min(50.0, self.full_ms / max(base, 1e-9)))
+        for layers, share in STATICS.items():
+            epoch_s = STATIC_COST * (1 + CONVOLUTION_COST * (layers - 1)) * self.epoch_s
+            epochs = round(min(most, share * self.left / epoch_s), 1)
+            if epochs < LEAST_STATIC * most:
+                self.found.dropped.setdefault("static", "no time to train it; give more minutes")
+                return
+            if layers == 1 and epochs < round(most, 1):
+                return
+            settings = Static(
+                width=128, pairs=8192, convolution=3, convolution_layers=layers, max_pooling=True, epochs=epochs,
+                learning_rate=rate,
+            )  # fmt: skip
+            model = Model(name=self.name_of("static"), steps=[Stage(static=settings)])
+            ms = base + CONVOLUTION_MS * (layers - 1) * self.full_ms
+            yield Wanted(model, min(50.0, self.full_ms / max(ms, 1e-9)))
 
     def _trim(self) -> None:
         """The smallest vocabulary that costs at most TRIM_SHARE of `max_drop`: the mean of what the labels say and of

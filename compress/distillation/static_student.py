@@ -55,6 +55,7 @@ def initial_student(teacher: PreTrainedModel, settings: Static, seed: int) -> St
         hidden_size=width,
         pairs=settings.pairs,
         convolution=settings.convolution,
+        convolution_layers=settings.convolution_layers,
         max_pooling=settings.max_pooling,
         max_position_embeddings=getattr(teacher.config, "max_position_embeddings", 512),
         pad_token_id=teacher.config.pad_token_id,

@@ -22,8 +22,9 @@ HASH = 509  # a prime; with at most 2^15 buckets all stays below 2^24, where Ope
 
 class StaticConfig(PreTrainedConfig):
     """hidden_size: width of the embeddings. pairs: buckets of the pair embeddings, 0 for none. convolution: tokens that
-    a convolution over the embeddings reads, 0 for none. max_pooling: whether the maximum over the tokens is read beside
-    the mean. vector_size: width of the vectors that it answers with, 0 for one that answers with labels."""
+    a convolution over the embeddings reads, 0 for none. convolution_layers: how many of them, one after another.
+    max_pooling: whether the maximum over the tokens is read beside the mean. vector_size: width of the vectors that it
+    answers with, 0 for one that answers with labels."""
 
     model_type = STATIC
 
@@ -33,6 +34,7 @@ class StaticConfig(PreTrainedConfig):
         hidden_size: int = 64,
         pairs: int = 0,
         convolution: int = 0,
+        convolution_layers: int = 1,
         max_pooling: bool = False,
         max_position_embeddings: int = 512,
         vector_size: int = 0,
@@ -42,6 +44,7 @@ class StaticConfig(PreTrainedConfig):
         self.hidden_size = hidden_size
         self.pairs = pairs
         self.convolution = convolution
+        self.convolution_layers = convolution_layers
         self.max_pooling = max_pooling
         self.max_position_embeddings = max_position_embeddings  # longer texts are truncated, as the teacher's were
         self.vector_size = vector_size
@@ -67,6 +70,9 @@ class StaticForSequenceClassification(PreTrainedModel):
             self.register_buffer("numbers", torch.arange(config.vocab_size))
         width, outputs, tokens = config.hidden_size, config.vector_size or config.num_labels or 2, config.convolution
         self.convolution = nn.Conv1d(width, width, tokens, padding=tokens // 2) if tokens else None
+        further = range(1, config.convolution_layers) if tokens else ()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in further)
+        self.convolutions = nn.ModuleList(nn.Conv1d(width, width, tokens, padding=tokens // 2) for _ in further)
         self.classifier = nn.Linear(width, outputs)
         self.max_classifier = nn.Linear(width, outputs, bias=False) if config.max_pooling else None
         self.post_init()
@@ -95,11 +101,15 @@ class StaticForSequenceClassification(PreTrainedModel):
         return SequenceClassifierOutput(logits=logits)
 
     def _words(self, input_ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """Embeddings of the tokens, with what the convolution adds, 0 where they are padding, (rows, length, width)."""
+        """Embeddings of the tokens, with what the convolutions add, 0 where they are padding, (rows, length, width)."""
         words = self.embeddings(input_ids) * real
         if self.convolution is None:
             return words
-        return words + functional.gelu(self.convolution(words.transpose(1, 2)).transpose(1, 2)) * real
+        words = words + functional.gelu(self.convolution(words.transpose(1, 2)).transpose(1, 2)) * real
+        for norm, convolution in zip(self.norms, self.convolutions, strict=True):
+            found = convolution((norm(words) * real).transpose(1, 2)).transpose(1, 2)
+            words = words + functional.gelu(found) * real
+        return words
 
     def _pairs(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Embeddings of each token with the one before it, (rows, length - 1, width)."""

@@ -9,7 +9,7 @@ import pytest
 from conftest import SMALL, write_recipe
 from simulated_search import Plateau, Simulated, Timed
 
-from paredown.compress.config import Truncate
+from paredown.compress.config import Static, Truncate
 from paredown.compress.models.loading import Checkpoint
 from paredown.pipeline.engine import Plans, Underway
 from paredown.pipeline.job import Job, chain_of, prepare
@@ -78,7 +78,7 @@ def test_more_minutes_never_find_a_slower_model_and_the_time_limit_is_kept(job: 
 def test_a_model_is_pruned_from_the_trained_one_before_it(job: Job) -> None:
     explorer = Simulated(job, minutes=60)
     explorer.explore()
-    first, second = (t.model for t in explorer.trials[1:3])
+    first, second = (t.model for t in explorer.shapes()[:2])
     assert second.steps[: len(first.steps)] == first.steps
     shared = {step.key for step in trial_steps(job, first)} & {step.key for step in trial_steps(job, second)}
     names = [step.name for step in trial_steps(job, first) if step.key in shared]
@@ -131,7 +131,18 @@ def test_a_failed_trial_is_named_and_ends_nothing_else(job: Job) -> None:
     engine.failing = "pruned"
     found = Simulated(job, 60, engine).explore()
     assert "not finite" in next(reason for name, reason in found.dropped.items() if name.startswith("pruned"))
-    assert [model.name for model in found.models][:2] == ["static", "trimmed"]
+    assert [model.name for model in found.models][:3] == ["static", "static-2", "trimmed"]
+
+
+def test_a_static_student_that_is_faster_and_answers_fewer_rows_is_tried_where_it_has_all_its_epochs(job: Job) -> None:
+    """With one convolution in place of three; a cascade takes the one that is predicted faster with the rest."""
+    long, short = Simulated(job, minutes=240), Simulated(job, minutes=10)
+    for explorer in (long, short):
+        explorer.explore()
+    statics = [next(iter(chain_of(trial.model).values())) for trial in long.trials[:2]]
+    assert [(s.convolution_layers, s.epochs) for s in statics if isinstance(s, Static)] == [(3, 10.0), (1, 10.0)]
+    assert long.trials[0].speedup < long.trials[1].speedup
+    assert [trial.model.name for trial in short.trials if trial.model.name.startswith("static")] == ["static"]
 
 
 def test_without_time_nothing_is_trained_and_the_reason_is_given(job: Job) -> None:
@@ -196,7 +207,7 @@ def test_the_same_seed_and_order_of_ends_give_the_same_search(job: Job, tmp_path
     assert again.explore() == found
     assert done(again) == done(first)
     assert again.order.ends == first.order.ends
-    other = Simulated(job, 10, Timed(3, Drawn(2)))
+    other = Simulated(job, 10, Timed(3, Drawn(3)))
     other.explore()
     assert done(other) != done(first)
 

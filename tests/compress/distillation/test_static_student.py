@@ -21,7 +21,7 @@ from paredown.export.runtimes.registry import RUNTIMES
 from paredown.runtime.preprocessor import run_rows
 
 SMALL = {"width": 8, "epochs": 8, "learning_rate": 0.02}
-FULL = {"pairs": 64, "convolution": 3, "max_pooling": True}
+FULL = {"pairs": 64, "convolution": 3, "convolution_layers": 2, "max_pooling": True}
 
 
 @pytest.mark.parametrize("parts", [{"pairs": 64}, {"convolution": 3}, {"max_pooling": True}, FULL], ids=str)
@@ -65,6 +65,8 @@ def test_exported_it_answers_as_in_pytorch_alone_and_in_a_batch(
         np.testing.assert_allclose(got / scale, want / scale, atol=rounding)
 
 
-def test_a_convolution_has_a_middle() -> None:
+def test_a_convolution_has_a_middle_and_further_ones_a_width() -> None:
     with pytest.raises(pydantic.ValidationError, match="an odd number of tokens, not 4: 3, for example"):
         Static(convolution=4)
+    with pytest.raises(pydantic.ValidationError, match="convolution_layers: 2 need the width of a convolution"):
+        Static(convolution_layers=2)

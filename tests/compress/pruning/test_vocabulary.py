@@ -85,7 +85,7 @@ def test_text_of_the_data_keeps_its_tokens_and_its_answers(checkpoint: Checkpoin
 
 def test_a_static_student_keeps_its_answers(checkpoint: Checkpoint, tmp_path) -> None:
     """Buckets of new token numbers were other buckets: 75.7 % before trimming, 70.9 % after."""
-    settings = Static(width=8, pairs=64, convolution=3, max_pooling=True)
+    settings = Static(width=8, pairs=64, convolution=3, convolution_layers=2, max_pooling=True)
     model = initial_student(load(checkpoint, TASK), settings, seed=0)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)

@@ -81,7 +81,7 @@ def test_tags_and_several_labels_are_answered_where_all_of_them_are_sure(
     name: str, batch_size: int, tmp_path: Path
 ) -> None:
     task, source = TASKS[name], checkpoint_of(name, tmp_path / "source")
-    settings = Static(width=8, pairs=64, convolution=3, max_pooling=True)
+    settings = Static(width=8, pairs=64, convolution=3, convolution_layers=2, max_pooling=True)
     student = initial_student(load(source, task), settings, seed=0)
     for parameter in student.parameters():
         torch.nn.init.normal_(parameter)
