@@ -25,7 +25,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-BASE = {"rows": 2000, "tokens": 26, "parameters": 22, "candidates": 10}
+from paredown.export.hardware import machine
+
+BASE = {"rows": 1000, "tokens": 26, "parameters": 22, "candidates": 5}
 AXES = {
     "rows": (1000, 4000, 16000, 64000, 100000),  # of training; a quarter as many for validation, 4,000 at most
     "tokens": (26, 64, 128, 256, 512),  # of each text
@@ -71,16 +73,17 @@ def measured(home: Path, sizes: dict[str, int]) -> dict:
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{home / 'stderr.txt'}: the run failed")
-    steps = [json.loads(path.read_text()) for path in (home / "run" / "steps").glob("*/step.json")]
     seconds: Counter[str] = Counter()
-    for step in steps:
-        seconds[kind_of(step["step"])] += step["seconds"]
+    for path in (home / "run" / "steps").glob("*/step.json"):
+        seconds[kind_of(path.parent.name.rpartition("-")[0])] += json.loads(path.read_text())["seconds"]
+    cpu = machine()
     return {
         "sizes": sizes,
         "seconds": time.monotonic() - began,
         "by_kind": dict(seconds),
         "memory_mb": usage.ru_maxrss / 1024,
         "load_before": load,
+        "machine": f"{cpu['cpu']}, {cpu['cores']} cores, {'/'.join(cpu['isa'])}, {cpu['memory_gb']:.0f} GB",
     }
 
 
@@ -183,6 +186,7 @@ def exponent(sizes: list[float], values: list[float]) -> float:
 def page(points: list[dict]) -> str:
     """docs/scaling.md."""
     base = ", ".join(f"{size:,} {name}" for name, size in BASE.items())
+    machines = "; ".join(dict.fromkeys(p["machine"] for p in points))
     text = [
         "# Cost as the work grows",
         "",
@@ -190,7 +194,10 @@ def page(points: list[dict]) -> str:
         "words, with a checkpoint of random weights. A static student of two epochs, one model pruned by half and",
         "trained for an epoch, the other candidates pruned only. One size changes, the others are as in",
         f"{base} (parameters in millions). The exponent is the slope of log(seconds) in log(size) between the",
-        "two largest sizes: 1 is linear growth.",
+        "two largest sizes: 1 is linear growth. Seconds of all of a run, of its kinds of step, and the largest",
+        "resident memory of one of its processes.",
+        "",
+        f"Measured on: {machines}. One run each, nothing beside it.",
     ]
     for axis in AXES:
         mine = sorted(
@@ -210,6 +217,9 @@ def page(points: list[dict]) -> str:
         columns += [[p["by_kind"].get(kind, 0.0) for p in mine] for kind in kinds]
         slopes = [f"{round(exponent(sizes[-2:], column[-2:]), 2) + 0.0:.2f}" for column in columns]
         text += [f"| exponent | {' | '.join(slopes)} |"]
+        of_steps = sum(mine[-1]["by_kind"].values())
+        share = 100 * mine[-1]["by_kind"][kinds[0]] / of_steps
+        text += ["", f"At {mine[-1]['sizes'][axis]:,} {axis}, {kinds[0]} takes {share:.0f} % of the steps' time."]
     return "\n".join(text) + "\n"
 
 

@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from paredown.benchmarks.scaling import AXES, BASE, exponent, kind_of, page
+from paredown.benchmarks.scaling import AXES, BASE, exponent, kind_of, measured, page
 
 
 def test_the_exponent_is_the_power_of_the_size() -> None:
@@ -26,11 +28,27 @@ def test_a_step_is_of_one_kind(step: str, kind: str) -> None:
 
 def test_the_page_has_a_table_for_each_axis_with_two_points() -> None:
     points = [
-        {"sizes": BASE | {axis: size}, "seconds": float(size), "by_kind": {"scores": size / 2}, "memory_mb": 900.0}
+        {
+            "sizes": BASE | {axis: size},
+            "seconds": float(size),
+            "by_kind": {"scores": size / 2},
+            "memory_mb": 900.0,
+            "machine": "a machine",
+        }
         for axis in ("rows", "tokens")
-        for size in AXES[axis][:2]
+        for size in AXES[axis][1:3]
     ]
     text = page(points)
     assert "## Rows" in text
     assert "| exponent | 1.00 | 0.00 | 1.00 |" in text
     assert "## Candidates" not in text
+    assert "Measured on: a machine. One" in text
+    assert "At 16,000 rows, scores takes 100 % of" in text
+
+
+@pytest.mark.slow
+def test_a_point_is_a_run_and_its_seconds_are_those_of_its_steps(tmp_path: Path) -> None:
+    point = measured(tmp_path, BASE | {"rows": 200, "candidates": 4})
+    assert point["by_kind"].keys() >= {"scores", "static", "prune", "recover", "export", "evaluate", "measure"}
+    assert 0 < sum(point["by_kind"].values()) < point["seconds"]
+    assert point["memory_mb"] > 100
