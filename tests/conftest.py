@@ -30,8 +30,10 @@ os.environ["PAREDOWN_PROGRESS"] = "json"  # tests read the events, in CI or not
 import torch
 import transformers
 from filelock import FileLock
+from same_process import SameProcess
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from paredown.benchmarks.measuring import interleaved
 from paredown.benchmarks.measuring import system_monitor as conditions
 from paredown.benchmarks.measuring.latency import LatencySettings
 from paredown.compress.config import Finetune
@@ -244,6 +246,14 @@ def one_arithmetic() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def same_process() -> Iterator[None]:
+    """Latency is measured in this process in all tests of a module that asks for it, where times do not matter: a fresh
+    process for every artefact imports a runtime for seconds each time."""
+    with mock.patch.object(interleaved, "Worker", SameProcess):
+        yield
+
+
 def paredown(*args: object, cwd: Path | None = None, env: dict | None = None) -> subprocess.CompletedProcess[str]:
     """The command line, in this process: a new one imports torch and transformers for six seconds each time."""
     command, code = ["paredown", *map(str, args)], 0
@@ -322,8 +332,8 @@ OPENVINO = """  - {runtime: openvino}
   - {runtime: openvino, precision: bf16}
   - {runtime: openvino, precision: int8-static}
 """
-# Two models in two targets are enough where the candidates are not the point.
-SMALL = {STATIC: "", OPENVINO: ""}
+# Two models in two targets, timed once, are enough where the candidates are not the point.
+SMALL = {STATIC: "", OPENVINO: "", "processes: 3": "processes: 1"}
 
 
 def write_recipe(path: Path, teacher: Checkpoint, files: dict[str, Path], **changes: str) -> Path:

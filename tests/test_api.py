@@ -15,6 +15,7 @@ import paredown
 from paredown.compress.models.loading import Checkpoint, load
 from paredown.tasks.registry import TASKS
 
+pytestmark = pytest.mark.usefixtures("same_process")
 TASK = TASKS["text-classification"]
 
 

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import paredown
 from examples import EXAMPLES
-from same_process import SameProcess
 from serving import client_of
 
-from paredown.benchmarks.measuring import interleaved
 from paredown.pipeline import explorer, trials
 from paredown.pipeline.job import prepare
 from paredown.pipeline.recipe.loader import read_recipe
@@ -24,6 +22,7 @@ from paredown.runtime import Model
 from paredown.tasks.base import Feature
 from paredown.tasks.registry import TASKS
 
+pytestmark = pytest.mark.usefixtures("same_process")
 RECIPE = """
 name: tiny
 task: {task}
@@ -58,9 +57,8 @@ def done(*command: object, cwd: Path) -> str:
 
 
 @pytest.mark.parametrize("name", list(TASKS))
-def test_from_finetune_to_serve(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_finetune_to_serve(name: str, tmp_path: Path) -> None:
     assert name in EXAMPLES, f"tests/examples.py has no entry for the task {name}"
-    monkeypatch.setattr(interleaved, "Worker", SameProcess)
     task, example = TASKS[name], EXAMPLES[name]
     example.files(tmp_path)
     example.checkpoint(tmp_path / "base")
@@ -115,7 +113,6 @@ def test_every_example_is_of_a_task() -> None:
 
 @pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.supports(Feature.SEARCH)])
 def test_a_search_finds_models(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interleaved, "Worker", SameProcess)
     monkeypatch.setattr(trials, "PRUNING_S", 1.0)
     monkeypatch.setattr(trials, "PRUNING_COST", 0)
     monkeypatch.setattr(explorer, "WINDOWS", (4, 8))  # tokens; the rows have 4 to 16

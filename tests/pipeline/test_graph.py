@@ -18,6 +18,8 @@ from paredown.pipeline.job import prepare
 from paredown.pipeline.recipe.loader import read_recipe
 from paredown.runtime.errors import InputError, StepError
 
+pytestmark = pytest.mark.usefixtures("same_process")
+
 
 @pytest.fixture
 def recipe(teacher: Checkpoint, files: dict, tmp_path: Path) -> Path:

@@ -13,6 +13,7 @@ from strangers import endless, openers
 
 from paredown.compress.models.loading import Checkpoint
 
+pytestmark = pytest.mark.usefixtures("same_process")
 BEGINNING = "nothing is kept, and the same command starts from the beginning"
 
 

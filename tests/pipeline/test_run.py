@@ -22,6 +22,7 @@ from paredown.pipeline.store import lock
 from paredown.runtime.errors import StepError
 from paredown.runtime.selftest import selftest
 
+pytestmark = pytest.mark.usefixtures("same_process")
 KEYS = {
     "name", "runtime", "precision", "metric", "metric_validation", "metric_test", "drop_validation", "drop_test",
     "drop_upper_95", "certificate", "speedup_ci", "speedup_vs_plain_int8", "serving",
@@ -197,7 +198,7 @@ def events(done: subprocess.CompletedProcess[str], kind: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def lossy(
-    teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFactory
+    same_process: None, teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A finished run in which candidates have failed, and what it said; `recipe.yaml` lies beside."""
     home = tmp_path_factory.mktemp("lossy")

@@ -1,13 +1,10 @@
 import json
 import shutil
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from conftest import SMALL, paredown, write_recipe
-from same_process import SameProcess
 
-from paredown.benchmarks.measuring import interleaved
 from paredown.compress.models.loading import Checkpoint
 from paredown.compress.pruning.latency_allocation import LatencyTable
 from paredown.pipeline.engine import Planned, do_all
@@ -35,7 +32,9 @@ def test_adding_a_model_to_a_recipe_repeats_nothing_of_the_others(
 
 
 @pytest.fixture(scope="module")
-def searched(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def searched(
+    same_process: None, teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
     """A finished run with a search, and what it printed."""
     home = tmp_path_factory.mktemp("search")
     recipe = write_recipe(home / "recipe.yaml", teacher, files, **SMALL)
@@ -44,8 +43,7 @@ def searched(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPath
     search = "search: {minutes: 0.7, target: {precision: fp32}}\n"
     one = text[end:].replace("  - {runtime: onnxruntime, precision: int8-dynamic}\n", "")
     recipe.write_text(text[:start] + search + one)
-    with mock.patch.object(interleaved, "Worker", SameProcess):
-        done = paredown("run", recipe, "--output-dir", home / "run")
+    done = paredown("run", recipe, "--output-dir", home / "run")
     assert done.returncode == 0, done.stderr
     return home, done.stdout
 

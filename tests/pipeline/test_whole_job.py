@@ -1,14 +1,11 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from unittest import mock
 
 import pytest
 import yaml
 from conftest import make_checkpoint, paredown, refused
-from same_process import SameProcess
 
-from paredown.benchmarks.measuring import interleaved
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.pipeline.job import prepare
 from paredown.pipeline.recipe.loader import read_recipe
@@ -18,14 +15,15 @@ from paredown.tasks.rows import Rows
 
 
 @pytest.fixture(scope="module")
-def finished_job(teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def finished_job(
+    same_process: None, teacher: Checkpoint, files: dict, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
     """The run directory of `paredown compress`, and what the command printed."""
     run_dir = tmp_path_factory.mktemp("whole") / "run"
-    with mock.patch.object(interleaved, "Worker", SameProcess):
-        done = paredown(
-            "compress", teacher.path, "--train", files["train"], "--validation", files["validation"], "--test",
-            files["test"], "--minutes", 2, "--max-length", 32, "--budget", "size_mb=50", "--output-dir", run_dir,
-        )  # fmt: skip
+    done = paredown(
+        "compress", teacher.path, "--train", files["train"], "--validation", files["validation"], "--test",
+        files["test"], "--minutes", 1, "--max-length", 32, "--budget", "size_mb=50", "--output-dir", run_dir,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return run_dir, done.stdout
 

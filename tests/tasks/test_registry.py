@@ -17,6 +17,8 @@ from paredown.runtime.errors import InputError
 from paredown.tasks.base import Feature, Task
 from paredown.tasks.registry import TASKS, task_named, task_of_architecture
 
+pytestmark = pytest.mark.usefixtures("same_process")
+
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_a_task_says_all_that_is_asked_of_it(task: Task) -> None:

@@ -30,6 +30,7 @@ from paredown.runtime.preprocessor import Batch, collate, run_rows
 from paredown.runtime.session import PROVIDERS, CannotRunHere
 from paredown.tasks.registry import TASKS
 
+pytestmark = pytest.mark.usefixtures("same_process")
 ONE_PROFILE = Engine(batch_sizes=[8])
 PRODUCT_TYPE = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8-static": "INT8"}
 ONNX_TYPE = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}

@@ -11,6 +11,8 @@ from paredown.compress.models.loading import Checkpoint
 from paredown.pipeline.store import lock
 from paredown.runtime.selftest import selftest
 
+pytestmark = pytest.mark.usefixtures("same_process")
+
 
 @pytest.mark.parametrize(
     ("file", "content", "words"),

@@ -22,6 +22,7 @@ from paredown.export.runtimes.base import ExportJob
 from paredown.export.runtimes.registry import RUNTIMES
 from paredown.pipeline.results.side_by_side import other_order
 
+pytestmark = pytest.mark.usefixtures("same_process")
 QUICK = ("--min-seconds", "0.05", "--min-repeats", "20", "--processes", "2", "--rounds", "2", "--threads", "1")
 
 

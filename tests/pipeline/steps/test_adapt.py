@@ -9,6 +9,8 @@ from conftest import SMALL, paredown, refused, write_csv, write_recipe
 from paredown.compress.models.loading import Checkpoint, open_checkpoint
 from paredown.pipeline.results.compare_baseline import Comparison, JudgedRows, verdict
 
+pytestmark = pytest.mark.usefixtures("same_process")
+
 
 @pytest.fixture
 def later(tmp_path: Path) -> Path:
