@@ -154,7 +154,8 @@ def _require_reachable(address: str) -> None:
 
 
 def _nodes(ray: Any, recipe: Recipe, run_dir: Path, store: ObjectStore | None) -> list[Node]:
-    """The machines of the cluster, each asked by a task on it. Where two have one host name, Ray's number is added."""
+    """The machines of the cluster, each asked by a task on it. Where two have one host name, Ray's number is added. One
+    that is listed and gone is left out: Ray takes seconds to see that a machine has ended."""
     with nullcontext("") if store is None else store.seen() as seen:
         return _asked(ray, recipe, run_dir, None if store is None else store.url, seen)
 
@@ -171,6 +172,9 @@ def _asked(ray: Any, recipe: Recipe, run_dir: Path, store: str | None, seen: str
         host = host if named[host] == 1 else f"{host} ({node['NodeID'][:8]})"
         try:
             said = ray.get(answer)
+        except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+            tell([f"Ray: {host} is gone"])
+            continue
         except ray.exceptions.RayError as error:
             reason = " ".join(str(getattr(error, "cause", None) or error).split())[-300:]
             raise InputError(f"{host}: paredown cannot work there: {reason}; install the same there as here") from None
