@@ -106,8 +106,8 @@ class Store:
 
     def has(self, name: str, key: str) -> bool:
         """Whether the marker of a finished step is here, in the older or in the shared store; nothing is verified."""
-        roots = [self.root, *([] if self.older is None else [self.older])]
-        here = any((root / self._path(name, key).name / MARKER).is_file() for root in roots)
+        roots, directory = [self.root, *([] if self.older is None else [self.older])], self._path(name, key).name
+        here = any((root / directory / MARKER).is_file() for root in roots)
         return here or (self.shared is not None and self.shared.has(key))
 
     def peek(self, name: str, key: str) -> Done | None:

@@ -317,8 +317,11 @@ def test_killed_at_every_kind_of_step_it_comes_to_the_same(
                 time.sleep(0.02)
             said = (tmp_path / "said").read_text()
             events = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-            assert {event["step"] for event in events if event["event"] == "start"}.isdisjoint(before), said
-            before = {name.rpartition("-")[0]: step for name, step in markers(run_dir).items()}
+            begun = {event["step"] for event in events if event["event"] == "start"}
+            assert begun.isdisjoint(name.rpartition("-")[0] for name in before), said
+            now = markers(run_dir)
+            assert {name: now[name]["at"] for name in before} == {name: step["at"] for name, step in before.items()}
+            before = now
             if driver.returncode == 0:
                 break
             assert driver.returncode == -signal.SIGKILL or "run it again" in said or "is labelled edge" in said, said
